@@ -1,0 +1,11 @@
+//! Windlass: a CSI driver for node-local block storage whose snapshots leave the cluster by themselves.
+//!
+//! Who may use whom (an arrow means "uses"): `types` is used by everyone and uses nothing of ours; `mount` and `pool` use
+//! `block`; `transfer` uses `repository` and `block`; `csi` uses `pool`, `mount` and `transfer`; `cli` uses all. `repository`
+//! and `pool` never meet except in `transfer`, through block sources and sinks. `tonic::Status` is made only in `csi`.
+
+pub mod block;
+pub mod failpoint;
+pub mod mount;
+pub mod pool;
+pub mod types;

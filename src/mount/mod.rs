@@ -1,0 +1,291 @@
+//! File systems on devices: probe, make, mount, freeze, grow, and what is mounted where.
+//!
+//! [`Mounter`] is the one door to the mount table; `csi` holds it as a trait object so that the Node service is tested
+//! without root over [`memory::MemoryMounter`]. mountinfo is the truth for mounts: nothing here remembers what it mounted.
+//! All calls block.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::block::Access;
+
+/// File systems that can be made on a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsType {
+    /// ext4
+    Ext4,
+    /// XFS
+    Xfs,
+    /// Btrfs
+    Btrfs,
+}
+
+impl FsType {
+    /// All of them.
+    pub const ALL: [FsType; 3] = [FsType::Ext4, FsType::Xfs, FsType::Btrfs];
+
+    /// The name that mount(2) and StorageClasses use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+}
+
+impl fmt::Display for FsType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Not the name of a file system that can be made here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is none of ext4, xfs, btrfs")]
+pub struct UnknownFsType(String);
+
+impl FromStr for FsType {
+    type Err = UnknownFsType;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFsType> {
+        Self::ALL.into_iter().find(|fs_type| fs_type.name() == text).ok_or_else(|| UnknownFsType(text.to_owned()))
+    }
+}
+
+/// What a direct look at a device's superblocks found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// No signature of any kind: every probed place reads as zeros or as nothing known.
+    Blank,
+    /// A file system that can be mounted here.
+    FileSystem(FsType),
+    /// Something else; the text names it (a partition table, LVM, swap, a foreign file system, ...).
+    Other(String),
+}
+
+/// Why a mount operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The path does not exist.
+    #[error("{0}: does not exist")]
+    NotFound(PathBuf),
+    /// The path or device is in use.
+    #[error("{0}: is busy")]
+    Busy(PathBuf),
+    /// The path leaves the configured root, has a symbolic link in it, or is not absolute.
+    #[error("{path}: {reason}")]
+    Path {
+        /// The path as it was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A mount option that is not known or not allowed.
+    #[error("mount option `{0}` is not allowed")]
+    Option(String),
+    /// The device already has content where a file system was to be made.
+    #[error("{device}: holds {found}; it was not formatted")]
+    NotBlank {
+        /// The device.
+        device: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// A program of the system failed; the text is its last lines.
+    #[error("{program} failed: {output}")]
+    Program {
+        /// Which program.
+        program: &'static str,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// A call of the system failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was attempted, with its path.
+        action: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// One line of mountinfo, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountEntry {
+    /// Mount id.
+    pub id: u64,
+    /// Device number of the file system (major, minor).
+    pub device: (u32, u32),
+    /// The directory or file within the file system that is mounted (`/`, or a path for bind mounts).
+    pub root: PathBuf,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// Options of the mount itself.
+    pub options: Vec<String>,
+    /// File system type.
+    pub fs_type: String,
+    /// Source, usually a device path.
+    pub source: PathBuf,
+    /// Options of the file system.
+    pub super_options: Vec<String>,
+}
+
+impl MountEntry {
+    /// Whether writing through this mount is possible.
+    pub fn access(&self) -> Access {
+        let read_only = |options: &[String]| options.iter().any(|option| option == "ro");
+        if read_only(&self.options) || read_only(&self.super_options) { Access::ReadOnly } else { Access::ReadWrite }
+    }
+}
+
+/// What to mount where.
+#[derive(Debug, Clone)]
+pub struct MountRequest {
+    /// The block device.
+    pub device: PathBuf,
+    /// An existing directory.
+    pub target: PathBuf,
+    /// Its file system.
+    pub fs_type: FsType,
+    /// Options as a StorageClass or capability gives them, checked by [`Mounter::mount`].
+    pub options: Vec<String>,
+    /// Read only or not.
+    pub access: Access,
+}
+
+/// Whether a freeze took hold, and whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freeze {
+    /// We froze it, and we must thaw it.
+    Ours,
+    /// It was frozen already (EBUSY), by a backup hook or an administrator: cut, and leave it frozen.
+    Foreign,
+}
+
+/// Fill state of a mounted file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystemStats {
+    /// Total bytes.
+    pub total_bytes: u64,
+    /// Bytes available to unprivileged users.
+    pub available_bytes: u64,
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Total inodes; zero where the file system has no fixed number.
+    pub total_inodes: u64,
+    /// Free inodes.
+    pub available_inodes: u64,
+}
+
+/// The door to devices' file systems and to the mount table.
+///
+/// Every verb is safe to repeat. Paths were confined by the caller ([`path::Root`]).
+pub trait Mounter: Send + Sync {
+    /// The mount table of this mount namespace, in kernel order (later entries lie above earlier ones).
+    ///
+    /// # Errors
+    /// [`MountError::Io`] when it cannot be read.
+    fn mounts(&self) -> Result<Vec<MountEntry>, MountError>;
+
+    /// Device number of a block device node.
+    ///
+    /// # Errors
+    /// [`MountError::NotFound`], [`MountError::Io`]; a path that is no block device is an error.
+    fn device_number(&self, device: &Path) -> Result<(u32, u32), MountError>;
+
+    /// Looks for superblocks directly on the device, past every cache.
+    ///
+    /// # Errors
+    /// [`MountError`]; an error never means "blank".
+    fn probe(&self, device: &Path) -> Result<Probe, MountError>;
+
+    /// Makes a file system with 4 KiB sectors and blocks.
+    ///
+    /// The caller has established invariant 1 (never formatted, never given out writable, no content source).
+    ///
+    /// # Errors
+    /// [`MountError::NotBlank`] when the device holds anything but (`over` given) an unfinished file system of this type.
+    fn make_file_system(&self, device: &Path, fs_type: FsType, over: Formatting) -> Result<(), MountError>;
+
+    /// Mounts a device. XFS is mounted with `nouuid`, Btrfs clones beside their source (see `mount::system`).
+    ///
+    /// # Errors
+    /// [`MountError::Option`] before anything is done; [`MountError::Busy`], [`MountError::NotFound`], [`MountError::Io`].
+    fn mount(&self, request: &MountRequest) -> Result<(), MountError>;
+
+    /// Bind-mounts a directory or a device node on an existing directory or file.
+    ///
+    /// # Errors
+    /// As for [`Mounter::mount`].
+    fn bind(&self, source: &Path, target: &Path, access: Access, options: &[String]) -> Result<(), MountError>;
+
+    /// Takes the topmost mount off `target`. Nothing mounted there is success.
+    ///
+    /// # Errors
+    /// [`MountError::Busy`] when it is in use: never lazily.
+    fn unmount(&self, target: &Path) -> Result<(), MountError>;
+
+    /// Grows the mounted file system to its device. Already that large is success.
+    ///
+    /// # Errors
+    /// [`MountError::Program`], [`MountError::Io`].
+    fn grow(&self, device: &Path, mount_point: &Path, fs_type: FsType) -> Result<(), MountError>;
+
+    /// Gives a copied, unmounted file system an identity of its own where the kernel needs one to mount it beside its
+    /// source (Btrfs); does nothing for the others.
+    ///
+    /// # Errors
+    /// [`MountError::Program`], [`MountError::Io`].
+    fn renew_identity(&self, device: &Path, fs_type: FsType) -> Result<(), MountError>;
+
+    /// Fill state of the file system mounted at `path`.
+    ///
+    /// # Errors
+    /// [`MountError::NotFound`], [`MountError::Io`].
+    fn stats(&self, path: &Path) -> Result<FileSystemStats, MountError>;
+
+    /// Writes out everything that is dirty (`syncfs`).
+    ///
+    /// # Errors
+    /// [`MountError::Io`].
+    fn sync(&self, mount_point: &Path) -> Result<(), MountError>;
+
+    /// Flushes a block device's page cache and write cache.
+    ///
+    /// # Errors
+    /// [`MountError::Io`].
+    fn flush_device(&self, device: &Path) -> Result<(), MountError>;
+
+    /// Freezes the file system (FIFREEZE).
+    ///
+    /// # Errors
+    /// [`MountError::Io`]; EBUSY is not an error but [`Freeze::Foreign`].
+    fn freeze(&self, mount_point: &Path) -> Result<Freeze, MountError>;
+
+    /// Thaws the file system (FITHAW). Not frozen is success.
+    ///
+    /// # Errors
+    /// [`MountError::Io`].
+    fn thaw(&self, mount_point: &Path) -> Result<(), MountError>;
+}
+
+/// What [`Mounter::make_file_system`] may write over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Formatting {
+    /// A blank device only.
+    Blank,
+    /// The remains of an earlier attempt of our own: the catalogue said `formatting` before this one began.
+    Unfinished,
+}
+
+/// Extra facts a caller may want in one look: mount entries by mount point, topmost only.
+pub fn topmost(entries: &[MountEntry]) -> BTreeMap<&Path, &MountEntry> {
+    entries.iter().map(|entry| (entry.mount_point.as_path(), entry)).collect()
+}

@@ -1,0 +1,316 @@
+//! Storage pools: where volumes and snapshots live, and the record of what was promised about them.
+//!
+//! Two things, one above the other:
+//!
+//! * [`Pool`], a handful of verbs on stored objects, each one durable kernel operation that is safe to repeat. It knows ids
+//!   and sizes, no names and no promises. Implementations: reflink (`reflink`), in memory (`memory`), device-mapper later.
+//! * [`OwnedPool`](owned::OwnedPool), a pool that this process owns: lock held, catalogue open, recovered. It runs every
+//!   change as intent, act, commit; answers repeated requests from the record (`Created | Existing`); and carries the verbs of
+//!   the internal Blocks service: lease, hidden restore target with commit, export records.
+//!
+//! All calls block; the layers above run them on blocking threads.
+
+pub mod record;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::block::Access;
+use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
+
+/// Longest time a file system stays frozen for a cut (DESIGN, invariant 4).
+pub const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Which implementation a pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolKind {
+    /// Files that share extents, on Btrfs or XFS.
+    Reflink,
+    /// Memory of this process, for tests.
+    Memory,
+}
+
+impl fmt::Display for PoolKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reflink => "reflink",
+            Self::Memory => "memory",
+        })
+    }
+}
+
+/// Whether the pool's file system keeps checksums of a volume's data (StorageClass parameter `checksum`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum DataChecksum {
+    /// No checksums: overwrites go in place, direct I/O stays direct. The default.
+    #[default]
+    Off,
+    /// Checksums by the pool's file system (Btrfs only; refused elsewhere).
+    On,
+}
+
+/// Physical properties of a new object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectSpec {
+    /// Size.
+    pub size: VolumeSize,
+    /// Checksums or not.
+    pub checksum: DataChecksum,
+}
+
+/// One member of a set of snapshots cut together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// The volume that is cut.
+    pub source: VolumeId,
+    /// The id of the new snapshot.
+    pub snapshot: SnapshotId,
+}
+
+/// A device made for an object; exactly one at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Path of the device node.
+    pub device: PathBuf,
+    /// What it allows.
+    pub access: Access,
+}
+
+/// Space of a pool, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Size of the pool.
+    pub total: u64,
+    /// Free, the reserve included.
+    pub free: u64,
+    /// Kept free: new volumes and snapshots are refused once `free` is at most this.
+    pub reserve: u64,
+}
+
+impl PoolUsage {
+    /// What new volumes may still take.
+    pub fn available(&self) -> u64 {
+        self.free.saturating_sub(self.reserve)
+    }
+}
+
+/// Space of one object, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectUsage {
+    /// Everything the object refers to, shared or not.
+    pub allocated: u64,
+    /// What only this object refers to: a lower bound of what its deletion frees.
+    pub exclusive: u64,
+    /// Number of extents. A cut by FICLONE takes about 9 us for each.
+    pub extents: u64,
+}
+
+/// The verbs of a pool on its stored objects.
+///
+/// Each verb that changes something is one durable kernel operation: done, and safe from a power cut, when it returns `Ok`;
+/// without visible effect when it does not. Each may be repeated with the same arguments after a crash. The caller has
+/// written its intent before and excludes concurrent calls on one object.
+pub trait Pool: Send + Sync {
+    /// Which implementation this is.
+    fn kind(&self) -> PoolKind;
+
+    /// Where it is, for people.
+    fn location(&self) -> String;
+
+    /// The file system or mechanism beneath, for people (`xfs`, `btrfs`, `memory`).
+    fn mechanism(&self) -> &'static str;
+
+    /// Logical block size of the devices it attaches.
+    fn logical_block_size(&self) -> LogicalBlockSize;
+
+    /// Makes an empty volume. It exists already with this size: success.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`], [`PoolError::Unsupported`] (checksums), [`PoolError::Io`].
+    fn create(&self, volume: VolumeId, spec: ObjectSpec) -> Result<(), PoolError>;
+
+    /// Cuts snapshots of a set of volumes, read only, all within one call. A member that exists already from an
+    /// interrupted attempt is made anew: nobody was told of it.
+    ///
+    /// Write-order consistency over the set is the caller's (freeze all, cut all, thaw all). On an error no member is left.
+    ///
+    /// # Errors
+    /// [`PoolError::TooSlow`] when the estimated stall exceeds `stall`; [`PoolError::NoSpace`], [`PoolError::Io`].
+    fn snapshot(&self, cuts: &[Cut], stall: Duration) -> Result<(), PoolError>;
+
+    /// Makes a volume with the content of another object, at least as large as it; the rest reads as zeros. An existing
+    /// copy from an interrupted attempt is made anew.
+    ///
+    /// # Errors
+    /// As for [`Pool::create`]; [`PoolError::TooSlow`] when the source is a volume and the estimated stall exceeds `stall`.
+    fn copy(&self, source: Object, volume: VolumeId, spec: ObjectSpec, stall: Duration) -> Result<(), PoolError>;
+
+    /// Deletes an object and the remains of interrupted attempts at it. Absent is success.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`] while it is attached; [`PoolError::Io`].
+    fn delete(&self, object: Object) -> Result<(), PoolError>;
+
+    /// Grows a volume, attached or not; its device follows. Already that large is success.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`], [`PoolError::Io`].
+    fn grow(&self, volume: VolumeId, size: VolumeSize) -> Result<(), PoolError>;
+
+    /// Makes the device of an object. Attached already with at least this access: the same device again.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`] when it is attached with less access than asked for; [`PoolError::Io`].
+    fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError>;
+
+    /// Removes the device of an object, confirmed by looking. Not attached is success.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`] while it is open or mounted; [`PoolError::Io`].
+    fn detach(&self, object: Object) -> Result<(), PoolError>;
+
+    /// The device of an object, if it is attached.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    fn attachment(&self, object: Object) -> Result<Option<Attachment>, PoolError>;
+
+    /// A descriptor of an object's bytes, never a loop device's (DESIGN 1).
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`], [`PoolError::Io`].
+    fn open(&self, object: Object, access: Access) -> Result<File, PoolError>;
+
+    /// The ranges of a snapshot that may hold anything but zeros.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`], [`PoolError::Io`]; the stream may fail later.
+    fn allocated(&self, snapshot: SnapshotId) -> Result<RangeStream, PoolError>;
+
+    /// The ranges in which `target` may differ from `base`, an older snapshot of the same volume. May over-report, never
+    /// under-report.
+    ///
+    /// # Errors
+    /// As for [`Pool::allocated`].
+    fn changed(&self, base: SnapshotId, target: SnapshotId) -> Result<RangeStream, PoolError>;
+
+    /// Space of the pool.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    fn usage(&self) -> Result<PoolUsage, PoolError>;
+
+    /// Space of one object.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`], [`PoolError::Io`].
+    fn object_usage(&self, object: Object) -> Result<ObjectUsage, PoolError>;
+
+    /// Everything that is stored, for reconciliation: whole objects only. Remains of interrupted attempts are swept by this
+    /// call; what carries no name of ours is reported by [`Found::Foreign`] and left alone.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    fn scan(&self) -> Result<Vec<Found>, PoolError>;
+}
+
+/// One thing that [`Pool::scan`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// An object with a name of ours.
+    Object {
+        /// Which.
+        object: Object,
+        /// Its size in bytes as stored.
+        size: u64,
+    },
+    /// Something else; the text is its path within the pool.
+    Foreign(String),
+}
+
+/// Why a pool operation failed. The variants are what callers act on; codes are chosen per RPC in `csi`.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// There is no such object in this pool.
+    #[error("there is no {0} in this pool")]
+    Missing(Object),
+    /// The source of a snapshot or copy does not exist in this pool.
+    #[error("the source {0} does not exist")]
+    SourceMissing(Object),
+    /// The name is taken by an object made from another request; the text says what differs.
+    #[error("`{name}` exists already with another {difference}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// What differs (`capacity`, `content source`, ...).
+        difference: &'static str,
+    },
+    /// No size lies within the requested range, or the size asked for is smaller than it may be.
+    #[error("size: {0}")]
+    Size(String),
+    /// The object is attached, mounted, leased or being restored.
+    #[error("{object} is in use: {by}")]
+    InUse {
+        /// The object.
+        object: Object,
+        /// By what.
+        by: String,
+    },
+    /// Another operation on the same object or name is running.
+    #[error("another operation on {0} is running")]
+    Busy(String),
+    /// The pool has no room for this; the text says for what.
+    #[error("the pool is full: {0}")]
+    NoSpace(String),
+    /// The file system under the pool cannot do this; the text says what and what to do instead.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The cut would block writers for longer than the deadline.
+    #[error("a cut of {object} would block its writers for about {estimate:?}, longer than {limit:?}: it has {extents} extents")]
+    TooSlow {
+        /// The volume.
+        object: Object,
+        /// Its extents.
+        extents: u64,
+        /// Estimated stall.
+        estimate: Duration,
+        /// Longest allowed.
+        limit: Duration,
+    },
+    /// The freeze could not be made, or its deadline passed before the cut returned; nothing was kept.
+    #[error("the volume could not be held still: {0}")]
+    Quiesce(String),
+    /// Another process owns the pool.
+    #[error("{0}: the pool is in use by another process")]
+    Owned(String),
+    /// The catalogue or pool is of a newer format, or not one at all.
+    #[error("{0}")]
+    Format(String),
+    /// The catalogue failed.
+    #[error("catalogue: {0}")]
+    Catalogue(String),
+    /// A call of the system failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was attempted, with its path.
+        action: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+impl PoolError {
+    /// Wraps a system error with what was attempted; out-of-space becomes [`PoolError::NoSpace`].
+    pub fn io(action: impl Into<String>, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(action.into()),
+            _ => Self::Io { action: action.into(), source },
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Records of the catalogue: what was promised about each object, and what may be answered to a repeated request.
+//!
+//! Stored as JSON, so that a record of an older version reads with defaults. No secret is ever part of a record
+//! (invariant 10).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::block::Access;
+use crate::mount::FsType;
+use crate::types::{CapacityRange, LogicalBlockSize, Object, ObjectName, SnapshotId, Timestamp, VolumeId, VolumeSize};
+
+use super::DataChecksum;
+
+/// Result of a creation: whether this call made the object, or an equal earlier one had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// Made now.
+    Created(T),
+    /// It was there, made from an equal request; the answer is the record's.
+    Existing(T),
+}
+
+impl<T> Outcome<T> {
+    /// The object, made now or earlier.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Created(value) | Self::Existing(value) => value,
+        }
+    }
+}
+
+/// How a volume is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeMode {
+    /// A device node.
+    Block,
+    /// A mounted file system of this type.
+    Filesystem(FsType),
+}
+
+/// Access modes of CSI that a node-local volume supports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum AccessMode {
+    /// SINGLE_NODE_WRITER: one target path at a time.
+    SingleNodeWriter,
+    /// SINGLE_NODE_READER_ONLY.
+    SingleNodeReaderOnly,
+    /// MULTI_NODE_READER_ONLY: any number of readers; from a snapshot, and never writable.
+    MultiNodeReaderOnly,
+    /// SINGLE_NODE_SINGLE_WRITER: exactly one target path.
+    SingleNodeSingleWriter,
+    /// SINGLE_NODE_MULTI_WRITER: any number of target paths on the node.
+    SingleNodeMultiWriter,
+}
+
+/// Whether a volume was ever formatted (invariant 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FormatState {
+    /// Never formatted, never given out writable, no content source: mkfs may run.
+    Never,
+    /// mkfs was begun: only it, and only while the volume is not mounted, may run again.
+    Formatting,
+    /// Has content: mkfs never runs again.
+    Content,
+}
+
+/// A request to make a volume, already checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVolume {
+    /// Name given by the orchestrator: the key of idempotency.
+    pub name: ObjectName,
+    /// Sizes accepted.
+    pub capacity: CapacityRange,
+    /// Smallest size that the mode needs (a file system's minimum); the source's size is added by the pool.
+    pub minimum: VolumeSize,
+    /// Mode: of the capabilities, all of which agree.
+    pub mode: VolumeMode,
+    /// All access modes asked for, ascending, without repetition.
+    pub access_modes: Vec<AccessMode>,
+    /// Mount flags asked for.
+    pub mount_flags: Vec<String>,
+    /// StorageClass parameters that matter to the volume (`csi.storage.k8s.io/` keys removed).
+    pub parameters: BTreeMap<String, String>,
+    /// Checksums or not.
+    pub checksum: DataChecksum,
+    /// Where its content comes from, if from anywhere.
+    pub source: Option<Object>,
+}
+
+/// A volume, as recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Identity.
+    pub id: VolumeId,
+    /// Name given by the orchestrator.
+    pub name: ObjectName,
+    /// Present size.
+    pub size: VolumeSize,
+    /// Size at creation: what a repeated creation is compared with after the volume has grown.
+    pub created_size: VolumeSize,
+    /// Logical block size of its device.
+    pub logical_block_size: LogicalBlockSize,
+    /// Mode.
+    pub mode: VolumeMode,
+    /// Access modes.
+    pub access_modes: Vec<AccessMode>,
+    /// Mount flags.
+    pub mount_flags: Vec<String>,
+    /// Parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// Checksums or not.
+    pub checksum: DataChecksum,
+    /// Content source.
+    pub source: Option<Object>,
+    /// Whether mkfs may run.
+    pub format: FormatState,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl Volume {
+    /// Most access that any publication of this volume may have.
+    pub fn access(&self) -> Access {
+        let reads_only = |mode: &AccessMode| matches!(mode, AccessMode::MultiNodeReaderOnly | AccessMode::SingleNodeReaderOnly);
+        if self.access_modes.iter().all(reads_only) { Access::ReadOnly } else { Access::ReadWrite }
+    }
+}
+
+/// A request to cut one snapshot, already checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSnapshot {
+    /// Name given by the orchestrator.
+    pub name: ObjectName,
+    /// The volume to cut.
+    pub source: VolumeId,
+    /// VolumeSnapshotClass parameters that matter (`csi.storage.k8s.io/` keys removed).
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// A snapshot, as recorded. Everything but the anchors is as it was at the cut, also after its source has grown or gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Identity.
+    pub id: SnapshotId,
+    /// Name given by the orchestrator.
+    pub name: ObjectName,
+    /// The volume it was cut from.
+    pub source: VolumeId,
+    /// Size of the volume at the cut.
+    pub size: VolumeSize,
+    /// Logical block size.
+    pub logical_block_size: LogicalBlockSize,
+    /// Mode of the volume.
+    pub mode: VolumeMode,
+    /// Whether the volume had content.
+    pub format: FormatState,
+    /// Checksums or not.
+    pub checksum: DataChecksum,
+    /// Parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// When it was cut: the same on every answer.
+    pub created: Timestamp,
+}
+
+/// Where a volume is staged or published. Void after another boot; mountinfo is the truth for mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    /// The path, as given in the request.
+    pub path: PathBuf,
+    /// Staging or target path.
+    pub kind: PublicationKind,
+    /// Mode it was given in.
+    pub mode: VolumeMode,
+    /// The access mode of the request.
+    pub access_mode: AccessMode,
+    /// Mount flags of the request.
+    pub mount_flags: Vec<String>,
+    /// Access given.
+    pub access: Access,
+    /// Boot in which this holds (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+}
+
+/// What a publication's path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PublicationKind {
+    /// A staging path.
+    Staged,
+    /// A target path.
+    Published,
+}
+
+/// What is known of the exports of a volume to one repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportRecord {
+    /// Id of the repository (its config's id, 64 hexadecimal digits).
+    pub repository: String,
+    /// The volume.
+    pub volume: VolumeId,
+    /// The snapshot that was exported.
+    pub snapshot: SnapshotId,
+    /// The repository snapshot that holds it (64 hexadecimal digits).
+    pub repository_snapshot: String,
+    /// Size at the export.
+    pub size: VolumeSize,
+    /// Chunk size in bytes.
+    pub chunk_size: u64,
+    /// When it was finished.
+    pub finished: Timestamp,
+}
