@@ -5,7 +5,12 @@
 //! and `pool` never meet except in `transfer`, through block sources and sinks. `tonic::Status` is made only in `csi`.
 
 pub mod block;
+pub mod cli;
+pub mod csi;
 pub mod failpoint;
 pub mod mount;
 pub mod pool;
+pub mod repository;
+pub mod telemetry;
+pub mod transfer;
 pub mod types;

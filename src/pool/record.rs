@@ -9,8 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::block::Access;
-use crate::mount::FsType;
-use crate::types::{CapacityRange, LogicalBlockSize, Object, ObjectName, SnapshotId, Timestamp, VolumeId, VolumeSize};
+use crate::types::{CapacityRange, FsType, LogicalBlockSize, Object, ObjectName, SnapshotId, Timestamp, VolumeId, VolumeSize};
 
 use super::DataChecksum;
 

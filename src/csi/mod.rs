@@ -1,0 +1,1 @@
+//! The CSI services over the layers below.

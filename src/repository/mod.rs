@@ -1,0 +1,1 @@
+//! restic repository format on an object store.

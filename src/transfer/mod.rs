@@ -1,0 +1,1 @@
+//! Export and restore: pipelines between block sources or sinks and repositories.
