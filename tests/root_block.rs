@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::slice;
 use std::time::Instant;
 
 use root_support::{Sandbox, attach, options, pattern, sparse_file};
@@ -34,7 +35,7 @@ fn a_file_is_attached_once_found_by_inode_and_detached() {
     // By another name and another description it is the same file.
     std::fs::hard_link(&path, sandbox.path("other-name")).unwrap();
     let other = File::open(sandbox.path("other-name")).unwrap();
-    assert_eq!(loop_device::find(&other).unwrap(), [device.clone()]);
+    assert_eq!(loop_device::find(&other).unwrap(), slice::from_ref(&device));
     let again = loop_device::attach(&other, &options(Access::ReadOnly, "again"));
     assert!(matches!(again, Err(LoopError::Attached(attached)) if *attached == device));
 
@@ -77,10 +78,10 @@ fn a_device_that_is_open_is_busy_and_stays_as_it_was() {
     let device = attach(&file, Access::ReadWrite);
     let user = File::open(&device.path).unwrap();
     assert!(matches!(loop_device::detach(&device), Err(LoopError::Busy(path)) if path == device.path));
-    assert_eq!(loop_device::find(&file).unwrap(), [device.clone()]);
+    assert_eq!(loop_device::find(&file).unwrap(), slice::from_ref(&device));
     // Not marked to go when its user goes: that would take it from under the next one.
     drop(user);
-    assert_eq!(loop_device::find(&file).unwrap(), [device.clone()]);
+    assert_eq!(loop_device::find(&file).unwrap(), slice::from_ref(&device));
     loop_device::detach(&device).unwrap();
 }
 
@@ -312,7 +313,7 @@ fn subvolumes_are_made_snapshotted_and_deleted() {
     btrfs::snapshot_subvolume(&volume, &parent, OsStr::new("second"), Access::ReadOnly).unwrap();
     let source = File::open(pool.directory().join("second/data")).unwrap();
     let device = attach(&source, Access::ReadOnly);
-    assert_eq!(loop_device::find(&source).unwrap(), [device.clone()]);
+    assert_eq!(loop_device::find(&source).unwrap(), slice::from_ref(&device));
     loop_device::detach(&device).unwrap();
     drop((source, file, volume));
 

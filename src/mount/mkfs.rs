@@ -65,7 +65,15 @@ fn make_command(fs_type: FsType, over: Formatting) -> (&'static str, Vec<&'stati
 /// Grows a mounted file system to its device.
 pub(super) fn grow(device: &Path, mount_point: &Path, fs_type: FsType) -> Result<(), MountError> {
     match fs_type {
-        FsType::Ext4 => program::run("resize2fs", [device]),
+        FsType::Ext4 => program::run("resize2fs", [device]).map_err(|error| match error {
+            MountError::Program { program, output } if output.contains("Permission denied to resize") => MountError::Program {
+                program,
+                output: "the kernel lets only a process with CAP_SYS_RESOURCE grow a mounted ext4 (or it has recorded errors: \
+                         see the kernel log)"
+                    .to_owned(),
+            },
+            error => error,
+        }),
         FsType::Xfs => program::run("xfs_growfs", ["-d".as_ref(), mount_point.as_os_str()]),
         FsType::Btrfs => {
             program::run("btrfs", ["filesystem", "resize", "max"].map(AsRef::as_ref).into_iter().chain([mount_point.as_os_str()]))

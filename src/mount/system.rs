@@ -23,7 +23,7 @@ use super::probe::{self, Finding};
 use super::{
     FileSystemStats, Formatting, Freeze, MountEntry, MountError, MountRequest, Mounter, Probe, mkfs, mountinfo, topmost,
 };
-use crate::block::{Access, FileSource, device, freeze};
+use crate::block::{Access, FileSource, bind, device, freeze};
 use crate::failpoint;
 use crate::types::{FsType, LogicalBlockSize};
 
@@ -94,35 +94,19 @@ impl Mounter for SystemMounter {
     fn bind(&self, source: &Path, target: &Path, access: Access, options: &[String]) -> Result<(), MountError> {
         let flags = options::parse_bind(options, access)?;
         let wanted = if flags.contains(MsFlags::MS_RDONLY) { Access::ReadOnly } else { Access::ReadWrite };
-        let from = std::fs::metadata(source).map_err(|error| path_error("look at", source, error))?;
-        let to = std::fs::metadata(target).map_err(|error| path_error("look at", target, error))?;
+        let look = |path: &Path| std::fs::metadata(path).map_err(|error| path_error("look at", path, error));
+        let from = look(source)?;
+        look(target)?;
         if let Some(entry) = self.mounted_at(target)? {
+            // By its name: a descriptor may be older than the mount and show what lies beneath.
+            let to = look(&real_target(target))?;
             let same_content = (from.dev(), from.ino()) == (to.dev(), to.ino());
             let mount_access =
                 if entry.options.iter().any(|option| option == "ro") { Access::ReadOnly } else { Access::ReadWrite };
-            if !same_content {
-                return Err(MountError::Busy(target.to_owned()));
-            }
-            if mount_access == wanted {
-                return Ok(());
-            }
-            // A crash between the two steps below leaves a bind mount without its flags; they are set now. The other way
-            // round, a mount that others see as read-only does not become writable by this call.
-            if wanted == Access::ReadWrite {
-                return Err(MountError::Busy(target.to_owned()));
-            }
-            return restrict(target, flags);
+            return if same_content && mount_access == wanted { Ok(()) } else { Err(MountError::Busy(target.to_owned())) };
         }
         failpoint::hit("mount.bind.before");
-        let none: Option<&Path> = None;
-        mount(Some(source), target, none, MsFlags::MS_BIND, none)
-            .map_err(|error| path_error(&format!("bind {} on", source.display()), target, error.into()))?;
-        failpoint::hit("mount.bind.flags");
-        if let Err(error) = restrict(target, flags) {
-            // Nobody may find it with more rights than were asked for. If this fails as well, the repeated call ends it above.
-            let _ = umount2(target, MntFlags::empty());
-            return Err(error);
-        }
+        bind::bind(source, target, flags).map_err(|error| path_error(&format!("bind {} on", source.display()), target, error))?;
         failpoint::hit("mount.bind.after");
         tracing::info!(source = %real_target(source).display(), target = %real_target(target).display(), ?wanted, "bound");
         Ok(())
@@ -220,16 +204,6 @@ fn mount_device(device: &Path, target: &Path, fs_type: FsType, options: &MountOp
         result = attempt([data.as_str(), without_recovery].join(",").trim_start_matches(','));
     }
     result.map_err(|error| path_error(&format!("mount {} on", device.display()), target, error.into()))
-}
-
-/// Sets the flags of one bind mount, which the call that makes it ignores.
-fn restrict(target: &Path, flags: MsFlags) -> Result<(), MountError> {
-    if flags.is_empty() {
-        return Ok(());
-    }
-    let none: Option<&Path> = None;
-    mount(none, target, none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, none)
-        .map_err(|error| path_error("set the flags of", target, error.into()))
 }
 
 /// Whether the kernel lets nobody write to the device.
