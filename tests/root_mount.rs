@@ -134,6 +134,27 @@ fn nothing_is_formatted_over() {
 }
 
 #[test]
+fn the_remains_of_an_interrupted_attempt_are_formatted_again() {
+    let sandbox = Sandbox::new();
+    let mounter = SystemMounter::new();
+    for fs_type in FsType::ALL {
+        let (_file, device) = formatted(&sandbox, fs_type.name(), smallest(fs_type), fs_type);
+        // The programs write the superblock last.
+        let node = OpenOptions::new().write(true).open(&device.path).unwrap();
+        let superblock = if fs_type == FsType::Btrfs { 65_536 } else { 0 };
+        node.write_all_at(&[0; 4096], superblock).unwrap();
+        node.write_all_at(&[0xff; 512], 32 * 1024).unwrap();
+        drop(node);
+        let first = mounter.make_file_system(&device.path, fs_type, Formatting::Blank);
+        assert!(matches!(first, Err(MountError::NotBlank { .. })), "{fs_type}: {first:?}");
+        mounter.make_file_system(&device.path, fs_type, Formatting::Unfinished).unwrap();
+        assert_eq!(mounter.probe(&device.path).unwrap(), Probe::FileSystem(fs_type));
+        assert_clean(&device.path, fs_type);
+        loop_device::detach(&device).unwrap();
+    }
+}
+
+#[test]
 fn one_byte_anywhere_in_the_probed_places_is_content() {
     let sandbox = Sandbox::new();
     let mounter = SystemMounter::new();

@@ -13,6 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::statvfs;
@@ -26,6 +27,12 @@ use super::{
 use crate::block::{Access, FileSource, bind, device, freeze};
 use crate::failpoint;
 use crate::types::{FsType, LogicalBlockSize};
+
+/// How long an unmount waits for those who are about to leave: a program that was started holds copies of all descriptors of
+/// this process for a moment, and monitoring looks into every mount.
+const VISITORS_LINGER: Duration = Duration::from_millis(300);
+/// How often it looks meanwhile; the kernel offers no event for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// [`Mounter`] over the kernel and the file systems' own programs. Needs CAP_SYS_ADMIN.
 #[derive(Debug, Clone, Copy, Default)]
@@ -114,11 +121,15 @@ impl Mounter for SystemMounter {
 
     fn unmount(&self, target: &Path) -> Result<(), MountError> {
         failpoint::hit("mount.unmount.before");
-        match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => {}
-            Err(nix::Error::ENOENT) => return Ok(()),
-            Err(nix::Error::EINVAL) if self.mounted_at(target)?.is_none() => return Ok(()),
-            Err(error) => return Err(path_error("unmount", target, error.into())),
+        let deadline = Instant::now() + VISITORS_LINGER;
+        loop {
+            match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => break,
+                Err(nix::Error::ENOENT) => return Ok(()),
+                Err(nix::Error::EINVAL) if self.mounted_at(target)?.is_none() => return Ok(()),
+                Err(nix::Error::EBUSY) if Instant::now() < deadline => std::thread::park_timeout(LOOK_AGAIN),
+                Err(error) => return Err(path_error("unmount", target, error.into())),
+            }
         }
         failpoint::hit("mount.unmount.after");
         tracing::info!(target = %real_target(target).display(), "unmounted");
