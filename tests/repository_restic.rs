@@ -3,6 +3,8 @@
 //! `restic` must be on PATH (Debian's package will do). `RESTIC_NEW` may name a second, newer binary, which is put to the same
 //! tests.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken expectation is a failed test")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -12,8 +14,8 @@ use windlass::repository::snapshot::LATEST;
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::tree::{FileSelector, NewFile, pack_tree};
 use windlass::repository::{
-    BlobKind, Claim, Compressor, Id, IndexWriter, KdfCost, LockMode, PackBuilder, Password, Repository, RepositoryError, Snapshot,
-    Store, Verification,
+    BlobKind, Claim, Compressor, Id, IndexWriter, KdfCost, LockMode, PackBuilder, Password, Repository, RepositoryError,
+    Snapshot, Store, Verification,
 };
 use windlass::types::Timestamp;
 
@@ -28,7 +30,10 @@ impl Restic {
     /// Those to test with.
     fn all() -> Vec<Self> {
         let found = Command::new("restic").arg("version").output();
-        assert!(found.is_ok_and(|output| output.status.success()), "`restic` is not on PATH: install it (apt-get install restic)");
+        assert!(
+            found.is_ok_and(|output| output.status.success()),
+            "`restic` is not on PATH: install it (apt-get install restic)"
+        );
         let newer = std::env::var_os("RESTIC_NEW").map(PathBuf::from);
         let all: Vec<_> = [Some(PathBuf::from("restic")), newer].into_iter().flatten().map(Self).collect();
         for restic in &all {
@@ -57,7 +62,8 @@ impl Restic {
 
     fn backup_stdin(&self, repository: &Path, name: &str, bytes: &[u8]) {
         let arguments = ["backup", "--stdin", "--stdin-filename", name];
-        let mut child = self.command(repository, &arguments).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("restic runs");
+        let mut child =
+            self.command(repository, &arguments).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("restic runs");
         std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), bytes).expect("restic reads");
         assert!(child.wait().expect("restic ends").success());
     }
@@ -245,5 +251,8 @@ async fn a_repository_of_version_1_is_refused_with_advice() {
     let folder = tempfile::tempdir().unwrap();
     restic.run(folder.path(), &["init", "--repository-version", "1"]);
     let error = Repository::open(store(folder.path()), &password()).await.unwrap_err();
-    assert!(matches!(error, RepositoryError::UnsupportedVersion { found: 1, .. }) && error.to_string().contains("upgrade_repo_v2"), "{error}");
+    assert!(
+        matches!(error, RepositoryError::UnsupportedVersion { found: 1, .. }) && error.to_string().contains("upgrade_repo_v2"),
+        "{error}"
+    );
 }

@@ -1,5 +1,7 @@
 //! Repositories in a bucket, over the S3 protocol of a server in this process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken expectation is a failed test")]
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -116,7 +118,10 @@ async fn a_truncated_object_is_an_error_that_names_it() {
     let index = repository.load_index().await.unwrap();
     let last = pack.record.blobs.last().unwrap();
     let error = repository.read_blob(&index, BlobKind::Data, &last.id).await.unwrap_err();
-    assert!(matches!(error, RepositoryError::Store(StoreError::Truncated { .. })) && error.to_string().contains(&key.path()), "{error:?}");
+    assert!(
+        matches!(error, RepositoryError::Store(StoreError::Truncated { .. })) && error.to_string().contains(&key.path()),
+        "{error:?}"
+    );
     let report = repository.check(Depth::Structure, &|_, _| {}).await.unwrap();
     assert!(report.errors.len() == 1 && report.errors[0].contains(&key.path()), "{report:?}");
 
