@@ -116,6 +116,37 @@ fn a_file_system_is_made_found_mounted_grown_and_clean() {
 }
 
 #[test]
+fn an_unmounted_ext4_is_grown_with_its_journal_replayed() {
+    let sandbox = Sandbox::new();
+    let mounter = SystemMounter::new();
+    let (file, device) = formatted(&sandbox, "volume", 64 * MIB, FsType::Ext4);
+    let target = sandbox.directory("mount");
+    mounter.mount(&request(&device, &target, FsType::Ext4, Access::ReadWrite)).unwrap();
+    std::fs::write(target.join("file"), b"kept").unwrap();
+    assert!(matches!(mounter.grow_unmounted(&device.path, FsType::Ext4), Err(MountError::Busy(_))));
+    // What a restore of a snapshot brings: a copy of a mounted file system, in a larger volume.
+    File::open(target.join("file")).unwrap().sync_all().unwrap();
+    let copy = sandbox.path("copy");
+    std::fs::copy(sandbox.path("volume"), &copy).unwrap();
+    mounter.unmount(&target).unwrap();
+    loop_device::detach(&device).unwrap();
+    drop(file);
+
+    let file = OpenOptions::new().read(true).write(true).open(&copy).unwrap();
+    file_ops::set_len_sync(&file, 256 * MIB).unwrap();
+    let device = attach(&file, Access::ReadWrite);
+    for _ in 0..2 {
+        mounter.grow_unmounted(&device.path, FsType::Ext4).unwrap();
+    }
+    mounter.mount(&request(&device, &target, FsType::Ext4, Access::ReadWrite)).unwrap();
+    assert!(mounter.stats(&target).unwrap().total_bytes > 200 * MIB);
+    assert_eq!(std::fs::read(target.join("file")).unwrap(), b"kept");
+    mounter.unmount(&target).unwrap();
+    assert_clean(&device.path, FsType::Ext4);
+    loop_device::detach(&device).unwrap();
+}
+
+#[test]
 fn nothing_is_formatted_over() {
     let sandbox = Sandbox::new();
     let mounter = SystemMounter::new();

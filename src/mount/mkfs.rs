@@ -101,6 +101,13 @@ pub(super) fn grow(device: &Path, mount_point: &Path, fs_type: FsType) -> Result
     }
 }
 
+/// Checks an unmounted ext4, replaying its journal, and grows it to its device.
+pub(super) fn grow_unmounted_ext4(device: &Path) -> Result<(), MountError> {
+    // resize2fs insists on a full check first. 1: something was repaired, as -p does only where nothing can be lost.
+    program::run_accepting("e2fsck", ["-f".as_ref(), "-p".as_ref(), device.as_os_str()], &[0, 1])?;
+    program::run("resize2fs", [device])
+}
+
 /// Gives an unmounted Btrfs a new UUID. Only its superblock changes: the blocks go on carrying the old one, which the
 /// superblock remembers (metadata_uuid, since Linux 5.0), so this is quick whatever its size.
 pub(super) fn renew_btrfs_identity(device: &Path) -> Result<(), MountError> {

@@ -144,6 +144,22 @@ impl Mounter for SystemMounter {
         Ok(())
     }
 
+    fn grow_unmounted(&self, device: &Path, fs_type: FsType) -> Result<(), MountError> {
+        if fs_type != FsType::Ext4 {
+            return Ok(());
+        }
+        let number = self.device_number(device)?;
+        if self.mounts()?.iter().any(|entry| entry.shows(device, number)) {
+            return Err(MountError::Busy(device.to_owned()));
+        }
+        failpoint::hit("mount.grow.before");
+        mkfs::grow_unmounted_ext4(device)?;
+        self.flush_device(device)?;
+        failpoint::hit("mount.grow.after");
+        tracing::info!(device = %device.display(), %fs_type, "grew an unmounted file system");
+        Ok(())
+    }
+
     fn renew_identity(&self, device: &Path, fs_type: FsType) -> Result<(), MountError> {
         match fs_type {
             FsType::Ext4 | FsType::Xfs => Ok(()),
