@@ -12,6 +12,9 @@
 //! | beside a shared one | yes: they only add objects, or remove one snapshot object | no: they delete packs that others may be about to refer to |
 //! | beside an exclusive one | no | no |
 //!
+//! restic asks whether a lock's process is alive by sending it SIGHUP, which would end a process that does not expect it. So
+//! taking a lock makes this process survive SIGHUP from then on, as restic does itself.
+//!
 //! An export checks its lock before it stores its snapshot ([`LockGuard::check`]): with the lock held all along, nothing that
 //! the snapshot refers to was removed. A crash leaves a lock that becomes stale by itself.
 
@@ -163,6 +166,15 @@ fn is_alive(process: u32) -> bool {
     process > 0 && nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None) != Err(nix::errno::Errno::ESRCH)
 }
 
+/// Replaces the default action of SIGHUP, which is to end the process; see the module's header. Whoever in this process
+/// listens for SIGHUP still hears it.
+fn survive_hangup() {
+    // The handler stays installed when the listener is dropped.
+    if let Err(error) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) {
+        tracing::warn!(%error, "SIGHUP is not handled; a `restic unlock` on this host would end this process");
+    }
+}
+
 /// The document that stands for a held lock, and when it was stored.
 struct Held {
     id: Id,
@@ -249,6 +261,7 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::Locked`] naming the other.
     pub async fn lock(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
+        survive_hangup();
         self.refuse_if_excluded(mode, None).await?;
         let id = self.save_document(Kind::Lock, &LockFile::new(mode, self.lock_owner())).await?;
         // From here on the guard's drop takes it away again.

@@ -283,3 +283,6 @@ async fn unlock(store: &dyn Store, password: &Password) -> Result<Vec<Sealer>, R
         _ => Ok(opened),
     }
 }
+
+#[cfg(test)]
+mod tests;

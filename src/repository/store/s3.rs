@@ -37,6 +37,8 @@ const DEFAULT_REGION: &str = "us-east-1";
 #[derive(Debug)]
 pub struct S3Store {
     bucket: AmazonS3,
+    /// The same without retries.
+    bucket_once: AmazonS3,
     prefix: Path,
 }
 
@@ -73,8 +75,7 @@ impl S3Store {
             .with_region(region)
             // A bulk delete needs a permission and a dialect that not every store has.
             .with_disable_bulk_delete(true)
-            .with_client_options(client)
-            .with_retry(retry);
+            .with_client_options(client);
         // Amazon's global name answers only for one region; without an endpoint the right regional one is derived.
         if location.endpoint != "https://s3.amazonaws.com" {
             builder = builder.with_endpoint(&location.endpoint);
@@ -82,9 +83,11 @@ impl S3Store {
         if let Some(token) = environment.get(Variable::AwsSessionToken) {
             builder = builder.with_token(token);
         }
-        let bucket = builder.build().map_err(|error| StoreError::Configuration(error.to_string()))?;
+        let build = |builder: AmazonS3Builder| builder.build().map_err(|error| StoreError::Configuration(error.to_string()));
+        let bucket_once = build(builder.clone().with_retry(RetryConfig { max_retries: 0, ..retry.clone() }))?;
+        let bucket = build(builder.with_retry(retry))?;
         let prefix = Path::parse(&location.prefix).map_err(|error| StoreError::Configuration(error.to_string()))?;
-        Ok(Self { bucket, prefix })
+        Ok(Self { bucket, bucket_once, prefix })
     }
 
     fn path(&self, key: Key) -> Path {
@@ -92,8 +95,9 @@ impl S3Store {
     }
 
     async fn put_if_absent(&self, key: Key, bytes: Bytes) -> Result<(), StoreError> {
-        let conditional = PutOptions { mode: object_store::PutMode::Create, ..PutOptions::default() };
-        match self.bucket.put_opts(&self.path(key), bytes.clone().into(), conditional).await {
+        let (path, conditional) = (self.path(key), PutOptions { mode: object_store::PutMode::Create, ..PutOptions::default() });
+        // The first time without retries: 501 would be repeated like any other 5xx, for half a minute.
+        match self.bucket_once.put_opts(&path, bytes.clone().into(), conditional.clone()).await {
             Ok(_) => Ok(()),
             Err(error) if is_not_implemented(&error) => {
                 tracing::warn!(object = %key, "the store has no conditional put; looking before putting instead");
@@ -102,7 +106,13 @@ impl S3Store {
                 }
                 self.put(key, bytes, PutMode::Overwrite).await
             }
-            Err(error) => Err(classify(key.path(), error)),
+            Err(error) => match classify(key.path(), error) {
+                StoreError::Unavailable { .. } => {
+                    let put = self.bucket.put_opts(&path, bytes.into(), conditional).await;
+                    put.map(|_| ()).map_err(|error| classify(key.path(), error))
+                }
+                error => Err(error),
+            },
         }
     }
 
@@ -223,35 +233,4 @@ impl Store for S3Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_without_credentials_is_refused_before_any_request() {
-        let location = S3Location { endpoint: "https://host".into(), bucket: "bucket".into(), prefix: String::new() };
-        let error = S3Store::connect(&location, &Environment::new()).unwrap_err();
-        assert_eq!(error.to_string(), "the store cannot be used: AWS_ACCESS_KEY_ID is not set");
-    }
-
-    #[test]
-    fn amazon_s_names_tell_their_region() {
-        for (endpoint, region) in [
-            ("https://s3.eu-central-1.amazonaws.com", Some("eu-central-1")),
-            ("https://s3-eu-west-1.amazonaws.com", Some("eu-west-1")),
-            ("https://s3.dualstack.us-west-2.amazonaws.com", Some("us-west-2")),
-            ("https://s3.amazonaws.com", None),
-            ("https://minio.example:9000", None),
-        ] {
-            assert_eq!(region_of(endpoint), region, "{endpoint}");
-        }
-    }
-
-    #[test]
-    fn debug_of_a_store_shows_no_secret() {
-        let location = S3Location { endpoint: "https://host".into(), bucket: "bucket".into(), prefix: "a/b".into() };
-        let environment = Environment::from_pairs([("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "hidden-word")]);
-        let store = S3Store::connect(&location, &environment).unwrap();
-        assert!(!format!("{store:?}").contains("hidden-word"));
-        assert_eq!(store.path(Key::Config).as_ref(), "a/b/config");
-    }
-}
+mod tests;
