@@ -250,9 +250,7 @@ async fn locked(
     if cancel.is_cancelled() {
         return Err(ExportError::Cancelled);
     }
-    crate::failpoint::hit("export.snapshot.before");
     let id = repository.save_snapshot(&snapshot, lock).await?;
-    crate::failpoint::hit("export.snapshot.after");
     let counters = progress.snapshot();
     Ok(ExportReport {
         snapshot: id,

@@ -9,7 +9,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ExportError;
-use crate::failpoint;
 use crate::repository::{Index, IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError};
 use crate::transfer::progress::Progress;
 
@@ -120,9 +119,7 @@ impl Uploader {
 }
 
 async fn store(repository: Repository, InFlight { pack, share }: InFlight) -> Result<(PackRecord, u64), RepositoryError> {
-    failpoint::hit("export.pack.before");
     repository.put_pack(&pack).await?;
-    failpoint::hit("export.pack.after");
     let bytes = pack.bytes.len() as u64;
     drop(share);
     Ok((pack.record, bytes))
@@ -144,9 +141,7 @@ impl Uploaded {
 
     /// Stores one more pack.
     pub(super) async fn store(&mut self, pack: Pack, progress: &Progress) -> Result<(), ExportError> {
-        failpoint::hit("export.pack.before");
         self.repository.put_pack(&pack).await?;
-        failpoint::hit("export.pack.after");
         let bytes = pack.bytes.len() as u64;
         progress.stored(bytes);
         self.note(pack.record, bytes).await
@@ -155,9 +150,7 @@ impl Uploaded {
     /// Writes the last index file.
     pub(super) async fn finish_index(&mut self) -> Result<(), ExportError> {
         let writer = std::mem::replace(&mut self.writer, IndexWriter::new(self.repository.clone()));
-        failpoint::hit("export.index.before");
         writer.finish().await?;
-        failpoint::hit("export.index.after");
         Ok(())
     }
 

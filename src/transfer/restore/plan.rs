@@ -204,7 +204,7 @@ impl RestorePlan {
 
     /// Number of different blobs that are fetched.
     pub fn blob_count(&self) -> u64 {
-        self.pieces.chunk_by(|a, b| same_blob(a, b)).count() as u64
+        self.pieces.chunk_by(same_blob).count() as u64
     }
 
     /// The requests that fetch everything, of at most `limit_bytes` unless a single blob is longer.
@@ -233,7 +233,7 @@ impl RestorePlan {
 
     /// The blobs of a request, each once.
     pub fn blobs(&self, request: &Request) -> impl Iterator<Item = Occurrences<'_>> {
-        self.pieces[request.pieces.clone()].chunk_by(|a, b| same_blob(a, b)).filter_map(|pieces| {
+        self.pieces[request.pieces.clone()].chunk_by(same_blob).filter_map(|pieces| {
             let first = pieces.first()?;
             Some(Occurrences { id: self.content[first.entry as usize], location: self.location(first), pieces })
         })
