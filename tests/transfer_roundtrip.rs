@@ -40,7 +40,7 @@ fn volumes() -> impl Strategy<Value = Volume> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     #[test]
     fn every_volume_comes_back_from_memory(volume in volumes(), exponent in 0_u32..3, beyond in 0_usize..100_000) {
         let chunk_size = ChunkSize::new(ChunkSize::MIN.bytes() << exponent).unwrap();
