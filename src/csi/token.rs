@@ -73,7 +73,7 @@ mod tests {
     }
 
     fn request(max_entries: i32, token: &str) -> Result<PageRequest<VolumeHandle>, Fault> {
-        PageRequest::new(max_entries, token, &[POOL], |handle| handle.pool).map_err(|error| error.fault)
+        PageRequest::new(max_entries, token, &[POOL], |handle: &VolumeHandle| handle.pool).map_err(|error| error.fault)
     }
 
     #[test]

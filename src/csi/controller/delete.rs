@@ -24,7 +24,11 @@ pub(super) fn delete(layer: &NodeLayer, handle: Option<VolumeHandle>) -> Result<
     let Some(handle) = handle else { return Ok(done) };
     let pool = layer.pool(VOLUME_ID, handle.pool)?;
     let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
-    let Some(volume) = pool.volume(handle.volume)? else { return Ok(done) };
+    // Also what is out of sight already: an earlier deletion may have been interrupted.
+    let Some(volume) = pool.volume(handle.volume)? else {
+        pool.delete_volume(handle.volume)?;
+        return Ok(done);
+    };
     let situation = Situation::look(layer, pool, volume)?;
     if let Some(path) = situation.first_use() {
         let reason = format!("is in use at {}; unpublish and unstage it first", path.display());
