@@ -21,19 +21,19 @@ pub(super) enum Preparation {
 /// Why it must neither be formatted nor mounted. Any doubt is an error.
 pub(super) fn decide(volume: &Volume, probe: &Probe, wanted: FsType) -> Result<Preparation, String> {
     // A copy never is formatted, whatever its record says otherwise.
-    let never_formatted = volume.source.is_none();
+    let may_format = volume.source.is_none();
     match (volume.format, probe) {
-        (FormatState::Never, Probe::Blank) if never_formatted => Ok(Preparation::Format(Formatting::Blank)),
-        (FormatState::Never, Probe::FileSystem(_) | Probe::Other(_)) if never_formatted => {
+        (FormatState::Never, Probe::Blank) if may_format => Ok(Preparation::Format(Formatting::Blank)),
+        (FormatState::Never, Probe::FileSystem(_) | Probe::Other(_)) if may_format => {
             Err(format!("was never formatted by this driver, but holds {}; it is left as it is", describe(probe)))
         }
         // Nobody has mounted it since: what the interrupted attempt wrote is no content. Whether this can be that attempt's is
         // for the mounter to say, which knows what mkfs leaves.
-        (FormatState::Formatting, _) if never_formatted => Ok(Preparation::Format(Formatting::Unfinished)),
-        (_, Probe::FileSystem(found)) if *found == wanted => match (volume.format, volume.source) {
-            (FormatState::Never, Some(_)) => Ok(Preparation::RenewIdentity),
-            (FormatState::Never | FormatState::Formatting | FormatState::Content, _) => Ok(Preparation::None),
-        },
+        (FormatState::Formatting, _) if may_format => Ok(Preparation::Format(Formatting::Unfinished)),
+        (FormatState::Copied | FormatState::Never | FormatState::Formatting, Probe::FileSystem(found)) if *found == wanted => {
+            Ok(Preparation::RenewIdentity)
+        }
+        (FormatState::Content, Probe::FileSystem(found)) if *found == wanted => Ok(Preparation::None),
         (_, Probe::Blank) => Err(format!("holds no file system, and is not formatted because it has content; expected {wanted}")),
         (_, Probe::FileSystem(_) | Probe::Other(_)) => {
             Err(format!("holds {}, expected {wanted}; it is left as it is", describe(probe)))
@@ -78,20 +78,20 @@ mod tests {
 
     #[test]
     fn only_a_blank_volume_without_history_or_our_own_remains_are_formatted() {
-        use FormatState::{Content, Formatting as Begun, Never};
+        use FormatState::{Content, Copied, Formatting as Begun, Never};
         let source = Some(Object::Snapshot(SnapshotId::random()));
         let probes =
             [Probe::Blank, Probe::FileSystem(FsType::Xfs), Probe::FileSystem(FsType::Ext4), Probe::Other("LVM".to_owned())];
-        for state in [Never, Begun, Content] {
+        for state in [Never, Begun, Copied, Content] {
             for from in [None, source] {
                 for probe in &probes {
                     let decision = decide(&volume(state, from), probe, FsType::Xfs);
                     let expected = match (state, from, probe) {
                         (Never, None, Probe::Blank) => Some(Preparation::Format(Formatting::Blank)),
                         (Begun, None, _) => Some(Preparation::Format(Formatting::Unfinished)),
-                        (Never, Some(_), Probe::FileSystem(FsType::Xfs)) => Some(Preparation::RenewIdentity),
-                        (Content, _, Probe::FileSystem(FsType::Xfs)) | (Begun, Some(_), Probe::FileSystem(FsType::Xfs)) => {
-                            Some(Preparation::None)
+                        (Content, _, Probe::FileSystem(FsType::Xfs)) => Some(Preparation::None),
+                        (Copied, _, Probe::FileSystem(FsType::Xfs)) | (_, Some(_), Probe::FileSystem(FsType::Xfs)) => {
+                            Some(Preparation::RenewIdentity)
                         }
                         _ => None,
                     };

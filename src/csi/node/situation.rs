@@ -77,10 +77,11 @@ impl<'a> Situation<'a> {
         match self.volume.mode {
             // Btrfs shows a device number of its own, but names the device.
             VolumeMode::Filesystem(_) => entry.device == number || entry.source == attachment.device,
-            // The node lies in the file system of /dev; its name alone says little, its number all.
+            // Device nodes lie in the file system of /dev. Nothing else is looked at: it might hang.
             VolumeMode::Block => {
-                let numbered = || self.layer.mounter.device_number(&entry.mount_point).is_ok_and(|found| found == number);
-                entry.root.file_name() == attachment.device.file_name() && (entry.source == attachment.device || numbered())
+                matches!(entry.fs_type.as_str(), "devtmpfs" | "tmpfs")
+                    && entry.root != Path::new("/")
+                    && self.layer.mounter.device_number(&entry.mount_point).is_ok_and(|found| found == number)
             }
         }
     }
