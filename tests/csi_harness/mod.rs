@@ -54,7 +54,7 @@ impl Drop for Node {
 
 pub fn pool(mounter: &Arc<MemoryMounter>, total: u64) -> Arc<OwnedPool> {
     let quiesce = MountQuiesce::new(Arc::clone(mounter) as Arc<dyn Mounter>);
-    let pool = Arc::new(MemoryPool::new(total));
+    let pool = Arc::new(MemoryPool::with_capacity(total));
     Arc::new(OwnedPool::open(pool, Catalogue::in_memory().unwrap(), Arc::new(quiesce)).unwrap())
 }
 

@@ -56,6 +56,21 @@ fn confined<T>(field: &'static str, result: Result<T, MountError>) -> Result<T, 
     })
 }
 
+/// Removes a target on which nothing is mounted: an empty directory or file, and nothing else. Absent is success.
+fn remove_target(layer: &NodeLayer, path: &Path) -> Result<(), CallError> {
+    let found = match layer.root.resolve(path) {
+        Err(MountError::NotFound(_)) => return Ok(()),
+        found => confined(TARGET_PATH, found)?,
+    };
+    let metadata = found.file().metadata().map_err(MountError::io(format!("look at {}", path.display())))?;
+    if !(metadata.is_dir() || metadata.is_file() && metadata.len() == 0) {
+        let reason = format!("{} is neither a directory nor an empty file; it is left as it is", path.display());
+        return Err(RequestError::precondition(TARGET_PATH, reason).into());
+    }
+    drop(found);
+    confined(TARGET_PATH, step!("rmdir", layer.root.remove(path)))
+}
+
 /// The refusal of mount flags, by their field.
 fn mounted(result: Result<(), MountError>) -> Result<(), CallError> {
     result.map_err(|error| match error {

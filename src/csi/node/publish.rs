@@ -19,7 +19,7 @@ use crate::pool::record::{FormatState, Publication, PublicationKind, VolumeMode}
 use crate::types::VolumeHandle;
 
 use super::situation::{At, Situation};
-use super::{CAPABILITY, STAGING_PATH, TARGET_PATH, VOLUME_ID, allowed, confined, mounted, occupied, step};
+use super::{CAPABILITY, STAGING_PATH, TARGET_PATH, VOLUME_ID, allowed, confined, mounted, occupied, remove_target, step};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -100,11 +100,16 @@ pub(super) fn publish(layer: &NodeLayer, checked: Checked) -> Result<proto::Node
         }
     };
     situation.put_record(wanted.clone())?;
-    let made = confined(TARGET_PATH, step!("mkdir", layer.root.create(&target, kind)));
-    let bound = made.and_then(|made| {
-        let result = step!("mount", layer.mounter.bind(&source.path(), &made.target(), access, &wanted.mount_flags));
-        mounted(result)
-    });
+    let made = match confined(TARGET_PATH, step!("mkdir", layer.root.create(&target, kind))) {
+        Ok(made) => made,
+        Err(error) => {
+            // What is there is not of our making.
+            situation.remove_record(&target)?;
+            return Err(error);
+        }
+    };
+    let bound = mounted(step!("mount", layer.mounter.bind(&source.path(), &made.target(), access, &wanted.mount_flags)));
+    drop(made);
     if bound.is_err() {
         take_back(layer, &situation, &target);
     }
@@ -118,7 +123,7 @@ fn take_back(layer: &NodeLayer, situation: &Situation<'_>, target: &std::path::P
         if let At::Volume(_) = now.at(target) {
             now.unmount(target)?;
         }
-        layer.root.remove(target)?;
+        remove_target(layer, target)?;
         now.remove_record(target)
     });
     if let Err(error) = taken {

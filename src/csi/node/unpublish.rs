@@ -14,7 +14,7 @@ use crate::csi::validate::{self, path};
 use crate::types::VolumeHandle;
 
 use super::situation::{At, Situation};
-use super::{TARGET_PATH, VOLUME_ID, confined, occupied, step};
+use super::{TARGET_PATH, VOLUME_ID, occupied, remove_target};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -41,7 +41,7 @@ pub(super) fn unpublish(
         At::Volume(_) => situation.unmount(&path)?,
         At::Nothing => {}
     }
-    confined(TARGET_PATH, step!("rmdir", layer.root.remove(&path)))?;
+    remove_target(layer, &path)?;
     situation.remove_record(&path)?;
     done
 }
