@@ -1,6 +1,8 @@
 //! A node layer over pools in memory, served on a real unix socket, and the generated clients.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "called by tests only")]
+#![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,8 +55,11 @@ impl Drop for Node {
 }
 
 pub fn pool(mounter: &Arc<MemoryMounter>, total: u64) -> Arc<OwnedPool> {
+    pool_over(mounter, Arc::new(MemoryPool::with_capacity(total)))
+}
+
+pub fn pool_over(mounter: &Arc<MemoryMounter>, pool: Arc<MemoryPool>) -> Arc<OwnedPool> {
     let quiesce = MountQuiesce::new(Arc::clone(mounter) as Arc<dyn Mounter>);
-    let pool = Arc::new(MemoryPool::with_capacity(total));
     Arc::new(OwnedPool::open(pool, Catalogue::in_memory().unwrap(), Arc::new(quiesce)).unwrap())
 }
 
@@ -72,6 +77,21 @@ impl Node {
         pools: Vec<Arc<OwnedPool>>,
         boot_id: &str,
     ) -> Self {
+        Self::on(directory, mounter, pools, boot_id, &format!("csi-{boot_id}.sock")).await
+    }
+
+    /// The same pools and mount table in another process of the same boot.
+    pub async fn with_socket(other: &Self, socket: &str, boot_id: &str) -> Self {
+        Self::on(Arc::clone(&other.directory), Arc::clone(&other.mounter), other.pools.clone(), boot_id, socket).await
+    }
+
+    async fn on(
+        directory: Arc<tempfile::TempDir>,
+        mounter: Arc<MemoryMounter>,
+        pools: Vec<Arc<OwnedPool>>,
+        boot_id: &str,
+        socket: &str,
+    ) -> Self {
         let root = directory.path().join("kubelet");
         std::fs::create_dir_all(&root).unwrap();
         let options = NodeOptions {
@@ -81,7 +101,7 @@ impl Node {
             statistics_timeout: None,
         };
         let layer = NodeLayer::new(pools.clone(), Arc::clone(&mounter) as Arc<dyn Mounter>, options);
-        let path = directory.path().join(format!("csi-{boot_id}.sock"));
+        let path = directory.path().join(socket);
         let socket = PrivateSocket::bind(&path).unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(server::serve(socket, server::routes(&layer), stop.clone()));
@@ -102,7 +122,7 @@ impl Node {
         }
     }
 
-    /// The same pools and mount table in another process, and maybe in another boot.
+    /// The same pools and mount table in another boot.
     pub async fn restarted(&self, boot_id: &str) -> Self {
         Self::with(Arc::clone(&self.directory), Arc::clone(&self.mounter), self.pools.clone(), boot_id).await
     }
