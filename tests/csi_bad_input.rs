@@ -1,5 +1,7 @@
 //! Every wrong request has its code, and words that name the field.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly, wherever it does")]
+
 mod csi_harness;
 
 use std::collections::HashMap;

@@ -1,5 +1,7 @@
 //! Volumes and snapshots from their creation to their end, each call repeated, across restarts, reboots and races.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly, wherever it does")]
+
 mod csi_harness;
 
 use std::path::Path;
@@ -393,6 +395,25 @@ async fn a_failed_step_leaves_nothing_and_the_repetition_succeeds() {
     assert!(node.device(&volume).is_some());
     node.unstage(&volume, &path).await.unwrap();
     node.delete(&volume).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_grow_mounted_grows_before_anybody_uses_it() {
+    let node = Node::start().await;
+    for (name, access_mode) in [("writer", WRITER), ("reader", Mode::MultiNodeReaderOnly)] {
+        let (volume, _) = staged(&node, &format!("{name}-source"), mount("ext4", WRITER)).await;
+        let source = node.device(&volume).unwrap();
+        let request =
+            CreateVolumeRequest { volume_content_source: from_volume(&volume), ..new_volume(name, mount("", access_mode)) };
+        let copy = node.create(request).await.unwrap().volume_id;
+        let device = share_content(&node, &source, &copy);
+        node.mounter.set_device_size(&device, 4 << 30);
+        node.mounter.fail_next(Verb::Grow, Failure::Program);
+        let path = node.staging(name);
+        node.stage(&copy, &path, mount("ext4", access_mode)).await.unwrap();
+        assert_eq!((node.mounted_at(&path), node.mounter.file_system_size(&device)), (1, 4 << 30));
+    }
+    assert_eq!(node.mounter.count(Verb::GrowUnmounted), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,8 +18,8 @@ use crate::csi::locks::{Hold, Key};
 use crate::csi::node_layer::{NodeLayer, no_such};
 use crate::csi::validate::capability::{self, Capability};
 use crate::csi::validate::{self, path};
-use crate::mount::MountRequest;
 use crate::mount::path::Confined;
+use crate::mount::{MountError, MountRequest};
 use crate::pool::record::{FormatState, Publication, PublicationKind, VolumeMode};
 use crate::types::{FsType, Object, VolumeHandle};
 
@@ -126,19 +126,35 @@ fn stage_file_system(
         options: wanted.mount_flags.clone(),
         access,
     };
-    // Where it is mounted already, all of this was done.
-    if situation.mounts().next().is_none() {
-        prepare(layer, situation, device, fs_type)?;
-        if wanted.access == Access::ReadOnly && may_be_smaller_than_its_device(situation)? {
-            mounted(step!("mount", layer.mounter.mount(&request(Access::ReadWrite))))?;
-            let grown = grow_if_writable(layer, situation, target.real_path(), fs_type, Access::ReadWrite);
-            let again = layer.root.resolve(&wanted.path)?.into_unmount_target();
-            step!("unmount", layer.mounter.unmount(&again.path()))?;
-            grown?;
-        }
+    let mount = |access| mounted(step!("mount", layer.mounter.mount(&request(access))));
+    let grow = |access| grow_if_writable(layer, situation, target.real_path(), fs_type, access);
+    let unmount = || {
+        let mounted = layer.root.resolve(&wanted.path)?.into_unmount_target();
+        Ok::<_, CallError>(step!("unmount", layer.mounter.unmount(&mounted.path()))?)
+    };
+    // Where it is mounted already, all that follows was done.
+    if situation.mounts().next().is_some() {
+        mount(wanted.access)?;
+        return grow(wanted.access);
     }
-    mounted(step!("mount", layer.mounter.mount(&request(wanted.access))))?;
-    grow_if_writable(layer, situation, target.real_path(), fs_type, wanted.access)
+    prepare(layer, situation, device, fs_type)?;
+    if wanted.access == Access::ReadOnly && !may_be_smaller_than_its_device(situation)? {
+        return mount(Access::ReadOnly);
+    }
+    mount(Access::ReadWrite)?;
+    let grown = grow(Access::ReadWrite);
+    if grown.is_ok() && wanted.access == Access::ReadWrite {
+        return Ok(());
+    }
+    unmount()?;
+    match grown {
+        // The kernel does not let everybody grow a mounted ext4. Nobody uses it yet, so it can be done without.
+        Err(CallError::Mount(MountError::Program { .. })) if fs_type == FsType::Ext4 => {
+            step!("grow", layer.mounter.grow_unmounted(device, fs_type))?;
+        }
+        grown => grown?,
+    }
+    mount(wanted.access)
 }
 
 /// Formats, or renews the identity of a fresh copy, or refuses.
