@@ -18,6 +18,7 @@ pub mod memory;
 pub mod owned;
 pub mod quiesce;
 pub mod record;
+pub mod reflink;
 
 pub use quiesce::{Held, Quiesce, QuiesceError, Release};
 
