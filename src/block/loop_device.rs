@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use self::raw::{LoopConfig, LoopInfo};
 use super::{Access, device};
+use crate::failpoint;
 use crate::types::LogicalBlockSize;
 
 /// How long [`detach`] waits for those who have the device open: udev and blkid look at devices for some milliseconds when
@@ -156,6 +157,7 @@ pub fn attach(file: &File, options: &LoopOptions<'_>) -> Result<LoopDevice, Loop
     if let Some(attached) = find(file)?.into_iter().next() {
         return Err(LoopError::Attached(Box::new(attached)));
     }
+    failpoint::hit("block.attach.before");
     let (number, path, node) = configure(file, options)?;
     let undo = |error| {
         // Ours alone so far: nobody was told of it. If this fails too, the next `find` by inode comes upon it.
@@ -172,6 +174,7 @@ pub fn attach(file: &File, options: &LoopOptions<'_>) -> Result<LoopDevice, Loop
     if !attached.direct_io && options.direct_io == DirectIo::Required {
         return Err(undo(LoopError::NoDirectIo { device: attached.path, block_size }));
     }
+    failpoint::hit("block.attach.after");
     Ok(attached)
 }
 
@@ -237,9 +240,13 @@ fn look(number: u32) -> Result<Option<LoopDevice>, LoopError> {
 /// was. [`LoopError::Io`].
 pub fn detach(device: &LoopDevice) -> Result<(), LoopError> {
     let deadline = Instant::now() + OPENERS_LINGER;
+    failpoint::hit("block.detach.before");
     loop {
         match detach_once(device)? {
-            Detached::Gone => return Ok(()),
+            Detached::Gone => {
+                failpoint::hit("block.detach.after");
+                return Ok(());
+            }
             Detached::InUse if Instant::now() >= deadline => return Err(LoopError::Busy(device.path.clone())),
             Detached::InUse => std::thread::park_timeout(LOOK_AGAIN),
         }

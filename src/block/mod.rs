@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "system calls that no safe wrapper offers; every block states why it is sound")]
 
+pub mod bind;
 pub mod btrfs;
 pub mod buffer;
 pub mod device;

@@ -30,6 +30,7 @@ pub enum Verb {
     Bind,
     Unmount,
     Grow,
+    GrowUnmounted,
     RenewIdentity,
     Stats,
     Sync,
@@ -342,6 +343,18 @@ impl Mounter for MemoryMounter {
         }
         let held = state.device(device);
         held.file_system_bytes = held.file_system_bytes.max(held.device_bytes);
+        Ok(())
+    }
+
+    fn grow_unmounted(&self, device: &Path, fs_type: FsType) -> Result<(), MountError> {
+        let mut state = self.begin(Verb::GrowUnmounted, device)?;
+        if state.mounts.iter().any(|entry| entry.source == through_descriptor(device)) {
+            return Err(MountError::Busy(device.to_owned()));
+        }
+        if fs_type == FsType::Ext4 {
+            let held = state.device(device);
+            held.file_system_bytes = held.file_system_bytes.max(held.device_bytes);
+        }
         Ok(())
     }
 

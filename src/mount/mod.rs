@@ -214,6 +214,14 @@ pub trait Mounter: Send + Sync {
     /// [`MountError::Program`], [`MountError::Io`].
     fn grow(&self, device: &Path, mount_point: &Path, fs_type: FsType) -> Result<(), MountError>;
 
+    /// Grows an unmounted file system to its device where that is possible (ext4, checked first); does nothing for the
+    /// others. Takes as long as a full check: for where [`Mounter::grow`] may not (growing a mounted ext4 needs
+    /// CAP_SYS_RESOURCE).
+    ///
+    /// # Errors
+    /// [`MountError::Program`], [`MountError::Io`]; [`MountError::Busy`] when it is mounted.
+    fn grow_unmounted(&self, device: &Path, fs_type: FsType) -> Result<(), MountError>;
+
     /// Gives a copied, unmounted file system an identity of its own where the kernel needs one to mount it beside its
     /// source (Btrfs); does nothing for the others.
     ///

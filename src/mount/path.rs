@@ -225,7 +225,7 @@ pub(super) fn through_descriptor(path: &Path) -> PathBuf {
 
 fn open_beneath(directory: &File, path: &Path, flags: OFlag) -> nix::Result<File> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).resolve(resolve);
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
     loop {
         match openat2(directory, path, how) {
             // A rename elsewhere in the tree while it was resolved: the kernel asks to try again.

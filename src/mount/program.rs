@@ -22,13 +22,23 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// [`MountError::Program`] when it ends with anything but 0 or runs too long (it is killed then); [`MountError::Io`] when it
 /// cannot be started.
 pub(super) fn run<S: AsRef<OsStr>>(program: &'static str, arguments: impl IntoIterator<Item = S>) -> Result<(), MountError> {
-    run_at_most(LONGEST_RUN, program, arguments)
+    run_at_most(LONGEST_RUN, program, arguments, &[0])
+}
+
+/// As [`run`], for a program that also succeeds with other exit codes than 0.
+pub(super) fn run_accepting<S: AsRef<OsStr>>(
+    program: &'static str,
+    arguments: impl IntoIterator<Item = S>,
+    accepted: &[i32],
+) -> Result<(), MountError> {
+    run_at_most(LONGEST_RUN, program, arguments, accepted)
 }
 
 fn run_at_most<S: AsRef<OsStr>>(
     limit: Duration,
     program: &'static str,
     arguments: impl IntoIterator<Item = S>,
+    accepted: &[i32],
 ) -> Result<(), MountError> {
     let io = |source| MountError::io(format!("run {program}"))(source);
     let failed = |output: String| Err(MountError::Program { program, output });
@@ -51,7 +61,7 @@ fn run_at_most<S: AsRef<OsStr>>(
     match receiver.recv_timeout(limit) {
         Ok(output) => {
             let status = child.wait().map_err(io)?;
-            if status.success() {
+            if status.code().is_some_and(|code| accepted.contains(&code)) {
                 return Ok(());
             }
             let output = output.map_err(io)?;
@@ -103,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_program_that_hangs_is_killed() {
-        let error = run_at_most(Duration::from_millis(50), "sleep", ["1000"]).unwrap_err();
+        let error = run_at_most(Duration::from_millis(50), "sleep", ["1000"], &[0]).unwrap_err();
         assert!(error.to_string().contains("did not end"));
     }
 

@@ -13,6 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::statvfs;
@@ -23,9 +24,15 @@ use super::probe::{self, Finding};
 use super::{
     FileSystemStats, Formatting, Freeze, MountEntry, MountError, MountRequest, Mounter, Probe, mkfs, mountinfo, topmost,
 };
-use crate::block::{Access, FileSource, device, freeze};
+use crate::block::{Access, FileSource, bind, device, freeze};
 use crate::failpoint;
 use crate::types::{FsType, LogicalBlockSize};
+
+/// How long an unmount waits for those who are about to leave: a program that was started holds copies of all descriptors of
+/// this process for a moment, and monitoring looks into every mount.
+const VISITORS_LINGER: Duration = Duration::from_millis(300);
+/// How often it looks meanwhile; the kernel offers no event for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// [`Mounter`] over the kernel and the file systems' own programs. Needs CAP_SYS_ADMIN.
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,35 +101,19 @@ impl Mounter for SystemMounter {
     fn bind(&self, source: &Path, target: &Path, access: Access, options: &[String]) -> Result<(), MountError> {
         let flags = options::parse_bind(options, access)?;
         let wanted = if flags.contains(MsFlags::MS_RDONLY) { Access::ReadOnly } else { Access::ReadWrite };
-        let from = std::fs::metadata(source).map_err(|error| path_error("look at", source, error))?;
-        let to = std::fs::metadata(target).map_err(|error| path_error("look at", target, error))?;
+        let look = |path: &Path| std::fs::metadata(path).map_err(|error| path_error("look at", path, error));
+        let from = look(source)?;
+        look(target)?;
         if let Some(entry) = self.mounted_at(target)? {
+            // By its name: a descriptor may be older than the mount and show what lies beneath.
+            let to = look(&real_target(target))?;
             let same_content = (from.dev(), from.ino()) == (to.dev(), to.ino());
             let mount_access =
                 if entry.options.iter().any(|option| option == "ro") { Access::ReadOnly } else { Access::ReadWrite };
-            if !same_content {
-                return Err(MountError::Busy(target.to_owned()));
-            }
-            if mount_access == wanted {
-                return Ok(());
-            }
-            // A crash between the two steps below leaves a bind mount without its flags; they are set now. The other way
-            // round, a mount that others see as read-only does not become writable by this call.
-            if wanted == Access::ReadWrite {
-                return Err(MountError::Busy(target.to_owned()));
-            }
-            return restrict(target, flags);
+            return if same_content && mount_access == wanted { Ok(()) } else { Err(MountError::Busy(target.to_owned())) };
         }
         failpoint::hit("mount.bind.before");
-        let none: Option<&Path> = None;
-        mount(Some(source), target, none, MsFlags::MS_BIND, none)
-            .map_err(|error| path_error(&format!("bind {} on", source.display()), target, error.into()))?;
-        failpoint::hit("mount.bind.flags");
-        if let Err(error) = restrict(target, flags) {
-            // Nobody may find it with more rights than were asked for. If this fails as well, the repeated call ends it above.
-            let _ = umount2(target, MntFlags::empty());
-            return Err(error);
-        }
+        bind::bind(source, target, flags).map_err(|error| path_error(&format!("bind {} on", source.display()), target, error))?;
         failpoint::hit("mount.bind.after");
         tracing::info!(source = %real_target(source).display(), target = %real_target(target).display(), ?wanted, "bound");
         Ok(())
@@ -130,11 +121,15 @@ impl Mounter for SystemMounter {
 
     fn unmount(&self, target: &Path) -> Result<(), MountError> {
         failpoint::hit("mount.unmount.before");
-        match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => {}
-            Err(nix::Error::ENOENT) => return Ok(()),
-            Err(nix::Error::EINVAL) if self.mounted_at(target)?.is_none() => return Ok(()),
-            Err(error) => return Err(path_error("unmount", target, error.into())),
+        let deadline = Instant::now() + VISITORS_LINGER;
+        loop {
+            match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => break,
+                Err(nix::Error::ENOENT) => return Ok(()),
+                Err(nix::Error::EINVAL) if self.mounted_at(target)?.is_none() => return Ok(()),
+                Err(nix::Error::EBUSY) if Instant::now() < deadline => std::thread::park_timeout(LOOK_AGAIN),
+                Err(error) => return Err(path_error("unmount", target, error.into())),
+            }
         }
         failpoint::hit("mount.unmount.after");
         tracing::info!(target = %real_target(target).display(), "unmounted");
@@ -146,6 +141,22 @@ impl Mounter for SystemMounter {
         mkfs::grow(device, &real_target(mount_point), fs_type)?;
         failpoint::hit("mount.grow.after");
         tracing::info!(device = %device.display(), %fs_type, "grew a file system");
+        Ok(())
+    }
+
+    fn grow_unmounted(&self, device: &Path, fs_type: FsType) -> Result<(), MountError> {
+        if fs_type != FsType::Ext4 {
+            return Ok(());
+        }
+        let number = self.device_number(device)?;
+        if self.mounts()?.iter().any(|entry| entry.shows(device, number)) {
+            return Err(MountError::Busy(device.to_owned()));
+        }
+        failpoint::hit("mount.grow.before");
+        mkfs::grow_unmounted_ext4(device)?;
+        self.flush_device(device)?;
+        failpoint::hit("mount.grow.after");
+        tracing::info!(device = %device.display(), %fs_type, "grew an unmounted file system");
         Ok(())
     }
 
@@ -220,16 +231,6 @@ fn mount_device(device: &Path, target: &Path, fs_type: FsType, options: &MountOp
         result = attempt([data.as_str(), without_recovery].join(",").trim_start_matches(','));
     }
     result.map_err(|error| path_error(&format!("mount {} on", device.display()), target, error.into()))
-}
-
-/// Sets the flags of one bind mount, which the call that makes it ignores.
-fn restrict(target: &Path, flags: MsFlags) -> Result<(), MountError> {
-    if flags.is_empty() {
-        return Ok(());
-    }
-    let none: Option<&Path> = None;
-    mount(none, target, none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags, none)
-        .map_err(|error| path_error("set the flags of", target, error.into()))
 }
 
 /// Whether the kernel lets nobody write to the device.
