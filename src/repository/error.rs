@@ -1,6 +1,7 @@
 //! What may go wrong with a repository.
 
 use super::blob::BlobKind;
+use super::crypto::NoRandomness;
 use super::id::Id;
 use super::lock::LockHolder;
 use super::store::StoreError;
@@ -60,6 +61,12 @@ pub enum PackError {
     /// The source of a blob gave other bytes the second time it was read.
     #[error("the contents of a blob changed while it was packed")]
     Unstable,
+    /// A file name that cannot be stored as it is, or that occurs twice.
+    #[error("`{0}` cannot be the name of a file in a tree")]
+    Name(String),
+    /// No random numbers.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
 }
 
 /// Why an operation on a repository failed.
@@ -122,15 +129,37 @@ pub enum RepositoryError {
     /// The snapshot holds no such file.
     #[error("the snapshot holds no file `{0}`")]
     NoSuchFile(String),
-    /// A file had to be chosen and there is not exactly one.
-    #[error("the snapshot holds {0} regular files; name one")]
-    NotOneFile(u64),
-    /// The operating system's random numbers or a worker task failed.
-    #[error("{0}")]
-    Internal(String),
+    /// A file had to be chosen and there is none.
+    #[error("the snapshot holds no regular file")]
+    NoFile,
+    /// A file had to be chosen and there are several.
+    #[error("the snapshot holds several regular files, `{first}` and `{second}` among them; name one")]
+    SeveralFiles {
+        /// One of them.
+        first: String,
+        /// Another.
+        second: String,
+    },
+    /// There are keys but no `config`: it was lost, or this is no place for a new repository.
+    #[error("this place holds parts of a repository ({found}) but no `config`; it was not touched")]
+    ConfigLost {
+        /// What was found.
+        found: &'static str,
+    },
+    /// No random numbers.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    /// A worker task ended early.
+    #[error("a worker task failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 impl RepositoryError {
+    /// The error that `key` is damaged in this way.
+    pub(super) fn damaged(key: super::store::Key, damage: Damage) -> Self {
+        Self::Damaged { object: key.path(), damage }
+    }
+
     /// True when the same call may succeed later without anyone doing anything.
     pub fn is_transient(&self) -> bool {
         match self {

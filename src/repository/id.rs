@@ -31,11 +31,6 @@ impl Id {
         Self(bytes)
     }
 
-    /// A random id, for repositories.
-    pub fn random() -> Self {
-        Self(rand::random())
-    }
-
     /// The bytes of this id.
     pub const fn as_bytes(&self) -> &[u8; Id::LENGTH] {
         &self.0

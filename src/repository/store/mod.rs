@@ -10,6 +10,8 @@
 //!
 //! Retries of what is worth retrying are the store's own business and bounded; an error that comes out is final for this call.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod fault;
 pub mod local;
 pub mod memory;
@@ -18,6 +20,7 @@ pub mod s3;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -192,6 +195,13 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Deletes the object; it is no error when it does not exist.
     fn delete(&self, key: Key) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Removes what puts that were cut off left behind and that is older than `older_than`; returns how many files. Most stores
+    /// leave nothing.
+    fn sweep(&self, older_than: Duration) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let _ = older_than;
+        Box::pin(std::future::ready(Ok(0)))
+    }
 }
 
 /// The store at `location`, with the credentials in `environment`. Nothing is read or written yet.
