@@ -102,8 +102,8 @@ impl Place {
         let image = self.image(number);
         let beside = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
         // The image, its mount point, and what else was made beside it.
-        let of_pool = beside.filter(|path| path.to_string_lossy().starts_with(&*image.to_string_lossy()));
-        of_pool.map(|path| remove(&path)).collect::<Result<(), _>>()
+        let mut of_pool = beside.filter(|path| path.to_string_lossy().starts_with(&*image.to_string_lossy()));
+        of_pool.try_for_each(|path| remove(&path))
     }
 
     /// Takes off all mounts, detaches all loop devices, and removes everything; the repository and its password stay if
@@ -117,8 +117,8 @@ impl Place {
             Keep::Nothing => remove(&self.folder),
             Keep::Repository => {
                 let kept = [self.repository(), self.password_file()];
-                let found = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
-                found.filter(|path| !kept.contains(path)).map(|path| remove(&path)).collect::<Result<(), _>>()
+                let mut found = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+                found.try_for_each(|path| if kept.contains(&path) { Ok(()) } else { remove(&path) })
             }
         }
     }

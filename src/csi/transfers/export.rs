@@ -37,7 +37,7 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartExportR
         0 => None,
         bytes => Some(ChunkSize::new(bytes).map_err(|error| Status::invalid_argument(format!("chunk_size_bytes: {error}")))?),
     };
-    let slot = transfers.registry.slot(Kind::Export).map_err(|error| Status::resource_exhausted(error.to_string()))?;
+    let slot = transfers.registry.slot(Kind::Export).map_err(status::no_slot)?;
     let leased = Arc::clone(&pool);
     let lease = tokio::task::spawn_blocking(move || leased.lease(handle.snapshot)).await;
     let lease = lease

@@ -42,7 +42,7 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartRestore
         "" => FileSelector::Only,
         path => FileSelector::Path(path.to_owned()),
     };
-    let slot = transfers.registry.slot(Kind::Restore).map_err(|error| Status::resource_exhausted(error.to_string()))?;
+    let slot = transfers.registry.slot(Kind::Restore).map_err(status::no_slot)?;
     let repository = message::open(request.repository.clone()).await?;
     let image = Image::open(&repository, &request.repository_snapshot, &which, Locking::Shared).await;
     let image = image.map_err(|error| status::repository(&error))?;

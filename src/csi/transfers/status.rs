@@ -8,6 +8,8 @@ use tonic::{Code, Status};
 use crate::pool::PoolError;
 use crate::repository::{RepositoryError, StoreError};
 
+use super::registry::NoSlot;
+
 /// A repository that does not open, or does not hold what was asked for.
 pub(super) fn repository(error: &RepositoryError) -> Status {
     let code = match error {
@@ -51,6 +53,15 @@ pub(super) fn pool(field: &str, error: &PoolError) -> Status {
         PoolError::Owned(_) | PoolError::Format(_) | PoolError::Catalogue(_) | PoolError::Io { .. } => Code::Internal,
     };
     Status::new(code, format!("{field}: {}", chain(error)))
+}
+
+/// No room for one more transfer now, or no more at all.
+pub(super) fn no_slot(error: NoSlot) -> Status {
+    let code = match error {
+        NoSlot::Full => Code::ResourceExhausted,
+        NoSlot::Stopping => Code::Unavailable,
+    };
+    Status::new(code, error.to_string())
 }
 
 /// An error with its causes; one that repeats its cause says it once.
