@@ -624,7 +624,9 @@ async fn node_statistics_and_expansion() {
     let rows: Vec<(&str, &str, &str, Code, &str)> = vec![
         ("no id", "", &staging, InvalidArgument, "volume_id"),
         ("no path", &volume, "", InvalidArgument, "volume_path"),
-        ("relative path", &volume, "x", InvalidArgument, "volume_path"),
+        ("NUL in the path", &volume, "/a\0b", InvalidArgument, "volume_path"),
+        ("relative path", &volume, "x", NotFound, "volume_path"),
+        ("parent in the path", &volume, "/x/../y", NotFound, "volume_path"),
         ("unknown", "nothing", &staging, NotFound, "volume_id"),
         ("elsewhere", VOLUME_ELSEWHERE, &staging, Unavailable, "volume_id"),
         ("not there", &volume, &empty, NotFound, "volume_path"),

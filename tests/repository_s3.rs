@@ -144,3 +144,13 @@ async fn refused_credentials_are_neither_a_missing_nor_an_unreachable_repository
         assert!(matches!(error, RepositoryError::Store(StoreError::Denied { .. })) && !error.is_transient(), "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn a_missing_bucket_is_named() {
+    let server = S3Server::start().await;
+    let location = server.location("r").to_string().replace("/backups/", "/elsewhere/").parse().unwrap();
+    let store = connect(&location, &server.credentials()).unwrap();
+    assert!(matches!(Repository::open(store.clone(), &password()).await, Err(RepositoryError::NoRepository)));
+    let error = Repository::init(store, &password(), KdfCost::TEST).await.unwrap_err();
+    assert!(error.to_string().contains("no bucket `elsewhere`"), "{error}");
+}

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, Database, Durability, ReadableDatabase};
+use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend};
 
 pub use self::change::Change;
 use self::tables::{EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, export_key, failed, name_key};
@@ -74,10 +74,7 @@ impl Catalogue {
         let file = file.map_err(|error| io("create", error))?;
         // Whatever the umask, nobody else reads it.
         file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(|error| io("protect", error))?;
-        let backend = FileBackend::new(file).map_err(failed)?;
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(failed)?;
-        initialise(&database, id)?;
-        drop(database);
+        drop(Self::create_over(FileBackend::new(file).map_err(failed)?, id)?);
         failpoint::hit("catalogue.create.before");
         fs::rename(&unfinished, path).map_err(|error| io("rename", error))?;
         let parent = path.parent().unwrap_or(Path::new("/"));
@@ -102,9 +99,22 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn in_memory() -> Result<Self, PoolError> {
-        let database = Builder::new().create_with_backend(InMemoryBackend::new()).map_err(failed)?;
-        let id = PoolId::random();
+        Self::create_over(InMemoryBackend::new(), PoolId::random())
+    }
+
+    fn create_over(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
+        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
         initialise(&database, id)?;
+        Ok(Self { database: Arc::new(database), id })
+    }
+
+    /// A catalogue on storage that a test provides; made if the storage is empty.
+    #[cfg(test)]
+    pub(super) fn over(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
+        if storage.len().map_err(|error| PoolError::Catalogue(format!("{error:?}")))? == 0 {
+            return Self::create_over(storage, id);
+        }
+        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
         Ok(Self { database: Arc::new(database), id })
     }
 

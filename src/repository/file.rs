@@ -48,7 +48,16 @@ pub(super) fn decode(sealer: &Sealer, sealed: &mut [u8]) -> Result<Vec<u8>, Dama
     }
 }
 
-/// Names of the failure points around a put or delete of this kind.
+/// Names of the failure points around a delete of this kind.
+const fn delete_points(kind: Kind) -> [&'static str; 2] {
+    match kind {
+        Kind::Snapshot => ["repository.forget.before", "repository.forget.after"],
+        Kind::Lock => ["repository.unlock.before", "repository.unlock.after"],
+        Kind::Key | Kind::Index | Kind::Data => ["repository.delete.before", "repository.delete.after"],
+    }
+}
+
+/// Names of the failure points around a put of this kind.
 const fn points(kind: Kind) -> [&'static str; 2] {
     match kind {
         Kind::Key => ["repository.key.before", "repository.key.after"],
@@ -71,9 +80,10 @@ impl Repository {
 
     /// Deletes an object that is named by its hash.
     pub(super) async fn delete_object(&self, kind: Kind, id: Id) -> Result<(), RepositoryError> {
-        failpoint::hit("repository.delete.before");
+        let [before, after] = delete_points(kind);
+        failpoint::hit(before);
         self.store().delete(Key::File(kind, id)).await?;
-        failpoint::hit("repository.delete.after");
+        failpoint::hit(after);
         Ok(())
     }
 

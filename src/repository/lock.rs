@@ -344,6 +344,10 @@ async fn refresh(repository: Repository, mode: LockMode, held: Arc<Mutex<Held>>)
         }
         match renew(&repository, mode, &held).await {
             Ok(renewed) => *held = renewed,
+            Err(error @ RepositoryError::LockLost(_)) => {
+                tracing::error!(%error, lock = %held.id, "lock lost");
+                return;
+            }
             Err(error) => {
                 tracing::warn!(%error, lock = %held.id, age_seconds = held.age().as_secs(), "lock not refreshed; trying again")
             }

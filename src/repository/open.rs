@@ -80,7 +80,9 @@ impl Repository {
             Err(RepositoryError::AlreadyInitialized) => {
                 // Ours would open with the same password and not fit the winner's `config`.
                 if let Some(key) = own_key {
+                    failpoint::hit("repository.key_withdrawn.before");
                     store.delete(key).await?;
+                    failpoint::hit("repository.key_withdrawn.after");
                 }
                 return Err(RepositoryError::AlreadyInitialized);
             }

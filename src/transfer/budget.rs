@@ -3,15 +3,15 @@
 //! Half of the memory is for workers, half for what is on its way to or from the store. Each half is a sum of things that are
 //! held at the same time, counted at their largest:
 //!
-//! * an export worker holds a batch of chunks, the pack it fills (which may exceed its target by one blob), and, while a chunk is
-//!   packed, its compressed form and the copy that is decoded to verify it: `batch * chunk + pack + 3 * chunk`;
+//! * an export worker holds a batch of chunks, the pack it fills, the state of zstd (below 2 MiB at level 1), and, for the
+//!   chunk that is packed, its compressed form and two copies by which it is verified: `(batch + 3) * chunk + pack + 2 MiB`;
 //! * a finished pack counts as in flight before its worker begins another, until the store has it;
 //! * a restore worker holds one blob in plain and the same once more, aligned for direct writes;
 //! * a range that is fetched counts as in flight from before the request until its last blob is written.
 //!
 //! Not in the sum, because they depend on the repository or the volume and not on the pipelines: the repository's index, the
 //! list of the volume's chunks (36 bytes for each that is not zeros), and the compressed tree made of it (as much again). Blobs
-//! of zeros (up to 32 MiB, twice while one is verified) are made after the workers have ended.
+//! of zeros (up to 32 MiB, three times while one is packed and verified) are made after the workers have ended.
 
 use std::num::NonZeroUsize;
 
@@ -46,7 +46,7 @@ pub struct ExportBounds {
     pub workers: usize,
     /// Chunks that a worker reads and hashes together.
     pub batch_chunks: usize,
-    /// Bytes at which a pack is finished.
+    /// Bytes of a pack at most.
     pub pack_bytes: usize,
     /// Bytes of finished packs that are not stored yet.
     pub in_flight_bytes: u64,
@@ -75,8 +75,10 @@ impl Budget {
     const REQUESTS: u64 = 16;
     /// Shapes of a worker, the best first: bytes of a pack, chunks of a batch.
     const SHAPES: [(u64, u64); 5] = [(16 * MIB, 4), (16 * MIB, 1), (8 * MIB, 4), (8 * MIB, 1), (4 * MIB, 1)];
-    /// Two of the largest zero blobs, and room for their packs.
-    const MINIMUM_BYTES: u64 = 2 * zeros::LARGEST_BYTES + 8 * MIB;
+    /// State of a compressor.
+    const COMPRESSOR_BYTES: u64 = 2 * MIB;
+    /// Three of the largest zero blob, and room for its pack.
+    const MINIMUM_BYTES: u64 = 3 * zeros::LARGEST_BYTES + 8 * MIB;
 
     /// The default memory, and a worker for each processor that this process may use.
     pub fn for_this_machine() -> Self {
@@ -96,11 +98,13 @@ impl Budget {
     pub fn export(&self, chunk_size: ChunkSize) -> Result<ExportBounds, BudgetError> {
         let half = self.memory_bytes / 2;
         let chunk = chunk_size.bytes();
-        let cost = |(pack, batch): (u64, u64)| batch * chunk + pack + 3 * chunk;
-        let [.., smallest] = Self::SHAPES;
-        self.check(2 * cost(smallest).max(smallest.0 + chunk))?;
+        // A pack holds one chunk at least.
+        let shapes = Self::SHAPES.map(|(pack, batch)| (pack.max(chunk + MIB), batch));
+        let cost = |(pack, batch): (u64, u64)| (batch + 3) * chunk + pack + Self::COMPRESSOR_BYTES;
+        let [.., smallest] = shapes;
+        self.check(2 * cost(smallest))?;
         let wanted = self.workers.get() as u64;
-        let shape = Self::SHAPES.into_iter().find(|&shape| wanted * cost(shape) <= half).unwrap_or(smallest);
+        let shape = shapes.into_iter().find(|&shape| wanted * cost(shape) <= half).unwrap_or(smallest);
         let (pack, batch) = shape;
         Ok(ExportBounds {
             workers: wanted.min(half / cost(shape)) as usize,
@@ -144,8 +148,8 @@ mod tests {
                     prop_assert!((1..=workers).contains(&bounds.workers));
                     let worker = (bounds.batch_chunks as u64 + 3) * chunk_size.bytes() + bounds.pack_bytes as u64;
                     prop_assert!(bounds.workers as u64 * worker + bounds.in_flight_bytes <= memory);
-                    // A pack may exceed its target by a blob and must still be let through.
-                    prop_assert!(bounds.pack_bytes as u64 + chunk_size.bytes() <= bounds.in_flight_bytes);
+                    prop_assert!(bounds.pack_bytes as u64 <= bounds.in_flight_bytes);
+                    prop_assert!(bounds.pack_bytes as u64 > chunk_size.bytes());
                     prop_assert!(bounds.uploads >= 1);
                 }
                 Err(error) => prop_assert!(memory < error.required),

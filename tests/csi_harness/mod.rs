@@ -54,6 +54,20 @@ impl Drop for Node {
     }
 }
 
+async fn channel(path: &Path) -> Channel {
+    let path = path.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
+}
+
+/// A client of the Identity service on a socket.
+pub async fn client_of(path: &Path) -> IdentityClient<Channel> {
+    IdentityClient::new(channel(path).await)
+}
+
 pub fn pool(mounter: &Arc<MemoryMounter>, total: u64) -> Arc<OwnedPool> {
     pool_over(mounter, Arc::new(MemoryPool::with_capacity(total)))
 }
@@ -105,11 +119,7 @@ impl Node {
         let socket = PrivateSocket::bind(&path).unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(server::serve(socket, server::routes(&layer), stop.clone()));
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
-        });
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
+        let channel = channel(&path).await;
         Self {
             directory,
             mounter,

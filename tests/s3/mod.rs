@@ -1,5 +1,7 @@
 //! An S3 server in this process: s3s over a temporary folder, on a free port of the loopback interface.
 
+#![allow(dead_code, reason = "each test file uses what it needs")]
+
 use std::path::PathBuf;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};

@@ -26,7 +26,7 @@ pub(super) struct Checked {
 
 pub(super) fn check(_: &NodeLayer, request: proto::NodeExpandVolumeRequest) -> Result<Checked, RequestError> {
     let handle = validate::volume_handle(VOLUME_ID, &request.volume_id)?;
-    let path = path::absolute(VOLUME_PATH, &request.volume_path)?;
+    let path = path::any(VOLUME_PATH, &request.volume_path)?;
     if !request.staging_target_path.is_empty() {
         path::absolute(STAGING_PATH, &request.staging_target_path)?;
     }

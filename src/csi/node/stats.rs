@@ -29,7 +29,7 @@ pub(super) fn check(request: proto::NodeGetVolumeStatsRequest) -> Result<Checked
     if !request.staging_target_path.is_empty() {
         path::absolute("staging_target_path", &request.staging_target_path)?;
     }
-    Ok(Checked { handle, path: path::absolute(VOLUME_PATH, &request.volume_path)? })
+    Ok(Checked { handle, path: path::any(VOLUME_PATH, &request.volume_path)? })
 }
 
 pub(super) async fn stats(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeGetVolumeStatsResponse, CallError> {

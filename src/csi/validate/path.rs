@@ -3,7 +3,7 @@
 //! The text only: that a path lies beneath the root, with no symbolic link on the way, is found out where it is opened
 //! (`mount::path`).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::csi::error::RequestError;
 
@@ -16,6 +16,22 @@ const MAX_PATH_BYTES: usize = 4096;
 /// Invalid when it is empty, too long, relative, or has a NUL, `.` or `..` in it.
 pub fn absolute(field: &'static str, value: &str) -> Result<PathBuf, RequestError> {
     let refuse = |reason: &str| Err(RequestError::invalid(field, reason));
+    let path = any(field, value)?;
+    if !value.starts_with('/') {
+        return refuse("must be an absolute path");
+    }
+    if value.split('/').any(|part| part == "." || part == "..") {
+        return refuse("must not contain `.` or `..`");
+    }
+    Ok(path.components().collect())
+}
+
+/// A path that is only looked at, to find out whether a volume is there. At one that is not plain, none is.
+///
+/// # Errors
+/// Invalid when it is empty, too long or has a NUL in it.
+pub fn any(field: &'static str, value: &str) -> Result<PathBuf, RequestError> {
+    let refuse = |reason: &str| Err(RequestError::invalid(field, reason));
     if value.is_empty() {
         return refuse("must not be empty");
     }
@@ -25,17 +41,13 @@ pub fn absolute(field: &'static str, value: &str) -> Result<PathBuf, RequestErro
     if value.contains('\0') {
         return refuse("must not contain NUL");
     }
-    if !value.starts_with('/') {
-        return refuse("must be an absolute path");
-    }
-    if value.split('/').any(|part| part == "." || part == "..") {
-        return refuse("must not contain `.` or `..`");
-    }
-    Ok(Path::new(value).components().collect())
+    Ok(PathBuf::from(value))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

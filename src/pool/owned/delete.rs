@@ -20,11 +20,15 @@ impl OwnedPool {
         let Some(volume) = self.catalogue.volume(id)? else { return Ok(()) };
         let published = self.drop_stale_publications(id)?;
         if let Some(publication) = published.first() {
-            return Err(PoolError::InUse { object, by: format!("{}", publication.path.display()) });
+            return Err(PoolError::InUse { object, by: publication.path.display().to_string() });
         }
         // A device without a publication is a remnant: of another boot's mounts, or of an attach whose caller died.
         self.detach_remnant(object)?;
         let intent = self.catalogue.commit("delete_volume.intent", |change| {
+            // Publications are recorded without this lock: one that came since the look above is decided on here.
+            if let Some(publication) = change.publications(id)?.first() {
+                return Err(PoolError::InUse { object, by: publication.path.display().to_string() });
+            }
             change.remove_volume(&volume)?;
             // A growth that was interrupted is over with the volume.
             for (id, intent) in self.catalogue.intents()? {

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::layout::{Entry, Layout, Name};
 use crate::block::{file_ops, reflink};
+use crate::failpoint;
 use crate::pool::{Found, PoolError};
 use crate::types::{Object, VolumeSize};
 
@@ -32,6 +33,7 @@ pub(super) fn snapshot(layout: &Layout, cuts: &[(File, Object)]) -> Result<(), P
         let file = new_temporary(layout, *object)?;
         reflink::clone_file(source, &file).map_err(failed("clone into", &layout.temporary(*object)))?;
         clones.push((file, *object));
+        failpoint::hit("reflink.clone.after");
     }
     for (file, object) in &clones {
         file.sync_all().map_err(failed("sync", &layout.temporary(*object)))?;
@@ -44,6 +46,7 @@ pub(super) fn copy(layout: &Layout, source: &File, object: Object, size: VolumeS
         let file = new_temporary(layout, object)?;
         let path = layout.temporary(object);
         reflink::clone_file(source, &file).map_err(failed("clone into", &path))?;
+        failpoint::hit("reflink.clone.after");
         file_ops::set_len_sync(&file, size.bytes()).map_err(failed("set the size of", &path))
     })
 }
@@ -52,6 +55,7 @@ pub(super) fn delete(layout: &Layout, object: Object) -> Result<(), PoolError> {
     for path in [layout.temporary(object), layout.object(object)] {
         remove(&path)?;
     }
+    failpoint::hit("reflink.unlink.after");
     sync(&layout.parent(object))
 }
 
@@ -87,7 +91,9 @@ fn new_temporary(layout: &Layout, object: Object) -> Result<File, PoolError> {
 
 fn publish(layout: &Layout, object: Object) -> Result<(), PoolError> {
     let path = layout.object(object);
+    failpoint::hit("reflink.rename.before");
     fs::rename(layout.temporary(object), &path).map_err(failed("rename to", &path))?;
+    failpoint::hit("reflink.rename.after");
     sync(&layout.parent(object))
 }
 

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use super::layout::{DATA, Entry, Layout, Name};
 use crate::block::{Access, btrfs, file_ops};
+use crate::failpoint;
 use crate::pool::{Cut, DataChecksum, Found, ObjectSpec, PoolError};
 use crate::types::{Object, VolumeSize};
 
@@ -24,6 +25,7 @@ pub(super) fn create(layout: &Layout, object: Object, spec: ObjectSpec) -> Resul
     finish_or_sweep(layout, object, |parent, name| {
         let path = layout.temporary(object);
         btrfs::create_subvolume(parent, OsStr::new(name)).map_err(failed("make the subvolume", &path))?;
+        failpoint::hit("reflink.subvolume.after");
         let data = path.join(DATA);
         let file =
             File::options().read(true).write(true).create_new(true).mode(0o600).open(&data).map_err(failed("make", &data))?;
@@ -44,6 +46,7 @@ pub(super) fn snapshot(layout: &Layout, cuts: &[Cut]) -> Result<(), PoolError> {
         let parent = open_directory(&layout.parent(object))?;
         btrfs::snapshot_subvolume(&subvolume, &parent, OsStr::new(&Layout::name(object)), Access::ReadOnly)
             .map_err(failed("make the snapshot", &layout.object(object)))?;
+        failpoint::hit("reflink.subvolume_snapshot.after");
     }
     Ok(())
 }
@@ -54,6 +57,7 @@ pub(super) fn copy(layout: &Layout, source: Object, object: Object, size: Volume
         let path = layout.temporary(object);
         btrfs::snapshot_subvolume(&subvolume, parent, OsStr::new(name), Access::ReadWrite)
             .map_err(failed("make the snapshot", &path))?;
+        failpoint::hit("reflink.subvolume_snapshot.after");
         let data = path.join(DATA);
         let file = File::options().write(true).open(&data).map_err(failed("open", &data))?;
         file_ops::set_len_sync(&file, size.bytes()).map_err(failed("set the size of", &data))
@@ -66,7 +70,11 @@ pub(super) fn delete(layout: &Layout, object: Object) -> Result<(), PoolError> {
     for name in [Layout::temporary_name(object), Layout::name(object)] {
         removed |= remove(&parent, &layout.parent(object), &name)?;
     }
-    if removed { commit(&parent, layout) } else { Ok(()) }
+    if !removed {
+        return Ok(());
+    }
+    failpoint::hit("reflink.subvolume_delete.after");
+    commit(&parent, layout)
 }
 
 pub(super) fn examine(layout: &Layout, entry: &Entry) -> Result<Option<Found>, PoolError> {
@@ -107,7 +115,9 @@ fn finish_or_sweep(
     remove(&parent, &directory, &name)?;
     let made = make(&parent, &name).and_then(|()| {
         let path = layout.object(object);
+        failpoint::hit("reflink.rename.before");
         fs::rename(layout.temporary(object), &path).map_err(failed("rename to", &path))?;
+        failpoint::hit("reflink.rename.after");
         commit(&parent, layout)
     });
     made.inspect_err(|_| {

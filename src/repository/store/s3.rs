@@ -39,6 +39,7 @@ pub struct S3Store {
     bucket: AmazonS3,
     /// The same without retries.
     bucket_once: AmazonS3,
+    name: String,
     prefix: Path,
 }
 
@@ -87,11 +88,20 @@ impl S3Store {
         let bucket_once = build(builder.clone().with_retry(RetryConfig { max_retries: 0, ..retry.clone() }))?;
         let bucket = build(builder.with_retry(retry))?;
         let prefix = Path::parse(&location.prefix).map_err(|error| StoreError::Configuration(error.to_string()))?;
-        Ok(Self { bucket, bucket_once, prefix })
+        Ok(Self { bucket, bucket_once, name: location.bucket.clone(), prefix })
     }
 
     fn path(&self, key: Key) -> Path {
         key.path().split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    /// The error of a call that needs no object to exist, only the bucket.
+    fn classify_of_bucket(&self, object: String, error: object_store::Error) -> StoreError {
+        let unnamed = chain(&error).contains("NoSuchBucket");
+        match classify(object, error) {
+            error if !unnamed && !error.is_not_found() => error,
+            _ => StoreError::Configuration(format!("there is no bucket `{}`; create it first", self.name)),
+        }
     }
 
     async fn put_if_absent(&self, key: Key, bytes: Bytes) -> Result<(), StoreError> {
@@ -106,10 +116,10 @@ impl S3Store {
                 }
                 self.put(key, bytes, PutMode::Overwrite).await
             }
-            Err(error) => match classify(key.path(), error) {
+            Err(error) => match self.classify_of_bucket(key.path(), error) {
                 StoreError::Unavailable { .. } => {
                     let put = self.bucket.put_opts(&path, bytes.into(), conditional).await;
-                    put.map(|_| ()).map_err(|error| classify(key.path(), error))
+                    put.map(|_| ()).map_err(|error| self.classify_of_bucket(key.path(), error))
                 }
                 error => Err(error),
             },
@@ -184,7 +194,7 @@ impl Store for S3Store {
                 PutMode::IfAbsent => self.put_if_absent(key, bytes).await,
                 PutMode::Overwrite => {
                     let put = self.bucket.put(&self.path(key), bytes.into()).await;
-                    put.map(|_| ()).map_err(|error| classify(key.path(), error))
+                    put.map(|_| ()).map_err(|error| self.classify_of_bucket(key.path(), error))
                 }
             }
         })
@@ -208,7 +218,7 @@ impl Store for S3Store {
                 let id = object.location.filename().and_then(|name| name.parse().ok());
                 std::future::ready(Ok(id.map(|id| Listed { id, bytes: object.size })))
             });
-            named.try_collect().await.map_err(|error| classify(kind.folder().to_owned(), error))
+            named.try_collect().await.map_err(|error| self.classify_of_bucket(kind.folder().to_owned(), error))
         })
     }
 

@@ -9,7 +9,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ExportError;
-use crate::failpoint;
 use crate::repository::{Index, IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError};
 use crate::transfer::progress::Progress;
 
@@ -120,9 +119,7 @@ impl Uploader {
 }
 
 async fn store(repository: Repository, InFlight { pack, share }: InFlight) -> Result<(PackRecord, u64), RepositoryError> {
-    failpoint::hit("export.pack.before");
     repository.put_pack(&pack).await?;
-    failpoint::hit("export.pack.after");
     let bytes = pack.bytes.len() as u64;
     drop(share);
     Ok((pack.record, bytes))
@@ -144,9 +141,7 @@ impl Uploaded {
 
     /// Stores one more pack.
     pub(super) async fn store(&mut self, pack: Pack, progress: &Progress) -> Result<(), ExportError> {
-        failpoint::hit("export.pack.before");
         self.repository.put_pack(&pack).await?;
-        failpoint::hit("export.pack.after");
         let bytes = pack.bytes.len() as u64;
         progress.stored(bytes);
         self.note(pack.record, bytes).await
@@ -155,14 +150,42 @@ impl Uploaded {
     /// Writes the last index file.
     pub(super) async fn finish_index(&mut self) -> Result<(), ExportError> {
         let writer = std::mem::replace(&mut self.writer, IndexWriter::new(self.repository.clone()));
-        failpoint::hit("export.index.before");
         writer.finish().await?;
-        failpoint::hit("export.index.after");
         Ok(())
     }
 
     /// Bytes of all packs stored.
     pub(super) fn stored_bytes(&self) -> u64 {
         self.stored_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::Id;
+
+    fn pack(length: usize) -> Pack {
+        Pack { record: PackRecord { id: Id::of(&[]), blobs: Vec::new() }, bytes: vec![0; length].into() }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn packs_wait_until_others_are_stored_and_a_stop_ends_the_wait() {
+        let (finished, mut packs) = queue(100);
+        let stop = CancellationToken::new();
+        // A pack that is larger than the room gets all of it.
+        let blocking = |length| {
+            let (finished, stop) = (finished.clone(), stop.clone());
+            tokio::task::spawn_blocking(move || finished.send(pack(length), &stop).is_ok())
+        };
+        assert!(blocking(60).await.unwrap());
+        let second = blocking(150);
+        let first = packs.0.recv().await.unwrap();
+        assert!(packs.0.try_recv().is_err(), "the second has no room yet");
+        drop(first);
+        assert!(second.await.unwrap());
+        let third = blocking(1);
+        stop.cancel();
+        assert!(!third.await.unwrap());
     }
 }

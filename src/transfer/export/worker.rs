@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::ExportError;
 use super::upload::Finished;
 use crate::block::{AlignedBuffer, BlockSource};
-use crate::repository::{BlobKind, Claim, Compressor, Id, Index, PackBuilder, PackError, Sealer, Verification};
+use crate::repository::{BlobKind, Claim, Compressor, Id, Index, PackBuilder, Sealer, Verification};
 use crate::transfer::budget::ExportBounds;
 use crate::transfer::chunk_size::ChunkSize;
 use crate::transfer::content::{ContentBuilder, VolumeContent};
@@ -19,6 +19,11 @@ use crate::transfer::{hash, zeros};
 
 /// Level of compression: what restic calls fastest. Higher ones cost twice the time for a twentieth of the space.
 pub(super) const ZSTD_LEVEL: i32 = 1;
+
+/// What a blob adds to its pack at most, besides its bytes: 32 bytes of sealing are in the body, 41 in the header.
+const BLOB_OVERHEAD_BYTES: u64 = 32 + 41;
+/// What a pack has besides its blobs: the sealing of the header and its length.
+const HEADER_OVERHEAD_BYTES: u64 = 32 + 4;
 
 /// What the workers share.
 pub(super) struct Work {
@@ -37,6 +42,8 @@ pub(super) struct Work {
 struct Planned {
     plan: Plan,
     handed_out: u64,
+    /// The byte after the last chunk that was handed out.
+    position: u64,
 }
 
 #[derive(Default)]
@@ -73,7 +80,7 @@ impl Work {
         progress: Progress,
         stop: CancellationToken,
     ) -> Self {
-        let plan = Mutex::new(Planned { plan, handed_out: 0 });
+        let plan = Mutex::new(Planned { plan, handed_out: 0, position: 0 });
         let outcomes = Mutex::default();
         Self { source, plan, outcomes, index, sealer, bounds, chunk_size, verification, progress, stop }
     }
@@ -92,7 +99,13 @@ impl Work {
         let mut batch = Vec::with_capacity(self.bounds.batch_chunks);
         while batch.len() < self.bounds.batch_chunks {
             match planned.plan.next() {
-                Some(chunk) => batch.push(chunk.map_err(ExportError::Extents)?),
+                Some(chunk) => {
+                    let chunk = chunk.map_err(ExportError::Extents)?;
+                    // What lies between is not allocated, and done with.
+                    self.progress.done(chunk.range.offset() - planned.position);
+                    planned.position = chunk.range.end();
+                    batch.push(chunk);
+                }
                 None => break,
             }
         }
@@ -142,6 +155,8 @@ struct Worker {
     buffers: Vec<AlignedBuffer>,
     compressor: Compressor,
     pack: PackBuilder,
+    /// Blobs in the pack.
+    packed: u64,
 }
 
 impl Worker {
@@ -150,7 +165,7 @@ impl Worker {
         let buffers = (0..work.bounds.batch_chunks).map(|_| AlignedBuffer::zeroed(chunk)).collect();
         let compressor = Compressor::new(ZSTD_LEVEL)?;
         let pack = new_pack(&work);
-        Ok(Self { work, finished, buffers, compressor, pack })
+        Ok(Self { work, finished, buffers, compressor, pack, packed: 0 })
     }
 
     fn run(mut self) -> Result<(), ExportError> {
@@ -208,20 +223,11 @@ impl Worker {
         let claim = self.work.index.claim(BlobKind::Data, &id);
         if claim == Claim::Yours {
             self.work.check_stop()?;
-            let plain = chunk_bytes(&self.buffers, batch, at);
-            match self.pack.add(id, plain, &mut self.compressor) {
-                Err(PackError::TooLarge { .. }) if !self.pack.is_empty() => {
-                    self.hand_over()?;
-                    let plain = chunk_bytes(&self.buffers, batch, at);
-                    self.pack.add(id, plain, &mut self.compressor)?;
-                }
-                added => {
-                    added?;
-                }
-            }
-            if self.pack.is_full() {
+            if !self.has_room(length) {
                 self.hand_over()?;
             }
+            self.pack.add(id, chunk_bytes(&self.buffers, batch, at), &mut self.compressor)?;
+            self.packed += 1;
             self.work.progress.new_data(length);
         }
         self.work.progress.done(length);
@@ -235,9 +241,17 @@ impl Worker {
         Ok(())
     }
 
+    /// True when a chunk of `length` bytes fits the pack even if it does not compress, so that a pack never outgrows the memory
+    /// it was made with.
+    fn has_room(&self, length: u64) -> bool {
+        let blobs = (self.packed + 1) * BLOB_OVERHEAD_BYTES + HEADER_OVERHEAD_BYTES;
+        self.packed == 0 || self.pack.bytes() as u64 + length + blobs <= self.work.bounds.pack_bytes as u64
+    }
+
     /// Gives the pack to the uploader, when there is room among the bytes in flight, and begins another.
     fn hand_over(&mut self) -> Result<(), ExportError> {
         let next = new_pack(&self.work);
+        self.packed = 0;
         match std::mem::replace(&mut self.pack, next).finish()? {
             Some(pack) => self.finished.send(pack, &self.work.stop),
             None => Ok(()),

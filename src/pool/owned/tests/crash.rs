@@ -100,3 +100,136 @@ fn what_the_next_start_cannot_recover_is_kept_for_the_one_after() {
     world.restart();
     world.assert_tidy();
 }
+
+/// A disk under the catalogue that dies at a chosen sync, and keeps what was synced.
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    state: Arc<Mutex<DiskState>>,
+}
+
+#[derive(Debug, Default)]
+struct DiskState {
+    synced: Vec<u8>,
+    written: Vec<u8>,
+    /// Syncs until it dies, and whether that last one still takes effect.
+    dies: Option<(usize, Moment)>,
+    dead: bool,
+}
+
+impl Disk {
+    fn die_at(&self, sync: usize, moment: Moment) {
+        self.state.lock().unwrap().dies = Some((sync, moment));
+    }
+
+    fn is_dead(&self) -> bool {
+        self.state.lock().unwrap().dead
+    }
+
+    /// The same disk after the power came back.
+    fn revived(&self) -> Self {
+        let synced = self.state.lock().unwrap().synced.clone();
+        Self { state: Arc::new(Mutex::new(DiskState { written: synced.clone(), synced, ..DiskState::default() })) }
+    }
+
+    fn alive(&self) -> io::Result<MutexGuard<'_, DiskState>> {
+        let state = self.state.lock().unwrap();
+        if state.dead { Err(io::Error::other("the disk is dead")) } else { Ok(state) }
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.alive()?.written.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        out.copy_from_slice(self.alive()?.written.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.alive()?.written.resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.alive()?;
+        match &mut state.dies {
+            Some((0, moment)) => {
+                if *moment == Moment::After {
+                    state.synced = state.written.clone();
+                }
+                state.dead = true;
+                Err(io::Error::other("the disk died"))
+            }
+            other => {
+                if let Some((syncs, _)) = other {
+                    *syncs -= 1;
+                }
+                state.synced = state.written.clone();
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        self.alive()?.written.get_mut(offset..offset + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+        Ok(())
+    }
+}
+
+/// A world whose catalogue lies on the disk.
+fn prepared_on(disk: &Disk) -> (World, VolumeId, SnapshotId) {
+    let (mut world, volume, snapshot) = prepared();
+    let (volume, snapshot) = (world.owned.volume(volume).unwrap().unwrap(), world.owned.snapshot(snapshot).unwrap().unwrap());
+    world.catalogue = Catalogue::over(disk.clone(), PoolId::random()).unwrap();
+    world
+        .catalogue
+        .commit("test", |change| {
+            change.put_volume(&volume)?;
+            change.put_snapshot(&snapshot)
+        })
+        .unwrap();
+    world.restart();
+    (world, volume.id, snapshot.id)
+}
+
+#[test]
+fn a_commit_that_fails_is_neither_undone_nor_lost() {
+    let mut cuts = 0;
+    for (what, _, operation) in OPERATIONS {
+        let undisturbed = {
+            let (world, volume, snapshot) = prepared();
+            operation(&world, volume, snapshot).unwrap();
+            visible(&world)
+        };
+        for moment in [Moment::Before, Moment::After] {
+            for sync in 0.. {
+                let disk = Disk::default();
+                let (mut world, volume, snapshot) = prepared_on(&disk);
+                disk.die_at(sync, moment);
+                let result = operation(&world, volume, snapshot);
+                if !disk.is_dead() {
+                    result.unwrap();
+                    break;
+                }
+                cuts += 1;
+                assert!(matches!(result, Err(PoolError::Catalogue(_))), "{what}: {result:?}");
+                // The pool stands still: nothing is done that could not be recorded.
+                assert!(world.owned.create_volume(&new_volume("another")).is_err());
+                world.catalogue = Catalogue::over(disk.revived(), PoolId::random()).unwrap();
+                world.restart();
+                world.assert_tidy();
+                operation(&world, volume, snapshot).unwrap();
+                world.assert_tidy();
+                assert_eq!(visible(&world), undisturbed, "{what}, sync {sync}, {moment:?}");
+                if world.owned.snapshot(snapshot).unwrap().is_some() {
+                    assert_eq!(world.read(Object::Snapshot(snapshot), 0, 4), b"kept", "{what}");
+                }
+            }
+        }
+    }
+    assert!(cuts >= 2 * 2 * OPERATIONS.len(), "{cuts}");
+}
