@@ -100,6 +100,8 @@ impl OwnedPool {
             checksum: volume.checksum,
             parameters: request.parameters.clone(),
             created: Timestamp::now(),
+            anchor_limit: volume.anchor_limit(),
+            used_by: BTreeSet::new(),
         })
     }
 
