@@ -49,7 +49,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use self::lease::Lease;
 use self::restore::Restoring;
 pub use self::restore::{RestoreStart, RestoreTarget};
-pub use self::status::PoolStatus;
+pub use self::status::{AnchorStatus, PoolStatus};
 use super::catalogue::Catalogue;
 use super::locks::{Key, Locked, OperationLocks};
 use super::{FREEZE_DEADLINE, Pool, PoolError, PoolKind, Quiesce, Release};
