@@ -122,6 +122,14 @@ impl Catalogue {
         Ok(Self { database: Arc::new(database), id })
     }
 
+    /// Makes it as catalogues were before there were anchors.
+    #[cfg(test)]
+    pub(super) fn drop_anchors_table(&self) -> Result<(), PoolError> {
+        let transaction = self.database.begin_write().map_err(failed)?;
+        transaction.delete_table(ANCHORS).map_err(failed)?;
+        transaction.commit().map_err(failed)
+    }
+
     /// The pool's identity.
     pub fn id(&self) -> PoolId {
         self.id

@@ -222,6 +222,9 @@ pub struct Snapshot {
     pub parameters: BTreeMap<String, String>,
     /// When it was cut: the same on every answer.
     pub created: Timestamp,
+    /// Number of the cut: ascends over the cuts of a pool, whatever the clock does. Zero in records of the first versions.
+    #[serde(default)]
+    pub serial: u64,
     /// How many anchors its volume may leave.
     #[serde(default)]
     pub anchor_limit: AnchorLimit,

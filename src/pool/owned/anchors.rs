@@ -100,10 +100,14 @@ impl OwnedPool {
         for anchor in self.anchors_oldest_first()? {
             let exclusive = self.exclusive_bytes(&anchor);
             match self.evict(&anchor) {
-                Ok(Eviction::Done) => freed = freed.saturating_add(exclusive),
-                Ok(Eviction::Postponed) => {}
-                Err(error) => tracing::warn!(anchor = %anchor.snapshot.id, %error, "an anchor could not be evicted"),
+                Ok(Eviction::Done) => {}
+                Ok(Eviction::Postponed) => continue,
+                Err(error) => {
+                    tracing::warn!(anchor = %anchor.snapshot.id, %error, "an anchor could not be evicted");
+                    continue;
+                }
             }
+            freed = freed.saturating_add(exclusive);
             let now = self.pool.usage()?;
             usage.free = now.free.max(usage.free.saturating_add(exclusive)).min(now.total);
             if usage.available() > 0 {
