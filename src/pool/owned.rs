@@ -24,6 +24,8 @@
 //! * Answers to repeated requests come from the record (`idempotent`), never from the request.
 //! * One operation per object and name; a second gets [`PoolError::Busy`]. Sources are pinned, so that many copies may be
 //!   made of one snapshot at a time.
+//! * A deleted snapshot that somebody used is kept as an anchor (`anchors`): invisible, a base for what changed since, and
+//!   evicted before anything is refused for want of space.
 //! * Objects that no record names are quarantined: reported by [`OwnedPool::status`], never touched. Records whose object is
 //!   missing or cut short stay, are reported as damaged, and refuse to be used: they are never taken for deleted.
 //! * It never sees a mount: whether a volume may be formatted is recorded here and decided above.

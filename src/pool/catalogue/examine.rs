@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use redb::backends::InMemoryBackend;
-use redb::{Builder, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend};
+use redb::{Builder, ReadableDatabase, ReadableTable, StorageBackend};
 
 use super::FORMAT;
-use super::tables::{ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, later_table};
+use super::tables::{ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS, VOLUMES, later_table};
 use crate::pool::PoolError;
 use crate::types::PoolId;
 
@@ -52,7 +52,7 @@ fn content(bytes: &[u8]) -> Result<PoolId, String> {
         return Err(format!("has the unknown format {format}"));
     }
     // Walked whole, so that a page that is missing or spoilt is found here and not in the middle of a change.
-    let walk = |table: ReadOnlyTable<&[u8], &[u8]>| {
+    let walk = |table: ReadRecords| {
         let entries = table.iter().map_err(|error| damaged(error.into()))?;
         entries.into_iter().try_for_each(|entry| entry.map(drop).map_err(|error| damaged(error.into())))
     };

@@ -10,6 +10,9 @@ use crate::types::{ObjectName, SnapshotId, VolumeId};
 
 pub(super) type Records = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
+/// A table of records in a reading transaction.
+pub(super) type ReadRecords = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
 pub(super) const META: TableDefinition<'static, &'static str, &'static str> = TableDefinition::new("meta");
 pub(super) const VOLUMES: Records = TableDefinition::new("volumes");
 pub(super) const SNAPSHOTS: Records = TableDefinition::new("snapshots");
@@ -48,10 +51,7 @@ pub(super) fn anchor_key(volume: VolumeId, snapshot: SnapshotId) -> Vec<u8> {
 }
 
 /// A table that catalogues made before it was thought of do not have.
-pub(super) fn later_table(
-    reading: &ReadTransaction,
-    table: Records,
-) -> Result<Option<ReadOnlyTable<&'static [u8], &'static [u8]>>, redb::TableError> {
+pub(super) fn later_table(reading: &ReadTransaction, table: Records) -> Result<Option<ReadRecords>, redb::TableError> {
     match reading.open_table(table) {
         Ok(table) => Ok(Some(table)),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),

@@ -178,3 +178,35 @@ fn a_missing_catalogue_is_not_found_and_not_made() {
     assert!(matches!(Catalogue::open(&path), Err(PoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound));
     assert!(!path.exists());
 }
+
+#[test]
+fn a_catalogue_of_before_there_were_anchors_opens_and_its_snapshots_get_the_defaults() {
+    let (_directory, path) = directory();
+    let catalogue = Catalogue::create(&path, PoolId::random()).unwrap();
+    let volume = volume("one");
+    let old = serde_json::json!({
+        "id": SnapshotId::from_bytes([7; 16]),
+        "name": "old",
+        "source": volume.id,
+        "size": volume.size,
+        "logical_block_size": volume.logical_block_size,
+        "mode": volume.mode,
+        "format": volume.format,
+        "checksum": volume.checksum,
+        "parameters": {},
+        "created": volume.created,
+    });
+    let snapshot: Snapshot = serde_json::from_value(old).unwrap();
+    assert_eq!((snapshot.serial, snapshot.anchor_limit.count(), snapshot.used_by.len()), (0, 4, 0));
+    catalogue.drop_anchors_table().unwrap();
+    drop(catalogue);
+    let catalogue = Catalogue::open(&path).unwrap();
+    assert_eq!(catalogue.anchors().unwrap(), Vec::new());
+    assert_eq!(catalogue.anchor(volume.id, snapshot.id).unwrap(), None);
+    let anchor = Anchor { snapshot, deleted: volume.created };
+    catalogue.commit("test", |change| change.put_anchor(&anchor)).unwrap();
+    drop(catalogue);
+    let catalogue = Catalogue::open(&path).unwrap();
+    assert_eq!(catalogue.anchor(volume.id, anchor.snapshot.id).unwrap(), Some(anchor.clone()));
+    assert_eq!(catalogue.anchors().unwrap(), vec![anchor]);
+}

@@ -92,6 +92,11 @@ impl OwnedPool {
     /// Space of the pool after as many anchors were evicted, oldest first, as it takes to make room for new volumes and
     /// snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
     pub(super) fn make_room(&self) -> Result<PoolUsage, PoolError> {
+        let usage = self.pool.usage()?;
+        if usage.available() > 0 {
+            return Ok(usage);
+        }
+        self.finish_evictions()?;
         let mut usage = self.pool.usage()?;
         if usage.available() > 0 {
             return Ok(usage);
@@ -116,6 +121,18 @@ impl OwnedPool {
             }
         }
         Ok(usage)
+    }
+
+    /// Goes on with deletions of snapshots, evictions among them, whose act failed earlier in this process.
+    fn finish_evictions(&self) -> Result<(), PoolError> {
+        for (_, intent) in self.catalogue.intents()? {
+            if let Intent::DeleteSnapshot { snapshot } = intent
+                && let Err(error) = self.finish_deletion(Object::Snapshot(snapshot.id))
+            {
+                tracing::debug!(snapshot = %snapshot.id, %error, "a deletion is still not finished");
+            }
+        }
+        Ok(())
     }
 
     /// What new volumes and snapshots may still take, in bytes, when all anchors are evicted that it takes.

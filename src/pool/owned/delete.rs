@@ -121,7 +121,7 @@ impl OwnedPool {
     }
 
     /// Goes on with a deletion whose act failed earlier in this process; without one there is nothing to delete.
-    fn finish_deletion(&self, object: Object) -> Result<(), PoolError> {
+    pub(super) fn finish_deletion(&self, object: Object) -> Result<(), PoolError> {
         let pending = |pool: &Self| -> Result<Option<(IntentId, Intent)>, PoolError> {
             Ok(pool.catalogue.intents()?.into_iter().find(|(_, intent)| match intent {
                 Intent::DeleteVolume { volume } => Object::Volume(volume.id) == object,

@@ -102,7 +102,8 @@ mod tests {
     #[test]
     fn the_last_snapshot_of_each_repository_is_kept_and_an_unused_one_is_not() {
         let (a, b) = (repository("a"), repository("b"));
-        let anchors = [anchor(1, &[a.clone()]), anchor(2, &[b.clone()]), anchor(3, &[a.clone()]), anchor(4, &[])];
+        let anchors = [(1, Some(&a)), (2, Some(&b)), (3, Some(&a)), (4, None)]
+            .map(|(serial, by)| anchor(serial, by.map_or(&[], std::slice::from_ref)));
         assert_eq!(serials(Origin::Exists, &[], &anchors), [4, 1]);
         // One that exists, and was used, takes the place of an anchor as well; one that was not used does not.
         assert_eq!(serials(Origin::Exists, &[snapshot(5, &[b])], &anchors), [4, 2, 1]);

@@ -307,12 +307,19 @@ fn an_anchor_whose_data_is_cut_short_or_gone_is_never_compared_with() {
 }
 
 #[test]
-fn a_catalogue_without_the_table_of_anchors_opens_and_gets_it_with_the_first() {
-    let mut world = World::new();
-    let volume = world.create("one");
-    world.catalogue.drop_anchors_table().unwrap();
-    world.restart();
-    assert_eq!(world.owned.status().unwrap().anchors, 0);
+fn an_eviction_that_failed_is_repeated_when_room_is_wanted() {
+    let world = World::over(MemoryPool::with_capacity(16 * MIB), Arc::new(NothingToHold));
+    let request = NewVolume { capacity: CapacityRange::exactly(bytes(12 * MIB)), ..new_volume("one") };
+    let volume = world.owned.create_volume(&request).unwrap().into_inner();
+    world.write(volume.id, 0, &vec![7; 7 * MIB as usize]);
     let base = world.leave_anchor("base", volume.id, &repository("ab"));
-    assert_eq!(world.anchored(), [base.id]);
+    world.write(volume.id, 7 * MIB, &vec![7; MIB as usize]);
+    world.fail(Verb::Delete, Moment::Before);
+    assert!(matches!(world.owned.create_volume(&new_volume("two")), Err(PoolError::NoSpace(_))));
+    assert_eq!(world.anchored(), []);
+    assert!(world.stored(base.id));
+    world.memory.set_hook(None);
+    world.create("two");
+    assert!(!world.stored(base.id));
+    world.assert_tidy();
 }

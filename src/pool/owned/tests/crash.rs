@@ -73,8 +73,10 @@ fn prepared() -> (World, VolumeId, SnapshotId) {
     (world, volume.id, snapshot.id)
 }
 
+type Visible = (Vec<(String, u64)>, Vec<String>, Vec<(String, Vec<Consumer>)>);
+
 /// What the orchestrator sees, names of volumes with their sizes and names of snapshots; and names of anchors with their consumers.
-fn visible(world: &World) -> (Vec<(String, u64)>, Vec<String>, Vec<(String, Vec<Consumer>)>) {
+fn visible(world: &World) -> Visible {
     let mut volumes: Vec<(String, u64)> =
         world.owned.volumes().unwrap().iter().map(|volume| (volume.name.to_string(), volume.size.bytes())).collect();
     volumes.sort_unstable();

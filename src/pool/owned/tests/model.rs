@@ -95,7 +95,7 @@ fn consumer() -> impl Strategy<Value = Consumer> {
 #[derive(Default)]
 struct Expected {
     /// All snapshots there ever were: the number of the cut, the volume, the content.
-    cuts: BTreeMap<SnapshotId, (usize, VolumeId, Vec<u8>)>,
+    cuts: BTreeMap<SnapshotId, (u64, VolumeId, Vec<u8>)>,
     /// The newest snapshot that each consumer used.
     last: BTreeMap<(VolumeId, Consumer), SnapshotId>,
     volumes: BTreeMap<String, (VolumeId, Vec<u8>)>,
@@ -114,7 +114,8 @@ impl Expected {
     }
 
     fn used(&mut self, id: SnapshotId, consumer: Consumer) {
-        let number = |id: &SnapshotId| self.cuts[id].0;
+        // Two of one volume in one set are equal; the id decides.
+        let number = |id: &SnapshotId| (self.cuts[id].0, *id);
         let key = (self.cuts[&id].1, consumer);
         if self.last.get(&key).is_none_or(|last| number(last) < number(&id)) {
             self.last.insert(key, id);
@@ -223,7 +224,7 @@ fn run(world: &mut World, expected: &mut Expected, step: Step) {
                         match outcome {
                             Outcome::Created(snapshot) => {
                                 let content = (snapshot.id, snapshot.source, expected.volumes[source].1.clone());
-                                let cut = (expected.cuts.len(), content.1, content.2.clone());
+                                let cut = (snapshot.serial, content.1, content.2.clone());
                                 expected.cuts.insert(snapshot.id, cut);
                                 assert!(expected.snapshots.insert(snapshot.name.to_string(), content).is_none());
                             }
