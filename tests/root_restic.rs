@@ -16,6 +16,7 @@ use common::csi::{Csi, Source, Use};
 use common::fixture::{Bench, PoolFileSystem};
 use common::node::Node;
 use common::program::{Ended, built_tool, command, run, run_ok, windlass};
+use common::restic::only_file;
 use common::{GIB, MIB, wait_for};
 
 const PASSWORD: &str = "correct horse battery staple";
@@ -89,12 +90,12 @@ fn exported(file_system: PoolFileSystem) -> Exported {
     Exported { bench, node, csi, repository, image, files }
 }
 
-/// The path of the only file of the latest snapshot, as restic lists it.
+/// The path of the only file of the only snapshot, as restic lists it.
 fn path_in_snapshot(program: &Path, repository: &Path) -> String {
     let listed = run_ok(restic(program, repository).args(["snapshots", "--json"])).text();
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
-    listed[0]["paths"][0].as_str().unwrap().to_owned()
+    only_file(&run_ok(restic(program, repository).args(["ls", "--json", "latest"])).text())
 }
 
 /// A restic mount that ends, and is unmounted, when dropped.
@@ -261,7 +262,8 @@ fn a_wrong_password_and_a_damaged_pack_are_errors_that_say_so() {
     let file = fs::OpenOptions::new().write(true).open(&pack).unwrap();
     file.write_all_at(b"damaged", size / 2).unwrap();
     (&file).flush().unwrap();
-    let text = run(&mut ours(&["repository", "check", "--read-data"], &exported.repository)).failure();
+    let checked = run(&mut ours(&["repository", "check", "--read-data"], &exported.repository));
+    let text = checked.text() + &checked.failure();
     let id = pack.file_name().unwrap().to_str().unwrap();
     assert!(text.contains(&id[..8]), "the text does not name the pack {id}: {text}");
     let restored = exported.bench.path().join("restored.img");

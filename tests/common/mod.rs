@@ -11,6 +11,7 @@ pub mod fixture;
 pub mod leak;
 pub mod node;
 pub mod program;
+pub mod restic;
 pub mod writer;
 
 use std::time::{Duration, Instant};
