@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use common::csi::{Csi, Source, Use, new_snapshot};
 use common::fixture::{Bench, PoolFileSystem};
 use common::node::Node;
-use common::program::{command, run, run_ok};
+use common::program::{command, run, run_ok, unmount};
 use common::writer::{Durable, Writers, assert_whole};
 use common::{GIB, MIB, wait_for};
 
@@ -32,7 +32,7 @@ fn check_copy(fs_type: &str, device: &Path, look: &Path, durable: &Durable, writ
     let mount = |options: &str| {
         run_ok(command("mount").args(["-t", fs_type, "-o", options]).arg(device).arg(look));
         assert_whole(durable, written_at, look);
-        run_ok(command("umount").arg(look));
+        unmount(look);
     };
     match fs_type {
         "ext4" => {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::csi::{Csi, Source, Use};
 use common::fixture::{Bench, PoolFileSystem};
 use common::node::Node;
-use common::program::{Ended, built_tool, command, run, run_ok, windlass};
+use common::program::{Ended, built_tool, command, run, run_ok, unmount, windlass};
 use common::restic::volume_file;
 use common::{GIB, MIB, wait_for};
 
@@ -155,7 +155,7 @@ fn restic_reads(exported: &Exported, program: &Path) {
         assert_eq!(fs::metadata(&image).unwrap().len(), SIZE);
         run_ok(command("mount").args(["-t", "ext4", "-o", "loop,ro,noload"]).arg(&image).arg(&inside));
         let seen = contents(&inside);
-        run_ok(command("umount").arg(&inside));
+        unmount(&inside);
         assert!(seen == exported.files, "files in the image that restic mounts differ");
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::program::{command, run};
+use super::program::{VISITORS, command, run};
 
 /// A loop device and the file behind it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,8 +63,10 @@ pub fn files_beneath(directory: &Path) -> BTreeSet<PathBuf> {
 /// it does not panic.
 pub fn tear_down(directory: &Path) -> Vec<String> {
     let mut left = Vec::new();
-    // Twice: what hides beneath a mount (a pool mounted in an image file) shows when the upper one is gone.
-    for _ in 0..2 {
+    // Again and again: what hides beneath a mount (a pool mounted in an image file) shows when the upper one is gone, and
+    // short visitors (udev's probes) keep one busy for a moment.
+    let start = Instant::now();
+    while start.elapsed() < VISITORS && !(mounts_beneath(directory).is_empty() && loops_beneath(directory).is_empty()) {
         for mount in mounts_beneath(directory).iter().rev() {
             // A file system that a failed test left frozen would block its unmount for good.
             let _ = run(command("fsfreeze").arg("--unfreeze").arg(mount));
@@ -72,6 +75,7 @@ pub fn tear_down(directory: &Path) -> Vec<String> {
         for attached in loops_beneath(directory).iter().rev() {
             let _ = run(command("losetup").arg("--detach").arg(&attached.device));
         }
+        std::thread::park_timeout(Duration::from_millis(10));
     }
     left.extend(mounts_beneath(directory).iter().map(|mount| format!("mount {}", mount.display())));
     left.extend(loops_beneath(directory).iter().map(|attached| format!("loop {attached:?}")));

@@ -66,7 +66,9 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 /// A command line of the program under test. Its environment is empty of what could change its mind.
 pub fn windlass() -> Command {
     let mut command = command(env!("CARGO_BIN_EXE_windlass"));
-    for variable in ["CSI_ENDPOINT", "RESTIC_REPOSITORY", "RESTIC_PASSWORD", "RESTIC_PASSWORD_FILE", "RUST_LOG"] {
+    for variable in
+        ["CSI_ENDPOINT", "WINDLASS_ENDPOINT", "WINDLASS_LOG", "RESTIC_REPOSITORY", "RESTIC_PASSWORD", "RESTIC_PASSWORD_FILE"]
+    {
         command.env_remove(variable);
     }
     command
@@ -112,6 +114,18 @@ pub fn run(command: &mut Command) -> Ended {
 /// When it does not.
 pub fn run_ok(command: &mut Command) -> Ended {
     run(command).success()
+}
+
+/// Longest time that short visitors (udev's probes, a walk over all mounts) keep a mount busy.
+pub const VISITORS: Duration = Duration::from_secs(10);
+
+/// Unmounts a test's own mount.
+///
+/// # Panics
+/// When it stays busy.
+pub fn unmount(at: &Path) {
+    let what = format!("{} to be unmounted", at.display());
+    wait_for(&what, VISITORS, || (run(command("umount").arg(at)).code == Some(0)).then_some(()));
 }
 
 /// A program that `e2e/setup.sh` built into `target/tools`.
