@@ -221,7 +221,10 @@ impl Mounter for MemoryMounter {
     }
 
     fn device_number(&self, device: &Path) -> Result<(u32, u32), MountError> {
-        self.begin(Verb::DeviceNumber, device).map(|_| number_of(device))
+        let state = self.begin(Verb::DeviceNumber, device)?;
+        // A path on which a device node is bound is that device.
+        let bound = state.top(&through_descriptor(device)).filter(|entry| entry.fs_type == "devtmpfs");
+        Ok(number_of(bound.map_or(device, |entry| &entry.source)))
     }
 
     fn probe(&self, device: &Path) -> Result<Probe, MountError> {

@@ -263,7 +263,9 @@ impl Pool for MemoryPool {
 
 fn new_file(bytes: u64) -> Result<File, PoolError> {
     let make = || -> io::Result<File> {
-        let file = File::from(memfd_create("windlass-object", MFdFlags::MFD_CLOEXEC)?);
+        // A name of its own: the link of the descriptor shows it, and tells the "devices" of two objects apart.
+        let name = format!("windlass-{}", VolumeId::random());
+        let file = File::from(memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?);
         file.set_len(bytes)?;
         Ok(file)
     };

@@ -89,7 +89,7 @@ impl OwnedPool {
             checksum: request.checksum,
             source: request.source,
             // A volume that was given content is never formatted (invariant 1), whatever the content is.
-            format: if request.source.is_some() { FormatState::Content } else { FormatState::Never },
+            format: if request.source.is_some() { FormatState::Copied } else { FormatState::Never },
             created: Timestamp::now(),
         })
     }

@@ -81,7 +81,7 @@ impl OwnedPool {
             return Ok(RestoreStart::Existing(existing));
         }
         if let Ok(volume) = &mut volume {
-            volume.format = FormatState::Content;
+            volume.format = FormatState::Copied;
         }
         let volume = volume?;
         let intent = Intent::Restore { volume: volume.clone() };

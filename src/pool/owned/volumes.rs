@@ -138,7 +138,8 @@ impl OwnedPool {
 fn may_become(from: FormatState, to: FormatState) -> bool {
     match from {
         FormatState::Never => true,
-        FormatState::Formatting => to != FormatState::Never,
+        FormatState::Formatting => matches!(to, FormatState::Formatting | FormatState::Content),
+        FormatState::Copied => matches!(to, FormatState::Copied | FormatState::Content),
         FormatState::Content => to == FormatState::Content,
     }
 }
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn content_is_final_and_a_format_does_not_go_back() {
-        use FormatState::{Content, Formatting, Never};
+        use FormatState::{Content, Copied, Formatting, Never};
         for (from, to, allowed) in [
             (Never, Never, true),
             (Never, Formatting, true),
@@ -164,6 +165,10 @@ mod tests {
             (Formatting, Never, false),
             (Formatting, Formatting, true),
             (Formatting, Content, true),
+            (Copied, Never, false),
+            (Copied, Formatting, false),
+            (Copied, Content, true),
+            (Content, Copied, false),
             (Content, Never, false),
             (Content, Formatting, false),
             (Content, Content, true),
