@@ -16,11 +16,13 @@ mod identity;
 pub mod locks;
 mod node;
 mod node_layer;
+pub mod pools_service;
 pub mod quiesce;
 pub mod server;
 pub mod status;
 mod token;
 mod topology;
+pub mod transfers;
 pub mod validate;
 
 pub use node_layer::{DRIVER_NAME, NodeLayer, NodeOptions};

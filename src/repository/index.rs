@@ -191,7 +191,11 @@ impl Repository {
     pub async fn load_index(&self) -> Result<Index, RepositoryError> {
         let files = self.store().list(Kind::Index).await?;
         let records: Vec<_> = futures::stream::iter(files)
-            .map(|file| self.load_index_file(file.id))
+            .map(|file| {
+                let repository = self.clone();
+                // Owns all it uses: a future that borrows from the stream is not known to be `Send`.
+                async move { repository.load_index_file(file.id).await }
+            })
             .buffer_unordered(PARALLEL_LOADS)
             .try_concat()
             .await?;

@@ -124,13 +124,20 @@ impl Repository {
     /// When one cannot be read: a list without it would look complete.
     pub async fn snapshots(&self) -> Result<Vec<StoredSnapshot>, RepositoryError> {
         let listed = self.store().list(Kind::Snapshot).await?;
-        let loads = futures::stream::iter(listed).map(async |listed| match self.snapshot(&listed.id).await {
-            Ok(snapshot) => Ok(Some(StoredSnapshot { id: listed.id, snapshot })),
-            // Forgotten meanwhile.
-            Err(RepositoryError::NoSuchSnapshot(_)) => Ok(None),
-            Err(error) => Err(error),
+        // Futures that own all they use: one that borrows from the stream is not known to be `Send`, and no caller could spawn it.
+        let loads = futures::stream::iter(listed).map(|listed| {
+            let repository = self.clone();
+            async move {
+                match repository.snapshot(&listed.id).await {
+                    Ok(snapshot) => Ok(Some(StoredSnapshot { id: listed.id, snapshot })),
+                    // Forgotten meanwhile.
+                    Err(RepositoryError::NoSuchSnapshot(_)) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
         });
-        let found: Vec<_> = loads.buffer_unordered(PARALLEL_LOADS).try_filter_map(async |found| Ok(found)).try_collect().await?;
+        let found: Vec<_> = loads.buffer_unordered(PARALLEL_LOADS).try_collect().await?;
+        let found = found.into_iter().flatten().collect();
         Ok(in_order(found))
     }
 

@@ -280,14 +280,14 @@ impl Repository {
 
     async fn file_at(&self, index: &Index, root: &Id, path: &str) -> Result<FoundFile, RepositoryError> {
         let missing = || RepositoryError::NoSuchFile(path.to_owned());
-        let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+        // A list, not an iterator with a closure: the future that holds one of those is not known to be `Send`.
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let mut tree = *root;
-        while let Some(part) = parts.next() {
-            let node = self.read_tree(index, &tree).await?.into_iter().find(|node| node.name == part).ok_or_else(missing)?;
+        for (index_of_part, part) in parts.iter().enumerate() {
+            let node = self.read_tree(index, &tree).await?.into_iter().find(|node| node.name == *part).ok_or_else(missing)?;
             match node.kind {
                 NodeKind::Folder(inner) => tree = inner,
-                NodeKind::File(content) if parts.peek().is_none() => {
-                    let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
+                NodeKind::File(content) if index_of_part + 1 == parts.len() => {
                     return Ok(FoundFile { path: format!("/{}", parts.join("/")), size: node.size, content });
                 }
                 _ => return Err(missing()),
