@@ -413,8 +413,9 @@ fn of_steps_that_begin_or_end_together_one_point_is_kept() {
 
 /// One pool and the node over it, for all rounds of one scenario.
 struct Ground {
-    bench: Bench,
+    // Dropped in this order: a node that runs would keep the pool from being taken down.
     node: Option<Node>,
+    bench: Bench,
     rounds: u64,
     empty: BTreeSet<PathBuf>,
 }
@@ -691,7 +692,7 @@ fn an_export_killed_at_every_step_leaves_a_sound_repository_and_the_next_one_com
         restic(&repository, &["check"]);
         export(&ground, &snapshot, &repository).success();
         restic(&repository, &["check", "--read-data"]);
-        let path = common::restic::only_file(&restic(&repository, &["ls", "--json", "latest"]).text());
+        let path = common::restic::volume_file(&restic(&repository, &["ls", "--json", "latest"]).text());
         let dumped = restic(&repository, &["dump", "latest", &path]).stdout;
         assert_eq!(dumped.len() as u64, SIZE);
         assert!(dumped[..data.len()] == data && dumped[data.len()..].iter().all(|byte| *byte == 0), "other content");

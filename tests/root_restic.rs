@@ -16,7 +16,7 @@ use common::csi::{Csi, Source, Use};
 use common::fixture::{Bench, PoolFileSystem};
 use common::node::Node;
 use common::program::{Ended, built_tool, command, run, run_ok, windlass};
-use common::restic::only_file;
+use common::restic::volume_file;
 use common::{GIB, MIB, wait_for};
 
 const PASSWORD: &str = "correct horse battery staple";
@@ -47,8 +47,9 @@ fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// An exported ext4 volume with real files in it.
 struct Exported {
-    bench: Bench,
+    // Dropped in this order: a node that runs would keep the pool from being taken down.
     node: Node,
+    bench: Bench,
     csi: Csi,
     repository: PathBuf,
     /// The bytes of the snapshot, read from a block volume made from it.
@@ -90,12 +91,12 @@ fn exported(file_system: PoolFileSystem) -> Exported {
     Exported { bench, node, csi, repository, image, files }
 }
 
-/// The path of the only file of the only snapshot, as restic lists it.
+/// The path of the volume in the only snapshot, as restic lists it.
 fn path_in_snapshot(program: &Path, repository: &Path) -> String {
     let listed = run_ok(restic(program, repository).args(["snapshots", "--json"])).text();
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
-    only_file(&run_ok(restic(program, repository).args(["ls", "--json", "latest"])).text())
+    volume_file(&run_ok(restic(program, repository).args(["ls", "--json", "latest"])).text())
 }
 
 /// A restic mount that ends, and is unmounted, when dropped.
