@@ -40,7 +40,7 @@ fn volumes() -> impl Strategy<Value = Volume> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     #[test]
     fn every_volume_comes_back_from_memory(volume in volumes(), exponent in 0_u32..3, beyond in 0_usize..100_000) {
         let chunk_size = ChunkSize::new(ChunkSize::MIN.bytes() << exponent).unwrap();
@@ -101,40 +101,40 @@ async fn equal_chunks_of_a_volume_are_stored_once_and_restored_everywhere() {
 }
 
 #[tokio::test]
-async fn a_sparse_gigabyte_costs_what_is_in_it() {
+async fn a_sparse_volume_costs_what_is_in_it() {
     let (store, repository) = in_memory().await;
-    let volume = Volume::empty(1 << 30).with(700 << 20, 4096, |_| 9);
+    let volume = Volume::empty(256 << 20).with(200 << 20, 4096, |_| 9);
     let report = export_volume(&repository, &volume, ChunkSize::SMALL).await.unwrap();
-    assert_eq!((report.read_bytes, report.chunks, report.zero_bytes), (4096, 1, (1 << 30) - (1 << 20)));
+    assert_eq!((report.read_bytes, report.chunks, report.zero_bytes), (4096, 1, 255 << 20));
     assert!(report.stored_bytes < 64 << 10, "{}", report.stored_bytes);
     let image = Image::open(&repository, "latest", &FileSelector::Only, Locking::None).await.unwrap();
     assert_eq!(image.path(), "/volume.img");
     assert_eq!(image.metadata().unwrap().volume_handle.as_deref(), Some("v-test"));
     assert!(store.keys().len() < 12);
-    let sink = fresh_sink(1 << 30);
+    let sink = fresh_sink(256 << 20);
     let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
     let progress = Progress::new();
     let report = restore(&image, sink.clone(), &options, &progress, &CancellationToken::new()).await.unwrap();
     image.close().await;
     // Only the part of the chunk that holds something.
     assert_eq!(report.written_bytes, 64 << 10);
-    assert_eq!(sink.written(), [ByteRange::new(700 << 20, 64 << 10).unwrap()]);
+    assert_eq!(sink.written(), [ByteRange::new(200 << 20, 64 << 10).unwrap()]);
     assert!(sink.content() == volume.bytes);
     let seen = progress.snapshot();
-    assert_eq!((seen.phase, seen.done_bytes, seen.total_bytes), (Phase::Done, 1 << 30, 1 << 30));
+    assert_eq!((seen.phase, seen.done_bytes, seen.total_bytes), (Phase::Done, 256 << 20, 256 << 20));
 }
 
 #[tokio::test]
 async fn a_directory_holds_a_repository_as_well_as_memory() {
     let directory = tempfile::tempdir().unwrap();
     let repository = init(Arc::new(LocalStore::new(directory.path().join("repository")))).await;
-    let volume = Volume::random(40 << 20, 5);
+    let volume = Volume::random(20 << 20, 5);
     let mut options = options(&volume, ChunkSize::SMALL);
     options.budget.workers = 3.try_into().unwrap();
     let progress = Progress::new();
     let cancel = CancellationToken::new();
     let report = export(volume.source(), volume.stream(), &repository, &options, &progress, &cancel).await.unwrap();
-    assert!(report.stored_bytes > 40 << 20);
+    assert!(report.stored_bytes > 20 << 20);
     assert_eq!(progress.snapshot().stored_bytes, report.stored_bytes);
     assert!(check(&repository).await.is_clean());
     let sink = fresh_sink(volume.bytes.len());

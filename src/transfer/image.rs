@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::metadata::{self, Metadata};
 use crate::repository::tree::{FileSelector, FoundFile};
-use crate::repository::{BlobKind, Damage, Index, LockGuard, LockMode, Repository, RepositoryError, StoredSnapshot};
+use crate::repository::{BlobKind, Damage, Id, Index, LockGuard, LockMode, Repository, RepositoryError, StoredSnapshot};
 
 /// Whether the repository is locked while an image is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,7 +20,9 @@ pub enum Locking {
 pub struct Image {
     pub(super) repository: Repository,
     pub(super) index: Arc<Index>,
-    pub(super) file: FoundFile,
+    pub(super) content: Arc<Vec<Id>>,
+    pub(super) size_bytes: u64,
+    path: String,
     snapshot: StoredSnapshot,
     metadata: Option<Metadata>,
     lock: Option<LockGuard>,
@@ -43,7 +45,9 @@ impl Image {
         };
         match find(repository, snapshot, which).await {
             Ok((index, snapshot, file, metadata)) => {
-                Ok(Self { repository: repository.clone(), index: Arc::new(index), file, snapshot, metadata, lock })
+                let FoundFile { path, size: size_bytes, content } = file;
+                let (index, content) = (Arc::new(index), Arc::new(content));
+                Ok(Self { repository: repository.clone(), index, content, size_bytes, path, snapshot, metadata, lock })
             }
             Err(error) => {
                 release(lock).await;
@@ -54,12 +58,12 @@ impl Image {
 
     /// Length of the image in bytes, as recorded. [`restore`](super::restore()) verifies it.
     pub fn size_bytes(&self) -> u64 {
-        self.file.size
+        self.size_bytes
     }
 
     /// Its path in the snapshot's tree.
     pub fn path(&self) -> &str {
-        &self.file.path
+        &self.path
     }
 
     /// The snapshot it lies in.

@@ -6,7 +6,7 @@
 //!
 //! The stages are separate so that each can be made faster by itself: [`plan`] decides what is read, [`zeros`] and [`content`]
 //! how unread and zero bytes are written down, [`hash`] names chunks, [`budget`] derives every queue's bound from one number of
-//! bytes, [`crew`] runs the threads. [`export`] and [`restore`] connect them.
+//! bytes, [`crew`] runs the threads. [`mod@export`] and [`mod@restore`] connect them.
 //!
 //! An export that ended early, however it ended, leaves objects that nothing refers to and no snapshot; the next one finds those
 //! of them that an index names and does not store them again. A restore that ended early leaves a sink that its owner must not

@@ -44,7 +44,7 @@ pub struct Progress(Arc<Counters>);
 pub struct ProgressSnapshot {
     /// What it is doing.
     pub phase: Phase,
-    /// Size of the volume; 0 until it is known.
+    /// Size of the volume, or of a target that is overwritten whole; 0 until it is known.
     pub total_bytes: u64,
     /// How much of the volume is dealt with, zeros and known chunks included.
     pub done_bytes: u64,
@@ -89,7 +89,7 @@ impl Progress {
         self.0.done_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Everything was dealt with: what was never handed out, because nothing is allocated there, counts from here on.
+    /// Everything was dealt with, down to the zeros at the end that nobody had to look at.
     pub(super) fn all_done(&self) {
         self.0.done_bytes.store(self.0.total_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
     }

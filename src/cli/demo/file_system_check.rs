@@ -19,7 +19,8 @@ fn checker(fs_type: FsType) -> (&'static str, &'static [&'static str], &'static 
     }
 }
 
-/// Checks the file system on a device that is not mounted. All three programs end with 0 only when nothing is wrong.
+/// Checks the file system on a device that is not mounted. All three programs end with 0 only when nothing is wrong; that of
+/// XFS reads no log, so the file system must have been unmounted since it was last written.
 ///
 /// # Errors
 /// A text with the end of what the checker said, or with the package that it is missing from.

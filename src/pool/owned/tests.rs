@@ -212,7 +212,7 @@ fn a_copy_is_at_least_as_large_as_its_source_and_never_formatted() {
     let snapshot = world.cut("snap", volume.id);
     let from = |text: &str, source, capacity| NewVolume { capacity, source: Some(source), ..new_volume(text) };
     let copy = world.owned.create_volume(&from("copy", Object::Snapshot(snapshot.id), CapacityRange::ANY)).unwrap().into_inner();
-    assert_eq!((copy.size, copy.format), (bytes(MIB), FormatState::Content));
+    assert_eq!((copy.size, copy.format), (bytes(MIB), FormatState::Copied));
     assert_eq!(world.read(Object::Volume(copy.id), 0, 7), b"content");
     let larger = CapacityRange::new(Some(3 * MIB), None).unwrap();
     let copy = world.owned.create_volume(&from("larger", Object::Volume(volume.id), larger)).unwrap().into_inner();
@@ -475,7 +475,7 @@ fn a_restore_is_hidden_until_its_commit_and_content_from_then_on() {
     assert!(matches!(world.owned.attach(Object::Volume(id), Access::ReadWrite), Err(PoolError::Busy(_))));
     assert_eq!(world.owned.status().unwrap().restores, 1);
     let volume = world.owned.commit_restore(id).unwrap();
-    assert_eq!((volume.id, volume.format), (id, FormatState::Content));
+    assert_eq!((volume.id, volume.format), (id, FormatState::Copied));
     assert!(matches!(world.owned.commit_restore(id), Err(PoolError::Missing(_))));
     assert!(matches!(world.owned.begin_restore(&new_volume("one")).unwrap(), RestoreStart::Existing(found) if found == volume));
     world.owned.abort_restore(id).unwrap();

@@ -68,7 +68,7 @@ pub struct ExportOptions {
 }
 
 /// What an export did. Sizes are in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ExportReport {
     /// The snapshot in the repository.
     pub snapshot: Id,
@@ -94,7 +94,7 @@ pub struct ExportReport {
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The source could not be read.
-    #[error("the volume could not be read at {range:?}")]
+    #[error("the volume could not be read: {length} bytes at {offset}", length = range.length(), offset = range.offset())]
     Read {
         /// Where.
         range: ByteRange,

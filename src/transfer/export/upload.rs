@@ -159,3 +159,33 @@ impl Uploaded {
         self.stored_bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::Id;
+
+    fn pack(length: usize) -> Pack {
+        Pack { record: PackRecord { id: Id::of(&[]), blobs: Vec::new() }, bytes: vec![0; length].into() }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn packs_wait_until_others_are_stored_and_a_stop_ends_the_wait() {
+        let (finished, mut packs) = queue(100);
+        let stop = CancellationToken::new();
+        // A pack that is larger than the room gets all of it.
+        let blocking = |length| {
+            let (finished, stop) = (finished.clone(), stop.clone());
+            tokio::task::spawn_blocking(move || finished.send(pack(length), &stop).is_ok())
+        };
+        assert!(blocking(60).await.unwrap());
+        let second = blocking(150);
+        let first = packs.0.recv().await.unwrap();
+        assert!(packs.0.try_recv().is_err(), "the second has no room yet");
+        drop(first);
+        assert!(second.await.unwrap());
+        let third = blocking(1);
+        stop.cancel();
+        assert!(!third.await.unwrap());
+    }
+}

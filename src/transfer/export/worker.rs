@@ -42,6 +42,8 @@ pub(super) struct Work {
 struct Planned {
     plan: Plan,
     handed_out: u64,
+    /// The byte after the last chunk that was handed out.
+    position: u64,
 }
 
 #[derive(Default)]
@@ -78,7 +80,7 @@ impl Work {
         progress: Progress,
         stop: CancellationToken,
     ) -> Self {
-        let plan = Mutex::new(Planned { plan, handed_out: 0 });
+        let plan = Mutex::new(Planned { plan, handed_out: 0, position: 0 });
         let outcomes = Mutex::default();
         Self { source, plan, outcomes, index, sealer, bounds, chunk_size, verification, progress, stop }
     }
@@ -97,7 +99,13 @@ impl Work {
         let mut batch = Vec::with_capacity(self.bounds.batch_chunks);
         while batch.len() < self.bounds.batch_chunks {
             match planned.plan.next() {
-                Some(chunk) => batch.push(chunk.map_err(ExportError::Extents)?),
+                Some(chunk) => {
+                    let chunk = chunk.map_err(ExportError::Extents)?;
+                    // What lies between is not allocated, and done with.
+                    self.progress.done(chunk.range.offset() - planned.position);
+                    planned.position = chunk.range.end();
+                    batch.push(chunk);
+                }
                 None => break,
             }
         }

@@ -17,7 +17,8 @@
 //! **Cancellation** as in an export: stages look between two blobs and while they wait; the call returns when all its threads
 //! have ended.
 //!
-//! **Memory**: see [`budget`](super::budget); the plan itself takes 32 bytes for each blob of the list.
+//! **Memory**: see [`budget`](super::budget); the list takes 32 bytes for each of its blobs, and the plan as
+//! much again for each that is not zeros.
 //!
 //! It works for every file of a repository in this format, whoever wrote it and however it was cut.
 
@@ -59,7 +60,7 @@ pub struct RestoreOptions {
 }
 
 /// What a restore did. Sizes are in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RestoreReport {
     /// The snapshot in the repository.
     pub snapshot: Id,
@@ -103,7 +104,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Repository(#[from] RepositoryError),
     /// The sink could not be written.
-    #[error("the target could not be written at {range:?}")]
+    #[error("the target could not be written: {length} bytes at {offset}", length = range.length(), offset = range.offset())]
     Write {
         /// Where.
         range: ByteRange,
@@ -152,13 +153,19 @@ pub async fn restore(
 ) -> Result<RestoreReport, RestoreError> {
     let started = Instant::now();
     progress.enter(Phase::Preparing);
-    let (image_bytes, sink_bytes) = (image.file.size, sink.size());
+    let (image_bytes, sink_bytes) = (image.size_bytes, sink.size());
     if image_bytes > sink_bytes {
         return Err(RestoreError::SinkTooSmall { image_bytes, sink_bytes });
     }
     let plan = Arc::new(plan_of(image, sink_bytes).await?);
     let bounds = options.budget.restore(plan.largest_blob_bytes())?;
-    progress.begin(image_bytes);
+    match options.target {
+        Target::Fresh => {
+            progress.begin(image_bytes);
+            progress.done(image_bytes - plan.data_bytes());
+        }
+        Target::Dirty => progress.begin(sink_bytes),
+    }
 
     let stop = cancel.child_token();
     // Stops the workers when this call is dropped.
@@ -233,10 +240,10 @@ pub async fn restore(
 
 /// Looks every blob up, off the async threads: a list may have millions.
 async fn plan_of(image: &Image, sink_bytes: u64) -> Result<RestorePlan, RestoreError> {
-    let (index, file) = (Arc::clone(&image.index), image.file.clone());
+    let (index, content, image_bytes) = (Arc::clone(&image.index), Arc::clone(&image.content), image.size_bytes);
     let planned = tokio::task::spawn_blocking(move || {
         let locate = |id: &Id| index.get(crate::repository::BlobKind::Data, id);
-        RestorePlan::new(file.content, file.size, sink_bytes, locate)
+        RestorePlan::new(content, image_bytes, sink_bytes, locate)
     });
     Ok(planned.await.map_err(|error| RestoreError::Inside(error.to_string()))??)
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::repository::{BlobLocation, Id};
 use crate::transfer::zeros;
@@ -55,12 +56,11 @@ struct Piece {
 /// How a file is restored.
 #[derive(Debug)]
 pub struct RestorePlan {
-    content: Vec<Id>,
+    content: Arc<Vec<Id>>,
     packs: Vec<Id>,
     pieces: Vec<Piece>,
     zeros: Vec<ByteRange>,
     data_bytes: u64,
-    zero_bytes: u64,
     image_bytes: u64,
 }
 
@@ -104,13 +104,12 @@ impl RestorePlan {
     /// # Errors
     /// [`PlanError`] when a blob is missing or the sizes disagree.
     pub fn new(
-        content: Vec<Id>,
+        content: Arc<Vec<Id>>,
         image_bytes: u64,
         sink_bytes: u64,
         locate: impl Fn(&Id) -> Option<BlobLocation>,
     ) -> Result<Self, PlanError> {
-        let mut plan =
-            Self { content, packs: Vec::new(), pieces: Vec::new(), zeros: Vec::new(), data_bytes: 0, zero_bytes: 0, image_bytes };
+        let mut plan = Self { content, packs: Vec::new(), pieces: Vec::new(), zeros: Vec::new(), data_bytes: 0, image_bytes };
         let mut packs = HashMap::new();
         let mut position = 0_u64;
         for entry in 0..plan.content.len() {
@@ -140,7 +139,6 @@ impl RestorePlan {
 
     fn add_zeros(&mut self, position: u64, length: u64) {
         let Some(range) = ByteRange::new(position, length) else { return };
-        self.zero_bytes += length;
         match self.zeros.last_mut() {
             Some(last) if last.end() == position => {
                 if let Some(joined) = ByteRange::between(last.offset(), range.end()) {
@@ -273,7 +271,7 @@ mod tests {
             let content: Vec<_> = list.iter().map(|&(number, _)| if number < lengths.len() { id(number as u64) } else { zero }).collect();
             let size = list.iter().map(|&(number, _)| lengths.get(number).map_or(4096, |&length| u64::from(length))).sum();
             let locate = |wanted: &Id| (0..lengths.len()).find(|&number| id(number as u64) == *wanted).map(|number| locations[number]);
-            let plan = RestorePlan::new(content.clone(), size, size + beyond, locate).unwrap();
+            let plan = RestorePlan::new(content.into(), size, size + beyond, locate).unwrap();
 
             let mut placed: Vec<(u64, u64, Id)> =
                 plan.zeros().iter().map(|range| (range.offset(), range.length(), zero)).collect();
@@ -304,9 +302,9 @@ mod tests {
     #[test]
     fn sizes_that_disagree_and_missing_blobs_are_errors() {
         let locate = |_: &Id| Some(BlobLocation { pack: id(0), offset: 0, length: 42, uncompressed_length: None });
-        let mismatch = RestorePlan::new(vec![id(1)], 11, 11, locate).unwrap_err();
+        let mismatch = RestorePlan::new(vec![id(1)].into(), 11, 11, locate).unwrap_err();
         assert_eq!(mismatch, PlanError::SizeMismatch { recorded: 11, found: 10 });
-        let missing = RestorePlan::new(vec![zeros::id(4096), id(1)], 11, 11, |_| None).unwrap_err();
+        let missing = RestorePlan::new(vec![zeros::id(4096), id(1)].into(), 11, 11, |_| None).unwrap_err();
         assert_eq!(missing, PlanError::MissingBlob { id: id(1), position: 4096 });
     }
 
@@ -317,7 +315,7 @@ mod tests {
             let number = (0..3).find(|&number| id(number) == *wanted)?;
             Some(BlobLocation { pack: id(9), offset: offsets[number as usize], length: 132, uncompressed_length: None })
         };
-        let plan = RestorePlan::new(vec![id(2), id(0), id(1), id(0)], 400, 400, locate).unwrap();
+        let plan = RestorePlan::new(vec![id(2), id(0), id(1), id(0)].into(), 400, 400, locate).unwrap();
         let requests: Vec<_> = plan.requests(1 << 20).map(|request| request.bytes).collect();
         assert_eq!(requests, [0..332, u64::from(offsets[2])..u64::from(offsets[2]) + 132]);
         assert_eq!(plan.blob_count(), 3);

@@ -117,7 +117,10 @@ impl Worker {
             self.check_stop()?;
             match job {
                 Ok(Job::Blobs(fetched)) => self.blobs(fetched)?,
-                Ok(Job::Zeros(range)) => self.write_zeros(range)?,
+                Ok(Job::Zeros(range)) => {
+                    self.write_zeros(range)?;
+                    self.work.progress.done(range.length());
+                }
                 Err(mpsc::RecvError) => return Ok(()),
             }
         }

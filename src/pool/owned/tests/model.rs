@@ -145,7 +145,7 @@ fn run(world: &mut World, expected: &mut Expected, step: Step) {
             let request = NewVolume { source: Some(source), ..request(name, data.len() as u64 / 4096) };
             match world.owned.create_volume(&request) {
                 Ok(Outcome::Created(volume)) => {
-                    assert_eq!(volume.format, FormatState::Content);
+                    assert_eq!(volume.format, FormatState::Copied);
                     assert!(expected.volumes.insert(NAMES[name].to_owned(), (volume.id, data)).is_none());
                 }
                 Ok(Outcome::Existing(volume)) => assert_eq!(expected.volumes[NAMES[name]].0, volume.id),
