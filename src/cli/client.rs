@@ -77,7 +77,9 @@ impl Node {
             .connect_with_connector(connector)
             .await
             .map_err(|error| {
-                CliError::because(Exit::Unavailable, format!("cannot reach the node at {endpoint}"), error).advise(
+                // What the transport adds to the system's reason is only that it is the transport.
+                let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                CliError::because(Exit::Unavailable, format!("cannot reach the node at {endpoint}"), reason).advise(
                     "is it running? `windlass node --standalone --pool PATH` starts it; `--endpoint` names another socket",
                 )
             })?;
@@ -231,6 +233,9 @@ fn refused(what: &str, status: &Status) -> CliError {
     let reason = if status.message().is_empty() { status.code().description() } else { status.message() };
     let error = CliError::because(exit_for(status.code()), what, reason);
     match status.code() {
+        Code::NotFound if reason.starts_with("repository:") => {
+            error.advise("`windlass repository snapshots` lists what a repository holds, `windlass repository init` makes one")
+        }
         Code::NotFound => error.advise("`windlass volume list` and `windlass snapshot list` show what there is"),
         Code::AlreadyExists => error.advise("choose another name, or repeat the command as it was given the first time"),
         Code::Aborted => error.advise("another operation on it is running; repeat the command when that has ended"),
@@ -269,6 +274,13 @@ mod tests {
     fn a_refusal_says_what_was_tried_and_what_the_node_said() {
         let error = refused("the volume cannot be deleted", &Status::failed_precondition("it is published at /x"));
         assert_eq!(error.to_string(), "the volume cannot be deleted: it is published at /x");
+    }
+
+    #[test]
+    fn what_is_not_in_the_repository_is_looked_for_there() {
+        let advice = |text: &str| refused("x", &Status::not_found(text)).advice().unwrap_or_default().to_owned();
+        assert!(advice("repository: no snapshot matches `x`").contains("windlass repository snapshots"));
+        assert!(advice("snapshot_id: does not exist").contains("windlass snapshot list"));
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 //! Conventions of every command:
 //! * results on standard output, as text or (`--output json`) as one JSON document; progress, logs and errors on standard error;
 //! * exit codes as in [`exit::EXIT_CODES`];
-//! * SIGINT and SIGTERM end it with 130, after whatever it had begun was cancelled or undone. What a node was asked to do
+//! * SIGINT, SIGTERM and the end of the terminal end it with 130, after whatever it had begun was cancelled or undone. What a node was asked to do
 //!   before runs on there, except transfers, which are cancelled;
 //! * passwords come from the environment or from files, never from the command line.
 
@@ -140,7 +140,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         .build()
         .map_err(|error| CliError::because(Exit::Failed, "cannot start", error))?;
     runtime.block_on(async {
-        let interrupt = interrupt()?;
+        let interrupt = interrupt(&cli.command)?;
         dispatch(cli.command, cli.output, &interrupt).await
     })
 }
@@ -159,18 +159,22 @@ async fn dispatch(command: Command, format: Format, interrupt: &CancellationToke
 }
 
 /// A token that SIGINT and SIGTERM cancel. A second signal is not needed: everything that waits, waits for the token too.
-fn interrupt() -> Result<CancellationToken, CliError> {
-    let listen = |kind| signal(kind).map_err(|error| CliError::because(Exit::Failed, "cannot listen for signals", error));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+///
+/// So does SIGHUP, the end of a terminal, except for a node, which may well outlive the terminal that it was started from.
+fn interrupt(command: &Command) -> Result<CancellationToken, CliError> {
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    if !matches!(command, Command::Node(_)) {
+        kinds.push(SignalKind::hangup());
+    }
     let token = CancellationToken::new();
-    let cancelled = token.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        cancelled.cancel();
-    });
+    for kind in kinds {
+        let mut listener = signal(kind).map_err(|error| CliError::because(Exit::Failed, "cannot listen for signals", error))?;
+        let cancelled = token.clone();
+        tokio::spawn(async move {
+            listener.recv().await;
+            cancelled.cancel();
+        });
+    }
     Ok(token)
 }
 

@@ -42,7 +42,14 @@ impl OpenPool {
 /// # Errors
 /// [`Exit::Refused`] when there is something already, or its file system cannot share extents; [`Exit::Failed`].
 pub fn create_in_directory(directory: &Path) -> Result<PoolId, CliError> {
-    reflink::create_pool(directory).map_err(|error| pool_error(format!("cannot make a pool in {}", directory.display()), error))
+    let was_there = directory.symlink_metadata().is_ok();
+    reflink::create_pool(directory).map_err(|error| {
+        if !was_there {
+            // Made by this call; one that is not empty by now is kept.
+            let _ = std::fs::remove_dir(directory);
+        }
+        pool_error(format!("cannot make a pool in {}", directory.display()), error)
+    })
 }
 
 /// Makes an image file with a file system in it and a pool in that, and takes it down again: whoever serves it mounts it.

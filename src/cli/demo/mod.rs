@@ -92,22 +92,21 @@ pub async fn run(args: DemoArgs, format: Format, interrupt: &CancellationToken) 
     let done = Chain::new(options.clone(), place.clone(), interrupt.clone()).run(&mut report).await;
     let kept = if done.is_ok() { options.keep } else { Keep::Nothing };
     let cleared = clear(place.clone(), kept).await;
-    if let Err(error) = &done
-        && error.exit() != Exit::Interrupted
-    {
+    if interrupt.is_cancelled() {
+        // No verdict: what was not compared is not known.
+        cleared?;
+        return Err(CliError::interrupted("the demo was interrupted; nothing of it is left"));
+    }
+    if let Err(error) = &done {
         report.check("the chain", Err(error.to_string()));
     }
-    if let Err(error) = &cleared {
-        report.check("nothing is left behind", Err(error.to_string()));
-    } else if done.is_ok() {
-        report.check("nothing is left behind", Ok(()));
-    }
+    report.check("nothing is left behind", cleared.as_ref().map_err(ToString::to_string).copied());
     print(&report, &place, kept, format)?;
     done?;
     cleared?;
     match report.failed() {
         0 => Ok(()),
-        failed => Err(CliError::new(Exit::Failed, format!("{failed} comparisons or checks failed"))
+        failed => Err(CliError::new(Exit::Failed, format!("failed comparisons and checks: {failed}"))
             .advise("the table says which; with WINDLASS_LOG=debug the node's log says more")),
     }
 }
