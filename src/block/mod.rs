@@ -3,7 +3,26 @@
 //! Owns the descriptors it is given and nothing else; knows no pool and no repository. Everything here blocks, and is
 //! called from threads that may. One of the two islands of `unsafe` (the other is `dm`).
 
+#![allow(unsafe_code, reason = "system calls that no safe wrapper offers; every block states why it is sound")]
+
+pub mod bind;
+pub mod btrfs;
+pub mod buffer;
+pub mod device;
+pub mod fiemap;
+pub mod file;
+pub mod file_ops;
+pub mod freeze;
+mod ioctl;
+pub mod loop_device;
+pub mod memory;
+pub mod reflink;
+
 use std::io;
+
+pub use buffer::AlignedBuffer;
+pub use file::{FileSink, FileSource};
+pub use memory::{MemorySink, MemorySource};
 
 use crate::types::{ByteRange, LogicalBlockSize};
 

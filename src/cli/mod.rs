@@ -1,1 +1,258 @@
-//! The command line: one file per subcommand.
+//! The command line: one file per subcommand, each parse → options → call.
+//!
+//! Conventions of every command:
+//! * results on standard output, as text or (`--output json`) as one JSON document; progress, logs and errors on standard error;
+//! * exit codes as in [`exit::EXIT_CODES`];
+//! * SIGINT, SIGTERM and the end of the terminal end it with 130, after whatever it had begun was cancelled or undone. What a node was asked to do
+//!   before runs on there, except transfers, which are cancelled;
+//! * passwords come from the environment or from files, never from the command line.
+
+pub mod client;
+pub mod endpoint;
+pub mod exit;
+pub mod output;
+pub mod progress;
+pub mod repository_access;
+pub mod size;
+pub mod transfer;
+
+mod demo;
+mod export;
+mod node;
+mod open_pool;
+mod pool;
+mod repository;
+mod restore;
+mod restore_file;
+mod snapshot;
+mod volume;
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::Level;
+
+use crate::telemetry::{self, LogFormat};
+
+use exit::{CliError, Exit};
+use output::Format;
+
+/// Node-local volumes whose snapshots leave the machine by themselves
+#[derive(Debug, Parser)]
+#[command(name = "windlass", version, after_help = exit::EXIT_CODES, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// How results and errors are printed
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+    /// How log lines are written; WINDLASS_LOG filters them, such as WINDLASS_LOG=debug
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT", env = "WINDLASS_LOG_FORMAT", hide_env = true)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve pools of this machine as a CSI plugin
+    Node(node::NodeArgs),
+    /// Make pools and look at them
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
+    /// Volumes of a running node
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
+    /// Snapshots of a running node
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Copy a snapshot into a repository
+    Export(export::ExportArgs),
+    /// Make a volume or a file of what a repository holds
+    Restore(restore::RestoreArgs),
+    /// Make, list and check repositories
+    #[command(subcommand)]
+    Repository(repository::RepositoryCommand),
+    /// Show the whole chain on this machine: provision, snapshot, export, destroy, restore, compare
+    Demo(demo::DemoArgs),
+}
+
+impl Command {
+    /// A node tells what it does; the other commands only what is wrong.
+    fn log_level(&self) -> Level {
+        match self {
+            Self::Node(_) => Level::INFO,
+            _ => Level::WARN,
+        }
+    }
+}
+
+/// Parses the command line of this process and does what it says.
+pub fn run() -> ExitCode {
+    let format = requested_format(std::env::args());
+    let parsed = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(&error, format),
+    };
+    let format = cli.output;
+    match execute(cli) {
+        Ok(()) => Exit::Success.into(),
+        Err(error) => {
+            report(&error.render(format));
+            error.exit().into()
+        }
+    }
+}
+
+/// Writes to standard error. Nobody reads it: then nobody misses it.
+fn report(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Help and version are printed as results; everything else is a wrong command line.
+fn not_parsed(error: &clap::Error, format: Format) -> ExitCode {
+    if !error.use_stderr() || format == Format::Text {
+        let _ = error.print();
+    } else {
+        let text = error.render().to_string();
+        report(&CliError::usage(text.trim_start_matches("error: ").trim_end()).render(format));
+    }
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Success.into() }
+}
+
+/// The format that a command line asks for, as far as that can be told without parsing it.
+fn requested_format(arguments: impl Iterator<Item = String>) -> Format {
+    let arguments: Vec<String> = arguments.collect();
+    let json = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
+        || arguments.iter().any(|argument| argument == "--output=json");
+    if json { Format::Json } else { Format::Text }
+}
+
+fn execute(cli: Cli) -> Result<(), CliError> {
+    telemetry::start(cli.command.log_level(), cli.log_format)
+        .map_err(|error| CliError::because(Exit::Usage, "logging cannot be started", error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::because(Exit::Failed, "cannot start", error))?;
+    runtime.block_on(async {
+        let interrupt = interrupt(&cli.command)?;
+        dispatch(cli.command, cli.output, &interrupt).await
+    })
+}
+
+async fn dispatch(command: Command, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
+    match command {
+        Command::Node(args) => node::run(args, interrupt).await,
+        Command::Export(args) => export::run(args, format, interrupt).await,
+        Command::Restore(args) => restore::run(args, format, interrupt).await,
+        Command::Demo(args) => demo::run(args, format, interrupt).await,
+        Command::Pool(command) => unless(interrupt, pool::run(command, format)).await,
+        Command::Volume(command) => unless(interrupt, volume::run(command, format)).await,
+        Command::Snapshot(command) => unless(interrupt, snapshot::run(command, format)).await,
+        Command::Repository(command) => unless(interrupt, repository::run(command, format)).await,
+    }
+}
+
+/// A token that SIGINT and SIGTERM cancel. A second signal is not needed: everything that waits, waits for the token too.
+///
+/// So does SIGHUP, the end of a terminal, except for a node, which may well outlive the terminal that it was started from.
+fn interrupt(command: &Command) -> Result<CancellationToken, CliError> {
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    if !matches!(command, Command::Node(_)) {
+        kinds.push(SignalKind::hangup());
+    }
+    let token = CancellationToken::new();
+    for kind in kinds {
+        let mut listener = signal(kind).map_err(|error| CliError::because(Exit::Failed, "cannot listen for signals", error))?;
+        let cancelled = token.clone();
+        tokio::spawn(async move {
+            listener.recv().await;
+            cancelled.cancel();
+        });
+    }
+    Ok(token)
+}
+
+/// Runs short work that has nothing to undo on this side.
+async fn unless<T>(interrupt: &CancellationToken, work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    tokio::select! {
+        result = work => result,
+        () = interrupt.cancelled() => Err(CliError::interrupted("interrupted")
+            .advise("what a node was asked to do before runs on there; repeat the command to see its result")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_command_parses() {
+        for line in [
+            "windlass node --standalone --endpoint unix:///run/a.sock --pool /srv/a --pool /srv/b.img --node-id n --root /srv/root",
+            "windlass pool create /srv/pool",
+            "windlass pool create --image /srv/pool.img --size 10GiB --filesystem btrfs",
+            "windlass pool status --endpoint unix:///run/a.sock --output json",
+            "windlass volume create data --size 1GiB --fs-type xfs --parameter checksum=true",
+            "windlass volume create data --from-snapshot s --block",
+            "windlass volume list",
+            "windlass volume show data",
+            "windlass volume delete data",
+            "windlass volume expand data --size 2GiB",
+            "windlass snapshot create s --volume data",
+            "windlass snapshot list --volume data",
+            "windlass snapshot show s",
+            "windlass snapshot delete s",
+            "windlass export s --repository /srv/r --host h --tag a --tag b --chunk-size 1MiB --workers 2 --memory 256MiB",
+            "windlass restore --repository /srv/r --volume data --size 2GiB --fs-type ext4",
+            "windlass restore --repository /srv/r --snapshot abcd --path /dev/data --file /srv/image",
+            "windlass repository init --repository /srv/r --password-file /srv/p",
+            "windlass repository snapshots --repository s3:host/bucket",
+            "windlass repository check --read-data --repository /srv/r",
+            "windlass demo --filesystem btrfs --fs-type xfs --bytes 64MiB --keep --source /usr/share --source /usr/lib",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).err().map(|error| error.to_string()).unwrap_or_default());
+        }
+    }
+
+    #[test]
+    fn contradictions_on_the_command_line_are_usage_errors() {
+        for line in [
+            "windlass volume create data",
+            "windlass volume create data --size 1GB",
+            "windlass volume create data --size 1GiB --block --fs-type ext4",
+            "windlass volume create data --from-snapshot s --from-volume v",
+            "windlass restore --repository /srv/r",
+            "windlass restore --repository /srv/r --volume a --file /b",
+            "windlass restore --repository /srv/r --file /b --size 1GiB",
+            "windlass pool create",
+            "windlass pool create /srv/pool --image /srv/i",
+            "windlass pool create --image /srv/i",
+            "windlass export s --repository relative/path",
+        ] {
+            assert!(parse(line).is_err_and(|error| error.exit_code() == 2), "{line}");
+        }
+    }
+
+    #[test]
+    fn errors_are_json_when_json_was_asked_for_before_parsing_failed() {
+        let format = |line: &str| requested_format(line.split_whitespace().map(str::to_owned));
+        assert_eq!(format("windlass volume list --output json --bogus"), Format::Json);
+        assert_eq!(format("windlass --output=json bogus"), Format::Json);
+        assert_eq!(format("windlass bogus json"), Format::Text);
+    }
+}

@@ -1,1 +1,29 @@
-//! The CSI services over the layers below.
+//! The CSI services of the node, over pools and the mount table.
+//!
+//! * [`NodeLayer`] is a complete CSI plugin; [`server`] serves it on a private unix socket.
+//! * `validate` turns requests into checked values; `status` turns failures into codes, one function for each call. Between the
+//!   two no message and no code is seen.
+//! * [`quiesce`] is what pools hold volumes still with.
+//!
+//! This is the only module that makes a `tonic::Status`.
+
+#![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
+
+mod answer;
+mod controller;
+pub mod error;
+mod identity;
+pub mod locks;
+mod node;
+mod node_layer;
+pub mod pools_service;
+pub mod quiesce;
+pub mod server;
+pub mod status;
+mod token;
+mod topology;
+pub mod transfers;
+pub mod validate;
+
+pub use node_layer::{DRIVER_NAME, NodeLayer, NodeOptions};
+pub use topology::{NodeName, NodeNameError};

@@ -4,6 +4,16 @@
 //! without root over [`memory::MemoryMounter`]. mountinfo is the truth for mounts: nothing here remembers what it mounted.
 //! All calls block.
 
+pub mod image;
+pub mod memory;
+pub mod mkfs;
+pub mod mountinfo;
+pub mod options;
+pub mod path;
+pub mod probe;
+mod program;
+pub mod system;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,6 +78,14 @@ pub enum MountError {
     },
 }
 
+impl MountError {
+    /// Wraps a system error with what was attempted.
+    pub fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+}
+
 /// One line of mountinfo, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountEntry {
@@ -90,6 +108,12 @@ pub struct MountEntry {
 }
 
 impl MountEntry {
+    /// Whether this is a mount of the whole file system on a device. Both the number and the path are needed: Btrfs shows a
+    /// number of its own, the others may have been mounted by another path of the same device.
+    pub fn shows(&self, device: &Path, number: (u32, u32)) -> bool {
+        self.root == Path::new("/") && (self.device == number || self.source == device)
+    }
+
     /// Whether writing through this mount is possible.
     pub fn access(&self) -> Access {
         let read_only = |options: &[String]| options.iter().any(|option| option == "ro");
@@ -190,6 +214,14 @@ pub trait Mounter: Send + Sync {
     /// [`MountError::Program`], [`MountError::Io`].
     fn grow(&self, device: &Path, mount_point: &Path, fs_type: FsType) -> Result<(), MountError>;
 
+    /// Grows an unmounted file system to its device where that is possible (ext4, checked first); does nothing for the
+    /// others. Takes as long as a full check: for where [`Mounter::grow`] may not (growing a mounted ext4 needs
+    /// CAP_SYS_RESOURCE).
+    ///
+    /// # Errors
+    /// [`MountError::Program`], [`MountError::Io`]; [`MountError::Busy`] when it is mounted.
+    fn grow_unmounted(&self, device: &Path, fs_type: FsType) -> Result<(), MountError>;
+
     /// Gives a copied, unmounted file system an identity of its own where the kernel needs one to mount it beside its
     /// source (Btrfs); does nothing for the others.
     ///
@@ -240,4 +272,14 @@ pub enum Formatting {
 /// Extra facts a caller may want in one look: mount entries by mount point, topmost only.
 pub fn topmost(entries: &[MountEntry]) -> BTreeMap<&Path, &MountEntry> {
     entries.iter().map(|entry| (entry.mount_point.as_path(), entry)).collect()
+}
+
+/// The id of this boot of the machine: a new one means that every mount, loop device and freeze of before is gone.
+///
+/// # Errors
+/// [`MountError::Io`].
+pub fn boot_id() -> Result<String, MountError> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(PATH).map_err(MountError::io(PATH))?;
+    Ok(text.trim().to_owned())
 }

@@ -10,7 +10,17 @@
 //!
 //! All calls block; the layers above run them on blocking threads.
 
+pub mod catalogue;
+pub mod idempotent;
+pub mod intent;
+pub mod locks;
+pub mod memory;
+pub mod owned;
+pub mod quiesce;
 pub mod record;
+pub mod reflink;
+
+pub use quiesce::{Held, Quiesce, QuiesceError, Release};
 
 use std::fmt;
 use std::fs::File;
@@ -98,6 +108,18 @@ impl PoolUsage {
     pub fn available(&self) -> u64 {
         self.free.saturating_sub(self.reserve)
     }
+
+    /// What a pool of `total` bytes keeps free: 2 % of it, and at least 1 GiB, unless that is more than a tenth of the pool.
+    ///
+    /// Volumes are sparse and snapshots share, so existing volumes go on taking space after the last creation: the reserve
+    /// is what their writers live on until somebody reacts. A pool that runs out loses the writes that its volumes hold in
+    /// their caches; hence a floor that a small pool notices, capped so that a small pool is usable at all.
+    pub const fn reserve_of(total: u64) -> u64 {
+        const FLOOR: u64 = 1 << 30;
+        let (share, cap) = (total / 50, total / 10);
+        let floor = if FLOOR < cap { FLOOR } else { cap };
+        if share > floor { share } else { floor }
+    }
 }
 
 /// Space of one object, in bytes.
@@ -143,6 +165,15 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// [`PoolError::TooSlow`] when the estimated stall exceeds `stall`; [`PoolError::NoSpace`], [`PoolError::Io`].
     fn snapshot(&self, cuts: &[Cut], stall: Duration) -> Result<(), PoolError>;
+
+    /// Whether cuts of all these would block their writers for longer than `stall`. Asked before anybody is stopped for a cut;
+    /// also takes what work it can out of the cut.
+    ///
+    /// # Errors
+    /// [`PoolError::TooSlow`], [`PoolError::Missing`], [`PoolError::Io`].
+    fn check_stall(&self, _sources: &[Object], _stall: Duration) -> Result<(), PoolError> {
+        Ok(())
+    }
 
     /// Makes a volume with the content of another object, at least as large as it; the rest reads as zeros. An existing
     /// copy from an interrupted attempt is made anew.

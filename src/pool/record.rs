@@ -64,6 +64,9 @@ pub enum FormatState {
     Never,
     /// mkfs was begun: only it, and only while the volume is not mounted, may run again.
     Formatting,
+    /// Has content copied from elsewhere, with its identity (a file system's UUID), and was not given out yet: mkfs never
+    /// runs, but a file system of it may need an identity of its own before it is first mounted.
+    Copied,
     /// Has content: mkfs never runs again.
     Content,
 }

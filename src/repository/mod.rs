@@ -1,1 +1,75 @@
-//! restic repository format on an object store.
+//! Backups in the open restic format, version 2, on a directory or a bucket.
+//!
+//! Whatever is written here, stock restic lists, checks, dumps, mounts and prunes; whatever restic wrote, this reads. The module
+//! knows nothing of pools, volumes or CSI: it stores blobs, lists of blobs, and snapshots of such lists.
+//!
+//! # What lies where
+//! | object | holds | written |
+//! |---|---|---|
+//! | `config` | version, id; sealed with the master key | once, by a conditional put ([`open`]) |
+//! | `keys/` | the master key, sealed with a password's ([`key_file`]) | by init |
+//! | `data/hh/` | packs: sealed blobs and their directory ([`pack`]) | by exports |
+//! | `index/` | which blob lies in which pack ([`index`]) | by exports, every 50 000 blobs or 5 minutes |
+//! | `snapshots/` | a root tree and what it is of ([`snapshot`]) | last, by exports |
+//! | `locks/` | who is there ([`lock`]) | by everyone |
+//!
+//! All but `config` are named by the SHA-256 of their bytes, blobs by that of their plain bytes. All but `keys/` are sealed
+//! ([`crypto`]).
+//!
+//! # Order of durable steps
+//! An export takes a shared lock, stores packs, then the index files that name them, then checks its lock and stores its snapshot:
+//! the commit. Nothing refers to what is not durable yet. A crash leaves
+//!
+//! * before an index: packs that nobody names. Harmless; a prune removes them, a repeated export stores those blobs again;
+//! * between index and snapshot: blobs that no snapshot needs. A repeated export finds and reuses them;
+//! * anywhere: a lock that becomes stale, and with a directory a temporary file that is swept a day later.
+//!
+//! Readers go the other way: snapshots, then indexes, then packs.
+//!
+//! # Who may do what at once
+//! Any number of exports, restores, checks and forgets, here or elsewhere, beside each other; a prune (restic's) only alone. The
+//! table with the reasons is in [`lock`].
+//!
+//! # Cancellation
+//! Any future here may be dropped. A put that was under way may still happen, whole. A [`LockGuard`] takes its lock away when it
+//! is dropped.
+//!
+//! # What this never does
+//! Delete a pack or an index; overwrite an object with other bytes; return a byte that was not authenticated and hashed; follow a
+//! length in a file without a bound; take "forbidden" or "not found" for success; put a secret into a log or a Debug string.
+
+pub mod blob;
+pub mod check;
+pub mod config;
+pub mod crypto;
+pub mod environment;
+pub mod error;
+mod file;
+pub mod id;
+pub mod index;
+pub mod key_file;
+pub mod location;
+pub mod lock;
+pub mod open;
+pub mod pack;
+pub mod password;
+mod polynomial;
+pub mod snapshot;
+pub mod store;
+pub mod time;
+pub mod tree;
+
+pub use blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
+pub use crypto::Sealer;
+pub use environment::Environment;
+pub use error::{Damage, PackError, RepositoryError};
+pub use id::Id;
+pub use index::{Claim, Index, IndexWriter};
+pub use key_file::KdfCost;
+pub use location::Location;
+pub use lock::{LockGuard, LockMode, LockOwner};
+pub use open::Repository;
+pub use pack::{Compressor, Pack, PackBuilder, Verification};
+pub use password::Password;
+pub use snapshot::{Snapshot, StoredSnapshot};
+pub use store::{Store, StoreError, connect};

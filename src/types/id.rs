@@ -117,6 +117,19 @@ fn decode_handle(kind: &str, text: &str) -> Result<([u8; 16], [u8; 16]), NotAHan
     Ok((decode(pool)?, decode(object)?))
 }
 
+impl PoolId {
+    /// The id as 26 lower-case base32 characters: the form that handles, topology keys and StorageClasses use.
+    pub fn label(&self) -> String {
+        encode(self.as_bytes())
+    }
+
+    /// Reads what [`PoolId::label`] writes; `None` for any other text.
+    pub fn from_label(text: &str) -> Option<Self> {
+        let id = Self::from_bytes(decode(text).ok()?);
+        (id.label() == text).then_some(id)
+    }
+}
+
 macro_rules! handle {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $field:ident: $id:ident) => {
         $(#[$doc])*
@@ -168,6 +181,7 @@ mod tests {
             prop_assert_eq!(snapshot.to_string().parse(), Ok(snapshot));
             prop_assert_eq!(volume.to_string().parse::<SnapshotHandle>(), Err(NotAHandle));
             prop_assert!(volume.to_string().len() <= 63);
+            prop_assert_eq!(PoolId::from_label(&volume.pool.label()), Some(volume.pool));
         }
 
         #[test]

@@ -1,0 +1,404 @@
+//! Loop devices: a file as a block device.
+//!
+//! * **One attachment a file.** The kernel would bind a second device to the same file, with a page cache of its own, and
+//!   both would write. [`attach`] looks first, by the backing file's device and inode (names change, inodes do not). Two
+//!   processes are kept apart by the lock on the pool, two threads of this one by a lock here.
+//! * **No autoclear.** A device must survive this process: pods go on while the driver restarts. Whoever starts finds the
+//!   devices again by [`find`].
+//! * **Direct I/O** is read back after it was asked for: the kernel falls back without a word.
+//! * **Detaching** is confirmed by looking. `LOOP_CLR_FD` of a device that is open elsewhere succeeds and does nothing but mark
+//!   it for later, so that its file would vanish under a later mount. [`detach`] first claims the device exclusively, which a
+//!   mounted or otherwise claimed one refuses; and when somebody still has it open, takes the mark back. What is in use stays
+//!   exactly as it was.
+//! * A crash leaves devices attached or not, never half: configuring is one call. What was attached before a crash is found by
+//!   inode and either used or detached by the layer above.
+//!
+//! Device nodes that are missing (a container's /dev does not follow the host's) are made.
+
+mod raw;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use self::raw::{LoopConfig, LoopInfo};
+use super::{Access, device};
+use crate::failpoint;
+use crate::types::LogicalBlockSize;
+
+/// How long [`detach`] waits for those who have the device open: udev and blkid look at devices for some milliseconds when
+/// they change. What lasts longer than this is use.
+const OPENERS_LINGER: Duration = Duration::from_millis(800);
+/// How often it looks meanwhile; the kernel offers no event for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Free devices tried before giving up: another process may take each between the question and the answer.
+const RACES: u32 = 64;
+
+static ATTACHING: Mutex<()> = Mutex::new(());
+
+/// Why a loop device operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoopError {
+    /// The file is attached already; a second device would be a second cache over the same bytes.
+    #[error("the file is attached already as {}", .0.path.display())]
+    Attached(Box<LoopDevice>),
+    /// The device is mounted, claimed or open. It was left as it was.
+    #[error("{}: is in use", .0.display())]
+    Busy(PathBuf),
+    /// The file system of the file has no direct I/O for this logical block size.
+    #[error("{}: the file system beneath offers no direct I/O in blocks of {block_size} bytes", .device.display())]
+    NoDirectIo {
+        /// The device that was tried, free again.
+        device: PathBuf,
+        /// Logical block size in bytes.
+        block_size: u32,
+    },
+    /// The file's size is zero or no multiple of the logical block size.
+    #[error("{size} bytes is no multiple of the logical block size {block_size}")]
+    Size {
+        /// Size of the file in bytes.
+        size: u64,
+        /// Logical block size in bytes.
+        block_size: u32,
+    },
+    /// A call of the system failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was attempted, with its path.
+        action: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+impl LoopError {
+    fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+}
+
+/// Which file is behind a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackingFile {
+    /// Device number of its file system, as `stat` gives it.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+impl BackingFile {
+    /// The identity of an open file.
+    ///
+    /// # Errors
+    /// Whatever the system reports.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+/// Whether direct I/O is a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectIo {
+    /// An error without it.
+    Required,
+    /// Through the page cache where the file system has none.
+    IfPossible,
+}
+
+/// How to attach a file.
+#[derive(Debug, Clone)]
+pub struct LoopOptions<'a> {
+    /// What the device allows.
+    pub access: Access,
+    /// Its logical block size.
+    pub block_size: LogicalBlockSize,
+    /// A name for people and for [`LoopDevice::label`]; at most 63 bytes are kept.
+    pub label: &'a str,
+    /// Direct I/O or not.
+    pub direct_io: DirectIo,
+}
+
+/// An attached loop device, as it was when it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoopDevice {
+    /// Its node.
+    pub path: PathBuf,
+    /// Its number: 7 for `/dev/loop7`.
+    pub number: u32,
+    /// The file behind it.
+    pub backing: BackingFile,
+    /// What it allows.
+    pub access: Access,
+    /// Whether it passes the page cache of the file system beneath.
+    pub direct_io: bool,
+    /// Whether it will vanish at its last close: someone detached it while it was open.
+    pub vanishing: bool,
+    /// The name it was given.
+    pub label: String,
+}
+
+/// Attaches a file, open for what `options` ask, to a free loop device.
+///
+/// # Errors
+/// [`LoopError::Attached`] when it is attached already; [`LoopError::NoDirectIo`], [`LoopError::Size`], [`LoopError::Io`].
+pub fn attach(file: &File, options: &LoopOptions<'_>) -> Result<LoopDevice, LoopError> {
+    let size = device::size(file).map_err(LoopError::io("size of the backing file"))?;
+    let block_size = options.block_size.bytes();
+    if size == 0 || !size.is_multiple_of(block_size.into()) {
+        return Err(LoopError::Size { size, block_size });
+    }
+    let _guard = ATTACHING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(attached) = find(file)?.into_iter().next() {
+        return Err(LoopError::Attached(Box::new(attached)));
+    }
+    failpoint::hit("block.attach.before");
+    let (number, path, node) = configure(file, options)?;
+    let undo = |error| {
+        // Ours alone so far: nobody was told of it. If this fails too, the next `find` by inode comes upon it.
+        let _ = raw::clear(node.as_fd());
+        error
+    };
+    let info = raw::status(node.as_fd()).map_err(|source| undo(LoopError::io(format!("state of {}", path.display()))(source)))?;
+    let attached = describe(number, path, &info);
+    let expected = BackingFile::of(file).map_err(|source| undo(LoopError::io("state of the backing file")(source)))?;
+    if attached.backing != expected {
+        let source = io::Error::other("another file is behind it");
+        return Err(undo(LoopError::io(format!("attach {}", attached.path.display()))(source)));
+    }
+    if !attached.direct_io && options.direct_io == DirectIo::Required {
+        return Err(undo(LoopError::NoDirectIo { device: attached.path, block_size }));
+    }
+    failpoint::hit("block.attach.after");
+    Ok(attached)
+}
+
+/// The devices attached to the open file: none, or one if everybody attaches by [`attach`].
+///
+/// # Errors
+/// [`LoopError::Io`].
+pub fn find(file: &File) -> Result<Vec<LoopDevice>, LoopError> {
+    let backing = BackingFile::of(file).map_err(LoopError::io("state of the backing file"))?;
+    Ok(list()?.into_iter().filter(|device| device.backing == backing).collect())
+}
+
+/// Every attached loop device, in the order of their numbers.
+///
+/// # Errors
+/// [`LoopError::Io`].
+pub fn list() -> Result<Vec<LoopDevice>, LoopError> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir("/sys/block").map_err(LoopError::io("read /sys/block"))? {
+        let entry = entry.map_err(LoopError::io("read /sys/block"))?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("loop")).and_then(|number| number.parse().ok());
+        // The directory `loop` is there while a file is attached. A device that comes or goes meanwhile may be missed or
+        // not, as with any list.
+        if let Some(number) = number
+            && entry.path().join("loop").is_dir()
+        {
+            numbers.push(number);
+        }
+    }
+    numbers.sort_unstable();
+    let mut devices = Vec::new();
+    for number in numbers {
+        devices.extend(look(number)?);
+    }
+    Ok(devices)
+}
+
+/// What is attached as the loop device with this number; `None` when nothing is.
+fn look(number: u32) -> Result<Option<LoopDevice>, LoopError> {
+    let path = match node_path(number) {
+        Ok(path) => path,
+        // Removed since it was listed.
+        Err(LoopError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let node = match File::open(&path) {
+        Ok(node) => node,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(LoopError::io(format!("open {}", path.display()))(error)),
+    };
+    match raw::status(node.as_fd()) {
+        Ok(info) => Ok(Some(describe(number, path, &info))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(LoopError::io(format!("state of {}", path.display()))(error)),
+    }
+}
+
+/// Detaches a device, confirmed by looking. Nothing or another file attached there by now is success.
+///
+/// # Errors
+/// [`LoopError::Busy`] when it is mounted, claimed or open, after a wait of at most 800 ms for short visitors; it is left as it
+/// was. [`LoopError::Io`].
+pub fn detach(device: &LoopDevice) -> Result<(), LoopError> {
+    let deadline = Instant::now() + OPENERS_LINGER;
+    failpoint::hit("block.detach.before");
+    loop {
+        match detach_once(device)? {
+            Detached::Gone => {
+                failpoint::hit("block.detach.after");
+                return Ok(());
+            }
+            Detached::InUse if Instant::now() >= deadline => return Err(LoopError::Busy(device.path.clone())),
+            Detached::InUse => std::thread::park_timeout(LOOK_AGAIN),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detached {
+    Gone,
+    InUse,
+}
+
+fn detach_once(device: &LoopDevice) -> Result<Detached, LoopError> {
+    let io = |what: &str| LoopError::io(format!("{what} {}", device.path.display()));
+    // A claim: mounts, other exclusive openers and device-mapper refuse it, and are refused while it is held.
+    let node = match OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(&device.path) {
+        Ok(node) => node,
+        Err(error) if is_gone(&error) => return Ok(Detached::Gone),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            return Ok(if is_attached(device)? { Detached::InUse } else { Detached::Gone });
+        }
+        Err(error) => return Err(io("open")(error)),
+    };
+    match raw::status(node.as_fd()) {
+        Ok(info) if info.backing() == device.backing => {}
+        Ok(_) => return Ok(Detached::Gone),
+        Err(error) if is_gone(&error) => return Ok(Detached::Gone),
+        Err(error) => return Err(io("state of")(error)),
+    }
+    match raw::clear(node.as_fd()) {
+        Ok(()) => {}
+        Err(error) if is_gone(&error) => return Ok(Detached::Gone),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(Detached::InUse),
+        Err(error) => return Err(io("detach")(error)),
+    }
+    match raw::status(node.as_fd()) {
+        // Others have it open: it is marked to vanish at its last close, which may be days from now. Take the mark back.
+        Ok(mut info) if info.backing() == device.backing => {
+            info.set_vanishing(device.vanishing);
+            match raw::set_status(node.as_fd(), &mut info) {
+                Ok(()) => return Ok(Detached::InUse),
+                // It went in that moment.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(io("keep")(error)),
+            }
+        }
+        Ok(_) => return Ok(Detached::Gone),
+        // Only we have it open, and the kernel lets nobody in any more: it goes when we close it.
+        Err(error) if is_gone(&error) => {}
+        Err(error) => return Err(io("state of")(error)),
+    }
+    drop(node);
+    Ok(if is_attached(device)? { Detached::InUse } else { Detached::Gone })
+}
+
+fn is_attached(device: &LoopDevice) -> Result<bool, LoopError> {
+    Ok(look(device.number)?.is_some_and(|now| now.backing == device.backing))
+}
+
+/// Lets the device take the size its file has now.
+///
+/// # Errors
+/// [`LoopError::Io`], also when the device does not have the size afterwards.
+pub fn refresh_capacity(device: &LoopDevice) -> Result<(), LoopError> {
+    let action = || format!("new size of {}", device.path.display());
+    let node = File::open(&device.path).map_err(LoopError::io(action()))?;
+    let info = raw::status(node.as_fd()).map_err(LoopError::io(action()))?;
+    if info.backing() != device.backing {
+        return Err(LoopError::io(action())(io::Error::other("another file is behind it")));
+    }
+    raw::refresh_capacity(node.as_fd()).map_err(LoopError::io(action()))
+}
+
+fn configure(file: &File, options: &LoopOptions<'_>) -> Result<(u32, PathBuf, File), LoopError> {
+    let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control");
+    let control = control.map_err(LoopError::io("open /dev/loop-control (is the kernel module `loop` loaded?)"))?;
+    let mut config = LoopConfig::new(file.as_raw_fd(), options);
+    let mut last = io::Error::from_raw_os_error(libc::EBUSY);
+    for _ in 0..RACES {
+        let number = raw::free_device(control.as_fd()).map_err(LoopError::io("find a free loop device"))?;
+        let path = node_path(number)?;
+        let mut open = OpenOptions::new();
+        let node = match open.read(true).write(options.access == Access::ReadWrite).open(&path) {
+            Ok(node) => node,
+            Err(error) if is_race(&error) => {
+                last = error;
+                continue;
+            }
+            Err(error) => return Err(LoopError::io(format!("open {}", path.display()))(error)),
+        };
+        match raw::configure(node.as_fd(), &mut config) {
+            Ok(()) => return Ok((number, path, node)),
+            Err(error) if is_race(&error) => last = error,
+            Err(error) => return Err(LoopError::io(format!("attach {}", path.display()))(error)),
+        }
+    }
+    Err(LoopError::io(format!("{RACES} free loop devices were taken by others in turn"))(last))
+}
+
+fn describe(number: u32, path: PathBuf, info: &LoopInfo) -> LoopDevice {
+    LoopDevice {
+        path,
+        number,
+        backing: info.backing(),
+        access: info.access(),
+        direct_io: info.direct_io(),
+        vanishing: info.vanishing(),
+        label: info.label(),
+    }
+}
+
+/// Path of the device node, made if it is not there.
+fn node_path(number: u32) -> Result<PathBuf, LoopError> {
+    let path = PathBuf::from(format!("/dev/loop{number}"));
+    let action = || format!("device node {}", path.display());
+    let wanted = expected_number(number).map_err(LoopError::io(action()))?;
+    match rdev(&path) {
+        Ok(found) if found == wanted => return Ok(path),
+        Ok(_) => return Err(LoopError::io(action())(io::Error::other("is the node of another device"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(LoopError::io(action())(error)),
+    }
+    use nix::sys::stat::{Mode, SFlag, mknod};
+    match mknod(&path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, wanted) {
+        // udev may have been faster.
+        Ok(()) | Err(nix::Error::EEXIST) => {}
+        Err(error) => return Err(LoopError::io(action())(error.into())),
+    }
+    match rdev(&path) {
+        Ok(found) if found == wanted => Ok(path),
+        Ok(_) => Err(LoopError::io(action())(io::Error::other("is the node of another device"))),
+        Err(error) => Err(LoopError::io(action())(error)),
+    }
+}
+
+fn rdev(path: &Path) -> io::Result<u64> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    if metadata.file_type().is_block_device() { Ok(metadata.rdev()) } else { Err(io::Error::other("is no block device")) }
+}
+
+/// The device number that sysfs gives; partitions of loop devices shift the minors, so it is not always 7:N.
+fn expected_number(number: u32) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/sys/block/loop{number}/dev"))?;
+    let parsed = text.trim().split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let (major, minor) = parsed.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(nix::sys::stat::makedev(major, minor))
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV))
+}
+
+fn is_race(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EINTR | libc::ENXIO | libc::ENODEV))
+}

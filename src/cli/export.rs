@@ -1,0 +1,104 @@
+//! `windlass export`: a snapshot of a running node into a repository.
+
+use clap::Args;
+use csi_proto::windlass::v1 as windlass;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Answer, Node};
+use super::endpoint::EndpointArgs;
+use super::exit::{CliError, Exit};
+use super::output::{Format, print_json, print_text};
+use super::repository_access::{RepositoryAccess, RepositoryArgs};
+use super::size::ByteSize;
+use super::transfer::follow;
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Snapshot to export (name or handle)
+    snapshot: String,
+    #[command(flatten)]
+    repository: RepositoryArgs,
+    #[command(flatten)]
+    tuning: ExportTuning,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+}
+
+/// How an export is made; each has a default.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ExportTuning {
+    /// Host to name in the repository [default: the node's name]
+    #[arg(long)]
+    host: Option<String>,
+    /// Tag to set in the repository; may be given more than once
+    #[arg(long = "tag")]
+    tags: Vec<String>,
+    /// Size of the pieces the volume is cut into
+    #[arg(long, value_name = "SIZE")]
+    chunk_size: Option<ByteSize>,
+    /// Number of threads
+    #[arg(long, value_name = "NUMBER")]
+    workers: Option<u32>,
+    /// Memory it may take
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+}
+
+/// Runs the export and prints the new snapshot's id in the repository.
+///
+/// # Errors
+/// [`CliError`], with the exit code of what the node answered.
+pub async fn run(args: ExportArgs, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
+    let access = args.repository.access()?;
+    let node = Node::connect(&args.endpoint.endpoint()).await?;
+    let snapshot_id = node.snapshot_handle(&args.snapshot).await?;
+    let result = export(&node, &snapshot_id, &access, args.tuning, format, interrupt).await?;
+    match format {
+        Format::Text => print_text(&format!(
+            "exported {} of {} to snapshot {}: {} new, {} stored",
+            ByteSize::new(result.data_bytes),
+            ByteSize::new(result.size_bytes),
+            result.repository_snapshot,
+            ByteSize::new(result.new_bytes),
+            ByteSize::new(result.stored_bytes),
+        )),
+        Format::Json => print_json(&json!({
+            "snapshot_id": snapshot_id,
+            "repository_snapshot": result.repository_snapshot,
+            "size_bytes": result.size_bytes,
+            "data_bytes": result.data_bytes,
+            "new_bytes": result.new_bytes,
+            "stored_bytes": result.stored_bytes,
+            "chunks": result.chunks,
+            "new_chunks": result.new_chunks,
+        })),
+    }
+}
+
+/// Has the node export a snapshot, and waits for it.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn export(
+    node: &Node,
+    snapshot_id: &str,
+    access: &RepositoryAccess,
+    tuning: ExportTuning,
+    format: Format,
+    interrupt: &CancellationToken,
+) -> Result<windlass::ExportResult, CliError> {
+    let request = windlass::StartExportRequest {
+        snapshot_id: snapshot_id.to_owned(),
+        repository: Some(access.to_message()),
+        host: tuning.host.unwrap_or_default(),
+        tags: tuning.tags,
+        workers: tuning.workers.unwrap_or(0),
+        memory_bytes: tuning.memory.map_or(0, ByteSize::bytes),
+        chunk_size_bytes: tuning.chunk_size.map_or(0, ByteSize::bytes),
+    };
+    let started = node.transfers().start_export(request).await.answer("the export cannot be started")?;
+    let ended = follow(node, &started.transfer_id, "export", format, interrupt).await?;
+    ended.export_result.ok_or_else(|| CliError::new(Exit::Failed, "the node's answer holds no result of the export"))
+}

@@ -1,0 +1,164 @@
+//! `windlass node`: pools of this machine, served as a CSI plugin.
+//!
+//! With `--standalone` one process serves everything on one private socket: Identity, Controller and Node of CSI, and the
+//! internal Pools and Transfers services. Order at the start: paths and names checked, pools opened and recovered, socket bound,
+//! `ready unix:///...` printed, calls taken. Whatever is wrong shows before the socket exists.
+//!
+//! At SIGTERM or SIGINT: no more calls are taken, transfers are cancelled and undo what they must, calls that run may end, the
+//! socket goes, the pools are released. Mounts and devices stay: pods go on while the driver restarts. After SIGKILL the next
+//! start finds everything by looking (loop devices by inode, mounts in mountinfo) and finishes or undoes what the catalogue says
+//! was begun.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use csi_proto::windlass::v1::pools_server::PoolsServer;
+use csi_proto::windlass::v1::transfers_server::TransfersServer;
+use tokio_util::sync::CancellationToken;
+
+use crate::csi::pools_service::PoolsService;
+use crate::csi::quiesce::MountQuiesce;
+use crate::csi::server::{self, PrivateSocket, SocketError};
+use crate::csi::transfers::Transfers;
+use crate::csi::{NodeLayer, NodeName, NodeOptions};
+use crate::failpoint;
+use crate::mount::path::Root;
+use crate::mount::system::SystemMounter;
+use crate::mount::{self, MountError, Mounter};
+use crate::pool::Quiesce;
+use crate::pool::owned::OwnedPool;
+
+use super::endpoint::EndpointArgs;
+use super::exit::{CliError, Exit};
+use super::open_pool::{OpenPool, require_root};
+use super::output::print_text;
+
+/// Arguments of `node`.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Serve everything on one socket, for one machine without Kubernetes
+    #[arg(long)]
+    standalone: bool,
+    /// Pool: a directory on XFS or Btrfs, or an image file; may be given more than once
+    #[arg(long = "pool", value_name = "PATH", required = true)]
+    pools: Vec<PathBuf>,
+    /// Name of this node [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    node_id: Option<String>,
+    /// Paths in requests must lie beneath this directory
+    #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/kubelet")]
+    root: PathBuf,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+}
+
+/// Serves until `stop` is cancelled.
+///
+/// # Errors
+/// [`CliError`] for whatever keeps it from serving; a stop on request is none.
+pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliError> {
+    if !args.standalone {
+        return Err(CliError::usage(
+            "only --standalone is there yet: separate sockets for kubelet and agent come with Kubernetes",
+        )
+        .advise("add --standalone to serve everything on one private socket"));
+    }
+    require_root("cannot serve pools")?;
+    if failpoint::ENABLED {
+        tracing::warn!("this build can be made to fail on purpose; it is for tests, not for use");
+    }
+    let endpoint = args.endpoint.endpoint();
+    let opening = tokio::task::spawn_blocking(move || open(&args)).await;
+    let opened = opening.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "cannot open the pools", error)))?;
+    let socket =
+        PrivateSocket::bind(endpoint.path()).map_err(|error| socket_error(format!("cannot serve on {endpoint}"), error))?;
+
+    let pools: Vec<Arc<OwnedPool>> = opened.pools.iter().map(|pool| Arc::clone(&pool.pool)).collect();
+    let transfers = Transfers::new(pools.clone(), opened.layer.node().as_str());
+    let routes = server::routes(&opened.layer)
+        .add_service(PoolsServer::new(PoolsService::new(pools)).max_encoding_message_size(usize::MAX))
+        .add_service(TransfersServer::new(transfers.clone()));
+    for pool in &opened.pools {
+        tracing::info!(pool = %pool.pool.id(), location = pool.pool.location(), "serving a pool");
+    }
+    print_text(&format!("ready {endpoint}"))?;
+    let ending = async {
+        stop.cancelled().await;
+        tracing::info!("stopping");
+        transfers.stop().await;
+    };
+    // Transfers end while calls do: whoever follows one is such a call.
+    let (served, ()) = tokio::join!(server::serve(socket, routes, stop.clone()), async {
+        ending.await;
+    });
+    served.map_err(|error| CliError::because(Exit::Failed, format!("cannot serve on {endpoint}"), error))?;
+    tracing::info!("stopped; mounts and devices stay");
+    Ok(())
+}
+
+/// What a node holds while it serves.
+struct Opened {
+    layer: NodeLayer,
+    pools: Vec<OpenPool>,
+}
+
+fn open(args: &NodeArgs) -> Result<Opened, CliError> {
+    let node = node_name(args.node_id.as_deref())?;
+    let root = Root::open(&args.root).map_err(|error| {
+        let error = CliError::because(Exit::Usage, format!("--root {} cannot be used", args.root.display()), error);
+        error.advise("name an existing directory beneath which volumes are staged and published")
+    })?;
+    let boot_id =
+        mount::boot_id().map_err(|error: MountError| CliError::because(Exit::Failed, "cannot tell which boot this is", error))?;
+    let mounter: Arc<dyn Mounter> = Arc::new(SystemMounter::new());
+    let quiesce: Arc<dyn Quiesce> = Arc::new(MountQuiesce::new(Arc::clone(&mounter)));
+    let pools =
+        args.pools.iter().map(|path| OpenPool::open(path, Arc::clone(&quiesce))).collect::<Result<Vec<OpenPool>, CliError>>()?;
+    let owned = pools.iter().map(|pool| Arc::clone(&pool.pool)).collect();
+    let layer = NodeLayer::new(owned, mounter, NodeOptions { node, root, boot_id, statistics_timeout: None });
+    Ok(Opened { layer, pools })
+}
+
+fn node_name(given: Option<&str>) -> Result<NodeName, CliError> {
+    let name = match given {
+        Some(name) => name.to_owned(),
+        None => nix::sys::utsname::uname()
+            .map_err(|error| CliError::because(Exit::Failed, "cannot tell the host's name", error))?
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+    };
+    NodeName::try_from(name)
+        .map_err(|error| CliError::because(Exit::Usage, "this node has no usable name", error).advise("give one by --node-id"))
+}
+
+fn socket_error(what: String, error: SocketError) -> CliError {
+    let (exit, advice) = match &error {
+        SocketError::InUse(_) => (Exit::Refused, "another node serves there; stop it, or give another --endpoint"),
+        SocketError::NotASocket(_) | SocketError::NoDirectory(_) => {
+            (Exit::Usage, "give an --endpoint in an existing directory that only root can write to")
+        }
+        SocketError::Io { .. } => (Exit::Failed, "see what is at that path; `--endpoint` names another"),
+    };
+    CliError::because(exit, what, error).advise(advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_usable_name_says_how_to_give_one() {
+        assert_eq!(node_name(Some("worker-1")).unwrap().as_str(), "worker-1");
+        let error = node_name(Some("no name")).unwrap_err();
+        assert_eq!((error.exit(), error.advice()), (Exit::Usage, Some("give one by --node-id")));
+    }
+
+    #[test]
+    fn a_socket_that_is_taken_is_refused_with_advice() {
+        let error = socket_error("cannot serve".to_owned(), SocketError::InUse("/run/a.sock".into()));
+        assert_eq!(error.exit(), Exit::Refused);
+        assert!(error.advice().is_some_and(|advice| advice.contains("--endpoint")));
+    }
+}

@@ -1,0 +1,152 @@
+//! Opening and making pools at a path, whatever is there: a directory, or an image file with a file system in it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::mount::image::{self, ImageError, ImageFileSystem};
+use crate::pool::owned::OwnedPool;
+use crate::pool::reflink;
+use crate::pool::{PoolError, Quiesce};
+use crate::types::{FsType, PoolId};
+
+use super::exit::{CliError, Exit};
+
+/// An opened pool. The image, if it lies in one, stays locked as long as this lives, and mounted beyond that.
+#[derive(Debug)]
+pub struct OpenPool {
+    /// The pool.
+    pub pool: Arc<OwnedPool>,
+    _image: Option<ImageFileSystem>,
+}
+
+impl OpenPool {
+    /// Opens the pool at `path` and recovers it. Blocks.
+    ///
+    /// # Errors
+    /// [`Exit::NotFound`] when there is none; [`Exit::Refused`] when another process owns it or its file system cannot share
+    /// extents; [`Exit::Failed`].
+    pub fn open(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<Self, CliError> {
+        let what = || format!("cannot open the pool {}", path.display());
+        if path.is_dir() {
+            let pool = reflink::open_pool(path, quiesce).map_err(|error| pool_error(what(), error))?;
+            return Ok(Self { pool: Arc::new(pool), _image: None });
+        }
+        let image = image::open(path).map_err(|error| image_error(what(), error))?;
+        let pool = reflink::open_pool(image.directory(), quiesce).map_err(|error| pool_error(what(), error))?;
+        Ok(Self { pool: Arc::new(pool), _image: Some(image) })
+    }
+}
+
+/// Makes a pool in a directory, which is made if it does not exist. Blocks.
+///
+/// # Errors
+/// [`Exit::Refused`] when there is something already, or its file system cannot share extents; [`Exit::Failed`].
+pub fn create_in_directory(directory: &Path) -> Result<PoolId, CliError> {
+    let was_there = directory.symlink_metadata().is_ok();
+    reflink::create_pool(directory).map_err(|error| {
+        if !was_there {
+            // Made by this call; one that is not empty by now is kept.
+            let _ = std::fs::remove_dir(directory);
+        }
+        pool_error(format!("cannot make a pool in {}", directory.display()), error)
+    })
+}
+
+/// Makes an image file with a file system in it and a pool in that, and takes it down again: whoever serves it mounts it.
+/// Blocks. If it fails when the image was made already, the image is removed again.
+///
+/// # Errors
+/// [`Exit::Refused`] when something is there already, there is no room, or it is in use; [`Exit::Usage`] for a size that cannot
+/// be, or when this is not root; [`Exit::Failed`].
+pub fn create_in_image(path: &Path, bytes: u64, fs_type: FsType) -> Result<PoolId, CliError> {
+    let what = || format!("cannot make a pool in the image {}", path.display());
+    require_root(&what())?;
+    image::create(path, bytes, fs_type).map_err(|error| image_error(what(), error))?;
+    let made = image::open(path).map_err(|error| image_error(what(), error)).and_then(|mounted| {
+        let made = create_in_directory(mounted.directory());
+        let closed = mounted.close().map_err(|error| image_error(what(), error));
+        made.and_then(|id| closed.map(|()| id))
+    });
+    if made.is_err() {
+        // Made by this call a moment ago, and nothing is in it.
+        let _ = std::fs::remove_file(path);
+    }
+    made
+}
+
+/// Mounting and attaching need it, and the system's own texts for that are of little help.
+///
+/// # Errors
+/// [`Exit::Usage`] when this is not root.
+pub fn require_root(what: &str) -> Result<(), CliError> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(CliError::because(Exit::Usage, what, "root is needed: loop devices are attached and file systems mounted")
+        .advise("run it as root, or in a privileged container"))
+}
+
+const MAKE_IMAGE: &str = "`windlass pool create --image PATH --size SIZE` makes an image file that can hold one";
+
+/// What the failure of an image means, and what to do about it.
+fn image_error(what: String, error: ImageError) -> CliError {
+    let (exit, advice) = match &error {
+        ImageError::Exists(_) => (Exit::Refused, Some("choose another path; what is there is never overwritten")),
+        ImageError::Size { .. } => (Exit::Usage, Some("give a --size such as 10GiB")),
+        ImageError::NoSpace { .. } => (Exit::Refused, Some("make room, or choose a smaller --size or another place")),
+        ImageError::Unsuitable { .. } => (Exit::Refused, Some(MAKE_IMAGE)),
+        ImageError::Locked(_) => (Exit::Refused, Some("a node serves this pool; stop it first")),
+        ImageError::Attached { .. } => (Exit::Refused, None),
+        ImageError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            (Exit::NotFound, Some("`windlass pool create` makes a pool, in a directory or an image file"))
+        }
+        ImageError::Mount(_) | ImageError::Loop(_) | ImageError::Io { .. } => (Exit::Failed, None),
+    };
+    advised(CliError::because(exit, what, error), advice)
+}
+
+/// What the failure of a pool means, and what to do about it.
+fn pool_error(what: String, error: PoolError) -> CliError {
+    let (exit, advice) = match &error {
+        PoolError::Owned(_) => (Exit::Refused, Some("a node serves this pool; stop it first")),
+        PoolError::Unsupported(_) => (Exit::Refused, Some(MAKE_IMAGE)),
+        PoolError::NoSpace(_) => (Exit::Refused, Some("make room, or choose another place")),
+        PoolError::Format(_) => (Exit::Refused, Some("a pool is made in an empty directory, by `windlass pool create`")),
+        PoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            (Exit::NotFound, Some("`windlass pool create` makes a pool, in a directory or an image file"))
+        }
+        _ => (Exit::Failed, None),
+    };
+    advised(CliError::because(exit, what, error), advice)
+}
+
+fn advised(error: CliError, advice: Option<&str>) -> CliError {
+    match advice {
+        Some(advice) => error.advise(advice),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::quiesce::NothingToHold;
+
+    #[test]
+    fn a_place_without_a_pool_is_refused_with_advice() {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, exit) in [(folder.path().to_owned(), Exit::Refused), (folder.path().join("pool.img"), Exit::NotFound)] {
+            let error = OpenPool::open(&path, Arc::new(NothingToHold)).unwrap_err();
+            assert_eq!(error.exit(), exit, "{error}");
+            assert!(error.advice().is_some_and(|advice| advice.contains("windlass pool create")));
+        }
+    }
+
+    #[test]
+    fn a_pool_that_another_process_owns_is_refused() {
+        let error = pool_error("cannot open".to_owned(), PoolError::Owned("/srv/pool".to_owned()));
+        assert_eq!(error.exit(), Exit::Refused);
+        let error = image_error("cannot open".to_owned(), ImageError::Locked("/srv/pool.img".into()));
+        assert_eq!((error.exit(), error.advice()), (Exit::Refused, Some("a node serves this pool; stop it first")));
+    }
+}

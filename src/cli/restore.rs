@@ -1,0 +1,147 @@
+//! `windlass restore`: what a repository holds, to a volume of a running node or to a file.
+//!
+//! A volume is made by the node and is invisible until it is whole. A file is written by this process, which needs no node:
+//! under a temporary name beside its final one, sparse, and renamed when it is whole and durable. An interrupted restore
+//! leaves neither.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args};
+use csi_proto::windlass::v1 as windlass;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Answer, Node};
+use super::endpoint::EndpointArgs;
+use super::exit::{CliError, Exit};
+use super::output::{Format, print_json, print_text};
+use super::repository_access::{RepositoryAccess, RepositoryArgs};
+use super::restore_file;
+use super::size::ByteSize;
+use super::transfer::follow;
+use super::volume::{ModeArgs, Presentation};
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("target").required(true).args(["volume", "file"])))]
+pub struct RestoreArgs {
+    /// Snapshot in the repository: its id, the beginning of it, or `latest`
+    #[arg(long, value_name = "ID", default_value = "latest")]
+    snapshot: String,
+    /// Which file of the snapshot; not needed when it holds only one
+    #[arg(long, value_name = "FILE_IN_REPOSITORY")]
+    path: Option<String>,
+    /// Name of the volume to make
+    #[arg(long, value_name = "NAME")]
+    volume: Option<String>,
+    /// File to make; it must not exist
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+    /// Size of the volume, not smaller than what is restored [default: the same]
+    #[arg(long, conflicts_with = "file")]
+    size: Option<ByteSize>,
+    /// Pool to make the volume in, by its id; needed when the node has several
+    #[arg(long, value_name = "ID", conflicts_with = "file")]
+    pool: Option<String>,
+    #[command(flatten)]
+    mode: ModeArgs,
+    #[command(flatten)]
+    repository: RepositoryArgs,
+    #[command(flatten)]
+    tuning: RestoreTuning,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+}
+
+/// How a restore is made; each has a default.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RestoreTuning {
+    /// Number of threads
+    #[arg(long, value_name = "NUMBER")]
+    pub workers: Option<u32>,
+    /// Memory it may take
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+}
+
+/// What to restore from a repository.
+#[derive(Debug, Clone)]
+pub struct RestoreSource {
+    /// Id, beginning of one, or `latest`.
+    pub snapshot: String,
+    /// File in the snapshot; its only one when this is `None`.
+    pub path: Option<String>,
+}
+
+/// The volume to make of it.
+#[derive(Debug, Clone)]
+pub struct RestoreTarget {
+    /// Its name.
+    pub volume: String,
+    /// Its size; that of the source when this is `None`.
+    pub size: Option<ByteSize>,
+    /// Id of the pool; the node's only one when this is `None`.
+    pub pool: Option<String>,
+    /// How it is presented; as it was exported when this is `None`.
+    pub presentation: Option<Presentation>,
+}
+
+/// Runs the restore and prints what was made.
+///
+/// # Errors
+/// [`CliError`], with the exit code of what the node answered or what the repository's failure means.
+pub async fn run(args: RestoreArgs, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
+    let access = args.repository.access()?;
+    let source = RestoreSource { snapshot: args.snapshot, path: args.path };
+    let Some(volume) = args.volume else {
+        let path = args.file.ok_or_else(|| CliError::usage("give --volume NAME or --file PATH"))?;
+        return restore_file::run(&access, &source, &path, &args.tuning, format, interrupt).await;
+    };
+    let node = Node::connect(&args.endpoint.endpoint()).await?;
+    let target = RestoreTarget { volume, size: args.size, pool: args.pool, presentation: args.mode.chosen() };
+    let result = restore(&node, &access, &source, &target, &args.tuning, format, interrupt).await?;
+    match format {
+        Format::Text => print_text(&result.volume_id),
+        Format::Json => print_json(&json!({
+            "volume_id": result.volume_id,
+            "name": target.volume,
+            "size_bytes": result.size_bytes,
+            "data_bytes": result.data_bytes,
+            "zero_bytes": result.zero_bytes,
+        })),
+    }
+}
+
+/// Has the node make a volume from a repository, and waits for it.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn restore(
+    node: &Node,
+    access: &RepositoryAccess,
+    source: &RestoreSource,
+    target: &RestoreTarget,
+    tuning: &RestoreTuning,
+    format: Format,
+    interrupt: &CancellationToken,
+) -> Result<windlass::RestoreResult, CliError> {
+    let size = target.size.map_or(Ok(0), |size| i64::try_from(size.bytes()));
+    let request = windlass::StartRestoreRequest {
+        repository: Some(access.to_message()),
+        repository_snapshot: source.snapshot.clone(),
+        file_path: source.path.clone().unwrap_or_default(),
+        pool_id: target.pool.clone().unwrap_or_default(),
+        volume_name: target.volume.clone(),
+        capacity_bytes: size.map_err(|_| CliError::usage("--size is too large"))?,
+        fs_type: match target.presentation {
+            Some(Presentation::FileSystem(fs_type)) => fs_type.name().to_owned(),
+            Some(Presentation::Block) | None => String::new(),
+        },
+        block: target.presentation == Some(Presentation::Block),
+        workers: tuning.workers.unwrap_or(0),
+        memory_bytes: tuning.memory.map_or(0, ByteSize::bytes),
+    };
+    let started = node.transfers().start_restore(request).await.answer("the restore cannot be started")?;
+    let ended = follow(node, &started.transfer_id, "restore", format, interrupt).await?;
+    ended.restore_result.ok_or_else(|| CliError::new(Exit::Failed, "the node's answer holds no result of the restore"))
+}

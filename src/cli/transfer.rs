@@ -1,0 +1,60 @@
+//! Following a transfer that a node runs.
+
+use csi_proto::windlass::v1 as windlass;
+use csi_proto::windlass::v1::TransferState;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Answer, Node, next_message};
+use super::exit::{CliError, Exit};
+use super::output::Format;
+use super::progress::{Progress, Step, Unit};
+
+/// Follows a transfer to its end, and shows how far it is. When `interrupt` fires, the transfer is cancelled and its end
+/// still awaited, so that nothing runs on behind a command that has returned.
+///
+/// # Errors
+/// [`Exit::Failed`] when the transfer failed, [`Exit::Interrupted`] when it was cancelled, [`Exit::Unavailable`] when the node
+/// went away before its end.
+pub async fn follow(
+    node: &Node,
+    transfer_id: &str,
+    title: &str,
+    format: Format,
+    interrupt: &CancellationToken,
+) -> Result<windlass::TransferProgress, CliError> {
+    let what = format!("{title} cannot be followed");
+    let request = windlass::WatchTransferRequest { transfer_id: transfer_id.to_owned() };
+    let mut stream = node.transfers().watch_transfer(request).await.answer(&what)?;
+    let mut progress = Progress::begin(title, Unit::Bytes, format);
+    let mut cancelled = false;
+    loop {
+        let message = tokio::select! {
+            message = next_message(&mut stream, &what) => message?,
+            () = interrupt.cancelled(), if !cancelled => {
+                cancelled = true;
+                let request = windlass::CancelTransferRequest { transfer_id: transfer_id.to_owned() };
+                node.transfers().cancel_transfer(request).await.answer(&format!("{title} cannot be cancelled"))?;
+                continue;
+            }
+        };
+        let Some(message) = message else {
+            return Err(CliError::new(Exit::Unavailable, format!("{title}: the node ended before the transfer did"))
+                .advise("its log says why; the command may be repeated"));
+        };
+        progress.update(&Step {
+            phase: message.phase.clone(),
+            done: message.bytes_done,
+            total: message.bytes_total,
+            stored: message.bytes_stored,
+        });
+        match message.state() {
+            TransferState::Succeeded => return Ok(message),
+            TransferState::Failed => return Err(CliError::because(Exit::Failed, format!("{title} failed"), message.message)),
+            TransferState::Canceled => {
+                return Err(CliError::interrupted(format!("{title} was cancelled"))
+                    .advise("what had been written already is used again when the command is repeated"));
+            }
+            TransferState::Unspecified | TransferState::Pending | TransferState::Running => {}
+        }
+    }
+}

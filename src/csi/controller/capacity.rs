@@ -1,0 +1,71 @@
+//! GetCapacity: what new volumes may take. A place or a pool that is not here has none, which is no error: the sidecar asks for
+//! every class and every node.
+
+use csi_proto::csi::v1 as proto;
+
+use crate::csi::answer;
+use crate::csi::error::{CallError, Fault, RequestError};
+use crate::csi::node_layer::NodeLayer;
+use crate::csi::topology;
+use crate::csi::validate::capability::{self, AccessType, CapabilitySet};
+use crate::csi::validate::parameters::{self, VolumeParameters};
+use crate::csi::validate::size;
+use crate::pool::record::VolumeMode;
+use crate::types::{FsType, VolumeSize};
+
+use super::create;
+
+/// What is asked about; `None` when no volume can ever be like that.
+pub(super) type Checked = Option<Question>;
+
+pub(super) struct Question {
+    parameters: VolumeParameters,
+    mode: VolumeMode,
+    place: Option<proto::Topology>,
+}
+
+pub(super) fn check(_: &NodeLayer, request: proto::GetCapacityRequest) -> Result<Checked, RequestError> {
+    let parameters = parameters::volume(&request.parameters)?;
+    let mode = match request.volume_capabilities.as_slice() {
+        [] => VolumeMode::Block,
+        entries => match capability::capabilities(entries) {
+            Ok(CapabilitySet { access_type: AccessType::Block, .. }) => VolumeMode::Block,
+            Ok(CapabilitySet { access_type: AccessType::Mount { fs_type, .. }, .. }) => {
+                VolumeMode::Filesystem(fs_type.or(parameters.fs_type).unwrap_or(FsType::Ext4))
+            }
+            Err(error) if error.fault == Fault::Unsupported => return Ok(None),
+            Err(error) => return Err(error),
+        },
+    };
+    Ok(Some(Question { parameters, mode, place: request.accessible_topology }))
+}
+
+pub(super) fn capacity(layer: &NodeLayer, checked: Checked) -> Result<proto::GetCapacityResponse, CallError> {
+    let nothing = proto::GetCapacityResponse { available_capacity: 0, maximum_volume_size: None, minimum_volume_size: None };
+    let Some(Question { parameters, mode, place }) = checked else { return Ok(nothing) };
+    let ids = layer.pool_ids();
+    let mut allowed = match &place {
+        Some(place) => topology::pools_of_term(place, &layer.node, &ids),
+        None => ids,
+    };
+    if let Some(selector) = &parameters.pool {
+        let selected = create::selected(layer, selector).ok();
+        allowed.retain(|&id| selected == Some(id));
+    }
+    if allowed.is_empty() {
+        return Ok(nothing);
+    }
+    let (mut total, mut largest) = (0_u64, 0_u64);
+    for pool in layer.pools().iter().filter(|pool| allowed.contains(&pool.id())) {
+        let available = pool.status()?.usage.available();
+        total = total.saturating_add(available);
+        largest = largest.max(available);
+    }
+    // Volumes are sparse, so a larger one could be made; one that could never be filled is not what anybody asks for.
+    let largest = largest.min(VolumeSize::MAX.bytes()) / VolumeSize::GRANULARITY * VolumeSize::GRANULARITY;
+    Ok(proto::GetCapacityResponse {
+        available_capacity: answer::bytes(total),
+        maximum_volume_size: Some(answer::bytes(largest)),
+        minimum_volume_size: Some(answer::size(size::minimum(mode))),
+    })
+}

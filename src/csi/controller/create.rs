@@ -1,0 +1,239 @@
+//! CreateVolume.
+//!
+//! The name is the key of idempotency, over all pools of the node: a name that a pool knows is answered by that pool, from its
+//! record. Otherwise the pool is chosen: the one that the parameter `pool` names, the source's, or, of those that the topology
+//! allows, the one with the most room. Everything that the pool makes durable is its own business (`pool::owned`); nothing
+//! here needs undoing.
+
+use std::sync::Arc;
+
+use csi_proto::csi::v1 as proto;
+
+use crate::csi::error::{CallError, RequestError};
+use crate::csi::locks::{Hold, Key};
+use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::validate::capability::{self, AccessType, CapabilitySet};
+use crate::csi::validate::parameters::{self, PoolSelector, VolumeParameters};
+use crate::csi::validate::source::{self, ContentSource};
+use crate::csi::validate::{self, size};
+use crate::csi::{answer, topology};
+use crate::pool::owned::OwnedPool;
+use crate::pool::record::{AccessMode, NewVolume, Volume, VolumeMode};
+use crate::types::{CapacityRange, FsType, ObjectName, PoolId, VolumeSize};
+
+/// Made where neither the capability nor the parameters nor a source name a file system.
+const DEFAULT_FS_TYPE: FsType = FsType::Ext4;
+
+/// A checked request.
+pub(super) struct Checked {
+    name: ObjectName,
+    capacity: CapacityRange,
+    capabilities: CapabilitySet,
+    parameters: VolumeParameters,
+    source: Option<ContentSource>,
+    requirement: Option<proto::TopologyRequirement>,
+}
+
+pub(super) fn check(_: &NodeLayer, request: proto::CreateVolumeRequest) -> Result<Checked, RequestError> {
+    let name = validate::name("name", &request.name)?;
+    let mut capabilities = capability::capabilities(&request.volume_capabilities)?;
+    let capacity = size::capacity(request.capacity_range.as_ref())?;
+    let parameters = parameters::volume(&request.parameters)?;
+    validate::map("mutable_parameters", &request.mutable_parameters)?;
+    validate::no_mutable_parameters(&request.mutable_parameters)?;
+    validate::map("secrets", &request.secrets)?;
+    let source = source::content_source(request.volume_content_source.as_ref())?;
+
+    if let AccessType::Mount { fs_type, .. } = &mut capabilities.access_type
+        && let Some(parameter) = parameters.fs_type
+        && *fs_type.get_or_insert(parameter) != parameter
+    {
+        let field = "parameters.csi.storage.k8s.io/fstype";
+        return Err(RequestError::invalid(field, "must not differ from fs_type of volume_capabilities"));
+    }
+    if source.is_none() && capabilities.access_modes.contains(&AccessMode::MultiNodeReaderOnly) {
+        let reason = "MULTI_NODE_READER_ONLY needs a volume_content_source: nothing can ever be written to such a volume";
+        return Err(RequestError::unsupported("volume_capabilities.access_mode", reason));
+    }
+    Ok(Checked { name, capacity, capabilities, parameters, source, requirement: request.accessibility_requirements })
+}
+
+pub(super) fn create(layer: &NodeLayer, checked: Checked) -> Result<proto::CreateVolumeResponse, CallError> {
+    let _name = layer.locks.take("name", Key::VolumeName(checked.name.clone()), Hold::Exclusive)?;
+    let _source = match checked.source {
+        // Frozen for the cut: a second freeze would find it frozen by someone else.
+        Some(ContentSource::Volume(handle)) => Some(layer.locks.take(VOLUME, Key::Volume(handle), Hold::Exclusive)?),
+        Some(ContentSource::Snapshot(handle)) => Some(layer.locks.take(SNAPSHOT, Key::Snapshot(handle), Hold::Shared)?),
+        None => None,
+    };
+    let (pool, new) = match existing(layer, &checked.name)? {
+        Some((pool, volume)) => (pool, repeated(layer, pool, &volume, checked)?),
+        None => first(layer, checked)?,
+    };
+    let volume = pool.create_volume(&new)?.into_inner();
+    Ok(proto::CreateVolumeResponse { volume: Some(answer::volume(pool.id(), &volume)) })
+}
+
+const VOLUME: &str = "volume_content_source.volume.volume_id";
+const SNAPSHOT: &str = "volume_content_source.snapshot.snapshot_id";
+const REQUISITE: &str = "accessibility_requirements.requisite";
+
+type PoolRef<'a> = &'a Arc<OwnedPool>;
+
+fn existing<'a>(layer: &'a NodeLayer, name: &ObjectName) -> Result<Option<(PoolRef<'a>, Volume)>, CallError> {
+    for pool in layer.pools() {
+        if let Some(volume) = pool.volume_by_name(name)? {
+            return Ok(Some((pool, volume)));
+        }
+    }
+    Ok(None)
+}
+
+/// The request as its volume's pool is to compare it with the record. What the pool does not know is compared here.
+fn repeated(layer: &NodeLayer, pool: PoolRef<'_>, volume: &Volume, checked: Checked) -> Result<NewVolume, CallError> {
+    let conflict = |field, what: &str| {
+        RequestError::already_exists(field, format!("the volume `{}` exists already with {what}", volume.name))
+    };
+    let within = topology::candidates(checked.requirement.as_ref(), &layer.node, &layer.pool_ids())
+        .is_ok_and(|groups| groups.iter().flatten().any(|&id| id == pool.id()));
+    if !within {
+        return Err(conflict(REQUISITE, "another topology").into());
+    }
+    if checked.source.is_some_and(|source| source.pool() != pool.id()) {
+        return Err(conflict("volume_content_source", "another content source").into());
+    }
+    // The record answers for what the request leaves open, also when the source is gone by now.
+    let recorded = match volume.mode {
+        VolumeMode::Filesystem(fs_type) => Some(fs_type),
+        VolumeMode::Block => None,
+    };
+    let mode = mode_of(&checked.capabilities.access_type, recorded);
+    Ok(new_volume(checked, mode))
+}
+
+/// A request whose name no pool knows: the pool is chosen, and the source looked at.
+fn first(layer: &NodeLayer, checked: Checked) -> Result<(PoolRef<'_>, NewVolume), CallError> {
+    let source = checked.source.map(|source| look_at(layer, source)).transpose()?;
+    let pool = choose(layer, &checked)?;
+    let mode = mode_of(&checked.capabilities.access_type, source.and_then(|source| source.fs_type));
+    if let (Some(named), Some(source)) = (checked.source, source) {
+        fits_source(&checked, named, source, mode)?;
+    }
+    Ok((pool, new_volume(checked, mode)))
+}
+
+/// What matters of a content source.
+#[derive(Clone, Copy)]
+struct Source {
+    size: VolumeSize,
+    fs_type: Option<FsType>,
+}
+
+fn look_at(layer: &NodeLayer, source: ContentSource) -> Result<Source, CallError> {
+    let pool = layer.pool(source.field(), source.pool())?;
+    let (size, mode) = match source {
+        ContentSource::Snapshot(handle) => {
+            let snapshot = pool.snapshot(handle.snapshot)?.ok_or_else(|| no_such(source.field()))?;
+            (snapshot.size, snapshot.mode)
+        }
+        ContentSource::Volume(handle) => {
+            let volume = pool.volume(handle.volume)?.ok_or_else(|| no_such(source.field()))?;
+            (volume.size, volume.mode)
+        }
+    };
+    let fs_type = match mode {
+        VolumeMode::Filesystem(fs_type) => Some(fs_type),
+        VolumeMode::Block => None,
+    };
+    Ok(Source { size, fs_type })
+}
+
+fn fits_source(checked: &Checked, named: ContentSource, source: Source, mode: VolumeMode) -> Result<(), RequestError> {
+    // Another mode is allowed: what the device holds is found out when it is staged, and never formatted.
+    if let (VolumeMode::Filesystem(wanted), Some(has)) = (mode, source.fs_type)
+        && wanted != has
+    {
+        let reason = format!("asks for {wanted}, but {} holds {has}", named.field());
+        return Err(RequestError::invalid("volume_capabilities.mount.fs_type", reason));
+    }
+    let too_small = |bytes: u64| VolumeSize::at_least(bytes).is_ok_and(|size| size < source.size);
+    let reason = || format!("must be at least {}, the size of {}", source.size.bytes(), named.field());
+    if checked.capacity.required().is_some_and(too_small) {
+        return Err(RequestError::out_of_range("capacity_range.required_bytes", reason()));
+    }
+    if checked.capacity.limit().is_some_and(|limit| limit < source.size.bytes()) {
+        return Err(RequestError::out_of_range("capacity_range.limit_bytes", reason()));
+    }
+    Ok(())
+}
+
+fn mode_of(access_type: &AccessType, otherwise: Option<FsType>) -> VolumeMode {
+    match access_type {
+        AccessType::Block => VolumeMode::Block,
+        AccessType::Mount { fs_type, .. } => VolumeMode::Filesystem(fs_type.or(otherwise).unwrap_or(DEFAULT_FS_TYPE)),
+    }
+}
+
+fn new_volume(checked: Checked, mode: VolumeMode) -> NewVolume {
+    // A copied file system is as large as it is; only one that is to be made has a smallest size.
+    let minimum = if checked.source.is_some() { VolumeMode::Block } else { mode };
+    NewVolume {
+        name: checked.name,
+        capacity: checked.capacity,
+        minimum: size::minimum(minimum),
+        mode,
+        access_modes: checked.capabilities.access_modes,
+        mount_flags: checked.capabilities.access_type.flags().to_vec(),
+        parameters: checked.parameters.recorded,
+        checksum: checked.parameters.checksum,
+        source: checked.source.map(ContentSource::object),
+    }
+}
+
+/// The pool of a new volume.
+fn choose<'a>(layer: &'a NodeLayer, checked: &Checked) -> Result<PoolRef<'a>, CallError> {
+    if layer.pools().is_empty() {
+        return Err(RequestError::exhausted(REQUISITE, format!("node `{}` has no pool", layer.node.as_str())).into());
+    }
+    let groups = topology::candidates(checked.requirement.as_ref(), &layer.node, &layer.pool_ids())?;
+    let selected = checked.parameters.pool.as_ref().map(|selector| selected(layer, selector)).transpose()?;
+    for group in groups {
+        let group = group.into_iter().filter(|&id| selected.is_none_or(|selected| selected == id));
+        let group = group.filter(|&id| checked.source.is_none_or(|source| source.pool() == id));
+        if let Some(pool) = roomiest(layer, group)? {
+            return Ok(pool);
+        }
+    }
+    let (field, reason) = match checked.source {
+        Some(source) => (source.field(), "is in a pool that the request does not allow; it cannot be copied to another one"),
+        None => ("parameters.pool", "is not a pool that accessibility_requirements allow"),
+    };
+    Err(RequestError::exhausted(field, reason).into())
+}
+
+/// The pool that a selector names.
+///
+/// # Errors
+/// Exhausted: another node may have it.
+pub(super) fn selected(layer: &NodeLayer, selector: &PoolSelector) -> Result<PoolId, RequestError> {
+    let found = layer.pools().iter().find(|pool| match selector {
+        PoolSelector::Id(id) => pool.id() == *id,
+        PoolSelector::Path(path) => std::path::Path::new(&pool.location()) == path,
+    });
+    found
+        .map(|pool| pool.id())
+        .ok_or_else(|| RequestError::exhausted("parameters.pool", format!("node `{}` has no such pool", layer.node.as_str())))
+}
+
+fn roomiest(layer: &NodeLayer, group: impl Iterator<Item = PoolId>) -> Result<Option<PoolRef<'_>>, CallError> {
+    let mut best: Option<(u64, PoolRef<'_>)> = None;
+    for id in group {
+        let pool = layer.pool("parameters.pool", id)?;
+        let available = pool.status()?.usage.available();
+        // The first of equals, so that the choice does not depend on anything else.
+        if best.is_none_or(|(most, _)| available > most) {
+            best = Some((available, pool));
+        }
+    }
+    Ok(best.map(|(_, pool)| pool))
+}

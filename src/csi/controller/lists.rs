@@ -1,0 +1,125 @@
+//! ListVolumes, ListSnapshots and ControllerGetVolume.
+//!
+//! Only what is ready is listed: nothing that is being made, restored or deleted.
+
+use csi_proto::csi::v1 as proto;
+
+use crate::csi::answer;
+use crate::csi::error::{CallError, RequestError};
+use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::token::PageRequest;
+use crate::csi::validate;
+use crate::pool::owned::OwnedPool;
+use crate::pool::record::{Snapshot, Volume};
+use crate::types::{SnapshotHandle, VolumeHandle};
+
+const VOLUME_ID: &str = "volume_id";
+
+pub(super) fn check_volumes(
+    layer: &NodeLayer,
+    request: proto::ListVolumesRequest,
+) -> Result<PageRequest<VolumeHandle>, RequestError> {
+    PageRequest::new(request.max_entries, &request.starting_token, &layer.pool_ids(), |handle| handle.pool)
+}
+
+pub(super) fn volumes(layer: &NodeLayer, page: PageRequest<VolumeHandle>) -> Result<proto::ListVolumesResponse, CallError> {
+    let mut all = Vec::new();
+    for pool in layer.pools() {
+        let listed = pool.volumes()?.into_iter();
+        all.extend(listed.map(|volume| (VolumeHandle { pool: pool.id(), volume: volume.id }, (pool, volume))));
+    }
+    let page = page.cut(all);
+    let entries = page.entries.into_iter().map(|(_, (pool, volume))| {
+        Ok(proto::list_volumes_response::Entry {
+            status: Some(proto::list_volumes_response::VolumeStatus {
+                published_node_ids: published_node_ids(layer, pool, &volume)?,
+            }),
+            volume: Some(answer::volume(pool.id(), &volume)),
+        })
+    });
+    Ok(proto::ListVolumesResponse { entries: entries.collect::<Result<_, CallError>>()?, next_token: page.next_token })
+}
+
+/// This node, if the volume is staged or published in this boot.
+fn published_node_ids(layer: &NodeLayer, pool: &OwnedPool, volume: &Volume) -> Result<Vec<String>, CallError> {
+    let records = pool.publications(volume.id)?;
+    let published = records.iter().any(|record| record.boot_id == *layer.boot_id);
+    Ok(published.then(|| layer.node.as_str().to_owned()).into_iter().collect())
+}
+
+pub(super) fn check_get_volume(
+    _: &NodeLayer,
+    request: proto::ControllerGetVolumeRequest,
+) -> Result<Option<VolumeHandle>, RequestError> {
+    validate::volume_handle(VOLUME_ID, &request.volume_id)
+}
+
+pub(super) fn get_volume(
+    layer: &NodeLayer,
+    handle: Option<VolumeHandle>,
+) -> Result<proto::ControllerGetVolumeResponse, CallError> {
+    let (pool, volume) = layer.volume(VOLUME_ID, handle.ok_or_else(|| no_such(VOLUME_ID))?)?;
+    Ok(proto::ControllerGetVolumeResponse {
+        status: Some(proto::controller_get_volume_response::VolumeStatus {
+            published_node_ids: published_node_ids(layer, pool, &volume)?,
+        }),
+        volume: Some(answer::volume(pool.id(), &volume)),
+    })
+}
+
+/// Which snapshots are asked for. The inner `None` is the handle of nothing, which matches nothing.
+pub(super) struct SnapshotFilter {
+    snapshot: Option<Option<SnapshotHandle>>,
+    source: Option<Option<VolumeHandle>>,
+    page: PageRequest<SnapshotHandle>,
+}
+
+pub(super) fn check_snapshots(layer: &NodeLayer, request: proto::ListSnapshotsRequest) -> Result<SnapshotFilter, RequestError> {
+    validate::map("secrets", &request.secrets)?;
+    let given = |text: &str| !text.is_empty();
+    let snapshot = given(&request.snapshot_id).then(|| validate::snapshot_handle("snapshot_id", &request.snapshot_id));
+    let source = given(&request.source_volume_id).then(|| validate::volume_handle("source_volume_id", &request.source_volume_id));
+    Ok(SnapshotFilter {
+        snapshot: snapshot.transpose()?,
+        source: source.transpose()?,
+        page: PageRequest::new(request.max_entries, &request.starting_token, &layer.pool_ids(), |handle: &SnapshotHandle| {
+            handle.pool
+        })?,
+    })
+}
+
+pub(super) fn snapshots(layer: &NodeLayer, filter: SnapshotFilter) -> Result<proto::ListSnapshotsResponse, CallError> {
+    let mut all = Vec::new();
+    let nothing = matches!(filter.snapshot, Some(None)) || matches!(filter.source, Some(None));
+    let (by_id, by_source) = (filter.snapshot.flatten(), filter.source.flatten());
+    // A filter that names a pool that is not here has no answer but its owner's.
+    if let Some(handle) = by_id {
+        layer.pool("snapshot_id", handle.pool)?;
+    }
+    if let Some(handle) = by_source {
+        layer.pool("source_volume_id", handle.pool)?;
+    }
+    if !nothing {
+        for pool in layer.pools() {
+            let handle = |snapshot: &Snapshot| SnapshotHandle { pool: pool.id(), snapshot: snapshot.id };
+            let listed = match by_id {
+                Some(wanted) if wanted.pool == pool.id() => pool.snapshot(wanted.snapshot)?.into_iter().collect(),
+                Some(_) => Vec::new(),
+                None => pool.snapshots()?,
+            };
+            let matching = listed.into_iter().filter(|snapshot| {
+                by_source.is_none_or(|source| source == VolumeHandle { pool: pool.id(), volume: snapshot.source })
+            });
+            all.extend(matching.map(|snapshot| (handle(&snapshot), answer::snapshot(pool.id(), &snapshot))));
+        }
+    }
+    let page = filter.page.cut(all);
+    Ok(proto::ListSnapshotsResponse {
+        entries: page
+            .entries
+            .into_iter()
+            .map(|(_, snapshot)| proto::list_snapshots_response::Entry { snapshot: Some(snapshot) })
+            .collect(),
+        next_token: page.next_token,
+    })
+}

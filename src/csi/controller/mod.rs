@@ -1,0 +1,167 @@
+//! The Controller service: checks, then one piece of blocking work for each call.
+
+mod capacity;
+mod create;
+mod delete;
+mod expand;
+mod lists;
+mod snapshots;
+mod validate_capabilities;
+
+use csi_proto::csi::v1 as proto;
+use csi_proto::csi::v1::controller_server::Controller;
+use proto::controller_service_capability::rpc::Type as RpcType;
+use proto::controller_service_capability::{Rpc, Type};
+use tonic::{Request, Response, Status};
+
+use super::node_layer::NodeLayer;
+use super::status;
+
+/// What is advertised. Volume health is not: sidecars and test suites of CSI 1.12 refuse values they do not know.
+const CAPABILITIES: [RpcType; 11] = [
+    RpcType::CreateDeleteVolume,
+    RpcType::ListVolumes,
+    RpcType::GetCapacity,
+    RpcType::CreateDeleteSnapshot,
+    RpcType::ListSnapshots,
+    RpcType::CloneVolume,
+    RpcType::ExpandVolume,
+    RpcType::ListVolumesPublishedNodes,
+    RpcType::GetVolume,
+    RpcType::SingleNodeMultiWriter,
+    RpcType::GetSnapshot,
+];
+
+/// Runs a call: `$checked` is evaluated here, `$work` on a blocking thread.
+macro_rules! call {
+    ($self:ident, $request:ident, $module:ident :: $check:ident => $work:ident, $status:path) => {{
+        let checked = $module::$check($self, $request.into_inner()).map_err(|error| $status(error.into()))?;
+        let layer = $self.clone();
+        crate::csi::node_layer::detached(move || $module::$work(&layer, checked)).await.map(Response::new).map_err($status)
+    }};
+}
+pub(super) use call;
+
+#[tonic::async_trait]
+impl Controller for NodeLayer {
+    async fn create_volume(
+        &self,
+        request: Request<proto::CreateVolumeRequest>,
+    ) -> Result<Response<proto::CreateVolumeResponse>, Status> {
+        call!(self, request, create::check => create, status::create_volume)
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<proto::DeleteVolumeRequest>,
+    ) -> Result<Response<proto::DeleteVolumeResponse>, Status> {
+        call!(self, request, delete::check => delete, status::delete)
+    }
+
+    async fn controller_publish_volume(
+        &self,
+        _: Request<proto::ControllerPublishVolumeRequest>,
+    ) -> Result<Response<proto::ControllerPublishVolumeResponse>, Status> {
+        Err(status::unimplemented("ControllerPublishVolume"))
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        _: Request<proto::ControllerUnpublishVolumeRequest>,
+    ) -> Result<Response<proto::ControllerUnpublishVolumeResponse>, Status> {
+        Err(status::unimplemented("ControllerUnpublishVolume"))
+    }
+
+    async fn validate_volume_capabilities(
+        &self,
+        request: Request<proto::ValidateVolumeCapabilitiesRequest>,
+    ) -> Result<Response<proto::ValidateVolumeCapabilitiesResponse>, Status> {
+        call!(self, request, validate_capabilities::check => confirm, status::read)
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<proto::ListVolumesRequest>,
+    ) -> Result<Response<proto::ListVolumesResponse>, Status> {
+        call!(self, request, lists::check_volumes => volumes, status::read)
+    }
+
+    async fn controller_list_volume_health(
+        &self,
+        _: Request<proto::ControllerListVolumeHealthRequest>,
+    ) -> Result<Response<proto::ControllerListVolumeHealthResponse>, Status> {
+        Err(status::unimplemented("ControllerListVolumeHealth"))
+    }
+
+    async fn controller_get_volume_health(
+        &self,
+        _: Request<proto::ControllerGetVolumeHealthRequest>,
+    ) -> Result<Response<proto::ControllerGetVolumeHealthResponse>, Status> {
+        Err(status::unimplemented("ControllerGetVolumeHealth"))
+    }
+
+    async fn get_capacity(
+        &self,
+        request: Request<proto::GetCapacityRequest>,
+    ) -> Result<Response<proto::GetCapacityResponse>, Status> {
+        call!(self, request, capacity::check => capacity, status::read)
+    }
+
+    async fn controller_get_capabilities(
+        &self,
+        _: Request<proto::ControllerGetCapabilitiesRequest>,
+    ) -> Result<Response<proto::ControllerGetCapabilitiesResponse>, Status> {
+        let capability =
+            |r#type: RpcType| proto::ControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: r#type.into() })) };
+        Ok(Response::new(proto::ControllerGetCapabilitiesResponse { capabilities: CAPABILITIES.map(capability).to_vec() }))
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<proto::CreateSnapshotRequest>,
+    ) -> Result<Response<proto::CreateSnapshotResponse>, Status> {
+        call!(self, request, snapshots::check_create => create, status::create_snapshot)
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<proto::DeleteSnapshotRequest>,
+    ) -> Result<Response<proto::DeleteSnapshotResponse>, Status> {
+        call!(self, request, snapshots::check_delete => delete, status::delete)
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<proto::ListSnapshotsRequest>,
+    ) -> Result<Response<proto::ListSnapshotsResponse>, Status> {
+        call!(self, request, lists::check_snapshots => snapshots, status::read)
+    }
+
+    async fn get_snapshot(
+        &self,
+        request: Request<proto::GetSnapshotRequest>,
+    ) -> Result<Response<proto::GetSnapshotResponse>, Status> {
+        call!(self, request, snapshots::check_get => get, status::read)
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        request: Request<proto::ControllerExpandVolumeRequest>,
+    ) -> Result<Response<proto::ControllerExpandVolumeResponse>, Status> {
+        call!(self, request, expand::check => expand, status::controller_expand)
+    }
+
+    async fn controller_get_volume(
+        &self,
+        request: Request<proto::ControllerGetVolumeRequest>,
+    ) -> Result<Response<proto::ControllerGetVolumeResponse>, Status> {
+        call!(self, request, lists::check_get_volume => get_volume, status::read)
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        _: Request<proto::ControllerModifyVolumeRequest>,
+    ) -> Result<Response<proto::ControllerModifyVolumeResponse>, Status> {
+        Err(status::unimplemented("ControllerModifyVolume"))
+    }
+}

@@ -1,0 +1,51 @@
+//! The Identity service.
+
+use csi_proto::csi::v1 as proto;
+use csi_proto::csi::v1::identity_server::Identity;
+use proto::plugin_capability::service::Type as ServiceType;
+use proto::plugin_capability::volume_expansion::Type as ExpansionType;
+use proto::plugin_capability::{Service, Type, VolumeExpansion};
+use tonic::{Request, Response, Status};
+
+use super::node_layer::{DRIVER_NAME, NodeLayer};
+use super::status;
+
+fn service(r#type: ServiceType) -> proto::PluginCapability {
+    proto::PluginCapability { r#type: Some(Type::Service(Service { r#type: r#type.into() })) }
+}
+
+#[tonic::async_trait]
+impl Identity for NodeLayer {
+    async fn get_plugin_info(
+        &self,
+        _: Request<proto::GetPluginInfoRequest>,
+    ) -> Result<Response<proto::GetPluginInfoResponse>, Status> {
+        Ok(Response::new(proto::GetPluginInfoResponse {
+            name: DRIVER_NAME.to_owned(),
+            vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            manifest: [].into(),
+        }))
+    }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<proto::GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<proto::GetPluginCapabilitiesResponse>, Status> {
+        let expansion = Type::VolumeExpansion(VolumeExpansion { r#type: ExpansionType::Online.into() });
+        Ok(Response::new(proto::GetPluginCapabilitiesResponse {
+            capabilities: vec![
+                service(ServiceType::ControllerService),
+                service(ServiceType::VolumeAccessibilityConstraints),
+                proto::PluginCapability { r#type: Some(expansion) },
+            ],
+        }))
+    }
+
+    /// Cheap on purpose: it never waits for a disk, so that a slow one does not get the process killed.
+    async fn probe(&self, _: Request<proto::ProbeRequest>) -> Result<Response<proto::ProbeResponse>, Status> {
+        if self.pools.is_empty() {
+            return Err(status::unhealthy("there is no pool on this node; make one with `windlass pool create`"));
+        }
+        Ok(Response::new(proto::ProbeResponse { ready: Some(true) }))
+    }
+}

@@ -1,0 +1,180 @@
+//! What is true of one volume on this node, looked at anew for each call.
+//!
+//! Three witnesses: the pool says whether the volume has a device, mountinfo says where that device is mounted, the catalogue
+//! says how it was asked for. Mountinfo is the truth for mounts; a record counts only in the boot it was written in, and only
+//! while what it says is to be seen. Records are written *before* the mount they describe and removed *after* it is gone, so a
+//! crash between the two leaves a record that is void, never a mount that nobody knows.
+
+use std::path::{Path, PathBuf};
+
+use crate::csi::error::CallError;
+use crate::csi::node_layer::NodeLayer;
+use crate::mount::{MountEntry, MountError};
+use crate::pool::Attachment;
+use crate::pool::owned::OwnedPool;
+use crate::pool::record::{Publication, PublicationKind, Volume, VolumeMode};
+use crate::types::Object;
+
+use super::step;
+
+/// One volume on this node.
+pub(crate) struct Situation<'a> {
+    layer: &'a NodeLayer,
+    pool: &'a OwnedPool,
+    /// The record.
+    pub(crate) volume: Volume,
+    /// Its device, if it has one.
+    pub(crate) attachment: Option<Attachment>,
+    number: Option<(u32, u32)>,
+    mounts: Vec<MountEntry>,
+    records: Vec<Publication>,
+}
+
+/// What is mounted at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum At<'a> {
+    /// Nothing.
+    Nothing,
+    /// The volume.
+    Volume(&'a MountEntry),
+    /// Something else.
+    Other(&'a MountEntry),
+}
+
+impl<'a> Situation<'a> {
+    /// Looks.
+    ///
+    /// # Errors
+    /// Whatever the pool and the mount table report.
+    pub(crate) fn look(layer: &'a NodeLayer, pool: &'a OwnedPool, volume: Volume) -> Result<Self, CallError> {
+        let attachment = pool.attachment(Object::Volume(volume.id))?;
+        let number = match &attachment {
+            Some(attachment) => Some(layer.mounter.device_number(&attachment.device)?),
+            None => None,
+        };
+        let (mounts, records) = (layer.mounter.mounts()?, pool.publications(volume.id)?);
+        Ok(Self { layer, pool, volume, attachment, number, mounts, records })
+    }
+
+    /// What is mounted at a path, topmost.
+    pub(crate) fn at(&self, path: &Path) -> At<'_> {
+        let real = self.real(path);
+        match self.mounts.iter().rev().find(|entry| entry.mount_point == real) {
+            None => At::Nothing,
+            Some(entry) if self.is_ours(entry) => At::Volume(entry),
+            Some(entry) => At::Other(entry),
+        }
+    }
+
+    /// The path as mountinfo shows it. What cannot be resolved has nothing mounted on it that could be found by it.
+    fn real(&self, path: &Path) -> PathBuf {
+        self.layer.root.resolve(path).map_or_else(|_| path.to_owned(), |confined| confined.real_path().to_owned())
+    }
+
+    /// Whether a mount shows this volume: its file system, or a node of its device bound somewhere.
+    fn is_ours(&self, entry: &MountEntry) -> bool {
+        let (Some(attachment), Some(number)) = (&self.attachment, self.number) else { return false };
+        match self.volume.mode {
+            // Btrfs shows a device number of its own, but names the device.
+            VolumeMode::Filesystem(_) => entry.device == number || entry.source == attachment.device,
+            // Device nodes lie in the file system of /dev. Nothing else is looked at: it might hang.
+            VolumeMode::Block => {
+                matches!(entry.fs_type.as_str(), "devtmpfs" | "tmpfs")
+                    && entry.root != Path::new("/")
+                    && self.layer.mounter.device_number(&entry.mount_point).is_ok_and(|found| found == number)
+            }
+        }
+    }
+
+    /// All mounts of this volume.
+    pub(crate) fn mounts(&self) -> impl Iterator<Item = &MountEntry> {
+        self.mounts.iter().filter(|entry| self.is_ours(entry))
+    }
+
+    /// The record of a path that counts.
+    pub(crate) fn record(&self, path: &Path, kind: PublicationKind) -> Option<&Publication> {
+        self.live().find(|record| record.path == path && record.kind == kind)
+    }
+
+    /// The records that count: of this boot, and to be seen.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &Publication> {
+        self.records.iter().filter(|record| self.is_live(record))
+    }
+
+    fn is_live(&self, record: &Publication) -> bool {
+        record.boot_id == *self.layer.boot_id
+            && match (record.kind, record.mode) {
+                // A staged block volume is a device, nothing is mounted.
+                (PublicationKind::Staged, VolumeMode::Block) => self.attachment.is_some(),
+                (PublicationKind::Staged, VolumeMode::Filesystem(_)) | (PublicationKind::Published, _) => {
+                    matches!(self.at(&record.path), At::Volume(_))
+                }
+            }
+    }
+
+    /// Where the volume is in use, if anywhere.
+    pub(crate) fn first_use(&self) -> Option<PathBuf> {
+        let recorded = self.live().map(|record| record.path.clone()).next();
+        recorded.or_else(|| self.mounts().map(|entry| entry.mount_point.clone()).next())
+    }
+
+    /// Removes the records that do not count.
+    ///
+    /// # Errors
+    /// Whatever the catalogue reports.
+    pub(crate) fn clear_void_records(&self) -> Result<(), CallError> {
+        for record in self.records.iter().filter(|record| !self.is_live(record)) {
+            step!("record", self.pool.remove_publication(self.volume.id, &record.path))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a record.
+    ///
+    /// # Errors
+    /// Whatever the catalogue reports.
+    pub(crate) fn put_record(&self, record: Publication) -> Result<(), CallError> {
+        Ok(step!("record", self.pool.put_publication(self.volume.id, record))?)
+    }
+
+    /// Removes the record of a path. None is success.
+    ///
+    /// # Errors
+    /// Whatever the catalogue reports.
+    pub(crate) fn remove_record(&self, path: &Path) -> Result<(), CallError> {
+        Ok(step!("record", self.pool.remove_publication(self.volume.id, path))?)
+    }
+
+    /// Removes the device. None is success.
+    ///
+    /// # Errors
+    /// In use; whatever the pool reports.
+    pub(crate) fn detach(&self) -> Result<(), CallError> {
+        if self.attachment.is_some() {
+            step!("detach", self.pool.detach(Object::Volume(self.volume.id)))?;
+        }
+        Ok(())
+    }
+
+    /// Takes everything of this volume off a path.
+    ///
+    /// # Errors
+    /// Busy, above all.
+    pub(crate) fn unmount(&self, path: &Path) -> Result<(), CallError> {
+        let real = self.real(path);
+        // Each of them once, however many lie above each other; what else is there was refused before.
+        for _ in self.mounts.iter().filter(|entry| entry.mount_point == real) {
+            match self.layer.root.resolve(path) {
+                Ok(confined) => step!("unmount", self.layer.mounter.unmount(&confined.into_unmount_target().path()))?,
+                Err(MountError::NotFound(_)) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The pool.
+    pub(crate) fn pool(&self) -> &'a OwnedPool {
+        self.pool
+    }
+}

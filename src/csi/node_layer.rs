@@ -1,0 +1,136 @@
+//! The node layer: a complete CSI plugin over the pools of one node.
+//!
+//! [`NodeLayer`] owns the pools, the door to the mount table, and the locks, and implements the Identity, Controller and Node
+//! services. A call is checked first (`validate`), then its work runs on a blocking thread of its own that outlives the call: a
+//! caller that goes away leaves work that ends by itself, and the repetition finds either the lock held (ABORTED) or the
+//! result. Nothing is remembered here from call to call: the catalogue, mountinfo and the kernel's devices are looked at anew
+//! each time, so a restart at any point changes nothing.
+//!
+//! Never done here: an answer "not found" for a pool that is not ours, a format of anything that may have content (invariant 1), a
+//! lazy unmount, a recursive delete.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mount::Mounter;
+use crate::mount::path::Root;
+use crate::pool::owned::OwnedPool;
+use crate::pool::record::{Snapshot, Volume};
+use crate::types::{PoolId, SnapshotHandle, VolumeHandle};
+
+use super::error::{CallError, RequestError};
+use super::locks::Locks;
+use super::topology::NodeName;
+
+/// Name of the driver.
+pub const DRIVER_NAME: &str = "csi.windlass.dev";
+
+/// How long a look at a mounted file system's fill state may take: the kubelet asks every minute and must not pile up.
+const STATISTICS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a node layer is told about its surroundings.
+#[derive(Debug)]
+pub struct NodeOptions {
+    /// Name of this node.
+    pub node: NodeName,
+    /// Everything that requests name lies beneath it.
+    pub root: Root,
+    /// The boot in which this runs (`mount::boot_id`): records of another are void.
+    pub boot_id: String,
+    /// How long a look at a file system's fill state may take; `None` for the default of 10 s.
+    pub statistics_timeout: Option<Duration>,
+}
+
+/// The CSI services over the pools of one node. Clones are the same layer.
+#[derive(Clone)]
+pub struct NodeLayer {
+    pub(super) pools: Arc<[Arc<OwnedPool>]>,
+    pub(super) mounter: Arc<dyn Mounter>,
+    pub(super) root: Arc<Root>,
+    pub(super) node: NodeName,
+    pub(super) boot_id: Arc<str>,
+    pub(super) statistics_timeout: Duration,
+    pub(super) locks: Locks,
+}
+
+impl NodeLayer {
+    /// A layer over `pools`, which may be none: then it is unhealthy, and says so.
+    pub fn new(pools: Vec<Arc<OwnedPool>>, mounter: Arc<dyn Mounter>, options: NodeOptions) -> Self {
+        let NodeOptions { node, root, boot_id, statistics_timeout } = options;
+        let statistics_timeout = statistics_timeout.unwrap_or(STATISTICS_TIMEOUT);
+        Self {
+            pools: pools.into(),
+            mounter,
+            root: Arc::new(root),
+            node,
+            boot_id: boot_id.into(),
+            statistics_timeout,
+            locks: Locks::default(),
+        }
+    }
+
+    /// The pools of this node.
+    pub fn pools(&self) -> &[Arc<OwnedPool>] {
+        &self.pools
+    }
+
+    /// Name of this node.
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// Ids of the pools.
+    pub(super) fn pool_ids(&self) -> Vec<PoolId> {
+        self.pools.iter().map(|pool| pool.id()).collect()
+    }
+
+    /// The pool with this id.
+    ///
+    /// # Errors
+    /// [`super::error::Fault::PoolElsewhere`]: whether the object exists is for its owner to say.
+    pub(super) fn pool(&self, field: &'static str, id: PoolId) -> Result<&Arc<OwnedPool>, RequestError> {
+        self.pools.iter().find(|pool| pool.id() == id).ok_or_else(|| {
+            RequestError::pool_elsewhere(field, format!("belongs to pool {}, which is not on this node", id.label()))
+        })
+    }
+
+    /// A volume and its pool.
+    ///
+    /// # Errors
+    /// Not found, said by its pool; [`super::error::Fault::PoolElsewhere`]; whatever the pool reports.
+    pub(super) fn volume(&self, field: &'static str, handle: VolumeHandle) -> Result<(&Arc<OwnedPool>, Volume), CallError> {
+        let pool = self.pool(field, handle.pool)?;
+        let volume = pool.volume(handle.volume)?.ok_or_else(|| no_such(field))?;
+        Ok((pool, volume))
+    }
+
+    /// A snapshot and its pool.
+    ///
+    /// # Errors
+    /// As for `volume`.
+    pub(super) fn snapshot(&self, field: &'static str, handle: SnapshotHandle) -> Result<(&Arc<OwnedPool>, Snapshot), CallError> {
+        let pool = self.pool(field, handle.pool)?;
+        let snapshot = pool.snapshot(handle.snapshot)?.ok_or_else(|| no_such(field))?;
+        Ok((pool, snapshot))
+    }
+}
+
+/// The refusal of a handle that names nothing.
+pub(super) fn no_such(field: &'static str) -> RequestError {
+    RequestError::not_found(field, "does not exist")
+}
+
+/// Runs `work` on a blocking thread, where it goes on when the caller is gone.
+///
+/// # Errors
+/// Those of the work; [`CallError::Lost`] when it panicked or the runtime is stopping.
+pub(super) async fn detached<T, F>(work: F) -> Result<T, CallError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, CallError> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the work of a call was lost");
+        Err(CallError::Lost)
+    })
+}

@@ -1,0 +1,120 @@
+//! The internal Pools service: what the pools of this node hold, for people.
+//!
+//! Looking at a pool walks its objects' extents, which takes a while on a large one; it runs on a blocking thread and takes no
+//! lock, so it holds nothing up. An object that goes while it is looked at is left out.
+
+use std::sync::Arc;
+
+use csi_proto::windlass::v1 as windlass;
+use csi_proto::windlass::v1::pools_server::Pools;
+use tonic::{Request, Response, Status};
+
+use crate::pool::owned::OwnedPool;
+use crate::pool::{PoolError, PoolUsage};
+use crate::types::{Object, ObjectName, SnapshotHandle, VolumeHandle, VolumeSize};
+
+/// The Pools service over the pools of a node.
+#[derive(Clone)]
+pub struct PoolsService {
+    pools: Vec<Arc<OwnedPool>>,
+}
+
+impl PoolsService {
+    /// The service over `pools`.
+    pub fn new(pools: Vec<Arc<OwnedPool>>) -> Self {
+        Self { pools }
+    }
+}
+
+#[tonic::async_trait]
+impl Pools for PoolsService {
+    async fn get_pool_status(
+        &self,
+        _request: Request<windlass::GetPoolStatusRequest>,
+    ) -> Result<Response<windlass::GetPoolStatusResponse>, Status> {
+        let pools = self.pools.clone();
+        let looked = tokio::task::spawn_blocking(move || pools.iter().map(|pool| status(pool)).collect::<Result<Vec<_>, _>>());
+        let pools = looked
+            .await
+            .map_err(|error| Status::internal(format!("looking at the pools ended early: {error}")))?
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(windlass::GetPoolStatusResponse { pools }))
+    }
+}
+
+fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
+    let status = pool.status()?;
+    let mut objects = Vec::new();
+    for volume in pool.volumes()? {
+        let handle = VolumeHandle { pool: pool.id(), volume: volume.id }.to_string();
+        objects.extend(object(pool, Object::Volume(volume.id), handle, &volume.name, volume.size)?);
+    }
+    for snapshot in pool.snapshots()? {
+        let handle = SnapshotHandle { pool: pool.id(), snapshot: snapshot.id }.to_string();
+        objects.extend(object(pool, Object::Snapshot(snapshot.id), handle, &snapshot.name, snapshot.size)?);
+    }
+    Ok(windlass::PoolStatus {
+        pool_id: status.id.to_string(),
+        kind: status.kind.to_string(),
+        path: status.location,
+        filesystem: status.mechanism.to_owned(),
+        total_bytes: status.usage.total,
+        free_bytes: status.usage.free,
+        reserve_bytes: status.usage.reserve,
+        volume_count: status.volumes as u64,
+        snapshot_count: status.snapshots as u64,
+        state: state(&status.usage, &status.damaged).to_owned(),
+        quarantined: status.quarantined.into_iter().chain(status.damaged).collect(),
+        objects,
+    })
+}
+
+/// In a word, the worst first.
+fn state(usage: &PoolUsage, damaged: &[String]) -> &'static str {
+    match (damaged.is_empty(), usage.available()) {
+        (false, _) => "damaged",
+        (true, 0) => "full",
+        (true, _) => "ready",
+    }
+}
+
+/// What an object takes; `None` when it went meanwhile.
+fn object(
+    pool: &OwnedPool,
+    object: Object,
+    handle: String,
+    name: &ObjectName,
+    size: VolumeSize,
+) -> Result<Option<windlass::ObjectUsage>, PoolError> {
+    let kind = match object {
+        Object::Volume(_) => "volume",
+        Object::Snapshot(_) => "snapshot",
+    };
+    let usage = match pool.usage_of(object) {
+        Ok(usage) => usage,
+        Err(PoolError::Missing(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(windlass::ObjectUsage {
+        handle,
+        name: name.to_string(),
+        kind: kind.to_owned(),
+        size_bytes: size.bytes(),
+        allocated_bytes: usage.allocated,
+        exclusive_bytes: usage.exclusive,
+        extent_count: usage.extents,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_of_a_pool_is_its_state() {
+        let usage = |free| PoolUsage { total: 100, free, reserve: 10 };
+        assert_eq!(state(&usage(50), &[]), "ready");
+        assert_eq!(state(&usage(10), &[]), "full");
+        assert_eq!(state(&usage(50), &["volume x is cut short".to_owned()]), "damaged");
+    }
+}

@@ -1,0 +1,80 @@
+//! Serves the layer's services on one private unix socket.
+//!
+//! Connections are never closed for being idle or old: sidecars hold one for their lifetime and exit when it drops. On a stop
+//! no new call is taken; calls that run may end within [`STOP_GRACE`]. Work on blocking threads outlives its call either way,
+//! and whatever a stop interrupts is recovered at the next start like after a crash.
+
+mod log;
+mod socket;
+
+pub use socket::{Incoming, PrivateSocket, SocketError};
+
+use std::time::Duration;
+
+use csi_proto::csi::v1::controller_server::ControllerServer;
+use csi_proto::csi::v1::identity_server::IdentityServer;
+use csi_proto::csi::v1::node_server::NodeServer;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use super::NodeLayer;
+
+/// How long calls may go on after a stop was asked for. The kubelet kills after 30 s.
+pub const STOP_GRACE: Duration = Duration::from_secs(20);
+
+/// Largest request: the maps and paths of CSI take a few dozen KiB.
+const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// Largest answer: a list of a hundred thousand volumes. A caller that takes less asks for pages.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
+
+/// Why serving ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The runtime did not take the socket.
+    #[error("the socket cannot be served: {0}")]
+    Socket(#[from] std::io::Error),
+    /// The transport failed.
+    #[error("serving ended: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// The Identity, Controller and Node services of a layer, to which more routes may be added.
+pub fn routes(layer: &NodeLayer) -> Routes {
+    Routes::new(
+        IdentityServer::new(layer.clone())
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_RESPONSE_BYTES),
+    )
+    .add_service(
+        ControllerServer::new(layer.clone())
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_RESPONSE_BYTES),
+    )
+    .add_service(
+        NodeServer::new(layer.clone()).max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_RESPONSE_BYTES),
+    )
+}
+
+/// Serves `routes` on `socket` until `stop` is cancelled, then lets the calls that run end.
+///
+/// # Errors
+/// [`ServeError`]. Calls that did not end within [`STOP_GRACE`] are no error.
+pub async fn serve(socket: PrivateSocket, routes: Routes, stop: CancellationToken) -> Result<(), ServeError> {
+    let incoming = socket.into_incoming()?;
+    let server = tonic::transport::Server::builder()
+        .layer(log::LogLayer)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let overdue = async {
+        stop.cancelled().await;
+        let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + STOP_GRACE, STOP_GRACE);
+        interval.tick().await;
+    };
+    tokio::select! {
+        result = server => Ok(result?),
+        () = overdue => {
+            tracing::warn!(seconds = STOP_GRACE.as_secs(), "calls are still running; stopping all the same");
+            Ok(())
+        }
+    }
+}

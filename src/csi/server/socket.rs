@@ -1,0 +1,211 @@
+//! The unix socket: bound so that nobody else can ever connect, and accepted from without end.
+//!
+//! The mode is set on the socket before it is bound: the kernel gives the file the mode of the socket, so there is no moment
+//! at which it is wider than 0600. A socket file that is left of a process that died is removed; one that somebody answers on is
+//! not. Two processes that start at once are kept apart by a lock of the directory, so nothing but the socket ever lies in it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{Mode, fchmod};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::Stream;
+
+/// Why the socket could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another process answers on it.
+    #[error("{0}: another process is serving on it")]
+    InUse(PathBuf),
+    /// Something that is no socket is there.
+    #[error("{0}: exists and is no socket; remove it")]
+    NotASocket(PathBuf),
+    /// The directory does not exist.
+    #[error("{0}: the directory of the socket does not exist; create it")]
+    NoDirectory(PathBuf),
+    /// A call of the system failed.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// A bound socket; its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct PrivateSocket {
+    listener: StdUnixListener,
+    file: SocketFile,
+}
+
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: another process may have put its own in the place of ours.
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).ok() == Some(self.identity)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "the socket file stays behind");
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+impl PrivateSocket {
+    /// Binds a socket that only this user can connect to.
+    ///
+    /// # Errors
+    /// [`SocketError`]; nothing was changed, except that a socket nobody listens on may be gone.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let failed = |action| move |source: io::Error| SocketError::Io { action, path: path.to_owned(), source };
+        let directory = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Err(SocketError::NotASocket(path.to_owned())),
+        };
+        let opened = File::open(directory).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => SocketError::NoDirectory(directory.to_owned()),
+            _ => failed("opening the directory of")(source),
+        })?;
+        let _starting = Flock::lock(opened, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| failed("locking the directory of")(errno.into()))?;
+
+        remove_stale(path)?;
+        let errno = |action| move |errno: nix::Error| failed(action)(errno.into());
+        let socket = nix::sys::socket::socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )
+        .map_err(errno("making"))?;
+        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(errno("restricting"))?;
+        let address = UnixAddr::new(path).map_err(errno("naming"))?;
+        nix::sys::socket::bind(socket.as_raw_fd(), &address).map_err(errno("binding"))?;
+        let file = SocketFile { path: path.to_owned(), identity: identity(path).map_err(failed("looking at"))? };
+        nix::sys::socket::listen(&socket, Backlog::MAXCONN).map_err(errno("listening on"))?;
+        Ok(Self { listener: StdUnixListener::from(socket), file })
+    }
+
+    /// The path of the socket.
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// The connections to come. Must be called within the runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not take the socket.
+    pub fn into_incoming(self) -> io::Result<Incoming> {
+        Ok(Incoming { listener: UnixListener::from_std(self.listener)?, pause: None, _file: self.file })
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    let failed = |action| move |source: io::Error| SocketError::Io { action, path: path.to_owned(), source };
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("looking at")(error)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(SocketError::NotASocket(path.to_owned()));
+    }
+    match StdUnixStream::connect(path) {
+        Ok(_) => Err(SocketError::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(failed("removing the stale"))
+        }
+        Err(error) => Err(failed("connecting to")(error)),
+    }
+}
+
+/// Accepted connections, without end: an error of accept (no descriptors left, above all) is logged and tried again.
+#[derive(Debug)]
+pub struct Incoming {
+    listener: UnixListener,
+    pause: Option<Pin<Box<tokio::time::Interval>>>,
+    // Dropped last: the file goes when nobody listens any more.
+    _file: SocketFile,
+}
+
+/// Between two failed accepts: short beside the 1 s after which a sidecar gives up connecting, long beside a busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Stream for Incoming {
+    type Item = io::Result<UnixStream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                match pause.poll_tick(cx) {
+                    Poll::Ready(_) => self.pause = None,
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            match self.listener.poll_accept(cx) {
+                Poll::Ready(Ok((stream, _))) => return Poll::Ready(Some(Ok(stream))),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    let start = tokio::time::Instant::now() + ACCEPT_PAUSE;
+                    self.pause = Some(Box::pin(tokio::time::interval_at(start, ACCEPT_PAUSE)));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_socket_is_private_and_goes_with_its_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        let socket = PrivateSocket::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(PrivateSocket::bind(&path), Err(SocketError::InUse(_))));
+        drop(socket);
+        assert!(!path.exists());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_anything_else_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        drop(StdUnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(PrivateSocket::bind(&path).unwrap());
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(PrivateSocket::bind(&path), Err(SocketError::NotASocket(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        assert!(matches!(PrivateSocket::bind(&directory.path().join("no/csi.sock")), Err(SocketError::NoDirectory(_))));
+    }
+}

@@ -1,0 +1,178 @@
+//! A snapshot into a repository.
+//!
+//! Order: slot, lease, repository opened, answer; then, detached from the call: the pipeline, the record of the export in the
+//! catalogue, the end of the lease. The record is written after the snapshot is durable in the repository and says nothing
+//! that the repository does not hold; without it (a crash between the two) the next export is a full one, nothing worse.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use csi_proto::windlass::v1 as windlass;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::block::FileSource;
+use crate::pool::owned::{Lease, OwnedPool};
+use crate::pool::record::{ExportRecord, Snapshot, VolumeMode};
+use crate::repository::{Id, Repository, Verification};
+use crate::transfer::metadata::{Metadata, Mode};
+use crate::transfer::{self, Budget, ChunkSize, ExportError, ExportOptions, ExportReport, Progress};
+use crate::types::{SnapshotHandle, Timestamp, VolumeHandle};
+
+use super::registry::{Done, Ended, Kind};
+use super::{Transfers, message, status};
+
+/// What the volume is called in the repository, in a folder named by its handle: `restic forget` groups snapshots by host and
+/// path, so the path is the volume's and the same for all its snapshots.
+const FILE_NAME: &str = "volume.img";
+
+/// Starts an export and returns its id.
+///
+/// # Errors
+/// The status of whatever is wrong with the request.
+pub(super) async fn start(transfers: &Transfers, request: windlass::StartExportRequest) -> Result<String, Status> {
+    let (pool, handle) = message::snapshot(transfers, &request.snapshot_id)?;
+    let budget = budget(request.workers, request.memory_bytes)?;
+    let chunk_size = match request.chunk_size_bytes {
+        0 => None,
+        bytes => Some(ChunkSize::new(bytes).map_err(|error| Status::invalid_argument(format!("chunk_size_bytes: {error}")))?),
+    };
+    let slot = transfers.registry.slot(Kind::Export).map_err(status::no_slot)?;
+    let leased = Arc::clone(&pool);
+    let lease = tokio::task::spawn_blocking(move || leased.lease(handle.snapshot)).await;
+    let lease = lease
+        .map_err(|error| Status::internal(format!("the lease was lost: {error}")))?
+        .map_err(|error| status::pool("snapshot_id", &error))?;
+    let repository = message::open(request.repository).await?;
+    let host = if request.host.is_empty() { transfers.node.to_string() } else { request.host };
+    let options = options(handle, lease.snapshot(), host, request.tags, chunk_size, budget);
+    let export = Export { pool, lease, repository, options, progress: slot.progress(), cancel: slot.cancellation() };
+    Ok(slot.spawn(export.run()))
+}
+
+/// Zero means the default.
+///
+/// # Errors
+/// INVALID_ARGUMENT for more threads than any machine has.
+pub(super) fn budget(workers: u32, memory_bytes: u64) -> Result<Budget, Status> {
+    /// More only take memory.
+    const MAX_WORKERS: u32 = 256;
+    let mut budget = Budget::for_this_machine();
+    if workers > MAX_WORKERS {
+        return Err(Status::invalid_argument(format!("workers: must be at most {MAX_WORKERS}")));
+    }
+    if let Some(workers) = usize::try_from(workers).ok().and_then(NonZeroUsize::new) {
+        budget.workers = workers;
+    }
+    if memory_bytes > 0 {
+        budget.memory_bytes = memory_bytes;
+    }
+    Ok(budget)
+}
+
+fn options(
+    handle: SnapshotHandle,
+    snapshot: &Snapshot,
+    hostname: String,
+    mut tags: Vec<String>,
+    chunk_size: Option<ChunkSize>,
+    budget: Budget,
+) -> ExportOptions {
+    let volume = VolumeHandle { pool: handle.pool, volume: snapshot.source };
+    let chunk_size = chunk_size.unwrap_or_else(|| ChunkSize::for_volume(snapshot.size.bytes()));
+    let (mode, filesystem) = match snapshot.mode {
+        VolumeMode::Block => (Mode::Block, None),
+        VolumeMode::Filesystem(fs_type) => (Mode::Filesystem, Some(fs_type.to_string())),
+    };
+    tags.insert(0, format!("handle={handle}"));
+    ExportOptions {
+        path: format!("/{volume}/{FILE_NAME}"),
+        hostname,
+        tags,
+        time: snapshot.created,
+        metadata: Metadata {
+            volume_handle: Some(volume.to_string()),
+            snapshot_handle: Some(handle.to_string()),
+            logical_block_bytes: Some(snapshot.logical_block_size.bytes()),
+            chunk_bytes: Some(chunk_size.bytes()),
+            mode: Some(mode),
+            filesystem,
+            ..Metadata::of_size(snapshot.size.bytes())
+        },
+        chunk_size,
+        budget,
+        verification: Verification::Decode,
+    }
+}
+
+/// An export with all it needs.
+struct Export {
+    pool: Arc<OwnedPool>,
+    lease: Lease,
+    repository: Repository,
+    options: ExportOptions,
+    progress: Progress,
+    cancel: CancellationToken,
+}
+
+impl Export {
+    async fn run(self) -> Result<Done, Ended> {
+        let report = self.copy().await.map_err(|error| match error {
+            ExportError::Cancelled => Ended::Cancelled,
+            error => Ended::Failed(status::chain(&error)),
+        })?;
+        self.record(&report).await;
+        Ok(Done::Export(windlass::ExportResult {
+            repository_snapshot: report.snapshot.to_string(),
+            size_bytes: report.size_bytes,
+            data_bytes: report.read_bytes,
+            new_bytes: report.new_bytes,
+            stored_bytes: report.stored_bytes,
+            chunks: report.chunks,
+            new_chunks: report.new_chunks,
+        }))
+    }
+
+    async fn copy(&self) -> Result<ExportReport, ExportError> {
+        let file = self.lease.file().try_clone().map_err(ExportError::Extents)?;
+        let source = FileSource::new(file, self.lease.size().bytes(), self.lease.logical_block_size());
+        let source = Arc::new(source.map_err(ExportError::Extents)?);
+        let extents = self.lease.allocated().map_err(|error| ExportError::Extents(std::io::Error::other(error)))?;
+        transfer::export(source, extents, &self.repository, &self.options, &self.progress, &self.cancel).await
+    }
+
+    /// Records what the repository holds now. The export is done whether this succeeds or not.
+    async fn record(&self, report: &ExportReport) {
+        let snapshot = self.lease.snapshot();
+        let record = ExportRecord {
+            repository: self.repository.id().to_string(),
+            volume: snapshot.source,
+            snapshot: snapshot.id,
+            repository_snapshot: Id::to_string(&report.snapshot),
+            size: snapshot.size,
+            chunk_size: self.options.chunk_size.bytes(),
+            finished: Timestamp::now(),
+        };
+        let pool = Arc::clone(&self.pool);
+        let recorded = tokio::task::spawn_blocking(move || pool.put_export(&record)).await;
+        let failure = match recorded {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(snapshot = %snapshot.id, error = failure, "an export was made but not recorded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_asks_for_the_default_and_too_many_threads_are_refused() {
+        assert_eq!(budget(0, 0).unwrap(), Budget::for_this_machine());
+        let given = budget(3, 64 << 20).unwrap();
+        assert_eq!((given.workers.get(), given.memory_bytes), (3, 64 << 20));
+        assert_eq!(budget(1000, 0).unwrap_err().code(), tonic::Code::InvalidArgument);
+    }
+}

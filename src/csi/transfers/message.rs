@@ -1,0 +1,61 @@
+//! What the messages of the service mean, checked once.
+
+use std::sync::Arc;
+
+use csi_proto::windlass::v1 as windlass;
+use tonic::Status;
+
+use crate::pool::owned::OwnedPool;
+use crate::repository::{self, Environment, Location, Password, Repository};
+use crate::types::{PoolId, SnapshotHandle};
+
+use super::Transfers;
+use super::status;
+
+/// Opens the repository of a request. Everything that is wrong with it is known after this.
+///
+/// # Errors
+/// INVALID_ARGUMENT for fields, else as for [`status::repository`].
+pub(super) async fn open(access: Option<windlass::RepositoryAccess>) -> Result<Repository, Status> {
+    let access = access.ok_or_else(|| Status::invalid_argument("repository: is required"))?;
+    let location: Location =
+        access.location.parse().map_err(|error| Status::invalid_argument(format!("repository.location: {error}")))?;
+    let password =
+        Password::new(access.password).map_err(|error| Status::invalid_argument(format!("repository.password: {error}")))?;
+    let environment = Environment::from_pairs(access.environment);
+    let store = repository::connect(&location, &environment).map_err(|error| status::repository(&error.into()))?;
+    Repository::open(store, &password).await.map_err(|error| status::repository(&error))
+}
+
+/// The pool and handle of a snapshot. A text that is no handle of ours is the handle of nothing.
+///
+/// # Errors
+/// NOT_FOUND; UNAVAILABLE for a pool that is not here, since only its owner may say "not found".
+pub(super) fn snapshot(transfers: &Transfers, text: &str) -> Result<(Arc<OwnedPool>, SnapshotHandle), Status> {
+    if text.is_empty() {
+        return Err(Status::invalid_argument("snapshot_id: is required"));
+    }
+    let handle: SnapshotHandle = text.parse().map_err(|_| Status::not_found("snapshot_id: does not exist"))?;
+    let pool = transfers.pools.iter().find(|pool| pool.id() == handle.pool);
+    let pool = pool.ok_or_else(|| Status::unavailable(format!("snapshot_id: its pool {} is not on this node", handle.pool)))?;
+    Ok((Arc::clone(pool), handle))
+}
+
+/// The pool that a request names, or the only one.
+///
+/// # Errors
+/// NOT_FOUND; INVALID_ARGUMENT when none is named and there are several.
+pub(super) fn pool(transfers: &Transfers, text: &str) -> Result<Arc<OwnedPool>, Status> {
+    match (text, transfers.pools.as_slice()) {
+        ("", [pool]) => Ok(Arc::clone(pool)),
+        ("", pools) => {
+            let ids: Vec<_> = pools.iter().map(|pool| pool.id().to_string()).collect();
+            Err(Status::invalid_argument(format!("pool_id: this node has several pools, name one of {}", ids.join(", "))))
+        }
+        (text, pools) => {
+            let id: Option<PoolId> = text.parse().ok();
+            let found = pools.iter().find(|pool| Some(pool.id()) == id);
+            found.cloned().ok_or_else(|| Status::not_found(format!("pool_id: there is no pool {text} on this node")))
+        }
+    }
+}

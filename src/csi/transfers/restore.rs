@@ -1,0 +1,287 @@
+//! A repository into a new volume.
+//!
+//! Order: slot, repository and image opened, hidden target made, answer; then, detached from the call: the pipeline, and the
+//! commit that makes the volume visible. The target is invisible and its name claimed from the moment it is made; whatever ends
+//! the restore before its commit (failure, cancellation, a panic) deletes it, and a crash leaves that to the pool's next
+//! start. The commit is the only step that anybody sees.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use csi_proto::windlass::v1 as windlass;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::block::FileSink;
+use crate::csi::validate::size;
+use crate::pool::DataChecksum;
+use crate::pool::owned::{OwnedPool, RestoreStart, RestoreTarget};
+use crate::pool::record::{AccessMode, NewVolume, VolumeMode};
+use crate::repository::tree::FileSelector;
+use crate::transfer::metadata::{Metadata, Mode};
+use crate::transfer::{self, Budget, Image, Locking, Progress, RestoreError, RestoreOptions, RestoreReport, Target};
+use crate::types::{CapacityRange, FsType, LogicalBlockSize, ObjectName, VolumeHandle, VolumeId, VolumeSize};
+
+use super::registry::{Done, Ended, Kind};
+use super::{Transfers, export, message, status};
+
+/// Starts a restore and returns its id. Must run detached from the call: between the making of the target and the start of
+/// the transfer it must not be dropped.
+///
+/// # Errors
+/// The status of whatever is wrong with the request.
+pub(super) async fn start(transfers: &Transfers, request: windlass::StartRestoreRequest) -> Result<String, Status> {
+    let pool = message::pool(transfers, &request.pool_id)?;
+    let budget = export::budget(request.workers, request.memory_bytes)?;
+    let name = ObjectName::try_from(request.volume_name.clone())
+        .map_err(|error| Status::invalid_argument(format!("volume_name: {error}")))?;
+    if request.repository_snapshot.is_empty() {
+        return Err(Status::invalid_argument("repository_snapshot: is required; `latest` is the newest"));
+    }
+    let which = match request.file_path.as_str() {
+        "" => FileSelector::Only,
+        path => FileSelector::Path(path.to_owned()),
+    };
+    let slot = transfers.registry.slot(Kind::Restore).map_err(status::no_slot)?;
+    let repository = message::open(request.repository.clone()).await?;
+    let image = Image::open(&repository, &request.repository_snapshot, &which, Locking::Shared).await;
+    let image = image.map_err(|error| status::repository(&error))?;
+    let planned = check_block_size(image.metadata(), pool.logical_block_size())
+        .and_then(|()| plan(&request, name, image.size_bytes(), image.metadata()));
+    let target = match planned {
+        Ok(volume) => begin(&pool, volume).await,
+        Err(refusal) => Err(refusal),
+    };
+    let target = match target {
+        Ok(target) => target,
+        Err(refusal) => {
+            image.close().await;
+            return Err(refusal);
+        }
+    };
+    let restore = Restore { pool, image, budget, progress: slot.progress(), cancel: slot.cancellation() };
+    Ok(slot.spawn(restore.run(target)))
+}
+
+/// The volume to make: as large as its image or as was asked for, and in the mode that was asked for or exported.
+///
+/// # Errors
+/// INVALID_ARGUMENT for what contradicts itself or the image; OUT_OF_RANGE for a size that cannot be.
+fn plan(
+    request: &windlass::StartRestoreRequest,
+    name: ObjectName,
+    image_bytes: u64,
+    metadata: Option<&Metadata>,
+) -> Result<NewVolume, Status> {
+    let mode = mode(request, metadata)?;
+    let asked =
+        u64::try_from(request.capacity_bytes).map_err(|_| Status::invalid_argument("capacity_bytes: must not be negative"))?;
+    if asked != 0 && asked < image_bytes {
+        return Err(Status::out_of_range(format!("capacity_bytes: the image has {image_bytes} bytes, more than {asked}")));
+    }
+    let volume =
+        VolumeSize::at_least(asked.max(image_bytes)).map_err(|error| Status::out_of_range(format!("capacity_bytes: {error}")))?;
+    Ok(NewVolume {
+        name,
+        capacity: CapacityRange::exactly(volume),
+        minimum: size::minimum(mode).min(volume),
+        mode,
+        access_modes: vec![
+            AccessMode::SingleNodeWriter,
+            AccessMode::SingleNodeReaderOnly,
+            AccessMode::SingleNodeSingleWriter,
+            AccessMode::SingleNodeMultiWriter,
+        ],
+        mount_flags: Vec::new(),
+        parameters: BTreeMap::new(),
+        checksum: DataChecksum::Off,
+        source: None,
+    })
+}
+
+/// What was written through a device of smaller blocks may not be usable through one of larger blocks: a partition table counts
+/// in them. Our own file systems have sectors of 4 KiB and fit every pool.
+///
+/// # Errors
+/// FAILED_PRECONDITION.
+fn check_block_size(metadata: Option<&Metadata>, pool: LogicalBlockSize) -> Result<(), Status> {
+    let Some(metadata) = metadata else { return Ok(()) };
+    match metadata.logical_block_bytes {
+        Some(exported) if exported < pool.bytes() && metadata.mode != Some(Mode::Filesystem) => {
+            Err(Status::failed_precondition(format!(
+                "pool_id: its devices have blocks of {} bytes, larger than the exported volume's of {exported}",
+                pool.bytes()
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn mode(request: &windlass::StartRestoreRequest, metadata: Option<&Metadata>) -> Result<VolumeMode, Status> {
+    let exported = metadata.and_then(|metadata| metadata.filesystem.as_deref()).and_then(|name| name.parse::<FsType>().ok());
+    match (request.block, request.fs_type.as_str()) {
+        (true, "") => Ok(VolumeMode::Block),
+        (true, _) => Err(Status::invalid_argument("fs_type: must be empty for a raw block device")),
+        (false, "") => match (exported, metadata.and_then(|metadata| metadata.mode)) {
+            (Some(fs_type), _) => Ok(VolumeMode::Filesystem(fs_type)),
+            (None, Some(Mode::Block)) => Ok(VolumeMode::Block),
+            (None, _) => Err(Status::invalid_argument(
+                "fs_type: is required, for the snapshot does not say what the image holds; or set block",
+            )),
+        },
+        (false, asked) => {
+            let asked: FsType = asked.parse().map_err(|error| Status::invalid_argument(format!("fs_type: {error}")))?;
+            match exported {
+                Some(exported) if exported != asked => {
+                    Err(Status::invalid_argument(format!("fs_type: the image holds {exported}, not {asked}")))
+                }
+                _ => Ok(VolumeMode::Filesystem(asked)),
+            }
+        }
+    }
+}
+
+/// Makes the hidden target.
+///
+/// # Errors
+/// ALREADY_EXISTS when the name is taken, whatever by: a volume that is there is never taken for a restored one.
+async fn begin(pool: &Arc<OwnedPool>, volume: NewVolume) -> Result<RestoreTarget, Status> {
+    let (pool, name) = (Arc::clone(pool), volume.name.clone());
+    let begun = tokio::task::spawn_blocking(move || pool.begin_restore(&volume)).await;
+    let begun = begun.map_err(|error| Status::internal(format!("the target was lost: {error}")))?;
+    match begun.map_err(|error| status::pool("volume_name", &error))? {
+        RestoreStart::Target(target) => Ok(target),
+        RestoreStart::Existing(_) => Err(Status::already_exists(format!("volume_name: there is a volume `{name}` already"))),
+    }
+}
+
+/// A restore with all it needs but its target.
+struct Restore {
+    pool: Arc<OwnedPool>,
+    image: Image,
+    budget: Budget,
+    progress: Progress,
+    cancel: CancellationToken,
+}
+
+impl Restore {
+    async fn run(self, target: RestoreTarget) -> Result<Done, Ended> {
+        let (pool, id, size) = (Arc::clone(&self.pool), target.volume(), target.size());
+        // In a task of its own, so that a panic in it ends in the abort below.
+        let copied = tokio::spawn(self.copy(target)).await;
+        let copied = match copied {
+            Ok(Ok(report)) => Ok(report),
+            Ok(Err(RestoreError::Cancelled)) => Err(Ended::Cancelled),
+            Ok(Err(error)) => Err(Ended::Failed(status::chain(&error))),
+            Err(error) => Err(Ended::Failed(format!("the restore ended early: {error}"))),
+        };
+        let committed = match copied {
+            Ok(report) => commit(&pool, id).await.map(|()| report),
+            Err(ended) => Err(ended),
+        };
+        match committed {
+            Ok(report) => Ok(Done::Restore(windlass::RestoreResult {
+                volume_id: VolumeHandle { pool: pool.id(), volume: id }.to_string(),
+                size_bytes: size.bytes(),
+                data_bytes: report.written_bytes,
+                zero_bytes: size.bytes().saturating_sub(report.written_bytes),
+            })),
+            Err(ended) => {
+                abort(&pool, id).await;
+                Err(ended)
+            }
+        }
+    }
+
+    async fn copy(self, target: RestoreTarget) -> Result<RestoreReport, RestoreError> {
+        let size = target.size().bytes();
+        // Volumes are multiples of 4096 bytes whatever their devices' blocks are.
+        let sink = FileSink::new(target.into_file(), size, LogicalBlockSize::B4096).map_err(RestoreError::Flush);
+        let options = RestoreOptions { target: Target::Fresh, budget: self.budget };
+        let result = match sink {
+            Ok(sink) => transfer::restore(&self.image, Arc::new(sink), &options, &self.progress, &self.cancel).await,
+            Err(error) => Err(error),
+        };
+        self.image.close().await;
+        result
+    }
+}
+
+/// Makes the volume visible.
+async fn commit(pool: &Arc<OwnedPool>, id: VolumeId) -> Result<(), Ended> {
+    let pool = Arc::clone(pool);
+    let committed = tokio::task::spawn_blocking(move || pool.commit_restore(id)).await;
+    match committed {
+        Ok(Ok(_volume)) => Ok(()),
+        Ok(Err(error)) => Err(Ended::Failed(format!("the restored volume cannot be committed: {}", status::chain(&error)))),
+        Err(error) => Err(Ended::Failed(format!("the commit ended early: {error}"))),
+    }
+}
+
+/// Deletes the target. A failure leaves it hidden until the pool's next start deletes it.
+async fn abort(pool: &Arc<OwnedPool>, id: VolumeId) {
+    let pool = Arc::clone(pool);
+    let failure = match tokio::task::spawn_blocking(move || pool.abort_restore(id)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(volume = %id, error = failure, "an aborted restore stays hidden until the next start");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    fn request() -> windlass::StartRestoreRequest {
+        windlass::StartRestoreRequest::default()
+    }
+
+    fn planned(request: &windlass::StartRestoreRequest, metadata: Option<&Metadata>) -> Result<NewVolume, Code> {
+        let name = ObjectName::try_from("restored".to_owned()).unwrap();
+        plan(request, name, 1 << 30, metadata).map_err(|status| status.code())
+    }
+
+    fn exported(mode: Mode, filesystem: Option<&str>) -> Metadata {
+        Metadata { mode: Some(mode), filesystem: filesystem.map(str::to_owned), ..Metadata::of_size(1 << 30) }
+    }
+
+    #[test]
+    fn without_a_wish_the_volume_is_what_was_exported() {
+        let xfs = exported(Mode::Filesystem, Some("xfs"));
+        let volume = planned(&request(), Some(&xfs)).unwrap();
+        assert_eq!((volume.mode, volume.capacity.required()), (VolumeMode::Filesystem(FsType::Xfs), Some(1 << 30)));
+        assert_eq!(planned(&request(), Some(&exported(Mode::Block, None))).unwrap().mode, VolumeMode::Block);
+        assert_eq!(planned(&request(), None).unwrap_err(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_raw_image_of_smaller_blocks_is_refused_and_a_file_system_is_not() {
+        let of = |mode| Metadata { logical_block_bytes: Some(512), ..exported(mode, None) };
+        let refused = |mode, block| check_block_size(Some(&of(mode)), block).is_err();
+        assert!(refused(Mode::Block, LogicalBlockSize::B4096));
+        assert!(!refused(Mode::Block, LogicalBlockSize::B512));
+        assert!(!refused(Mode::Filesystem, LogicalBlockSize::B4096));
+        assert!(check_block_size(None, LogicalBlockSize::B4096).is_ok());
+    }
+
+    #[test]
+    fn what_contradicts_the_image_is_refused() {
+        let xfs = exported(Mode::Filesystem, Some("xfs"));
+        let with = |fs_type: &str, block, capacity_bytes| windlass::StartRestoreRequest {
+            fs_type: fs_type.to_owned(),
+            block,
+            capacity_bytes,
+            ..request()
+        };
+        assert_eq!(planned(&with("ext4", false, 0), Some(&xfs)).unwrap_err(), Code::InvalidArgument);
+        assert_eq!(planned(&with("ext4", false, 0), None).unwrap().mode, VolumeMode::Filesystem(FsType::Ext4));
+        assert_eq!(planned(&with("ext4", true, 0), None).unwrap_err(), Code::InvalidArgument);
+        assert_eq!(planned(&with("ntfs", false, 0), None).unwrap_err(), Code::InvalidArgument);
+        assert_eq!(planned(&with("", true, 0), Some(&xfs)).unwrap().mode, VolumeMode::Block);
+        assert_eq!(planned(&with("", true, -1), None).unwrap_err(), Code::InvalidArgument);
+        assert_eq!(planned(&with("", true, 4096), None).unwrap_err(), Code::OutOfRange);
+        assert_eq!(planned(&with("", true, 2 << 30), None).unwrap().capacity.required(), Some(2 << 30));
+    }
+}

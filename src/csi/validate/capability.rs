@@ -1,0 +1,259 @@
+//! Volume capabilities.
+
+use csi_proto::csi::v1 as proto;
+use csi_proto::csi::v1::volume_capability::AccessType as WireAccessType;
+use csi_proto::csi::v1::volume_capability::access_mode::Mode;
+
+use crate::block::Access;
+use crate::csi::error::RequestError;
+use crate::pool::record::{AccessMode, VolumeMode};
+use crate::types::FsType;
+
+use super::MAX_MAP_BYTES;
+
+/// How a volume is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessType {
+    /// As a device node.
+    Block,
+    /// As a mounted file system.
+    Mount {
+        /// The type asked for; `None` leaves the choice to us.
+        fs_type: Option<FsType>,
+        /// Mount flags.
+        flags: Vec<String>,
+    },
+}
+
+impl AccessType {
+    /// The mount flags; none for a device node.
+    pub fn flags(&self) -> &[String] {
+        match self {
+            Self::Block => &[],
+            Self::Mount { flags, .. } => flags,
+        }
+    }
+
+    /// Whether a volume of this mode can be given out like this.
+    pub fn fits(&self, mode: VolumeMode) -> bool {
+        match (self, mode) {
+            (Self::Block, VolumeMode::Block) => true,
+            (Self::Mount { fs_type, .. }, VolumeMode::Filesystem(has)) => fs_type.is_none_or(|wanted| wanted == has),
+            (Self::Block, VolumeMode::Filesystem(_)) | (Self::Mount { .. }, VolumeMode::Block) => false,
+        }
+    }
+}
+
+/// One checked capability.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capability {
+    /// Device node or file system.
+    pub access_type: AccessType,
+    /// Who may use it how.
+    pub access_mode: AccessMode,
+}
+
+/// Whether nothing is ever written through an access mode.
+pub fn access_of(mode: AccessMode) -> Access {
+    match mode {
+        AccessMode::SingleNodeReaderOnly | AccessMode::MultiNodeReaderOnly => Access::ReadOnly,
+        AccessMode::SingleNodeWriter | AccessMode::SingleNodeSingleWriter | AccessMode::SingleNodeMultiWriter => {
+            Access::ReadWrite
+        }
+    }
+}
+
+/// Whether an access mode allows one target path only.
+pub fn is_exclusive(mode: AccessMode) -> bool {
+    match mode {
+        AccessMode::SingleNodeWriter | AccessMode::SingleNodeSingleWriter => true,
+        AccessMode::SingleNodeReaderOnly | AccessMode::MultiNodeReaderOnly | AccessMode::SingleNodeMultiWriter => false,
+    }
+}
+
+fn access_mode(field: &str, mode: Option<&proto::volume_capability::AccessMode>) -> Result<AccessMode, RequestError> {
+    let field = format!("{field}.access_mode");
+    let Some(mode) = mode else { return Err(RequestError::invalid(field, "must be set")) };
+    match Mode::try_from(mode.mode) {
+        Ok(Mode::SingleNodeWriter) => Ok(AccessMode::SingleNodeWriter),
+        Ok(Mode::SingleNodeReaderOnly) => Ok(AccessMode::SingleNodeReaderOnly),
+        Ok(Mode::MultiNodeReaderOnly) => Ok(AccessMode::MultiNodeReaderOnly),
+        Ok(Mode::SingleNodeSingleWriter) => Ok(AccessMode::SingleNodeSingleWriter),
+        Ok(Mode::SingleNodeMultiWriter) => Ok(AccessMode::SingleNodeMultiWriter),
+        Ok(unsupported @ (Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter)) => Err(RequestError::unsupported(
+            field,
+            format!("{} is not supported: a volume is on one node", unsupported.as_str_name()),
+        )),
+        Ok(Mode::Unknown) => Err(RequestError::invalid(field, "must not be UNKNOWN")),
+        Err(_) => Err(RequestError::invalid(field, format!("{} is no access mode", mode.mode))),
+    }
+}
+
+fn access_type(field: &str, access_type: Option<&WireAccessType>) -> Result<AccessType, RequestError> {
+    let mount = match access_type {
+        None => return Err(RequestError::invalid(format!("{field}.access_type"), "must be block or mount")),
+        Some(WireAccessType::Block(_)) => return Ok(AccessType::Block),
+        Some(WireAccessType::Mount(mount)) => mount,
+    };
+    if !mount.volume_mount_group.is_empty() {
+        let reason = "is not supported: the orchestrator sets the group of the files";
+        return Err(RequestError::unsupported(format!("{field}.mount.volume_mount_group"), reason));
+    }
+    let size: usize = mount.mount_flags.iter().map(String::len).sum();
+    let flags_field = || format!("{field}.mount.mount_flags");
+    if size > MAX_MAP_BYTES {
+        return Err(RequestError::invalid(flags_field(), format!("must have at most {MAX_MAP_BYTES} bytes, have {size}")));
+    }
+    if mount.mount_flags.iter().any(|flag| flag.is_empty() || flag.contains('\0')) {
+        return Err(RequestError::invalid(flags_field(), "must not be empty or contain NUL"));
+    }
+    Ok(AccessType::Mount {
+        fs_type: fs_type(&format!("{field}.mount.fs_type"), &mount.fs_type)?,
+        flags: mount.mount_flags.clone(),
+    })
+}
+
+/// The file system of a request; the empty string leaves the choice to us.
+///
+/// # Errors
+/// Invalid when it is none that can be made here.
+pub fn fs_type(field: &str, value: &str) -> Result<Option<FsType>, RequestError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    if value.len() > super::MAX_STRING_BYTES {
+        return Err(RequestError::invalid(field.to_owned(), "must have at most 128 bytes"));
+    }
+    value
+        .parse()
+        .map(Some)
+        .map_err(|error: crate::types::fs::UnknownFsType| RequestError::invalid(field.to_owned(), error.to_string()))
+}
+
+/// One capability of a request.
+///
+/// # Errors
+/// Invalid when a part is missing or malformed; unsupported for the access modes of several nodes that write.
+pub fn capability(field: &str, capability: Option<&proto::VolumeCapability>) -> Result<Capability, RequestError> {
+    let Some(capability) = capability else { return Err(RequestError::invalid(field.to_owned(), "must be set")) };
+    Ok(Capability {
+        access_type: access_type(field, capability.access_type.as_ref())?,
+        access_mode: access_mode(field, capability.access_mode.as_ref())?,
+    })
+}
+
+/// All capabilities of a volume, which agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapabilitySet {
+    /// Device node or file system; its flags are those of all capabilities, each once.
+    pub access_type: AccessType,
+    /// Access modes, ascending, each once.
+    pub access_modes: Vec<AccessMode>,
+}
+
+const SET_FIELD: &str = "volume_capabilities";
+
+/// The capabilities of a volume. A volume is given out in one way: device nodes and file systems, two types of file system,
+/// and readers on several nodes beside a writer do not go together.
+///
+/// # Errors
+/// Invalid when there is none, one is malformed, or two do not go together; unsupported as for [`capability`].
+pub fn capabilities(capabilities: &[proto::VolumeCapability]) -> Result<CapabilitySet, RequestError> {
+    let mut checked =
+        capabilities.iter().enumerate().map(|(index, entry)| capability(&format!("{SET_FIELD}[{index}]"), Some(entry)));
+    let first = checked.next().ok_or_else(|| RequestError::invalid(SET_FIELD, "must not be empty"))??;
+    let mut set = CapabilitySet { access_type: first.access_type, access_modes: vec![first.access_mode] };
+    for next in checked {
+        let next = next?;
+        set.access_type = join(set.access_type, next.access_type)?;
+        set.access_modes.push(next.access_mode);
+    }
+    set.access_modes.sort_unstable();
+    set.access_modes.dedup();
+    if set.access_modes.contains(&AccessMode::MultiNodeReaderOnly)
+        && set.access_modes.iter().any(|&mode| access_of(mode) == Access::ReadWrite)
+    {
+        return Err(RequestError::invalid(
+            SET_FIELD,
+            "MULTI_NODE_READER_ONLY does not go together with an access mode that writes",
+        ));
+    }
+    Ok(set)
+}
+
+fn join(one: AccessType, other: AccessType) -> Result<AccessType, RequestError> {
+    match (one, other) {
+        (AccessType::Block, AccessType::Block) => Ok(AccessType::Block),
+        (AccessType::Mount { fs_type: one, mut flags }, AccessType::Mount { fs_type: other, flags: more }) => {
+            let fs_type = match (one, other) {
+                (Some(one), Some(other)) if one != other => {
+                    return Err(RequestError::invalid(SET_FIELD, "ask for more than one type of file system"));
+                }
+                (one, other) => one.or(other),
+            };
+            for flag in more {
+                if !flags.contains(&flag) {
+                    flags.push(flag);
+                }
+            }
+            Ok(AccessType::Mount { fs_type, flags })
+        }
+        (AccessType::Block, AccessType::Mount { .. }) | (AccessType::Mount { .. }, AccessType::Block) => {
+            Err(RequestError::invalid(SET_FIELD, "ask for both block and mount"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::csi::error::Fault;
+
+    fn mount(fs_type: &str, mode: Mode) -> proto::VolumeCapability {
+        proto::VolumeCapability {
+            access_type: Some(WireAccessType::Mount(proto::volume_capability::MountVolume {
+                fs_type: fs_type.to_owned(),
+                mount_flags: vec!["noatime".to_owned()],
+                volume_mount_group: String::new(),
+            })),
+            access_mode: Some(proto::volume_capability::AccessMode { mode: mode.into() }),
+        }
+    }
+
+    fn block(mode: Mode) -> proto::VolumeCapability {
+        let access_type = Some(WireAccessType::Block(proto::volume_capability::BlockVolume {}));
+        proto::VolumeCapability { access_type, ..mount("", mode) }
+    }
+
+    #[test]
+    fn capabilities_of_one_volume_agree() {
+        let set = capabilities(&[mount("", Mode::SingleNodeWriter), mount("xfs", Mode::SingleNodeReaderOnly)]).unwrap();
+        assert_eq!(set.access_type, AccessType::Mount { fs_type: Some(FsType::Xfs), flags: vec!["noatime".to_owned()] });
+        assert_eq!(set.access_modes, [AccessMode::SingleNodeWriter, AccessMode::SingleNodeReaderOnly]);
+        for bad in [
+            vec![],
+            vec![mount("", Mode::SingleNodeWriter), block(Mode::SingleNodeWriter)],
+            vec![mount("ext4", Mode::SingleNodeWriter), mount("xfs", Mode::SingleNodeWriter)],
+            vec![mount("", Mode::MultiNodeReaderOnly), mount("", Mode::SingleNodeMultiWriter)],
+            vec![mount("ntfs", Mode::SingleNodeWriter)],
+            vec![mount("", Mode::Unknown)],
+        ] {
+            assert_eq!(capabilities(&bad).unwrap_err().fault, Fault::Invalid, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn writers_on_several_nodes_are_unsupported() {
+        for mode in [Mode::MultiNodeMultiWriter, Mode::MultiNodeSingleWriter] {
+            assert_eq!(capabilities(&[block(mode)]).unwrap_err().fault, Fault::Unsupported);
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_entry() {
+        let mut bad = block(Mode::SingleNodeWriter);
+        bad.access_mode = None;
+        let error = capabilities(&[block(Mode::SingleNodeWriter), bad]).unwrap_err();
+        assert_eq!(error.field, "volume_capabilities[1].access_mode");
+    }
+}

@@ -1,0 +1,135 @@
+//! Parameters of StorageClasses and VolumeSnapshotClasses.
+//!
+//! Known are `pool` (a pool's id or its path) and `checksum` (`true` or `false`). Everything that begins with
+//! `csi.storage.k8s.io/` belongs to the sidecars and is let through, `fstype` among it, which is understood. Any other key is
+//! refused: a misspelt parameter that is ignored is found out too late.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use crate::csi::error::RequestError;
+use crate::pool::DataChecksum;
+use crate::types::{FsType, PoolId};
+
+/// Keys with this beginning belong to the sidecars.
+const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
+const FS_TYPE: &str = "csi.storage.k8s.io/fstype";
+const FIELD: &str = "parameters";
+
+/// Which pool a StorageClass asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolSelector {
+    /// The pool with this id.
+    Id(PoolId),
+    /// The pool at this path.
+    Path(PathBuf),
+}
+
+/// Checked parameters of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VolumeParameters {
+    /// The pool asked for.
+    pub pool: Option<PoolSelector>,
+    /// Checksums or not.
+    pub checksum: DataChecksum,
+    /// The file system that the sidecars' key names.
+    pub fs_type: Option<FsType>,
+    /// What is recorded with the volume and compared when its creation is repeated: without the sidecars' keys.
+    pub recorded: BTreeMap<String, String>,
+}
+
+fn pool(value: &str) -> Result<PoolSelector, RequestError> {
+    if let Some(id) = PoolId::from_label(value).or_else(|| value.parse().ok()) {
+        return Ok(PoolSelector::Id(id));
+    }
+    if value.starts_with('/') && !value.contains('\0') {
+        return Ok(PoolSelector::Path(PathBuf::from(value)));
+    }
+    Err(RequestError::invalid("parameters.pool", "must be the id of a pool or its absolute path"))
+}
+
+/// The parameters of a volume.
+///
+/// # Errors
+/// Invalid when a key is not known, a value is malformed, or the map is too large.
+pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, RequestError> {
+    super::map(FIELD, parameters)?;
+    let mut checked = VolumeParameters::default();
+    // In a fixed order, so that the same request gets the same refusal.
+    for (key, value) in parameters.iter().collect::<BTreeMap<_, _>>() {
+        match key.as_str() {
+            "pool" => checked.pool = Some(pool(value)?),
+            "checksum" => {
+                checked.checksum = match value.as_str() {
+                    "true" => DataChecksum::On,
+                    "false" => DataChecksum::Off,
+                    _ => return Err(RequestError::invalid("parameters.checksum", "must be `true` or `false`")),
+                }
+            }
+            FS_TYPE => checked.fs_type = super::capability::fs_type("parameters.csi.storage.k8s.io/fstype", value)?,
+            key if key.starts_with(SIDECAR_PREFIX) => {}
+            key => return Err(unknown(key)),
+        }
+        if !key.starts_with(SIDECAR_PREFIX) {
+            checked.recorded.insert(key.clone(), value.clone());
+        }
+    }
+    Ok(checked)
+}
+
+/// The parameters of a snapshot: there are none of ours yet.
+///
+/// # Errors
+/// Invalid when a key is not known, or the map is too large.
+pub fn snapshot(parameters: &HashMap<String, String>) -> Result<BTreeMap<String, String>, RequestError> {
+    super::map(FIELD, parameters)?;
+    match parameters.keys().filter(|key| !key.starts_with(SIDECAR_PREFIX)).min() {
+        Some(key) => Err(unknown(key)),
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+fn unknown(key: &str) -> RequestError {
+    let key: String = key.chars().take(super::MAX_STRING_BYTES).collect();
+    RequestError::invalid(FIELD, format!("`{key}` is not known"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(entries: &[(&str, &str)]) -> Result<VolumeParameters, RequestError> {
+        volume(&entries.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect())
+    }
+
+    #[test]
+    fn known_parameters_are_recorded_without_the_sidecars_keys() {
+        let id = PoolId::from_bytes([7; 16]);
+        let label = id.label();
+        let checked = check(&[
+            ("pool", &label),
+            ("checksum", "true"),
+            ("csi.storage.k8s.io/fstype", "xfs"),
+            ("csi.storage.k8s.io/pvc/name", "data"),
+        ])
+        .unwrap();
+        assert_eq!(checked.pool, Some(PoolSelector::Id(id)));
+        assert_eq!(checked.checksum, DataChecksum::On);
+        assert_eq!(checked.fs_type, Some(FsType::Xfs));
+        assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["checksum", "pool"]);
+        assert_eq!(check(&[("pool", &id.to_string())]).unwrap().pool, Some(PoolSelector::Id(id)));
+        assert_eq!(check(&[("pool", "/data")]).unwrap().pool, Some(PoolSelector::Path("/data".into())));
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_refused_by_name() {
+        for (key, value) in
+            [("Pool", "x"), ("pool", "x"), ("pool", ""), ("checksum", "yes"), ("csi.storage.k8s.io/fstype", "ntfs")]
+        {
+            let error = check(&[(key, value)]).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        assert!(snapshot(&HashMap::from([("x".to_owned(), String::new())])).is_err());
+        assert!(snapshot(&HashMap::from([("csi.storage.k8s.io/volumesnapshot/name".to_owned(), String::new())])).is_ok());
+    }
+}

@@ -1,0 +1,260 @@
+//! The catalogue: the durable record of what was promised, on the pool's own disk.
+//!
+//! One redb file. Tables: `meta` (magic, format version, pool id), `volumes`, `snapshots`, `names` (unique within volumes and
+//! within snapshots), `intents` (what is under way, hidden restores among it), `publications`, `exports`. Values are JSON, so that
+//! `windlass` of a later version reads them with defaults.
+//!
+//! * Every change goes through [`Catalogue::commit`]: one transaction, durable (file synced) when it returns `Ok`. When it
+//!   returns an error the change may or may not be there; whoever gets one does nothing more about it in this process, and
+//!   the next start finds out (`owned::recovery`).
+//! * After an I/O error the database refuses everything until it is opened anew: the pool stands still rather than
+//!   promising what it cannot record.
+//! * Opening never changes a file that is not ours: it is first read into memory whole and examined there (a catalogue is some
+//!   megabytes). A newer format, another program's file and a damaged one are refused with [`PoolError::Format`].
+//! * The file is made under another name and renamed when it is complete; a crash before leaves nothing that opens. Mode 0600.
+//!
+//! It keeps no secrets, and it is not locked against other processes by itself but by the pool's lock.
+
+mod change;
+mod examine;
+mod tables;
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend};
+
+pub use self::change::Change;
+use self::tables::{EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, export_key, failed, name_key};
+use super::PoolError;
+use super::intent::{Intent, IntentId};
+use super::record::{ExportRecord, Publication, Snapshot, Volume};
+use crate::block::file_ops;
+use crate::failpoint;
+use crate::types::{ObjectName, PoolId, SnapshotId, VolumeId};
+
+/// Format version that this program writes, and the newest it reads.
+pub const FORMAT: u32 = 1;
+
+/// Cache of the database in bytes: all of an ordinary catalogue.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// An open catalogue. A clone is another reference to the same open database.
+#[derive(Clone)]
+pub struct Catalogue {
+    database: Arc<Database>,
+    id: PoolId,
+}
+
+impl std::fmt::Debug for Catalogue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalogue").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Catalogue {
+    /// Makes the catalogue of a new pool at `path`, where nothing may be.
+    ///
+    /// # Errors
+    /// [`PoolError::Format`] when something is there; [`PoolError::Io`], [`PoolError::NoSpace`], [`PoolError::Catalogue`].
+    pub fn create(path: &Path, id: PoolId) -> Result<Self, PoolError> {
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(PoolError::Format(format!("{}: exists already", path.display())));
+        }
+        let unfinished = path.with_extension("new");
+        let io = |what: &str, source| PoolError::io(format!("{what} {}", unfinished.display()), source);
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", error)),
+            _ => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&unfinished);
+        let file = file.map_err(|error| io("create", error))?;
+        // Whatever the umask, nobody else reads it.
+        file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(|error| io("protect", error))?;
+        drop(Self::create_over(FileBackend::new(file).map_err(failed)?, id)?);
+        failpoint::hit("catalogue.create.before");
+        fs::rename(&unfinished, path).map_err(|error| io("rename", error))?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        file_ops::sync_dir(parent).map_err(|error| PoolError::io(format!("sync {}", parent.display()), error))?;
+        failpoint::hit("catalogue.create.after");
+        Self::open(path)
+    }
+
+    /// Opens the catalogue at `path`. Nothing is changed unless it is one of ours.
+    ///
+    /// # Errors
+    /// [`PoolError::Format`] when it is of a newer format, damaged or no catalogue; [`PoolError::Io`] (`NotFound` among it),
+    /// [`PoolError::Catalogue`].
+    pub fn open(path: &Path) -> Result<Self, PoolError> {
+        let id = examine::file(path)?;
+        let database = Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(failed)?;
+        Ok(Self { database: Arc::new(database), id })
+    }
+
+    /// A catalogue that lives as long as its last clone.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn in_memory() -> Result<Self, PoolError> {
+        Self::create_over(InMemoryBackend::new(), PoolId::random())
+    }
+
+    fn create_over(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
+        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
+        initialise(&database, id)?;
+        Ok(Self { database: Arc::new(database), id })
+    }
+
+    /// A catalogue on storage that a test provides; made if the storage is empty.
+    #[cfg(test)]
+    pub(super) fn over(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
+        if storage.len().map_err(|error| PoolError::Catalogue(format!("{error:?}")))? == 0 {
+            return Self::create_over(storage, id);
+        }
+        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
+        Ok(Self { database: Arc::new(database), id })
+    }
+
+    /// The pool's identity.
+    pub fn id(&self) -> PoolId {
+        self.id
+    }
+
+    /// Makes one durable change: all of it or, on an error of `change`, nothing. `label` names its failpoints.
+    ///
+    /// # Errors
+    /// What `change` returns; [`PoolError::Catalogue`] and [`PoolError::NoSpace`] from the database, after which it is not
+    /// known whether the change is there.
+    pub fn commit<T>(&self, label: &str, change: impl FnOnce(&mut Change<'_>) -> Result<T, PoolError>) -> Result<T, PoolError> {
+        let mut transaction = self.database.begin_write().map_err(failed)?;
+        transaction.set_durability(Durability::Immediate).map_err(failed)?;
+        // An error drops the transaction, which aborts it.
+        let value = change(&mut Change::new(&transaction))?;
+        if failpoint::ENABLED {
+            failpoint::hit(&format!("catalogue.{label}.before"));
+        }
+        transaction.commit().map_err(failed)?;
+        if failpoint::ENABLED {
+            failpoint::hit(&format!("catalogue.{label}.after"));
+        }
+        Ok(value)
+    }
+
+    /// A volume by id.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`], as for all that follow.
+    pub fn volume(&self, id: VolumeId) -> Result<Option<Volume>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        tables::get(&reading.open_table(VOLUMES).map_err(failed)?, id.as_bytes())
+    }
+
+    /// A volume by name.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn volume_by_name(&self, name: &ObjectName) -> Result<Option<Volume>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        match tables::get::<VolumeId>(&reading.open_table(NAMES).map_err(failed)?, &name_key(VOLUMES, name))? {
+            Some(id) => tables::get(&reading.open_table(VOLUMES).map_err(failed)?, id.as_bytes()),
+            None => Ok(None),
+        }
+    }
+
+    /// All volumes, by ascending id.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn volumes(&self) -> Result<Vec<Volume>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        tables::all(&reading.open_table(VOLUMES).map_err(failed)?)
+    }
+
+    /// A snapshot by id.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        tables::get(&reading.open_table(SNAPSHOTS).map_err(failed)?, id.as_bytes())
+    }
+
+    /// A snapshot by name.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn snapshot_by_name(&self, name: &ObjectName) -> Result<Option<Snapshot>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        match tables::get::<SnapshotId>(&reading.open_table(NAMES).map_err(failed)?, &name_key(SNAPSHOTS, name))? {
+            Some(id) => tables::get(&reading.open_table(SNAPSHOTS).map_err(failed)?, id.as_bytes()),
+            None => Ok(None),
+        }
+    }
+
+    /// All snapshots, by ascending id.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        tables::all(&reading.open_table(SNAPSHOTS).map_err(failed)?)
+    }
+
+    /// Everything under way or interrupted, oldest first.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn intents(&self) -> Result<Vec<(IntentId, Intent)>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        tables::numbered(&reading.open_table(INTENTS).map_err(failed)?)
+    }
+
+    /// Where a volume is staged and published, as recorded in any boot.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn publications(&self, volume: VolumeId) -> Result<Vec<Publication>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        let stored = tables::get(&reading.open_table(PUBLICATIONS).map_err(failed)?, volume.as_bytes())?;
+        Ok(stored.unwrap_or_default())
+    }
+
+    /// The export of a volume to one repository.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn export(&self, repository: &str, volume: VolumeId) -> Result<Option<ExportRecord>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        tables::get(&reading.open_table(EXPORTS).map_err(failed)?, &export_key(volume, repository))
+    }
+
+    /// The exports of a volume to all repositories.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn exports(&self, volume: VolumeId) -> Result<Vec<ExportRecord>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        tables::with_prefix(&reading.open_table(EXPORTS).map_err(failed)?, volume.as_bytes())
+    }
+}
+
+fn initialise(database: &Database, id: PoolId) -> Result<(), PoolError> {
+    let transaction = database.begin_write().map_err(failed)?;
+    {
+        let mut meta = transaction.open_table(META).map_err(failed)?;
+        meta.insert("magic", MAGIC).map_err(failed)?;
+        meta.insert("format", FORMAT.to_string().as_str()).map_err(failed)?;
+        meta.insert("pool", id.to_string().as_str()).map_err(failed)?;
+        for table in [VOLUMES, SNAPSHOTS, NAMES, PUBLICATIONS, EXPORTS] {
+            transaction.open_table(table).map_err(failed)?;
+        }
+        transaction.open_table(INTENTS).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! The writes of one transaction.
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::tables::{
+    EXPORTS, INTENTS, META, NAMES, PUBLICATIONS, Records, SNAPSHOTS, VOLUMES, encode, export_key, failed, get, name_key,
+    with_prefix,
+};
+use crate::pool::PoolError;
+use crate::pool::intent::{Intent, IntentId};
+use crate::pool::record::{ExportRecord, Publication, Snapshot, Volume};
+use crate::types::{ObjectName, SnapshotId, VolumeId};
+
+/// What a change may do to the catalogue. Nothing is visible to others before the commit.
+pub struct Change<'a> {
+    transaction: &'a WriteTransaction,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn new(transaction: &'a WriteTransaction) -> Self {
+        Self { transaction }
+    }
+
+    /// Writes a volume's record and claims its name.
+    ///
+    /// # Errors
+    /// [`PoolError::NameTaken`] when the name belongs to another volume; [`PoolError::Catalogue`], as for all that follow.
+    pub fn put_volume(&mut self, volume: &Volume) -> Result<(), PoolError> {
+        self.claim(VOLUMES, &volume.name, &volume.id)?;
+        self.put(VOLUMES, volume.id.as_bytes(), &encode(volume)?)
+    }
+
+    /// A volume, as this transaction sees it.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn volume(&mut self, id: VolumeId) -> Result<Option<Volume>, PoolError> {
+        get(&self.transaction.open_table(VOLUMES).map_err(failed)?, id.as_bytes())
+    }
+
+    /// Removes a volume's record, name and publications.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn remove_volume(&mut self, volume: &Volume) -> Result<(), PoolError> {
+        self.remove(NAMES, &name_key(VOLUMES, &volume.name))?;
+        self.remove(PUBLICATIONS, volume.id.as_bytes())?;
+        self.remove(VOLUMES, volume.id.as_bytes())
+    }
+
+    /// Writes a snapshot's record and claims its name.
+    ///
+    /// # Errors
+    /// [`PoolError::NameTaken`], [`PoolError::Catalogue`].
+    pub fn put_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), PoolError> {
+        self.claim(SNAPSHOTS, &snapshot.name, &snapshot.id)?;
+        self.put(SNAPSHOTS, snapshot.id.as_bytes(), &encode(snapshot)?)
+    }
+
+    /// A snapshot, as this transaction sees it.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn snapshot(&mut self, id: SnapshotId) -> Result<Option<Snapshot>, PoolError> {
+        get(&self.transaction.open_table(SNAPSHOTS).map_err(failed)?, id.as_bytes())
+    }
+
+    /// Removes a snapshot's record and name.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn remove_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), PoolError> {
+        self.remove(NAMES, &name_key(SNAPSHOTS, &snapshot.name))?;
+        self.remove(SNAPSHOTS, snapshot.id.as_bytes())
+    }
+
+    /// Records an intent.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn add_intent(&mut self, intent: &Intent) -> Result<IntentId, PoolError> {
+        // The counter is stored, so that the id of a dropped intent does not come back.
+        let mut meta = self.transaction.open_table(META).map_err(failed)?;
+        let stored = meta.get("next_intent").map_err(failed)?.map(|value| value.value().to_owned());
+        let unreadable = |_| PoolError::Catalogue("the counter of intents does not read back".to_owned());
+        let id = stored.map_or(Ok(1), |text| text.parse::<u64>()).map_err(unreadable)?;
+        meta.insert("next_intent", (id + 1).to_string().as_str()).map_err(failed)?;
+        let mut table = self.transaction.open_table(INTENTS).map_err(failed)?;
+        table.insert(id, encode(intent)?.as_slice()).map_err(failed)?;
+        Ok(IntentId(id))
+    }
+
+    /// Drops an intent. Absent is fine.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn drop_intent(&mut self, id: IntentId) -> Result<(), PoolError> {
+        self.transaction.open_table(INTENTS).map_err(failed)?.remove(id.0).map_err(failed)?;
+        Ok(())
+    }
+
+    /// The publications of a volume, as this transaction sees them.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn publications(&mut self, volume: VolumeId) -> Result<Vec<Publication>, PoolError> {
+        let table = self.transaction.open_table(PUBLICATIONS).map_err(failed)?;
+        Ok(get(&table, volume.as_bytes())?.unwrap_or_default())
+    }
+
+    /// Replaces the publications of a volume.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn set_publications(&mut self, volume: VolumeId, publications: &[Publication]) -> Result<(), PoolError> {
+        if publications.is_empty() {
+            return self.remove(PUBLICATIONS, volume.as_bytes());
+        }
+        self.put(PUBLICATIONS, volume.as_bytes(), &encode(&publications)?)
+    }
+
+    /// Writes the record of an export, in place of an earlier one of this volume to this repository.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn put_export(&mut self, export: &ExportRecord) -> Result<(), PoolError> {
+        self.put(EXPORTS, &export_key(export.volume, &export.repository), &encode(export)?)
+    }
+
+    /// Removes all exports of a volume.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn remove_exports(&mut self, volume: VolumeId) -> Result<(), PoolError> {
+        let exports: Vec<ExportRecord> = with_prefix(&self.transaction.open_table(EXPORTS).map_err(failed)?, volume.as_bytes())?;
+        exports.iter().try_for_each(|export| self.remove(EXPORTS, &export_key(volume, &export.repository)))
+    }
+
+    /// Whether any snapshot of a volume is recorded.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn has_snapshots(&mut self, volume: VolumeId) -> Result<bool, PoolError> {
+        let snapshots: Vec<Snapshot> = with_prefix(&self.transaction.open_table(SNAPSHOTS).map_err(failed)?, &[])?;
+        Ok(snapshots.iter().any(|snapshot| snapshot.source == volume))
+    }
+
+    fn claim<Id>(&mut self, of: Records, name: &ObjectName, id: &Id) -> Result<(), PoolError>
+    where
+        Id: serde::Serialize + serde::de::DeserializeOwned + PartialEq,
+    {
+        let key = name_key(of, name);
+        let owner: Option<Id> = get(&self.transaction.open_table(NAMES).map_err(failed)?, &key)?;
+        match owner {
+            Some(owner) if owner != *id => Err(PoolError::NameTaken { name: name.to_string(), difference: "id" }),
+            Some(_) => Ok(()),
+            None => self.put(NAMES, &key, &encode(id)?),
+        }
+    }
+
+    fn put(&mut self, table: Records, key: &[u8], value: &[u8]) -> Result<(), PoolError> {
+        self.transaction.open_table(table).map_err(failed)?.insert(key, value).map_err(failed)?;
+        Ok(())
+    }
+
+    fn remove(&mut self, table: Records, key: &[u8]) -> Result<(), PoolError> {
+        self.transaction.open_table(table).map_err(failed)?.remove(key).map_err(failed)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Tables, keys and the encoding of records.
+
+use redb::{ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::pool::PoolError;
+use crate::pool::intent::{Intent, IntentId};
+use crate::types::{ObjectName, VolumeId};
+
+pub(super) type Records = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+pub(super) const META: TableDefinition<'static, &'static str, &'static str> = TableDefinition::new("meta");
+pub(super) const VOLUMES: Records = TableDefinition::new("volumes");
+pub(super) const SNAPSHOTS: Records = TableDefinition::new("snapshots");
+pub(super) const NAMES: Records = TableDefinition::new("names");
+pub(super) const PUBLICATIONS: Records = TableDefinition::new("publications");
+pub(super) const EXPORTS: Records = TableDefinition::new("exports");
+pub(super) const INTENTS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("intents");
+
+/// Value of `magic` in `meta`.
+pub(super) const MAGIC: &str = "windlass catalogue";
+
+/// An error of the database as one of the pool; a full file system stays recognisable.
+pub(super) fn failed(error: impl Into<redb::Error>) -> PoolError {
+    match error.into() {
+        redb::Error::Io(source) => match PoolError::io("write the catalogue", source) {
+            PoolError::Io { source, .. } => PoolError::Catalogue(source.to_string()),
+            full => full,
+        },
+        other => PoolError::Catalogue(other.to_string()),
+    }
+}
+
+/// Names of volumes and of snapshots are two name spaces in one table.
+pub(super) fn name_key(of: Records, name: &ObjectName) -> Vec<u8> {
+    use redb::TableHandle;
+    [of.name().as_bytes(), b"\0", name.as_str().as_bytes()].concat()
+}
+
+pub(super) fn export_key(volume: VolumeId, repository: &str) -> Vec<u8> {
+    [volume.as_bytes(), repository.as_bytes()].concat()
+}
+
+pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, PoolError> {
+    serde_json::to_vec(value).map_err(|error| PoolError::Catalogue(format!("encode a record: {error}")))
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PoolError> {
+    serde_json::from_slice(bytes).map_err(|error| PoolError::Catalogue(format!("a record does not read back: {error}")))
+}
+
+type Table<'a> = dyn TableLike + 'a;
+
+/// The two reads of a table, whichever transaction it belongs to.
+pub(super) trait TableLike {
+    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, PoolError>;
+    fn from(&self, key: &[u8], while_prefix: &[u8]) -> Result<Vec<Vec<u8>>, PoolError>;
+}
+
+impl<T: ReadableTable<&'static [u8], &'static [u8]>> TableLike for T {
+    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, PoolError> {
+        Ok(self.get(key).map_err(failed)?.map(|guard| guard.value().to_vec()))
+    }
+
+    fn from(&self, key: &[u8], while_prefix: &[u8]) -> Result<Vec<Vec<u8>>, PoolError> {
+        let mut values = Vec::new();
+        for entry in self.range::<&[u8]>(key..).map_err(failed)? {
+            let (key, value) = entry.map_err(failed)?;
+            if !key.value().starts_with(while_prefix) {
+                break;
+            }
+            values.push(value.value().to_vec());
+        }
+        Ok(values)
+    }
+}
+
+pub(super) fn get<T: DeserializeOwned>(table: &Table<'_>, key: &[u8]) -> Result<Option<T>, PoolError> {
+    table.value(key)?.map(|bytes| decode(&bytes)).transpose()
+}
+
+pub(super) fn all<T: DeserializeOwned>(table: &Table<'_>) -> Result<Vec<T>, PoolError> {
+    with_prefix(table, &[])
+}
+
+pub(super) fn with_prefix<T: DeserializeOwned>(table: &Table<'_>, prefix: &[u8]) -> Result<Vec<T>, PoolError> {
+    table.from(prefix, prefix)?.iter().map(|bytes| decode(bytes)).collect()
+}
+
+pub(super) fn numbered(table: &impl ReadableTable<u64, &'static [u8]>) -> Result<Vec<(IntentId, Intent)>, PoolError> {
+    let entry = |entry: Result<(redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &'static [u8]>), redb::StorageError>| {
+        let (key, value) = entry.map_err(failed)?;
+        Ok((IntentId(key.value()), decode(value.value())?))
+    };
+    table.iter().map_err(failed)?.map(entry).collect()
+}

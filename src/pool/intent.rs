@@ -1,0 +1,55 @@
+//! Intents: what a process was about to do to the pool.
+//!
+//! An intent is in the catalogue exactly while its act may be half done. What an interrupted one means at the next start is
+//! decided in `owned::recovery`.
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Snapshot, Volume};
+use crate::types::{VolumeId, VolumeSize};
+
+/// Key of an intent: ascending, never used twice while the catalogue lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IntentId(pub u64);
+
+/// One change under way, with everything that is needed to finish or undo it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// An empty volume or a copy is being made. Interrupted: undone.
+    CreateVolume {
+        /// The record as it will be.
+        volume: Volume,
+        /// The source volume that may be held still for the copy.
+        holds: Vec<VolumeId>,
+    },
+    /// A set of snapshots is being cut. Interrupted: undone.
+    CreateSnapshots {
+        /// The records as they will be, but for the time of the cut.
+        snapshots: Vec<Snapshot>,
+        /// The volumes that may be held still for it.
+        holds: Vec<VolumeId>,
+    },
+    /// A volume is being deleted; it is no longer visible. Interrupted: finished.
+    DeleteVolume {
+        /// The record as it was.
+        volume: Volume,
+    },
+    /// A snapshot is being deleted; it is no longer visible. Interrupted: finished.
+    DeleteSnapshot {
+        /// The record as it was.
+        snapshot: Snapshot,
+    },
+    /// A volume is being grown. Interrupted: finished.
+    Grow {
+        /// Which.
+        volume: VolumeId,
+        /// To what.
+        size: VolumeSize,
+    },
+    /// A hidden volume is being filled from elsewhere. Interrupted: undone, for the transfer cannot go on.
+    Restore {
+        /// The record as it will be.
+        volume: Volume,
+    },
+}

@@ -1,0 +1,208 @@
+//! A pool that this process owns: lock held, catalogue open, recovered.
+//!
+//! Every change is three durable steps: commit the *intent* (everything needed to finish or undo it, fresh ids included), *act*
+//! (one verb of the [`Pool`], itself durable), *commit* the result and drop the intent. Deletes go the other way round: the
+//! intent takes the object out of sight, the act removes it, the last commit forgets it. A crash between any two:
+//!
+//! | interrupted | seen at the next start | what is done |
+//! |---|---|---|
+//! | creation, copy, set of snapshots | an intent, perhaps objects that no record names | undone; nobody was told, and a retry makes it anew |
+//! | restore target | likewise, perhaps half filled | undone, for the transfer died too |
+//! | deletion | an intent, no record | finished |
+//! | growth | an intent beside the record | finished |
+//! | anything under a hold | the volumes that may be held are in the intent | the hold is ended first |
+//!
+//! The last row has a gap that the kernel leaves: a freeze carries no owner. If the process died after its intent and before its
+//! own freeze, and somebody else had frozen the file system, the next start ends that foreign freeze. The window is the
+//! time between one commit and one ioctl.
+//!
+//! An act that fails is undone at once; if that fails too, or the process is told to stop meanwhile, the intent stays and
+//! the next start undoes it. A *commit* that fails is never undone: it may have reached the disk. Nothing here is cancelled
+//! half way: callers run these methods on threads that outlive the request.
+//!
+//! * Answers to repeated requests come from the record (`idempotent`), never from the request.
+//! * One operation per object and name; a second gets [`PoolError::Busy`]. Sources are pinned, so that many copies may be
+//!   made of one snapshot at a time.
+//! * Objects that no record names are quarantined: reported by [`OwnedPool::status`], never touched. Records whose object is
+//!   missing or cut short stay, are reported as damaged, and refuse to be used: they are never taken for deleted.
+//! * It never sees a mount: whether a volume may be formatted is recorded here and decided above.
+
+mod attach;
+mod create;
+mod delete;
+mod grow;
+mod lease;
+mod recovery;
+mod restore;
+mod snapshots;
+mod status;
+mod volumes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use self::lease::Lease;
+use self::restore::Restoring;
+pub use self::restore::{RestoreStart, RestoreTarget};
+pub use self::status::PoolStatus;
+use super::catalogue::Catalogue;
+use super::locks::{Key, Locked, OperationLocks};
+use super::{FREEZE_DEADLINE, Pool, PoolError, PoolKind, Quiesce, Release};
+use crate::block::Access;
+use crate::failpoint;
+use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
+
+/// A pool with its catalogue. All methods block and may be called from several threads.
+pub struct OwnedPool {
+    pool: Arc<dyn Pool>,
+    catalogue: Catalogue,
+    quiesce: Arc<dyn Quiesce>,
+    locks: OperationLocks,
+    restoring: Mutex<BTreeMap<VolumeId, Restoring>>,
+    quarantined: Vec<String>,
+    /// Objects that a record names and that are missing or too short, each with what is wrong.
+    damaged: Mutex<BTreeMap<Object, String>>,
+}
+
+impl std::fmt::Debug for OwnedPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnedPool").field("id", &self.id()).field("location", &self.location()).finish_non_exhaustive()
+    }
+}
+
+impl OwnedPool {
+    /// Takes over a pool with its catalogue: ends holds that an earlier process left, finishes or undoes what it was about
+    /// to do, and compares records with objects.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`], [`PoolError::Catalogue`] when pool or catalogue cannot be read. An interrupted change that can be
+    /// neither finished nor undone is no error: it is logged, reported by [`OwnedPool::status`] and tried again at the next start.
+    pub fn open(pool: Arc<dyn Pool>, catalogue: Catalogue, quiesce: Arc<dyn Quiesce>) -> Result<Self, PoolError> {
+        recovery::recover(pool.as_ref(), &catalogue, quiesce.as_ref())?;
+        let findings = recovery::compare(pool.as_ref(), &catalogue)?;
+        Ok(Self {
+            pool,
+            catalogue,
+            quiesce,
+            locks: OperationLocks::default(),
+            restoring: Mutex::default(),
+            quarantined: findings.quarantined,
+            damaged: Mutex::new(findings.damaged),
+        })
+    }
+
+    /// The pool's identity.
+    pub fn id(&self) -> PoolId {
+        self.catalogue.id()
+    }
+
+    /// Which implementation it is.
+    pub fn kind(&self) -> PoolKind {
+        self.pool.kind()
+    }
+
+    /// Where it is, for people.
+    pub fn location(&self) -> String {
+        self.pool.location()
+    }
+
+    /// Logical block size of its volumes' devices.
+    pub fn logical_block_size(&self) -> LogicalBlockSize {
+        self.pool.logical_block_size()
+    }
+
+    fn restoring(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Restoring>> {
+        self.restoring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, BTreeMap<Object, String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_objects(&self, objects: impl IntoIterator<Item = Object>) -> Result<Locked, PoolError> {
+        self.locks.lock(objects.into_iter().map(Key::Object))
+    }
+
+    /// Refuses objects whose data is known to be missing.
+    fn check_sound(&self, object: Object) -> Result<(), PoolError> {
+        match self.damaged().get(&object) {
+            Some(what) => Err(PoolError::io(format!("use {object}"), io::Error::new(io::ErrorKind::InvalidData, what.clone()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what would take space from a pool that has none to give.
+    fn check_room(&self, what: &str) -> Result<(), PoolError> {
+        let usage = self.pool.usage()?;
+        if usage.available() > 0 {
+            return Ok(());
+        }
+        Err(PoolError::NoSpace(format!(
+            "no {what} while only {} bytes are free, for {} are kept for the volumes that exist",
+            usage.free, usage.reserve
+        )))
+    }
+
+    /// Refuses sizes that the pool could never hold. Below that volumes may be promised more than there is: they are sparse.
+    fn check_fits(&self, size: VolumeSize) -> Result<(), PoolError> {
+        let total = self.pool.usage()?.total;
+        if size.bytes() <= total {
+            return Ok(());
+        }
+        Err(PoolError::NoSpace(format!("a volume of {} bytes is larger than the whole pool of {total} bytes", size.bytes())))
+    }
+
+    /// The devices of those volumes that somebody may be writing to.
+    fn written_devices(&self, volumes: &BTreeSet<VolumeId>) -> Result<Vec<PathBuf>, PoolError> {
+        let mut devices = Vec::new();
+        for &volume in volumes {
+            if let Some(attachment) = self.pool.attachment(Object::Volume(volume))?
+                && attachment.access == Access::ReadWrite
+            {
+                devices.push(attachment.device);
+            }
+        }
+        Ok(devices)
+    }
+
+    /// Runs `cut` while the devices are held still. An error means that whatever the cut made must be thrown away.
+    fn while_held<T>(&self, devices: &[PathBuf], cut: impl FnOnce() -> Result<T, PoolError>) -> Result<T, PoolError> {
+        if devices.is_empty() {
+            return cut();
+        }
+        failpoint::hit("pool.hold.before");
+        let held = self.quiesce.hold(devices, FREEZE_DEADLINE).map_err(|error| PoolError::Quiesce(error.0))?;
+        failpoint::hit("pool.hold.after");
+        let result = cut();
+        failpoint::hit("pool.release.before");
+        let released = held.release();
+        failpoint::hit("pool.release.after");
+        match (result, released) {
+            (Err(error), _) => Err(error),
+            (Ok(value), Release::InTime) => Ok(value),
+            (Ok(_), Release::Expired) => {
+                let limit = FREEZE_DEADLINE.as_secs();
+                Err(PoolError::Quiesce(format!(
+                    "the cut took longer than {limit} s and its volumes were released before it was done"
+                )))
+            }
+        }
+    }
+}
+
+/// Failpoints around one verb of the pool.
+fn act<T>(name: &str, verb: impl FnOnce() -> Result<T, PoolError>) -> Result<T, PoolError> {
+    if failpoint::ENABLED {
+        failpoint::hit(&format!("pool.{name}.before"));
+    }
+    let value = verb()?;
+    if failpoint::ENABLED {
+        failpoint::hit(&format!("pool.{name}.after"));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests;

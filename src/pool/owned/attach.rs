@@ -1,0 +1,68 @@
+//! Devices of objects.
+
+use super::{OwnedPool, act};
+use crate::block::Access;
+use crate::pool::{Attachment, ObjectUsage, PoolError};
+use crate::types::Object;
+
+impl OwnedPool {
+    /// Makes the device of an object; attached already with at least this access, the same device again. Snapshots are
+    /// attached read-only or not at all.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`], [`PoolError::InUse`] (attached with less access), [`PoolError::Unsupported`],
+    /// [`PoolError::Busy`], [`PoolError::Io`].
+    pub fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
+        let _locked = self.lock_objects([object])?;
+        self.check_recorded(object)?;
+        self.check_sound(object)?;
+        if matches!(object, Object::Snapshot(_)) && access == Access::ReadWrite {
+            return Err(PoolError::Unsupported(format!("{object} cannot be written to: make a volume from it")));
+        }
+        let attachment = act("attach", || self.pool.attach(object, access))?;
+        tracing::info!(%object, device = %attachment.device.display(), access = ?attachment.access, "attached");
+        Ok(attachment)
+    }
+
+    /// Removes the device of an object. Not attached, and no such object, is success.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`] while it is open or mounted; [`PoolError::Busy`], [`PoolError::Io`].
+    pub fn detach(&self, object: Object) -> Result<(), PoolError> {
+        let _locked = self.lock_objects([object])?;
+        if self.attachment(object)?.is_none() {
+            return Ok(());
+        }
+        act("detach", || self.pool.detach(object))?;
+        tracing::info!(%object, "detached");
+        Ok(())
+    }
+
+    /// The device of an object, if it has one; found by looking.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    pub fn attachment(&self, object: Object) -> Result<Option<Attachment>, PoolError> {
+        match self.pool.attachment(object) {
+            Err(PoolError::Missing(_)) => Ok(None),
+            result => result,
+        }
+    }
+
+    /// Space of one object.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`], [`PoolError::Io`].
+    pub fn usage_of(&self, object: Object) -> Result<ObjectUsage, PoolError> {
+        self.check_recorded(object)?;
+        self.pool.object_usage(object)
+    }
+
+    fn check_recorded(&self, object: Object) -> Result<(), PoolError> {
+        let recorded = match object {
+            Object::Volume(id) => self.catalogue.volume(id)?.is_some(),
+            Object::Snapshot(id) => self.catalogue.snapshot(id)?.is_some(),
+        };
+        if recorded { Ok(()) } else { Err(PoolError::Missing(object)) }
+    }
+}

@@ -1,0 +1,177 @@
+//! Making volumes, empty or with the content of another object.
+
+use std::collections::BTreeSet;
+
+use super::{OwnedPool, act};
+use crate::failpoint;
+use crate::pool::intent::{Intent, IntentId};
+use crate::pool::locks::{Key, Locked, Pin};
+use crate::pool::record::{FormatState, NewVolume, Outcome, Volume};
+use crate::pool::{DataChecksum, FREEZE_DEADLINE, ObjectSpec, PoolError, idempotent};
+use crate::types::{LogicalBlockSize, Object, Timestamp, VolumeId, VolumeSize};
+
+/// What matters of a content source.
+struct Source {
+    size: VolumeSize,
+    checksum: DataChecksum,
+    logical_block_size: LogicalBlockSize,
+}
+
+impl OwnedPool {
+    /// Makes a volume, or answers from the record of an equal earlier request.
+    ///
+    /// A copy of a volume that is attached is as consistent as a snapshot: it is held still meanwhile.
+    ///
+    /// # Errors
+    /// [`PoolError::NameTaken`], [`PoolError::SourceMissing`], [`PoolError::Size`], [`PoolError::NoSpace`], [`PoolError::Busy`],
+    /// [`PoolError::Unsupported`], [`PoolError::TooSlow`], [`PoolError::Quiesce`]: nothing is left behind. [`PoolError::Io`],
+    /// [`PoolError::Catalogue`]: to be repeated.
+    pub fn create_volume(&self, request: &NewVolume) -> Result<Outcome<Volume>, PoolError> {
+        let _name = self.locks.lock([Key::VolumeName(request.name.clone())])?;
+        if let Some(existing) = self.catalogue.volume_by_name(&request.name)? {
+            idempotent::check_volume(&existing, request)?;
+            return Ok(Outcome::Existing(existing));
+        }
+        let _source = request.source.map(|source| self.claim_source(source)).transpose()?;
+        let volume = self.plan_volume(request, "volume")?;
+        let _locked = self.lock_objects([Object::Volume(volume.id)])?;
+        let holds = match volume.source {
+            Some(Object::Volume(source)) => vec![source],
+            _ => Vec::new(),
+        };
+        let devices = self.written_devices(&holds.iter().copied().collect::<BTreeSet<_>>())?;
+        if let (Some(source), false) = (volume.source, devices.is_empty()) {
+            self.pool.check_stall(&[source], FREEZE_DEADLINE)?;
+        }
+        let intent = Intent::CreateVolume { volume: volume.clone(), holds };
+        let intent = self.catalogue.commit("create_volume.intent", |change| change.add_intent(&intent))?;
+        let spec = ObjectSpec { size: volume.size, checksum: volume.checksum };
+        let made = match volume.source {
+            None => act("create", || self.pool.create(volume.id, spec)),
+            Some(source) => {
+                self.while_held(&devices, || act("copy", || self.pool.copy(source, volume.id, spec, FREEZE_DEADLINE)))
+            }
+        };
+        if let Err(error) = made {
+            self.undo_creation(intent, &[Object::Volume(volume.id)]);
+            return Err(error);
+        }
+        self.catalogue.commit("create_volume.commit", |change| {
+            change.put_volume(&volume)?;
+            change.drop_intent(intent)
+        })?;
+        tracing::info!(volume = %volume.id, name = %volume.name, size = volume.size.bytes(), source = ?volume.source, "volume made");
+        Ok(Outcome::Created(volume))
+    }
+
+    /// The record of a new volume, its size chosen and everything checked that can be before anything is made.
+    pub(super) fn plan_volume(&self, request: &NewVolume, what: &str) -> Result<Volume, PoolError> {
+        let source = request.source.map(|source| self.source(source)).transpose()?;
+        if let Some(source) = &source {
+            check_checksum(source, request.checksum)?;
+        }
+        let size = choose_size(request, source.as_ref())?;
+        self.check_fits(size)?;
+        self.check_room(&format!("new {what}"))?;
+        let mut access_modes = request.access_modes.clone();
+        access_modes.sort_unstable();
+        access_modes.dedup();
+        Ok(Volume {
+            id: VolumeId::random(),
+            name: request.name.clone(),
+            size,
+            created_size: size,
+            logical_block_size: source.as_ref().map_or(self.pool.logical_block_size(), |source| source.logical_block_size),
+            mode: request.mode,
+            access_modes,
+            mount_flags: request.mount_flags.clone(),
+            parameters: request.parameters.clone(),
+            checksum: request.checksum,
+            source: request.source,
+            // A volume that was given content is never formatted (invariant 1), whatever the content is.
+            format: if request.source.is_some() { FormatState::Copied } else { FormatState::Never },
+            created: Timestamp::now(),
+        })
+    }
+
+    fn source(&self, source: Object) -> Result<Source, PoolError> {
+        let found = match source {
+            Object::Volume(id) => self.catalogue.volume(id)?.map(|volume| Source {
+                size: volume.size,
+                checksum: volume.checksum,
+                logical_block_size: volume.logical_block_size,
+            }),
+            Object::Snapshot(id) => self.catalogue.snapshot(id)?.map(|snapshot| Source {
+                size: snapshot.size,
+                checksum: snapshot.checksum,
+                logical_block_size: snapshot.logical_block_size,
+            }),
+        };
+        let found = found.ok_or(PoolError::SourceMissing(source))?;
+        self.check_sound(source)?;
+        if found.logical_block_size > self.pool.logical_block_size() {
+            return Err(PoolError::Unsupported(format!("{source} has larger logical blocks than this pool's volumes")));
+        }
+        Ok(found)
+    }
+
+    /// Keeps the source as it is while it is copied: a snapshot is pinned (it never changes, and may be copied many times at
+    /// once), a volume is locked.
+    fn claim_source(&self, source: Object) -> Result<Claim, PoolError> {
+        Ok(match source {
+            Object::Snapshot(id) => Claim::Pinned(self.locks.pin(id)?),
+            Object::Volume(_) => Claim::Locked(self.lock_objects([source])?),
+        })
+    }
+
+    /// Undoes a creation whose act failed. What cannot be undone now is undone at the next start: the intent stays.
+    pub(super) fn undo_creation(&self, intent: IntentId, objects: &[Object]) {
+        for &object in objects {
+            failpoint::hit("pool.undo.before");
+            if let Err(error) = self.pool.delete(object) {
+                tracing::error!(%object, %error, "a failed creation could not be undone; the next start will");
+                return;
+            }
+            failpoint::hit("pool.undo.after");
+        }
+        if let Err(error) = self.catalogue.commit("undo", |change| change.drop_intent(intent)) {
+            tracing::error!(%error, "a failed creation could not be forgotten; the next start will");
+        }
+    }
+}
+
+/// Held for its drop.
+enum Claim {
+    #[allow(dead_code, reason = "held for its drop")]
+    Pinned(Pin),
+    #[allow(dead_code, reason = "held for its drop")]
+    Locked(Locked),
+}
+
+/// Copies share extents, and those either have checksums or have not.
+fn check_checksum(source: &Source, wanted: DataChecksum) -> Result<(), PoolError> {
+    if source.checksum == wanted {
+        return Ok(());
+    }
+    let text = match wanted {
+        DataChecksum::On => "the source has no checksums, so a copy of it cannot have them: ask for a volume without",
+        DataChecksum::Off => "the source has checksums, so a copy of it has them too: ask for a volume with checksums",
+    };
+    Err(PoolError::Unsupported(text.to_owned()))
+}
+
+fn choose_size(request: &NewVolume, source: Option<&Source>) -> Result<VolumeSize, PoolError> {
+    let minimum = source.map_or(request.minimum, |source| source.size.max(request.minimum));
+    let default = source.map_or(VolumeSize::DEFAULT, |source| source.size);
+    request.capacity.choose(minimum, default).ok_or_else(|| {
+        let of = if source.is_some() { "its content source" } else { "its mode" };
+        let bound = |bytes: Option<u64>| bytes.map_or("any".to_owned(), |bytes| bytes.to_string());
+        PoolError::Size(format!(
+            "no size that is a multiple of {} and at least {} ({of}) lies between {} and {} bytes",
+            VolumeSize::GRANULARITY,
+            minimum.bytes(),
+            bound(request.capacity.required()),
+            bound(request.capacity.limit()),
+        ))
+    })
+}

@@ -1,0 +1,152 @@
+//! Deleting volumes and snapshots: out of sight first, then gone.
+
+use super::{OwnedPool, act};
+use crate::pool::PoolError;
+use crate::pool::intent::{Intent, IntentId};
+use crate::pool::locks::Key;
+use crate::pool::record::{Snapshot, Volume};
+use crate::types::{Object, SnapshotId, VolumeId};
+
+impl OwnedPool {
+    /// Deletes a volume. Absent is success. Its snapshots stay.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`] while it is staged or published in this boot, or its device is in use; [`PoolError::Busy`];
+    /// [`PoolError::Io`], [`PoolError::Catalogue`]: to be repeated.
+    pub fn delete_volume(&self, id: VolumeId) -> Result<(), PoolError> {
+        let object = Object::Volume(id);
+        let Some(seen) = self.catalogue.volume(id)? else { return self.finish_deletion(object) };
+        let _locked = self.locks.lock([Key::Object(object), Key::VolumeName(seen.name)])?;
+        let Some(volume) = self.catalogue.volume(id)? else { return Ok(()) };
+        let published = self.drop_stale_publications(id)?;
+        if let Some(publication) = published.first() {
+            return Err(PoolError::InUse { object, by: publication.path.display().to_string() });
+        }
+        // A device without a publication is a remnant: of another boot's mounts, or of an attach whose caller died.
+        self.detach_remnant(object)?;
+        let intent = self.catalogue.commit("delete_volume.intent", |change| {
+            // Publications are recorded without this lock: one that came since the look above is decided on here.
+            if let Some(publication) = change.publications(id)?.first() {
+                return Err(PoolError::InUse { object, by: publication.path.display().to_string() });
+            }
+            change.remove_volume(&volume)?;
+            // A growth that was interrupted is over with the volume.
+            for (id, intent) in self.catalogue.intents()? {
+                if matches!(intent, Intent::Grow { volume: grown, .. } if grown == volume.id) {
+                    change.drop_intent(id)?;
+                }
+            }
+            change.add_intent(&Intent::DeleteVolume { volume: volume.clone() })
+        })?;
+        self.delete_object(object, intent, |pool| {
+            pool.catalogue.commit("delete_volume.reinstate", |change| {
+                change.put_volume(&volume)?;
+                change.drop_intent(intent)
+            })
+        })?;
+        self.forget_volume(&volume, intent)
+    }
+
+    /// Deletes a snapshot. Absent is success.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`] while it is leased, copied or attached; [`PoolError::Busy`]; [`PoolError::Io`],
+    /// [`PoolError::Catalogue`]: to be repeated.
+    pub fn delete_snapshot(&self, id: SnapshotId) -> Result<(), PoolError> {
+        let object = Object::Snapshot(id);
+        let Some(seen) = self.catalogue.snapshot(id)? else { return self.finish_deletion(object) };
+        let _locked = self.locks.lock([Key::Object(object), Key::SnapshotName(seen.name)])?;
+        let Some(snapshot) = self.catalogue.snapshot(id)? else { return Ok(()) };
+        if self.locks.is_pinned(id) {
+            return Err(PoolError::InUse { object, by: "an export or a copy that reads it".to_owned() });
+        }
+        self.detach_remnant(object)?;
+        let intent = self.catalogue.commit("delete_snapshot.intent", |change| {
+            change.remove_snapshot(&snapshot)?;
+            change.add_intent(&Intent::DeleteSnapshot { snapshot: snapshot.clone() })
+        })?;
+        self.delete_object(object, intent, |pool| {
+            pool.catalogue.commit("delete_snapshot.reinstate", |change| {
+                change.put_snapshot(&snapshot)?;
+                change.drop_intent(intent)
+            })
+        })?;
+        self.forget_snapshot(&snapshot, intent)
+    }
+
+    fn detach_remnant(&self, object: Object) -> Result<(), PoolError> {
+        match self.pool.attachment(object) {
+            Ok(None) | Err(PoolError::Missing(_)) => Ok(()),
+            Ok(Some(_)) => act("detach", || self.pool.detach(object)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The act of a deletion. An object that turns out to be in use comes back into sight; after any other error the
+    /// deletion goes on when it is repeated, or at the next start.
+    fn delete_object(
+        &self,
+        object: Object,
+        intent: IntentId,
+        reinstate: impl FnOnce(&Self) -> Result<(), PoolError>,
+    ) -> Result<(), PoolError> {
+        match act("delete", || self.pool.delete(object)) {
+            Err(error @ PoolError::InUse { .. }) => {
+                reinstate(self)?;
+                Err(error)
+            }
+            Err(error) => {
+                tracing::warn!(%object, %error, intent = intent.0, "deletion interrupted");
+                Err(error)
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Goes on with a deletion whose act failed earlier in this process; without one there is nothing to delete.
+    fn finish_deletion(&self, object: Object) -> Result<(), PoolError> {
+        let pending = |pool: &Self| -> Result<Option<(IntentId, Intent)>, PoolError> {
+            Ok(pool.catalogue.intents()?.into_iter().find(|(_, intent)| match intent {
+                Intent::DeleteVolume { volume } => Object::Volume(volume.id) == object,
+                Intent::DeleteSnapshot { snapshot } => Object::Snapshot(snapshot.id) == object,
+                _ => false,
+            }))
+        };
+        if pending(self)?.is_none() {
+            return Ok(());
+        }
+        let _locked = self.lock_objects([object])?;
+        let Some((id, intent)) = pending(self)? else { return Ok(()) };
+        act("delete", || self.pool.delete(object))?;
+        match intent {
+            Intent::DeleteVolume { volume } => self.forget_volume(&volume, id),
+            Intent::DeleteSnapshot { snapshot } => self.forget_snapshot(&snapshot, id),
+            _ => Ok(()),
+        }
+    }
+
+    fn forget_volume(&self, volume: &Volume, intent: IntentId) -> Result<(), PoolError> {
+        self.damaged().remove(&Object::Volume(volume.id));
+        self.catalogue.commit("delete_volume.commit", |change| {
+            if !change.has_snapshots(volume.id)? {
+                change.remove_exports(volume.id)?;
+            }
+            change.drop_intent(intent)
+        })?;
+        tracing::info!(volume = %volume.id, name = %volume.name, "volume deleted");
+        Ok(())
+    }
+
+    fn forget_snapshot(&self, snapshot: &Snapshot, intent: IntentId) -> Result<(), PoolError> {
+        self.damaged().remove(&Object::Snapshot(snapshot.id));
+        self.catalogue.commit("delete_snapshot.commit", |change| {
+            // The exports of a volume are of use while the volume or a snapshot of it can be exported again.
+            if change.volume(snapshot.source)?.is_none() && !change.has_snapshots(snapshot.source)? {
+                change.remove_exports(snapshot.source)?;
+            }
+            change.drop_intent(intent)
+        })?;
+        tracing::info!(snapshot = %snapshot.id, name = %snapshot.name, "snapshot deleted");
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! Leases: a snapshot held for reading, as a descriptor and the ranges that matter.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::OwnedPool;
+use crate::block::Access;
+use crate::pool::catalogue::Catalogue;
+use crate::pool::locks::{OperationLocks, Pin};
+use crate::pool::record::Snapshot;
+use crate::pool::{Pool, PoolError};
+use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeSize};
+
+/// A snapshot that cannot be deleted until this is dropped.
+pub struct Lease {
+    snapshot: Snapshot,
+    file: File,
+    pool: Arc<dyn Pool>,
+    catalogue: Catalogue,
+    locks: OperationLocks,
+    _pin: Pin,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("snapshot", &self.snapshot.id).finish_non_exhaustive()
+    }
+}
+
+impl OwnedPool {
+    /// Holds a snapshot for reading. Any number of leases may be held on one.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`], [`PoolError::Busy`] (it is being deleted), [`PoolError::Io`].
+    pub fn lease(&self, id: SnapshotId) -> Result<Lease, PoolError> {
+        let object = Object::Snapshot(id);
+        let pin = self.locks.pin(id)?;
+        let snapshot = self.catalogue.snapshot(id)?.ok_or(PoolError::Missing(object))?;
+        self.check_sound(object)?;
+        let file = self.pool.open(object, Access::ReadOnly)?;
+        Ok(Lease {
+            snapshot,
+            file,
+            pool: Arc::clone(&self.pool),
+            catalogue: self.catalogue.clone(),
+            locks: self.locks.clone(),
+            _pin: pin,
+        })
+    }
+}
+
+impl Lease {
+    /// A read-only descriptor of the snapshot's bytes; only the first [`Lease::size`] of them are the snapshot's.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Size of the snapshot.
+    pub fn size(&self) -> VolumeSize {
+        self.snapshot.size
+    }
+
+    /// Logical block size of the snapshot.
+    pub fn logical_block_size(&self) -> LogicalBlockSize {
+        self.snapshot.logical_block_size
+    }
+
+    /// The snapshot's record.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The ranges that may hold anything but zeros, within the size.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`]; the stream may fail later.
+    pub fn allocated(&self) -> Result<RangeStream, PoolError> {
+        Ok(clipped(self.pool.allocated(self.snapshot.id)?, self.snapshot.size, None))
+    }
+
+    /// The ranges in which this snapshot may differ from `base`, a snapshot of the same volume; within the size. What lies
+    /// beyond the end of a smaller base counts as zeros there. The base is held until the stream is dropped.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`] when there is no such base; [`PoolError::Unsupported`] when it is of another volume;
+    /// [`PoolError::Busy`], [`PoolError::Io`]; the stream may fail later.
+    pub fn changed_since(&self, base: SnapshotId) -> Result<RangeStream, PoolError> {
+        let pin = self.locks.pin(base)?;
+        let record = self.catalogue.snapshot(base)?.ok_or(PoolError::Missing(Object::Snapshot(base)))?;
+        if record.source != self.snapshot.source {
+            return Err(PoolError::Unsupported(format!("snapshot {base} is of another volume than {}", self.snapshot.id)));
+        }
+        Ok(clipped(self.pool.changed(base, self.snapshot.id)?, self.snapshot.size, Some(pin)))
+    }
+}
+
+/// The part of a stream within the size of a snapshot. Holds `pin` as long as it lives.
+fn clipped(ranges: RangeStream, size: VolumeSize, pin: Option<Pin>) -> RangeStream {
+    let whole = crate::types::ByteRange::new(0, size.bytes());
+    Box::new(ranges.filter_map(move |range| {
+        let _held = &pin;
+        match (range, whole) {
+            (Ok(range), Some(whole)) => range.intersection(whole).map(Ok),
+            (Ok(_), None) => None,
+            (Err(error), _) => Some(Err(error)),
+        }
+    }))
+}

@@ -1,0 +1,195 @@
+//! What a start does about the process before it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::act;
+use crate::pool::catalogue::Catalogue;
+use crate::pool::intent::{Intent, IntentId};
+use crate::pool::{Found, Pool, PoolError, Quiesce};
+use crate::types::{Object, VolumeId};
+
+/// Differences between records and objects.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) quarantined: Vec<String>,
+    pub(super) damaged: BTreeMap<Object, String>,
+}
+
+/// Finishes or undoes every interrupted change, oldest first. One that resists is logged and kept for the next start.
+pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quiesce) -> Result<(), PoolError> {
+    for (id, intent) in catalogue.intents()? {
+        match recover_one(pool, catalogue, quiesce, id, &intent) {
+            Ok(()) => {}
+            // The catalogue must work; the rest may be a matter of one object.
+            Err(error @ PoolError::Catalogue(_)) => return Err(error),
+            Err(error) => tracing::error!(intent = id.0, ?intent, %error, "an interrupted change could not be recovered"),
+        }
+    }
+    Ok(())
+}
+
+fn recover_one(
+    pool: &dyn Pool,
+    catalogue: &Catalogue,
+    quiesce: &dyn Quiesce,
+    id: IntentId,
+    intent: &Intent,
+) -> Result<(), PoolError> {
+    match intent {
+        Intent::CreateVolume { volume, holds } => {
+            release(pool, quiesce, holds)?;
+            act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
+            catalogue.commit("recover.undo_volume", |change| change.drop_intent(id))?;
+            tracing::warn!(volume = %volume.id, name = %volume.name, "interrupted creation of a volume undone");
+        }
+        Intent::CreateSnapshots { snapshots, holds } => {
+            release(pool, quiesce, holds)?;
+            for snapshot in snapshots {
+                act("recover_delete", || remove(pool, Object::Snapshot(snapshot.id)))?;
+            }
+            catalogue.commit("recover.undo_snapshots", |change| change.drop_intent(id))?;
+            let names: Vec<&str> = snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
+            tracing::warn!(?names, "interrupted cut of snapshots undone");
+        }
+        Intent::Restore { volume } => {
+            act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
+            catalogue.commit("recover.undo_restore", |change| change.drop_intent(id))?;
+            tracing::warn!(volume = %volume.id, name = %volume.name, "interrupted restore undone: it is to be begun again");
+        }
+        Intent::DeleteVolume { volume } => {
+            act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
+            catalogue.commit("recover.delete_volume", |change| {
+                if !change.has_snapshots(volume.id)? {
+                    change.remove_exports(volume.id)?;
+                }
+                change.drop_intent(id)
+            })?;
+            tracing::info!(volume = %volume.id, name = %volume.name, "interrupted deletion of a volume finished");
+        }
+        Intent::DeleteSnapshot { snapshot } => {
+            act("recover_delete", || remove(pool, Object::Snapshot(snapshot.id)))?;
+            catalogue.commit("recover.delete_snapshot", |change| {
+                if change.volume(snapshot.source)?.is_none() && !change.has_snapshots(snapshot.source)? {
+                    change.remove_exports(snapshot.source)?;
+                }
+                change.drop_intent(id)
+            })?;
+            tracing::info!(snapshot = %snapshot.id, name = %snapshot.name, "interrupted deletion of a snapshot finished");
+        }
+        Intent::Grow { volume, size } => {
+            if catalogue.volume(*volume)?.is_some() {
+                act("recover_grow", || pool.grow(*volume, *size))?;
+            }
+            catalogue.commit("recover.grow", |change| {
+                if let Some(mut record) = change.volume(*volume)? {
+                    record.size = record.size.max(*size);
+                    change.put_volume(&record)?;
+                }
+                change.drop_intent(id)
+            })?;
+            tracing::info!(%volume, size = size.bytes(), "interrupted growth finished");
+        }
+    }
+    Ok(())
+}
+
+/// Deletes an object nobody was told of, or was told is gone; its device, if one was left, first.
+fn remove(pool: &dyn Pool, object: Object) -> Result<(), PoolError> {
+    match pool.detach(object) {
+        Ok(()) | Err(PoolError::Missing(_)) => pool.delete(object),
+        Err(error) => Err(error),
+    }
+}
+
+/// Ends holds that the dead process may have left.
+fn release(pool: &dyn Pool, quiesce: &dyn Quiesce, holds: &[VolumeId]) -> Result<(), PoolError> {
+    let mut devices = Vec::new();
+    for &volume in holds {
+        match pool.attachment(Object::Volume(volume)) {
+            Ok(attachment) => devices.extend(attachment.map(|attachment| attachment.device)),
+            Err(PoolError::Missing(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if devices.is_empty() {
+        return Ok(());
+    }
+    act("release_leftovers", || quiesce.release_leftovers(&devices).map_err(|error| PoolError::Quiesce(error.0)))
+}
+
+/// Compares what is recorded with what is stored. Nothing is changed.
+pub(super) fn compare(pool: &dyn Pool, catalogue: &Catalogue) -> Result<Findings, PoolError> {
+    let mut recorded: BTreeMap<Object, u64> = BTreeMap::new();
+    recorded.extend(catalogue.volumes()?.iter().map(|volume| (Object::Volume(volume.id), volume.size.bytes())));
+    recorded.extend(catalogue.snapshots()?.iter().map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size.bytes())));
+    let unfinished: BTreeSet<Object> = catalogue.intents()?.iter().flat_map(|(_, intent)| objects(intent)).collect();
+    let findings = judge(&recorded, &unfinished, pool.scan()?);
+    for what in &findings.quarantined {
+        tracing::warn!(%what, pool = %catalogue.id(), "not recorded in the catalogue: left alone");
+    }
+    for (object, what) in &findings.damaged {
+        tracing::error!(%object, %what, pool = %catalogue.id(), "a recorded object is damaged");
+    }
+    Ok(findings)
+}
+
+fn objects(intent: &Intent) -> Vec<Object> {
+    match intent {
+        Intent::CreateVolume { volume, .. } | Intent::DeleteVolume { volume } | Intent::Restore { volume } => {
+            vec![Object::Volume(volume.id)]
+        }
+        Intent::CreateSnapshots { snapshots, .. } => snapshots.iter().map(|snapshot| Object::Snapshot(snapshot.id)).collect(),
+        Intent::DeleteSnapshot { snapshot } => vec![Object::Snapshot(snapshot.id)],
+        Intent::Grow { .. } => Vec::new(),
+    }
+}
+
+/// Which stored things have no record, and which records have no (whole) object. An object larger than recorded is fine:
+/// what is beyond was never promised.
+fn judge(recorded: &BTreeMap<Object, u64>, unfinished: &BTreeSet<Object>, found: Vec<Found>) -> Findings {
+    let mut findings = Findings::default();
+    let mut missing = recorded.clone();
+    for thing in found {
+        match thing {
+            Found::Foreign(path) => findings.quarantined.push(path),
+            Found::Object { object, size } => match missing.remove(&object) {
+                Some(expected) if size < expected => {
+                    findings.damaged.insert(object, format!("has {size} bytes instead of {expected}"));
+                }
+                Some(_) => {}
+                None if unfinished.contains(&object) => {}
+                None => findings.quarantined.push(object.to_string()),
+            },
+        }
+    }
+    findings.damaged.extend(missing.into_keys().map(|object| (object, "its data is missing from the pool".to_owned())));
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::SnapshotId;
+
+    #[test]
+    fn records_and_objects_are_matched_both_ways() {
+        let whole = Object::Volume(VolumeId::random());
+        let grown = Object::Volume(VolumeId::random());
+        let short = Object::Volume(VolumeId::random());
+        let gone = Object::Snapshot(SnapshotId::random());
+        let unknown = Object::Snapshot(SnapshotId::random());
+        let pending = Object::Volume(VolumeId::random());
+        let recorded = BTreeMap::from([(whole, 8192), (grown, 8192), (short, 8192), (gone, 8192)]);
+        let found = vec![
+            Found::Object { object: whole, size: 8192 },
+            Found::Object { object: grown, size: 12288 },
+            Found::Object { object: short, size: 4096 },
+            Found::Object { object: unknown, size: 4096 },
+            Found::Object { object: pending, size: 0 },
+            Found::Foreign("volumes/notes.txt".to_owned()),
+        ];
+        let findings = judge(&recorded, &BTreeSet::from([pending]), found);
+        assert_eq!(findings.quarantined, vec![unknown.to_string(), "volumes/notes.txt".to_owned()]);
+        assert_eq!(findings.damaged.keys().copied().collect::<BTreeSet<_>>(), BTreeSet::from([short, gone]));
+    }
+}

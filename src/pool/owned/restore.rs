@@ -1,0 +1,169 @@
+//! Hidden restore targets: a volume that nobody sees until it is whole.
+//!
+//! Begin makes the object under an intent and keeps the name claimed. The caller writes to the descriptor. Commit checks what is
+//! there, makes it durable, and records the volume in one step, formatted for good: whatever a restore wrote is content.
+//! Abort, or the next start, deletes it. A target belongs to this process and does not survive it.
+
+use std::fs::File;
+
+use super::{OwnedPool, act};
+use crate::block::{Access, device};
+use crate::failpoint;
+use crate::pool::intent::{Intent, IntentId};
+use crate::pool::locks::{Key, Locked};
+use crate::pool::record::{FormatState, NewVolume, Volume};
+use crate::pool::{ObjectSpec, PoolError, idempotent};
+use crate::types::{Object, Timestamp, VolumeId, VolumeSize};
+
+/// A restore in progress, as the pool keeps it.
+pub(super) struct Restoring {
+    intent: IntentId,
+    volume: Volume,
+    _locked: Locked,
+}
+
+/// Answer to [`OwnedPool::begin_restore`].
+#[derive(Debug)]
+pub enum RestoreStart {
+    /// Write to this, then commit or abort it.
+    Target(RestoreTarget),
+    /// An equal earlier request was restored and committed (or made); nothing is to be done.
+    Existing(Volume),
+}
+
+/// A hidden volume to write to. Dropping it does not abort: commit or abort does, by its id.
+#[derive(Debug)]
+pub struct RestoreTarget {
+    volume: VolumeId,
+    size: VolumeSize,
+    file: File,
+}
+
+impl RestoreTarget {
+    /// The id the volume will have.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// Its size. All of it reads as zeros at first.
+    pub fn size(&self) -> VolumeSize {
+        self.size
+    }
+
+    /// A descriptor for reading and writing.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The descriptor alone.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+}
+
+impl OwnedPool {
+    /// Begins to restore into a new volume. Until its commit the volume is not listed, its id is not known, and its name is
+    /// claimed: other requests for the name get [`PoolError::Busy`].
+    ///
+    /// # Errors
+    /// As for [`OwnedPool::create_volume`]; [`PoolError::Unsupported`] when the request names a content source.
+    pub fn begin_restore(&self, request: &NewVolume) -> Result<RestoreStart, PoolError> {
+        let name = Key::VolumeName(request.name.clone());
+        if request.source.is_some() {
+            return Err(PoolError::Unsupported("a volume is either restored or copied from another object".to_owned()));
+        }
+        let mut volume = self.plan_volume(request, "restore");
+        let id = volume.as_ref().map_or_else(|_| VolumeId::random(), |volume| volume.id);
+        let locked = self.locks.lock([name, Key::Object(Object::Volume(id))])?;
+        // Looked up under the lock; before the plan's verdict, for a volume that exists is an answer also in a full pool.
+        if let Some(existing) = self.catalogue.volume_by_name(&request.name)? {
+            idempotent::check_volume(&existing, request)?;
+            return Ok(RestoreStart::Existing(existing));
+        }
+        if let Ok(volume) = &mut volume {
+            volume.format = FormatState::Copied;
+        }
+        let volume = volume?;
+        let intent = Intent::Restore { volume: volume.clone() };
+        let intent = self.catalogue.commit("begin_restore.intent", |change| change.add_intent(&intent))?;
+        let spec = ObjectSpec { size: volume.size, checksum: volume.checksum };
+        let made =
+            act("create", || self.pool.create(id, spec)).and_then(|()| self.pool.open(Object::Volume(id), Access::ReadWrite));
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                self.undo_creation(intent, &[Object::Volume(id)]);
+                return Err(error);
+            }
+        };
+        let size = volume.size;
+        tracing::info!(volume = %id, name = %volume.name, size = size.bytes(), "restore begun");
+        self.restoring().insert(id, Restoring { intent, volume, _locked: locked });
+        Ok(RestoreStart::Target(RestoreTarget { volume: id, size, file }))
+    }
+
+    /// Makes a restored volume durable and visible.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`] when no such restore was begun in this process; [`PoolError::Size`] when the target no longer
+    /// has its size; [`PoolError::Io`], [`PoolError::Catalogue`]. After an error the target is still hidden: repeat or abort.
+    pub fn commit_restore(&self, id: VolumeId) -> Result<Volume, PoolError> {
+        let object = Object::Volume(id);
+        let restoring = self.restoring().remove(&id).ok_or(PoolError::Missing(object))?;
+        match self.finish_restore(&restoring) {
+            Ok(volume) => {
+                tracing::info!(volume = %id, name = %volume.name, "restore committed");
+                Ok(volume)
+            }
+            Err(error) => {
+                self.restoring().insert(id, restoring);
+                Err(error)
+            }
+        }
+    }
+
+    fn finish_restore(&self, restoring: &Restoring) -> Result<Volume, PoolError> {
+        let mut volume = restoring.volume.clone();
+        let file = self.pool.open(Object::Volume(volume.id), Access::ReadOnly)?;
+        let io = |what: &str, source| PoolError::io(format!("{what} the restored volume {}", restoring.volume.id), source);
+        let stored = device::size(&file).map_err(|source| io("look at", source))?;
+        if stored != volume.size.bytes() {
+            return Err(PoolError::Size(format!("the restored volume has {stored} bytes instead of {}", volume.size.bytes())));
+        }
+        failpoint::hit("pool.restore_sync.before");
+        file.sync_all().map_err(|source| io("sync", source))?;
+        failpoint::hit("pool.restore_sync.after");
+        volume.created = Timestamp::now();
+        self.catalogue.commit("commit_restore", |change| {
+            change.put_volume(&volume)?;
+            change.drop_intent(restoring.intent)
+        })?;
+        Ok(volume)
+    }
+
+    /// Gives up a restore and deletes what was written. No such restore is success.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`], [`PoolError::Catalogue`]: repeat, or leave it to the next start.
+    pub fn abort_restore(&self, id: VolumeId) -> Result<(), PoolError> {
+        let Some(mut restoring) = self.restoring().remove(&id) else { return Ok(()) };
+        let aborted = self.discard_restore(&mut restoring);
+        match aborted {
+            Ok(()) => tracing::info!(volume = %id, name = %restoring.volume.name, "restore aborted"),
+            Err(_) => drop(self.restoring().insert(id, restoring)),
+        }
+        aborted
+    }
+
+    fn discard_restore(&self, restoring: &mut Restoring) -> Result<(), PoolError> {
+        let volume = &restoring.volume;
+        // Recorded before anything is deleted: when a commit of this restore has failed, nobody knows whether it is on the
+        // disk, the catalogue refuses this one too, and the next start finds the volume whole or the intent.
+        restoring.intent = self.catalogue.commit("abort_restore.intent", |change| {
+            change.drop_intent(restoring.intent)?;
+            change.add_intent(&Intent::DeleteVolume { volume: volume.clone() })
+        })?;
+        act("delete", || self.pool.delete(Object::Volume(volume.id)))?;
+        self.catalogue.commit("abort_restore.commit", |change| change.drop_intent(restoring.intent))
+    }
+}

@@ -1,0 +1,51 @@
+//! What a pool says about itself.
+
+use super::OwnedPool;
+use crate::pool::{PoolError, PoolKind, PoolUsage};
+use crate::types::PoolId;
+
+/// State of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Identity.
+    pub id: PoolId,
+    /// Which implementation.
+    pub kind: PoolKind,
+    /// Where it is, for people.
+    pub location: String,
+    /// The mechanism beneath, for people (`xfs`, `btrfs`, `memory`).
+    pub mechanism: &'static str,
+    /// Space.
+    pub usage: PoolUsage,
+    /// Number of volumes, hidden restores left out.
+    pub volumes: usize,
+    /// Number of snapshots.
+    pub snapshots: usize,
+    /// Number of restores in progress.
+    pub restores: usize,
+    /// Things in the pool that no record names, as found at the start. They are left alone.
+    pub quarantined: Vec<String>,
+    /// Recorded objects whose data is missing or cut short, with what is wrong.
+    pub damaged: Vec<String>,
+}
+
+impl OwnedPool {
+    /// State of the pool now; quarantined and damaged objects as found at the start.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`], [`PoolError::Catalogue`].
+    pub fn status(&self) -> Result<PoolStatus, PoolError> {
+        Ok(PoolStatus {
+            id: self.id(),
+            kind: self.kind(),
+            location: self.location(),
+            mechanism: self.pool.mechanism(),
+            usage: self.pool.usage()?,
+            volumes: self.catalogue.volumes()?.len(),
+            snapshots: self.catalogue.snapshots()?.len(),
+            restores: self.restoring().len(),
+            quarantined: self.quarantined.clone(),
+            damaged: self.damaged().iter().map(|(object, what)| format!("{object}: {what}")).collect(),
+        })
+    }
+}

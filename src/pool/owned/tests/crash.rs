@@ -1,0 +1,235 @@
+//! The process dies at each act of each operation, before and after its effect; then the pool is opened anew.
+//!
+//! An act lies between two commits, so dying before it is dying after the intent, and dying after it is dying before the
+//! result is recorded.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::*;
+
+type Operation = fn(&World, VolumeId, SnapshotId) -> Result<(), PoolError>;
+
+fn copy_of(source: Object) -> NewVolume {
+    NewVolume { source: Some(source), ..new_volume("new") }
+}
+
+/// Each operation that changes the pool, with what it acts by.
+const OPERATIONS: [(&str, &[Verb], Operation); 9] = [
+    ("create", &[Verb::Create], |world, _, _| world.owned.create_volume(&new_volume("new")).map(drop)),
+    ("copy a snapshot", &[Verb::Copy], |world, _, snapshot| {
+        world.owned.create_volume(&copy_of(Object::Snapshot(snapshot))).map(drop)
+    }),
+    ("copy a volume", &[Verb::Copy], |world, volume, _| world.owned.create_volume(&copy_of(Object::Volume(volume))).map(drop)),
+    ("cut", &[Verb::Snapshot], |world, volume, _| world.owned.create_snapshots(&[new_snapshot("new", volume)]).map(drop)),
+    ("grow", &[Verb::Grow], |world, volume, _| {
+        world.owned.grow_volume(volume, CapacityRange::new(Some(4 * MIB), None).unwrap()).map(drop)
+    }),
+    ("delete a volume", &[Verb::Detach, Verb::Delete], |world, volume, _| world.owned.delete_volume(volume)),
+    ("delete a snapshot", &[Verb::Delete], |world, _, snapshot| world.owned.delete_snapshot(snapshot)),
+    ("restore", &[Verb::Create], |world, _, _| match world.owned.begin_restore(&new_volume("new"))? {
+        RestoreStart::Target(target) => world.owned.commit_restore(target.volume()).map(drop),
+        RestoreStart::Existing(_) => Ok(()),
+    }),
+    ("abort", &[Verb::Create, Verb::Delete], |world, _, _| match world.owned.begin_restore(&new_volume("new"))? {
+        RestoreStart::Target(target) => world.owned.abort_restore(target.volume()),
+        RestoreStart::Existing(_) => Ok(()),
+    }),
+];
+
+fn prepared() -> (World, VolumeId, SnapshotId) {
+    let world = World::over(MemoryPool::default(), Arc::new(Recorder::default()));
+    let volume = world.create("old");
+    world.write(volume.id, 0, b"kept");
+    let snapshot = world.cut("old", volume.id);
+    world.owned.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap();
+    (world, volume.id, snapshot.id)
+}
+
+/// What the orchestrator sees: names of volumes with their sizes, and names of snapshots.
+fn visible(world: &World) -> (Vec<(String, u64)>, Vec<String>) {
+    let mut volumes: Vec<(String, u64)> =
+        world.owned.volumes().unwrap().iter().map(|volume| (volume.name.to_string(), volume.size.bytes())).collect();
+    volumes.sort_unstable();
+    let mut snapshots: Vec<String> = world.owned.snapshots().unwrap().iter().map(|snapshot| snapshot.name.to_string()).collect();
+    snapshots.sort_unstable();
+    (volumes, snapshots)
+}
+
+#[test]
+fn whatever_was_interrupted_the_next_start_is_tidy_and_the_same_request_succeeds() {
+    for (what, verbs, operation) in OPERATIONS {
+        let undisturbed = {
+            let (world, volume, snapshot) = prepared();
+            operation(&world, volume, snapshot).unwrap();
+            world.assert_tidy();
+            visible(&world)
+        };
+        for &verb in verbs {
+            for moment in [Moment::Before, Moment::After] {
+                let (mut world, volume, snapshot) = prepared();
+                let before = visible(&world);
+                world.memory.set_hook(Some(Arc::new(move |called, at| {
+                    if (called, at) == (verb, moment) { panic!("killed here") } else { Ok(()) }
+                })));
+                let died = catch_unwind(AssertUnwindSafe(|| operation(&world, volume, snapshot))).is_err();
+                assert!(died, "{what} does not act by {verb:?}");
+                world.restart();
+                world.assert_tidy();
+                let after = visible(&world);
+                assert!(after == before || after == undisturbed, "{what}, {moment:?} {verb:?}: {after:?}");
+                operation(&world, volume, snapshot).unwrap();
+                world.assert_tidy();
+                assert_eq!(visible(&world), undisturbed, "{what}, {moment:?} {verb:?}");
+                if world.owned.volume(volume).unwrap().is_some() {
+                    assert_eq!(world.read(Object::Volume(volume), 0, 4), b"kept");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_next_start_cannot_recover_is_kept_for_the_one_after() {
+    let (mut world, volume, _) = prepared();
+    world.memory.set_hook(Some(Arc::new(|verb, _| if verb == Verb::Snapshot { panic!("killed here") } else { Ok(()) })));
+    assert!(catch_unwind(AssertUnwindSafe(|| world.owned.create_snapshots(&[new_snapshot("new", volume)]))).is_err());
+    world.fail(Verb::Delete, Moment::Before);
+    world.owned = OwnedPool::open(world.memory.clone(), world.catalogue.clone(), world.quiesce.clone()).unwrap();
+    assert_eq!(world.catalogue.intents().unwrap().len(), 1);
+    assert!(world.owned.status().unwrap().quarantined.is_empty());
+    world.restart();
+    world.assert_tidy();
+}
+
+/// A disk under the catalogue that dies at a chosen sync, and keeps what was synced.
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    state: Arc<Mutex<DiskState>>,
+}
+
+#[derive(Debug, Default)]
+struct DiskState {
+    synced: Vec<u8>,
+    written: Vec<u8>,
+    /// Syncs until it dies, and whether that last one still takes effect.
+    dies: Option<(usize, Moment)>,
+    dead: bool,
+}
+
+impl Disk {
+    fn die_at(&self, sync: usize, moment: Moment) {
+        self.state.lock().unwrap().dies = Some((sync, moment));
+    }
+
+    fn is_dead(&self) -> bool {
+        self.state.lock().unwrap().dead
+    }
+
+    /// The same disk after the power came back.
+    fn revived(&self) -> Self {
+        let synced = self.state.lock().unwrap().synced.clone();
+        Self { state: Arc::new(Mutex::new(DiskState { written: synced.clone(), synced, ..DiskState::default() })) }
+    }
+
+    fn alive(&self) -> io::Result<MutexGuard<'_, DiskState>> {
+        let state = self.state.lock().unwrap();
+        if state.dead { Err(io::Error::other("the disk is dead")) } else { Ok(state) }
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.alive()?.written.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        out.copy_from_slice(self.alive()?.written.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.alive()?.written.resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.alive()?;
+        match &mut state.dies {
+            Some((0, moment)) => {
+                if *moment == Moment::After {
+                    state.synced = state.written.clone();
+                }
+                state.dead = true;
+                Err(io::Error::other("the disk died"))
+            }
+            other => {
+                if let Some((syncs, _)) = other {
+                    *syncs -= 1;
+                }
+                state.synced = state.written.clone();
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        self.alive()?.written.get_mut(offset..offset + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+        Ok(())
+    }
+}
+
+/// A world whose catalogue lies on the disk.
+fn prepared_on(disk: &Disk) -> (World, VolumeId, SnapshotId) {
+    let (mut world, volume, snapshot) = prepared();
+    let (volume, snapshot) = (world.owned.volume(volume).unwrap().unwrap(), world.owned.snapshot(snapshot).unwrap().unwrap());
+    world.catalogue = Catalogue::over(disk.clone(), PoolId::random()).unwrap();
+    world
+        .catalogue
+        .commit("test", |change| {
+            change.put_volume(&volume)?;
+            change.put_snapshot(&snapshot)
+        })
+        .unwrap();
+    world.restart();
+    (world, volume.id, snapshot.id)
+}
+
+#[test]
+fn a_commit_that_fails_is_neither_undone_nor_lost() {
+    let mut cuts = 0;
+    for (what, _, operation) in OPERATIONS {
+        let undisturbed = {
+            let (world, volume, snapshot) = prepared();
+            operation(&world, volume, snapshot).unwrap();
+            visible(&world)
+        };
+        for moment in [Moment::Before, Moment::After] {
+            for sync in 0.. {
+                let disk = Disk::default();
+                let (mut world, volume, snapshot) = prepared_on(&disk);
+                disk.die_at(sync, moment);
+                let result = operation(&world, volume, snapshot);
+                if !disk.is_dead() {
+                    result.unwrap();
+                    break;
+                }
+                cuts += 1;
+                assert!(matches!(result, Err(PoolError::Catalogue(_))), "{what}: {result:?}");
+                // The pool stands still: nothing is done that could not be recorded.
+                assert!(world.owned.create_volume(&new_volume("another")).is_err());
+                world.catalogue = Catalogue::over(disk.revived(), PoolId::random()).unwrap();
+                world.restart();
+                world.assert_tidy();
+                operation(&world, volume, snapshot).unwrap();
+                world.assert_tidy();
+                assert_eq!(visible(&world), undisturbed, "{what}, sync {sync}, {moment:?}");
+                if world.owned.snapshot(snapshot).unwrap().is_some() {
+                    assert_eq!(world.read(Object::Snapshot(snapshot), 0, 4), b"kept", "{what}");
+                }
+            }
+        }
+    }
+    assert!(cuts >= 2 * 2 * OPERATIONS.len(), "{cuts}");
+}

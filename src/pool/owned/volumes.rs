@@ -1,0 +1,179 @@
+//! What is recorded about volumes beside their existence: format, publications, exports.
+
+use std::path::Path;
+
+use super::OwnedPool;
+use crate::pool::PoolError;
+use crate::pool::record::{ExportRecord, FormatState, Publication, Volume};
+use crate::types::{Object, ObjectName, VolumeId};
+
+impl OwnedPool {
+    /// A volume by id. Hidden restore targets are none.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn volume(&self, id: VolumeId) -> Result<Option<Volume>, PoolError> {
+        self.catalogue.volume(id)
+    }
+
+    /// A volume by name.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn volume_by_name(&self, name: &ObjectName) -> Result<Option<Volume>, PoolError> {
+        self.catalogue.volume_by_name(name)
+    }
+
+    /// All volumes, by ascending id.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn volumes(&self) -> Result<Vec<Volume>, PoolError> {
+        self.catalogue.volumes()
+    }
+
+    /// Records whether a volume may still be formatted. [`FormatState::Content`] is final (invariant 1).
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`]; [`PoolError::Unsupported`] for a step back; [`PoolError::Catalogue`].
+    pub fn set_format(&self, id: VolumeId, format: FormatState) -> Result<(), PoolError> {
+        let known = self.catalogue.volume(id)?;
+        if known.is_some_and(|volume| volume.format == format) {
+            return Ok(());
+        }
+        self.catalogue.commit("set_format", |change| {
+            let mut volume = change.volume(id)?.ok_or(PoolError::Missing(Object::Volume(id)))?;
+            if !may_become(volume.format, format) {
+                return Err(PoolError::Unsupported(format!("volume {id} has content: it is never again taken for unformatted")));
+            }
+            volume.format = format;
+            change.put_volume(&volume)
+        })
+    }
+
+    /// Where a volume is staged and published, as recorded in this or an earlier boot.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn publications(&self, id: VolumeId) -> Result<Vec<Publication>, PoolError> {
+        self.catalogue.publications(id)
+    }
+
+    /// Records a publication, in place of an earlier one of the same path.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`], [`PoolError::Catalogue`].
+    pub fn put_publication(&self, id: VolumeId, publication: Publication) -> Result<(), PoolError> {
+        self.catalogue.commit("put_publication", |change| {
+            if change.volume(id)?.is_none() {
+                return Err(PoolError::Missing(Object::Volume(id)));
+            }
+            let mut publications = change.publications(id)?;
+            publications.retain(|known| known.path != publication.path);
+            publications.push(publication);
+            change.set_publications(id, &publications)
+        })
+    }
+
+    /// Forgets the publication at a path. Absent is success.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn remove_publication(&self, id: VolumeId, path: &Path) -> Result<(), PoolError> {
+        if !self.catalogue.publications(id)?.iter().any(|known| known.path == path) {
+            return Ok(());
+        }
+        self.catalogue.commit("remove_publication", |change| {
+            let mut publications = change.publications(id)?;
+            publications.retain(|known| known.path != path);
+            change.set_publications(id, &publications)
+        })
+    }
+
+    /// Forgets publications of other boots, whose mounts went with them; returns the rest.
+    pub(super) fn drop_stale_publications(&self, id: VolumeId) -> Result<Vec<Publication>, PoolError> {
+        let all = self.catalogue.publications(id)?;
+        if all.is_empty() {
+            return Ok(all);
+        }
+        let boot = boot_id()?;
+        let current: Vec<Publication> = all.iter().filter(|known| known.boot_id == boot).cloned().collect();
+        if current.len() < all.len() {
+            self.catalogue.commit("drop_stale_publications", |change| change.set_publications(id, &current))?;
+        }
+        Ok(current)
+    }
+
+    /// Records an export, in place of the last one of this volume to this repository.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`] when neither the volume nor the snapshot exists; [`PoolError::Catalogue`].
+    pub fn put_export(&self, export: &ExportRecord) -> Result<(), PoolError> {
+        self.catalogue.commit("put_export", |change| {
+            if change.volume(export.volume)?.is_none() && change.snapshot(export.snapshot)?.is_none() {
+                return Err(PoolError::Missing(Object::Snapshot(export.snapshot)));
+            }
+            change.put_export(export)
+        })
+    }
+
+    /// The last export of a volume to one repository.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn export(&self, repository: &str, volume: VolumeId) -> Result<Option<ExportRecord>, PoolError> {
+        self.catalogue.export(repository, volume)
+    }
+
+    /// The last export of a volume to each repository.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn exports(&self, volume: VolumeId) -> Result<Vec<ExportRecord>, PoolError> {
+        self.catalogue.exports(volume)
+    }
+}
+
+/// Steps that invariant 1 allows.
+fn may_become(from: FormatState, to: FormatState) -> bool {
+    match from {
+        FormatState::Never => true,
+        FormatState::Formatting => matches!(to, FormatState::Formatting | FormatState::Content),
+        FormatState::Copied => matches!(to, FormatState::Copied | FormatState::Content),
+        FormatState::Content => to == FormatState::Content,
+    }
+}
+
+/// The id of this boot.
+fn boot_id() -> Result<String, PoolError> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(PATH).map_err(|source| PoolError::io(format!("read {PATH}"), source))?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_final_and_a_format_does_not_go_back() {
+        use FormatState::{Content, Copied, Formatting, Never};
+        for (from, to, allowed) in [
+            (Never, Never, true),
+            (Never, Formatting, true),
+            (Never, Content, true),
+            (Formatting, Never, false),
+            (Formatting, Formatting, true),
+            (Formatting, Content, true),
+            (Copied, Never, false),
+            (Copied, Formatting, false),
+            (Copied, Content, true),
+            (Content, Copied, false),
+            (Content, Never, false),
+            (Content, Formatting, false),
+            (Content, Content, true),
+        ] {
+            assert_eq!(may_become(from, to), allowed, "{from:?} to {to:?}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Objects that are one sealed JSON document: snapshots, index files and locks.
+//!
+//! Plain, such a document is the byte 2 and then zstd-compressed JSON; JSON by itself, as version 1 wrote it, is read too.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::crypto::Sealer;
+use super::error::{Damage, RepositoryError};
+use super::id::Id;
+use super::open::Repository;
+use super::store::{Key, Kind, PutMode};
+use crate::failpoint;
+
+const COMPRESSED: u8 = 2;
+const LEVEL: i32 = 3;
+/// An index file of 50 000 blobs has 10 MB; what is much larger than that is an attack or an accident.
+const MAX_DOCUMENT_BYTES: u64 = 256 << 20;
+
+/// Seals a document.
+pub(super) fn encode(sealer: &Sealer, json: &[u8]) -> Result<Vec<u8>, RepositoryError> {
+    let compressed = zstd::bulk::compress(json, LEVEL).map_err(|error| super::error::PackError::Compressor(error.to_string()))?;
+    let mut plain = Vec::with_capacity(compressed.len() + 1);
+    plain.push(COMPRESSED);
+    plain.extend_from_slice(&compressed);
+    Ok(sealer.seal(&plain)?)
+}
+
+/// Opens a document.
+pub(super) fn decode(sealer: &Sealer, sealed: &mut [u8]) -> Result<Vec<u8>, Damage> {
+    let plain = sealer.open(sealed)?;
+    match plain.split_first() {
+        None => Err(Damage::TooShort),
+        Some((b'{' | b'[', _)) => Ok(plain.to_vec()),
+        Some((&COMPRESSED, compressed)) => {
+            let compression = |error: std::io::Error| Damage::Compression(error.to_string());
+            let mut json = Vec::new();
+            let decoder = zstd::stream::read::Decoder::with_buffer(compressed).map_err(compression)?;
+            let read = decoder.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut json).map_err(compression)?;
+            if read as u64 > MAX_DOCUMENT_BYTES {
+                return Err(Damage::Compression(format!("it is larger than {MAX_DOCUMENT_BYTES} bytes")));
+            }
+            Ok(json)
+        }
+        Some((&encoding, _)) => Err(Damage::Encoding(encoding)),
+    }
+}
+
+/// Names of the failure points around a delete of this kind.
+const fn delete_points(kind: Kind) -> [&'static str; 2] {
+    match kind {
+        Kind::Snapshot => ["repository.forget.before", "repository.forget.after"],
+        Kind::Lock => ["repository.unlock.before", "repository.unlock.after"],
+        Kind::Key | Kind::Index | Kind::Data => ["repository.delete.before", "repository.delete.after"],
+    }
+}
+
+/// Names of the failure points around a put of this kind.
+const fn points(kind: Kind) -> [&'static str; 2] {
+    match kind {
+        Kind::Key => ["repository.key.before", "repository.key.after"],
+        Kind::Snapshot => ["repository.snapshot.before", "repository.snapshot.after"],
+        Kind::Index => ["repository.index.before", "repository.index.after"],
+        Kind::Lock => ["repository.lock.before", "repository.lock.after"],
+        Kind::Data => ["repository.pack.before", "repository.pack.after"],
+    }
+}
+
+impl Repository {
+    /// Stores an object that is named by its hash.
+    pub(super) async fn put_object(&self, kind: Kind, id: Id, bytes: Bytes) -> Result<(), RepositoryError> {
+        let [before, after] = points(kind);
+        failpoint::hit(before);
+        self.store().put(Key::File(kind, id), bytes, PutMode::Overwrite).await?;
+        failpoint::hit(after);
+        Ok(())
+    }
+
+    /// Deletes an object that is named by its hash.
+    pub(super) async fn delete_object(&self, kind: Kind, id: Id) -> Result<(), RepositoryError> {
+        let [before, after] = delete_points(kind);
+        failpoint::hit(before);
+        self.store().delete(Key::File(kind, id)).await?;
+        failpoint::hit(after);
+        Ok(())
+    }
+
+    /// Stores `document` and returns its name.
+    pub(super) async fn save_document(&self, kind: Kind, document: &(impl Serialize + Sync)) -> Result<Id, RepositoryError> {
+        // Our documents are structs of numbers, strings and lists, which always serialise.
+        let json = serde_json::to_vec(document).map_err(|error| RepositoryError::Damaged {
+            object: kind.folder().to_owned(),
+            damage: Damage::Syntax(error.to_string()),
+        })?;
+        let sealer = self.sealer();
+        let sealed = tokio::task::spawn_blocking(move || encode(&sealer, &json)).await??;
+        let id = Id::of(&sealed);
+        self.put_object(kind, id, sealed.into()).await?;
+        Ok(id)
+    }
+
+    /// The JSON of the document `id`, after its name and its code were verified.
+    pub(super) async fn load_document(&self, kind: Kind, id: Id) -> Result<Vec<u8>, RepositoryError> {
+        let key = Key::File(kind, id);
+        let bytes = self.store().get(key).await?;
+        let sealer = self.sealer();
+        let decoded = tokio::task::spawn_blocking(move || {
+            let found = Id::of(&bytes);
+            if found != id {
+                return Err(Damage::WrongHash { found });
+            }
+            decode(&sealer, &mut Vec::from(bytes))
+        });
+        decoded.await?.map_err(|damage| RepositoryError::damaged(key, damage))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::crypto::Secrets;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn documents_read_back_and_damaged_ones_do_not(json: Vec<u8>, position: prop::sample::Index, bit in 0_u8..8) {
+            let sealer = Sealer::new(Secrets::random().unwrap());
+            let mut sealed = encode(&sealer, &json).unwrap();
+            prop_assert_eq!(decode(&sealer, &mut sealed.clone()), Ok(json));
+            let position = position.index(sealed.len());
+            sealed[position] ^= 1 << bit;
+            prop_assert!(decode(&sealer, &mut sealed).is_err());
+        }
+
+        #[test]
+        fn any_plain_bytes_are_read_or_refused(plain: Vec<u8>) {
+            let sealer = Sealer::new(Secrets::random().unwrap());
+            let _ = decode(&sealer, &mut sealer.seal(&plain).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_document_of_version_1_is_read() {
+        let sealer = Sealer::new(Secrets::random().unwrap());
+        assert_eq!(decode(&sealer, &mut sealer.seal(b"{}").unwrap()), Ok(b"{}".to_vec()));
+        assert_eq!(decode(&sealer, &mut sealer.seal(b"\x07x").unwrap()), Err(Damage::Encoding(7)));
+        assert_eq!(decode(&sealer, &mut sealer.seal(b"").unwrap()), Err(Damage::TooShort));
+    }
+
+    #[test]
+    fn a_small_document_cannot_grow_without_bound() {
+        let sealer = Sealer::new(Secrets::random().unwrap());
+        let mut bomb = encode(&sealer, &vec![0; MAX_DOCUMENT_BYTES as usize + 1]).unwrap();
+        assert!(bomb.len() < 1 << 20);
+        assert!(matches!(decode(&sealer, &mut bomb), Err(Damage::Compression(_))));
+    }
+}

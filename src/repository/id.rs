@@ -1,0 +1,191 @@
+//! SHA-256 names: every blob, pack and file of a repository is called by the hash of its bytes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A SHA-256 value; written as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id([u8; Id::LENGTH]);
+
+/// Text that is not 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an id of 64 hexadecimal digits")]
+pub struct NotAnId;
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+impl Id {
+    /// Bytes of an id.
+    pub const LENGTH: usize = 32;
+
+    /// The id of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Hasher::new().finish_with(bytes)
+    }
+
+    /// The id with these bytes.
+    pub const fn from_bytes(bytes: [u8; Id::LENGTH]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of this id.
+    pub const fn as_bytes(&self) -> &[u8; Id::LENGTH] {
+        &self.0
+    }
+
+    /// The hexadecimal digits, without allocation.
+    pub fn hex(&self) -> [u8; 2 * Id::LENGTH] {
+        let mut text = [0; 2 * Id::LENGTH];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        text
+    }
+
+    /// Reads 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`NotAnId`] when `text` is anything else.
+    pub fn from_hex(text: &[u8]) -> Result<Self, NotAnId> {
+        if text.len() != 2 * Self::LENGTH {
+            return Err(NotAnId);
+        }
+        let mut bytes = [0; Self::LENGTH];
+        for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Ok(Self(bytes))
+    }
+
+    /// The first eight digits, as restic prints ids.
+    pub fn short(&self) -> String {
+        self.to_string()[..8].to_owned()
+    }
+}
+
+fn digit(character: u8) -> Result<u8, NotAnId> {
+    match character {
+        b'0'..=b'9' => Ok(character - b'0'),
+        b'a'..=b'f' => Ok(character - b'a' + 10),
+        b'A'..=b'F' => Ok(character - b'A' + 10),
+        _ => Err(NotAnId),
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.hex().iter().try_for_each(|&digit| fmt::Write::write_char(f, char::from(digit)))
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Id {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        Self::from_hex(text.as_bytes())
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Hex;
+        impl serde::de::Visitor<'_> for Hex {
+            type Value = Id;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("64 hexadecimal digits")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Id, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Hex)
+    }
+}
+
+/// Computes an id of bytes that come in pieces.
+#[derive(Clone)]
+pub struct Hasher(digest::Context);
+
+impl Hasher {
+    /// A hasher of nothing so far.
+    pub fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    /// Adds `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The id of everything added.
+    pub fn finish(self) -> Id {
+        let digest = self.0.finish();
+        let mut bytes = [0; Id::LENGTH];
+        bytes.copy_from_slice(digest.as_ref());
+        Id(bytes)
+    }
+
+    fn finish_with(mut self, bytes: &[u8]) -> Id {
+        self.update(bytes);
+        self.finish()
+    }
+}
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_id_reads_back_from_its_text(bytes: [u8; 32]) {
+            let id = Id::from_bytes(bytes);
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn pieces_hash_like_the_whole(bytes: Vec<u8>, cut: prop::sample::Index) {
+            let cut = cut.index(bytes.len() + 1);
+            let mut hasher = Hasher::new();
+            hasher.update(&bytes[..cut]);
+            hasher.update(&bytes[cut..]);
+            prop_assert_eq!(hasher.finish(), Id::of(&bytes));
+        }
+    }
+
+    #[test]
+    fn the_id_of_nothing_is_the_published_sha256() {
+        assert_eq!(Id::of(b"").to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
+
+    #[test]
+    fn other_text_is_refused() {
+        for text in ["", "00", &"g".repeat(64), &"0".repeat(65), &"é".repeat(32)] {
+            assert_eq!(text.parse::<Id>(), Err(NotAnId));
+        }
+    }
+}

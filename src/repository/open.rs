@@ -1,0 +1,290 @@
+//! An opened repository: making one, opening one, and its blobs.
+//!
+//! # Making one, exactly once
+//! 1. nothing is there: no `config`, no keys (else see below);
+//! 2. the key file is stored;
+//! 3. `config` is stored on condition that there is none, and read back. This is the commit.
+//!
+//! Of several competitors one wins step 3; the others take their own key file away again. A crash between 2 and 3 leaves a key
+//! without a `config`: the next attempt with the same password takes that key over and goes on, one with another password
+//! is refused. Where snapshots or indexes exist without a `config`, it was lost, and nothing is touched.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::blob::{BlobKind, BlobLocation};
+use super::config::Config;
+use super::crypto::{Sealer, Secrets};
+use super::error::{Damage, RepositoryError};
+use super::id::Id;
+use super::index::Index;
+use super::key_file::{self, Author, KdfCost, Unlocked};
+use super::lock::LockOwner;
+use super::pack::{Pack, open_blob};
+use super::password::Password;
+use super::store::{Key, Kind, PutMode, Store, StoreError};
+use super::time::rfc3339;
+use crate::failpoint;
+use crate::types::Timestamp;
+
+/// Most keys that are tried, as in restic: each costs a derivation.
+const MAX_KEYS: usize = 20;
+
+/// A repository whose master key is known. Cheap to clone; all clones are the same repository.
+#[derive(Clone)]
+pub struct Repository(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    store: Arc<dyn Store>,
+    sealer: Sealer,
+    id: Id,
+    owner: LockOwner,
+}
+
+impl fmt::Debug for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repository").field("id", &self.0.id).field("store", &self.0.store).finish()
+    }
+}
+
+impl Repository {
+    /// Makes a repository in `store`, exactly once: of several competitors one wins and the others get
+    /// [`RepositoryError::AlreadyInitialized`].
+    ///
+    /// # Errors
+    /// As said; [`RepositoryError::ConfigLost`] and [`RepositoryError::WrongPassword`] when parts of a repository are there
+    /// already; or when the store fails.
+    pub async fn init(store: Arc<dyn Store>, password: &Password, cost: KdfCost) -> Result<Self, RepositoryError> {
+        if store.size(Key::Config).await?.is_some() {
+            return Err(RepositoryError::AlreadyInitialized);
+        }
+        failpoint::hit("repository.prepare.before");
+        store.prepare().await?;
+        failpoint::hit("repository.prepare.after");
+        let owner = LockOwner::of_this_process();
+        let (sealer, own_key) = match interrupted_init(&*store, password).await? {
+            Some(sealer) => (sealer, None),
+            None => {
+                let (sealer, key) = store_new_key(&*store, password, cost, &owner).await?;
+                (sealer, Some(key))
+            }
+        };
+        let config = Config::random()?;
+        let sealed = Bytes::from(config.seal(&sealer)?);
+        match commit_config(&*store, sealed).await {
+            Ok(()) => {}
+            Err(RepositoryError::AlreadyInitialized) => {
+                // Ours would open with the same password and not fit the winner's `config`.
+                if let Some(key) = own_key {
+                    failpoint::hit("repository.key_withdrawn.before");
+                    store.delete(key).await?;
+                    failpoint::hit("repository.key_withdrawn.after");
+                }
+                return Err(RepositoryError::AlreadyInitialized);
+            }
+            Err(error) => return Err(error),
+        }
+        tracing::info!(repository = %config.id, "repository initialised");
+        Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner })))
+    }
+
+    /// Opens the repository in `store`.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoRepository`], [`RepositoryError::WrongPassword`], [`RepositoryError::UnsupportedVersion`].
+    pub async fn open(store: Arc<dyn Store>, password: &Password) -> Result<Self, RepositoryError> {
+        let config = match store.get(Key::Config).await {
+            Err(StoreError::NotFound { .. }) => return Err(RepositoryError::NoRepository),
+            other => other?,
+        };
+        let mut refused = None;
+        for sealer in unlock(&*store, password).await? {
+            match Config::open(&config, &sealer) {
+                Ok(config) => {
+                    let owner = LockOwner::of_this_process();
+                    return Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner })));
+                }
+                Err(error @ RepositoryError::UnsupportedVersion { .. }) => return Err(error),
+                // A key that an interrupted initialisation left; another one may fit.
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.unwrap_or(RepositoryError::WrongPassword))
+    }
+
+    /// The same repository, whose locks name `owner`. To be used where several machines share a host name or a process id says
+    /// nothing, as in containers.
+    pub fn with_lock_owner(self, owner: LockOwner) -> Self {
+        Self(Arc::new(Inner { owner, ..(*self.0).clone() }))
+    }
+
+    /// The repository's id, the same wherever it is copied to.
+    pub fn id(&self) -> Id {
+        self.0.id
+    }
+
+    /// The master key, for workers that seal or open.
+    pub fn sealer(&self) -> Sealer {
+        self.0.sealer.clone()
+    }
+
+    /// The store beneath.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
+    /// Whose name our locks bear.
+    pub fn lock_owner(&self) -> &LockOwner {
+        &self.0.owner
+    }
+
+    /// Stores a pack, durably. Its blobs may be referred to once an index names it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn put_pack(&self, pack: &Pack) -> Result<(), RepositoryError> {
+        self.put_object(Kind::Data, pack.record.id, pack.bytes.clone()).await
+    }
+
+    /// The bytes `range` of a pack, as they are stored: for reads that fetch several blobs at once, to be opened with
+    /// [`open_blob`].
+    ///
+    /// # Errors
+    /// When the store fails or the pack is shorter than that.
+    pub async fn read_pack_range(&self, pack: &Id, range: Range<u64>) -> Result<Bytes, RepositoryError> {
+        let key = Key::File(Kind::Data, *pack);
+        let expected = range.end.saturating_sub(range.start);
+        let bytes = self.store().get_range(key, range).await?;
+        match bytes.len() as u64 {
+            found if found == expected => Ok(bytes),
+            found => Err(StoreError::Truncated { object: key.path(), expected, found }.into()),
+        }
+    }
+
+    /// One blob, verified. Trees of large volumes are better read with [`Repository::read_tree`], which never holds their text.
+    ///
+    /// # Errors
+    /// [`RepositoryError::MissingBlob`] and [`RepositoryError::Damaged`].
+    pub async fn read_blob(&self, index: &Index, kind: BlobKind, id: &Id) -> Result<Vec<u8>, RepositoryError> {
+        let (location, sealed) = self.read_sealed(index, kind, id).await?;
+        let (sealer, id) = (self.sealer(), *id);
+        let opened = tokio::task::spawn_blocking(move || {
+            let mut plain = Vec::new();
+            open_blob(&sealer, &id, &location, &mut Vec::from(sealed), &mut plain).map(|()| plain)
+        });
+        opened.await?.map_err(|damage| damaged_blob(kind, &id, &location, damage))
+    }
+
+    /// A blob as it is stored, and where.
+    pub(super) async fn read_sealed(
+        &self,
+        index: &Index,
+        kind: BlobKind,
+        id: &Id,
+    ) -> Result<(BlobLocation, Bytes), RepositoryError> {
+        let location = index.get(kind, id).ok_or(RepositoryError::MissingBlob { kind, id: *id })?;
+        let sealed = self.read_pack_range(&location.pack, location.offset.into()..location.end()).await?;
+        Ok((location, sealed))
+    }
+}
+
+pub(super) fn damaged_blob(kind: BlobKind, id: &Id, location: &BlobLocation, damage: Damage) -> RepositoryError {
+    RepositoryError::Damaged { object: format!("{kind} blob {id} in {}", Key::File(Kind::Data, location.pack)), damage }
+}
+
+/// The master key that an interrupted initialisation left, if there was one.
+async fn interrupted_init(store: &dyn Store, password: &Password) -> Result<Option<Sealer>, RepositoryError> {
+    for (kind, found) in [(Kind::Snapshot, "snapshots"), (Kind::Index, "indexes")] {
+        if !store.list(kind).await?.is_empty() {
+            return Err(RepositoryError::ConfigLost { found });
+        }
+    }
+    if store.list(Kind::Key).await?.is_empty() {
+        return Ok(None);
+    }
+    match unlock(store, password).await?.into_iter().next() {
+        Some(sealer) => Ok(Some(sealer)),
+        None => Err(RepositoryError::WrongPassword),
+    }
+}
+
+async fn store_new_key(
+    store: &dyn Store,
+    password: &Password,
+    cost: KdfCost,
+    owner: &LockOwner,
+) -> Result<(Sealer, Key), RepositoryError> {
+    let sealer = Sealer::new(Secrets::random()?);
+    let (master, password, owner) = (sealer.clone(), password.clone(), owner.clone());
+    let file = tokio::task::spawn_blocking(move || {
+        let created = rfc3339(Timestamp::now());
+        key_file::encode(
+            &master,
+            &password,
+            cost,
+            Author { username: &owner.username, hostname: &owner.hostname, created: &created },
+        )
+    })
+    .await??;
+    let key = Key::File(Kind::Key, Id::of(&file));
+    failpoint::hit("repository.key.before");
+    store.put(key, file.into(), PutMode::Overwrite).await?;
+    failpoint::hit("repository.key.after");
+    Ok((sealer, key))
+}
+
+/// Stores `config` if there is none, and makes sure that it is ours that stays.
+async fn commit_config(store: &dyn Store, sealed: Bytes) -> Result<(), RepositoryError> {
+    failpoint::hit("repository.config.before");
+    let put = store.put(Key::Config, sealed.clone(), PutMode::IfAbsent).await;
+    failpoint::hit("repository.config.after");
+    match put {
+        // The answer to a put may be lost, and its repetition then finds what it made itself: only reading tells.
+        Ok(()) | Err(StoreError::AlreadyExists { .. } | StoreError::Unavailable { .. }) => match store.get(Key::Config).await {
+            Ok(found) if found == sealed => Ok(()),
+            Ok(_) => Err(RepositoryError::AlreadyInitialized),
+            Err(error) => Err(put.err().unwrap_or(error).into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The master keys that `password` opens: none, one, or rarely several.
+async fn unlock(store: &dyn Store, password: &Password) -> Result<Vec<Sealer>, RepositoryError> {
+    let mut keys = store.list(Kind::Key).await?;
+    keys.sort_unstable();
+    let (mut opened, mut damaged, mut others) = (Vec::new(), None, 0_u64);
+    for listed in keys.into_iter().take(MAX_KEYS) {
+        let key = Key::File(Kind::Key, listed.id);
+        let bytes = match store.get(key).await {
+            // Removed meanwhile.
+            Err(StoreError::NotFound { .. }) => continue,
+            other => other?,
+        };
+        let password = password.clone();
+        let decoded = tokio::task::spawn_blocking(move || {
+            let found = Id::of(&bytes);
+            if found == listed.id { key_file::decode(&bytes, &password) } else { Err(Damage::WrongHash { found }) }
+        });
+        match decoded.await? {
+            Ok(Unlocked::Master(sealer)) => opened.push(sealer),
+            Ok(Unlocked::OtherPassword) => others += 1,
+            Err(damage) => {
+                tracing::warn!(object = %key, %damage, "key file skipped");
+                damaged = Some(RepositoryError::damaged(key, damage));
+            }
+        }
+    }
+    match damaged {
+        // Not the password's fault, if no sound key was there to try it on.
+        Some(error) if opened.is_empty() && others == 0 => Err(error),
+        _ => Ok(opened),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use super::*;
+use crate::repository::crypto::Secrets;
+use proptest::prelude::*;
+
+fn sealer() -> Sealer {
+    Sealer::new(Secrets::random().unwrap())
+}
+
+fn location(pack: &Pack, blob: &PackedBlob) -> BlobLocation {
+    BlobLocation { pack: pack.record.id, offset: blob.offset, length: blob.length, uncompressed_length: blob.uncompressed_length }
+}
+
+fn packed(sealer: &Sealer, kind: BlobKind, contents: &[Vec<u8>]) -> Pack {
+    let mut builder = PackBuilder::new(sealer.clone(), kind, 1 << 20, Verification::Decode);
+    let mut compressor = Compressor::new(1).unwrap();
+    for plain in contents {
+        let before = builder.bytes();
+        let sealed = builder.add(Id::of(plain), plain, &mut compressor).unwrap();
+        assert_eq!(builder.bytes(), before + sealed as usize);
+    }
+    builder.finish().unwrap().unwrap()
+}
+
+/// Blobs that compress and blobs that do not.
+fn contents() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let repetitive = (any::<u8>(), 0_usize..5000).prop_map(|(byte, length)| vec![byte; length]);
+    let random = prop::collection::vec(any::<u8>(), 0..300);
+    prop::collection::vec(prop_oneof![repetitive, random], 1..12)
+}
+
+proptest! {
+    #[test]
+    fn every_blob_of_a_pack_reads_back(contents in contents(), tree: bool) {
+        let sealer = sealer();
+        let kind = if tree { BlobKind::Tree } else { BlobKind::Data };
+        let pack = packed(&sealer, kind, &contents);
+        prop_assert_eq!(Id::of(&pack.bytes), pack.record.id);
+        prop_assert_eq!(&read_header(&sealer, &pack.bytes).unwrap(), &pack.record.blobs);
+        let lengths = pack.record.blobs.iter().map(|blob| (blob.length, blob.uncompressed_length));
+        prop_assert_eq!(expected_bytes(lengths), pack.bytes.len() as u64);
+        let mut plain = Vec::new();
+        for (blob, expected) in pack.record.blobs.iter().zip(&contents) {
+            let location = location(&pack, blob);
+            let mut sealed = pack.bytes[blob.offset as usize..location.end() as usize].to_vec();
+            open_blob(&sealer, &blob.id, &location, &mut sealed, &mut plain).unwrap();
+            prop_assert_eq!(&plain, expected);
+            prop_assert_eq!(location.plain_length() as usize, expected.len());
+        }
+    }
+
+    #[test]
+    fn a_damaged_pack_gives_errors(contents in contents(), position: prop::sample::Index, bit in 0_u8..8, length: prop::sample::Index) {
+        let sealer = sealer();
+        let pack = packed(&sealer, BlobKind::Data, &contents);
+        let mut bytes = pack.bytes.to_vec();
+        let position = position.index(bytes.len());
+        bytes[position] ^= 1 << bit;
+        let header = read_header(&sealer, &bytes);
+        let mut failed = header.is_err();
+        for blob in &pack.record.blobs {
+            let location = location(&pack, blob);
+            let mut sealed = bytes[blob.offset as usize..location.end() as usize].to_vec();
+            failed |= open_blob(&sealer, &blob.id, &location, &mut sealed, &mut Vec::new()).is_err();
+        }
+        prop_assert!(failed);
+        let _ = read_header(&sealer, &pack.bytes[..length.index(pack.bytes.len())]);
+    }
+
+    #[test]
+    fn any_header_is_read_or_refused(entries: Vec<u8>, body in 0_usize..200) {
+        let sealer = sealer();
+        let mut pack = vec![0; body];
+        let header = sealer.seal(&entries).unwrap();
+        pack.extend_from_slice(&header);
+        pack.extend_from_slice(&(header.len() as u32).to_le_bytes());
+        let _ = read_header(&sealer, &pack);
+    }
+}
+
+#[test]
+fn a_blob_that_lies_about_its_length_is_refused() {
+    let sealer = sealer();
+    let plain = vec![7; 10_000];
+    let pack = packed(&sealer, BlobKind::Data, std::slice::from_ref(&plain));
+    let blob = pack.record.blobs[0];
+    for length in [1, 9_999, 10_001] {
+        let lying = BlobLocation { uncompressed_length: NonZeroU32::new(length), ..location(&pack, &blob) };
+        let mut sealed = pack.bytes[..blob.length as usize].to_vec();
+        assert!(
+            matches!(open_blob(&sealer, &blob.id, &lying, &mut sealed, &mut Vec::new()), Err(Damage::Compression(_))),
+            "{length}"
+        );
+    }
+    let mut sealed = pack.bytes[..blob.length as usize].to_vec();
+    let error = open_blob(&sealer, &Id::of(b"other"), &location(&pack, &blob), &mut sealed, &mut Vec::new());
+    assert_eq!(error, Err(Damage::WrongHash { found: blob.id }));
+}
+
+#[test]
+fn what_does_not_shrink_is_stored_as_it_is() {
+    let sealer = sealer();
+    let random: Vec<u8> = (0..1000).map(|_| rand::random()).collect();
+    let pack = packed(&sealer, BlobKind::Data, &[random, vec![0; 1000], vec![]]);
+    let compressed: Vec<_> = pack.record.blobs.iter().map(|blob| blob.uncompressed_length.is_some()).collect();
+    assert_eq!(compressed, [false, true, false]);
+    assert_eq!(pack.record.blobs[2].length, OVERHEAD as u32);
+}
+
+#[test]
+fn an_empty_pack_is_none_and_a_full_one_says_so() {
+    let mut builder = PackBuilder::new(sealer(), BlobKind::Data, 100, Verification::Skip);
+    assert!(builder.is_empty() && !builder.is_full());
+    let random: [u8; 80] = std::array::from_fn(|_| rand::random());
+    builder.add(Id::of(&random), &random, &mut Compressor::new(1).unwrap()).unwrap();
+    assert!(builder.is_full());
+    assert!(PackBuilder::new(sealer(), BlobKind::Data, 100, Verification::Skip).finish().unwrap().is_none());
+}

@@ -1,0 +1,54 @@
+//! What every store promises, as a test that runs against each of them.
+
+use bytes::Bytes;
+
+use super::{Key, Kind, PutMode, Store, StoreError};
+use crate::repository::id::Id;
+
+/// Puts `store` through every call. It must be empty; it is left empty but for its folders.
+///
+/// # Panics
+/// When a promise is broken.
+pub async fn keeps_its_promises(store: &dyn Store) {
+    store.prepare().await.unwrap();
+    store.prepare().await.unwrap();
+    let bytes = Bytes::from((0..=255).cycle().take(70_000).collect::<Vec<u8>>());
+    let key = Key::File(Kind::Data, Id::of(&bytes));
+
+    assert!(store.get(key).await.unwrap_err().is_not_found());
+    assert!(store.get_range(key, 0..1).await.unwrap_err().is_not_found());
+    assert_eq!(store.size(key).await.unwrap(), None);
+    store.delete(key).await.unwrap();
+
+    store.put(key, bytes.clone(), PutMode::Overwrite).await.unwrap();
+    store.put(key, bytes.clone(), PutMode::Overwrite).await.unwrap();
+    assert_eq!(store.get(key).await.unwrap(), bytes);
+    assert_eq!(store.get_range(key, 10..69_000).await.unwrap(), bytes.slice(10..69_000));
+    assert_eq!(store.get_range(key, 69_999..70_000).await.unwrap(), bytes.slice(69_999..));
+    assert_eq!(store.size(key).await.unwrap(), Some(70_000));
+    for beyond in [69_999..70_001, 70_000..70_001, 80_000..90_000] {
+        let error = store.get_range(key, beyond.clone()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Truncated { found: 70_000, .. }), "{beyond:?}: {error:?}");
+    }
+
+    for kind in Kind::ALL {
+        let listed = store.list(kind).await.unwrap();
+        let expected = if kind == Kind::Data { vec![(Id::of(&bytes), 70_000)] } else { vec![] };
+        assert_eq!(listed.iter().map(|found| (found.id, found.bytes)).collect::<Vec<_>>(), expected, "{kind:?}");
+    }
+
+    let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
+    let put = |bytes: &Bytes| store.put(Key::Config, bytes.clone(), PutMode::IfAbsent);
+    let (a, b) = futures::join!(put(&first), put(&second));
+    let kept = store.get(Key::Config).await.unwrap();
+    assert!(
+        matches!((&a, &b), (Ok(()), Err(StoreError::AlreadyExists { .. })) | (Err(StoreError::AlreadyExists { .. }), Ok(()))),
+        "{a:?} {b:?}"
+    );
+    assert_eq!(kept, if a.is_ok() { first } else { second });
+
+    for key in [Key::Config, key] {
+        store.delete(key).await.unwrap();
+        assert_eq!(store.size(key).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! The end of an export: blobs of zeros and metadata, the tree, the last index file, and the snapshot that is to be saved.
+
+use std::sync::Arc;
+
+use super::upload::Uploaded;
+use super::worker::{Counts, ZSTD_LEVEL};
+use super::{ExportError, ExportOptions, file_name};
+use crate::repository::snapshot::Summary;
+use crate::repository::time::rfc3339;
+use crate::repository::tree::{Content, NewFile, pack_tree};
+use crate::repository::{BlobKind, Claim, Compressor, Id, Index, Pack, PackBuilder, Repository, Sealer, Snapshot, Verification};
+use crate::transfer::content::VolumeContent;
+use crate::transfer::progress::Progress;
+use crate::transfer::{metadata, zeros};
+use crate::types::Timestamp;
+
+/// Named in snapshots, as restic names itself.
+const PROGRAM: &str = concat!("windlass ", env!("CARGO_PKG_VERSION"));
+
+/// What a commit is about.
+pub(super) struct Commit<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) index: &'a Arc<Index>,
+    pub(super) options: &'a ExportOptions,
+    pub(super) volume_bytes: u64,
+    pub(super) begun: Timestamp,
+}
+
+impl Commit<'_> {
+    /// Stores and indexes all that the snapshot refers to; the snapshot is the caller's to save.
+    pub(super) async fn prepare(
+        &self,
+        content: VolumeContent,
+        counts: &Counts,
+        uploaded: &mut Uploaded,
+        progress: &Progress,
+    ) -> Result<Snapshot, ExportError> {
+        let metadata = self.options.metadata.to_bytes()?;
+        let metadata_id = Id::of(&metadata);
+        let metadata_bytes = metadata.len() as u64;
+        let small = Small {
+            sealer: self.repository.sealer(),
+            index: Arc::clone(self.index),
+            verification: self.options.verification,
+            zero_lengths: content.zero_lengths(),
+            metadata,
+        };
+        let (pack, added) = computed(move || small.pack()).await?;
+        if let Some(pack) = pack {
+            uploaded.store(pack, progress).await?;
+        }
+
+        let name = file_name(&self.options.path).unwrap_or("volume.img").to_owned();
+        let (sealer, size, modified) = (self.repository.sealer(), self.volume_bytes, self.options.time);
+        let (tree, pack) = computed(move || {
+            let files = [
+                NewFile { name: &name, size, modified, content: &content as &dyn Content },
+                NewFile { name: metadata::FILE_NAME, size: metadata_bytes, modified, content: &vec![metadata_id] },
+            ];
+            Ok(pack_tree(&sealer, &files)?)
+        })
+        .await?;
+        let is_new = self.index.claim(BlobKind::Tree, &tree) == Claim::Yours;
+        if is_new {
+            uploaded.store(pack, progress).await?;
+        }
+        uploaded.finish_index().await?;
+        Ok(self.snapshot(tree, is_new, counts, added, metadata_bytes, uploaded))
+    }
+
+    fn snapshot(
+        &self,
+        tree: Id,
+        tree_is_new: bool,
+        counts: &Counts,
+        added: Added,
+        metadata_bytes: u64,
+        uploaded: &Uploaded,
+    ) -> Snapshot {
+        Snapshot {
+            time: rfc3339(self.options.time),
+            tree,
+            paths: vec![self.options.path.clone()],
+            hostname: self.options.hostname.clone(),
+            username: String::new(),
+            tags: self.options.tags.clone(),
+            parent: None,
+            original: None,
+            program_version: PROGRAM.to_owned(),
+            summary: Some(Summary {
+                backup_start: rfc3339(self.begun),
+                backup_end: rfc3339(Timestamp::now()),
+                files_new: 2,
+                data_blobs: i64::try_from(counts.new_chunks + added.blobs).unwrap_or(i64::MAX),
+                tree_blobs: i64::from(tree_is_new),
+                data_added: counts.new_bytes + added.bytes,
+                data_added_packed: uploaded.stored_bytes(),
+                total_files_processed: 2,
+                total_bytes_processed: self.volume_bytes + metadata_bytes,
+                ..Summary::default()
+            }),
+        }
+    }
+}
+
+/// Blobs that are made once at the end: zeros, and the metadata.
+struct Small {
+    sealer: Sealer,
+    index: Arc<Index>,
+    verification: Verification,
+    zero_lengths: Vec<u64>,
+    metadata: Vec<u8>,
+}
+
+/// Blobs that the repository did not have.
+#[derive(Clone, Copy, Default)]
+struct Added {
+    blobs: u64,
+    bytes: u64,
+}
+
+impl Small {
+    /// Packs what the repository does not have; at most one pack, for zeros compress to nothing.
+    fn pack(self) -> Result<(Option<Pack>, Added), ExportError> {
+        let mut pack = PackBuilder::new(self.sealer, BlobKind::Data, 1 << 20, self.verification);
+        let mut compressor = Compressor::new(ZSTD_LEVEL)?;
+        let mut added = Added::default();
+        let mut add = |id: Id, plain: &[u8]| -> Result<(), ExportError> {
+            pack.add(id, plain, &mut compressor)?;
+            added.blobs += 1;
+            added.bytes += plain.len() as u64;
+            Ok(())
+        };
+        for length in self.zero_lengths {
+            let id = zeros::id(length);
+            if self.index.claim(BlobKind::Data, &id) == Claim::Yours {
+                add(id, &vec![0; length as usize])?;
+            }
+        }
+        let id = Id::of(&self.metadata);
+        if self.index.claim(BlobKind::Data, &id) == Claim::Yours {
+            add(id, &self.metadata)?;
+        }
+        Ok((pack.finish()?, added))
+    }
+}
+
+/// Computes off the async threads.
+async fn computed<T: Send + 'static>(work: impl FnOnce() -> Result<T, ExportError> + Send + 'static) -> Result<T, ExportError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(ExportError::Inside(error.to_string())))
+}

@@ -1,0 +1,311 @@
+//! Export: a volume's snapshot into a repository.
+//!
+//! ```text
+//! extents -> plan -> [ read -> zero test -> hash -> claim -> compress, seal, pack ] -> upload -> index -> tree -> snapshot
+//!                     `------------- worker threads, a pack each ------------'        `--- async, bounded by bytes ---'
+//! ```
+//!
+//! Workers claim chunks in order, several at a time, read what is allocated of them, and drop those that are zeros. A chunk
+//! whose id the index knows, or another worker has claimed, is only noted. The others go into the worker's own pack; a full pack
+//! waits for its share of the bytes in flight and is handed to the uploader, which stores several at once.
+//!
+//! **Order of what is durable.** Lock; packs; an index file about packs whose `put` returned (every 50 000 blobs or 5 minutes,
+//! and at the end); one pack for blobs of zeros and the metadata; the tree's pack; the last index file; check of the lock; the
+//! snapshot. Only the snapshot makes anything visible and it is the last thing stored. A crash before it leaves packs and index
+//! files that nothing refers to: the next export finds the indexed blobs and does not store them again, and a prune removes the
+//! rest. A crash after it leaves a lock, which is stale after 30 minutes.
+//!
+//! **Errors and cancellation.** The first error, or the token, stops every stage: workers look between two reads and while they
+//! wait, requests to the store are dropped. The call returns when all of its threads and tasks have ended, which takes as long as
+//! one read of the source and one chunk's compression. Dropping the call stops the stages too, but nobody waits for them. From
+//! the moment the snapshot itself is being stored there is no way back and the token is no longer looked at. If storing it fails,
+//! it is unknown whether it exists; if it does, it is whole.
+//!
+//! **Memory** is the sum in [`budget`](super::budget): workers times (batch + pack) and the packs in flight.
+//!
+//! It never reads what is not allocated (short gaps apart), never stores zeros, and never refers to what is not stored.
+
+mod commit;
+mod upload;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::budget::{Budget, BudgetError};
+use super::chunk_size::ChunkSize;
+use super::content::Incomplete;
+use super::metadata::{Metadata, MetadataError};
+use super::plan::Plan;
+use super::progress::{Phase, Progress};
+use crate::block::BlockSource;
+use crate::repository::{Id, LockGuard, LockMode, PackError, Repository, RepositoryError, Verification};
+use crate::types::{ByteRange, RangeStream, Timestamp};
+
+/// What an export is to be like.
+#[derive(Debug, Clone)]
+pub struct ExportOptions {
+    /// Path that the snapshot carries, from the root: by it and the hostname `restic forget` tells one volume's snapshots from
+    /// another's. Its last part names the file.
+    pub path: String,
+    /// Host that the snapshot carries: the cluster, not the node, since volumes move.
+    pub hostname: String,
+    /// Labels that the snapshot carries.
+    pub tags: Vec<String>,
+    /// When the volume's snapshot was cut.
+    pub time: Timestamp,
+    /// What the volume was; stored beside it.
+    pub metadata: Metadata,
+    /// Size of its chunks.
+    pub chunk_size: ChunkSize,
+    /// Threads and memory.
+    pub budget: Budget,
+    /// Whether packed blobs are decoded again before they are stored.
+    pub verification: Verification,
+}
+
+/// What an export did. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ExportReport {
+    /// The snapshot in the repository.
+    pub snapshot: Id,
+    /// Size of the volume.
+    pub size_bytes: u64,
+    /// Read from the source.
+    pub read_bytes: u64,
+    /// Chunks that are zeros as a whole, allocated or not.
+    pub zero_bytes: u64,
+    /// Chunks that are not zeros.
+    pub chunks: u64,
+    /// Of these, chunks that the repository did not have.
+    pub new_chunks: u64,
+    /// Plain bytes of the new chunks.
+    pub new_bytes: u64,
+    /// Bytes of everything stored in packs.
+    pub stored_bytes: u64,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// Why an export failed. Nothing is visible of it, [`ExportError::Repository`] while the snapshot is stored excepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The source could not be read.
+    #[error("the volume could not be read: {length} bytes at {offset}", length = range.length(), offset = range.offset())]
+    Read {
+        /// Where.
+        range: ByteRange,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is allocated could not be found out.
+    #[error("the volume's allocated ranges could not be read")]
+    Extents(#[source] io::Error),
+    /// The repository or its store failed; the error names the object.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A pack could not be made.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The options make no export.
+    #[error("the export cannot be made: {0}")]
+    Options(String),
+    /// Too little memory was given.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The metadata cannot be written.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A thread could not be started.
+    #[error("a worker thread could not be started")]
+    Thread(#[source] io::Error),
+    /// A worker died.
+    #[error("the export failed inside: {0}")]
+    Inside(String),
+    /// It was cancelled.
+    #[error("the export was cancelled")]
+    Cancelled,
+}
+
+impl From<Incomplete> for ExportError {
+    fn from(error: Incomplete) -> Self {
+        Self::Inside(error.to_string())
+    }
+}
+
+impl ExportError {
+    /// True when the same export may succeed later without anyone doing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Repository(error) if error.is_transient())
+    }
+
+    /// The one of two errors that says more: being stopped is what happens to a stage because another failed.
+    fn or(self, other: Self) -> Self {
+        if matches!(self, Self::Cancelled) { other } else { self }
+    }
+}
+
+/// Exports `source`, of which `extents` are allocated and the rest is zeros, as a new snapshot.
+///
+/// # Errors
+/// [`ExportError`]; see the module's header for what is left behind.
+pub async fn export(
+    source: Arc<dyn BlockSource>,
+    extents: RangeStream,
+    repository: &Repository,
+    options: &ExportOptions,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<ExportReport, ExportError> {
+    let started = Instant::now();
+    let begun = Timestamp::now();
+    check(source.size(), options)?;
+    progress.enter(Phase::Preparing);
+    let lock = until_cancelled(cancel, repository.lock(LockMode::Shared)).await??;
+    let result = locked(source, extents, repository, options, progress, cancel, &lock, begun).await;
+    if let Err(error) = lock.release().await {
+        // Locks of those that are gone become stale; an export that is stored must not fail for that.
+        tracing::warn!(%error, "the repository's lock could not be removed");
+    }
+    let mut report = result?;
+    report.elapsed = started.elapsed();
+    progress.enter(Phase::Done);
+    tracing::info!(
+        snapshot = %report.snapshot,
+        path = options.path,
+        size_bytes = report.size_bytes,
+        read_bytes = report.read_bytes,
+        stored_bytes = report.stored_bytes,
+        new_chunks = report.new_chunks,
+        "exported"
+    );
+    Ok(report)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the arguments of an export and what it holds meanwhile")]
+async fn locked(
+    source: Arc<dyn BlockSource>,
+    extents: RangeStream,
+    repository: &Repository,
+    options: &ExportOptions,
+    progress: &Progress,
+    cancel: &CancellationToken,
+    lock: &LockGuard,
+    begun: Timestamp,
+) -> Result<ExportReport, ExportError> {
+    let volume_bytes = source.size();
+    let bounds = options.budget.export(options.chunk_size)?;
+    let index = Arc::new(until_cancelled(cancel, repository.load_index()).await??);
+    progress.begin(volume_bytes);
+
+    let (finished, packs) = upload::queue(bounds.in_flight_bytes);
+    let stop = cancel.child_token();
+    // Stops the workers when this call is dropped.
+    let _stop_when_dropped = stop.clone().drop_guard();
+    let work = Arc::new(worker::Work::new(
+        source,
+        Plan::new(volume_bytes, options.chunk_size, extents),
+        Arc::clone(&index),
+        repository.sealer(),
+        bounds,
+        options.chunk_size,
+        options.verification,
+        progress.clone(),
+        stop.clone(),
+    ));
+    let crew = worker::start(&work, finished);
+    let uploader = upload::Uploader::new(repository.clone(), Arc::clone(&index), bounds.uploads, progress.clone());
+
+    let workers = async {
+        let result = match crew {
+            Ok(crew) => worker::join(crew).await,
+            Err(error) => Err(ExportError::Thread(error)),
+        };
+        if result.is_err() {
+            stop.cancel();
+        }
+        result
+    };
+    let uploads = async {
+        let result = uploader.run(packs, lock, &stop).await;
+        if result.is_err() {
+            stop.cancel();
+        }
+        result
+    };
+    let mut uploaded = match tokio::join!(workers, uploads) {
+        (Ok(()), Ok(uploaded)) => uploaded,
+        (Err(worker), Err(upload)) => return Err(worker.or(upload)),
+        (Err(error), Ok(_)) | (Ok(()), Err(error)) => return Err(error),
+    };
+    let tally = work.finish(volume_bytes)?;
+    progress.all_done();
+
+    progress.enter(Phase::Committing);
+    let commit = commit::Commit { repository, index: &index, options, volume_bytes, begun };
+    let snapshot = until_cancelled(cancel, commit.prepare(tally.content, &tally.counts, &mut uploaded, progress)).await??;
+    if cancel.is_cancelled() {
+        return Err(ExportError::Cancelled);
+    }
+    let id = repository.save_snapshot(&snapshot, lock).await?;
+    let counters = progress.snapshot();
+    Ok(ExportReport {
+        snapshot: id,
+        size_bytes: volume_bytes,
+        read_bytes: counters.read_bytes,
+        zero_bytes: tally.counts.zero_bytes,
+        chunks: tally.counts.chunks,
+        new_chunks: tally.counts.new_chunks,
+        new_bytes: tally.counts.new_bytes,
+        stored_bytes: uploaded.stored_bytes(),
+        elapsed: Duration::ZERO,
+    })
+}
+
+fn check(volume_bytes: u64, options: &ExportOptions) -> Result<(), ExportError> {
+    let refuse = |text: String| Err(ExportError::Options(text));
+    if volume_bytes == 0 {
+        return refuse("the volume is empty".to_owned());
+    }
+    if !options.chunk_size.fits(volume_bytes) {
+        return refuse(format!(
+            "{volume_bytes} bytes in chunks of {} make a longer list than the format can hold; take larger chunks",
+            options.chunk_size
+        ));
+    }
+    let Some(name) = file_name(&options.path) else {
+        return refuse(format!("`{}` is no absolute path of a file", options.path));
+    };
+    if name == super::metadata::FILE_NAME {
+        return refuse(format!("the volume's image cannot be called `{name}`"));
+    }
+    Ok(())
+}
+
+/// The last part of an absolute path that names a file.
+fn file_name(path: &str) -> Option<&str> {
+    let (folder, name) = path.rsplit_once('/')?;
+    let is_file = !name.is_empty() && name != "." && name != "..";
+    ((folder.is_empty() || folder.starts_with('/')) && is_file && !path.contains('\0')).then_some(name)
+}
+
+async fn until_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, ExportError> {
+    cancel.run_until_cancelled(work).await.ok_or(ExportError::Cancelled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_a_file_or_are_refused() {
+        assert_eq!(file_name("/v-a-b/volume.img"), Some("volume.img"));
+        assert_eq!(file_name("/volume.img"), Some("volume.img"));
+        for path in ["", "volume.img", "a/b", "/", "/a/", "/a/..", "/a\0b"] {
+            assert_eq!(file_name(path), None, "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The threads of an export: read, test, hash, pack. One batch of chunks after another, stage by stage.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::ExportError;
+use super::upload::Finished;
+use crate::block::{AlignedBuffer, BlockSource};
+use crate::repository::{BlobKind, Claim, Compressor, Id, Index, PackBuilder, Sealer, Verification};
+use crate::transfer::budget::ExportBounds;
+use crate::transfer::chunk_size::ChunkSize;
+use crate::transfer::content::{ContentBuilder, VolumeContent};
+use crate::transfer::crew::{Crew, WorkerDied};
+use crate::transfer::plan::{Chunk, Plan};
+use crate::transfer::progress::Progress;
+use crate::transfer::{hash, zeros};
+
+/// Level of compression: what restic calls fastest. Higher ones cost twice the time for a twentieth of the space.
+pub(super) const ZSTD_LEVEL: i32 = 1;
+
+/// What a blob adds to its pack at most, besides its bytes: 32 bytes of sealing are in the body, 41 in the header.
+const BLOB_OVERHEAD_BYTES: u64 = 32 + 41;
+/// What a pack has besides its blobs: the sealing of the header and its length.
+const HEADER_OVERHEAD_BYTES: u64 = 32 + 4;
+
+/// What the workers share.
+pub(super) struct Work {
+    source: Arc<dyn BlockSource>,
+    plan: Mutex<Planned>,
+    outcomes: Mutex<Outcomes>,
+    index: Arc<Index>,
+    sealer: Sealer,
+    bounds: ExportBounds,
+    chunk_size: ChunkSize,
+    verification: Verification,
+    progress: Progress,
+    stop: CancellationToken,
+}
+
+struct Planned {
+    plan: Plan,
+    handed_out: u64,
+    /// The byte after the last chunk that was handed out.
+    position: u64,
+}
+
+#[derive(Default)]
+struct Outcomes {
+    content: ContentBuilder,
+    counts: Counts,
+}
+
+/// What was found and done.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) chunks: u64,
+    pub(super) zero_bytes: u64,
+    pub(super) new_chunks: u64,
+    pub(super) new_bytes: u64,
+}
+
+/// What the workers leave behind.
+pub(super) struct Tally {
+    pub(super) content: VolumeContent,
+    pub(super) counts: Counts,
+}
+
+impl Work {
+    #[expect(clippy::too_many_arguments, reason = "a constructor of what is shared")]
+    pub(super) fn new(
+        source: Arc<dyn BlockSource>,
+        plan: Plan,
+        index: Arc<Index>,
+        sealer: Sealer,
+        bounds: ExportBounds,
+        chunk_size: ChunkSize,
+        verification: Verification,
+        progress: Progress,
+        stop: CancellationToken,
+    ) -> Self {
+        let plan = Mutex::new(Planned { plan, handed_out: 0, position: 0 });
+        let outcomes = Mutex::default();
+        Self { source, plan, outcomes, index, sealer, bounds, chunk_size, verification, progress, stop }
+    }
+
+    /// The list of the volume. To be called when all workers have ended well.
+    pub(super) fn finish(&self, volume_bytes: u64) -> Result<Tally, ExportError> {
+        let outcomes = std::mem::take(&mut *lock(&self.outcomes));
+        let content = outcomes.content.finish(volume_bytes, self.chunk_size, lock(&self.plan).handed_out)?;
+        let counts = Counts { zero_bytes: content.zero_bytes(), ..outcomes.counts };
+        Ok(Tally { content, counts })
+    }
+
+    /// The next chunks, at most a batch. Empty at the end.
+    fn claim(&self) -> Result<Vec<Chunk>, ExportError> {
+        let mut planned = lock(&self.plan);
+        let mut batch = Vec::with_capacity(self.bounds.batch_chunks);
+        while batch.len() < self.bounds.batch_chunks {
+            match planned.plan.next() {
+                Some(chunk) => {
+                    let chunk = chunk.map_err(ExportError::Extents)?;
+                    // What lies between is not allocated, and done with.
+                    self.progress.done(chunk.range.offset() - planned.position);
+                    planned.position = chunk.range.end();
+                    batch.push(chunk);
+                }
+                None => break,
+            }
+        }
+        planned.handed_out += batch.len() as u64;
+        Ok(batch)
+    }
+
+    fn check_stop(&self) -> Result<(), ExportError> {
+        if self.stop.is_cancelled() { Err(ExportError::Cancelled) } else { Ok(()) }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A worker that panicked while it held it ends the export with an error; what it left is not used.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts the workers. Each keeps a clone of `finished`, so that its other end closes when the last has ended.
+pub(super) fn start(work: &Arc<Work>, finished: Finished) -> io::Result<Crew<Result<(), ExportError>>> {
+    Crew::start("export", work.bounds.workers, || {
+        let (work, finished) = (Arc::clone(work), finished.clone());
+        move || {
+            // One that fails or panics stops the others at once.
+            let stop_others = work.stop.clone().drop_guard();
+            let result = Worker::new(Arc::clone(&work), finished).and_then(Worker::run);
+            if result.is_ok() {
+                stop_others.disarm();
+            }
+            result
+        }
+    })
+}
+
+/// Waits for all workers; the first error that is not a consequence of another.
+pub(super) async fn join(crew: Crew<Result<(), ExportError>>) -> Result<(), ExportError> {
+    let results = crew.join().await;
+    let errors = results.into_iter().filter_map(|result| match result {
+        Ok(result) => result.err(),
+        Err(died @ WorkerDied) => Some(ExportError::Inside(died.to_string())),
+    });
+    errors.reduce(ExportError::or).map_or(Ok(()), Err)
+}
+
+struct Worker {
+    work: Arc<Work>,
+    finished: Finished,
+    buffers: Vec<AlignedBuffer>,
+    compressor: Compressor,
+    pack: PackBuilder,
+    /// Blobs in the pack.
+    packed: u64,
+}
+
+impl Worker {
+    fn new(work: Arc<Work>, finished: Finished) -> Result<Self, ExportError> {
+        let chunk = work.chunk_size.bytes() as usize;
+        let buffers = (0..work.bounds.batch_chunks).map(|_| AlignedBuffer::zeroed(chunk)).collect();
+        let compressor = Compressor::new(ZSTD_LEVEL)?;
+        let pack = new_pack(&work);
+        Ok(Self { work, finished, buffers, compressor, pack, packed: 0 })
+    }
+
+    fn run(mut self) -> Result<(), ExportError> {
+        let mut ids = Vec::new();
+        loop {
+            self.work.check_stop()?;
+            let batch = self.work.claim()?;
+            if batch.is_empty() {
+                return self.hand_over();
+            }
+            self.read(&batch)?;
+            let data = self.without_zeros(&batch);
+            let inputs: Vec<&[u8]> = data.iter().map(|&at| chunk_bytes(&self.buffers, &batch, at)).collect();
+            hash::sha256_many(&inputs, &mut ids);
+            for (&at, &id) in data.iter().zip(&ids) {
+                self.store(&batch, at, id)?;
+            }
+        }
+    }
+
+    /// Fills a buffer for each chunk. What is not read is zeroed, for buffers are used again.
+    fn read(&mut self, batch: &[Chunk]) -> Result<(), ExportError> {
+        for (chunk, buffer) in batch.iter().zip(&mut self.buffers) {
+            let mut filled = 0;
+            for &range in &chunk.reads {
+                self.work.check_stop()?;
+                let start = (range.offset() - chunk.range.offset()) as usize;
+                let end = start + range.length() as usize;
+                buffer[filled..start].fill(0);
+                let read = self.work.source.read_at(range.offset(), &mut buffer[start..end]);
+                read.map_err(|source| ExportError::Read { range, source })?;
+                filled = end;
+                self.work.progress.moved(range.length());
+            }
+            buffer[filled..chunk.range.length() as usize].fill(0);
+        }
+        Ok(())
+    }
+
+    /// The positions in the batch of the chunks that hold something. The others are done with.
+    fn without_zeros(&self, batch: &[Chunk]) -> Vec<usize> {
+        let (zero, data): (Vec<usize>, Vec<usize>) =
+            (0..batch.len()).partition(|&at| zeros::is_zero(chunk_bytes(&self.buffers, batch, at)));
+        let mut outcomes = lock(&self.work.outcomes);
+        for at in zero {
+            outcomes.content.zeros();
+            self.work.progress.done(batch[at].range.length());
+        }
+        data
+    }
+
+    /// Packs a chunk unless it is stored, or another worker stores it.
+    fn store(&mut self, batch: &[Chunk], at: usize, id: Id) -> Result<(), ExportError> {
+        let length = batch[at].range.length();
+        let claim = self.work.index.claim(BlobKind::Data, &id);
+        if claim == Claim::Yours {
+            self.work.check_stop()?;
+            if !self.has_room(length) {
+                self.hand_over()?;
+            }
+            self.pack.add(id, chunk_bytes(&self.buffers, batch, at), &mut self.compressor)?;
+            self.packed += 1;
+            self.work.progress.new_data(length);
+        }
+        self.work.progress.done(length);
+        let mut outcomes = lock(&self.work.outcomes);
+        outcomes.content.data(batch[at].index, id);
+        outcomes.counts.chunks += 1;
+        if claim == Claim::Yours {
+            outcomes.counts.new_chunks += 1;
+            outcomes.counts.new_bytes += length;
+        }
+        Ok(())
+    }
+
+    /// True when a chunk of `length` bytes fits the pack even if it does not compress, so that a pack never outgrows the memory
+    /// it was made with.
+    fn has_room(&self, length: u64) -> bool {
+        let blobs = (self.packed + 1) * BLOB_OVERHEAD_BYTES + HEADER_OVERHEAD_BYTES;
+        self.packed == 0 || self.pack.bytes() as u64 + length + blobs <= self.work.bounds.pack_bytes as u64
+    }
+
+    /// Gives the pack to the uploader, when there is room among the bytes in flight, and begins another.
+    fn hand_over(&mut self) -> Result<(), ExportError> {
+        let next = new_pack(&self.work);
+        self.packed = 0;
+        match std::mem::replace(&mut self.pack, next).finish()? {
+            Some(pack) => self.finished.send(pack, &self.work.stop),
+            None => Ok(()),
+        }
+    }
+}
+
+fn new_pack(work: &Work) -> PackBuilder {
+    PackBuilder::new(work.sealer.clone(), BlobKind::Data, work.bounds.pack_bytes, work.verification)
+}
+
+fn chunk_bytes<'a>(buffers: &'a [AlignedBuffer], batch: &[Chunk], at: usize) -> &'a [u8] {
+    &buffers[at][..batch[at].range.length() as usize]
+}

@@ -1,0 +1,134 @@
+//! The image of a volume in a repository, opened to be restored: found, and protected from a prune while it is read.
+
+use std::sync::Arc;
+
+use super::metadata::{self, Metadata};
+use crate::repository::tree::{FileSelector, FoundFile};
+use crate::repository::{BlobKind, Damage, Id, Index, LockGuard, LockMode, Repository, RepositoryError, StoredSnapshot};
+
+/// Whether the repository is locked while an image is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Locking {
+    /// A shared lock: nobody prunes meanwhile.
+    #[default]
+    Shared,
+    /// None, for credentials that may only read. A prune meanwhile makes the restore fail; it is never wrong.
+    None,
+}
+
+/// A file of a snapshot that holds a volume's bytes.
+pub struct Image {
+    pub(super) repository: Repository,
+    pub(super) index: Arc<Index>,
+    pub(super) content: Arc<Vec<Id>>,
+    pub(super) size_bytes: u64,
+    path: String,
+    snapshot: StoredSnapshot,
+    metadata: Option<Metadata>,
+    lock: Option<LockGuard>,
+}
+
+impl Image {
+    /// Opens the file `which` of the snapshot that `snapshot` names: its id, the beginning of one, or `latest`.
+    ///
+    /// # Errors
+    /// When the repository is locked by another, or the snapshot or the file does not exist, is ambiguous or does not read.
+    pub async fn open(
+        repository: &Repository,
+        snapshot: &str,
+        which: &FileSelector,
+        locking: Locking,
+    ) -> Result<Self, RepositoryError> {
+        let lock = match locking {
+            Locking::Shared => Some(repository.lock(LockMode::Shared).await?),
+            Locking::None => None,
+        };
+        match find(repository, snapshot, which).await {
+            Ok((index, snapshot, file, metadata)) => {
+                let FoundFile { path, size: size_bytes, content } = file;
+                let (index, content) = (Arc::new(index), Arc::new(content));
+                Ok(Self { repository: repository.clone(), index, content, size_bytes, path, snapshot, metadata, lock })
+            }
+            Err(error) => {
+                release(lock).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Length of the image in bytes, as recorded. [`restore`](super::restore()) verifies it.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Its path in the snapshot's tree.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The snapshot it lies in.
+    pub fn snapshot(&self) -> &StoredSnapshot {
+        &self.snapshot
+    }
+
+    /// What the volume was; `None` when the snapshot does not say, as those that restic made.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
+    }
+
+    /// Ends the use of the repository.
+    pub async fn close(self) {
+        release(self.lock).await;
+    }
+}
+
+async fn release(lock: Option<LockGuard>) {
+    if let Some(lock) = lock
+        && let Err(error) = lock.release().await
+    {
+        // It becomes stale; what was read is right all the same.
+        tracing::warn!(%error, "the repository's lock could not be removed");
+    }
+}
+
+async fn find(
+    repository: &Repository,
+    snapshot: &str,
+    which: &FileSelector,
+) -> Result<(Index, StoredSnapshot, FoundFile, Option<Metadata>), RepositoryError> {
+    // Snapshots first: whatever one refers to was indexed before it was stored, so an index read later names it.
+    let snapshot = repository.find_snapshot(snapshot).await?;
+    let index = repository.load_index().await?;
+    let file = repository.find_file(&index, &snapshot.snapshot.tree, which).await?;
+    let metadata = find_metadata(repository, &index, &snapshot).await?;
+    Ok((index, snapshot, file, metadata))
+}
+
+/// The metadata beside the image, if there are any that read. A file that is no metadata of ours is nothing of interest.
+async fn find_metadata(
+    repository: &Repository,
+    index: &Index,
+    snapshot: &StoredSnapshot,
+) -> Result<Option<Metadata>, RepositoryError> {
+    let selector = FileSelector::Path(metadata::FILE_NAME.to_owned());
+    let file = match repository.find_file(index, &snapshot.snapshot.tree, &selector).await {
+        Ok(file) if file.size <= metadata::MAX_BYTES => file,
+        Ok(_) | Err(RepositoryError::NoSuchFile(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    for id in &file.content {
+        bytes.extend(repository.read_blob(index, BlobKind::Data, id).await?);
+        if bytes.len() as u64 > metadata::MAX_BYTES {
+            let damage = Damage::Syntax("it is longer than recorded".to_owned());
+            return Err(RepositoryError::Damaged { object: file.path, damage });
+        }
+    }
+    match Metadata::parse(&bytes) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) => {
+            tracing::debug!(snapshot = %snapshot.id, %error, "a snapshot's metadata do not read");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! How far a transfer has come, for bars, logs and services: counters that anyone may read while the pipelines write them.
+//!
+//! Counters are read one by one, so a snapshot of them may be off by what happened meanwhile; each alone only grows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// What a transfer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Locks the repository and reads its index.
+    Preparing,
+    /// Moves data.
+    Transferring,
+    /// Makes what was moved durable and, in an export, visible.
+    Committing,
+    /// It is complete.
+    Done,
+}
+
+impl Phase {
+    const ALL: [Self; 4] = [Self::Preparing, Self::Transferring, Self::Committing, Self::Done];
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    phase: AtomicU8,
+    total_bytes: AtomicU64,
+    done_bytes: AtomicU64,
+    read_bytes: AtomicU64,
+    new_bytes: AtomicU64,
+    stored_bytes: AtomicU64,
+}
+
+/// Counters of one transfer. Clones are the same counters.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Counters>);
+
+/// The counters at one time. All are bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressSnapshot {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Size of the volume, or of a target that is overwritten whole; 0 until it is known.
+    pub total_bytes: u64,
+    /// How much of the volume is dealt with, zeros and known chunks included.
+    pub done_bytes: u64,
+    /// Read from the volume (export), or written to it (restore).
+    pub read_bytes: u64,
+    /// Plain bytes that the repository did not have. Stays 0 in a restore.
+    pub new_bytes: u64,
+    /// Bytes stored in the repository (export), or fetched from it (restore).
+    pub stored_bytes: u64,
+}
+
+impl Progress {
+    /// Counters of a transfer that has not begun.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The counters now.
+    pub fn snapshot(&self) -> ProgressSnapshot {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let phase = usize::from(self.0.phase.load(Ordering::Relaxed));
+        ProgressSnapshot {
+            phase: Phase::ALL.get(phase).copied().unwrap_or(Phase::Done),
+            total_bytes: load(&self.0.total_bytes),
+            done_bytes: load(&self.0.done_bytes),
+            read_bytes: load(&self.0.read_bytes),
+            new_bytes: load(&self.0.new_bytes),
+            stored_bytes: load(&self.0.stored_bytes),
+        }
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.0.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin(&self, total_bytes: u64) {
+        self.0.total_bytes.store(total_bytes, Ordering::Relaxed);
+        self.enter(Phase::Transferring);
+    }
+
+    pub(super) fn done(&self, bytes: u64) {
+        self.0.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Everything was dealt with, down to the zeros at the end that nobody had to look at.
+    pub(super) fn all_done(&self) {
+        self.0.done_bytes.store(self.0.total_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    pub(super) fn moved(&self, bytes: u64) {
+        self.0.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn new_data(&self, bytes: u64) {
+        self.0.new_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn stored(&self, bytes: u64) {
+        self.0.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_share_their_counters() {
+        let progress = Progress::new();
+        let other = progress.clone();
+        assert_eq!(other.snapshot().phase, Phase::Preparing);
+        progress.begin(100);
+        progress.done(40);
+        progress.moved(30);
+        let seen = other.snapshot();
+        assert_eq!((seen.phase, seen.total_bytes, seen.done_bytes, seen.read_bytes), (Phase::Transferring, 100, 40, 30));
+        progress.all_done();
+        progress.enter(Phase::Done);
+        assert_eq!((other.snapshot().done_bytes, other.snapshot().phase), (100, Phase::Done));
+    }
+}

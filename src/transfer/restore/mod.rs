@@ -1,0 +1,249 @@
+//! Restore: the image of a volume out of a repository into a block sink.
+//!
+//! ```text
+//! list of blobs -> plan -> fetch ranges of packs -> [ authenticate, decrypt, decompress, hash -> write or leave a hole ] -> flush
+//!                           `- async, bounded by bytes -'  `---------------- worker threads ----------------------'
+//! ```
+//!
+//! The plan ([`plan`]) knows where every blob lies and goes through the repository pack by pack, not through the volume from
+//! front to back: each range of a pack is fetched once, and a blob that occurs often is decoded once and written everywhere.
+//! Blobs of zeros that are known by their id are not even fetched. Within blobs, aligned runs of zeros stay holes.
+//!
+//! **All or an error.** Every byte that is written was authenticated and hashed to its blob's id; the lengths of the blobs add up
+//! to the recorded size of the file or nothing is written; success means that everything was written and flushed. After an
+//! error or a cancellation the sink holds some of the data and must not be published. What damage was found names the blob and
+//! the pack.
+//!
+//! **Cancellation** as in an export: stages look between two blobs and while they wait; the call returns when all its threads
+//! have ended.
+//!
+//! **Memory**: see [`budget`](super::budget); the list takes 32 bytes for each of its blobs, and the plan as
+//! much again for each that is not zeros.
+//!
+//! It works for every file of a repository in this format, whoever wrote it and however it was cut.
+
+pub mod plan;
+
+mod fetch;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::budget::{Budget, BudgetError};
+use super::image::Image;
+use super::progress::{Phase, Progress};
+use crate::block::BlockSink;
+use crate::repository::{Damage, Id, RepositoryError};
+use crate::types::ByteRange;
+use plan::{PlanError, RestorePlan};
+
+/// What a sink holds before the restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Zeros: what is zero in the image is not written.
+    Fresh,
+    /// Anything: zeros are written, by punching holes where the sink can.
+    Dirty,
+}
+
+/// What a restore is to be like.
+#[derive(Debug, Clone, Copy)]
+pub struct RestoreOptions {
+    /// What the sink holds.
+    pub target: Target,
+    /// Threads and memory.
+    pub budget: Budget,
+}
+
+/// What a restore did. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct RestoreReport {
+    /// The snapshot in the repository.
+    pub snapshot: Id,
+    /// Size of the image.
+    pub size_bytes: u64,
+    /// Written to the sink.
+    pub written_bytes: u64,
+    /// Fetched from the repository.
+    pub fetched_bytes: u64,
+    /// Different blobs that were decoded.
+    pub blobs: u64,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// Why a restore failed. The sink must not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The image is larger than the sink. Nothing was written.
+    #[error("the image has {image_bytes} bytes and the target only {sink_bytes}")]
+    SinkTooSmall {
+        /// Size of the image.
+        image_bytes: u64,
+        /// Size of the sink.
+        sink_bytes: u64,
+    },
+    /// The list of blobs makes no whole image. Nothing was written.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A blob is damaged.
+    #[error("blob {blob} in pack {pack} is damaged: {damage}")]
+    Damaged {
+        /// The blob.
+        blob: Id,
+        /// The pack it lies in.
+        pack: Id,
+        /// In what way.
+        damage: Damage,
+    },
+    /// The repository or its store failed; the error names the object.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// The sink could not be written.
+    #[error("the target could not be written: {length} bytes at {offset}", length = range.length(), offset = range.offset())]
+    Write {
+        /// Where.
+        range: ByteRange,
+        /// Why.
+        source: io::Error,
+    },
+    /// What was written could not be made durable.
+    #[error("the target could not be flushed")]
+    Flush(#[source] io::Error),
+    /// Too little memory was given for the image's largest blob.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// A thread could not be started.
+    #[error("a worker thread could not be started")]
+    Thread(#[source] io::Error),
+    /// A worker died.
+    #[error("the restore failed inside: {0}")]
+    Inside(String),
+    /// It was cancelled.
+    #[error("the restore was cancelled")]
+    Cancelled,
+}
+
+impl RestoreError {
+    /// True when the same restore may succeed later without anyone doing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Repository(error) if error.is_transient())
+    }
+
+    /// The one of two errors that says more: being stopped is what happens to a stage because another failed.
+    fn or(self, other: Self) -> Self {
+        if matches!(self, Self::Cancelled) { other } else { self }
+    }
+}
+
+/// Writes `image` to the beginning of `sink`; what of the sink lies beyond it reads as zeros afterwards.
+///
+/// # Errors
+/// [`RestoreError`]: then the sink holds a part of the image at most and must not be used.
+pub async fn restore(
+    image: &Image,
+    sink: Arc<dyn BlockSink>,
+    options: &RestoreOptions,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<RestoreReport, RestoreError> {
+    let started = Instant::now();
+    progress.enter(Phase::Preparing);
+    let (image_bytes, sink_bytes) = (image.size_bytes, sink.size());
+    if image_bytes > sink_bytes {
+        return Err(RestoreError::SinkTooSmall { image_bytes, sink_bytes });
+    }
+    let plan = Arc::new(plan_of(image, sink_bytes).await?);
+    let bounds = options.budget.restore(plan.largest_blob_bytes())?;
+    match options.target {
+        Target::Fresh => {
+            progress.begin(image_bytes);
+            progress.done(image_bytes - plan.data_bytes());
+        }
+        Target::Dirty => progress.begin(sink_bytes),
+    }
+
+    let stop = cancel.child_token();
+    // Stops the workers when this call is dropped.
+    let _stop_when_dropped = stop.clone().drop_guard();
+    let (fetched, jobs) = worker::queue();
+    let work = Arc::new(worker::Work {
+        sealer: image.repository.sealer(),
+        plan: Arc::clone(&plan),
+        sink: Arc::clone(&sink),
+        target: options.target,
+        progress: progress.clone(),
+        stop: stop.clone(),
+        tally: worker::Tally::default(),
+    });
+    let crew = worker::start(&work, jobs, bounds.workers);
+    let fetcher =
+        fetch::Fetcher { repository: image.repository.clone(), plan: Arc::clone(&plan), bounds, target: options.target };
+
+    let workers = async {
+        let result = match crew {
+            Ok(crew) => worker::join(crew).await,
+            Err(error) => Err(RestoreError::Thread(error)),
+        };
+        if result.is_err() {
+            stop.cancel();
+        }
+        result
+    };
+    let downloads = async {
+        let result = fetcher.run(fetched, progress, &stop).await;
+        if result.is_err() {
+            stop.cancel();
+        }
+        result
+    };
+    match tokio::join!(workers, downloads) {
+        (Ok(()), Ok(())) => {}
+        (Err(worker), Err(download)) => return Err(worker.or(download)),
+        (Err(error), Ok(())) | (Ok(()), Err(error)) => return Err(error),
+    }
+    work.tally.check(&plan)?;
+    progress.all_done();
+
+    progress.enter(Phase::Committing);
+    crate::failpoint::hit("restore.flush.before");
+    let flushed = tokio::task::spawn_blocking(move || sink.flush()).await;
+    flushed.map_err(|error| RestoreError::Inside(error.to_string()))?.map_err(RestoreError::Flush)?;
+    crate::failpoint::hit("restore.flush.after");
+    if cancel.is_cancelled() {
+        return Err(RestoreError::Cancelled);
+    }
+    progress.enter(Phase::Done);
+    let counters = progress.snapshot();
+    let report = RestoreReport {
+        snapshot: image.snapshot().id,
+        size_bytes: image_bytes,
+        written_bytes: counters.read_bytes,
+        fetched_bytes: counters.stored_bytes,
+        blobs: plan.blob_count(),
+        elapsed: started.elapsed(),
+    };
+    tracing::info!(
+        snapshot = %report.snapshot,
+        path = image.path(),
+        size_bytes = report.size_bytes,
+        written_bytes = report.written_bytes,
+        fetched_bytes = report.fetched_bytes,
+        "restored"
+    );
+    Ok(report)
+}
+
+/// Looks every blob up, off the async threads: a list may have millions.
+async fn plan_of(image: &Image, sink_bytes: u64) -> Result<RestorePlan, RestoreError> {
+    let (index, content, image_bytes) = (Arc::clone(&image.index), Arc::clone(&image.content), image.size_bytes);
+    let planned = tokio::task::spawn_blocking(move || {
+        let locate = |id: &Id| index.get(crate::repository::BlobKind::Data, id);
+        RestorePlan::new(content, image_bytes, sink_bytes, locate)
+    });
+    Ok(planned.await.map_err(|error| RestoreError::Inside(error.to_string()))??)
+}

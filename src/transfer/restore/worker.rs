@@ -1,0 +1,239 @@
+//! The threads of a restore: decode, verify, write.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use bytes::BytesMut;
+use tokio_util::sync::CancellationToken;
+
+use super::fetch::Fetched;
+use super::plan::{Occurrences, RestorePlan};
+use super::{RestoreError, Target};
+use crate::block::{AlignedBuffer, BlockSink};
+use crate::repository::pack::open_blob;
+use crate::repository::{Damage, Sealer};
+use crate::transfer::crew::{Crew, WorkerDied};
+use crate::transfer::progress::Progress;
+use crate::transfer::zeros;
+use crate::types::ByteRange;
+
+/// Runs of zeros within a blob become holes in steps of this many bytes, on multiples of it. Smaller holes would only scatter
+/// a file.
+const HOLE_BYTES: u64 = 64 << 10;
+
+/// Something to do for a worker.
+pub(super) enum Job {
+    /// Decode and write the blobs in these bytes.
+    Blobs(Fetched),
+    /// Write zeros.
+    Zeros(ByteRange),
+}
+
+/// The fetcher's end of the queue. What is in it is bounded by the fetched bytes' share of the memory; zeros take none.
+pub(super) struct Jobs(mpsc::Sender<Job>);
+
+impl Jobs {
+    /// Queues a job. Does not block.
+    pub(super) fn give(&self, job: Job) -> Result<(), RestoreError> {
+        // A closed queue means that every worker has ended, and they say why themselves.
+        self.0.send(job).map_err(|_| RestoreError::Cancelled)
+    }
+}
+
+/// The workers' end of the queue.
+pub(super) type Queue = Arc<Mutex<mpsc::Receiver<Job>>>;
+
+/// A queue of jobs.
+pub(super) fn queue() -> (Jobs, Queue) {
+    let (sender, receiver) = mpsc::channel();
+    (Jobs(sender), Arc::new(Mutex::new(receiver)))
+}
+
+/// What the workers share.
+pub(super) struct Work {
+    pub(super) sealer: Sealer,
+    pub(super) plan: Arc<RestorePlan>,
+    pub(super) sink: Arc<dyn BlockSink>,
+    pub(super) target: Target,
+    pub(super) progress: Progress,
+    pub(super) stop: CancellationToken,
+    pub(super) tally: Tally,
+}
+
+/// What was done, to be compared with the plan.
+#[derive(Default)]
+pub(super) struct Tally {
+    data_bytes: AtomicU64,
+}
+
+impl Tally {
+    /// Makes sure that everything the plan wanted was done.
+    pub(super) fn check(&self, plan: &RestorePlan) -> Result<(), RestoreError> {
+        let (expected, found) = (plan.data_bytes(), self.data_bytes.load(Ordering::Acquire));
+        if expected == found { Ok(()) } else { Err(RestoreError::Inside(format!("of {expected} bytes {found} were restored"))) }
+    }
+}
+
+/// Starts `count` workers.
+pub(super) fn start(work: &Arc<Work>, queue: Queue, count: usize) -> io::Result<Crew<Result<(), RestoreError>>> {
+    Crew::start("restore", count, || {
+        let (work, queue) = (Arc::clone(work), Arc::clone(&queue));
+        move || {
+            // One that fails or panics stops the others at once.
+            let stop_others = work.stop.clone().drop_guard();
+            let largest = work.plan.largest_blob_bytes() as usize;
+            let worker = Worker { work, plain: Vec::new(), aligned: AlignedBuffer::zeroed(largest) };
+            let result = worker.run(&queue);
+            if result.is_ok() {
+                stop_others.disarm();
+            }
+            result
+        }
+    })
+}
+
+/// Waits for all workers; the first error that is not a consequence of another.
+pub(super) async fn join(crew: Crew<Result<(), RestoreError>>) -> Result<(), RestoreError> {
+    let results = crew.join().await;
+    let errors = results.into_iter().filter_map(|result| match result {
+        Ok(result) => result.err(),
+        Err(died @ WorkerDied) => Some(RestoreError::Inside(died.to_string())),
+    });
+    errors.reduce(RestoreError::or).map_or(Ok(()), Err)
+}
+
+struct Worker {
+    work: Arc<Work>,
+    plain: Vec<u8>,
+    aligned: AlignedBuffer,
+}
+
+impl Worker {
+    fn run(mut self, queue: &Queue) -> Result<(), RestoreError> {
+        loop {
+            // The queue closes when the fetcher has ended, well or not, so nobody waits here for ever.
+            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            self.check_stop()?;
+            match job {
+                Ok(Job::Blobs(fetched)) => self.blobs(fetched)?,
+                Ok(Job::Zeros(range)) => {
+                    self.write_zeros(range)?;
+                    self.work.progress.done(range.length());
+                }
+                Err(mpsc::RecvError) => return Ok(()),
+            }
+        }
+    }
+
+    fn check_stop(&self) -> Result<(), RestoreError> {
+        if self.work.stop.is_cancelled() { Err(RestoreError::Cancelled) } else { Ok(()) }
+    }
+
+    fn blobs(&mut self, fetched: Fetched) -> Result<(), RestoreError> {
+        let plan = Arc::clone(&self.work.plan);
+        let Fetched { request, bytes, share: _share } = fetched;
+        let start = request.bytes.start;
+        // The bytes are nobody else's as a rule, and then they are not copied.
+        let mut sealed: BytesMut = bytes.into();
+        for blob in plan.blobs(&request) {
+            self.check_stop()?;
+            let from = (u64::from(blob.location.offset) - start) as usize;
+            let damaged = |damage| RestoreError::Damaged { blob: blob.id, pack: blob.location.pack, damage };
+            let part = sealed.get_mut(from..from + blob.location.length as usize).ok_or_else(|| damaged(Damage::TooShort))?;
+            open_blob(&self.work.sealer, &blob.id, &blob.location, part, &mut self.plain).map_err(damaged)?;
+            if self.plain.len() as u64 != u64::from(blob.location.plain_length()) {
+                return Err(damaged(Damage::TooShort));
+            }
+            self.write(&blob)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the decoded blob everywhere it goes.
+    fn write(&mut self, blob: &Occurrences<'_>) -> Result<(), RestoreError> {
+        let length = self.plain.len();
+        self.aligned[..length].copy_from_slice(&self.plain);
+        for position in blob.positions() {
+            let data = &self.aligned[..length];
+            for part in parts(position, data) {
+                match part {
+                    Part::Data(range) => self.write_data(range, within(data, position, range))?,
+                    Part::Zeros(range) if self.work.target == Target::Dirty => self.write_zeros(range)?,
+                    Part::Zeros(_) => {}
+                }
+            }
+            self.work.progress.done(length as u64);
+            self.work.tally.data_bytes.fetch_add(length as u64, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    fn write_data(&self, range: ByteRange, data: &[u8]) -> Result<(), RestoreError> {
+        self.work.sink.write_at(range.offset(), data).map_err(|source| RestoreError::Write { range, source })?;
+        self.work.progress.moved(range.length());
+        Ok(())
+    }
+
+    fn write_zeros(&self, range: ByteRange) -> Result<(), RestoreError> {
+        self.work.sink.write_zeros(range).map_err(|source| RestoreError::Write { range, source })
+    }
+}
+
+fn within(data: &[u8], position: u64, range: ByteRange) -> &[u8] {
+    &data[(range.offset() - position) as usize..(range.end() - position) as usize]
+}
+
+/// A part of a blob at its place in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Data(ByteRange),
+    Zeros(ByteRange),
+}
+
+/// Tells data and zeros at `position` apart, in steps of the grid of [`HOLE_BYTES`]; neighbours of a kind are one part.
+fn parts(position: u64, data: &[u8]) -> impl Iterator<Item = Part> {
+    let end = position + data.len() as u64;
+    let step_at = move |start: u64| {
+        let step_end = (start - start % HOLE_BYTES).saturating_add(HOLE_BYTES).min(end);
+        ByteRange::between(start, step_end).map(|range| (range, zeros::is_zero(within(data, position, range))))
+    };
+    let mut next = step_at(position);
+    std::iter::from_fn(move || {
+        let (first, is_zero) = next?;
+        let mut until = first.end();
+        next = step_at(until);
+        while let Some((range, _)) = next.filter(|&(_, kind)| kind == is_zero) {
+            until = range.end();
+            next = step_at(until);
+        }
+        let range = ByteRange::between(first.offset(), until)?;
+        Some(if is_zero { Part::Zeros(range) } else { Part::Data(range) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn parts_cover_the_blob_and_leave_out_only_zeros(position in 0_u64..1 << 20, runs in proptest::collection::vec((0_usize..100_000, 0_u8..2), 0..12)) {
+            let data: Vec<u8> = runs.iter().flat_map(|&(length, value)| std::iter::repeat_n(value, length)).collect();
+            let mut at = position;
+            for part in parts(position, &data) {
+                let range = match part {
+                    Part::Data(range) => range,
+                    Part::Zeros(range) => {
+                        prop_assert!(within(&data, position, range).iter().all(|&byte| byte == 0));
+                        range
+                    }
+                };
+                prop_assert_eq!(range.offset(), at);
+                at = range.end();
+            }
+            prop_assert_eq!(at, position + data.len() as u64);
+        }
+    }
+}

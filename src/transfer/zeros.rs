@@ -1,0 +1,154 @@
+//! Zeros: how they are found, and how runs of them are written down without being stored.
+//!
+//! A run of zeros becomes a few blobs of zeros, the largest 32 MiB (readers of the format never cache a blob above 64 MiB).
+//! Their sizes are powers of two, so a handful of constant ids names all of them, and a repository holds each once, compressed
+//! to next to nothing. `restic restore --sparse` makes holes only in a file whose list names the blob of 512 KiB of zeros, so
+//! the first run that is long enough begins with it.
+
+use std::sync::OnceLock;
+
+use crate::repository::Id;
+use crate::repository::id::Hasher;
+
+/// The zero blob that makes stock restic restore a file sparsely: the smallest chunk of its own chunker.
+pub const SPARSE_HINT_BYTES: u64 = 512 << 10;
+/// The largest zero blob.
+pub const LARGEST_BYTES: u64 = 32 << 20;
+/// The smallest zero blob with a constant id; what is left of a run after it, at the end of a volume, is one blob of its own.
+pub const SMALLEST_BYTES: u64 = 4096;
+
+const SIZES: usize = (LARGEST_BYTES.trailing_zeros() - SMALLEST_BYTES.trailing_zeros() + 1) as usize;
+
+/// True when all bytes are zero.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    // Comparing slices is memcmp: vector instructions, and an end at the first block that holds anything.
+    bytes.chunks(ZEROS.len()).all(|block| *block == ZEROS[..block.len()])
+}
+
+fn hash_zeros(hasher: &mut Hasher, mut length: u64) {
+    let block = [0; 16 << 10];
+    while length > 0 {
+        let step = length.min(block.len() as u64);
+        hasher.update(&block[..step as usize]);
+        length -= step;
+    }
+}
+
+fn id_of_zeros(length: u64) -> Id {
+    let mut hasher = Hasher::new();
+    hash_zeros(&mut hasher, length);
+    hasher.finish()
+}
+
+fn constants() -> &'static [Id; SIZES] {
+    static IDS: OnceLock<[Id; SIZES]> = OnceLock::new();
+    IDS.get_or_init(|| {
+        let mut hasher = Hasher::new();
+        let mut hashed = 0;
+        std::array::from_fn(|exponent| {
+            let length = SMALLEST_BYTES << exponent;
+            hash_zeros(&mut hasher, length - hashed);
+            hashed = length;
+            hasher.clone().finish()
+        })
+    })
+}
+
+/// The id of `length` zero bytes. Quick for the sizes of [`Run`].
+pub fn id(length: u64) -> Id {
+    if length.is_power_of_two() && (SMALLEST_BYTES..=LARGEST_BYTES).contains(&length) {
+        constants()[(length.trailing_zeros() - SMALLEST_BYTES.trailing_zeros()) as usize]
+    } else {
+        id_of_zeros(length)
+    }
+}
+
+/// How many zero bytes `id` names; `None` when it names none of the constant sizes.
+pub fn length_of(id: &Id) -> Option<u64> {
+    constants().iter().position(|constant| constant == id).map(|exponent| SMALLEST_BYTES << exponent)
+}
+
+/// Whether a run of zeros begins with the blob that restic looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// It does, if it is long enough.
+    Lead,
+    /// An earlier run does.
+    Given,
+}
+
+/// The lengths of the blobs of a run of zeros, in order; they add up to the run.
+#[derive(Debug, Clone)]
+pub struct Run {
+    left: u64,
+    hint: Hint,
+}
+
+/// Cuts a run of `length` zero bytes into blobs.
+pub fn run(length: u64, hint: Hint) -> Run {
+    Run { left: length, hint }
+}
+
+impl Iterator for Run {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        let blob = match self.left {
+            0 => return None,
+            left if self.hint == Hint::Lead && left >= SPARSE_HINT_BYTES => SPARSE_HINT_BYTES,
+            left if left >= LARGEST_BYTES => LARGEST_BYTES,
+            left if left >= SMALLEST_BYTES => 1 << left.ilog2(),
+            left => left,
+        };
+        self.hint = Hint::Given;
+        self.left -= blob;
+        Some(blob)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_run_is_covered_exactly_by_few_blobs_of_few_sizes(length in 1_u64..1 << 34) {
+            let blobs: Vec<_> = run(length, Hint::Given).collect();
+            prop_assert_eq!(blobs.iter().sum::<u64>(), length);
+            prop_assert!(blobs.len() as u64 <= length / LARGEST_BYTES + SIZES as u64 + 1);
+            prop_assert!(blobs.iter().all(|&blob| blob < SMALLEST_BYTES || blob.is_power_of_two() && blob <= LARGEST_BYTES));
+        }
+
+        #[test]
+        fn the_first_run_leads_with_the_hint(length in SPARSE_HINT_BYTES..1 << 34) {
+            let blobs: Vec<_> = run(length, Hint::Lead).collect();
+            prop_assert_eq!(blobs[0], SPARSE_HINT_BYTES);
+            prop_assert_eq!(blobs.iter().sum::<u64>(), length);
+        }
+
+        #[test]
+        fn one_byte_anywhere_is_seen(length in 1_usize..2000, at: prop::sample::Index, value in 1_u8..) {
+            let mut bytes = vec![0; length];
+            prop_assert!(is_zero(&bytes));
+            bytes[at.index(length)] = value;
+            prop_assert!(!is_zero(&bytes));
+        }
+    }
+
+    #[test]
+    fn the_id_of_the_hint_is_the_one_restic_looks_for() {
+        // SHA-256 of 512 KiB of zeros, as in restic's source.
+        assert_eq!(id(SPARSE_HINT_BYTES).to_string(), "07854d2fef297a06ba81685e660c332de36d5d18d546927d30daad6d7fda1541");
+        assert_eq!(length_of(&id(SPARSE_HINT_BYTES)), Some(SPARSE_HINT_BYTES));
+    }
+
+    #[test]
+    fn ids_of_zeros_are_the_hashes_of_zeros() {
+        for length in [1, 4095, 4096, 1 << 20, (1 << 20) + 5] {
+            assert_eq!(id(length), Id::of(&vec![0; length as usize]));
+        }
+        assert_eq!(length_of(&Id::of(b"other")), None);
+    }
+}

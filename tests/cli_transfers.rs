@@ -1,0 +1,371 @@
+//! Exports and restores through the Transfers service, over a pool in memory and a repository in a directory: without root,
+//! without a socket.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "called by tests only")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use csi_proto::windlass::v1 as proto;
+use csi_proto::windlass::v1::TransferState;
+use csi_proto::windlass::v1::pools_server::Pools;
+use csi_proto::windlass::v1::transfers_server::Transfers as _;
+use futures::StreamExt;
+use tonic::{Code, Request};
+use windlass::csi::pools_service::PoolsService;
+use windlass::csi::transfers::Transfers;
+use windlass::pool::DataChecksum;
+use windlass::pool::catalogue::Catalogue;
+use windlass::pool::memory::MemoryPool;
+use windlass::pool::owned::{OwnedPool, RestoreStart};
+use windlass::pool::quiesce::NothingToHold;
+use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
+use windlass::repository::{Environment, KdfCost, Location, Password, Repository, connect};
+use windlass::types::{
+    CapacityRange, FsType, ObjectName, PoolId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, VolumeSize,
+};
+
+const PASSWORD: &str = "geheim";
+const SIZE: u64 = 16 << 20;
+
+/// A pool with its transfers, and a place for repositories.
+struct Bench {
+    folder: tempfile::TempDir,
+    pool: Arc<OwnedPool>,
+    transfers: Transfers,
+}
+
+fn name(text: &str) -> ObjectName {
+    ObjectName::try_from(text.to_owned()).unwrap()
+}
+
+/// Bytes that do not compress and do not repeat.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..length).map(next).collect()
+}
+
+impl Bench {
+    fn new() -> Self {
+        let pool = MemoryPool::with_capacity(1 << 30);
+        let pool = OwnedPool::open(Arc::new(pool), Catalogue::in_memory().unwrap(), Arc::new(NothingToHold)).unwrap();
+        let pool = Arc::new(pool);
+        let transfers = Transfers::new(vec![Arc::clone(&pool)], "bench");
+        Self { folder: tempfile::tempdir().unwrap(), pool, transfers }
+    }
+
+    fn repository_path(&self) -> PathBuf {
+        self.folder.path().join("repository")
+    }
+
+    fn access(&self) -> Option<proto::RepositoryAccess> {
+        let location = self.repository_path().display().to_string();
+        Some(proto::RepositoryAccess { location, password: PASSWORD.to_owned(), ..Default::default() })
+    }
+
+    async fn repository(&self) -> Repository {
+        let location = Location::Local(self.repository_path());
+        let store = connect(&location, &Environment::new()).unwrap();
+        Repository::init(store, &Password::new(PASSWORD).unwrap(), KdfCost::TEST).await.unwrap()
+    }
+
+    /// A volume with data, holes and zeros in it, and a snapshot of it.
+    fn snapshot(&self) -> (VolumeId, SnapshotId) {
+        let request = NewVolume {
+            name: name("source"),
+            capacity: CapacityRange::exactly(VolumeSize::new(SIZE).unwrap()),
+            minimum: VolumeSize::new(4096).unwrap(),
+            mode: VolumeMode::Filesystem(FsType::Ext4),
+            access_modes: vec![AccessMode::SingleNodeWriter],
+            mount_flags: vec![],
+            parameters: BTreeMap::new(),
+            checksum: DataChecksum::Off,
+            source: None,
+        };
+        let RestoreStart::Target(target) = self.pool.begin_restore(&request).unwrap() else { panic!("it existed") };
+        target.file().write_all_at(&noise(3 << 20), 12_288).unwrap();
+        target.file().write_all_at(&vec![0; 1 << 20], 6 << 20).unwrap();
+        target.file().write_all_at(&noise(5000), SIZE - 5000).unwrap();
+        let volume = self.pool.commit_restore(target.volume()).unwrap().id;
+        (volume, self.cut("cut", volume))
+    }
+
+    fn cut(&self, of: &str, source: VolumeId) -> SnapshotId {
+        let request = NewSnapshot { name: name(of), source, parameters: BTreeMap::new() };
+        self.pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id
+    }
+
+    fn content(&self, snapshot: SnapshotId) -> Vec<u8> {
+        let lease = self.pool.lease(snapshot).unwrap();
+        let mut bytes = vec![0; usize::try_from(lease.size().bytes()).unwrap()];
+        lease.file().read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    fn handle(&self, snapshot: SnapshotId) -> String {
+        SnapshotHandle { pool: self.pool.id(), snapshot }.to_string()
+    }
+
+    fn export(&self, snapshot: SnapshotId) -> proto::StartExportRequest {
+        proto::StartExportRequest {
+            snapshot_id: self.handle(snapshot),
+            repository: self.access(),
+            chunk_size_bytes: 256 << 10,
+            ..Default::default()
+        }
+    }
+
+    fn restore(&self, volume: &str) -> proto::StartRestoreRequest {
+        proto::StartRestoreRequest {
+            repository: self.access(),
+            repository_snapshot: "latest".to_owned(),
+            volume_name: volume.to_owned(),
+            ..Default::default()
+        }
+    }
+
+    async fn exported(&self, snapshot: SnapshotId) -> proto::TransferProgress {
+        let started = self.transfers.start_export(Request::new(self.export(snapshot))).await.unwrap();
+        self.end_of(&started.into_inner().transfer_id).await
+    }
+
+    async fn restored(&self, request: proto::StartRestoreRequest) -> proto::TransferProgress {
+        let started = self.transfers.start_restore(Request::new(request)).await.unwrap();
+        self.end_of(&started.into_inner().transfer_id).await
+    }
+
+    /// Follows a transfer; the final state must come last and only once.
+    async fn end_of(&self, id: &str) -> proto::TransferProgress {
+        let request = proto::WatchTransferRequest { transfer_id: id.to_owned() };
+        let stream = self.transfers.watch_transfer(Request::new(request)).await.unwrap().into_inner();
+        let states: Vec<_> = stream.map(Result::unwrap).collect().await;
+        let (last, before) = states.split_last().unwrap();
+        assert!(is_final(last) && !before.iter().any(is_final), "{states:?}");
+        last.clone()
+    }
+}
+
+fn is_final(progress: &proto::TransferProgress) -> bool {
+    matches!(progress.state(), TransferState::Succeeded | TransferState::Failed | TransferState::Canceled)
+}
+
+/// Changes a byte in the midst of every pack.
+fn damage_packs(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            damage_packs(&path);
+            continue;
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_exported_is_restored_byte_for_byte() {
+    let bench = Bench::new();
+    let repository = bench.repository().await;
+    let (volume, snapshot) = bench.snapshot();
+    let exported = bench.exported(snapshot).await;
+    assert_eq!(exported.state(), TransferState::Succeeded, "{}", exported.message);
+    let result = exported.export_result.unwrap();
+    assert_eq!(result.size_bytes, SIZE);
+    assert!(result.new_bytes >= 3 << 20 && result.new_bytes < 5 << 20, "holes and zeros are not stored: {result:?}");
+
+    let stored = repository.find_snapshot(&result.repository_snapshot).await.unwrap().snapshot;
+    assert_eq!(stored.hostname, "bench");
+    assert_eq!(stored.tags, [format!("handle={}", bench.handle(snapshot))]);
+    let record = bench.pool.exports(volume).unwrap().remove(0);
+    assert_eq!((record.repository, record.snapshot), (repository.id().to_string(), snapshot));
+    assert_eq!(record.repository_snapshot, result.repository_snapshot);
+
+    let restored = bench.restored(bench.restore("restored")).await;
+    assert_eq!(restored.state(), TransferState::Succeeded, "{}", restored.message);
+    let result = restored.restore_result.unwrap();
+    let handle: VolumeHandle = result.volume_id.parse().unwrap();
+    let record = bench.pool.volume(handle.volume).unwrap().unwrap();
+    assert_eq!((record.name.as_str(), record.mode), ("restored", VolumeMode::Filesystem(FsType::Ext4)));
+    assert_eq!(bench.content(bench.cut("again", handle.volume)), bench.content(snapshot));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_larger_volume_ends_in_zeros() {
+    let bench = Bench::new();
+    bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    bench.exported(snapshot).await;
+    let larger = proto::StartRestoreRequest { capacity_bytes: 2 * SIZE as i64, block: true, ..bench.restore("larger") };
+    let restored = bench.restored(larger).await;
+    let handle: VolumeHandle = restored.restore_result.unwrap().volume_id.parse().unwrap();
+    let content = bench.content(bench.cut("again", handle.volume));
+    assert_eq!(content.len() as u64, 2 * SIZE);
+    assert_eq!(content[..SIZE as usize], bench.content(snapshot));
+    assert!(content[SIZE as usize..].iter().all(|&byte| byte == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_an_export_is_told_at_the_start() {
+    let bench = Bench::new();
+    let (_, snapshot) = bench.snapshot();
+    let code = async |request| bench.transfers.start_export(Request::new(request)).await.unwrap_err().code();
+    // No repository there yet.
+    assert_eq!(code(bench.export(snapshot)).await, Code::NotFound);
+    bench.repository().await;
+    let good = || bench.export(snapshot);
+    let access = |change: fn(&mut proto::RepositoryAccess)| {
+        let mut access = bench.access().unwrap();
+        change(&mut access);
+        Some(access)
+    };
+    let elsewhere = SnapshotHandle { pool: PoolId::random(), snapshot };
+    for (request, expected) in [
+        (proto::StartExportRequest { snapshot_id: String::new(), ..good() }, Code::InvalidArgument),
+        (proto::StartExportRequest { snapshot_id: "../../etc".to_owned(), ..good() }, Code::NotFound),
+        (proto::StartExportRequest { snapshot_id: bench.handle(SnapshotId::random()), ..good() }, Code::NotFound),
+        (proto::StartExportRequest { snapshot_id: elsewhere.to_string(), ..good() }, Code::Unavailable),
+        (proto::StartExportRequest { repository: None, ..good() }, Code::InvalidArgument),
+        (proto::StartExportRequest { repository: access(|a| a.location = "sftp:x".to_owned()), ..good() }, Code::InvalidArgument),
+        (proto::StartExportRequest { repository: access(|a| a.password.clear()), ..good() }, Code::InvalidArgument),
+        (proto::StartExportRequest { repository: access(|a| a.password.push('x')), ..good() }, Code::PermissionDenied),
+        (proto::StartExportRequest { chunk_size_bytes: 5, ..good() }, Code::InvalidArgument),
+        (proto::StartExportRequest { workers: 100_000, ..good() }, Code::InvalidArgument),
+    ] {
+        let text = format!("{request:?}");
+        assert!(!text.contains(PASSWORD));
+        assert_eq!(code(request).await, expected, "{text}");
+    }
+    let listed = bench.transfers.list_transfers(Request::new(proto::ListTransfersRequest {})).await.unwrap().into_inner();
+    assert!(listed.transfers.is_empty(), "what was refused left something: {listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_restore_is_told_at_the_start_and_makes_nothing() {
+    let bench = Bench::new();
+    bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    let good = || bench.restore("restored");
+    let code = async |request| bench.transfers.start_restore(Request::new(request)).await.unwrap_err().code();
+    // Nothing was exported yet.
+    assert_eq!(code(good()).await, Code::NotFound);
+    bench.exported(snapshot).await;
+    for (request, expected) in [
+        (bench.restore(""), Code::InvalidArgument),
+        (bench.restore("source"), Code::AlreadyExists),
+        (proto::StartRestoreRequest { repository_snapshot: String::new(), ..good() }, Code::InvalidArgument),
+        (proto::StartRestoreRequest { repository_snapshot: "zz".to_owned(), ..good() }, Code::NotFound),
+        (proto::StartRestoreRequest { file_path: "/nothing".to_owned(), ..good() }, Code::NotFound),
+        (proto::StartRestoreRequest { pool_id: PoolId::random().to_string(), ..good() }, Code::NotFound),
+        (proto::StartRestoreRequest { capacity_bytes: 4096, ..good() }, Code::OutOfRange),
+        (proto::StartRestoreRequest { capacity_bytes: -1, ..good() }, Code::InvalidArgument),
+        (proto::StartRestoreRequest { fs_type: "xfs".to_owned(), ..good() }, Code::InvalidArgument),
+        (proto::StartRestoreRequest { fs_type: "ext4".to_owned(), block: true, ..good() }, Code::InvalidArgument),
+        (proto::StartRestoreRequest { capacity_bytes: 1 << 40, ..good() }, Code::ResourceExhausted),
+    ] {
+        let text = format!("{request:?}");
+        assert_eq!(code(request).await, expected, "{text}");
+    }
+    assert_eq!(bench.pool.volumes().unwrap().len(), 1);
+    assert_eq!(bench.pool.status().unwrap().restores, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_repository_makes_no_volume_and_frees_the_name() {
+    let bench = Bench::new();
+    bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    bench.exported(snapshot).await;
+    let whole = bench.folder.path().join("whole");
+    copy_folder(&bench.repository_path(), &whole);
+    damage_packs(&bench.repository_path().join("data"));
+    // Where the damage is met depends on which pack holds the tree: at the start, or later.
+    match bench.transfers.start_restore(Request::new(bench.restore("restored"))).await {
+        Ok(started) => {
+            let end = bench.end_of(&started.into_inner().transfer_id).await;
+            assert_eq!(end.state(), TransferState::Failed);
+            assert!(end.message.contains("damaged"), "{}", end.message);
+        }
+        Err(status) => assert_eq!(status.code(), Code::DataLoss, "{status}"),
+    }
+    assert_eq!(bench.pool.volumes().unwrap().len(), 1);
+    assert_eq!(bench.pool.status().unwrap().restores, 0);
+
+    fs::remove_dir_all(bench.repository_path()).unwrap();
+    fs::rename(&whole, bench.repository_path()).unwrap();
+    let restored = bench.restored(bench.restore("restored")).await;
+    assert_eq!(restored.state(), TransferState::Succeeded, "{}", restored.message);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, target) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if path.is_dir() { copy_folder(&path, &target) } else { fs::copy(&path, &target).map(drop).unwrap() }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_restore_leaves_no_volume() {
+    let bench = Bench::new();
+    bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    bench.exported(snapshot).await;
+    let started = bench.transfers.start_restore(Request::new(bench.restore("restored"))).await.unwrap().into_inner();
+    let cancel = proto::CancelTransferRequest { transfer_id: started.transfer_id.clone() };
+    bench.transfers.cancel_transfer(Request::new(cancel.clone())).await.unwrap();
+    let end = bench.end_of(&started.transfer_id).await;
+    // It may have been quicker than the cancellation.
+    let volumes = match end.state() {
+        TransferState::Succeeded => 2,
+        state => {
+            assert_eq!(state, TransferState::Canceled, "{}", end.message);
+            1
+        }
+    };
+    assert_eq!(bench.pool.volumes().unwrap().len(), volumes);
+    assert_eq!(bench.pool.status().unwrap().restores, 0);
+    // Cancelling what has ended is fine, cancelling what never was is not.
+    bench.transfers.cancel_transfer(Request::new(cancel)).await.unwrap();
+    let unknown = proto::CancelTransferRequest { transfer_id: "none".to_owned() };
+    assert_eq!(bench.transfers.cancel_transfer(Request::new(unknown)).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_service_starts_nothing_and_leaves_nothing_running() {
+    let bench = Bench::new();
+    bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    let started = bench.transfers.start_export(Request::new(bench.export(snapshot))).await.unwrap().into_inner();
+    bench.transfers.stop().await;
+    assert!(is_final(&bench.end_of(&started.transfer_id).await));
+    let refused = bench.transfers.start_export(Request::new(bench.export(snapshot))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    // The lease has ended with the transfer.
+    bench.pool.delete_snapshot(snapshot).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pools_tell_their_space_and_what_takes_it() {
+    let bench = Bench::new();
+    let (volume, snapshot) = bench.snapshot();
+    let service = PoolsService::new(vec![Arc::clone(&bench.pool)]);
+    let mut pools = service.get_pool_status(Request::new(proto::GetPoolStatusRequest {})).await.unwrap().into_inner().pools;
+    let pool = pools.remove(0);
+    assert_eq!((pool.pool_id.as_str(), pool.kind.as_str()), (bench.pool.id().to_string().as_str(), "memory"));
+    assert_eq!((pool.volume_count, pool.snapshot_count, pool.state.as_str()), (1, 1, "ready"));
+    let handles: Vec<_> = pool.objects.iter().map(|object| object.handle.clone()).collect();
+    assert_eq!(handles, [VolumeHandle { pool: bench.pool.id(), volume }.to_string(), bench.handle(snapshot)]);
+    assert!(pool.objects.iter().all(|object| object.size_bytes == SIZE && object.allocated_bytes > 0));
+}

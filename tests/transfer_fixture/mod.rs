@@ -1,0 +1,155 @@
+//! Volumes, repositories and stores for the tests of transfers.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use windlass::block::{BlockSink, BlockSource, MemorySink, MemorySource};
+use windlass::repository::check::{CheckReport, Depth};
+use windlass::repository::store::memory::MemoryStore;
+use windlass::repository::tree::FileSelector;
+use windlass::repository::{KdfCost, Password, Repository, RepositoryError, Store, Verification};
+use windlass::transfer::{
+    Budget, ChunkSize, ExportError, ExportOptions, ExportReport, Image, Locking, Metadata, Progress, RestoreError,
+    RestoreOptions, RestoreReport, Target, export, restore,
+};
+use windlass::types::{ByteRange, LogicalBlockSize, RangeStream, Timestamp};
+
+pub const PASSWORD: &str = "correct horse";
+
+/// A volume's bytes, and which of them are allocated. The rest is zeros.
+#[derive(Clone)]
+pub struct Volume {
+    pub bytes: Vec<u8>,
+    pub extents: Vec<ByteRange>,
+}
+
+impl Volume {
+    /// `size` bytes of which nothing is allocated.
+    pub fn empty(size: usize) -> Self {
+        Self { bytes: vec![0; size], extents: Vec::new() }
+    }
+
+    /// Allocates `length` bytes at `offset`, after everything allocated so far, and fills them.
+    pub fn with(mut self, offset: usize, length: usize, fill: impl Fn(usize) -> u8) -> Self {
+        let end = (offset + length).min(self.bytes.len());
+        if offset < end {
+            (offset..end).for_each(|at| self.bytes[at] = fill(at));
+            self.extents.push(ByteRange::between(offset as u64, end as u64).unwrap());
+        }
+        self
+    }
+
+    /// A volume of `size` bytes all of which are allocated and random.
+    pub fn random(size: usize, seed: u64) -> Self {
+        let mut state = seed | 1;
+        let mut bytes = vec![0; size];
+        for part in bytes.chunks_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            part.copy_from_slice(&state.to_le_bytes()[..part.len()]);
+        }
+        Self { bytes, extents: vec![ByteRange::new(0, size as u64).unwrap()] }
+    }
+
+    pub fn source(&self) -> Arc<dyn BlockSource> {
+        Arc::new(MemorySource::with_block_size(self.bytes.clone(), LogicalBlockSize::B512))
+    }
+
+    pub fn stream(&self) -> RangeStream {
+        Box::new(self.extents.clone().into_iter().map(Ok))
+    }
+}
+
+pub fn budget(workers: usize) -> Budget {
+    Budget { memory_bytes: 192 << 20, workers: NonZeroUsize::new(workers).unwrap() }
+}
+
+pub fn options(volume: &Volume, chunk_size: ChunkSize) -> ExportOptions {
+    ExportOptions {
+        path: "/v-test/volume.img".to_owned(),
+        hostname: "cluster".to_owned(),
+        tags: vec!["snapshot=s-test".to_owned()],
+        time: Timestamp { seconds: 1_750_000_000, nanoseconds: 5 },
+        metadata: Metadata { volume_handle: Some("v-test".to_owned()), ..Metadata::of_size(volume.bytes.len() as u64) },
+        chunk_size,
+        budget: budget(2),
+        verification: Verification::Decode,
+    }
+}
+
+pub fn password() -> Password {
+    Password::new(PASSWORD).unwrap()
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes, allocated {:?}", self.bytes.len(), self.extents)
+    }
+}
+
+/// A new repository in `store`.
+pub async fn init(store: Arc<dyn Store>) -> Repository {
+    Repository::init(store, &password(), KdfCost::TEST).await.unwrap()
+}
+
+/// A new repository in memory.
+pub async fn in_memory() -> (Arc<MemoryStore>, Repository) {
+    let store = Arc::new(MemoryStore::new());
+    let repository = init(store.clone()).await;
+    (store, repository)
+}
+
+pub async fn export_volume(repository: &Repository, volume: &Volume, chunk_size: ChunkSize) -> Result<ExportReport, ExportError> {
+    let options = options(volume, chunk_size);
+    let cancel = CancellationToken::new();
+    export(volume.source(), volume.stream(), repository, &options, &Progress::new(), &cancel).await
+}
+
+/// Restores the only image of the newest snapshot.
+pub async fn restore_latest(
+    repository: &Repository,
+    sink: Arc<dyn BlockSink>,
+    target: Target,
+) -> Result<Result<RestoreReport, RestoreError>, RepositoryError> {
+    let image = Image::open(repository, "latest", &FileSelector::Only, Locking::Shared).await?;
+    let options = RestoreOptions { target, budget: budget(2) };
+    let report = restore(&image, sink, &options, &Progress::new(), &CancellationToken::new()).await;
+    image.close().await;
+    Ok(report)
+}
+
+pub async fn check(repository: &Repository) -> CheckReport {
+    repository.check(Depth::ReadData, &|_, _| {}).await.unwrap()
+}
+
+/// A sink of zeros.
+pub fn fresh_sink(size: usize) -> Arc<MemorySink> {
+    Arc::new(MemorySink::new(size))
+}
+
+/// A source whose reads fail from the `good_reads`-th on.
+pub struct FailingSource {
+    pub inner: Arc<dyn BlockSource>,
+    pub good_reads: std::sync::atomic::AtomicI64,
+}
+
+impl BlockSource for FailingSource {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+
+    fn logical_block_size(&self) -> LogicalBlockSize {
+        self.inner.logical_block_size()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if self.good_reads.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0 {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.inner.read_at(offset, buffer)
+    }
+}

@@ -1,0 +1,159 @@
+//! What was exported comes back, byte for byte, and holes stay holes.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod transfer_fixture;
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
+use transfer_fixture::*;
+use windlass::block::{BlockSink, MemorySink};
+use windlass::repository::store::local::LocalStore;
+use windlass::repository::tree::FileSelector;
+use windlass::transfer::restore::plan::PlanError;
+use windlass::transfer::{ChunkSize, Image, Locking, Phase, Progress, RestoreError, RestoreOptions, Target, export, restore};
+use windlass::types::ByteRange;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Volumes of some megabytes: extents of random bytes, of one repeated byte, and of zeros that are allocated.
+fn volumes() -> impl Strategy<Value = Volume> {
+    let extents = proptest::collection::vec((0_usize..1 << 20, 1_usize..700_000, 0_u8..4), 0..8);
+    (1_usize..6 << 20, extents).prop_map(|(size, extents)| {
+        let mut volume = Volume::empty(size);
+        let mut at = 0;
+        for (gap, length, kind) in extents {
+            at += gap;
+            volume = volume.with(at, length, |byte| match kind {
+                0 => 0,
+                1 => 7,
+                _ => (byte as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[7],
+            });
+            at += length;
+        }
+        volume
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #[test]
+    fn every_volume_comes_back_from_memory(volume in volumes(), exponent in 0_u32..3, beyond in 0_usize..100_000) {
+        let chunk_size = ChunkSize::new(ChunkSize::MIN.bytes() << exponent).unwrap();
+        runtime().block_on(async {
+            let (_, repository) = in_memory().await;
+            let report = export_volume(&repository, &volume, chunk_size).await.unwrap();
+            assert_eq!(report.size_bytes, volume.bytes.len() as u64);
+            let found = check(&repository).await;
+            assert!(found.is_clean(), "{:?}", found.errors);
+
+            let mut expected = volume.bytes.clone();
+            expected.resize(volume.bytes.len() + beyond, 0);
+            let fresh = fresh_sink(expected.len());
+            restore_latest(&repository, fresh.clone(), Target::Fresh).await.unwrap().unwrap();
+            assert!(fresh.content() == expected);
+            assert!(fresh.zeroed().is_empty());
+            assert_eq!(fresh.flushes(), 1);
+            for written in fresh.written() {
+                let chunks = written.widened(chunk_size.bytes(), u64::MAX).unwrap();
+                assert!(volume.extents.iter().any(|extent| extent.intersection(chunks).is_some()), "{written:?} was a hole");
+            }
+
+            let dirty = Arc::new(MemorySink::new(expected.len()));
+            dirty.write_at(0, &vec![0xAA; expected.len()]).unwrap();
+            restore_latest(&repository, dirty.clone(), Target::Dirty).await.unwrap().unwrap();
+            assert!(dirty.content() == expected);
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_second_export_of_the_same_data_stores_nothing_but_the_snapshot() {
+    let (store, repository) = in_memory().await;
+    let volume = Volume::random(9 << 20, 3);
+    let first = export_volume(&repository, &volume, ChunkSize::SMALL).await.unwrap();
+    assert_eq!((first.chunks, first.new_chunks, first.new_bytes), (9, 9, 9 << 20));
+    assert_eq!(first.read_bytes, 9 << 20);
+    let packs = store.keys().len();
+    let second = export_volume(&repository, &volume, ChunkSize::SMALL).await.unwrap();
+    assert_eq!((second.new_chunks, second.new_bytes, second.stored_bytes), (0, 0, 0));
+    // One snapshot more at most: two with the same contents and times would even share a name.
+    assert!(store.keys().len() <= packs + 1);
+    assert!(check(&repository).await.is_clean());
+}
+
+#[tokio::test]
+async fn equal_chunks_of_a_volume_are_stored_once_and_restored_everywhere() {
+    let (_, repository) = in_memory().await;
+    let block = Volume::random(1 << 20, 11).bytes;
+    let volume = Volume::empty(8 << 20).with(0, 8 << 20, |at| if at / (1 << 20) == 5 { 0 } else { block[at % (1 << 20)] });
+    let report = export_volume(&repository, &volume, ChunkSize::SMALL).await.unwrap();
+    assert_eq!((report.chunks, report.new_chunks, report.zero_bytes), (7, 1, 1 << 20));
+    let sink = fresh_sink(8 << 20);
+    let restored = restore_latest(&repository, sink.clone(), Target::Fresh).await.unwrap().unwrap();
+    assert!(sink.content() == volume.bytes);
+    assert_eq!((restored.blobs, restored.written_bytes), (1, 7 << 20));
+    assert!(restored.fetched_bytes < 2 << 20);
+}
+
+#[tokio::test]
+async fn a_sparse_volume_costs_what_is_in_it() {
+    let (store, repository) = in_memory().await;
+    let volume = Volume::empty(256 << 20).with(200 << 20, 4096, |_| 9);
+    let report = export_volume(&repository, &volume, ChunkSize::SMALL).await.unwrap();
+    assert_eq!((report.read_bytes, report.chunks, report.zero_bytes), (4096, 1, 255 << 20));
+    assert!(report.stored_bytes < 64 << 10, "{}", report.stored_bytes);
+    let image = Image::open(&repository, "latest", &FileSelector::Only, Locking::None).await.unwrap();
+    assert_eq!(image.path(), "/volume.img");
+    assert_eq!(image.metadata().unwrap().volume_handle.as_deref(), Some("v-test"));
+    assert!(store.keys().len() < 12);
+    let sink = fresh_sink(256 << 20);
+    let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
+    let progress = Progress::new();
+    let report = restore(&image, sink.clone(), &options, &progress, &CancellationToken::new()).await.unwrap();
+    image.close().await;
+    // Only the part of the chunk that holds something.
+    assert_eq!(report.written_bytes, 64 << 10);
+    assert_eq!(sink.written(), [ByteRange::new(200 << 20, 64 << 10).unwrap()]);
+    assert!(sink.content() == volume.bytes);
+    let seen = progress.snapshot();
+    assert_eq!((seen.phase, seen.done_bytes, seen.total_bytes), (Phase::Done, 256 << 20, 256 << 20));
+}
+
+#[tokio::test]
+async fn a_directory_holds_a_repository_as_well_as_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = init(Arc::new(LocalStore::new(directory.path().join("repository")))).await;
+    let volume = Volume::random(20 << 20, 5);
+    let mut options = options(&volume, ChunkSize::SMALL);
+    options.budget.workers = 3.try_into().unwrap();
+    let progress = Progress::new();
+    let cancel = CancellationToken::new();
+    let report = export(volume.source(), volume.stream(), &repository, &options, &progress, &cancel).await.unwrap();
+    assert!(report.stored_bytes > 20 << 20);
+    assert_eq!(progress.snapshot().stored_bytes, report.stored_bytes);
+    assert!(check(&repository).await.is_clean());
+    let sink = fresh_sink(volume.bytes.len());
+    restore_latest(&repository, sink.clone(), Target::Fresh).await.unwrap().unwrap();
+    assert!(sink.content() == volume.bytes);
+}
+
+#[tokio::test]
+async fn a_sink_that_is_too_small_is_refused_before_anything_is_written() {
+    let (_, repository) = in_memory().await;
+    export_volume(&repository, &Volume::random(1 << 20, 2), ChunkSize::SMALL).await.unwrap();
+    let sink = fresh_sink((1 << 20) - 1);
+    let error = restore_latest(&repository, sink.clone(), Target::Dirty).await.unwrap().unwrap_err();
+    assert!(matches!(error, RestoreError::SinkTooSmall { image_bytes: 1_048_576, sink_bytes: 1_048_575 }), "{error}");
+    assert!(sink.written().is_empty() && sink.zeroed().is_empty());
+}
+
+#[test]
+fn a_list_that_does_not_add_up_has_an_error_that_says_so() {
+    let error = RestoreError::from(PlanError::SizeMismatch { recorded: 5, found: 4 });
+    assert_eq!(error.to_string(), "the image is recorded with 5 bytes and its blobs add up to 4");
+}
