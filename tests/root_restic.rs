@@ -91,12 +91,14 @@ fn exported(file_system: PoolFileSystem) -> Exported {
     Exported { bench, node, csi, repository, image, files }
 }
 
-/// The path of the volume in the only snapshot, as restic lists it.
+/// The path of the volume in the only snapshot: the one that `restic snapshots` shows, and where `restic ls` finds it.
 fn path_in_snapshot(program: &Path, repository: &Path) -> String {
     let listed = run_ok(restic(program, repository).args(["snapshots", "--json"])).text();
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
-    volume_file(&run_ok(restic(program, repository).args(["ls", "--json", "latest"])).text())
+    let path = volume_file(&run_ok(restic(program, repository).args(["ls", "--json", "latest"])).text());
+    assert_eq!(listed[0]["paths"], serde_json::json!([path]));
+    path
 }
 
 /// A restic mount that ends, and is unmounted, when dropped.
