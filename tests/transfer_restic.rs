@@ -62,13 +62,13 @@ async fn restic_checks_dumps_and_restores_an_export() {
         let report = export_volume(&repository, &volume, chunk_size).await.unwrap();
         let id = report.snapshot.to_string();
 
-        let dumped = restic(&path, &["dump", &id, "/volume.img"], None).stdout;
+        let dumped = restic(&path, &["dump", &id, "/v-test/volume.img"], None).stdout;
         assert!(dumped == volume.bytes, "the dump differs");
 
         let target = directory.path().join(format!("restored-{}", chunk_size.bytes()));
         restic(&path, &["restore", &id, "--target", target.to_str().unwrap()], None);
-        assert!(std::fs::read(target.join("volume.img")).unwrap() == volume.bytes, "the restored image differs");
-        assert!(std::fs::read(target.join("meta.json")).unwrap().starts_with(b"{"));
+        assert!(std::fs::read(target.join("v-test/volume.img")).unwrap() == volume.bytes, "the restored image differs");
+        assert!(std::fs::read(target.join("v-test/meta.json")).unwrap().starts_with(b"{"));
     }
     let snapshots = String::from_utf8(restic(&path, &["snapshots", "--json"], None).stdout).unwrap();
     assert!(snapshots.contains(r#""paths":["/v-test/volume.img"]"#) && snapshots.contains(r#""hostname":"cluster""#));
@@ -93,7 +93,7 @@ async fn restic_restores_a_sparse_export_sparsely() {
     let target = directory.path().join("restored");
     let sparse: &[&str] = if restores_sparsely() { &["--sparse"] } else { &[] };
     restic(&path, &[&["restore", "latest", "--target", target.to_str().unwrap()], sparse].concat(), None);
-    let image = target.join("volume.img");
+    let image = target.join("v-test/volume.img");
     assert!(std::fs::read(&image).unwrap() == volume.bytes);
     let allocated = std::fs::metadata(&image).unwrap().blocks() * 512;
     if restores_sparsely() {

@@ -108,7 +108,7 @@ async fn a_sparse_volume_costs_what_is_in_it() {
     assert_eq!((report.read_bytes, report.chunks, report.zero_bytes), (4096, 1, 255 << 20));
     assert!(report.stored_bytes < 64 << 10, "{}", report.stored_bytes);
     let image = Image::open(&repository, "latest", &FileSelector::Only, Locking::None).await.unwrap();
-    assert_eq!(image.path(), "/volume.img");
+    assert_eq!(image.path(), "/v-test/volume.img");
     assert_eq!(image.metadata().unwrap().volume_handle.as_deref(), Some("v-test"));
     assert!(store.keys().len() < 12);
     let sink = fresh_sink(256 << 20);

@@ -133,11 +133,11 @@ mod tests {
     use crate::pool::quiesce::NothingToHold;
 
     #[test]
-    fn a_pool_that_is_not_there_is_not_found_with_advice() {
+    fn a_place_without_a_pool_is_refused_with_advice() {
         let folder = tempfile::tempdir().unwrap();
-        for path in [folder.path().to_owned(), folder.path().join("pool.img")] {
+        for (path, exit) in [(folder.path().to_owned(), Exit::Refused), (folder.path().join("pool.img"), Exit::NotFound)] {
             let error = OpenPool::open(&path, Arc::new(NothingToHold)).unwrap_err();
-            assert_eq!(error.exit(), Exit::NotFound, "{error}");
+            assert_eq!(error.exit(), exit, "{error}");
             assert!(error.advice().is_some_and(|advice| advice.contains("windlass pool create")));
         }
     }

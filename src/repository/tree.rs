@@ -57,6 +57,16 @@ pub struct NewFile<'a> {
     pub content: &'a dyn Content,
 }
 
+/// A folder to be put into a tree. It gets mode 0700 and belongs to root.
+pub struct NewFolder<'a> {
+    /// Name: as for [`NewFile`].
+    pub name: &'a str,
+    /// Time of its contents.
+    pub modified: Timestamp,
+    /// The tree of what is in it.
+    pub tree: Id,
+}
+
 /// Makes the tree of `files` (sorted here) as one blob in a pack of its own. Returns the tree's id and its pack. Computes only.
 ///
 /// # Errors
@@ -71,8 +81,24 @@ pub fn pack_tree(sealer: &Sealer, files: &[NewFile<'_>]) -> Result<(Id, Pack), P
     if let Some(file) = sorted.iter().find(|file| !is_plain_name(file.name)) {
         return Err(PackError::Name(file.name.to_owned()));
     }
+    pack_nodes(sealer, |out| write_files(out, &sorted))
+}
+
+/// Makes the tree that holds `folder` alone: one step of the path to what is in it. Otherwise as [`pack_tree`].
+///
+/// # Errors
+/// [`PackError::Name`] when its name is not allowed.
+pub fn pack_folder(sealer: &Sealer, folder: &NewFolder<'_>) -> Result<(Id, Pack), PackError> {
+    if !is_plain_name(folder.name) {
+        return Err(PackError::Name(folder.name.to_owned()));
+    }
+    pack_nodes(sealer, |out| write_folder(out, folder))
+}
+
+/// Seals a tree whose nodes `write` writes, twice the same.
+fn pack_nodes(sealer: &Sealer, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> Result<(Id, Pack), PackError> {
     let mut hashed = HashingWriter::new(io::sink());
-    write_tree(&mut hashed, &sorted).map_err(compressor)?;
+    write(&mut hashed).map_err(compressor)?;
     let (id, bytes) = hashed.finish();
     let too_large = PackError::TooLarge { what: "blob", bytes };
     let length = u32::try_from(bytes).ok().and_then(NonZeroU32::new).ok_or_else(|| too_large.clone())?;
@@ -83,7 +109,7 @@ pub fn pack_tree(sealer: &Sealer, files: &[NewFile<'_>]) -> Result<(Id, Pack), P
     zstd.include_checksum(false).map_err(compressor)?;
     zstd.set_pledged_src_size(Some(bytes)).map_err(compressor)?;
     let mut hashed = HashingWriter::new(io::BufWriter::with_capacity(1 << 16, &mut zstd));
-    let written = write_tree(&mut hashed, &sorted).and_then(|()| hashed.flush());
+    let written = write(&mut hashed).and_then(|()| hashed.flush());
     if hashed.finish() != (id, bytes) {
         return Err(PackError::Unstable);
     }
@@ -102,7 +128,17 @@ fn is_plain_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && name.len() <= 255 && name.bytes().all(plain)
 }
 
-fn write_tree(out: &mut impl Write, files: &[&NewFile<'_>]) -> io::Result<()> {
+fn write_folder(out: &mut dyn Write, folder: &NewFolder<'_>) -> io::Result<()> {
+    let time = rfc3339(folder.modified);
+    // The mode is 0700 with the bit by which restic, as Go does, marks a folder.
+    writeln!(
+        out,
+        r#"{{"nodes":[{{"name":"{}","type":"dir","mode":2147484096,"mtime":"{time}","atime":"{time}","ctime":"{time}","uid":0,"gid":0,"user":"root","group":"root","content":null,"subtree":"{}"}}]}}"#,
+        folder.name, folder.tree
+    )
+}
+
+fn write_files(out: &mut dyn Write, files: &[&NewFile<'_>]) -> io::Result<()> {
     out.write_all(b"{\"nodes\":[")?;
     for (position, file) in files.iter().enumerate() {
         let (separator, time) = (if position == 0 { "" } else { "," }, rfc3339(file.modified));

@@ -100,7 +100,7 @@ async fn find(
     let snapshot = repository.find_snapshot(snapshot).await?;
     let index = repository.load_index().await?;
     let file = repository.find_file(&index, &snapshot.snapshot.tree, which).await?;
-    let metadata = find_metadata(repository, &index, &snapshot).await?;
+    let metadata = find_metadata(repository, &index, &snapshot, &file.path).await?;
     Ok((index, snapshot, file, metadata))
 }
 
@@ -109,8 +109,10 @@ async fn find_metadata(
     repository: &Repository,
     index: &Index,
     snapshot: &StoredSnapshot,
+    image: &str,
 ) -> Result<Option<Metadata>, RepositoryError> {
-    let selector = FileSelector::Path(metadata::FILE_NAME.to_owned());
+    let folder = image.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let selector = FileSelector::Path(format!("{folder}/{}", metadata::FILE_NAME));
     let file = match repository.find_file(index, &snapshot.snapshot.tree, &selector).await {
         Ok(file) if file.size <= metadata::MAX_BYTES => file,
         Ok(_) | Err(RepositoryError::NoSuchFile(_)) => return Ok(None),

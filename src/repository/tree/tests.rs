@@ -46,12 +46,31 @@ proptest! {
 fn the_text_of_a_tree_is_what_readers_expect() {
     let mut text = Vec::new();
     let ids = vec![Id::from_bytes([0; 32]), Id::from_bytes([255; 32])];
-    write_tree(&mut text, &[&file("disk.img", 8192, &ids)]).unwrap();
+    write_files(&mut text, &[&file("disk.img", 8192, &ids)]).unwrap();
     let (zeros, ones, time) = ("0".repeat(64), "f".repeat(64), "2023-11-14T22:13:20.000000005Z");
     let expected = format!(
         r#"{{"nodes":[{{"name":"disk.img","type":"file","mode":384,"mtime":"{time}","atime":"{time}","ctime":"{time}","uid":0,"gid":0,"user":"root","group":"root","size":8192,"links":1,"content":["{zeros}","{ones}"]}}]}}"#
     );
     assert_eq!(String::from_utf8(text).unwrap(), expected + "\n");
+}
+
+#[tokio::test]
+async fn a_file_is_found_at_the_end_of_its_folders() {
+    let repository = Repository::init(Arc::new(MemoryStore::new()), &Password::new("x").unwrap(), KdfCost::TEST).await.unwrap();
+    let (sealer, ids) = (repository.sealer(), vec![Id::of(b"content")]);
+    let (inner, inner_pack) = pack_tree(&sealer, &[file("disk.img", 7, &ids)]).unwrap();
+    let (root, root_pack) = pack_folder(&sealer, &NewFolder { name: "volume", modified: TIME, tree: inner }).unwrap();
+    let index = repository.load_index().await.unwrap();
+    for pack in [&inner_pack, &root_pack] {
+        repository.put_pack(pack).await.unwrap();
+        index.add(&pack.record);
+    }
+    for which in [FileSelector::Only, FileSelector::Path("/volume/disk.img".to_owned())] {
+        let found = repository.find_file(&index, &root, &which).await.unwrap();
+        assert_eq!((found.path.as_str(), found.size, &found.content), ("/volume/disk.img", 7, &ids));
+    }
+    let name = pack_folder(&sealer, &NewFolder { name: "a/b", modified: TIME, tree: inner });
+    assert_eq!(name.unwrap_err(), PackError::Name("a/b".into()));
 }
 
 #[test]

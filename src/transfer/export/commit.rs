@@ -1,13 +1,13 @@
-//! The end of an export: blobs of zeros and metadata, the tree, the last index file, and the snapshot that is to be saved.
+//! The end of an export: blobs of zeros and metadata, the trees down to the image, the last index file, and the snapshot that is to be saved.
 
 use std::sync::Arc;
 
 use super::upload::Uploaded;
 use super::worker::{Counts, ZSTD_LEVEL};
-use super::{ExportError, ExportOptions, file_name};
+use super::{ExportError, ExportOptions, path_parts};
 use crate::repository::snapshot::Summary;
 use crate::repository::time::rfc3339;
-use crate::repository::tree::{Content, NewFile, pack_tree};
+use crate::repository::tree::{Content, NewFile, NewFolder, pack_folder, pack_tree};
 use crate::repository::{BlobKind, Claim, Compressor, Id, Index, Pack, PackBuilder, Repository, Sealer, Snapshot, Verification};
 use crate::transfer::content::VolumeContent;
 use crate::transfer::progress::Progress;
@@ -50,28 +50,39 @@ impl Commit<'_> {
             uploaded.store(pack, progress).await?;
         }
 
-        let name = file_name(&self.options.path).unwrap_or("volume.img").to_owned();
         let (sealer, size, modified) = (self.repository.sealer(), self.volume_bytes, self.options.time);
-        let (tree, pack) = computed(move || {
+        let path = self.options.path.clone();
+        let trees = computed(move || {
+            let (folders, name) = path_parts(&path).ok_or_else(|| ExportError::Options(format!("`{path}` names no file")))?;
             let files = [
-                NewFile { name: &name, size, modified, content: &content as &dyn Content },
+                NewFile { name, size, modified, content: &content as &dyn Content },
                 NewFile { name: metadata::FILE_NAME, size: metadata_bytes, modified, content: &vec![metadata_id] },
             ];
-            Ok(pack_tree(&sealer, &files)?)
+            let mut trees = vec![pack_tree(&sealer, &files)?];
+            for name in folders.into_iter().rev() {
+                let tree = trees[trees.len() - 1].0;
+                trees.push(pack_folder(&sealer, &NewFolder { name, modified, tree })?);
+            }
+            Ok(trees)
         })
         .await?;
-        let is_new = self.index.claim(BlobKind::Tree, &tree) == Claim::Yours;
-        if is_new {
-            uploaded.store(pack, progress).await?;
+        // Inner ones first; the last is the root.
+        let (mut root, mut new_trees) = (metadata_id, 0);
+        for (tree, pack) in trees {
+            root = tree;
+            if self.index.claim(BlobKind::Tree, &tree) == Claim::Yours {
+                uploaded.store(pack, progress).await?;
+                new_trees += 1;
+            }
         }
         uploaded.finish_index().await?;
-        Ok(self.snapshot(tree, is_new, counts, added, metadata_bytes, uploaded))
+        Ok(self.snapshot(root, new_trees, counts, added, metadata_bytes, uploaded))
     }
 
     fn snapshot(
         &self,
         tree: Id,
-        tree_is_new: bool,
+        new_trees: i64,
         counts: &Counts,
         added: Added,
         metadata_bytes: u64,
@@ -92,7 +103,7 @@ impl Commit<'_> {
                 backup_end: rfc3339(Timestamp::now()),
                 files_new: 2,
                 data_blobs: i64::try_from(counts.new_chunks + added.blobs).unwrap_or(i64::MAX),
-                tree_blobs: i64::from(tree_is_new),
+                tree_blobs: new_trees,
                 data_added: counts.new_bytes + added.bytes,
                 data_added_packed: uploaded.stored_bytes(),
                 total_files_processed: 2,

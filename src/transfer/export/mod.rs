@@ -49,7 +49,7 @@ use crate::types::{ByteRange, RangeStream, Timestamp};
 #[derive(Debug, Clone)]
 pub struct ExportOptions {
     /// Path that the snapshot carries, from the root: by it and the hostname `restic forget` tells one volume's snapshots from
-    /// another's. Its last part names the file.
+    /// another's. The snapshot's tree has the file there, so that `restic dump` takes the path that `restic snapshots` shows.
     pub path: String,
     /// Host that the snapshot carries: the cluster, not the node, since volumes move.
     pub hostname: String,
@@ -276,7 +276,7 @@ fn check(volume_bytes: u64, options: &ExportOptions) -> Result<(), ExportError> 
             options.chunk_size
         ));
     }
-    let Some(name) = file_name(&options.path) else {
+    let Some((_, name)) = path_parts(&options.path) else {
         return refuse(format!("`{}` is no absolute path of a file", options.path));
     };
     if name == super::metadata::FILE_NAME {
@@ -285,11 +285,14 @@ fn check(volume_bytes: u64, options: &ExportOptions) -> Result<(), ExportError> 
     Ok(())
 }
 
-/// The last part of an absolute path that names a file.
-fn file_name(path: &str) -> Option<&str> {
-    let (folder, name) = path.rsplit_once('/')?;
-    let is_file = !name.is_empty() && name != "." && name != "..";
-    ((folder.is_empty() || folder.starts_with('/')) && is_file && !path.contains('\0')).then_some(name)
+/// The folders and the last part of an absolute path that names a file.
+fn path_parts(path: &str) -> Option<(Vec<&str>, &str)> {
+    let mut folders: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    if folders.iter().any(|part| matches!(*part, "" | "." | "..") || part.contains('\0')) {
+        return None;
+    }
+    let name = folders.pop()?;
+    Some((folders, name))
 }
 
 async fn until_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, ExportError> {
@@ -302,10 +305,10 @@ mod tests {
 
     #[test]
     fn paths_name_a_file_or_are_refused() {
-        assert_eq!(file_name("/v-a-b/volume.img"), Some("volume.img"));
-        assert_eq!(file_name("/volume.img"), Some("volume.img"));
-        for path in ["", "volume.img", "a/b", "/", "/a/", "/a/..", "/a\0b"] {
-            assert_eq!(file_name(path), None, "{path:?}");
+        assert_eq!(path_parts("/v-a-b/volume.img"), Some((vec!["v-a-b"], "volume.img")));
+        assert_eq!(path_parts("/volume.img"), Some((vec![], "volume.img")));
+        for path in ["", "volume.img", "a/b", "/", "/a/", "/a/..", "/a/../b", "//b", "/a\0b"] {
+            assert_eq!(path_parts(path), None, "{path:?}");
         }
     }
 }

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Makes a fresh Debian machine able to build, test and demonstrate this project. Run as root; quick when nothing is missing.
+#
+#   e2e/setup.sh build    what `make demo` needs: compiler, file system tools
+#   e2e/setup.sh test     that, and the oracles of the tests: csi-sanity and two releases of restic
+#
+# Go programs are built into target/tools from the modules in e2e/tools, whose go.sum pins every byte.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+wanted=${1:-test}
+minimum_rust=1.95
+minimum_go=1.25
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# at_least HAVE WANTED: true when version HAVE is not older than WANTED.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
+
+available() { apt-cache show "$1" >/dev/null 2>&1; }
+
+updated=no
+install_packages() {
+    local missing=() package
+    for package in "$@"; do
+        installed "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    [ "$(id -u)" = 0 ] || die "these packages are missing, and only root can install them: ${missing[*]}"
+    if [ "$updated" = no ]; then
+        apt-get update -qq || die "apt-get update failed; these packages are missing: ${missing[*]}"
+        updated=yes
+    fi
+    say "installing ${missing[*]}"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null \
+        || die "apt-get could not install: ${missing[*]}"
+}
+
+rust_setup() {
+    # rustup's own directory is not on the PATH of a non-login shell.
+    [ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
+    if ! command -v cargo >/dev/null; then
+        [ "$updated" = yes ] || { [ "$(id -u)" = 0 ] && apt-get update -qq && updated=yes; } || true
+        available rustup || die "cargo is missing and this distribution has no rustup package; install Rust $minimum_rust or newer"
+        install_packages rustup
+        say "installing the stable Rust toolchain"
+        rustup default stable
+    fi
+    local version
+    version=$(cargo --version | cut -d' ' -f2)
+    at_least "$version" "$minimum_rust" || die "cargo $version is too old; Rust $minimum_rust or newer is needed (rustup update stable)"
+    if [ "$wanted" = test ]; then
+        cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 \
+            || rustup component add rustfmt clippy \
+            || die "rustfmt and clippy are missing (rustup component add rustfmt clippy)"
+    fi
+}
+
+go_setup() {
+    [ -x /usr/local/go/bin/go ] && PATH="$PATH:/usr/local/go/bin"
+    command -v go >/dev/null || install_packages golang-go
+    local version
+    version=$(GOTOOLCHAIN=local go env GOVERSION | sed 's/^go//')
+    at_least "$version" 1.21 || die "go $version is too old; $minimum_go or newer is needed (1.21 or newer fetches it by itself)"
+    # From 1.21 on, go fetches the toolchain that a go.mod asks for, unless it is told not to.
+    at_least "$version" "$minimum_go" || export GOTOOLCHAIN=auto
+}
+
+# build_tool NAME PACKAGE: builds PACKAGE from module e2e/tools/NAME, once for each state of its go.sum.
+build_tool() {
+    local name=$1 package=$2 stamp=target/tools/$1.stamp state
+    state=$(cat "e2e/tools/$name/go.mod" "e2e/tools/$name/go.sum" | sha256sum)
+    [ -x "target/tools/$name" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$state" ] && return 0
+    say "building $name"
+    mkdir -p target/tools
+    rm -f "$stamp"
+    (cd "e2e/tools/$name" && go build -mod=readonly -buildvcs=false -trimpath -o "../../../target/tools/$name" "$package") \
+        || die "$name could not be built"
+    printf '%s\n' "$state" >"$stamp"
+}
+
+case $wanted in
+    build | test) ;;
+    *) die "usage: $0 [build|test]" ;;
+esac
+command -v apt-get >/dev/null || die "this is no Debian; see the package lists in $0"
+
+install_packages build-essential ca-certificates git util-linux mount kmod e2fsprogs xfsprogs btrfs-progs
+rust_setup
+if [ "$wanted" = test ]; then
+    install_packages restic fuse3
+    go_setup
+    build_tool csi-sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+    build_tool restic github.com/restic/restic/cmd/restic
+fi
+
+# The kernel's part, checked now because each of these would fail later and less clearly. A container or a kernel with
+# everything built in has no modules to load.
+if [ "$(id -u)" = 0 ]; then
+    for module in loop xfs btrfs ext4 fuse; do
+        modprobe -q "$module" 2>/dev/null || true
+    done
+    for file_system in ext4 xfs btrfs; do
+        grep -qw "$file_system" /proc/filesystems || die "this kernel has no $file_system"
+    done
+    [ -e /dev/loop-control ] || die "this kernel has no loop devices (/dev/loop-control)"
+fi

@@ -1,0 +1,187 @@
+//! A pool in an image file, a kubelet root and a place for everything else, in one temporary directory.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::leak;
+use super::node::{Node, NodeOptions};
+use super::program::{run_ok, windlass};
+use super::require_root;
+
+/// The file system of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolFileSystem {
+    /// XFS: snapshots by FICLONE.
+    Xfs,
+    /// Btrfs: snapshots by subvolumes.
+    Btrfs,
+}
+
+impl PoolFileSystem {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Xfs, Self::Btrfs];
+
+    /// As the command line and mkfs call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+}
+
+/// A temporary directory with a pool image in it. Dropping it removes mounts, loops and files.
+pub struct Bench {
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    /// An empty one.
+    ///
+    /// # Panics
+    /// When not run as root.
+    pub fn empty() -> Self {
+        require_root();
+        let directory = tempfile::Builder::new().prefix("windlass-test-").tempdir().unwrap();
+        fs::create_dir(directory.path().join("kubelet")).unwrap();
+        Self { directory }
+    }
+
+    /// One with a pool image of `bytes` (sparse).
+    ///
+    /// # Panics
+    /// When the image cannot be made.
+    pub fn with_pool(file_system: PoolFileSystem, bytes: u64) -> Self {
+        let bench = Self::empty();
+        bench.create_pool(&bench.image(), file_system, bytes);
+        bench
+    }
+
+    /// Makes a pool image.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn create_pool(&self, image: &Path, file_system: PoolFileSystem, bytes: u64) {
+        run_ok(windlass().args(["pool", "create", "--image"]).arg(image).args([
+            "--size",
+            &bytes.to_string(),
+            "--filesystem",
+            file_system.name(),
+        ]));
+    }
+
+    /// The temporary directory.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The pool's image file.
+    pub fn image(&self) -> PathBuf {
+        self.path().join("pool.img")
+    }
+
+    /// Where the pool's image is mounted.
+    pub fn pool_directory(&self) -> PathBuf {
+        self.path().join("pool.img.mount")
+    }
+
+    /// The directory beneath which all paths of requests lie.
+    pub fn root(&self) -> PathBuf {
+        self.path().join("kubelet")
+    }
+
+    /// The node's log.
+    pub fn log(&self) -> PathBuf {
+        self.path().join("node.log")
+    }
+
+    /// How a node over this pool is started.
+    pub fn options(&self) -> NodeOptions {
+        NodeOptions {
+            socket: self.path().join("csi.sock"),
+            pools: vec![self.image()],
+            root: self.root(),
+            log: self.log(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Starts a node over this pool.
+    pub fn start(&self) -> Node {
+        Node::start(&self.options())
+    }
+
+    /// The file that arms a failure point of a node started by [`Bench::start_armable`].
+    fn arming_file(&self) -> PathBuf {
+        self.path().join("failpoint")
+    }
+
+    fn trace_file(&self) -> PathBuf {
+        self.path().join("failpoint.trace")
+    }
+
+    /// How a node is started whose failure points are traced and can be armed while it runs.
+    pub fn start_armable_options(&self) -> NodeOptions {
+        let mut options = self.options();
+        options.environment = vec![
+            ("WINDLASS_FAILPOINT_FILE".into(), self.arming_file().display().to_string()),
+            ("WINDLASS_FAILPOINT_TRACE".into(), self.trace_file().display().to_string()),
+        ];
+        options
+    }
+
+    /// Starts such a node.
+    pub fn start_armable(&self) -> Node {
+        Node::start(&self.start_armable_options())
+    }
+
+    /// Arms `ACTION:N:NAME`; counted from now.
+    pub fn arm(&self, text: &str) {
+        // By rename: a half-written text would arm something else.
+        let temporary = self.path().join("failpoint.new");
+        fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, self.arming_file()).unwrap();
+    }
+
+    /// Disarms.
+    pub fn disarm(&self) {
+        let _ = fs::remove_file(self.arming_file());
+    }
+
+    /// Forgets the failure points hit so far.
+    pub fn clear_trace(&self) {
+        let _ = fs::remove_file(self.trace_file());
+    }
+
+    /// The failure points hit since the trace was cleared, in order.
+    pub fn trace(&self) -> Vec<String> {
+        fs::read_to_string(self.trace_file()).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// Loop devices and mounts that volumes and snapshots hold: empty when nothing is attached, staged or published. The
+    /// pool's own mount and loop do not count.
+    pub fn attached(&self) -> Vec<String> {
+        let mut found: Vec<String> =
+            leak::loops_beneath(&self.pool_directory()).iter().map(|attached| format!("{attached:?}")).collect();
+        found.extend(leak::mounts_beneath(&self.root()).iter().map(|mount| format!("mount {}", mount.display())));
+        found
+    }
+
+    /// Names of everything stored in the pool's directory.
+    pub fn stored(&self) -> BTreeSet<PathBuf> {
+        leak::files_beneath(&self.pool_directory())
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let left = leak::tear_down(self.path());
+        if !left.is_empty() {
+            let text = format!("clean-up could not remove {left:?}");
+            // A second panic would abort and hide the first.
+            assert!(std::thread::panicking(), "{text}");
+            eprintln!("{text}");
+        }
+    }
+}

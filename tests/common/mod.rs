@@ -1,0 +1,42 @@
+//! What the tests of the built program share: a running node, CSI calls to it, pools in image files, and a look at what was
+//! left behind.
+//!
+//! Every fixture removes what it made when dropped, also when the test panics: processes first, then mounts from the top
+//! down, then loop devices, then files. Nothing outside the fixture's own temporary directory is touched.
+
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+pub mod csi;
+pub mod fixture;
+pub mod leak;
+pub mod node;
+pub mod program;
+pub mod restic;
+pub mod writer;
+
+use std::time::{Duration, Instant};
+
+/// Bytes in a mebibyte.
+pub const MIB: u64 = 1024 * 1024;
+/// Bytes in a gibibyte.
+pub const GIB: u64 = 1024 * MIB;
+
+/// Looks at `condition` every 10 ms until it gives a value.
+///
+/// # Panics
+/// When `bound` passes first; `what` says what was waited for.
+pub fn wait_for<T>(what: &str, bound: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(start.elapsed() < bound, "waited {bound:?} in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Stops with a clear text when the test is not run as root.
+pub fn require_root() {
+    assert!(nix::unistd::geteuid().is_root(), "this test mounts file systems and attaches loop devices: it needs root");
+}

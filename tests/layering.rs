@@ -1,0 +1,164 @@
+//! The arrows between the modules are those that the design allows: the table in the header of `src/lib.rs`, as a test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module with what it may use. `types` and `failpoint` may be used by everyone and are left out.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("types", &[]),
+    ("failpoint", &[]),
+    ("block", &[]),
+    ("telemetry", &[]),
+    ("mount", &["block"]),
+    ("pool", &["block"]),
+    ("repository", &[]),
+    ("transfer", &["repository", "block"]),
+    ("csi", &["pool", "mount", "transfer", "block"]),
+    // Opens the repository that a request names, and hands it to `transfer` with what the pool leased.
+    ("csi/transfers", &["pool", "mount", "transfer", "block", "repository"]),
+    ("cli", &["block", "csi", "mount", "pool", "repository", "telemetry", "transfer"]),
+    ("main", &["cli", "telemetry"]),
+];
+
+/// Used by everyone.
+const COMMON: &[&str] = &["types", "failpoint"];
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The entry of the table that a file falls under: the longest that is a beginning of its path.
+fn layer_of(relative: &Path) -> Option<&'static [&'static str]> {
+    let path = relative.with_extension("");
+    ALLOWED.iter().filter(|(layer, _)| path.starts_with(layer)).max_by_key(|(layer, _)| layer.len()).map(|(_, may_use)| *may_use)
+}
+
+/// The module of the crate's root that a file belongs to.
+fn module_of(relative: &Path) -> String {
+    let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// Names that follow `crate::` (or, in the binary, `windlass::`) in the code: comments and what tests alone use are left
+/// out. `use crate::{a::x, b}` counts for each.
+fn used(text: &str) -> BTreeSet<String> {
+    let code: String = before_tests(text)
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .fold(String::new(), |all, line| all + line + "\n");
+    let mut names = BTreeSet::new();
+    for prefix in ["crate::", "windlass::"] {
+        for (at, _) in code.match_indices(prefix) {
+            let is_part_of_a_longer_path = code[..at].ends_with([':', '_', '$']) || code[..at].ends_with(char::is_alphanumeric);
+            if is_part_of_a_longer_path {
+                continue;
+            }
+            let rest = &code[at + prefix.len()..];
+            match rest.strip_prefix('{') {
+                Some(group) => names.extend(first_names_of_group(group)),
+                None => names.extend(first_name(rest)),
+            }
+        }
+    }
+    names
+}
+
+/// Everything before the unit tests, which come last in a file and may use doubles of other layers.
+fn before_tests(text: &str) -> &str {
+    text.find("#[cfg(test)]\nmod ").map_or(text, |at| &text[..at])
+}
+
+fn first_name(text: &str) -> Option<String> {
+    let name: String = text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// The first names of the members of `a::{..}, b::c}`, up to the brace that closes the group.
+fn first_names_of_group(group: &str) -> Vec<String> {
+    let mut depth = 0_u32;
+    let mut names = Vec::new();
+    let mut at_start = true;
+    for (at, character) in group.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => at_start = true,
+            c if at_start && !c.is_whitespace() => {
+                names.extend(first_name(&group[at..]));
+                at_start = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+#[test]
+fn modules_use_only_what_the_design_allows() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.iter().copied().collect();
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut wrong = Vec::new();
+    for file in &files {
+        let relative = file.strip_prefix(&root).unwrap();
+        let module = module_of(relative);
+        if module == "lib" {
+            continue;
+        }
+        // Unit tests in a file of their own may use doubles of other layers, as those at the end of a file may.
+        if relative.file_name().is_some_and(|name| name == "tests.rs")
+            || relative.components().any(|part| part.as_os_str() == "tests")
+        {
+            continue;
+        }
+        let Some(may_use) = layer_of(relative) else {
+            wrong.push(format!("{}: module `{module}` is not in the table of layers", relative.display()));
+            continue;
+        };
+        for name in used(&fs::read_to_string(file).unwrap()) {
+            let known = allowed.contains_key(name.as_str());
+            if known && name != module && !COMMON.contains(&name.as_str()) && !may_use.contains(&name.as_str()) {
+                wrong.push(format!("{}: `{module}` must not use `{name}`", relative.display()));
+            }
+        }
+    }
+    assert!(files.len() > 10, "the sources were not found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// gRPC codes are chosen per call, in `csi`; clients of the CLI only read them.
+#[test]
+fn statuses_are_made_only_in_csi() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let wrong: Vec<String> = files
+        .iter()
+        .filter(|file| {
+            let module = module_of(file.strip_prefix(&root).unwrap());
+            module != "csi" && before_tests(&fs::read_to_string(file).unwrap()).contains("Status::new(")
+        })
+        .map(|file| file.display().to_string())
+        .collect();
+    assert!(wrong.is_empty(), "made in {wrong:?}");
+}
+
+#[test]
+fn uses_are_found_however_they_are_written() {
+    let text =
+        "use crate::block::Access;\nuse crate::{pool::{self, record}, types};\n// crate::csi\nfn f() { crate::mount::x() }\n";
+    let expected: BTreeSet<String> = ["block", "pool", "types", "mount"].map(str::to_owned).into();
+    assert_eq!(used(text), expected);
+}
