@@ -10,9 +10,10 @@ mod root_support;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use csi_harness::{NODE, block, bytes, from_snapshot, from_volume, mount, new_volume};
 use csi_proto::csi::v1::controller_client::ControllerClient;
@@ -50,13 +51,14 @@ struct Node {
     pool: Arc<OwnedPool>,
     directory: PathBuf,
     pool_fs: FsType,
+    checksum: &'static str,
     controller: ControllerClient<Channel>,
     node: NodeClient<Channel>,
     metadata: Client,
 }
 
 impl Node {
-    async fn start(sandbox: &Sandbox, directory: PathBuf, pool_fs: FsType) -> Self {
+    async fn start(sandbox: &Sandbox, directory: PathBuf, pool_fs: FsType, checksum: &'static str) -> Self {
         let mounter: Arc<dyn Mounter> = Arc::new(SystemMounter::new());
         let pool = Arc::new(open_pool(&directory, Arc::new(MountQuiesce::new(Arc::clone(&mounter)))).unwrap());
         let options = NodeOptions {
@@ -71,13 +73,14 @@ impl Node {
         tokio::spawn(server::serve(socket, server::routes(&layer), CancellationToken::new()));
         let channel = csi_harness::channel(&path).await;
         let (controller, node) = (ControllerClient::new(channel.clone()), NodeClient::new(channel.clone()));
-        Self { pool, directory, pool_fs, controller, node, metadata: Client::new(channel) }
+        Self { pool, directory, pool_fs, checksum, controller, node, metadata: Client::new(channel) }
     }
 
     async fn create(&self, name: &str, size: u64, capability: VolumeCapability, source: Option<VolumeContentSource>) -> String {
         let request = CreateVolumeRequest {
             capacity_range: bytes(size as i64, 0),
             volume_content_source: source,
+            parameters: [("checksum".to_owned(), self.checksum.to_owned())].into(),
             ..new_volume(name, capability)
         };
         self.controller.clone().create_volume(request).await.unwrap().into_inner().volume.unwrap().volume_id
@@ -285,45 +288,63 @@ async fn deltas_are_small(node: &Node) {
     node.pool.detach(Node::object(&volume)).unwrap();
 }
 
-/// Snapshots of a raw volume that is written to meanwhile, with and without the page cache.
-async fn writes_in_flight(node: &Node, random: &mut StdRng) {
-    const CUTS: usize = 12;
-    let volume = node.create("busy", SMALL, block(WRITER), None).await;
-    let device = node.attach(&volume);
-    let stop = Arc::new(AtomicBool::new(false));
-    // Each in its half: where the two collide, the kernel reports an error of the device.
-    let writers: Vec<_> = [(0, 0), (libc::O_DIRECT, SMALL / 2)]
-        .into_iter()
-        .map(|(flags, first)| {
-            let device = OpenOptions::new().write(true).custom_flags(flags).open(&device).unwrap();
-            let (stop, mut random) = (Arc::clone(&stop), StdRng::seed_from_u64(u64::from(flags.unsigned_abs())));
+/// Threads that write to a device until this is dropped, also on a panic: nothing must hold the device then.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Writers {
+    /// One with and one without the page cache, each in its half: where the two collide, the kernel reports an error of the
+    /// device at the next flush.
+    fn start(device: &Path) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = [(0, 0), (libc::O_DIRECT, SMALL / 2)].map(|(flags, first)| {
+            let device = OpenOptions::new().write(true).custom_flags(flags).open(device).unwrap();
+            let (stop, mut random) = (Arc::clone(&stop), StdRng::seed_from_u64(first));
             std::thread::spawn(move || {
                 let mut buffer = AlignedBuffer::zeroed(4 * BLOCK as usize);
-                let mut written = 0_u64;
                 while !stop.load(Ordering::Relaxed) {
-                    written += 1;
                     let length = random.random_range(1..=4) * BLOCK as usize;
                     buffer[..length].copy_from_slice(&content(&mut random, length));
                     let at = first + random.random_range(0..SMALL / 2 / BLOCK - 4) * BLOCK;
                     device.write_all_at(&buffer[..length], at).unwrap();
                 }
-                written
             })
-        })
-        .collect();
-    let mut snapshots = Vec::new();
+        });
+        Self { stop, threads: threads.into() }
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let written = thread.join();
+            assert!(written.is_ok() || std::thread::panicking(), "a writer failed");
+        }
+    }
+}
+
+/// Snapshots of a raw volume that is written to meanwhile.
+async fn writes_in_flight(node: &Node, random: &mut StdRng) {
+    const CUTS: usize = 12;
+    let volume = node.create("busy", SMALL, block(WRITER), None).await;
+    let writers = Writers::start(&node.attach(&volume));
+    let mut snapshots: Vec<(String, Vec<u8>)> = Vec::new();
     for index in 0..CUTS {
-        snapshots.push(node.cut(&format!("busy-{index}"), &volume).await);
-        let base = &snapshots[random.random_range(0..=index)];
-        node.check(base, &snapshots[index], random).await;
+        let snapshot = node.cut(&format!("busy-{index}"), &volume).await;
+        let bytes = node.read(&snapshot);
+        assert!(snapshots.last().is_none_or(|(_, last)| *last != bytes), "nothing was in flight");
+        snapshots.push((snapshot, bytes));
+        let base = random.random_range(0..=index);
+        node.check(&snapshots[base].0, &snapshots[index].0, random).await;
     }
-    stop.store(true, Ordering::Relaxed);
-    for writer in writers {
-        assert!(writer.join().unwrap() > 0);
-    }
-    // Once more, now that nothing moves: a snapshot and what is said of it are settled when the cut returns.
-    for (index, target) in snapshots.iter().enumerate() {
-        node.check(&snapshots[index.saturating_sub(1)], target, random).await;
+    drop(writers);
+    // What is said of a snapshot was settled when the cut returned.
+    for (index, (target, bytes)) in snapshots.iter().enumerate() {
+        assert!(node.read(target) == *bytes, "a snapshot changed");
+        node.check(&snapshots[index.saturating_sub(1)].0, target, random).await;
     }
     node.pool.detach(Node::object(&volume)).unwrap();
 }
@@ -354,7 +375,7 @@ async fn file_system(node: &Node, sandbox: &Sandbox, random: &mut StdRng) {
     node.node.clone().node_unstage_volume(request).await.unwrap();
 }
 
-fn nothing_is_missed(pool_fs: FsType) {
+fn nothing_is_missed(pool_fs: FsType, checksum: &'static str) {
     let sandbox = Sandbox::new();
     let image = sandbox.pool(pool_fs);
     let directory = image.directory().join("pool");
@@ -363,7 +384,7 @@ fn nothing_is_missed(pool_fs: FsType) {
     // Ends before the image goes, also on a panic, and with it all that holds the pool.
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let node = Node::start(&sandbox, directory, pool_fs).await;
+        let node = Node::start(&sandbox, directory, pool_fs, checksum).await;
         let mut random = StdRng::seed_from_u64(4);
         deltas_are_small(&node).await;
         writes_in_flight(&node, &mut random).await;
@@ -374,10 +395,15 @@ fn nothing_is_missed(pool_fs: FsType) {
 
 #[test]
 fn nothing_is_missed_on_an_xfs_pool() {
-    nothing_is_missed(FsType::Xfs);
+    nothing_is_missed(FsType::Xfs, "false");
 }
 
 #[test]
 fn nothing_is_missed_on_a_btrfs_pool() {
-    nothing_is_missed(FsType::Btrfs);
+    nothing_is_missed(FsType::Btrfs, "false");
+}
+
+#[test]
+fn nothing_is_missed_on_a_btrfs_pool_that_keeps_checksums() {
+    nothing_is_missed(FsType::Btrfs, "true");
 }

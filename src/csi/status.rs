@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn final_faults_never_get_a_code_that_the_sidecars_repeat_for_ever() {
-        for make in [create_volume, create_snapshot] {
+        for make in [create_volume, create_snapshot, snapshot_metadata] {
             for error in pool_errors() {
                 let transient = is_transient(&error);
                 let text = error.to_string();

@@ -4,6 +4,7 @@ use crate::csi::error::{CallError, RequestError};
 use crate::csi::node_layer::{NodeLayer, no_such};
 use crate::pool::PoolError;
 use crate::pool::owned::{Lease, OwnedPool};
+use crate::pool::record::Snapshot;
 use crate::types::{RangeStream, SnapshotHandle, SnapshotId};
 
 use super::request::{BASE_ID, Pair, SNAPSHOT_ID, STARTING_OFFSET, TARGET_ID};
@@ -54,22 +55,27 @@ fn lease<'a>(
     Ok((pool, lease))
 }
 
-/// What changed since a base: the one place that decides what a base is, and what is answered when there is none.
+/// The record of a base: the one place that decides what can be one.
+fn base(pool: &OwnedPool, id: SnapshotId) -> Result<Snapshot, CallError> {
+    Ok(pool.snapshot(id)?.ok_or_else(no_base)?)
+}
+
+/// What changed since a base.
 ///
 /// The age of a snapshot is the time of its cut, by the clock of the node. A clock that was set back can make an older base
 /// look younger, which is refused: the client makes a full copy, and never a wrong one.
-fn changed_since(pool: &OwnedPool, target: &Lease, base: SnapshotId) -> Result<RangeStream, CallError> {
-    if base == target.snapshot().id {
+fn changed_since(pool: &OwnedPool, target: &Lease, id: SnapshotId) -> Result<RangeStream, CallError> {
+    if id == target.snapshot().id {
         return Ok(Box::new(std::iter::empty()));
     }
-    let record = pool.snapshot(base)?.ok_or_else(|| no_base())?;
-    if record.source != target.snapshot().source {
+    let base = base(pool, id)?;
+    if base.source != target.snapshot().source {
         return Err(RequestError::invalid(BASE_ID, "is of another volume than the target").into());
     }
-    if record.created > target.snapshot().created {
+    if base.created > target.snapshot().created {
         return Err(RequestError::invalid(BASE_ID, "is younger than the target; exchange the two").into());
     }
-    target.changed_since(base).map_err(|error| match error {
+    target.changed_since(id).map_err(|error| match error {
         // Deleted since it was looked at.
         PoolError::Missing(_) => no_base().into(),
         other => other.into(),
