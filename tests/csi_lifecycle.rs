@@ -779,7 +779,7 @@ async fn the_plugin_says_what_it_can() {
     assert!(!info.vendor_version.is_empty());
     assert_eq!(identity.probe(ProbeRequest {}).await.unwrap().into_inner().ready, Some(true));
     let capabilities = identity.get_plugin_capabilities(GetPluginCapabilitiesRequest {}).await.unwrap().into_inner();
-    assert_eq!(capabilities.capabilities.len(), 3);
+    assert_eq!(capabilities.capabilities.len(), 4);
     let controller = node.controller.clone().controller_get_capabilities(ControllerGetCapabilitiesRequest {}).await;
     assert_eq!(controller.unwrap().into_inner().capabilities.len(), 11);
     let capabilities = node.node.clone().node_get_capabilities(NodeGetCapabilitiesRequest {}).await;

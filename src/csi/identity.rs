@@ -36,6 +36,7 @@ impl Identity for NodeLayer {
             capabilities: vec![
                 service(ServiceType::ControllerService),
                 service(ServiceType::VolumeAccessibilityConstraints),
+                service(ServiceType::SnapshotMetadataService),
                 proto::PluginCapability { r#type: Some(expansion) },
             ],
         }))

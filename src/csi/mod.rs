@@ -19,6 +19,7 @@ mod node_layer;
 pub mod pools_service;
 pub mod quiesce;
 pub mod server;
+mod snapshot_metadata;
 pub mod status;
 mod token;
 mod topology;

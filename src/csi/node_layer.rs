@@ -1,7 +1,7 @@
 //! The node layer: a complete CSI plugin over the pools of one node.
 //!
-//! [`NodeLayer`] owns the pools, the door to the mount table, and the locks, and implements the Identity, Controller and Node
-//! services. A call is checked first (`validate`), then its work runs on a blocking thread of its own that outlives the call: a
+//! [`NodeLayer`] owns the pools, the door to the mount table, and the locks, and implements the Identity, Controller,
+//! SnapshotMetadata and Node services. A call is checked first (`validate`), then its work runs on a blocking thread of its own that outlives the call: a
 //! caller that goes away leaves work that ends by itself, and the repetition finds either the lock held (ABORTED) or the
 //! result. Nothing is remembered here from call to call: the catalogue, mountinfo and the kernel's devices are looked at anew
 //! each time, so a restart at any point changes nothing.

@@ -8,6 +8,8 @@
 //!   nothing may be left behind, since DeleteVolume may never be called.
 //! * csi-snapshotter, CreateSnapshot: the first four and RESOURCE_EXHAUSTED are called again; everything else is final and shown
 //!   on the VolumeSnapshot.
+//! * csi-snapshot-metadata passes the code on to a backup client. NOT_FOUND and FAILED_PRECONDITION: it copies everything.
+//!   UNAVAILABLE and ABORTED: it goes on where the ranges ended.
 //! * csi-resizer: INVALID_ARGUMENT, OUT_OF_RANGE and NOT_FOUND: infeasible, the user may ask for less. Everything else is retried.
 //! * kubelet, Node calls: retries whatever the code is, with backoff; CANCELLED, DEADLINE_EXCEEDED, ABORTED and UNAVAILABLE (and
 //!   some more) make it keep the volume marked as possibly mounted.
@@ -59,6 +61,33 @@ pub fn read(error: CallError) -> Status {
             | PoolError::InUse { .. }
             | PoolError::NoSpace(_)
             | PoolError::Unsupported(_)
+            | PoolError::TooSlow { .. }
+            | PoolError::Quiesce(_)
+            | PoolError::Owned(_)
+            | PoolError::Format(_)
+            | PoolError::Catalogue(_)
+            | PoolError::Io { .. } => Code::Internal,
+        },
+        CallError::Mount(error) => mount_internal(error),
+    };
+    status(code, &error)
+}
+
+/// GetMetadataAllocated and GetMetadataDelta, before the first message and after it.
+pub fn snapshot_metadata(error: CallError) -> Status {
+    let code = match &error {
+        CallError::Request(error) => request(error),
+        // It was not said that everything was sent, so the caller goes on where it was cut off.
+        CallError::Lost => Code::Unavailable,
+        CallError::Pool(error) => match error {
+            PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
+            PoolError::Busy(_) => Code::Aborted,
+            // The pool has the snapshots, and no exact answer.
+            PoolError::Unsupported(_) => Code::FailedPrecondition,
+            PoolError::NameTaken { .. }
+            | PoolError::Size(_)
+            | PoolError::InUse { .. }
+            | PoolError::NoSpace(_)
             | PoolError::TooSlow { .. }
             | PoolError::Quiesce(_)
             | PoolError::Owned(_)
@@ -349,7 +378,7 @@ mod tests {
 
     #[test]
     fn final_faults_never_get_a_code_that_the_sidecars_repeat_for_ever() {
-        for make in [create_volume, create_snapshot] {
+        for make in [create_volume, create_snapshot, snapshot_metadata] {
             for error in pool_errors() {
                 let transient = is_transient(&error);
                 let text = error.to_string();

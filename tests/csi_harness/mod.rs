@@ -10,6 +10,7 @@ use std::sync::Arc;
 use csi_proto::csi::v1::controller_client::ControllerClient;
 use csi_proto::csi::v1::identity_client::IdentityClient;
 use csi_proto::csi::v1::node_client::NodeClient;
+use csi_proto::csi::v1::snapshot_metadata_client::SnapshotMetadataClient;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use csi_proto::csi::v1::*;
@@ -45,6 +46,7 @@ pub struct Node {
     pub identity: IdentityClient<Channel>,
     pub controller: ControllerClient<Channel>,
     pub node: NodeClient<Channel>,
+    pub metadata: SnapshotMetadataClient<Channel>,
     stop: CancellationToken,
 }
 
@@ -54,7 +56,8 @@ impl Drop for Node {
     }
 }
 
-async fn channel(path: &Path) -> Channel {
+/// A connection to a socket.
+pub async fn channel(path: &Path) -> Channel {
     let path = path.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
@@ -127,7 +130,8 @@ impl Node {
             layer,
             identity: IdentityClient::new(channel.clone()),
             controller: ControllerClient::new(channel.clone()),
-            node: NodeClient::new(channel),
+            node: NodeClient::new(channel.clone()),
+            metadata: SnapshotMetadataClient::new(channel),
             stop,
         }
     }

@@ -14,10 +14,12 @@ use std::time::Duration;
 use csi_proto::csi::v1::controller_server::ControllerServer;
 use csi_proto::csi::v1::identity_server::IdentityServer;
 use csi_proto::csi::v1::node_server::NodeServer;
+use csi_proto::csi::v1::snapshot_metadata_server::SnapshotMetadataServer;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::NodeLayer;
+use super::snapshot_metadata::MAX_MESSAGE_BYTES;
 
 /// How long calls may go on after a stop was asked for. The kubelet kills after 30 s.
 pub const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -38,7 +40,7 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// The Identity, Controller and Node services of a layer, to which more routes may be added.
+/// The Identity, Controller, SnapshotMetadata and Node services of a layer, to which more routes may be added.
 pub fn routes(layer: &NodeLayer) -> Routes {
     Routes::new(
         IdentityServer::new(layer.clone())
@@ -49,6 +51,11 @@ pub fn routes(layer: &NodeLayer) -> Routes {
         ControllerServer::new(layer.clone())
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_RESPONSE_BYTES),
+    )
+    .add_service(
+        SnapshotMetadataServer::new(layer.clone())
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES),
     )
     .add_service(
         NodeServer::new(layer.clone()).max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_RESPONSE_BYTES),

@@ -1,0 +1,570 @@
+//! The SnapshotMetadata service over pools in memory, on a real socket: every rule of the streams, every wrong request, cuts at
+//! every point, and that applying what changed to the base gives the target.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly, wherever it does")]
+#![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
+
+mod csi_harness;
+mod metadata_client;
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use csi_harness::{NODE, Node, SIZE, SNAPSHOT_ELSEWHERE, VOLUME_ELSEWHERE, block, bytes, from_snapshot, mount, new_volume};
+use csi_proto::csi::v1::volume_capability::access_mode::Mode;
+use csi_proto::csi::v1::*;
+use futures::StreamExt;
+use metadata_client::{Ask, applied, content, list, list_in_pieces, open, refused, take};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tonic::{Code, Status};
+use windlass::block::{Access, file_ops};
+use windlass::csi::quiesce::MountQuiesce;
+use windlass::csi::server::{self, PrivateSocket};
+use windlass::csi::{NodeLayer, NodeName, NodeOptions};
+use windlass::mount::memory::MemoryMounter;
+use windlass::mount::path::Root;
+use windlass::pool::catalogue::Catalogue;
+use windlass::pool::memory::MemoryPool;
+use windlass::pool::owned::OwnedPool;
+use windlass::pool::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolKind, PoolUsage};
+use windlass::types::{ByteRange, LogicalBlockSize, Object, RangeStream, SnapshotHandle, SnapshotId, VolumeHandle};
+use windlass::types::{VolumeId, VolumeSize};
+
+const WRITER: Mode = Mode::SingleNodeWriter;
+const BLOCK: u64 = 4096;
+/// Of a small volume.
+const SMALL: u64 = 64 * BLOCK;
+
+/// Work on a volume's bytes.
+fn with_volume<T>(node: &Node, volume: &str, work: impl FnOnce(&File) -> T) -> T {
+    let handle: VolumeHandle = volume.parse().unwrap();
+    let pool = node.pools.iter().find(|pool| pool.id() == handle.pool).unwrap();
+    let object = Object::Volume(handle.volume);
+    let device = pool.attach(object, Access::ReadWrite).unwrap().device;
+    let done = work(&OpenOptions::new().read(true).write(true).open(device).unwrap());
+    pool.detach(object).unwrap();
+    done
+}
+
+fn write(node: &Node, volume: &str, blocks: &[u64]) {
+    with_volume(node, volume, |file| {
+        for &block in blocks {
+            file.write_all_at(&vec![7 + u8::try_from(block % 199).unwrap(); BLOCK as usize], block * BLOCK).unwrap();
+        }
+    });
+}
+
+/// A snapshot's bytes.
+fn read(node: &Node, snapshot: &str) -> Vec<u8> {
+    let handle: SnapshotHandle = snapshot.parse().unwrap();
+    let pool = node.pools.iter().find(|pool| pool.id() == handle.pool).unwrap();
+    let lease = pool.lease(handle.snapshot).unwrap();
+    let mut bytes = vec![0; lease.size().bytes() as usize];
+    lease.file().read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+async fn small_volume(node: &Node, name: &str) -> String {
+    let request = CreateVolumeRequest { capacity_range: bytes(SMALL as i64, 0), ..new_volume(name, block(WRITER)) };
+    node.create(request).await.unwrap().volume_id
+}
+
+async fn cut(node: &Node, name: &str, volume: &str) -> String {
+    node.snapshot(name, volume).await.unwrap().snapshot_id
+}
+
+async fn grow(node: &Node, volume: &str, to: u64) {
+    let request =
+        ControllerExpandVolumeRequest { volume_id: volume.to_owned(), capacity_range: bytes(to as i64, 0), ..Default::default() };
+    node.controller.clone().controller_expand_volume(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_wrong_request_has_its_code() {
+    use Code::{InvalidArgument, NotFound, OutOfRange, Unavailable};
+    let mounter = Arc::new(MemoryMounter::new());
+    let pools = vec![csi_harness::pool(&mounter, 8 << 30), csi_harness::pool(&mounter, 4 << 30)];
+    let (first, second) = (pools[0].id(), pools[1].id());
+    let boot_id = windlass::mount::boot_id().unwrap();
+    let node = Node::with(Arc::new(tempfile::tempdir().unwrap()), mounter, pools, &boot_id).await;
+    let volume = small_volume(&node, "a").await;
+    let (base, target) = (cut(&node, "a-1", &volume).await, cut(&node, "a-2", &volume).await);
+    let other = small_volume(&node, "b").await;
+    let other = cut(&node, "b-1", &other).await;
+    let gone = cut(&node, "a-3", &volume).await;
+    node.delete_snapshot(&gone).await.unwrap();
+    let parsed: SnapshotHandle = base.parse().unwrap();
+    let elsewhere_here = if parsed.pool == first { second } else { first };
+    let in_other_pool = SnapshotHandle { pool: elsewhere_here, snapshot: parsed.snapshot }.to_string();
+    let long = "s".repeat(129);
+
+    let size = SMALL as i64;
+    let snapshots: [(&str, &str, Code); 7] = [
+        ("empty", "", InvalidArgument),
+        ("long", &long, InvalidArgument),
+        ("no handle", "fake", NotFound),
+        ("a path", "../../etc", NotFound),
+        ("a volume's handle", &volume, NotFound),
+        ("deleted", &gone, NotFound),
+        ("another node's", SNAPSHOT_ELSEWHERE, Unavailable),
+    ];
+    for (row, snapshot, code) in snapshots {
+        refused(row, open(&node.metadata, Ask::Allocated(snapshot), 0, 0).await, code, "snapshot_id");
+        let asked = Ask::Delta { base: &base, target: snapshot };
+        let (code, names) = match code {
+            // Of a pool other than the base's: of another volume for certain.
+            Unavailable => (InvalidArgument, "base_snapshot_id"),
+            code => (code, "target_snapshot_id"),
+        };
+        refused(&format!("target: {row}"), open(&node.metadata, asked, 0, 0).await, code, names);
+        let asked = Ask::Delta { base: snapshot, target: &target };
+        let code = if code == Unavailable { InvalidArgument } else { code };
+        refused(&format!("base: {row}"), open(&node.metadata, asked, 0, 0).await, code, "base_snapshot_id");
+    }
+    let in_a_pool_that_is_away = Ask::Delta { base: SNAPSHOT_ELSEWHERE, target: SNAPSHOT_ELSEWHERE };
+    refused("both elsewhere", open(&node.metadata, in_a_pool_that_is_away, 0, 0).await, Unavailable, "target_snapshot_id");
+    refused("no volume of ours", open(&node.metadata, Ask::Allocated(VOLUME_ELSEWHERE), 0, 0).await, NotFound, "snapshot_id");
+
+    for (row, base, target) in [
+        ("another volume", other.as_str(), target.as_str()),
+        ("the younger as base", target.as_str(), base.as_str()),
+        ("another pool of this node", in_other_pool.as_str(), target.as_str()),
+    ] {
+        let asked = Ask::Delta { base, target };
+        refused(row, open(&node.metadata, asked, 0, 0).await, InvalidArgument, "base_snapshot_id");
+    }
+    for asked in [Ask::Allocated(&base), Ask::Delta { base: &base, target: &target }, Ask::Delta { base: &base, target: &base }] {
+        for (row, offset, results, code, names) in [
+            ("negative offset", -1, 0, OutOfRange, "starting_offset"),
+            ("smallest offset", i64::MIN, 0, OutOfRange, "starting_offset"),
+            ("offset beyond the end", size + 1, 0, OutOfRange, "starting_offset"),
+            ("largest offset", i64::MAX, 0, OutOfRange, "starting_offset"),
+            ("negative results", 0, -1, InvalidArgument, "max_results"),
+            ("smallest results", 0, i32::MIN, InvalidArgument, "max_results"),
+        ] {
+            refused(row, open(&node.metadata, asked, offset, results).await, code, names);
+        }
+    }
+    let secrets = HashMap::from([("key".to_owned(), "hush".repeat(2000))]);
+    let request = GetMetadataAllocatedRequest { snapshot_id: base.clone(), secrets: secrets.clone(), ..Default::default() };
+    let status = node.metadata.clone().get_metadata_allocated(request).await.map(drop);
+    assert!(!status.as_ref().unwrap_err().message().contains("hush"));
+    refused("large secrets", status, InvalidArgument, "secrets");
+    let request = GetMetadataDeltaRequest { base_snapshot_id: base, target_snapshot_id: target, secrets, ..Default::default() };
+    refused("large secrets", node.metadata.clone().get_metadata_delta(request).await, InvalidArgument, "secrets");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_always_a_message_and_it_says_the_capacity() {
+    let node = Node::start().await;
+    let volume = small_volume(&node, "a").await;
+    let base = cut(&node, "a-1", &volume).await;
+    write(&node, &volume, &[3, 4, 9]);
+    let target = cut(&node, "a-2", &volume).await;
+    let size = SMALL as i64;
+    for (row, asked, start, expected) in [
+        ("nothing is allocated", Ask::Allocated(&base), 0, vec![]),
+        ("base and target are one", Ask::Delta { base: &target, target: &target }, 0, vec![]),
+        ("from the end", Ask::Allocated(&target), SMALL, vec![]),
+        ("from the end", Ask::Delta { base: &base, target: &target }, SMALL, vec![]),
+        ("after the last", Ask::Allocated(&target), 10 * BLOCK, vec![]),
+        ("all", Ask::Allocated(&target), 0, vec![(3, 2), (9, 1)]),
+        ("all", Ask::Delta { base: &base, target: &target }, 0, vec![(3, 2), (9, 1)]),
+        ("from within the first", Ask::Allocated(&target), 4 * BLOCK + 1, vec![(3, 2), (9, 1)]),
+        ("from the end of the first", Ask::Delta { base: &base, target: &target }, 5 * BLOCK, vec![(9, 1)]),
+    ] {
+        for most in [0, 1, 2, i32::MAX] {
+            let listed = list(&node.metadata, asked, start, most).await.unwrap();
+            let expected: Vec<(u64, u64)> = expected.iter().map(|&(at, count)| (at * BLOCK, count * BLOCK)).collect();
+            assert_eq!(listed.ranges, expected, "{row}");
+            assert_eq!(listed.capacity, Some(size), "{row}");
+            assert_eq!(listed.messages, if most == 1 { expected.len().max(1) } else { 1 }, "{row}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_with_file_systems_grown_volumes_and_deleted_sources_are_answered() {
+    let node = Node::start().await;
+    let volume = node.volume("fs", mount("ext4", WRITER)).await;
+    write(&node, &volume, &[0, 1, 100]);
+    let base = cut(&node, "fs-1", &volume).await;
+    let grown = SIZE.unsigned_abs() * 2;
+    grow(&node, &volume, grown).await;
+    with_volume(&node, &volume, |file| file_ops::punch_hole(file, ByteRange::new(BLOCK, BLOCK).unwrap()).unwrap());
+    write(&node, &volume, &[SIZE.unsigned_abs() / BLOCK + 5]);
+    let target = cut(&node, "fs-2", &volume).await;
+    let between = cut(&node, "fs-3", &volume).await;
+    for _ in 0..2 {
+        let listed = list(&node.metadata, Ask::Delta { base: &base, target: &target }, 0, 0).await.unwrap();
+        // What was discarded, and what was written beyond the old end.
+        assert_eq!(listed.ranges, [(BLOCK, BLOCK), (SIZE.unsigned_abs() + 5 * BLOCK, BLOCK)]);
+        assert_eq!(listed.capacity, Some(grown as i64));
+        let listed = list(&node.metadata, Ask::Allocated(&base), 0, 0).await.unwrap();
+        assert_eq!((listed.ranges.as_slice(), listed.capacity), ([(0, 2 * BLOCK), (100 * BLOCK, BLOCK)].as_slice(), Some(SIZE)));
+        // Snapshots outlive their volume, and are compared without what lay between them.
+        node.delete_snapshot(&between).await.unwrap();
+        node.delete(&volume).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applying_what_changed_to_the_base_gives_the_target() {
+    for seed in 0..3 {
+        random_operations(seed, 300).await;
+    }
+}
+
+/// Volumes, and the snapshots of each, the oldest first.
+#[derive(Default)]
+struct Model {
+    volumes: Vec<(String, u64, Vec<String>)>,
+    names: u64,
+}
+
+async fn random_operations(seed: u64, operations: usize) {
+    let node = Node::start().await;
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut model = Model::default();
+    let first = small_volume(&node, "first").await;
+    model.volumes.push((first, SMALL, Vec::new()));
+    for _ in 0..operations {
+        model.names += 1;
+        let index = random.random_range(0..model.volumes.len());
+        let (volume, size, snapshots) = &mut model.volumes[index];
+        match random.random_range(0..100) {
+            0..70 => with_volume(&node, volume, |file| {
+                let start = random.random_range(0..*size);
+                let length = random.random_range(1..=(*size - start).min(8 * BLOCK));
+                match random.random_range(0..4) {
+                    0 => file_ops::punch_hole(file, ByteRange::new(start, length).unwrap()).unwrap(),
+                    1 => file_ops::preallocate(file, ByteRange::new(start, length).unwrap()).unwrap(),
+                    _ => file.write_all_at(&content(&mut random, length as usize), start).unwrap(),
+                }
+            }),
+            70..84 => {
+                snapshots.push(cut(&node, &format!("s-{}", model.names), volume).await);
+                let base = &snapshots[random.random_range(0..snapshots.len())];
+                check(&node, base, &snapshots[snapshots.len() - 1], &mut random).await;
+            }
+            84..88 if snapshots.len() > 2 => {
+                let gone = snapshots.remove(random.random_range(0..snapshots.len()));
+                delete_soon(&node, &gone).await;
+            }
+            88..92 => {
+                *size += random.random_range(0..16) * BLOCK;
+                grow(&node, volume, *size).await;
+            }
+            92..94 if !snapshots.is_empty() => {
+                let source = from_snapshot(&snapshots[random.random_range(0..snapshots.len())]);
+                let request = CreateVolumeRequest {
+                    capacity_range: bytes(*size as i64, 0),
+                    volume_content_source: source,
+                    ..new_volume(&format!("clone-{}", model.names), block(WRITER))
+                };
+                let (clone, size) = (node.create(request).await.unwrap().volume_id, *size);
+                model.volumes.push((clone, size, Vec::new()));
+            }
+            _ => {
+                let Some(later) = snapshots.len().checked_sub(1).map(|last| random.random_range(0..=last)) else { continue };
+                let (base, target) = (&snapshots[random.random_range(0..=later)], &snapshots[later]);
+                check(&node, base, target, &mut random).await;
+            }
+        }
+    }
+}
+
+async fn check(node: &Node, base: &str, target: &str, random: &mut StdRng) {
+    let (base_bytes, target_bytes) = (read(node, base), read(node, target));
+    let ranges = list_in_pieces(&node.metadata, Ask::Delta { base, target }, random).await;
+    assert!(applied(&base_bytes, &target_bytes, &ranges) == target_bytes, "something changed and was not said");
+    let ranges = list_in_pieces(&node.metadata, Ask::Allocated(target), random).await;
+    assert!(applied(&[], &target_bytes, &ranges) == target_bytes, "something is allocated and was not said");
+}
+
+/// A pool in memory whose listings are made by the test.
+struct Injected {
+    inner: MemoryPool,
+    listing: Arc<dyn Fn() -> RangeStream + Send + Sync>,
+}
+
+impl Pool for Injected {
+    fn kind(&self) -> PoolKind {
+        self.inner.kind()
+    }
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn mechanism(&self) -> &'static str {
+        self.inner.mechanism()
+    }
+    fn logical_block_size(&self) -> LogicalBlockSize {
+        self.inner.logical_block_size()
+    }
+    fn create(&self, volume: VolumeId, spec: ObjectSpec) -> Result<(), PoolError> {
+        self.inner.create(volume, spec)
+    }
+    fn snapshot(&self, cuts: &[Cut], stall: Duration) -> Result<(), PoolError> {
+        self.inner.snapshot(cuts, stall)
+    }
+    fn copy(&self, source: Object, volume: VolumeId, spec: ObjectSpec, stall: Duration) -> Result<(), PoolError> {
+        self.inner.copy(source, volume, spec, stall)
+    }
+    fn delete(&self, object: Object) -> Result<(), PoolError> {
+        self.inner.delete(object)
+    }
+    fn grow(&self, volume: VolumeId, size: VolumeSize) -> Result<(), PoolError> {
+        self.inner.grow(volume, size)
+    }
+    fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
+        self.inner.attach(object, access)
+    }
+    fn detach(&self, object: Object) -> Result<(), PoolError> {
+        self.inner.detach(object)
+    }
+    fn attachment(&self, object: Object) -> Result<Option<Attachment>, PoolError> {
+        self.inner.attachment(object)
+    }
+    fn open(&self, object: Object, access: Access) -> Result<File, PoolError> {
+        self.inner.open(object, access)
+    }
+    fn allocated(&self, _: SnapshotId) -> Result<RangeStream, PoolError> {
+        Ok((self.listing)())
+    }
+    fn changed(&self, _: SnapshotId, _: SnapshotId) -> Result<RangeStream, PoolError> {
+        Ok((self.listing)())
+    }
+    fn usage(&self) -> Result<PoolUsage, PoolError> {
+        self.inner.usage()
+    }
+    fn object_usage(&self, object: Object) -> Result<ObjectUsage, PoolError> {
+        self.inner.object_usage(object)
+    }
+    fn scan(&self) -> Result<Vec<Found>, PoolError> {
+        self.inner.scan()
+    }
+}
+
+fn injected(mounter: &Arc<MemoryMounter>, listing: impl Fn() -> RangeStream + Send + Sync + 'static) -> Arc<OwnedPool> {
+    let pool = Injected { inner: MemoryPool::default(), listing: Arc::new(listing) };
+    let quiesce = MountQuiesce::new(Arc::clone(mounter) as Arc<dyn windlass::mount::Mounter>);
+    Arc::new(OwnedPool::open(Arc::new(pool), Catalogue::in_memory().unwrap(), Arc::new(quiesce)).unwrap())
+}
+
+/// A node whose listings are made by the test, and two snapshots of a volume of 512 GiB on it.
+async fn node_that_lists(listing: impl Fn() -> RangeStream + Send + Sync + 'static) -> (Node, String, String) {
+    let mounter = Arc::new(MemoryMounter::new());
+    let pools = vec![injected(&mounter, listing)];
+    let boot_id = windlass::mount::boot_id().unwrap();
+    let node = Node::with(Arc::new(tempfile::tempdir().unwrap()), mounter, pools, &boot_id).await;
+    let request = CreateVolumeRequest { capacity_range: bytes(1 << 39, 0), ..new_volume("a", block(WRITER)) };
+    let volume = node.create(request).await.unwrap().volume_id;
+    let (base, target) = (cut(&node, "a-1", &volume).await, cut(&node, "a-2", &volume).await);
+    (node, base, target)
+}
+
+/// Every second block.
+fn every_second(count: u64) -> impl Iterator<Item = io::Result<ByteRange>> + Send {
+    (0..count).map(|index| Ok(ByteRange::new(index * 2 * BLOCK, BLOCK).unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_fails_at_any_point_never_looks_complete() {
+    const COUNT: u64 = 23;
+    let fails_at = Arc::new(AtomicU64::new(0));
+    let at = Arc::clone(&fails_at);
+    let (node, base, target) = node_that_lists(move || {
+        let at = at.load(Ordering::SeqCst);
+        let cut = every_second(at.min(COUNT)).chain((at <= COUNT).then(|| Err(io::Error::other("the disk is gone"))));
+        Box::new(cut.chain(every_second(COUNT).skip(usize::try_from(at).unwrap())))
+    })
+    .await;
+    for asked in [Ask::Allocated(&target), Ask::Delta { base: &base, target: &target }] {
+        for at in 0..=COUNT {
+            for most in [0, 1, 4] {
+                fails_at.store(at, Ordering::SeqCst);
+                let (listed, _) = take(&node.metadata, asked, 0, most, usize::MAX).await.unwrap();
+                let status = listed.error.as_ref().unwrap_or_else(|| panic!("complete after {at} of {COUNT}"));
+                assert_eq!(status.code(), Code::Internal);
+                assert!(status.message().contains("the disk is gone"), "{status}");
+                assert_eq!(listed.ranges.len() as u64, at);
+
+                // The disk is back: going on gives the rest, and nothing twice.
+                fails_at.store(u64::MAX, Ordering::SeqCst);
+                let rest = list(&node.metadata, asked, listed.reached(), most).await.unwrap();
+                let all: Vec<(u64, u64)> = listed.ranges.into_iter().chain(rest.ranges).collect();
+                assert!(all.iter().copied().eq((0..COUNT).map(|index| (index * 2 * BLOCK, BLOCK))));
+            }
+        }
+    }
+    // A panic of the listing is no end either.
+    let (node, _, target) = node_that_lists(|| {
+        Box::new(every_second(9).inspect(|range| {
+            assert!(range.as_ref().unwrap().offset() < 12 * BLOCK, "panics for the test");
+        }))
+    })
+    .await;
+    let (listed, _) = take(&node.metadata, Ask::Allocated(&target), 0, 1, usize::MAX).await.unwrap();
+    assert_eq!(listed.error.map(|status| status.code()), Some(Code::Unavailable));
+    // A pool that breaks the order is not believed.
+    let (node, _, target) = node_that_lists(|| Box::new(every_second(9).chain(every_second(2)))).await;
+    let (listed, _) = take(&node.metadata, Ask::Allocated(&target), 0, 2, usize::MAX).await.unwrap();
+    assert_eq!(listed.error.map(|status| status.code()), Some(Code::Internal));
+}
+
+/// Counts what a listing does, and tells when it ends.
+#[derive(Default)]
+struct Watch {
+    produced: AtomicU64,
+    ended: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Watch {
+    fn listing(self: &Arc<Self>, count: u64) -> RangeStream {
+        struct Ends(Arc<Watch>);
+        impl Drop for Ends {
+            fn drop(&mut self) {
+                *self.0.ended.lock().unwrap() += 1;
+                self.0.changed.notify_all();
+            }
+        }
+        let ends = Ends(Arc::clone(self));
+        Box::new(every_second(count).inspect(move |_| {
+            ends.0.produced.fetch_add(1, Ordering::SeqCst);
+        }))
+    }
+
+    fn wait_for_end(&self) {
+        let ended = self.ended.lock().unwrap();
+        let (_ended, timeout) = self.changed.wait_timeout_while(ended, Duration::from_secs(30), |ended| *ended == 0).unwrap();
+        assert!(!timeout.timed_out(), "the listing goes on without its client");
+    }
+
+    fn produced(&self) -> u64 {
+        self.produced.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_stops_the_listing_and_one_that_leaves_ends_it() {
+    const COUNT: u64 = 20_000_000;
+    let watch = Arc::new(Watch::default());
+    let listing = Arc::clone(&watch);
+    let (node, _, target) = node_that_lists(move || listing.listing(COUNT)).await;
+    let mut answers = open(&node.metadata, Ask::Allocated(&target), 0, 100).await.unwrap();
+    assert_eq!(answers.next().await.unwrap().unwrap().blocks.len(), 100);
+    // The window of the connection is filled, then nothing moves until the client reads.
+    let mut interval = tokio::time::interval(Duration::from_millis(50));
+    let (mut before, deadline) = (u64::MAX, Instant::now() + Duration::from_secs(30));
+    while before != watch.produced() {
+        assert!(Instant::now() < deadline, "the listing does not wait for its client");
+        before = watch.produced();
+        for _ in 0..4 {
+            interval.tick().await;
+        }
+    }
+    assert!(before < COUNT / 20, "{before} ranges were made for a client that reads nothing");
+    // The snapshot cannot go while it is read.
+    refused("pinned", node.delete_snapshot(&target).await, Code::FailedPrecondition, "in use");
+    drop(answers);
+    tokio::task::spawn_blocking({
+        let watch = Arc::clone(&watch);
+        move || watch.wait_for_end()
+    })
+    .await
+    .unwrap();
+    assert!(watch.produced() < COUNT);
+    delete_soon(&node, &target).await;
+}
+
+/// The pin of a stream that was given up goes when the server hears of it.
+async fn delete_soon(node: &Node, snapshot: &str) {
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(status) = node.delete_snapshot(snapshot).await {
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(Instant::now() < deadline, "the snapshot stays pinned");
+        interval.tick().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_within_a_message_stops_the_listing() {
+    let watch = Arc::new(Watch::default());
+    let listing = Arc::clone(&watch);
+    // All in one range, so there is no message until the end of the volume: some minutes of listing.
+    let (node, _, target) = node_that_lists(move || {
+        let ranges = (0..u64::MAX >> 20).map(|index| Ok(ByteRange::new(index, 1).unwrap()));
+        let mut watched = listing.listing(u64::MAX >> 20);
+        Box::new(ranges.inspect(move |_| drop(watched.next())))
+    })
+    .await;
+    let mut answers = open(&node.metadata, Ask::Allocated(&target), 0, 0).await.unwrap();
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
+    while watch.produced() == 0 {
+        tokio::select! {
+            answer = answers.next() => panic!("{answer:?}"),
+            _ = interval.tick() => {}
+        }
+    }
+    drop(answers);
+    tokio::task::spawn_blocking(move || watch.wait_for_end()).await.unwrap();
+    delete_soon(&node, &target).await;
+}
+
+#[test]
+fn a_server_that_dies_within_a_stream_is_an_error_for_its_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("kubelet");
+    std::fs::create_dir(&root).unwrap();
+    let mounter = Arc::new(MemoryMounter::new());
+    let pool = injected(&mounter, || Box::new(every_second(1_000_000)));
+    let options = NodeOptions {
+        node: NodeName::try_from(NODE.to_owned()).unwrap(),
+        root: Root::open(&root).unwrap(),
+        boot_id: windlass::mount::boot_id().unwrap(),
+        statistics_timeout: None,
+    };
+    let layer = NodeLayer::new(vec![pool], mounter, options);
+    let path = directory.path().join("csi.sock");
+    let server = tokio::runtime::Runtime::new().unwrap();
+    let socket = PrivateSocket::bind(&path).unwrap();
+    server.spawn(server::serve(socket, server::routes(&layer), tokio_util::sync::CancellationToken::new()));
+
+    let client = tokio::runtime::Runtime::new().unwrap();
+    let ended: Option<Status> = client.block_on(async {
+        let channel = csi_harness::channel(&path).await;
+        let mut controller = controller_client::ControllerClient::new(channel.clone());
+        let request = CreateVolumeRequest { capacity_range: bytes(1 << 39, 0), ..new_volume("a", block(WRITER)) };
+        let volume = controller.create_volume(request).await.unwrap().into_inner().volume.unwrap().volume_id;
+        let request = CreateSnapshotRequest { name: "s".into(), source_volume_id: volume, ..Default::default() };
+        let snapshot = controller.create_snapshot(request).await.unwrap().into_inner().snapshot.unwrap().snapshot_id;
+        let metadata = metadata_client::Client::new(channel);
+        let mut answers = open(&metadata, Ask::Allocated(&snapshot), 0, 1000).await.unwrap();
+        answers.next().await.unwrap().unwrap();
+        server.shutdown_background();
+        while let Some(answer) = answers.next().await {
+            if let Err(status) = answer {
+                return Some(status);
+            }
+        }
+        None
+    });
+    assert!(ended.is_some(), "cut off, and it looks complete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_the_largest_size_is_taken_by_a_client_with_default_limits() {
+    let (node, _, target) = node_that_lists(|| Box::new(every_second(400_000))).await;
+    let listed = list(&node.metadata, Ask::Allocated(&target), 0, i32::MAX).await.unwrap();
+    assert_eq!((listed.ranges.len(), listed.messages), (400_000, 3));
+    let listed = list(&node.metadata, Ask::Allocated(&target), 0, 0).await.unwrap();
+    assert_eq!((listed.ranges.len(), listed.messages), (400_000, 98));
+}
