@@ -15,7 +15,7 @@ pub enum Kernel {
     Avx2,
     /// Two messages interleaved over the SHA extensions of x86-64.
     ShaNi,
-    /// Four messages in plain Rust; everywhere.
+    /// One message after the other in plain Rust; everywhere.
     Portable,
     /// One message after the other by aws-lc, which has assembly for each processor of interest; everywhere.
     Single,
@@ -71,8 +71,7 @@ impl Kernel {
             Self::Avx512 => 16,
             Self::Avx2 => 8,
             Self::ShaNi => 2,
-            Self::Portable => portable::LANES,
-            Self::Single => 1,
+            Self::Portable | Self::Single => 1,
         }
     }
 

@@ -8,8 +8,8 @@
 //! stop early hash in batches.
 //!
 //! # Layout
-//! A lane is one message on its way through a kernel. Kernels for vectors ([`Kernel::Avx512`], [`Kernel::Avx2`],
-//! [`Kernel::Portable`]) keep word `w` of all lanes in one vector, so that a round is the textbook's round with every
+//! A lane is one message on its way through a kernel. Kernels for vectors ([`Kernel::Avx512`] and
+//! [`Kernel::Avx2`]) keep word `w` of all lanes in one vector, so that a round is the textbook's round with every
 //! operation done for all lanes. The messages lie one after the other in memory, their words side by side in the vectors:
 //! each block is loaded as one or two vectors a lane, its bytes swapped to big-endian words, and the matrix of 32-bit words
 //! transposed in registers by unpacks and quarter shuffles (80 instructions of some 1,800 per sixteen blocks). Gathers would
