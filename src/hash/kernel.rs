@@ -131,11 +131,11 @@ pub(super) struct Tier {
 }
 
 const SINGLE: Tier = Tier { kernel: Kernel::Single, worth_from: 0 };
-/// Two streams take 1.1 times as long as one (Zen 4), or at worst twice as long (Intel, see the module).
+/// Two streams take 1.1 times as long as one (Zen 4), or at worst twice as long, which costs nothing (see the module).
 const SHA_NI: Tier = Tier { kernel: Kernel::ShaNi, worth_from: 2 };
 /// One lane of sixteen runs at 150 (Cascade Lake) to 205 MB/s (Zen 4), aws-lc without SHA instructions at 350 to 375.
 const AVX512_OVER_SINGLE: Tier = Tier { kernel: Kernel::Avx512, worth_from: 3 };
-/// Even at 16 lanes on Zen 4, about 8 on Intel since Ice Lake: in between, where neither loses more than a third or so.
+/// Even at 16 lanes on Zen 4, presumably at about 8 on Intel since Ice Lake: the geometric middle.
 const AVX512_OVER_SHA_NI: Tier = Tier { kernel: Kernel::Avx512, worth_from: 12 };
 /// One lane of eight runs at 130 (Cascade Lake) to 235 MB/s (Zen 4), aws-lc without SHA instructions at 350 to 375.
 const AVX2_OVER_SINGLE: Tier = Tier { kernel: Kernel::Avx2, worth_from: 3 };
