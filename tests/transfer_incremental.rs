@@ -441,3 +441,28 @@ async fn restic_checks_and_dumps_every_link_of_a_chain_that_the_service_made() {
     let other = bench.export(bench.cut("other-chunks"), ChunkSize::SMALL.bytes()).await;
     assert!(other.mode == "full" && other.full_reason.contains("chunk size"), "{}", other.full_reason);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_that_were_rotated_away_between_two_exports_do_not_make_the_second_full() {
+    let bench = Bench::new().await;
+    bench.device.write_all_at(&Volume::random(2 << 20, 3).bytes, 1 << 20).unwrap();
+    let mut daily = bench.cut("daily-0");
+    bench.export(daily, CHUNK as u64).await;
+    for day in 1..=2 {
+        let hourly: Vec<_> = (0..24_u64)
+            .map(|hour| {
+                bench.device.write_all_at(&[hour as u8 + 1; 512], hour % 4 * 4096).unwrap();
+                bench.cut(&format!("hourly-{day}-{hour}"))
+            })
+            .collect();
+        for snapshot in std::iter::once(daily).chain(hourly) {
+            bench.pool.delete_snapshot(snapshot).unwrap();
+        }
+        daily = bench.cut(&format!("daily-{day}"));
+        let result = bench.export(daily, 0).await;
+        assert_eq!((result.mode.as_str(), result.full_reason.as_str()), ("incremental", ""), "day {day}");
+        assert!(result.data_bytes <= CHUNK as u64, "{} bytes read", result.data_bytes);
+        let dumped = restic(&bench.path(), &["dump", &result.repository_snapshot, "/volume.img"]);
+        assert!(dumped == bench.bytes(daily));
+    }
+}

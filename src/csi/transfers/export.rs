@@ -149,7 +149,8 @@ impl Export {
         transfer::export(source, scope, &self.repository, &self.options, &self.progress, &self.cancel).await
     }
 
-    /// Records what the repository holds now. The export is done whether this succeeds or not.
+    /// Records what the repository holds now, and with it that the next export builds upon this snapshot, whose deletion then leaves
+    /// an anchor. The export is done whether this succeeds or not.
     async fn record(&self, report: &ExportReport) {
         let snapshot = self.lease.snapshot();
         let record = ExportRecord {
