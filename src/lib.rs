@@ -9,6 +9,7 @@ pub mod block;
 pub mod cli;
 pub mod csi;
 pub mod failpoint;
+pub mod hash;
 pub mod mount;
 pub mod pool;
 pub mod repository;

@@ -21,7 +21,7 @@ use windlass::repository::{Repository, RepositoryError, Store};
 use windlass::transfer::{
     ChunkSize, ExportError, Image, Locking, Progress, RestoreError, RestoreOptions, Target, export, restore,
 };
-use windlass::types::ByteRange;
+use windlass::types::{ByteRange, RangeStream};
 
 /// A chunk of random bytes, chunks that compress, chunks of zeros that are allocated, and a hole.
 fn volume() -> Volume {
@@ -245,7 +245,7 @@ async fn a_read_error_names_the_range_and_a_broken_list_of_extents_is_no_export(
     assert!(matches!(&error, ExportError::Read { source, .. } if source.raw_os_error() == Some(5)), "{error}");
 
     let extents = [Ok(ByteRange::new(0, 4096).unwrap()), Err(io::Error::other("the connection closed"))];
-    let stream = Box::new(extents.into_iter());
+    let stream: RangeStream = Box::new(extents.into_iter());
     let error = export(volume.source(), stream, &repository, &options, &Progress::new(), &cancel).await.unwrap_err();
     assert!(matches!(error, ExportError::Extents(_)), "{error}");
     assert!(repository.snapshots().await.unwrap().is_empty());

@@ -57,10 +57,11 @@ pub async fn run(args: ExportArgs, format: Format, interrupt: &CancellationToken
     let result = export(&node, &snapshot_id, &access, args.tuning, format, interrupt).await?;
     match format {
         Format::Text => print_text(&format!(
-            "exported {} of {} to snapshot {}: {} new, {} stored",
+            "exported {} of {} to snapshot {} ({}): {} new, {} stored",
             ByteSize::new(result.data_bytes),
             ByteSize::new(result.size_bytes),
             result.repository_snapshot,
+            mode(&result),
             ByteSize::new(result.new_bytes),
             ByteSize::new(result.stored_bytes),
         )),
@@ -73,7 +74,18 @@ pub async fn run(args: ExportArgs, format: Format, interrupt: &CancellationToken
             "stored_bytes": result.stored_bytes,
             "chunks": result.chunks,
             "new_chunks": result.new_chunks,
+            "mode": result.mode,
+            "full_reason": result.full_reason,
+            "parent": result.parent,
         })),
+    }
+}
+
+/// How it was made, for people.
+fn mode(result: &windlass::ExportResult) -> String {
+    match result.full_reason.as_str() {
+        "" => result.mode.clone(),
+        reason => format!("{}: {reason}", result.mode),
     }
 }
 

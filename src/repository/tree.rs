@@ -314,22 +314,35 @@ impl Repository {
         }
     }
 
-    async fn file_at(&self, index: &Index, root: &Id, path: &str) -> Result<FoundFile, RepositoryError> {
-        let missing = || RepositoryError::NoSuchFile(path.to_owned());
+    /// The nodes of the folder at `path` in the tree `root`, which is the folder at no path.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoSuchFile`] when there is no such folder, or whatever reading the trees meets.
+    pub async fn read_folder(&self, index: &Index, root: &Id, path: &str) -> Result<Vec<Node>, RepositoryError> {
         // A list, not an iterator with a closure: the future that holds one of those is not known to be `Send`.
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        let mut tree = *root;
-        for (index_of_part, part) in parts.iter().enumerate() {
-            let node = self.read_tree(index, &tree).await?.into_iter().find(|node| node.name == *part).ok_or_else(missing)?;
-            match node.kind {
-                NodeKind::Folder(inner) => tree = inner,
-                NodeKind::File(content) if index_of_part + 1 == parts.len() => {
-                    return Ok(FoundFile { path: format!("/{}", parts.join("/")), size: node.size, content });
-                }
-                _ => return Err(missing()),
+        let mut nodes = self.read_tree(index, root).await?;
+        for part in parts {
+            match nodes.into_iter().find(|node| node.name == part).map(|node| node.kind) {
+                Some(NodeKind::Folder(tree)) => nodes = self.read_tree(index, &tree).await?,
+                _ => return Err(RepositoryError::NoSuchFile(path.to_owned())),
             }
         }
-        Err(missing())
+        Ok(nodes)
+    }
+
+    async fn file_at(&self, index: &Index, root: &Id, path: &str) -> Result<FoundFile, RepositoryError> {
+        let missing = || RepositoryError::NoSuchFile(path.to_owned());
+        let absolute = format!("/{}", path.trim_start_matches('/'));
+        let (folder, name) = absolute.rsplit_once('/').ok_or_else(missing)?;
+        let nodes = match self.read_folder(index, root, folder).await {
+            Err(RepositoryError::NoSuchFile(_)) => return Err(missing()),
+            other => other?,
+        };
+        match nodes.into_iter().find(|node| node.name == name) {
+            Some(Node { size, kind: NodeKind::File(content), .. }) => Ok(FoundFile { path: absolute, size, content }),
+            _ => Err(missing()),
+        }
     }
 
     async fn only_file(&self, index: &Index, root: &Id) -> Result<FoundFile, RepositoryError> {

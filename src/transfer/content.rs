@@ -19,7 +19,7 @@ pub struct Incomplete {
     pub found: u64,
 }
 
-/// Collects outcomes of chunks in any order.
+/// Collects outcomes of chunks in any order, and chunks taken over from an earlier list.
 #[derive(Debug, Default)]
 pub struct ContentBuilder {
     entries: Vec<(u32, Id)>,
@@ -37,12 +37,21 @@ impl ContentBuilder {
         self.entries.push((index, id));
     }
 
+    /// Takes over chunks that were not looked at.
+    pub fn inherit(&mut self, chunks: Vec<(u32, Id)>) {
+        match self.entries.is_empty() {
+            // The list of a large volume is not held twice.
+            true => self.entries = chunks,
+            false => self.entries.extend(chunks),
+        }
+    }
+
     /// A chunk turned out to be zeros.
     pub fn zeros(&mut self) {
         self.zero_chunks += 1;
     }
 
-    /// The list of a volume of `volume_bytes`, of whose chunks `planned` were handed out.
+    /// The list of a volume of `volume_bytes`, of whose chunks `planned` were handed out or taken over.
     ///
     /// # Errors
     /// [`Incomplete`] when not every one of them came back exactly once.
@@ -116,6 +125,11 @@ impl VolumeContent {
                 return Some(Piece::Data(*id, length));
             }
         })
+    }
+
+    /// Number of chunks that hold something.
+    pub fn chunks(&self) -> u64 {
+        self.entries.len() as u64
     }
 
     /// The distinct lengths of its zero blobs, ascending.

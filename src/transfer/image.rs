@@ -113,23 +113,36 @@ async fn find_metadata(
 ) -> Result<Option<Metadata>, RepositoryError> {
     let folder = image.rsplit_once('/').map_or("", |(folder, _)| folder);
     let selector = FileSelector::Path(format!("{folder}/{}", metadata::FILE_NAME));
-    let file = match repository.find_file(index, &snapshot.snapshot.tree, &selector).await {
-        Ok(file) if file.size <= metadata::MAX_BYTES => file,
-        Ok(_) | Err(RepositoryError::NoSuchFile(_)) => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    match repository.find_file(index, &snapshot.snapshot.tree, &selector).await {
+        Ok(file) => read_metadata(repository, index, &file.path, file.size, &file.content).await,
+        Err(RepositoryError::NoSuchFile(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The metadata in the file of the blobs `content`; `None` when they are none of ours.
+pub(super) async fn read_metadata(
+    repository: &Repository,
+    index: &Index,
+    path: &str,
+    size_bytes: u64,
+    content: &[Id],
+) -> Result<Option<Metadata>, RepositoryError> {
+    if size_bytes > metadata::MAX_BYTES {
+        return Ok(None);
+    }
     let mut bytes = Vec::new();
-    for id in &file.content {
+    for id in content {
         bytes.extend(repository.read_blob(index, BlobKind::Data, id).await?);
         if bytes.len() as u64 > metadata::MAX_BYTES {
             let damage = Damage::Syntax("it is longer than recorded".to_owned());
-            return Err(RepositoryError::Damaged { object: file.path, damage });
+            return Err(RepositoryError::Damaged { object: path.to_owned(), damage });
         }
     }
     match Metadata::parse(&bytes) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) => {
-            tracing::debug!(snapshot = %snapshot.id, %error, "a snapshot's metadata do not read");
+            tracing::debug!(path, %error, "a snapshot's metadata do not read");
             Ok(None)
         }
     }

@@ -27,7 +27,7 @@ pub mod zeros;
 
 pub use budget::{Budget, BudgetError};
 pub use chunk_size::{ChunkSize, ChunkSizeError};
-pub use export::{ExportError, ExportOptions, ExportReport, export};
+pub use export::{ExportError, ExportMode, ExportOptions, ExportReport, FullReason, Parent, Scope, export};
 pub use image::{Image, Locking};
 pub use metadata::Metadata;
 pub use progress::{Phase, Progress, ProgressSnapshot};

@@ -1,8 +1,9 @@
 //! A snapshot into a repository.
 //!
-//! Order: slot, lease, repository opened, answer; then, detached from the call: the pipeline, the record of the export in the
-//! catalogue, the end of the lease. The record is written after the snapshot is durable in the repository and says nothing
-//! that the repository does not hold; without it (a crash between the two) the next export is a full one, nothing worse.
+//! Order: slot, lease, repository opened, answer; then, detached from the call: the last export looked up, the pipeline, the record
+//! of the export in the catalogue, the end of the lease. The record is written after the snapshot is durable in the repository and
+//! says nothing that the repository does not hold; without it (a crash between the two) the next export reads what changed since
+//! the export before, or everything, nothing worse.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -11,16 +12,16 @@ use csi_proto::windlass::v1 as windlass;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::block::FileSource;
+use crate::block::{BlockSource, FileSource};
 use crate::pool::owned::{Lease, OwnedPool};
 use crate::pool::record::{ExportRecord, Snapshot, VolumeMode};
 use crate::repository::{Id, Repository, Verification};
 use crate::transfer::metadata::{Metadata, Mode};
-use crate::transfer::{self, Budget, ChunkSize, ExportError, ExportOptions, ExportReport, Progress};
-use crate::types::{SnapshotHandle, Timestamp, VolumeHandle};
+use crate::transfer::{self, Budget, ChunkSize, ExportError, ExportOptions, ExportReport, FullReason, Progress, Scope};
+use crate::types::{PoolId, SnapshotHandle, Timestamp, VolumeHandle};
 
 use super::registry::{Done, Ended, Kind};
-use super::{Transfers, message, status};
+use super::{Transfers, message, parent, status};
 
 /// What the volume is called in the repository, in a folder named by its handle: `restic forget` groups snapshots by host and
 /// path, so the path is the volume's and the same for all its snapshots.
@@ -45,8 +46,11 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartExportR
         .map_err(|error| status::pool("snapshot_id", &error))?;
     let repository = message::open(request.repository).await?;
     let host = if request.host.is_empty() { transfers.node.to_string() } else { request.host };
+    let last = parent::last_export(&pool, repository.id(), lease.snapshot().source).await;
+    let chunk_size = parent::chunk_size(chunk_size, last.as_ref().ok(), lease.size());
     let options = options(handle, lease.snapshot(), host, request.tags, chunk_size, budget);
-    let export = Export { pool, lease, repository, options, progress: slot.progress(), cancel: slot.cancellation() };
+    let (progress, cancel) = (slot.progress(), slot.cancellation());
+    let export = Export { pool, lease: Arc::new(lease), repository, last, options, progress, cancel };
     Ok(slot.spawn(export.run()))
 }
 
@@ -75,11 +79,10 @@ fn options(
     snapshot: &Snapshot,
     hostname: String,
     mut tags: Vec<String>,
-    chunk_size: Option<ChunkSize>,
+    chunk_size: ChunkSize,
     budget: Budget,
 ) -> ExportOptions {
     let volume = VolumeHandle { pool: handle.pool, volume: snapshot.source };
-    let chunk_size = chunk_size.unwrap_or_else(|| ChunkSize::for_volume(snapshot.size.bytes()));
     let (mode, filesystem) = match snapshot.mode {
         VolumeMode::Block => (Mode::Block, None),
         VolumeMode::Filesystem(fs_type) => (Mode::Filesystem, Some(fs_type.to_string())),
@@ -108,15 +111,16 @@ fn options(
 /// An export with all it needs.
 struct Export {
     pool: Arc<OwnedPool>,
-    lease: Lease,
+    lease: Arc<Lease>,
     repository: Repository,
+    last: Result<ExportRecord, FullReason>,
     options: ExportOptions,
     progress: Progress,
     cancel: CancellationToken,
 }
 
 impl Export {
-    async fn run(self) -> Result<Done, Ended> {
+    async fn run(mut self) -> Result<Done, Ended> {
         let report = self.copy().await.map_err(|error| match error {
             ExportError::Cancelled => Ended::Cancelled,
             error => Ended::Failed(status::chain(&error)),
@@ -130,18 +134,23 @@ impl Export {
             stored_bytes: report.stored_bytes,
             chunks: report.chunks,
             new_chunks: report.new_chunks,
+            mode: report.mode.name().to_owned(),
+            full_reason: report.mode.full_reason().map(ToString::to_string).unwrap_or_default(),
+            parent: report.mode.parent().map(|id| id.to_string()).unwrap_or_default(),
         }))
     }
 
-    async fn copy(&self) -> Result<ExportReport, ExportError> {
-        let file = self.lease.file().try_clone().map_err(ExportError::Extents)?;
-        let source = FileSource::new(file, self.lease.size().bytes(), self.lease.logical_block_size());
-        let source = Arc::new(source.map_err(ExportError::Extents)?);
-        let extents = self.lease.allocated().map_err(|error| ExportError::Extents(std::io::Error::other(error)))?;
-        transfer::export(source, extents, &self.repository, &self.options, &self.progress, &self.cancel).await
+    async fn copy(&mut self) -> Result<ExportReport, ExportError> {
+        let (pool, lease) = (self.pool.id(), Arc::clone(&self.lease));
+        let last = std::mem::replace(&mut self.last, Err(FullReason::NoParent));
+        // Lists of extents are read from the file system, and a base may have to be opened for them.
+        let read = tokio::task::spawn_blocking(move || source_and_scope(pool, &lease, last)).await;
+        let (source, scope) = read.map_err(|error| ExportError::Inside(error.to_string()))??;
+        transfer::export(source, scope, &self.repository, &self.options, &self.progress, &self.cancel).await
     }
 
-    /// Records what the repository holds now. The export is done whether this succeeds or not.
+    /// Records what the repository holds now, and with it that the next export builds upon this snapshot, whose deletion then leaves
+    /// an anchor. The export is done whether this succeeds or not.
     async fn record(&self, report: &ExportReport) {
         let snapshot = self.lease.snapshot();
         let record = ExportRecord {
@@ -162,6 +171,18 @@ impl Export {
         };
         tracing::warn!(snapshot = %snapshot.id, error = failure, "an export was made but not recorded");
     }
+}
+
+fn source_and_scope(
+    pool: PoolId,
+    lease: &Lease,
+    last: Result<ExportRecord, FullReason>,
+) -> Result<(Arc<dyn BlockSource>, Scope), ExportError> {
+    let file = lease.file().try_clone().map_err(ExportError::Extents)?;
+    let source = FileSource::new(file, lease.size().bytes(), lease.logical_block_size()).map_err(ExportError::Extents)?;
+    let allocated = lease.allocated().map_err(|error| ExportError::Extents(std::io::Error::other(error)))?;
+    let since = last.and_then(|record| parent::parent(pool, lease, &record));
+    Ok((Arc::new(source), Scope { allocated, since }))
 }
 
 #[cfg(test)]

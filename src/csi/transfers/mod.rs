@@ -13,6 +13,7 @@
 
 mod export;
 mod message;
+mod parent;
 mod registry;
 mod restore;
 mod status;

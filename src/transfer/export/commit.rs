@@ -17,6 +17,9 @@ use crate::types::Timestamp;
 /// Named in snapshots, as restic names itself.
 const PROGRAM: &str = concat!("windlass ", env!("CARGO_PKG_VERSION"));
 
+/// Files of a snapshot: the image and its metadata.
+const FILES: u64 = 2;
+
 /// What a commit is about.
 pub(super) struct Commit<'a> {
     pub(super) repository: &'a Repository,
@@ -24,6 +27,8 @@ pub(super) struct Commit<'a> {
     pub(super) options: &'a ExportOptions,
     pub(super) volume_bytes: u64,
     pub(super) begun: Timestamp,
+    /// The snapshot that this export builds upon.
+    pub(super) parent: Option<Id>,
 }
 
 impl Commit<'_> {
@@ -95,18 +100,19 @@ impl Commit<'_> {
             hostname: self.options.hostname.clone(),
             username: String::new(),
             tags: self.options.tags.clone(),
-            parent: None,
+            parent: self.parent,
             original: None,
             program_version: PROGRAM.to_owned(),
             summary: Some(Summary {
                 backup_start: rfc3339(self.begun),
                 backup_end: rfc3339(Timestamp::now()),
-                files_new: 2,
+                files_new: if self.parent.is_none() { FILES } else { 0 },
+                files_changed: if self.parent.is_some() { FILES } else { 0 },
                 data_blobs: i64::try_from(counts.new_chunks + added.blobs).unwrap_or(i64::MAX),
                 tree_blobs: new_trees,
                 data_added: counts.new_bytes + added.bytes,
                 data_added_packed: uploaded.stored_bytes(),
-                total_files_processed: 2,
+                total_files_processed: FILES,
                 total_bytes_processed: self.volume_bytes + metadata_bytes,
                 ..Summary::default()
             }),

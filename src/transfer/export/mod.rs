@@ -9,6 +9,13 @@
 //! whose id the index knows, or another worker has claimed, is only noted. The others go into the worker's own pack; a full pack
 //! waits for its share of the bytes in flight and is handed to the uploader, which stores several at once.
 //!
+//! **Increments.** Given what changed since an earlier export ([`Parent`]), only the chunks that the changes touch go through the
+//! workers. All others are taken over from the earlier export's list, once that snapshot was found to be what the caller says
+//! (volume, snapshot, size, chunk size) and each blob taken over to be in the index. Whatever does not fit makes the export a full
+//! one, which says why ([`FullReason`]); only a store that cannot be reached fails it. The snapshot that results is complete
+//! either way, and its list is the one that a full export gives: lists hold numbered chunks and leave out zeros, so runs of zeros
+//! are cut anew over the whole volume.
+//!
 //! **Order of what is durable.** Lock; packs; an index file about packs whose `put` returned (every 50 000 blobs or 5 minutes,
 //! and at the end); one pack for blobs of zeros and the metadata; the tree's pack; the last index file; check of the lock; the
 //! snapshot. Only the snapshot makes anything visible and it is the last thing stored. A crash before it leaves packs and index
@@ -26,8 +33,13 @@
 //! It never reads what is not allocated (short gaps apart), never stores zeros, and never refers to what is not stored.
 
 mod commit;
+mod parent;
+mod scope;
+mod touched;
 mod upload;
 mod worker;
+
+pub use scope::{ExportMode, FullReason, Parent, Scope};
 
 use std::io;
 use std::sync::Arc;
@@ -43,7 +55,7 @@ use super::plan::Plan;
 use super::progress::{Phase, Progress};
 use crate::block::BlockSource;
 use crate::repository::{Id, LockGuard, LockMode, PackError, Repository, RepositoryError, Verification};
-use crate::types::{ByteRange, RangeStream, Timestamp};
+use crate::types::{ByteRange, Timestamp};
 
 /// What an export is to be like.
 #[derive(Debug, Clone)]
@@ -72,6 +84,9 @@ pub struct ExportOptions {
 pub struct ExportReport {
     /// The snapshot in the repository.
     pub snapshot: Id,
+    /// How it came by the volume's content.
+    #[serde(flatten)]
+    pub mode: ExportMode,
     /// Size of the volume.
     pub size_bytes: u64,
     /// Read from the source.
@@ -148,24 +163,26 @@ impl ExportError {
     }
 }
 
-/// Exports `source`, of which `extents` are allocated and the rest is zeros, as a new snapshot.
+/// Exports `source` as a new snapshot. `scope` says which of its ranges are allocated, the rest being zeros, and what changed since
+/// an earlier export, if that is known.
 ///
 /// # Errors
 /// [`ExportError`]; see the module's header for what is left behind.
 pub async fn export(
     source: Arc<dyn BlockSource>,
-    extents: RangeStream,
+    scope: impl Into<Scope>,
     repository: &Repository,
     options: &ExportOptions,
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<ExportReport, ExportError> {
+    let scope = scope.into();
     let started = Instant::now();
     let begun = Timestamp::now();
     check(source.size(), options)?;
     progress.enter(Phase::Preparing);
     let lock = until_cancelled(cancel, repository.lock(LockMode::Shared)).await??;
-    let result = locked(source, extents, repository, options, progress, cancel, &lock, begun).await;
+    let result = locked(source, scope, repository, options, progress, cancel, &lock, begun).await;
     if let Err(error) = lock.release().await {
         // Locks of those that are gone become stale; an export that is stored must not fail for that.
         tracing::warn!(%error, "the repository's lock could not be removed");
@@ -176,6 +193,7 @@ pub async fn export(
     tracing::info!(
         snapshot = %report.snapshot,
         path = options.path,
+        mode = report.mode.name(),
         size_bytes = report.size_bytes,
         read_bytes = report.read_bytes,
         stored_bytes = report.stored_bytes,
@@ -188,7 +206,7 @@ pub async fn export(
 #[expect(clippy::too_many_arguments, reason = "the arguments of an export and what it holds meanwhile")]
 async fn locked(
     source: Arc<dyn BlockSource>,
-    extents: RangeStream,
+    scope: Scope,
     repository: &Repository,
     options: &ExportOptions,
     progress: &Progress,
@@ -198,7 +216,18 @@ async fn locked(
 ) -> Result<ExportReport, ExportError> {
     let volume_bytes = source.size();
     let bounds = options.budget.export(options.chunk_size)?;
+    let Scope { allocated, since } = scope;
+    // Snapshots before the index: whatever one refers to was indexed before it was stored.
+    let found = until_cancelled(cancel, parent::find(repository, since)).await??;
     let index = Arc::new(until_cancelled(cancel, repository.load_index()).await??);
+    let parent::Inheritance { mode, chunks: inherited, extents } =
+        until_cancelled(cancel, parent::inherit(repository, &index, options, volume_bytes, found, allocated)).await??;
+    match &mode {
+        ExportMode::Full(reason) => tracing::info!(path = options.path, %reason, "everything is read"),
+        ExportMode::Incremental { parent } => {
+            tracing::info!(path = options.path, %parent, inherited = inherited.len(), "what changed is read");
+        }
+    }
     progress.begin(volume_bytes);
 
     let (finished, packs) = upload::queue(bounds.in_flight_bytes);
@@ -208,6 +237,7 @@ async fn locked(
     let work = Arc::new(worker::Work::new(
         source,
         Plan::new(volume_bytes, options.chunk_size, extents),
+        inherited,
         Arc::clone(&index),
         repository.sealer(),
         bounds,
@@ -245,7 +275,7 @@ async fn locked(
     progress.all_done();
 
     progress.enter(Phase::Committing);
-    let commit = commit::Commit { repository, index: &index, options, volume_bytes, begun };
+    let commit = commit::Commit { repository, index: &index, options, volume_bytes, begun, parent: mode.parent() };
     let snapshot = until_cancelled(cancel, commit.prepare(tally.content, &tally.counts, &mut uploaded, progress)).await??;
     if cancel.is_cancelled() {
         return Err(ExportError::Cancelled);
@@ -254,6 +284,7 @@ async fn locked(
     let counters = progress.snapshot();
     Ok(ExportReport {
         snapshot: id,
+        mode,
         size_bytes: volume_bytes,
         read_bytes: counters.read_bytes,
         zero_bytes: tally.counts.zero_bytes,

@@ -41,7 +41,8 @@ pub(super) struct Work {
 
 struct Planned {
     plan: Plan,
-    handed_out: u64,
+    /// Chunks that were handed out, or were known before.
+    accounted: u64,
     /// The byte after the last chunk that was handed out.
     position: u64,
 }
@@ -72,6 +73,7 @@ impl Work {
     pub(super) fn new(
         source: Arc<dyn BlockSource>,
         plan: Plan,
+        inherited: Vec<(u32, Id)>,
         index: Arc<Index>,
         sealer: Sealer,
         bounds: ExportBounds,
@@ -80,16 +82,18 @@ impl Work {
         progress: Progress,
         stop: CancellationToken,
     ) -> Self {
-        let plan = Mutex::new(Planned { plan, handed_out: 0, position: 0 });
-        let outcomes = Mutex::default();
+        let plan = Mutex::new(Planned { plan, accounted: inherited.len() as u64, position: 0 });
+        let mut outcomes = Outcomes::default();
+        outcomes.content.inherit(inherited);
+        let outcomes = Mutex::new(outcomes);
         Self { source, plan, outcomes, index, sealer, bounds, chunk_size, verification, progress, stop }
     }
 
     /// The list of the volume. To be called when all workers have ended well.
     pub(super) fn finish(&self, volume_bytes: u64) -> Result<Tally, ExportError> {
         let outcomes = std::mem::take(&mut *lock(&self.outcomes));
-        let content = outcomes.content.finish(volume_bytes, self.chunk_size, lock(&self.plan).handed_out)?;
-        let counts = Counts { zero_bytes: content.zero_bytes(), ..outcomes.counts };
+        let content = outcomes.content.finish(volume_bytes, self.chunk_size, lock(&self.plan).accounted)?;
+        let counts = Counts { zero_bytes: content.zero_bytes(), chunks: content.chunks(), ..outcomes.counts };
         Ok(Tally { content, counts })
     }
 
@@ -109,7 +113,7 @@ impl Work {
                 None => break,
             }
         }
-        planned.handed_out += batch.len() as u64;
+        planned.accounted += batch.len() as u64;
         Ok(batch)
     }
 
@@ -233,7 +237,6 @@ impl Worker {
         self.work.progress.done(length);
         let mut outcomes = lock(&self.work.outcomes);
         outcomes.content.data(batch[at].index, id);
-        outcomes.counts.chunks += 1;
         if claim == Claim::Yours {
             outcomes.counts.new_chunks += 1;
             outcomes.counts.new_bytes += length;

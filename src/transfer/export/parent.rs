@@ -1,0 +1,278 @@
+//! What an export takes over from an earlier one, after the repository was asked whether that one is what it is said to be.
+
+use std::sync::Arc;
+
+use super::scope::{ExportMode, FullReason, Parent};
+use super::touched::Touched;
+use super::{ExportError, ExportOptions};
+use crate::repository::tree::{Node, NodeKind};
+use crate::repository::{BlobKind, Id, Index, Repository, RepositoryError, Snapshot, StoreError};
+use crate::transfer::chunk_size::ChunkSize;
+use crate::transfer::image::read_metadata;
+use crate::transfer::metadata::{self, Metadata};
+use crate::transfer::zeros;
+use crate::types::{ByteRange, RangeStream};
+
+/// A parent whose snapshot was found.
+pub(super) struct Found {
+    parent: Parent,
+    snapshot: Snapshot,
+}
+
+/// What an export begins with.
+pub(super) struct Inheritance {
+    pub(super) mode: ExportMode,
+    /// Chunks that are known already, by number, ascending.
+    pub(super) chunks: Vec<(u32, Id)>,
+    /// What is allocated of all others.
+    pub(super) extents: RangeStream,
+}
+
+/// Finds the parent's snapshot.
+///
+/// # Errors
+/// When the store fails.
+pub(super) async fn find(
+    repository: &Repository,
+    since: Result<Parent, FullReason>,
+) -> Result<Result<Found, FullReason>, ExportError> {
+    let parent = match since {
+        Ok(parent) => parent,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    match repository.snapshot(&parent.snapshot).await {
+        Ok(snapshot) => Ok(Ok(Found { parent, snapshot })),
+        Err(RepositoryError::NoSuchSnapshot(_)) => Ok(Err(FullReason::SnapshotGone(parent.snapshot))),
+        Err(error) => unusable(parent.snapshot, error).map(Err),
+    }
+}
+
+/// Decides what of a volume of `volume_bytes` is taken over and what is read.
+///
+/// # Errors
+/// When the store fails. What is wrong with the parent makes the export a full one.
+pub(super) async fn inherit(
+    repository: &Repository,
+    index: &Arc<Index>,
+    options: &ExportOptions,
+    volume_bytes: u64,
+    found: Result<Found, FullReason>,
+    allocated: RangeStream,
+) -> Result<Inheritance, ExportError> {
+    let taken = match found {
+        Ok(found) => take(repository, index, options, volume_bytes, found).await?,
+        Err(reason) => Err(reason),
+    };
+    Ok(match taken {
+        Ok(Taken { parent, chunks, touched }) => {
+            Inheritance { mode: ExportMode::Incremental { parent }, chunks, extents: touched.within(allocated) }
+        }
+        Err(reason) => Inheritance { mode: ExportMode::Full(reason), chunks: Vec::new(), extents: allocated },
+    })
+}
+
+struct Taken {
+    parent: Id,
+    chunks: Vec<(u32, Id)>,
+    touched: Touched,
+}
+
+async fn take(
+    repository: &Repository,
+    index: &Arc<Index>,
+    options: &ExportOptions,
+    volume_bytes: u64,
+    Found { parent, snapshot }: Found,
+) -> Result<Result<Taken, FullReason>, ExportError> {
+    let (folder, name) = options.path.rsplit_once('/').unwrap_or(("", &options.path));
+    let nodes = match repository.read_folder(index, &snapshot.tree, folder).await {
+        Ok(nodes) => nodes,
+        Err(error) => return unusable(parent.snapshot, error).map(Err),
+    };
+    let (image, beside) = files(nodes, name);
+    let metadata = match beside {
+        Some(file) => match read_metadata(repository, index, metadata::FILE_NAME, file.size, &file.content).await {
+            Ok(metadata) => metadata,
+            Err(error) => return unusable(parent.snapshot, error).map(Err),
+        },
+        None => None,
+    };
+    let snapshot = parent.snapshot;
+    let (Some(image), Some(metadata)) = (image, metadata) else {
+        return Ok(Err(FullReason::Unusable { snapshot, problem: "it holds no volume of ours".to_owned() }));
+    };
+    if let Some(what) = mismatch(&parent, &metadata, image.size, options.chunk_size, volume_bytes) {
+        return Ok(Err(FullReason::Mismatch { snapshot, what }));
+    }
+    let (index, chunk_size) = (Arc::clone(index), options.chunk_size);
+    // Reads the file system's lists of extents and looks up each blob: not for an async thread.
+    let taken = tokio::task::spawn_blocking(move || {
+        let touched = touched(parent, volume_bytes, chunk_size)?;
+        let has = |id: &Id| index.get(BlobKind::Data, id).map(|location| u64::from(location.plain_length()));
+        let chunks = untouched(image.content, image.size, chunk_size, &touched, has);
+        let chunks = chunks.map_err(|problem| FullReason::Unusable { snapshot, problem })?;
+        Ok(Taken { parent: snapshot, chunks, touched })
+    });
+    taken.await.map_err(|error| ExportError::Inside(error.to_string()))
+}
+
+/// A file of the parent's tree.
+struct File {
+    size: u64,
+    content: Vec<Id>,
+}
+
+/// The volume's image, called `image_name`, and its metadata.
+fn files(nodes: Vec<Node>, image_name: &str) -> (Option<File>, Option<File>) {
+    let (mut image, mut metadata) = (None, None);
+    for Node { name, size, kind } in nodes {
+        if let NodeKind::File(content) = kind {
+            let file = File { size, content };
+            if name == metadata::FILE_NAME {
+                metadata = Some(file);
+            } else if name == image_name {
+                image = Some(file);
+            }
+        }
+    }
+    (image, metadata)
+}
+
+/// What differs between the parent as it is known and as the repository holds it.
+fn mismatch(
+    parent: &Parent,
+    metadata: &Metadata,
+    image_bytes: u64,
+    chunk_size: ChunkSize,
+    volume_bytes: u64,
+) -> Option<&'static str> {
+    let checks = [
+        ("volume", metadata.volume_handle.as_ref() == Some(&parent.volume_handle)),
+        ("snapshot of the volume", metadata.snapshot_handle.as_ref() == Some(&parent.snapshot_handle)),
+        ("size", metadata.size_bytes == parent.size_bytes && image_bytes == parent.size_bytes),
+        ("chunk size", metadata.chunk_bytes == Some(chunk_size.bytes())),
+        // Volumes never shrink.
+        ("size", parent.size_bytes <= volume_bytes),
+    ];
+    checks.into_iter().find(|&(_, holds)| !holds).map(|(what, _)| what)
+}
+
+/// The chunks that have to be read again.
+fn touched(parent: Parent, volume_bytes: u64, chunk_size: ChunkSize) -> Result<Touched, FullReason> {
+    let mut touched = Touched::none(volume_bytes, chunk_size);
+    touched.add_all(parent.changed).map_err(|error| FullReason::ChangesUnknown(error.to_string()))?;
+    // A short chunk at the parent's end is longer now, whether anything was written there or not.
+    let short = parent.size_bytes % chunk_size.bytes();
+    if parent.size_bytes < volume_bytes
+        && let Some(range) = ByteRange::between(parent.size_bytes - short, parent.size_bytes)
+    {
+        touched.add(range);
+    }
+    Ok(touched)
+}
+
+/// The chunks in the list `content` of a file of `size_bytes` that are not touched, by number. `has` tells the length of a blob that
+/// is stored.
+///
+/// Runs of zeros are blobs of their own sizes, which need not end where chunks do; but data begins on the grid of chunks, and is a
+/// chunk long. A list that does not follow that was not made by an export in chunks of this size.
+fn untouched(
+    content: Vec<Id>,
+    size_bytes: u64,
+    chunk_size: ChunkSize,
+    touched: &Touched,
+    has: impl Fn(&Id) -> Option<u64>,
+) -> Result<Vec<(u32, Id)>, String> {
+    let mut chunks = Vec::new();
+    let mut position = 0_u64;
+    for id in content {
+        let left = size_bytes.saturating_sub(position);
+        if let Some(length) = zeros::length_of(&id) {
+            position += length;
+            continue;
+        }
+        if left < zeros::SMALLEST_BYTES && id == zeros::id(left) {
+            position += left;
+            continue;
+        }
+        let length = chunk_size.bytes().min(left);
+        let number = position / chunk_size.bytes();
+        let index = u32::try_from(number).ok().filter(|_| position.is_multiple_of(chunk_size.bytes()) && length > 0);
+        let index = index.ok_or_else(|| format!("the blob at byte {position} does not begin a chunk"))?;
+        if !touched.contains(number) {
+            match has(&id) {
+                Some(found) if found == length => chunks.push((index, id)),
+                Some(found) => return Err(format!("blob {id} at byte {position} has {found} bytes, not {length}")),
+                None => return Err(format!("blob {id} at byte {position} is in no index")),
+            }
+        }
+        position += length;
+    }
+    if position == size_bytes { Ok(chunks) } else { Err(format!("its blobs add up to {position} bytes, not {size_bytes}")) }
+}
+
+/// Tells what is wrong with the parent from what is wrong with the store, which also fails a full export.
+fn unusable(snapshot: Id, error: RepositoryError) -> Result<FullReason, ExportError> {
+    match error {
+        RepositoryError::Damaged { .. }
+        | RepositoryError::MissingBlob { .. }
+        | RepositoryError::NoSuchFile(_)
+        | RepositoryError::Store(StoreError::NotFound { .. } | StoreError::Truncated { .. }) => {
+            Ok(FullReason::Unusable { snapshot, problem: error.to_string() })
+        }
+        error => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::tree::Content;
+    use crate::transfer::content::ContentBuilder;
+    use proptest::prelude::*;
+
+    fn id(number: u32) -> Id {
+        Id::of(&number.to_le_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn the_chunks_of_a_list_are_found_again_whatever_zeros_lie_between(
+            volume in 1_u64..200 << 20,
+            indexes in proptest::collection::btree_set(0_u32..800, 0..60),
+            changed in proptest::collection::vec((0_u64..200 << 20, 1_u64..3 << 20), 0..5),
+            exponent in 0_u32..4,
+        ) {
+            let chunk_size = ChunkSize::new(ChunkSize::MIN.bytes() << exponent).unwrap();
+            let indexes: Vec<_> = indexes.into_iter().filter(|&index| u64::from(index) < chunk_size.count(volume)).collect();
+            let mut builder = ContentBuilder::new();
+            indexes.iter().for_each(|&index| builder.data(index, id(index)));
+            let content: Vec<_> = builder.finish(volume, chunk_size, indexes.len() as u64).unwrap().ids().collect();
+            let length = |wanted: &Id| {
+                let index = indexes.iter().find(|&&index| id(index) == *wanted)?;
+                Some(chunk_size.bytes().min(volume - u64::from(*index) * chunk_size.bytes()))
+            };
+            let mut touched = Touched::none(volume, chunk_size);
+            changed.iter().for_each(|&(offset, length)| touched.add(ByteRange::new(offset, length).unwrap()));
+            let found = untouched(content.clone(), volume, chunk_size, &touched, length).unwrap();
+            let expected: Vec<_> =
+                indexes.iter().filter(|&&index| !touched.contains(index.into())).map(|&index| (index, id(index))).collect();
+            prop_assert_eq!(&found, &expected);
+            let missing = untouched(content, volume, chunk_size, &touched, |_| None);
+            prop_assert_eq!(missing.is_err(), !expected.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_list_that_was_cut_otherwise_is_refused() {
+        let (size, chunk) = (ChunkSize::MIN, ChunkSize::MIN.bytes());
+        let none = Touched::none(4 * chunk, size);
+        let list = |content: &[Id], bytes| untouched(content.to_vec(), bytes, size, &none, |_| Some(chunk));
+        assert!(list(&[id(1), id(2)], 2 * chunk).is_ok());
+        assert!(list(&[id(1), id(2)], 2 * chunk + 1).is_err(), "a blob that is too long for its place");
+        assert!(list(&[zeros::id(4096), id(2)], chunk + 4096).is_err(), "data off the grid");
+        assert!(list(&[id(1)], 2 * chunk).is_err(), "too short");
+        assert!(list(&[id(1), id(2), id(3)], 2 * chunk).is_err(), "too long");
+        assert!(list(&[zeros::id(zeros::LARGEST_BYTES)], chunk).is_err(), "zeros beyond the end");
+    }
+}

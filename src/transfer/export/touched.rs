@@ -1,0 +1,152 @@
+//! Which chunks of a volume have to be read again: one bit for each, since changed ranges may come in any number. 512 KiB for
+//! 16 TiB in chunks of 4 MiB, 8 MiB for the longest list there can be.
+
+use std::io;
+
+use crate::transfer::chunk_size::ChunkSize;
+use crate::types::{ByteRange, RangeStream};
+
+/// A set of chunks.
+#[derive(Debug, Clone)]
+pub(super) struct Touched {
+    words: Vec<u64>,
+    volume_bytes: u64,
+    chunk_size: ChunkSize,
+}
+
+impl Touched {
+    /// No chunk of a volume of `volume_bytes`.
+    pub(super) fn none(volume_bytes: u64, chunk_size: ChunkSize) -> Self {
+        let words = chunk_size.count(volume_bytes).div_ceil(64);
+        Self { words: vec![0; words as usize], volume_bytes, chunk_size }
+    }
+
+    /// Adds every chunk that `range` touches. What lies beyond the volume is left out.
+    pub(super) fn add(&mut self, range: ByteRange) {
+        let chunk = self.chunk_size.bytes();
+        let end = range.end().min(self.volume_bytes);
+        if range.offset() < end {
+            for index in range.offset() / chunk..=(end - 1) / chunk {
+                self.words[(index / 64) as usize] |= 1 << (index % 64);
+            }
+        }
+    }
+
+    /// Adds the chunks of all ranges.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub(super) fn add_all(&mut self, mut ranges: RangeStream) -> io::Result<()> {
+        ranges.try_for_each(|range| range.map(|range| self.add(range)))
+    }
+
+    /// Whether the chunk `index` is in the set.
+    pub(super) fn contains(&self, index: u64) -> bool {
+        self.words.get((index / 64) as usize).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    /// The first byte from `offset` on that lies in a chunk of the set (or out of it, as `wanted` says); the volume's end when
+    /// there is none.
+    fn next(&self, offset: u64, wanted: Membership) -> u64 {
+        let chunk = self.chunk_size.bytes();
+        let count = self.chunk_size.count(self.volume_bytes);
+        let first = offset / chunk;
+        let mut index = first;
+        while index < count {
+            let word = self.words[(index / 64) as usize];
+            let word = if wanted == Membership::In { word } else { !word };
+            let found = index + u64::from((word >> (index % 64)).trailing_zeros());
+            if word >> (index % 64) != 0 {
+                return if found == first { offset } else { found.saturating_mul(chunk).min(self.volume_bytes) };
+            }
+            index = (index / 64 + 1) * 64;
+        }
+        self.volume_bytes
+    }
+
+    /// The parts of `extents` that lie in chunks of the set.
+    pub(super) fn within(self, mut extents: RangeStream) -> RangeStream {
+        let mut rest: Option<ByteRange> = None;
+        Box::new(std::iter::from_fn(move || {
+            loop {
+                let extent = match rest.take() {
+                    Some(rest) => rest,
+                    None => match extents.next()? {
+                        Ok(extent) => extent,
+                        Err(error) => return Some(Err(error)),
+                    },
+                };
+                let end = extent.end().min(self.volume_bytes);
+                let start = self.next(extent.offset(), Membership::In);
+                if start >= end {
+                    continue;
+                }
+                let stop = self.next(start, Membership::Out).min(end);
+                rest = ByteRange::between(stop, end);
+                if let Some(part) = ByteRange::between(start, stop) {
+                    return Some(Ok(part));
+                }
+            }
+        }))
+    }
+}
+
+/// Of a chunk in a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Membership {
+    In,
+    Out,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range(offset: u64, length: u64) -> ByteRange {
+        ByteRange::new(offset, length).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_of_extents_is_exactly_what_lies_in_touched_chunks(
+            volume in 1_u64..80 << 20,
+            changed in proptest::collection::vec((0_u64..90 << 20, 1_u64..3 << 20), 0..20),
+            mut extents in proptest::collection::vec((0_u64..90 << 20, 1_u64..9 << 20), 0..10),
+        ) {
+            let chunk = ChunkSize::MIN.bytes();
+            let mut touched = Touched::none(volume, ChunkSize::MIN);
+            changed.iter().for_each(|&(offset, length)| touched.add(range(offset, length)));
+            let is_touched = |index: u64| {
+                let chunk = ByteRange::between(index * chunk, ((index + 1) * chunk).min(volume)).unwrap();
+                changed.iter().any(|&(offset, length)| range(offset, length).intersection(chunk).is_some())
+            };
+            for index in 0..ChunkSize::MIN.count(volume) {
+                prop_assert_eq!(touched.contains(index), is_touched(index), "chunk {}", index);
+            }
+            extents.sort_unstable();
+            let stream: RangeStream = Box::new(extents.clone().into_iter().map(|(offset, length)| Ok(range(offset, length))));
+            let parts: Vec<_> = touched.clone().within(stream).collect::<io::Result<_>>().unwrap();
+            let expected: u64 = extents.iter().map(|&(offset, length)| {
+                (0..ChunkSize::MIN.count(volume)).filter(|&index| is_touched(index)).filter_map(|index| {
+                    let chunk = ByteRange::between(index * chunk, ((index + 1) * chunk).min(volume)).unwrap();
+                    range(offset, length).intersection(chunk)
+                }).map(ByteRange::length).sum::<u64>()
+            }).sum();
+            prop_assert_eq!(parts.iter().map(|part| part.length()).sum::<u64>(), expected);
+            for part in parts {
+                prop_assert!(part.end() <= volume);
+                prop_assert!((part.offset() / chunk..=(part.end() - 1) / chunk).all(|index| touched.contains(index)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_breaks_breaks_what_is_left_of_it() {
+        let broken = || -> RangeStream { Box::new([Ok(range(0, 1)), Err(io::Error::other("cut"))].into_iter()) };
+        let mut touched = Touched::none(1 << 20, ChunkSize::MIN);
+        assert!(touched.add_all(broken()).is_err());
+        let parts: Vec<_> = touched.within(broken()).collect();
+        assert!(parts.len() == 2 && parts[0].is_ok() && parts[1].is_err());
+    }
+}

@@ -1,0 +1,468 @@
+//! Incremental exports: the same list as a full export gives, or a full export that says why; through stock restic; and through
+//! the Transfers service. Needs `restic` in PATH; without it these tests fail.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod transfer_fixture;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use csi_proto::windlass::v1 as proto;
+use csi_proto::windlass::v1::TransferState;
+use csi_proto::windlass::v1::transfers_server::Transfers as _;
+use futures::StreamExt;
+use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use transfer_fixture::*;
+use windlass::block::Access;
+use windlass::csi::transfers::Transfers;
+use windlass::pool::DataChecksum;
+use windlass::pool::catalogue::Catalogue;
+use windlass::pool::memory::MemoryPool;
+use windlass::pool::owned::OwnedPool;
+use windlass::pool::quiesce::NothingToHold;
+use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
+use windlass::repository::store::fault::{Call, Fault, FaultyStore};
+use windlass::repository::store::local::LocalStore;
+use windlass::repository::store::memory::MemoryStore;
+use windlass::repository::store::{Key, Kind};
+use windlass::repository::tree::NodeKind;
+use windlass::repository::{Id, LockMode, Repository, Store};
+use windlass::transfer::{
+    ChunkSize, ExportError, ExportMode, ExportOptions, ExportReport, FullReason, Metadata, Parent, Progress, Scope, Target,
+    export,
+};
+use windlass::types::{
+    ByteRange, CapacityRange, Object, ObjectName, RangeStream, SnapshotHandle, SnapshotId, VolumeId, VolumeSize,
+};
+
+const CHUNK: usize = 256 << 10;
+
+/// The options of an export of the snapshot `handle`.
+fn options_of(volume: &Volume, handle: &str) -> ExportOptions {
+    let metadata = Metadata {
+        volume_handle: Some("v-test".to_owned()),
+        snapshot_handle: Some(handle.to_owned()),
+        chunk_bytes: Some(CHUNK as u64),
+        ..Metadata::of_size(volume.bytes.len() as u64)
+    };
+    ExportOptions { metadata, ..options(volume, ChunkSize::MIN) }
+}
+
+fn ranges(list: &[(usize, usize)]) -> RangeStream {
+    let list: Vec<_> = list.iter().filter_map(|&(offset, length)| ByteRange::new(offset as u64, length as u64)).collect();
+    Box::new(list.into_iter().map(Ok))
+}
+
+/// The first export, of the snapshot `s-1`.
+async fn first(repository: &Repository, volume: &Volume) -> ExportReport {
+    run(repository, volume, "s-1", Err(FullReason::NoParent)).await.unwrap()
+}
+
+async fn run(
+    repository: &Repository,
+    volume: &Volume,
+    handle: &str,
+    since: Result<Parent, FullReason>,
+) -> Result<ExportReport, ExportError> {
+    let scope = Scope { allocated: volume.stream(), since };
+    let (options, cancel) = (options_of(volume, handle), CancellationToken::new());
+    export(volume.source(), scope, repository, &options, &Progress::new(), &cancel).await
+}
+
+/// The export of `s-1` of `base`, as the parent of another.
+fn parent(report: &ExportReport, base: &Volume, changed: RangeStream) -> Parent {
+    Parent {
+        snapshot: report.snapshot,
+        volume_handle: "v-test".to_owned(),
+        snapshot_handle: "s-1".to_owned(),
+        size_bytes: base.bytes.len() as u64,
+        changed,
+    }
+}
+
+/// The list of blobs of the image in a snapshot.
+async fn content(repository: &Repository, snapshot: &Id) -> Vec<Id> {
+    let index = repository.load_index().await.unwrap();
+    let tree = repository.snapshot(snapshot).await.unwrap().tree;
+    let nodes = repository.read_tree(&index, &tree).await.unwrap();
+    let lists = nodes.into_iter().filter(|node| node.name == "volume.img");
+    let mut lists = lists.filter_map(|node| if let NodeKind::File(content) = node.kind { Some(content) } else { None });
+    lists.next().unwrap()
+}
+
+/// A change: where, how long, and what is written there; `None` punches a hole.
+type Change = (usize, usize, Option<u8>);
+
+/// `base` grown by `grown` bytes and changed, with the list of what changed.
+fn changed(base: &Volume, grown: usize, changes: &[Change]) -> (Volume, Vec<(usize, usize)>) {
+    let mut bytes = base.bytes.clone();
+    bytes.resize(base.bytes.len() + grown, 0);
+    let mut list = Vec::new();
+    for &(offset, length, value) in changes {
+        let end = (offset + length).min(bytes.len());
+        if offset < end {
+            bytes[offset..end].iter_mut().enumerate().for_each(|(at, byte)| *byte = value.map_or(0, |value| value ^ at as u8));
+            list.push((offset, end - offset));
+        }
+    }
+    list.sort_unstable();
+    // Whatever holds something is allocated, in blocks.
+    let size = bytes.len();
+    let blocks = (0..size).step_by(4096).filter(|&at| bytes[at..(at + 4096).min(size)].iter().any(|&byte| byte != 0));
+    let extents = blocks.map(|at| ByteRange::between(at as u64, (at + 4096).min(size) as u64).unwrap()).collect();
+    (Volume { bytes, extents }, list)
+}
+
+fn base_volume() -> impl Strategy<Value = Volume> {
+    let fill = (0_usize..20, 1_usize..4, any::<u8>());
+    (8_usize..20, 0_usize..3, proptest::collection::vec(fill, 0..6)).prop_map(|(chunks, odd, fills)| {
+        // An end on the grid of chunks, on that of blocks, and off both.
+        let size = chunks * CHUNK + [0, 8192, 8192 + 700][odd];
+        let changes: Vec<Change> =
+            fills.into_iter().map(|(chunk, count, value)| (chunk * CHUNK, count * CHUNK, Some(value))).collect();
+        changed(&Volume::empty(size), 0, &changes).0
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn an_incremental_export_gives_the_list_of_a_full_one(
+        base in base_volume(),
+        grown in prop::sample::select(vec![0_usize, 0, 4096, 300_000, 3 << 20]),
+        changes in proptest::collection::vec((0_usize..6 << 20, 1_usize..600_000, prop::option::of(any::<u8>())), 0..6),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (_, repository) = in_memory().await;
+            let before = first(&repository, &base).await;
+            let (volume, list) = changed(&base, grown, &changes);
+            let since = Ok(parent(&before, &base, ranges(&list)));
+            let report = run(&repository, &volume, "s-2", since).await.unwrap();
+            assert_eq!(report.mode, ExportMode::Incremental { parent: before.snapshot });
+            assert_eq!(repository.snapshot(&report.snapshot).await.unwrap().parent, Some(before.snapshot));
+            let most = list.iter().map(|&(_, length)| length + 2 * CHUNK).sum::<usize>() + CHUNK;
+            assert!(report.read_bytes <= most as u64, "{} bytes read for {list:?}", report.read_bytes);
+
+            let (_, other) = in_memory().await;
+            let full = run(&other, &volume, "s-2", Err(FullReason::NoParent)).await.unwrap();
+            assert_eq!(content(&repository, &report.snapshot).await, content(&other, &full.snapshot).await);
+            assert_eq!((report.chunks, report.zero_bytes, report.size_bytes), (full.chunks, full.zero_bytes, full.size_bytes));
+
+            let found = check(&repository).await;
+            assert!(found.is_clean(), "{:?}", found.errors);
+            let sink = fresh_sink(volume.bytes.len());
+            restore_latest_of(&repository, &report.snapshot, sink.clone()).await;
+            assert!(sink.content() == volume.bytes);
+        });
+    }
+}
+
+async fn restore_latest_of(repository: &Repository, snapshot: &Id, sink: Arc<windlass::block::MemorySink>) {
+    // All snapshots of this test bear one time: the others go, so that the latest is the one that is meant.
+    let lock = repository.lock(LockMode::Shared).await.unwrap();
+    for stored in repository.snapshots().await.unwrap().iter().filter(|stored| stored.id != *snapshot) {
+        repository.forget(&stored.id, &lock).await.unwrap();
+    }
+    lock.release().await.unwrap();
+    restore_latest(repository, sink, Target::Fresh).await.unwrap().unwrap();
+}
+
+fn small() -> Volume {
+    let random = Volume::random(3 * CHUNK, 9).bytes;
+    Volume::empty(6 * CHUNK).with(0, 2 * CHUNK, |at| random[at]).with(3 * CHUNK, CHUNK, |at| random[at - CHUNK])
+}
+
+/// A new store, its repository, a volume in it, and its export.
+async fn exported() -> (Arc<MemoryStore>, Repository, Volume, ExportReport) {
+    let (store, repository) = in_memory().await;
+    let base = small();
+    let before = first(&repository, &base).await;
+    (store, repository, base, before)
+}
+
+#[tokio::test]
+async fn an_unchanged_volume_is_not_read_and_stores_no_data() {
+    let (_, repository, base, before) = exported().await;
+    let report = run(&repository, &base, "s-2", Ok(parent(&before, &base, ranges(&[])))).await.unwrap();
+    assert_eq!((report.read_bytes, report.new_bytes, report.new_chunks, report.chunks), (0, 0, 0, 3));
+    assert!(report.stored_bytes < 4096, "a tree and its metadata: {} bytes", report.stored_bytes);
+    assert_eq!(content(&repository, &report.snapshot).await, content(&repository, &before.snapshot).await);
+}
+
+#[tokio::test]
+async fn a_parent_that_is_not_what_it_is_said_to_be_makes_the_export_full() {
+    let (_, repository, base, before) = exported().await;
+    let good = || parent(&before, &base, ranges(&[]));
+    let cases = [
+        (Parent { volume_handle: "v-other".into(), ..good() }, "volume"),
+        (Parent { snapshot_handle: "s-other".into(), ..good() }, "snapshot of the volume"),
+        (Parent { size_bytes: 4096, ..good() }, "size"),
+    ];
+    for (parent, what) in cases {
+        let report = run(&repository, &base, "s-2", Ok(parent)).await.unwrap();
+        let reason = FullReason::Mismatch { snapshot: before.snapshot, what };
+        assert_eq!(report.mode, ExportMode::Full(reason));
+        assert_eq!(repository.snapshot(&report.snapshot).await.unwrap().parent, None);
+        assert_eq!((report.read_bytes, report.new_bytes), (before.read_bytes, 0));
+    }
+
+    let mut options = options_of(&base, "s-2");
+    options.chunk_size = ChunkSize::SMALL;
+    options.metadata.chunk_bytes = Some(ChunkSize::SMALL.bytes());
+    let scope = Scope { allocated: base.stream(), since: Ok(good()) };
+    let cancel = CancellationToken::new();
+    let report = export(base.source(), scope, &repository, &options, &Progress::new(), &cancel).await.unwrap();
+    assert_eq!(report.mode, ExportMode::Full(FullReason::Mismatch { snapshot: before.snapshot, what: "chunk size" }));
+
+    let smaller = Volume { bytes: base.bytes[..2 * CHUNK].to_vec(), extents: vec![ByteRange::new(0, 2 * CHUNK as u64).unwrap()] };
+    let report = run(&repository, &smaller, "s-2", Ok(good())).await.unwrap();
+    assert_eq!(report.mode, ExportMode::Full(FullReason::Mismatch { snapshot: before.snapshot, what: "size" }));
+    assert!(check(&repository).await.is_clean());
+}
+
+#[tokio::test]
+async fn a_parent_that_is_gone_or_lost_a_blob_makes_the_export_full_and_whole() {
+    let (_, repository, base, before) = exported().await;
+    let gone = Parent { snapshot: Id::of(b"gone"), ..parent(&before, &base, ranges(&[])) };
+    let report = run(&repository, &base, "s-2", Ok(gone)).await.unwrap();
+    assert_eq!(report.mode, ExportMode::Full(FullReason::SnapshotGone(Id::of(b"gone"))));
+
+    let broken: RangeStream = Box::new([Err(std::io::Error::other("cut"))].into_iter());
+    let report = run(&repository, &base, "s-2", Ok(parent(&before, &base, broken))).await.unwrap();
+    assert_eq!(report.mode, ExportMode::Full(FullReason::ChangesUnknown("cut".to_owned())));
+
+    // One index file at a time is lost: chunks, or the tree, or the metadata, are no longer named.
+    let files = exported().await.0.list(Kind::Index).await.unwrap().len();
+    for lost in 0..files {
+        let (store, repository, base, before) = exported().await;
+        let index = store.list(Kind::Index).await.unwrap()[lost].id;
+        store.delete(Key::File(Kind::Index, index)).await.unwrap();
+        let report = run(&repository, &base, "s-2", Ok(parent(&before, &base, ranges(&[])))).await.unwrap();
+        let ExportMode::Full(FullReason::Unusable { snapshot, .. }) = report.mode else { panic!("{:?}", report.mode) };
+        assert_eq!(snapshot, before.snapshot);
+        assert_eq!(report.read_bytes, before.read_bytes);
+        let sink = fresh_sink(base.bytes.len());
+        restore_latest_of(&repository, &report.snapshot, sink.clone()).await;
+        assert!(sink.content() == base.bytes);
+        assert!(check(&repository).await.is_clean());
+    }
+}
+
+#[tokio::test]
+async fn a_pack_of_the_parent_s_tree_that_is_damaged_makes_the_export_full() {
+    let (store, repository, base, before) = exported().await;
+    let mut full = 0;
+    for listed in store.list(Kind::Data).await.unwrap() {
+        let key = Key::File(Kind::Data, listed.id);
+        let whole = store.get(key).await.unwrap();
+        store.tamper(key, |bytes| bytes[40] ^= 1);
+        let report = run(&repository, &base, "s-2", Ok(parent(&before, &base, ranges(&[])))).await.unwrap();
+        // A pack of chunks is not looked into; that of the tree or of the metadata is.
+        if let Some(reason) = report.mode.full_reason() {
+            assert!(reason.to_string().contains(&listed.id.to_string()), "{reason}");
+            full += 1;
+        }
+        store.tamper(key, |bytes| *bytes = whole.to_vec());
+    }
+    assert!(full >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_incremental_export_that_fails_at_any_call_is_an_error_and_the_next_completes() {
+    let base = small();
+    let (volume, list) = changed(&base, CHUNK, &[(CHUNK, 4096, Some(7)), (5 * CHUNK, 2 * CHUNK, Some(9))]);
+    for fault in [Fault::Unavailable, Fault::Denied] {
+        let attempts = (1..).map(|nth| {
+            let (base, volume, list) = (base.clone(), volume.clone(), list.clone());
+            async move {
+                let (store, repository) = in_memory().await;
+                let before = first(&repository, &base).await;
+                let calls = Arc::new(AtomicU64::new(0));
+                let counted = calls.clone();
+                let script = move |call: &Call| {
+                    let counts = !matches!(call, Call::Delete(_));
+                    (counts && counted.fetch_add(1, Ordering::SeqCst) + 1 == nth).then_some(fault)
+                };
+                let inner: Arc<dyn Store> = store.clone();
+                let faulty = Repository::open(Arc::new(FaultyStore::new(inner, script)), &password()).await;
+                let result = match faulty {
+                    Ok(faulty) => run(&faulty, &volume, "s-2", Ok(parent(&before, &base, ranges(&list)))).await.map_err(Some),
+                    Err(_) => Err(None),
+                };
+                let was_reached = calls.load(Ordering::SeqCst) >= nth;
+                assert_eq!(result.is_err(), was_reached, "{fault:?} at call {nth}: {result:?}");
+                if was_reached {
+                    assert_eq!(repository.snapshots().await.unwrap().len(), 1, "{fault:?} at call {nth}");
+                }
+                for listed in store.list(Kind::Lock).await.unwrap() {
+                    store.delete(Key::File(Kind::Lock, listed.id)).await.unwrap();
+                }
+                let next = run(&repository, &volume, "s-2", Ok(parent(&before, &base, ranges(&list)))).await.unwrap();
+                assert_eq!(next.mode.name(), "incremental");
+                let found = check(&repository).await;
+                assert!(found.is_clean(), "after {fault:?} at call {nth}: {:?}", found.errors);
+                was_reached
+            }
+        });
+        let met = futures::stream::iter(attempts).buffered(8).take_while(|&met| std::future::ready(met)).count().await;
+        assert!(met > 10, "an incremental export makes more calls than {met}");
+    }
+}
+
+/// A pool in memory with its transfers, and a repository in a directory.
+struct Bench {
+    folder: tempfile::TempDir,
+    pool: Arc<OwnedPool>,
+    transfers: Transfers,
+    volume: VolumeId,
+    device: File,
+}
+
+const SIZE: u64 = 8 << 20;
+
+impl Bench {
+    async fn new() -> Self {
+        let pool = MemoryPool::with_capacity(1 << 30);
+        let pool = OwnedPool::open(Arc::new(pool), Catalogue::in_memory().unwrap(), Arc::new(NothingToHold)).unwrap();
+        let pool = Arc::new(pool);
+        let request = NewVolume {
+            name: ObjectName::try_from("source".to_owned()).unwrap(),
+            capacity: CapacityRange::exactly(VolumeSize::new(SIZE).unwrap()),
+            minimum: VolumeSize::new(4096).unwrap(),
+            mode: VolumeMode::Block,
+            access_modes: vec![AccessMode::SingleNodeWriter],
+            mount_flags: vec![],
+            parameters: BTreeMap::new(),
+            checksum: DataChecksum::Off,
+            source: None,
+        };
+        let volume = pool.create_volume(&request).unwrap().into_inner().id;
+        let attachment = pool.attach(Object::Volume(volume), Access::ReadWrite).unwrap();
+        let device = File::options().read(true).write(true).open(attachment.device).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let bench = Self { folder, transfers: Transfers::new(vec![Arc::clone(&pool)], "bench"), pool, volume, device };
+        init(Arc::new(LocalStore::new(bench.path()))).await;
+        bench
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("repository")
+    }
+
+    fn cut(&self, name: &str) -> SnapshotId {
+        let name = ObjectName::try_from(name.to_owned()).unwrap();
+        let request = NewSnapshot { name, source: self.volume, parameters: BTreeMap::new() };
+        self.pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id
+    }
+
+    fn bytes(&self, snapshot: SnapshotId) -> Vec<u8> {
+        let lease = self.pool.lease(snapshot).unwrap();
+        let mut bytes = vec![0; lease.size().bytes() as usize];
+        lease.file().read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    async fn export(&self, snapshot: SnapshotId, chunk_size_bytes: u64) -> proto::ExportResult {
+        let request = proto::StartExportRequest {
+            snapshot_id: SnapshotHandle { pool: self.pool.id(), snapshot }.to_string(),
+            repository: Some(proto::RepositoryAccess {
+                location: self.path().display().to_string(),
+                password: PASSWORD.to_owned(),
+                ..Default::default()
+            }),
+            chunk_size_bytes,
+            ..Default::default()
+        };
+        let transfer_id = self.transfers.start_export(Request::new(request)).await.unwrap().into_inner().transfer_id;
+        let request = Request::new(proto::WatchTransferRequest { transfer_id });
+        let states: Vec<_> = self.transfers.watch_transfer(request).await.unwrap().into_inner().collect().await;
+        let last = states.last().unwrap().as_ref().unwrap();
+        assert_eq!(last.state(), TransferState::Succeeded, "{}", last.message);
+        last.export_result.clone().unwrap()
+    }
+}
+
+fn restic(repository: &Path, arguments: &[&str]) -> Vec<u8> {
+    let mut command = Command::new("restic");
+    let command = command.args(["--no-cache", "--repo"]).arg(repository).args(arguments).env("RESTIC_PASSWORD", PASSWORD);
+    let output = command.output().unwrap_or_else(|error| panic!("restic is needed in PATH (apt-get install restic): {error}"));
+    assert!(output.status.success(), "restic {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restic_checks_and_dumps_every_link_of_a_chain_that_the_service_made() {
+    let bench = Bench::new().await;
+    let noise = Volume::random(2 << 20, 3).bytes;
+    bench.device.write_all_at(&noise, 1 << 20).unwrap();
+    let snapshot = bench.cut("first");
+    let result = bench.export(snapshot, CHUNK as u64).await;
+    assert_eq!((result.mode.as_str(), result.parent.as_str()), ("full", ""));
+    assert!(result.full_reason.contains("no earlier export"), "{}", result.full_reason);
+    let mut chain = vec![(snapshot, result)];
+    for link in 1..=10_usize {
+        bench.device.write_all_at(&noise[..9000 * link], (link as u64 * 700_000) & !511).unwrap();
+        if link == 4 {
+            let larger = VolumeSize::new(SIZE + (3 << 19)).unwrap();
+            bench.pool.grow_volume(bench.volume, CapacityRange::exactly(larger)).unwrap();
+            bench.device.write_all_at(&noise[..5000], SIZE + (1 << 20)).unwrap();
+        }
+        let snapshot = bench.cut(&format!("link-{link}"));
+        // Without a wish the chunks stay as small as the chain's.
+        let result = bench.export(snapshot, 0).await;
+        assert_eq!((result.mode.as_str(), result.full_reason.as_str()), ("incremental", ""));
+        assert_eq!(result.parent, chain[link - 1].1.repository_snapshot);
+        assert!(result.data_bytes <= 4 * CHUNK as u64, "{} bytes read at link {link}", result.data_bytes);
+        chain.push((snapshot, result));
+    }
+    for (snapshot, result) in &chain {
+        let dumped = restic(&bench.path(), &["dump", &result.repository_snapshot, "/volume.img"]);
+        assert!(dumped == bench.bytes(*snapshot), "the dump of {} differs", result.repository_snapshot);
+    }
+    restic(&bench.path(), &["check", "--read-data"]);
+
+    // What was removed from the repository, or from the pool, cannot be built upon.
+    let (last, result) = chain.last().unwrap();
+    restic(&bench.path(), &["forget", &result.repository_snapshot]);
+    let result = bench.export(bench.cut("after-forget"), 0).await;
+    assert!(result.mode == "full" && result.full_reason.contains("no longer in the repository"), "{}", result.full_reason);
+    assert_eq!(result.new_chunks, 0);
+    let again = bench.export(*last, 0).await;
+    assert_eq!((again.mode.as_str(), again.data_bytes), ("incremental", 0), "back to an older snapshot");
+    let other = bench.export(bench.cut("other-chunks"), ChunkSize::SMALL.bytes()).await;
+    assert!(other.mode == "full" && other.full_reason.contains("chunk size"), "{}", other.full_reason);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_that_were_rotated_away_between_two_exports_do_not_make_the_second_full() {
+    let bench = Bench::new().await;
+    bench.device.write_all_at(&Volume::random(2 << 20, 3).bytes, 1 << 20).unwrap();
+    let mut daily = bench.cut("daily-0");
+    bench.export(daily, CHUNK as u64).await;
+    for day in 1..=2 {
+        let hourly: Vec<_> = (0..24_u64)
+            .map(|hour| {
+                bench.device.write_all_at(&[hour as u8 + 1; 512], hour % 4 * 4096).unwrap();
+                bench.cut(&format!("hourly-{day}-{hour}"))
+            })
+            .collect();
+        for snapshot in std::iter::once(daily).chain(hourly) {
+            bench.pool.delete_snapshot(snapshot).unwrap();
+        }
+        daily = bench.cut(&format!("daily-{day}"));
+        let result = bench.export(daily, 0).await;
+        assert_eq!((result.mode.as_str(), result.full_reason.as_str()), ("incremental", ""), "day {day}");
+        assert!(result.data_bytes <= CHUNK as u64, "{} bytes read", result.data_bytes);
+        let dumped = restic(&bench.path(), &["dump", &result.repository_snapshot, "/volume.img"]);
+        assert!(dumped == bench.bytes(daily));
+    }
+}
