@@ -9,8 +9,8 @@ use csi_proto::windlass::v1 as windlass;
 use csi_proto::windlass::v1::pools_server::Pools;
 use tonic::{Request, Response, Status};
 
-use crate::pool::owned::OwnedPool;
-use crate::pool::{PoolError, PoolUsage};
+use crate::pool::owned::{AnchorStatus, OwnedPool};
+use crate::pool::{ObjectUsage, PoolError, PoolUsage};
 use crate::types::{Object, ObjectName, SnapshotHandle, VolumeHandle, VolumeSize};
 
 /// The Pools service over the pools of a node.
@@ -52,6 +52,11 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
     for snapshot in pool.snapshots()? {
         let handle = SnapshotHandle { pool: pool.id(), snapshot: snapshot.id }.to_string();
         objects.extend(object(pool, Object::Snapshot(snapshot.id), handle, &snapshot.name, snapshot.size)?);
+    }
+    for AnchorStatus { anchor, usage } in pool.anchor_status()? {
+        let snapshot = anchor.snapshot;
+        let handle = SnapshotHandle { pool: pool.id(), snapshot: snapshot.id }.to_string();
+        objects.push(described("anchor", handle, &snapshot.name, snapshot.size, usage));
     }
     Ok(windlass::PoolStatus {
         pool_id: status.id.to_string(),
@@ -95,7 +100,11 @@ fn object(
         Err(PoolError::Missing(_)) => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(Some(windlass::ObjectUsage {
+    Ok(Some(described(kind, handle, name, size, usage)))
+}
+
+fn described(kind: &str, handle: String, name: &ObjectName, size: VolumeSize, usage: ObjectUsage) -> windlass::ObjectUsage {
+    windlass::ObjectUsage {
         handle,
         name: name.to_string(),
         kind: kind.to_owned(),
@@ -103,7 +112,7 @@ fn object(
         allocated_bytes: usage.allocated,
         exclusive_bytes: usage.exclusive,
         extent_count: usage.extents,
-    }))
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The catalogue: the durable record of what was promised, on the pool's own disk.
 //!
 //! One redb file. Tables: `meta` (magic, format version, pool id), `volumes`, `snapshots`, `names` (unique within volumes and
-//! within snapshots), `intents` (what is under way, hidden restores among it), `publications`, `exports`. Values are JSON, so that
-//! `windlass` of a later version reads them with defaults.
+//! within snapshots), `intents` (what is under way, hidden restores among it), `publications`, `exports`, `anchors` (deleted
+//! snapshots that are kept; catalogues of the first versions lack this table). Values are JSON, so that `windlass` of a later
+//! version reads them with defaults.
 //!
 //! * Every change goes through [`Catalogue::commit`]: one transaction, durable (file synced) when it returns `Ok`. When it
 //!   returns an error the change may or may not be there; whoever gets one does nothing more about it in this process, and
@@ -28,10 +29,13 @@ use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend};
 
 pub use self::change::Change;
-use self::tables::{EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, export_key, failed, name_key};
+use self::tables::{
+    ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, anchor_key, export_key, failed, later_table,
+    name_key,
+};
 use super::PoolError;
 use super::intent::{Intent, IntentId};
-use super::record::{ExportRecord, Publication, Snapshot, Volume};
+use super::record::{Anchor, ExportRecord, Publication, Snapshot, Volume};
 use crate::block::file_ops;
 use crate::failpoint;
 use crate::types::{ObjectName, PoolId, SnapshotId, VolumeId};
@@ -116,6 +120,14 @@ impl Catalogue {
         }
         let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
         Ok(Self { database: Arc::new(database), id })
+    }
+
+    /// Makes it as catalogues were before there were anchors.
+    #[cfg(test)]
+    pub(super) fn drop_anchors_table(&self) -> Result<(), PoolError> {
+        let transaction = self.database.begin_write().map_err(failed)?;
+        transaction.delete_table(ANCHORS).map_err(failed)?;
+        transaction.commit().map_err(failed)
     }
 
     /// The pool's identity.
@@ -203,6 +215,27 @@ impl Catalogue {
         tables::all(&reading.open_table(SNAPSHOTS).map_err(failed)?)
     }
 
+    /// A deleted snapshot of a volume, if it is kept.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn anchor(&self, volume: VolumeId, id: SnapshotId) -> Result<Option<Anchor>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        match later_table(&reading, ANCHORS).map_err(failed)? {
+            Some(table) => tables::get(&table, &anchor_key(volume, id)),
+            None => Ok(None),
+        }
+    }
+
+    /// All deleted snapshots that are kept, volume by volume.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn anchors(&self) -> Result<Vec<Anchor>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        later_table(&reading, ANCHORS).map_err(failed)?.map_or(Ok(Vec::new()), |table| tables::all(&table))
+    }
+
     /// Everything under way or interrupted, oldest first.
     ///
     /// # Errors
@@ -248,7 +281,7 @@ fn initialise(database: &Database, id: PoolId) -> Result<(), PoolError> {
         meta.insert("magic", MAGIC).map_err(failed)?;
         meta.insert("format", FORMAT.to_string().as_str()).map_err(failed)?;
         meta.insert("pool", id.to_string().as_str()).map_err(failed)?;
-        for table in [VOLUMES, SNAPSHOTS, NAMES, PUBLICATIONS, EXPORTS] {
+        for table in [VOLUMES, SNAPSHOTS, NAMES, PUBLICATIONS, EXPORTS, ANCHORS] {
             transaction.open_table(table).map_err(failed)?;
         }
         transaction.open_table(INTENTS).map_err(failed)?;

@@ -51,11 +51,11 @@ pub fn check_snapshot(existing: &Snapshot, request: &NewSnapshot) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
     use crate::pool::DataChecksum;
-    use crate::pool::record::{AccessMode, FormatState, VolumeMode};
+    use crate::pool::record::{AccessMode, AnchorLimit, FormatState, VolumeMode};
     use crate::types::{CapacityRange, FsType, LogicalBlockSize, Object, SnapshotId, Timestamp, VolumeId, VolumeSize};
 
     fn request() -> NewVolume {
@@ -143,6 +143,9 @@ mod tests {
             checksum: DataChecksum::Off,
             parameters: BTreeMap::new(),
             created: Timestamp::now(),
+            serial: 0,
+            anchor_limit: AnchorLimit::default(),
+            used_by: BTreeSet::new(),
         };
         assert_eq!(difference(check_snapshot(&snapshot, &request)), None);
         let other = NewSnapshot { source: VolumeId::random(), ..request.clone() };

@@ -8,7 +8,8 @@
 //! |---|---|---|
 //! | creation, copy, set of snapshots | an intent, perhaps objects that no record names | undone; nobody was told, and a retry makes it anew |
 //! | restore target | likewise, perhaps half filled | undone, for the transfer died too |
-//! | deletion | an intent, no record | finished |
+//! | deletion, eviction of an anchor | an intent, no record | finished |
+//! | deletion into an anchor | the snapshot, or the anchor | nothing: one commit |
 //! | growth | an intent beside the record | finished |
 //! | anything under a hold | the volumes that may be held are in the intent | the hold is ended first |
 //!
@@ -27,6 +28,7 @@
 //!   missing or cut short stay, are reported as damaged, and refuse to be used: they are never taken for deleted.
 //! * It never sees a mount: whether a volume may be formatted is recorded here and decided above.
 
+mod anchors;
 mod attach;
 mod create;
 mod delete;
@@ -34,6 +36,7 @@ mod grow;
 mod lease;
 mod recovery;
 mod restore;
+mod retention;
 mod snapshots;
 mod status;
 mod volumes;
@@ -46,7 +49,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use self::lease::Lease;
 use self::restore::Restoring;
 pub use self::restore::{RestoreStart, RestoreTarget};
-pub use self::status::PoolStatus;
+pub use self::status::{AnchorStatus, PoolStatus};
 use super::catalogue::Catalogue;
 use super::locks::{Key, Locked, OperationLocks};
 use super::{FREEZE_DEADLINE, Pool, PoolError, PoolKind, Quiesce, Release};
@@ -63,8 +66,10 @@ pub struct OwnedPool {
     restoring: Mutex<BTreeMap<VolumeId, Restoring>>,
     quarantined: Vec<String>,
     /// Objects that a record names and that are missing or too short, each with what is wrong.
-    damaged: Mutex<BTreeMap<Object, String>>,
+    damaged: Arc<Mutex<Damaged>>,
 }
+
+type Damaged = BTreeMap<Object, String>;
 
 impl std::fmt::Debug for OwnedPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,15 +87,17 @@ impl OwnedPool {
     pub fn open(pool: Arc<dyn Pool>, catalogue: Catalogue, quiesce: Arc<dyn Quiesce>) -> Result<Self, PoolError> {
         recovery::recover(pool.as_ref(), &catalogue, quiesce.as_ref())?;
         let findings = recovery::compare(pool.as_ref(), &catalogue)?;
-        Ok(Self {
+        let owned = Self {
             pool,
             catalogue,
             quiesce,
             locks: OperationLocks::default(),
             restoring: Mutex::default(),
             quarantined: findings.quarantined,
-            damaged: Mutex::new(findings.damaged),
-        })
+            damaged: Arc::new(Mutex::new(findings.damaged)),
+        };
+        owned.evict_leftovers()?;
+        Ok(owned)
     }
 
     /// The pool's identity.
@@ -117,7 +124,7 @@ impl OwnedPool {
         self.restoring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn damaged(&self) -> MutexGuard<'_, BTreeMap<Object, String>> {
+    fn damaged(&self) -> MutexGuard<'_, Damaged> {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -127,15 +134,12 @@ impl OwnedPool {
 
     /// Refuses objects whose data is known to be missing.
     fn check_sound(&self, object: Object) -> Result<(), PoolError> {
-        match self.damaged().get(&object) {
-            Some(what) => Err(PoolError::io(format!("use {object}"), io::Error::new(io::ErrorKind::InvalidData, what.clone()))),
-            None => Ok(()),
-        }
+        check_sound(&self.damaged, object)
     }
 
-    /// Refuses what would take space from a pool that has none to give.
+    /// Refuses what would take space from a pool that has none to give, even without its anchors.
     fn check_room(&self, what: &str) -> Result<(), PoolError> {
-        let usage = self.pool.usage()?;
+        let usage = self.make_room()?;
         if usage.available() > 0 {
             return Ok(());
         }
@@ -189,6 +193,13 @@ impl OwnedPool {
                 )))
             }
         }
+    }
+}
+
+fn check_sound(damaged: &Mutex<Damaged>, object: Object) -> Result<(), PoolError> {
+    match damaged.lock().unwrap_or_else(PoisonError::into_inner).get(&object) {
+        Some(what) => Err(PoolError::io(format!("use {object}"), io::Error::new(io::ErrorKind::InvalidData, what.clone()))),
+        None => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Stored as JSON, so that a record of an older version reads with defaults. No secret is ever part of a record
 //! (invariant 10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,12 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// How many anchors its snapshots may leave, by its parameters.
+    pub fn anchor_limit(&self) -> AnchorLimit {
+        // Checked when the volume was asked for; a record of another origin gets the default.
+        self.parameters.get(AnchorLimit::PARAMETER).and_then(|value| AnchorLimit::parse(value)).unwrap_or_default()
+    }
+
     /// Most access that any publication of this volume may have.
     pub fn access(&self) -> Access {
         let reads_only = |mode: &AccessMode| matches!(mode, AccessMode::MultiNodeReaderOnly | AccessMode::SingleNodeReaderOnly);
@@ -144,7 +150,56 @@ pub struct NewSnapshot {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// A snapshot, as recorded. Everything but the anchors is as it was at the cut, also after its source has grown or gone.
+/// Who read a snapshot and may come back for what changed since.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consumer {
+    /// It was exported to the repository with this id (its config's id, 64 hexadecimal digits).
+    Repository(String),
+    /// A client of the CSI SnapshotMetadata service read its ranges.
+    MetadataClient,
+    /// A volume was made from it.
+    Source,
+}
+
+/// How many anchors a volume may leave (StorageClass parameter `deltaAnchors`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AnchorLimit(u8);
+
+impl AnchorLimit {
+    /// Key of the StorageClass parameter.
+    pub const PARAMETER: &'static str = "deltaAnchors";
+    /// Largest limit.
+    pub const MAX: u8 = 32;
+    /// No anchors: a deleted snapshot is gone at once.
+    pub const NONE: Self = Self(0);
+
+    /// A limit of `count` anchors; `None` above [`AnchorLimit::MAX`].
+    pub fn new(count: u8) -> Option<Self> {
+        (count <= Self::MAX).then_some(Self(count))
+    }
+
+    /// The value of the parameter: a decimal number from 0 to [`AnchorLimit::MAX`].
+    pub fn parse(value: &str) -> Option<Self> {
+        let plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        if plain { value.parse().ok().and_then(Self::new) } else { None }
+    }
+
+    /// Number of anchors.
+    pub fn count(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl Default for AnchorLimit {
+    /// Four: a few repositories and a metadata client, each with its last snapshot.
+    fn default() -> Self {
+        Self(4)
+    }
+}
+
+/// A snapshot, as recorded. Everything but who used it is as it was at the cut, also after its source has grown or gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Identity.
@@ -167,6 +222,24 @@ pub struct Snapshot {
     pub parameters: BTreeMap<String, String>,
     /// When it was cut: the same on every answer.
     pub created: Timestamp,
+    /// Number of the cut: ascends over the cuts of a pool, whatever the clock does. Zero in records of the first versions.
+    #[serde(default)]
+    pub serial: u64,
+    /// How many anchors its volume may leave.
+    #[serde(default)]
+    pub anchor_limit: AnchorLimit,
+    /// Who used it and may ask what changed since.
+    #[serde(default)]
+    pub used_by: BTreeSet<Consumer>,
+}
+
+/// A deleted snapshot whose data is kept, so that what changed since can still be told. Nobody sees it, and its name is free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// The record as it was.
+    pub snapshot: Snapshot,
+    /// When it was deleted.
+    pub deleted: Timestamp,
 }
 
 /// Where a volume is staged or published. Void after another boot; mountinfo is the truth for mounts.

@@ -57,7 +57,7 @@ pub(super) fn capacity(layer: &NodeLayer, checked: Checked) -> Result<proto::Get
     }
     let (mut total, mut largest) = (0_u64, 0_u64);
     for pool in layer.pools().iter().filter(|pool| allowed.contains(&pool.id())) {
-        let available = pool.status()?.usage.available();
+        let available = pool.available_bytes()?;
         total = total.saturating_add(available);
         largest = largest.max(available);
     }

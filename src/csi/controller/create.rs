@@ -229,7 +229,7 @@ fn roomiest(layer: &NodeLayer, group: impl Iterator<Item = PoolId>) -> Result<Op
     let mut best: Option<(u64, PoolRef<'_>)> = None;
     for id in group {
         let pool = layer.pool("parameters.pool", id)?;
-        let available = pool.status()?.usage.available();
+        let available = pool.available_bytes()?;
         // The first of equals, so that the choice does not depend on anything else.
         if best.is_none_or(|(most, _)| available > most) {
             best = Some((available, pool));

@@ -1,6 +1,7 @@
 //! Parameters of StorageClasses and VolumeSnapshotClasses.
 //!
-//! Known are `pool` (a pool's id or its path) and `checksum` (`true` or `false`). Everything that begins with
+//! Known are `pool` (a pool's id or its path), `checksum` (`true` or `false`) and `deltaAnchors` (how many deleted snapshots of a
+//! volume are kept to tell what changed since them). Everything that begins with
 //! `csi.storage.k8s.io/` belongs to the sidecars and is let through, `fstype` among it, which is understood. Any other key is
 //! refused: a misspelt parameter that is ignored is found out too late.
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use crate::csi::error::RequestError;
 use crate::pool::DataChecksum;
+use crate::pool::record::AnchorLimit;
 use crate::types::{FsType, PoolId};
 
 /// Keys with this beginning belong to the sidecars.
@@ -66,6 +68,12 @@ pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, 
                     _ => return Err(RequestError::invalid("parameters.checksum", "must be `true` or `false`")),
                 }
             }
+            // Recorded with the volume, which reads it there.
+            AnchorLimit::PARAMETER => {
+                AnchorLimit::parse(value).map(drop).ok_or_else(|| {
+                    RequestError::invalid("parameters.deltaAnchors", format!("must be a number from 0 to {}", AnchorLimit::MAX))
+                })?;
+            }
             FS_TYPE => checked.fs_type = super::capability::fs_type("parameters.csi.storage.k8s.io/fstype", value)?,
             key if key.starts_with(SIDECAR_PREFIX) => {}
             key => return Err(unknown(key)),
@@ -109,6 +117,7 @@ mod tests {
         let checked = check(&[
             ("pool", &label),
             ("checksum", "true"),
+            ("deltaAnchors", "0"),
             ("csi.storage.k8s.io/fstype", "xfs"),
             ("csi.storage.k8s.io/pvc/name", "data"),
         ])
@@ -116,16 +125,25 @@ mod tests {
         assert_eq!(checked.pool, Some(PoolSelector::Id(id)));
         assert_eq!(checked.checksum, DataChecksum::On);
         assert_eq!(checked.fs_type, Some(FsType::Xfs));
-        assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["checksum", "pool"]);
+        assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["checksum", "deltaAnchors", "pool"]);
         assert_eq!(check(&[("pool", &id.to_string())]).unwrap().pool, Some(PoolSelector::Id(id)));
         assert_eq!(check(&[("pool", "/data")]).unwrap().pool, Some(PoolSelector::Path("/data".into())));
     }
 
     #[test]
     fn unknown_keys_and_bad_values_are_refused_by_name() {
-        for (key, value) in
-            [("Pool", "x"), ("pool", "x"), ("pool", ""), ("checksum", "yes"), ("csi.storage.k8s.io/fstype", "ntfs")]
-        {
+        for (key, value) in [
+            ("Pool", "x"),
+            ("pool", "x"),
+            ("pool", ""),
+            ("checksum", "yes"),
+            ("deltaAnchors", "33"),
+            ("deltaAnchors", "-1"),
+            ("deltaAnchors", "+4"),
+            ("deltaAnchors", ""),
+            ("deltaanchors", "4"),
+            ("csi.storage.k8s.io/fstype", "ntfs"),
+        ] {
             let error = check(&[(key, value)]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }

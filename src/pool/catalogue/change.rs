@@ -3,12 +3,12 @@
 use redb::{ReadableTable, WriteTransaction};
 
 use super::tables::{
-    EXPORTS, INTENTS, META, NAMES, PUBLICATIONS, Records, SNAPSHOTS, VOLUMES, encode, export_key, failed, get, name_key,
-    with_prefix,
+    ANCHORS, EXPORTS, INTENTS, META, NAMES, PUBLICATIONS, Records, SNAPSHOTS, VOLUMES, all, anchor_key, encode, export_key,
+    failed, get, name_key, with_prefix,
 };
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
-use crate::pool::record::{ExportRecord, Publication, Snapshot, Volume};
+use crate::pool::record::{Anchor, AnchorLimit, Consumer, ExportRecord, Publication, Snapshot, Volume};
 use crate::types::{ObjectName, SnapshotId, VolumeId};
 
 /// What a change may do to the catalogue. Nothing is visible to others before the commit.
@@ -141,8 +141,63 @@ impl<'a> Change<'a> {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn has_snapshots(&mut self, volume: VolumeId) -> Result<bool, PoolError> {
-        let snapshots: Vec<Snapshot> = with_prefix(&self.transaction.open_table(SNAPSHOTS).map_err(failed)?, &[])?;
-        Ok(snapshots.iter().any(|snapshot| snapshot.source == volume))
+        Ok(!self.snapshots_of(volume)?.is_empty())
+    }
+
+    /// The snapshots of a volume, anchors left out.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn snapshots_of(&mut self, volume: VolumeId) -> Result<Vec<Snapshot>, PoolError> {
+        let mut snapshots: Vec<Snapshot> = all(&self.transaction.open_table(SNAPSHOTS).map_err(failed)?)?;
+        snapshots.retain(|snapshot| snapshot.source == volume);
+        Ok(snapshots)
+    }
+
+    /// Records that a consumer used a snapshot; whether that is news. Nothing is recorded of a snapshot that does not exist or
+    /// leaves no anchor.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn add_use(&mut self, id: SnapshotId, consumer: &Consumer) -> Result<bool, PoolError> {
+        let Some(mut snapshot) = self.snapshot(id)? else { return Ok(false) };
+        let is_news = snapshot.anchor_limit != AnchorLimit::NONE && snapshot.used_by.insert(consumer.clone());
+        if is_news {
+            self.put_snapshot(&snapshot)?;
+        }
+        Ok(is_news)
+    }
+
+    /// The deleted snapshots of a volume that are kept.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn anchors_of(&mut self, volume: VolumeId) -> Result<Vec<Anchor>, PoolError> {
+        with_prefix(&self.transaction.open_table(ANCHORS).map_err(failed)?, volume.as_bytes())
+    }
+
+    /// A deleted snapshot of a volume, if it is kept.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn anchor(&mut self, volume: VolumeId, id: SnapshotId) -> Result<Option<Anchor>, PoolError> {
+        get(&self.transaction.open_table(ANCHORS).map_err(failed)?, &anchor_key(volume, id))
+    }
+
+    /// Records a deleted snapshot that is kept.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn put_anchor(&mut self, anchor: &Anchor) -> Result<(), PoolError> {
+        self.put(ANCHORS, &anchor_key(anchor.snapshot.source, anchor.snapshot.id), &encode(anchor)?)
+    }
+
+    /// Forgets a deleted snapshot that was kept.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn remove_anchor(&mut self, anchor: &Anchor) -> Result<(), PoolError> {
+        self.remove(ANCHORS, &anchor_key(anchor.snapshot.source, anchor.snapshot.id))
     }
 
     fn claim<Id>(&mut self, of: Records, name: &ObjectName, id: &Id) -> Result<(), PoolError>

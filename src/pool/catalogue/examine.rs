@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use redb::backends::InMemoryBackend;
-use redb::{Builder, ReadableDatabase, ReadableTable, StorageBackend};
+use redb::{Builder, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend};
 
 use super::FORMAT;
-use super::tables::{EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES};
+use super::tables::{ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, later_table};
 use crate::pool::PoolError;
 use crate::types::PoolId;
 
@@ -51,12 +51,16 @@ fn content(bytes: &[u8]) -> Result<PoolId, String> {
     if format != FORMAT {
         return Err(format!("has the unknown format {format}"));
     }
+    // Walked whole, so that a page that is missing or spoilt is found here and not in the middle of a change.
+    let walk = |table: ReadOnlyTable<&[u8], &[u8]>| {
+        let entries = table.iter().map_err(|error| damaged(error.into()))?;
+        entries.into_iter().try_for_each(|entry| entry.map(drop).map_err(|error| damaged(error.into())))
+    };
     for table in [VOLUMES, SNAPSHOTS, NAMES, PUBLICATIONS, EXPORTS] {
-        let table = reading.open_table(table).map_err(|error| damaged(error.into()))?;
-        // Walked whole, so that a page that is missing or spoilt is found here and not in the middle of a change.
-        for entry in table.iter().map_err(|error| damaged(error.into()))? {
-            entry.map_err(|error| damaged(error.into()))?;
-        }
+        walk(reading.open_table(table).map_err(|error| damaged(error.into()))?)?;
+    }
+    if let Some(table) = later_table(&reading, ANCHORS).map_err(|error| damaged(error.into()))? {
+        walk(table)?;
     }
     reading.open_table(INTENTS).map_err(|error| damaged(error.into()))?;
     value("pool")?.and_then(|text| text.parse().ok()).ok_or_else(|| "has no pool id".to_owned())

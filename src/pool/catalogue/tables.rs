@@ -1,12 +1,12 @@
 //! Tables, keys and the encoding of records.
 
-use redb::{ReadableTable, TableDefinition};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
-use crate::types::{ObjectName, VolumeId};
+use crate::types::{ObjectName, SnapshotId, VolumeId};
 
 pub(super) type Records = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -16,6 +16,7 @@ pub(super) const SNAPSHOTS: Records = TableDefinition::new("snapshots");
 pub(super) const NAMES: Records = TableDefinition::new("names");
 pub(super) const PUBLICATIONS: Records = TableDefinition::new("publications");
 pub(super) const EXPORTS: Records = TableDefinition::new("exports");
+pub(super) const ANCHORS: Records = TableDefinition::new("anchors");
 pub(super) const INTENTS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("intents");
 
 /// Value of `magic` in `meta`.
@@ -40,6 +41,22 @@ pub(super) fn name_key(of: Records, name: &ObjectName) -> Vec<u8> {
 
 pub(super) fn export_key(volume: VolumeId, repository: &str) -> Vec<u8> {
     [volume.as_bytes(), repository.as_bytes()].concat()
+}
+
+pub(super) fn anchor_key(volume: VolumeId, snapshot: SnapshotId) -> Vec<u8> {
+    [volume.as_bytes().as_slice(), snapshot.as_bytes()].concat()
+}
+
+/// A table that catalogues made before it was thought of do not have.
+pub(super) fn later_table(
+    reading: &ReadTransaction,
+    table: Records,
+) -> Result<Option<ReadOnlyTable<&'static [u8], &'static [u8]>>, redb::TableError> {
+    match reading.open_table(table) {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, PoolError> {

@@ -6,7 +6,7 @@ use super::{OwnedPool, act};
 use crate::failpoint;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::{Key, Locked, Pin};
-use crate::pool::record::{FormatState, NewVolume, Outcome, Volume};
+use crate::pool::record::{Consumer, FormatState, NewVolume, Outcome, Volume};
 use crate::pool::{DataChecksum, FREEZE_DEADLINE, ObjectSpec, PoolError, idempotent};
 use crate::types::{LogicalBlockSize, Object, Timestamp, VolumeId, VolumeSize};
 
@@ -56,10 +56,17 @@ impl OwnedPool {
             self.undo_creation(intent, &[Object::Volume(volume.id)]);
             return Err(error);
         }
-        self.catalogue.commit("create_volume.commit", |change| {
+        let used = self.catalogue.commit("create_volume.commit", |change| {
             change.put_volume(&volume)?;
-            change.drop_intent(intent)
+            change.drop_intent(intent)?;
+            match volume.source {
+                Some(Object::Snapshot(id)) if change.add_use(id, &Consumer::Source)? => change.snapshot(id),
+                _ => Ok(None),
+            }
         })?;
+        if let Some(snapshot) = used {
+            self.evict_surplus(snapshot.source);
+        }
         tracing::info!(volume = %volume.id, name = %volume.name, size = volume.size.bytes(), source = ?volume.source, "volume made");
         Ok(Outcome::Created(volume))
     }

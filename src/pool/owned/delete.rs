@@ -1,5 +1,6 @@
-//! Deleting volumes and snapshots: out of sight first, then gone.
+//! Deleting volumes and snapshots: out of sight first, then gone, or kept as an anchor (`anchors`).
 
+use super::anchors::{Fate, fate};
 use super::{OwnedPool, act};
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
@@ -44,10 +45,12 @@ impl OwnedPool {
                 change.drop_intent(intent)
             })
         })?;
-        self.forget_volume(&volume, intent)
+        self.forget_volume(&volume, intent)?;
+        self.evict_surplus(id);
+        Ok(())
     }
 
-    /// Deletes a snapshot. Absent is success.
+    /// Deletes a snapshot. Absent is success. When somebody used it, its data may be kept as an anchor, which nobody sees.
     ///
     /// # Errors
     /// [`PoolError::InUse`] while it is leased, copied or attached; [`PoolError::Busy`]; [`PoolError::Io`],
@@ -61,17 +64,31 @@ impl OwnedPool {
             return Err(PoolError::InUse { object, by: "an export or a copy that reads it".to_owned() });
         }
         self.detach_remnant(object)?;
+        let is_sound = self.check_sound(object).is_ok();
         let intent = self.catalogue.commit("delete_snapshot.intent", |change| {
+            // Uses are recorded without this lock: one that came since the look above is decided on here.
+            let snapshot = change.snapshot(id)?.unwrap_or_else(|| snapshot.clone());
             change.remove_snapshot(&snapshot)?;
-            change.add_intent(&Intent::DeleteSnapshot { snapshot: snapshot.clone() })
+            match fate(change, &snapshot)? {
+                Fate::Kept(anchor) if is_sound => change.put_anchor(&anchor).map(|()| None),
+                _ => change.add_intent(&Intent::DeleteSnapshot { snapshot }).map(Some),
+            }
         })?;
+        let Some(intent) = intent else {
+            tracing::info!(snapshot = %id, name = %snapshot.name, "snapshot deleted, and kept as an anchor");
+            self.evict_surplus(snapshot.source);
+            return Ok(());
+        };
         self.delete_object(object, intent, |pool| {
             pool.catalogue.commit("delete_snapshot.reinstate", |change| {
                 change.put_snapshot(&snapshot)?;
                 change.drop_intent(intent)
             })
         })?;
-        self.forget_snapshot(&snapshot, intent)
+        self.forget_snapshot(&snapshot, intent)?;
+        tracing::info!(snapshot = %id, name = %snapshot.name, "snapshot deleted");
+        self.evict_surplus(snapshot.source);
+        Ok(())
     }
 
     fn detach_remnant(&self, object: Object) -> Result<(), PoolError> {
@@ -84,7 +101,7 @@ impl OwnedPool {
 
     /// The act of a deletion. An object that turns out to be in use comes back into sight; after any other error the
     /// deletion goes on when it is repeated, or at the next start.
-    fn delete_object(
+    pub(super) fn delete_object(
         &self,
         object: Object,
         intent: IntentId,
@@ -119,10 +136,17 @@ impl OwnedPool {
         let Some((id, intent)) = pending(self)? else { return Ok(()) };
         act("delete", || self.pool.delete(object))?;
         match intent {
-            Intent::DeleteVolume { volume } => self.forget_volume(&volume, id),
-            Intent::DeleteSnapshot { snapshot } => self.forget_snapshot(&snapshot, id),
-            _ => Ok(()),
+            Intent::DeleteVolume { volume } => {
+                self.forget_volume(&volume, id)?;
+                self.evict_surplus(volume.id);
+            }
+            Intent::DeleteSnapshot { snapshot } => {
+                self.forget_snapshot(&snapshot, id)?;
+                self.evict_surplus(snapshot.source);
+            }
+            _ => {}
         }
+        Ok(())
     }
 
     fn forget_volume(&self, volume: &Volume, intent: IntentId) -> Result<(), PoolError> {
@@ -137,7 +161,7 @@ impl OwnedPool {
         Ok(())
     }
 
-    fn forget_snapshot(&self, snapshot: &Snapshot, intent: IntentId) -> Result<(), PoolError> {
+    pub(super) fn forget_snapshot(&self, snapshot: &Snapshot, intent: IntentId) -> Result<(), PoolError> {
         self.damaged().remove(&Object::Snapshot(snapshot.id));
         self.catalogue.commit("delete_snapshot.commit", |change| {
             // The exports of a volume are of use while the volume or a snapshot of it can be exported again.
@@ -146,7 +170,6 @@ impl OwnedPool {
             }
             change.drop_intent(intent)
         })?;
-        tracing::info!(snapshot = %snapshot.id, name = %snapshot.name, "snapshot deleted");
         Ok(())
     }
 }

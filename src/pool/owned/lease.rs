@@ -1,9 +1,9 @@
 //! Leases: a snapshot held for reading, as a descriptor and the ranges that matter.
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use super::OwnedPool;
+use super::{Damaged, OwnedPool, check_sound};
 use crate::block::Access;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::locks::{OperationLocks, Pin};
@@ -18,6 +18,7 @@ pub struct Lease {
     pool: Arc<dyn Pool>,
     catalogue: Catalogue,
     locks: OperationLocks,
+    damaged: Arc<Mutex<Damaged>>,
     _pin: Pin,
 }
 
@@ -44,6 +45,7 @@ impl OwnedPool {
             pool: Arc::clone(&self.pool),
             catalogue: self.catalogue.clone(),
             locks: self.locks.clone(),
+            damaged: Arc::clone(&self.damaged),
             _pin: pin,
         })
     }
@@ -79,14 +81,24 @@ impl Lease {
     }
 
     /// The ranges in which this snapshot may differ from `base`, a snapshot of the same volume; within the size. What lies
-    /// beyond the end of a smaller base counts as zeros there. The base is held until the stream is dropped.
+    /// beyond the end of a smaller base counts as zeros there. The base is held until the stream is dropped. It may have been
+    /// deleted, if it was kept as an anchor: the answer is as exact as ever.
     ///
     /// # Errors
     /// [`PoolError::Missing`] when there is no such base; [`PoolError::Unsupported`] when it is of another volume;
-    /// [`PoolError::Busy`], [`PoolError::Io`]; the stream may fail later.
+    /// [`PoolError::Busy`], [`PoolError::Io`] (also when the data of the base is damaged); the stream may fail later.
     pub fn changed_since(&self, base: SnapshotId) -> Result<RangeStream, PoolError> {
+        let object = Object::Snapshot(base);
         let pin = self.locks.pin(base)?;
-        let record = self.catalogue.snapshot(base)?.ok_or(PoolError::Missing(Object::Snapshot(base)))?;
+        // The anchors last: a snapshot that becomes one meanwhile is found there.
+        let record = match self.catalogue.snapshot(base)? {
+            Some(snapshot) => snapshot,
+            None => {
+                let anchor = self.catalogue.anchor(self.snapshot.source, base)?;
+                anchor.ok_or(PoolError::Missing(object))?.snapshot
+            }
+        };
+        check_sound(&self.damaged, object)?;
         if record.source != self.snapshot.source {
             return Err(PoolError::Unsupported(format!("snapshot {base} is of another volume than {}", self.snapshot.id)));
         }

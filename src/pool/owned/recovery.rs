@@ -122,6 +122,8 @@ pub(super) fn compare(pool: &dyn Pool, catalogue: &Catalogue) -> Result<Findings
     let mut recorded: BTreeMap<Object, u64> = BTreeMap::new();
     recorded.extend(catalogue.volumes()?.iter().map(|volume| (Object::Volume(volume.id), volume.size.bytes())));
     recorded.extend(catalogue.snapshots()?.iter().map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size.bytes())));
+    let anchors = catalogue.anchors()?.into_iter().map(|anchor| anchor.snapshot);
+    recorded.extend(anchors.map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size.bytes())));
     let unfinished: BTreeSet<Object> = catalogue.intents()?.iter().flat_map(|(_, intent)| objects(intent)).collect();
     let findings = judge(&recorded, &unfinished, pool.scan()?);
     for what in &findings.quarantined {

@@ -56,6 +56,8 @@ impl OwnedPool {
         };
         for snapshot in &mut snapshots {
             snapshot.created = created;
+            // Intents are numbered in ascending order, and the cuts of one volume come one after the other.
+            snapshot.serial = intent.0;
         }
         self.catalogue.commit("create_snapshots.commit", |change| {
             snapshots.iter().try_for_each(|snapshot| change.put_snapshot(snapshot))?;
@@ -100,6 +102,9 @@ impl OwnedPool {
             checksum: volume.checksum,
             parameters: request.parameters.clone(),
             created: Timestamp::now(),
+            serial: 0,
+            anchor_limit: volume.anchor_limit(),
+            used_by: BTreeSet::new(),
         })
     }
 

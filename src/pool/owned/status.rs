@@ -1,8 +1,9 @@
 //! What a pool says about itself.
 
 use super::OwnedPool;
-use crate::pool::{PoolError, PoolKind, PoolUsage};
-use crate::types::PoolId;
+use crate::pool::record::Anchor;
+use crate::pool::{ObjectUsage, PoolError, PoolKind, PoolUsage};
+use crate::types::{Object, PoolId};
 
 /// State of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct PoolStatus {
     pub volumes: usize,
     /// Number of snapshots.
     pub snapshots: usize,
+    /// Number of anchors: deleted snapshots that are kept. See [`OwnedPool::anchor_status`].
+    pub anchors: usize,
     /// Number of restores in progress.
     pub restores: usize,
     /// Things in the pool that no record names, as found at the start. They are left alone.
@@ -29,7 +32,33 @@ pub struct PoolStatus {
     pub damaged: Vec<String>,
 }
 
+/// State of an anchor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnchorStatus {
+    /// Its record.
+    pub anchor: Anchor,
+    /// What it takes: its exclusive part is what its eviction frees.
+    pub usage: ObjectUsage,
+}
+
 impl OwnedPool {
+    /// Anchors and what they take, volume by volume. Looks at the extents of each.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`], [`PoolError::Catalogue`].
+    pub fn anchor_status(&self) -> Result<Vec<AnchorStatus>, PoolError> {
+        let mut states = Vec::new();
+        for anchor in self.catalogue.anchors()? {
+            match self.pool.object_usage(Object::Snapshot(anchor.snapshot.id)) {
+                Ok(usage) => states.push(AnchorStatus { anchor, usage }),
+                // Evicted just now.
+                Err(PoolError::Missing(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(states)
+    }
+
     /// State of the pool now; quarantined and damaged objects as found at the start.
     ///
     /// # Errors
@@ -43,6 +72,7 @@ impl OwnedPool {
             usage: self.pool.usage()?,
             volumes: self.catalogue.volumes()?.len(),
             snapshots: self.catalogue.snapshots()?.len(),
+            anchors: self.catalogue.anchors()?.len(),
             restores: self.restoring().len(),
             quarantined: self.quarantined.clone(),
             damaged: self.damaged().iter().map(|(object, what)| format!("{object}: {what}")).collect(),

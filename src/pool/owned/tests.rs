@@ -17,6 +17,7 @@ use crate::pool::record::{
 use crate::pool::{DataChecksum, PoolUsage};
 use crate::types::{ByteRange, CapacityRange, FsType, ObjectName, SnapshotId, Timestamp};
 
+mod anchors;
 mod crash;
 mod model;
 

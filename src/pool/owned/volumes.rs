@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::OwnedPool;
 use crate::pool::PoolError;
-use crate::pool::record::{ExportRecord, FormatState, Publication, Volume};
+use crate::pool::record::{Consumer, ExportRecord, FormatState, Publication, Volume};
 use crate::types::{Object, ObjectName, VolumeId};
 
 impl OwnedPool {
@@ -104,7 +104,8 @@ impl OwnedPool {
         Ok(current)
     }
 
-    /// Records an export, in place of the last one of this volume to this repository.
+    /// Records an export, in place of the last one of this volume to this repository, and in the same commit that the repository
+    /// used the snapshot (see [`OwnedPool::record_use`]): the base of the export after it is never given up before it is known.
     ///
     /// # Errors
     /// [`PoolError::Missing`] when neither the volume nor the snapshot exists; [`PoolError::Catalogue`].
@@ -113,8 +114,11 @@ impl OwnedPool {
             if change.volume(export.volume)?.is_none() && change.snapshot(export.snapshot)?.is_none() {
                 return Err(PoolError::Missing(Object::Snapshot(export.snapshot)));
             }
+            change.add_use(export.snapshot, &Consumer::Repository(export.repository.clone()))?;
             change.put_export(export)
-        })
+        })?;
+        self.evict_surplus(export.volume);
+        Ok(())
     }
 
     /// The last export of a volume to one repository.

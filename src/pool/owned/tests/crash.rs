@@ -6,6 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
+use crate::pool::record::{Anchor, Consumer};
 
 type Operation = fn(&World, VolumeId, SnapshotId) -> Result<(), PoolError>;
 
@@ -14,7 +15,7 @@ fn copy_of(source: Object) -> NewVolume {
 }
 
 /// Each operation that changes the pool, with what it acts by.
-const OPERATIONS: [(&str, &[Verb], Operation); 9] = [
+const OPERATIONS: [(&str, &[Verb], Operation); 11] = [
     ("create", &[Verb::Create], |world, _, _| world.owned.create_volume(&new_volume("new")).map(drop)),
     ("copy a snapshot", &[Verb::Copy], |world, _, snapshot| {
         world.owned.create_volume(&copy_of(Object::Snapshot(snapshot))).map(drop)
@@ -26,6 +27,24 @@ const OPERATIONS: [(&str, &[Verb], Operation); 9] = [
     }),
     ("delete a volume", &[Verb::Detach, Verb::Delete], |world, volume, _| world.owned.delete_volume(volume)),
     ("delete a snapshot", &[Verb::Delete], |world, _, snapshot| world.owned.delete_snapshot(snapshot)),
+    ("delete a used snapshot into an anchor, which evicts the one before", &[Verb::Delete], |world, _, snapshot| {
+        if world.owned.snapshot(snapshot)?.is_some() {
+            world.owned.record_use(snapshot, CONSUMER)?;
+        }
+        world.owned.delete_snapshot(snapshot)
+    }),
+    ("export, which evicts the base of the export before", &[Verb::Delete], |world, volume, snapshot| {
+        let export = ExportRecord {
+            repository: REPOSITORY.to_owned(),
+            volume,
+            snapshot,
+            repository_snapshot: String::new(),
+            size: bytes(MIB),
+            chunk_size: MIB,
+            finished: Timestamp::now(),
+        };
+        world.owned.put_export(&export)
+    }),
     ("restore", &[Verb::Create], |world, _, _| match world.owned.begin_restore(&new_volume("new"))? {
         RestoreStart::Target(target) => world.owned.commit_restore(target.volume()).map(drop),
         RestoreStart::Existing(_) => Ok(()),
@@ -36,23 +55,35 @@ const OPERATIONS: [(&str, &[Verb], Operation); 9] = [
     }),
 ];
 
+const CONSUMER: Consumer = Consumer::MetadataClient;
+const REPOSITORY: &str = "ab";
+
+/// A volume, attached, with a snapshot, and two anchors of older snapshots, of another consumer each.
 fn prepared() -> (World, VolumeId, SnapshotId) {
     let world = World::over(MemoryPool::default(), Arc::new(Recorder::default()));
     let volume = world.create("old");
     world.write(volume.id, 0, b"kept");
+    for consumer in [CONSUMER, Consumer::Repository(REPOSITORY.to_owned())] {
+        let used = world.cut("used", volume.id);
+        world.owned.record_use(used.id, consumer).unwrap();
+        world.owned.delete_snapshot(used.id).unwrap();
+    }
     let snapshot = world.cut("old", volume.id);
     world.owned.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap();
     (world, volume.id, snapshot.id)
 }
 
-/// What the orchestrator sees: names of volumes with their sizes, and names of snapshots.
-fn visible(world: &World) -> (Vec<(String, u64)>, Vec<String>) {
+/// What the orchestrator sees, names of volumes with their sizes and names of snapshots; and names of anchors with their consumers.
+fn visible(world: &World) -> (Vec<(String, u64)>, Vec<String>, Vec<(String, Vec<Consumer>)>) {
     let mut volumes: Vec<(String, u64)> =
         world.owned.volumes().unwrap().iter().map(|volume| (volume.name.to_string(), volume.size.bytes())).collect();
     volumes.sort_unstable();
     let mut snapshots: Vec<String> = world.owned.snapshots().unwrap().iter().map(|snapshot| snapshot.name.to_string()).collect();
     snapshots.sort_unstable();
-    (volumes, snapshots)
+    let anchor = |anchor: Anchor| (anchor.snapshot.name.to_string(), anchor.snapshot.used_by.into_iter().collect());
+    let mut anchors: Vec<(String, Vec<Consumer>)> = world.owned.anchors().unwrap().into_iter().map(anchor).collect();
+    anchors.sort_unstable();
+    (volumes, snapshots, anchors)
 }
 
 #[test]
@@ -84,6 +115,27 @@ fn whatever_was_interrupted_the_next_start_is_tidy_and_the_same_request_succeeds
                     assert_eq!(world.read(Object::Volume(volume), 0, 4), b"kept");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn the_anchors_of_a_deleted_volume_go_with_its_last_snapshot_also_when_that_is_interrupted() {
+    for acts in 0..3 {
+        for moment in [Moment::Before, Moment::After] {
+            let (mut world, volume, snapshot) = prepared();
+            world.owned.delete_volume(volume).unwrap();
+            assert_eq!(world.owned.anchors().unwrap().len(), 2);
+            let count = AtomicUsize::new(0);
+            world.memory.set_hook(Some(Arc::new(move |verb, at| {
+                let is_next = verb == Verb::Delete && at == moment && count.fetch_add(1, Ordering::SeqCst) == acts;
+                if is_next { panic!("killed here") } else { Ok(()) }
+            })));
+            assert!(catch_unwind(AssertUnwindSafe(|| world.owned.delete_snapshot(snapshot))).is_err());
+            world.restart();
+            assert_eq!(visible(&world), (Vec::new(), Vec::new(), Vec::new()));
+            assert!(world.memory.scan().unwrap().is_empty());
+            world.assert_tidy();
         }
     }
 }
@@ -184,10 +236,12 @@ impl redb::StorageBackend for Disk {
 fn prepared_on(disk: &Disk) -> (World, VolumeId, SnapshotId) {
     let (mut world, volume, snapshot) = prepared();
     let (volume, snapshot) = (world.owned.volume(volume).unwrap().unwrap(), world.owned.snapshot(snapshot).unwrap().unwrap());
+    let anchors = world.owned.anchors().unwrap();
     world.catalogue = Catalogue::over(disk.clone(), PoolId::random()).unwrap();
     world
         .catalogue
         .commit("test", |change| {
+            anchors.iter().try_for_each(|anchor| change.put_anchor(anchor))?;
             change.put_volume(&volume)?;
             change.put_snapshot(&snapshot)
         })
@@ -216,12 +270,16 @@ fn a_commit_that_fails_is_neither_undone_nor_lost() {
                     break;
                 }
                 cuts += 1;
-                assert!(matches!(result, Err(PoolError::Catalogue(_))), "{what}: {result:?}");
+                assert!(matches!(result, Ok(()) | Err(PoolError::Catalogue(_))), "{what}: {result:?}");
                 // The pool stands still: nothing is done that could not be recorded.
                 assert!(world.owned.create_volume(&new_volume("another")).is_err());
                 world.catalogue = Catalogue::over(disk.revived(), PoolId::random()).unwrap();
                 world.restart();
                 world.assert_tidy();
+                if result.is_ok() {
+                    // Done but for an eviction that came of it, which is none of the caller's business.
+                    assert_eq!(visible(&world), undisturbed, "{what}, sync {sync}, {moment:?}");
+                }
                 operation(&world, volume, snapshot).unwrap();
                 world.assert_tidy();
                 assert_eq!(visible(&world), undisturbed, "{what}, sync {sync}, {moment:?}");

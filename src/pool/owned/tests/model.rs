@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pool::record::Consumer;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -32,6 +33,10 @@ enum Step {
     },
     DeleteVolume(Pick),
     DeleteSnapshot(Pick),
+    Use {
+        snapshot: Pick,
+        consumer: Consumer,
+    },
     Attach(Pick),
     Restore {
         name: usize,
@@ -71,7 +76,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (pick.clone(), 0_u64..8, any::<u8>()).prop_map(|(volume, block, value)| Step::Write { volume, block, value }),
         2 => (pick.clone(), 1_u64..12).prop_map(|(volume, blocks)| Step::Grow { volume, blocks }),
         3 => pick.clone().prop_map(Step::DeleteVolume),
-        2 => pick.clone().prop_map(Step::DeleteSnapshot),
+        3 => pick.clone().prop_map(Step::DeleteSnapshot),
+        3 => (pick.clone(), consumer()).prop_map(|(snapshot, consumer)| Step::Use { snapshot, consumer }),
         2 => pick.prop_map(Step::Attach),
         2 => (name, 1_u64..8, any::<u8>(), any::<bool>())
             .prop_map(|(name, blocks, value, commit)| Step::Restore { name, blocks, value, commit }),
@@ -80,9 +86,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// So few that together with [`Consumer::Source`] they leave at most as many anchors as a volume may have.
+fn consumer() -> impl Strategy<Value = Consumer> {
+    prop_oneof![Just(Consumer::Repository("ab".to_owned())), Just(Consumer::MetadataClient)]
+}
+
 /// What should be there: contents by name.
 #[derive(Default)]
 struct Expected {
+    /// All snapshots there ever were: the number of the cut, the volume, the content.
+    cuts: BTreeMap<SnapshotId, (usize, VolumeId, Vec<u8>)>,
+    /// The newest snapshot that each consumer used.
+    last: BTreeMap<(VolumeId, Consumer), SnapshotId>,
     volumes: BTreeMap<String, (VolumeId, Vec<u8>)>,
     snapshots: BTreeMap<String, (SnapshotId, VolumeId, Vec<u8>)>,
 }
@@ -98,7 +113,49 @@ impl Expected {
         self.snapshots.iter().nth(index).map(|(name, (id, ..))| (name.clone(), *id))
     }
 
+    fn used(&mut self, id: SnapshotId, consumer: Consumer) {
+        let number = |id: &SnapshotId| self.cuts[id].0;
+        let key = (self.cuts[&id].1, consumer);
+        if self.last.get(&key).is_none_or(|last| number(last) < number(&id)) {
+            self.last.insert(key, id);
+        }
+    }
+
+    /// Whatever somebody may ask about can be answered, and exactly.
+    fn check_anchors(&self, world: &World) {
+        let anchors: Vec<Snapshot> = world.owned.anchors().unwrap().into_iter().map(|anchor| anchor.snapshot).collect();
+        let live = |volume: VolumeId| self.snapshots.values().filter(move |(_, source, _)| *source == volume);
+        for ((volume, consumer), id) in &self.last {
+            let exists = self.volumes.values().any(|(existing, _)| existing == volume);
+            if exists || live(*volume).count() > 0 {
+                let is_there = live(*volume).any(|(there, ..)| there == id) || anchors.iter().any(|anchor| anchor.id == *id);
+                assert!(is_there, "{consumer:?} lost {id}");
+            }
+        }
+        for anchor in anchors {
+            let (_, source, before) = &self.cuts[&anchor.id];
+            assert!(world.read(Object::Snapshot(anchor.id), 0, before.len()) == *before);
+            for (target, _, after) in live(*source) {
+                let block = |data: &[u8], offset: usize| data.get(offset..offset + 4096).map_or(vec![0; 4096], <[u8]>::to_vec);
+                let wanted: Vec<u64> = (0..after.len())
+                    .step_by(4096)
+                    .filter(|&offset| block(before, offset) != block(after, offset))
+                    .map(|offset| offset as u64)
+                    .collect();
+                let ranges = world.owned.lease(*target).unwrap().changed_since(anchor.id).unwrap();
+                let found: Vec<u64> = ranges
+                    .flat_map(|range| {
+                        let range = range.unwrap();
+                        (range.offset()..range.end()).step_by(4096)
+                    })
+                    .collect();
+                assert_eq!(found, wanted);
+            }
+        }
+    }
+
     fn check(&self, world: &World) {
+        self.check_anchors(world);
         let mut volumes = world.owned.volumes().unwrap();
         volumes.sort_by(|one, other| one.name.cmp(&other.name));
         let found: Vec<(String, VolumeId, u64)> =
@@ -146,6 +203,9 @@ fn run(world: &mut World, expected: &mut Expected, step: Step) {
             match world.owned.create_volume(&request) {
                 Ok(Outcome::Created(volume)) => {
                     assert_eq!(volume.format, FormatState::Copied);
+                    if let Object::Snapshot(id) = source {
+                        expected.used(id, Consumer::Source);
+                    }
                     assert!(expected.volumes.insert(NAMES[name].to_owned(), (volume.id, data)).is_none());
                 }
                 Ok(Outcome::Existing(volume)) => assert_eq!(expected.volumes[NAMES[name]].0, volume.id),
@@ -163,6 +223,8 @@ fn run(world: &mut World, expected: &mut Expected, step: Step) {
                         match outcome {
                             Outcome::Created(snapshot) => {
                                 let content = (snapshot.id, snapshot.source, expected.volumes[source].1.clone());
+                                let cut = (expected.cuts.len(), content.1, content.2.clone());
+                                expected.cuts.insert(snapshot.id, cut);
                                 assert!(expected.snapshots.insert(snapshot.name.to_string(), content).is_none());
                             }
                             Outcome::Existing(snapshot) => {
@@ -215,6 +277,11 @@ fn run(world: &mut World, expected: &mut Expected, step: Step) {
                 Err(error) => injected(error),
             }
             expected.snapshots.remove(&name);
+        }
+        Step::Use { snapshot, consumer } => {
+            let Some((_, id)) = expected.snapshot(snapshot) else { return };
+            world.owned.record_use(id, consumer.clone()).unwrap();
+            expected.used(id, consumer);
         }
         Step::Attach(pick) => {
             let Some((_, id)) = expected.volume(pick) else { return };
@@ -271,5 +338,15 @@ proptest! {
         world.restart();
         expected.check(&world);
         world.assert_tidy();
+        // Each consumer's newest at most, one more for a metadata client, and nothing of what nobody can ask about.
+        for anchor in world.owned.anchors().unwrap() {
+            let volume = anchor.snapshot.source;
+            let comparable = world.owned.volume(volume).unwrap().is_some()
+                || world.owned.snapshots().unwrap().iter().any(|snapshot| snapshot.source == volume);
+            assert!(comparable);
+            assert!(anchor.snapshot.used_by.iter().any(|consumer| {
+                *consumer == Consumer::MetadataClient || expected.last[&(volume, consumer.clone())] == anchor.snapshot.id
+            }));
+        }
     }
 }

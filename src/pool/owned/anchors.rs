@@ -1,0 +1,200 @@
+//! Anchors: deleted snapshots that are kept, so that what changed since them can still be told.
+//!
+//! A snapshot that somebody used (exported it, read its ranges, made a volume from it) is usually the base of that consumer's
+//! next increment, and usually deleted by then. Its deletion takes it out of sight as any other does, name and all, but moves
+//! its record to the anchors in the same commit, and the object stays what it was. Which ones are kept is decided in
+//! `retention`; the rest is *evicted*, and so are all, oldest first, before a new volume or snapshot is refused for want of space.
+//!
+//! * Deletion into an anchor is one commit: before it the snapshot is there, after it the anchor is.
+//! * Eviction is a deletion like any other: a commit that replaces the anchor by an intent, the act, a commit that drops the
+//!   intent. A crash between finishes it; a crash before the first leaves one anchor too many, which the next start evicts.
+//! * An anchor that a stream reads is pinned and passed over; the next change of its volume, or the next start, evicts it.
+//! * An anchor whose object is missing or cut short is worthless, for comparing with it would hide changes: the next start
+//!   evicts it.
+//!
+//! An eviction that fails never fails the request it was a part of.
+
+use std::collections::BTreeSet;
+
+use super::OwnedPool;
+use super::retention::{Origin, age, surplus};
+use crate::pool::catalogue::Change;
+use crate::pool::intent::Intent;
+use crate::pool::locks::Key;
+use crate::pool::record::{Anchor, AnchorLimit, Consumer, Snapshot};
+use crate::pool::{PoolError, PoolUsage};
+use crate::types::{Object, SnapshotId, Timestamp, VolumeId};
+
+impl OwnedPool {
+    /// Records that a consumer used a snapshot, and may come back for what changed since: deleted, the snapshot is kept as an
+    /// anchor until this consumer uses a newer one of the same volume. Recorded already is success.
+    ///
+    /// To be called when the use is complete: it gives up the base that this consumer needed until now.
+    /// [`OwnedPool::put_export`] and [`OwnedPool::create_volume`] do it for their own.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`] when there is no such snapshot; [`PoolError::Catalogue`].
+    pub fn record_use(&self, id: SnapshotId, consumer: Consumer) -> Result<(), PoolError> {
+        let missing = || PoolError::Missing(Object::Snapshot(id));
+        let snapshot = self.catalogue.snapshot(id)?.ok_or_else(missing)?;
+        if snapshot.anchor_limit == AnchorLimit::NONE || snapshot.used_by.contains(&consumer) {
+            return Ok(());
+        }
+        self.catalogue.commit("record_use", |change| change.add_use(id, &consumer))?;
+        self.evict_surplus(snapshot.source);
+        Ok(())
+    }
+
+    /// All anchors, volume by volume.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn anchors(&self) -> Result<Vec<Anchor>, PoolError> {
+        self.catalogue.anchors()
+    }
+
+    /// Evicts what is not to be kept of a volume's anchors. What fails is logged, and done by the next call or start.
+    pub(super) fn evict_surplus(&self, volume: VolumeId) {
+        if let Err(error) = self.try_evict_surplus(volume) {
+            tracing::warn!(%volume, %error, "anchors that are not needed any more are kept for now");
+        }
+    }
+
+    fn try_evict_surplus(&self, volume: VolumeId) -> Result<(), PoolError> {
+        let mut anchors = self.catalogue.anchors()?;
+        anchors.retain(|anchor| anchor.snapshot.source == volume);
+        if anchors.is_empty() {
+            return Ok(());
+        }
+        let mut live = self.catalogue.snapshots()?;
+        live.retain(|snapshot| snapshot.source == volume);
+        let origin = if self.catalogue.volume(volume)?.is_some() { Origin::Exists } else { Origin::Deleted };
+        let surplus = surplus(origin, &live, &anchors);
+        anchors.retain(|anchor| surplus.contains(&anchor.snapshot.id));
+        anchors.iter().try_for_each(|anchor| self.evict(anchor).map(drop))
+    }
+
+    /// Evicts what an earlier process left to be evicted: surplus of any volume, and anchors that cannot answer exactly.
+    pub(super) fn evict_leftovers(&self) -> Result<(), PoolError> {
+        let mut volumes = BTreeSet::new();
+        for anchor in self.catalogue.anchors()? {
+            volumes.insert(anchor.snapshot.source);
+            if self.check_sound(Object::Snapshot(anchor.snapshot.id)).is_err()
+                && let Err(error) = self.evict(&anchor)
+            {
+                tracing::warn!(anchor = %anchor.snapshot.id, %error, "a damaged anchor is kept for now, and not used");
+            }
+        }
+        volumes.into_iter().for_each(|volume| self.evict_surplus(volume));
+        Ok(())
+    }
+
+    /// Space of the pool after as many anchors were evicted, oldest first, as it takes to make room for new volumes and
+    /// snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
+    pub(super) fn make_room(&self) -> Result<PoolUsage, PoolError> {
+        let mut usage = self.pool.usage()?;
+        if usage.available() > 0 {
+            return Ok(usage);
+        }
+        let mut freed = 0_u64;
+        for anchor in self.anchors_oldest_first()? {
+            let exclusive = self.exclusive_bytes(&anchor);
+            match self.evict(&anchor) {
+                Ok(Eviction::Done) => {}
+                Ok(Eviction::Postponed) => continue,
+                Err(error) => {
+                    tracing::warn!(anchor = %anchor.snapshot.id, %error, "an anchor could not be evicted");
+                    continue;
+                }
+            }
+            freed = freed.saturating_add(exclusive);
+            let now = self.pool.usage()?;
+            usage.free = now.free.max(usage.free.saturating_add(exclusive)).min(now.total);
+            if usage.available() > 0 {
+                tracing::warn!(pool = %self.id(), freed, "anchors were evicted to make room");
+                break;
+            }
+        }
+        Ok(usage)
+    }
+
+    /// What new volumes and snapshots may still take, in bytes, when all anchors are evicted that it takes.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`], [`PoolError::Catalogue`].
+    pub fn available_bytes(&self) -> Result<u64, PoolError> {
+        let mut usage = self.pool.usage()?;
+        if usage.available() == 0 {
+            let evictable: u64 = self.catalogue.anchors()?.iter().map(|anchor| self.exclusive_bytes(anchor)).sum();
+            usage.free = usage.free.saturating_add(evictable);
+        }
+        Ok(usage.available())
+    }
+
+    /// What the eviction of an anchor frees at least.
+    fn exclusive_bytes(&self, anchor: &Anchor) -> u64 {
+        self.pool.object_usage(Object::Snapshot(anchor.snapshot.id)).map_or(0, |usage| usage.exclusive)
+    }
+
+    fn anchors_oldest_first(&self) -> Result<Vec<Anchor>, PoolError> {
+        let mut anchors = self.catalogue.anchors()?;
+        anchors.sort_unstable_by_key(|anchor| age(&anchor.snapshot));
+        Ok(anchors)
+    }
+
+    fn evict(&self, anchor: &Anchor) -> Result<Eviction, PoolError> {
+        let snapshot = &anchor.snapshot;
+        let object = Object::Snapshot(snapshot.id);
+        let _locked = match self.locks.lock([Key::Object(object)]) {
+            Ok(locked) => locked,
+            Err(PoolError::Busy(_)) => return Ok(Eviction::Postponed),
+            Err(error) => return Err(error),
+        };
+        if self.locks.is_pinned(snapshot.id) || self.catalogue.anchor(snapshot.source, snapshot.id)?.is_none() {
+            return Ok(Eviction::Postponed);
+        }
+        let intent = self.catalogue.commit("evict_anchor.intent", |change| {
+            change.remove_anchor(anchor)?;
+            change.add_intent(&Intent::DeleteSnapshot { snapshot: snapshot.clone() })
+        })?;
+        self.delete_object(object, intent, |pool| {
+            pool.catalogue.commit("evict_anchor.reinstate", |change| {
+                change.put_anchor(anchor)?;
+                change.drop_intent(intent)
+            })
+        })?;
+        self.forget_snapshot(snapshot, intent)?;
+        tracing::info!(anchor = %snapshot.id, volume = %snapshot.source, "anchor evicted");
+        Ok(Eviction::Done)
+    }
+}
+
+/// What became of an eviction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Eviction {
+    /// The anchor is gone.
+    Done,
+    /// Somebody reads it, or evicts it just now.
+    Postponed,
+}
+
+/// What is to become of a snapshot that is deleted, as a change sees it.
+pub(super) fn fate(change: &mut Change<'_>, snapshot: &Snapshot) -> Result<Fate, PoolError> {
+    let volume = snapshot.source;
+    let anchor = Anchor { snapshot: snapshot.clone(), deleted: Timestamp::now() };
+    let mut live = change.snapshots_of(volume)?;
+    live.retain(|other| other.id != snapshot.id);
+    let mut anchors = change.anchors_of(volume)?;
+    anchors.push(anchor.clone());
+    let origin = if change.volume(volume)?.is_some() { Origin::Exists } else { Origin::Deleted };
+    let is_surplus = surplus(origin, &live, &anchors).contains(&snapshot.id);
+    Ok(if is_surplus { Fate::Gone } else { Fate::Kept(anchor) })
+}
+
+/// See [`fate`].
+pub(super) enum Fate {
+    /// Deleted.
+    Gone,
+    /// Kept as an anchor.
+    Kept(Anchor),
+}
