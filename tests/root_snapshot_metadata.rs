@@ -26,6 +26,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use root_support::{Sandbox, pattern};
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic::transport::Channel;
 use windlass::block::{Access, AlignedBuffer, file_ops};
 use windlass::csi::quiesce::MountQuiesce;
@@ -145,6 +146,8 @@ struct Raw {
     bytes: Vec<u8>,
     /// Snapshots with their content, the oldest first.
     snapshots: Vec<(String, Vec<u8>)>,
+    /// Deleted snapshots with their content.
+    deleted: Vec<(String, Vec<u8>)>,
 }
 
 /// One change of a volume's content, by its device or, when it has none, by the file beneath.
@@ -207,11 +210,31 @@ fn named(volume: &Raw, random: &mut StdRng) -> usize {
     random.random_range(0..volume.snapshots.len())
 }
 
+/// A deleted base is answered exactly, or not known: whether it was answered.
+async fn check_deleted(node: &Node, volume: &Raw, random: &mut StdRng) -> bool {
+    let recent = volume.deleted.len().saturating_sub(6);
+    let (Some((target, target_bytes)), false) = (volume.snapshots.last(), volume.deleted.is_empty()) else { return false };
+    let (base, base_bytes) = &volume.deleted[random.random_range(recent..volume.deleted.len())];
+    let asked = Ask::Delta { base, target };
+    match list(&node.metadata, asked, 0, 0).await {
+        Ok(_) => {
+            let ranges = list_in_pieces(&node.metadata, asked, random).await;
+            let right = applied(base_bytes, target_bytes, &ranges) == *target_bytes;
+            assert!(right, "something changed since a deleted base and was not said: {ranges:?}");
+            true
+        }
+        Err(status) => {
+            assert_eq!(status.code(), Code::NotFound, "{status}");
+            false
+        }
+    }
+}
+
 /// Thousands of operations, and what the service says of them.
 async fn random_operations(node: &Node, random: &mut StdRng) {
     let first = node.create("first", SMALL, block(WRITER), None).await;
-    let mut volumes = vec![Raw { id: first, bytes: vec![0; SMALL as usize], snapshots: Vec::new() }];
-    let mut checks = 0;
+    let mut volumes = vec![Raw { id: first, bytes: vec![0; SMALL as usize], snapshots: Vec::new(), deleted: Vec::new() }];
+    let (mut checks, mut from_deleted) = (0, 0);
     for step in 0..OPERATIONS {
         let (index, count) = (random.random_range(0..volumes.len()), volumes.len());
         let volume = &mut volumes[index];
@@ -225,9 +248,11 @@ async fn random_operations(node: &Node, random: &mut StdRng) {
                 let (base, target) = (&volume.snapshots[base].0, &volume.snapshots.last().unwrap().0);
                 node.check(base, target, random).await;
                 checks += 1;
-                if volume.snapshots.len() > 10 {
-                    let gone = named(volume, random);
-                    node.delete_snapshot(&volume.snapshots.remove(gone).0).await;
+                from_deleted += usize::from(check_deleted(node, volume, random).await);
+                if volume.snapshots.len() > 6 {
+                    let gone = volume.snapshots.remove(named(volume, random));
+                    node.delete_snapshot(&gone.0).await;
+                    volume.deleted.push(gone);
                 }
             }
             86..90 => {
@@ -245,7 +270,7 @@ async fn random_operations(node: &Node, random: &mut StdRng) {
                     }
                 };
                 let id = node.create(&name, content.len() as u64, block(WRITER), source).await;
-                volumes.push(Raw { id, bytes: content, snapshots: Vec::new() });
+                volumes.push(Raw { id, bytes: content, snapshots: Vec::new(), deleted: Vec::new() });
             }
             92..96 => match node.pool.attachment(Node::object(&volume.id)).unwrap() {
                 Some(_) => node.pool.detach(Node::object(&volume.id)).unwrap(),
@@ -262,7 +287,7 @@ async fn random_operations(node: &Node, random: &mut StdRng) {
             }
         }
     }
-    assert!(checks > OPERATIONS / 20, "{checks}");
+    assert!(checks > OPERATIONS / 20 && from_deleted > OPERATIONS / 100, "{checks} {from_deleted}");
     for volume in &volumes {
         node.pool.detach(Node::object(&volume.id)).unwrap();
     }
