@@ -255,7 +255,7 @@ async fn random_operations(seed: u64, operations: usize) {
             }
             84..88 if snapshots.len() > 2 => {
                 let gone = snapshots.remove(random.random_range(0..snapshots.len()));
-                node.delete_snapshot(&gone).await.unwrap();
+                delete_soon(&node, &gone).await;
             }
             88..92 => {
                 *size += random.random_range(0..16) * BLOCK;
@@ -538,7 +538,7 @@ async fn a_slow_client_stops_the_listing_and_one_that_leaves_ends_it() {
     delete_soon(&node, &target).await;
 }
 
-/// The pin goes just after the listing, by a thread of its own.
+/// The pin of a stream that was given up goes when the server hears of it.
 async fn delete_soon(node: &Node, snapshot: &str) {
     let mut interval = tokio::time::interval(Duration::from_millis(5));
     let deadline = Instant::now() + Duration::from_secs(30);

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use csi_harness::{NODE, block, bytes, from_snapshot, from_volume, mount, new_volume};
 use csi_proto::csi::v1::controller_client::ControllerClient;
@@ -92,9 +93,16 @@ impl Node {
         self.controller.clone().create_snapshot(request).await.unwrap().into_inner().snapshot.unwrap().snapshot_id
     }
 
+    /// A stream that was given up holds its snapshots until the server hears of it.
     async fn delete_snapshot(&self, snapshot: &str) {
-        let request = DeleteSnapshotRequest { snapshot_id: snapshot.into(), ..Default::default() };
-        self.controller.clone().delete_snapshot(request).await.unwrap();
+        let mut interval = tokio::time::interval(Duration::from_millis(5));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let request = || DeleteSnapshotRequest { snapshot_id: snapshot.into(), ..Default::default() };
+        while let Err(status) = self.controller.clone().delete_snapshot(request()).await {
+            assert!(matches!(status.code(), Code::FailedPrecondition | Code::Aborted), "{status}");
+            assert!(Instant::now() < deadline, "the snapshot stays in use: {status}");
+            interval.tick().await;
+        }
     }
 
     async fn grow(&self, volume: &str, size: u64) {
