@@ -288,6 +288,60 @@ async fn check(node: &Node, base: &str, target: &str, random: &mut StdRng) {
     assert!(applied(&[], &target_bytes, &ranges) == target_bytes, "something is allocated and was not said");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_was_read_and_deleted_answers_as_before_and_any_other_is_not_found() {
+    let node = Node::start().await;
+    let volume = small_volume(&node, "a").await;
+    write(&node, &volume, &[1, 5]);
+    let (base, unread) = (cut(&node, "a-1", &volume).await, cut(&node, "a-2", &volume).await);
+    list(&node.metadata, Ask::Allocated(&base), 0, 0).await.unwrap();
+    node.delete_snapshot(&base).await.unwrap();
+    node.delete_snapshot(&unread).await.unwrap();
+    write(&node, &volume, &[6, 9]);
+    let second = cut(&node, "a-3", &volume).await;
+    for _ in 0..2 {
+        let listed = list(&node.metadata, Ask::Delta { base: &base, target: &second }, 0, 0).await.unwrap();
+        assert_eq!(listed.ranges, [(6 * BLOCK, BLOCK), (9 * BLOCK, BLOCK)]);
+    }
+    let asked = Ask::Delta { base: &unread, target: &second };
+    refused("never read", open(&node.metadata, asked, 0, 0).await, Code::NotFound, "base_snapshot_id");
+    // It is nothing but a base.
+    refused("deleted", open(&node.metadata, Ask::Allocated(&base), 0, 0).await, Code::NotFound, "snapshot_id");
+    let asked = Ask::Delta { base: &second, target: &base };
+    refused("deleted", open(&node.metadata, asked, 0, 0).await, Code::NotFound, "target_snapshot_id");
+    let other = small_volume(&node, "b").await;
+    let other = cut(&node, "b-1", &other).await;
+    let asked = Ask::Delta { base: &base, target: &other };
+    refused("of another volume", open(&node.metadata, asked, 0, 0).await, Code::InvalidArgument, "base_snapshot_id");
+
+    // Each snapshot is deleted once it was compared, and is the base of the next.
+    let mut base = second;
+    for round in 10..20 {
+        node.delete_snapshot(&base).await.unwrap();
+        write(&node, &volume, &[round]);
+        let target = cut(&node, &format!("a-{round}"), &volume).await;
+        let listed = list(&node.metadata, Ask::Delta { base: &base, target: &target }, 0, 0).await.unwrap();
+        assert_eq!(listed.ranges, [(round * BLOCK, BLOCK)]);
+        base = target;
+    }
+    assert!(node.pools[0].anchors().unwrap().len() <= 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_was_not_read_to_the_end_is_no_base() {
+    let (node, base, target) = node_that_lists(|| {
+        let cut = Err(io::Error::other("the disk is gone"));
+        Box::new(every_second(3).chain([cut]).chain(every_second(1)))
+    })
+    .await;
+    for asked in [Ask::Allocated(&target), Ask::Delta { base: &base, target: &target }] {
+        assert!(take(&node.metadata, asked, 0, 1, usize::MAX).await.unwrap().0.error.is_some());
+    }
+    node.delete_snapshot(&target).await.unwrap();
+    node.delete_snapshot(&base).await.unwrap();
+    assert!(node.pools[0].anchors().unwrap().is_empty());
+}
+
 /// A pool in memory whose listings are made by the test.
 struct Injected {
     inner: MemoryPool,

@@ -154,6 +154,8 @@ struct Raw {
     bytes: Vec<u8>,
     /// Snapshots with their content, the oldest first.
     snapshots: Vec<(String, Vec<u8>)>,
+    /// Deleted snapshots with their content.
+    deleted: Vec<(String, Vec<u8>)>,
 }
 
 /// One change of a volume's content, by its device or, when it has none, by the file beneath.
@@ -216,11 +218,30 @@ fn named(volume: &Raw, random: &mut StdRng) -> usize {
     random.random_range(0..volume.snapshots.len())
 }
 
+/// Deleted bases are answered exactly, or not known: how many were answered.
+async fn check_deleted(node: &Node, volume: &Raw, random: &mut StdRng) -> usize {
+    let Some((target, target_bytes)) = volume.snapshots.last() else { return 0 };
+    let mut answered = 0;
+    for (base, base_bytes) in volume.deleted.iter().rev().take(6) {
+        let asked = Ask::Delta { base, target };
+        match list(&node.metadata, asked, 0, random.random_range(0..9)).await {
+            Ok(listed) => {
+                let right = applied(base_bytes, target_bytes, &listed.ranges) == *target_bytes;
+                assert!(right, "something changed since a deleted base and was not said: {:?}", listed.ranges);
+                answered += 1;
+            }
+            // Not known, or just being given up.
+            Err(status) => assert!(matches!(status.code(), Code::NotFound | Code::Aborted), "{status}"),
+        }
+    }
+    answered
+}
+
 /// Thousands of operations, and what the service says of them.
 async fn random_operations(node: &Node, random: &mut StdRng) {
     let first = node.create("first", SMALL, block(WRITER), None).await;
-    let mut volumes = vec![Raw { id: first, bytes: vec![0; SMALL as usize], snapshots: Vec::new() }];
-    let mut checks = 0;
+    let mut volumes = vec![Raw { id: first, bytes: vec![0; SMALL as usize], snapshots: Vec::new(), deleted: Vec::new() }];
+    let (mut checks, mut from_deleted) = (0, 0);
     for step in 0..OPERATIONS {
         let (index, count) = (random.random_range(0..volumes.len()), volumes.len());
         let volume = &mut volumes[index];
@@ -234,9 +255,11 @@ async fn random_operations(node: &Node, random: &mut StdRng) {
                 let (base, target) = (&volume.snapshots[base].0, &volume.snapshots.last().unwrap().0);
                 node.check(base, target, random).await;
                 checks += 1;
-                if volume.snapshots.len() > 10 {
-                    let gone = named(volume, random);
-                    node.delete_snapshot(&volume.snapshots.remove(gone).0).await;
+                from_deleted += check_deleted(node, volume, random).await;
+                if volume.snapshots.len() > 6 {
+                    let gone = volume.snapshots.remove(named(volume, random));
+                    node.delete_snapshot(&gone.0).await;
+                    volume.deleted.push(gone);
                 }
             }
             86..90 => {
@@ -254,7 +277,7 @@ async fn random_operations(node: &Node, random: &mut StdRng) {
                     }
                 };
                 let id = node.create(&name, content.len() as u64, block(WRITER), source).await;
-                volumes.push(Raw { id, bytes: content, snapshots: Vec::new() });
+                volumes.push(Raw { id, bytes: content, snapshots: Vec::new(), deleted: Vec::new() });
             }
             92..96 => match node.pool.attachment(Node::object(&volume.id)).unwrap() {
                 Some(_) => node.pool.detach(Node::object(&volume.id)).unwrap(),
@@ -271,7 +294,7 @@ async fn random_operations(node: &Node, random: &mut StdRng) {
             }
         }
     }
-    assert!(checks > OPERATIONS / 20, "{checks}");
+    assert!(checks > OPERATIONS / 20 && from_deleted > OPERATIONS / 100, "{checks} {from_deleted}");
     for volume in &volumes {
         node.pool.detach(Node::object(&volume.id)).unwrap();
     }

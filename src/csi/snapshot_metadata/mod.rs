@@ -13,13 +13,16 @@
 //! next range. The snapshots cannot be deleted while the stream lives; nothing else is locked, so a snapshot can be read,
 //! exported and restored from meanwhile.
 //!
-//! Nothing here changes anything, so a crash leaves nothing.
+//! The one thing that is written: a snapshot whose ranges were all read is recorded as used by a metadata client, which makes it
+//! an anchor when it is deleted. It is recorded before the stream ends, so that the client may delete it at once. A crash
+//! before, or a failure, costs the client a full copy next time, and nothing else.
 
 mod messages;
 mod ranges;
 mod request;
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use csi_proto::csi::v1 as proto;
 use csi_proto::csi::v1::snapshot_metadata_server::SnapshotMetadata;
@@ -29,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::pool::PoolError;
-use crate::pool::owned::Lease;
+use crate::pool::owned::{Lease, OwnedPool};
+use crate::pool::record::Consumer;
 use crate::types::{SnapshotId, VolumeSize};
 
 use super::error::CallError;
@@ -113,12 +117,13 @@ async fn answers(
 struct Listing {
     messages: Messages,
     lease: Lease,
+    pool: Arc<OwnedPool>,
 }
 
 impl Listing {
     fn new(ranges: Ranges, page: Page, cancelled: CancellationToken) -> Self {
-        let Ranges { ranges, lease } = ranges;
-        Self { messages: Messages::new(ranges, lease.size(), page, cancelled), lease }
+        let Ranges { ranges, lease, pool } = ranges;
+        Self { messages: Messages::new(ranges, lease.size(), page, cancelled), lease, pool }
     }
 
     /// The next message, and the listing of the rest unless that was the last; nothing when there is no next one.
@@ -127,10 +132,27 @@ impl Listing {
     /// Those of the pool's listing.
     fn step(mut self) -> Result<Option<(Blocks, Option<Self>)>, CallError> {
         match self.messages.next() {
-            None => Ok(None),
-            Some(Ok(blocks)) if self.messages.is_ended() => Ok(Some((blocks, None))),
+            None => {
+                self.record_use();
+                Ok(None)
+            }
+            Some(Ok(blocks)) if self.messages.is_ended() => {
+                self.record_use();
+                Ok(Some((blocks, None)))
+            }
             Some(Ok(blocks)) => Ok(Some((blocks, Some(self)))),
             Some(Err(error)) => Err(failed(self.lease.snapshot().id, error)),
+        }
+    }
+
+    /// The client has all ranges, and may come back for what changed since.
+    fn record_use(self) {
+        let Self { messages, lease, pool } = self;
+        // Lets the base go, which this may evict.
+        drop(messages);
+        let snapshot = lease.snapshot().id;
+        if let Err(error) = pool.record_use(snapshot, Consumer::MetadataClient) {
+            tracing::warn!(%snapshot, %error, "deleted, this snapshot will be no base of a delta");
         }
     }
 }

@@ -1,11 +1,13 @@
 //! From handles to the ranges of a pool, with the leases that keep them true.
 
+use std::sync::Arc;
+
 use crate::csi::error::{CallError, RequestError};
 use crate::csi::node_layer::{NodeLayer, no_such};
 use crate::pool::PoolError;
 use crate::pool::owned::{Lease, OwnedPool};
 use crate::pool::record::Snapshot;
-use crate::types::{RangeStream, SnapshotHandle, SnapshotId};
+use crate::types::{RangeStream, SnapshotHandle, SnapshotId, Timestamp};
 
 use super::request::{BASE_ID, Pair, SNAPSHOT_ID, STARTING_OFFSET, TARGET_ID};
 
@@ -15,6 +17,8 @@ pub(super) struct Ranges {
     pub ranges: RangeStream,
     /// The snapshot that they are ranges of.
     pub lease: Lease,
+    /// Its pool.
+    pub pool: Arc<OwnedPool>,
 }
 
 /// The ranges of a snapshot that may hold anything but zeros.
@@ -22,9 +26,9 @@ pub(super) struct Ranges {
 /// # Errors
 /// Not found, out of range, or whatever the pool reports.
 pub(super) fn allocated(layer: &NodeLayer, snapshot: Option<SnapshotHandle>, start_bytes: u64) -> Result<Ranges, CallError> {
-    let (_, lease) = lease(layer, SNAPSHOT_ID, snapshot, start_bytes)?;
+    let (pool, lease) = lease(layer, SNAPSHOT_ID, snapshot, start_bytes)?;
     let ranges = lease.allocated()?;
-    Ok(Ranges { ranges, lease })
+    Ok(Ranges { ranges, lease, pool: Arc::clone(pool) })
 }
 
 /// The ranges in which the target may differ from the base.
@@ -35,7 +39,7 @@ pub(super) fn delta(layer: &NodeLayer, pair: Pair, start_bytes: u64) -> Result<R
     let (pool, lease) = lease(layer, TARGET_ID, pair.target, start_bytes)?;
     let base = pair.base.ok_or_else(|| no_such(BASE_ID))?;
     let ranges = changed_since(pool, &lease, base.snapshot)?;
-    Ok(Ranges { ranges, lease })
+    Ok(Ranges { ranges, lease, pool: Arc::clone(pool) })
 }
 
 fn lease<'a>(
@@ -43,7 +47,7 @@ fn lease<'a>(
     field: &'static str,
     handle: Option<SnapshotHandle>,
     start_bytes: u64,
-) -> Result<(&'a OwnedPool, Lease), CallError> {
+) -> Result<(&'a Arc<OwnedPool>, Lease), CallError> {
     let handle = handle.ok_or_else(|| no_such(field))?;
     let pool = layer.pool(field, handle.pool)?;
     let lease = pool.lease(handle.snapshot).map_err(|error| missing(field, error))?;
@@ -55,15 +59,17 @@ fn lease<'a>(
     Ok((pool, lease))
 }
 
-/// The record of a base: the one place that decides what can be one.
+/// The record of a base: a snapshot, or one that was deleted and kept as an anchor.
 fn base(pool: &OwnedPool, id: SnapshotId) -> Result<Snapshot, CallError> {
-    Ok(pool.snapshot(id)?.ok_or_else(no_base)?)
+    if let Some(snapshot) = pool.snapshot(id)? {
+        return Ok(snapshot);
+    }
+    // The anchors last: a snapshot that becomes one meanwhile is found there.
+    let anchor = pool.anchors()?.into_iter().find(|anchor| anchor.snapshot.id == id);
+    Ok(anchor.ok_or_else(no_base)?.snapshot)
 }
 
 /// What changed since a base.
-///
-/// The age of a snapshot is the time of its cut, by the clock of the node. A clock that was set back can make an older base
-/// look younger, which is refused: the client makes a full copy, and never a wrong one.
 fn changed_since(pool: &OwnedPool, target: &Lease, id: SnapshotId) -> Result<RangeStream, CallError> {
     if id == target.snapshot().id {
         return Ok(Box::new(std::iter::empty()));
@@ -72,14 +78,20 @@ fn changed_since(pool: &OwnedPool, target: &Lease, id: SnapshotId) -> Result<Ran
     if base.source != target.snapshot().source {
         return Err(RequestError::invalid(BASE_ID, "is of another volume than the target").into());
     }
-    if base.created > target.snapshot().created {
+    if age(&base) > age(target.snapshot()) {
         return Err(RequestError::invalid(BASE_ID, "is younger than the target; exchange the two").into());
     }
     target.changed_since(id).map_err(|error| match error {
-        // Deleted since it was looked at.
+        // Deleted or evicted since it was looked at.
         PoolError::Missing(_) => no_base().into(),
         other => other.into(),
     })
+}
+
+/// By what the order of snapshots is told: their numbers, which clocks have no part in, then, for those that an older version
+/// made without a number, the time of their cuts.
+fn age(snapshot: &Snapshot) -> (u64, Timestamp) {
+    (snapshot.serial, snapshot.created)
 }
 
 fn no_base() -> RequestError {
