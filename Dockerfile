@@ -9,8 +9,9 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY csi-proto csi-proto
 COPY src src
-# Only declared, never built here; cargo wants the files of declared tests to exist.
+# Only declared, never built here; cargo wants the files of declared tests and benchmarks to exist.
 COPY tests tests
+COPY benches benches
 RUN cargo build --release --locked --bin windlass \
     && strip --strip-debug target/release/windlass
 

@@ -28,7 +28,7 @@ use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
 use windlass::pool::reflink::{create_pool, open_pool};
 use windlass::repository::{Environment, KdfCost, Location, Password, Repository, connect};
-use windlass::types::{ByteRange, CapacityRange, FsType, Object, SnapshotHandle, SnapshotId, VolumeId, VolumeSize};
+use windlass::types::{ByteRange, CapacityRange, FsType, Object, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, VolumeSize};
 
 const PASSWORD: &str = "geheim";
 const CHUNK: u64 = 256 << 10;
@@ -100,7 +100,9 @@ impl Bench {
 
     fn dump(&self, snapshot: &str) -> Vec<u8> {
         let mut command = Command::new("restic");
-        command.args(["--no-cache", "--repo"]).arg(&self.repository).args(["dump", snapshot, "/volume.img"]);
+        let handle = VolumeHandle { pool: self.pool.id(), volume: self.volume };
+        let path = format!("/{handle}/volume.img");
+        command.args(["--no-cache", "--repo"]).arg(&self.repository).args(["dump", snapshot, &path]);
         let output = command.env("RESTIC_PASSWORD", PASSWORD).output().expect("restic in PATH");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout

@@ -33,14 +33,14 @@ use windlass::repository::store::fault::{Call, Fault, FaultyStore};
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind};
-use windlass::repository::tree::NodeKind;
+use windlass::repository::tree::FileSelector;
 use windlass::repository::{Id, LockMode, Repository, Store};
 use windlass::transfer::{
     ChunkSize, ExportError, ExportMode, ExportOptions, ExportReport, FullReason, Metadata, Parent, Progress, Scope, Target,
     export,
 };
 use windlass::types::{
-    ByteRange, CapacityRange, Object, ObjectName, RangeStream, SnapshotHandle, SnapshotId, VolumeId, VolumeSize,
+    ByteRange, CapacityRange, Object, ObjectName, RangeStream, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, VolumeSize,
 };
 
 const CHUNK: usize = 256 << 10;
@@ -92,10 +92,7 @@ fn parent(report: &ExportReport, base: &Volume, changed: RangeStream) -> Parent 
 async fn content(repository: &Repository, snapshot: &Id) -> Vec<Id> {
     let index = repository.load_index().await.unwrap();
     let tree = repository.snapshot(snapshot).await.unwrap().tree;
-    let nodes = repository.read_tree(&index, &tree).await.unwrap();
-    let lists = nodes.into_iter().filter(|node| node.name == "volume.img");
-    let mut lists = lists.filter_map(|node| if let NodeKind::File(content) = node.kind { Some(content) } else { None });
-    lists.next().unwrap()
+    repository.find_file(&index, &tree, &FileSelector::Only).await.unwrap().content
 }
 
 /// A change: where, how long, and what is written there; `None` punches a hole.
@@ -354,6 +351,11 @@ impl Bench {
         bench
     }
 
+    /// Where a snapshot in the repository has the volume.
+    fn image(&self) -> String {
+        format!("/{}/volume.img", VolumeHandle { pool: self.pool.id(), volume: self.volume })
+    }
+
     fn path(&self) -> PathBuf {
         self.folder.path().join("repository")
     }
@@ -425,7 +427,7 @@ async fn restic_checks_and_dumps_every_link_of_a_chain_that_the_service_made() {
         chain.push((snapshot, result));
     }
     for (snapshot, result) in &chain {
-        let dumped = restic(&bench.path(), &["dump", &result.repository_snapshot, "/volume.img"]);
+        let dumped = restic(&bench.path(), &["dump", &result.repository_snapshot, &bench.image()]);
         assert!(dumped == bench.bytes(*snapshot), "the dump of {} differs", result.repository_snapshot);
     }
     restic(&bench.path(), &["check", "--read-data"]);
@@ -462,7 +464,7 @@ async fn snapshots_that_were_rotated_away_between_two_exports_do_not_make_the_se
         let result = bench.export(daily, 0).await;
         assert_eq!((result.mode.as_str(), result.full_reason.as_str()), ("incremental", ""), "day {day}");
         assert!(result.data_bytes <= CHUNK as u64, "{} bytes read", result.data_bytes);
-        let dumped = restic(&bench.path(), &["dump", &result.repository_snapshot, "/volume.img"]);
+        let dumped = restic(&bench.path(), &["dump", &result.repository_snapshot, &bench.image()]);
         assert!(dumped == bench.bytes(daily));
     }
 }
