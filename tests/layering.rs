@@ -11,11 +11,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("failpoint", &[]),
     ("block", &[]),
+    ("hash", &[]),
     ("telemetry", &[]),
     ("mount", &["block"]),
     ("pool", &["block"]),
     ("repository", &[]),
-    ("transfer", &["repository", "block"]),
+    ("transfer", &["repository", "block", "hash"]),
     ("csi", &["pool", "mount", "transfer", "block"]),
     // Opens the repository that a request names, and hands it to `transfer` with what the pool leased.
     ("csi/transfers", &["pool", "mount", "transfer", "block", "repository"]),
