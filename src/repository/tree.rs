@@ -333,14 +333,16 @@ impl Repository {
 
     async fn file_at(&self, index: &Index, root: &Id, path: &str) -> Result<FoundFile, RepositoryError> {
         let missing = || RepositoryError::NoSuchFile(path.to_owned());
-        let absolute = format!("/{}", path.trim_start_matches('/'));
-        let (folder, name) = absolute.rsplit_once('/').ok_or_else(missing)?;
-        let nodes = match self.read_folder(index, root, folder).await {
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let (name, folders) = parts.split_last().ok_or_else(missing)?;
+        let nodes = match self.read_folder(index, root, &folders.join("/")).await {
             Err(RepositoryError::NoSuchFile(_)) => return Err(missing()),
             other => other?,
         };
-        match nodes.into_iter().find(|node| node.name == name) {
-            Some(Node { size, kind: NodeKind::File(content), .. }) => Ok(FoundFile { path: absolute, size, content }),
+        match nodes.into_iter().find(|node| node.name == *name) {
+            Some(Node { size, kind: NodeKind::File(content), .. }) => {
+                Ok(FoundFile { path: format!("/{}", parts.join("/")), size, content })
+            }
             _ => Err(missing()),
         }
     }
