@@ -282,9 +282,9 @@ async fn random_operations(seed: u64, operations: usize) {
 
 async fn check(node: &Node, base: &str, target: &str, random: &mut StdRng) {
     let (base_bytes, target_bytes) = (read(node, base), read(node, target));
-    let ranges = list_in_pieces(&node.metadata, Ask::Delta { base, target }, random).await;
+    let ranges = list_in_pieces(&node.socket, Ask::Delta { base, target }, random).await;
     assert!(applied(&base_bytes, &target_bytes, &ranges) == target_bytes, "something changed and was not said");
-    let ranges = list_in_pieces(&node.metadata, Ask::Allocated(target), random).await;
+    let ranges = list_in_pieces(&node.socket, Ask::Allocated(target), random).await;
     assert!(applied(&[], &target_bytes, &ranges) == target_bytes, "something is allocated and was not said");
 }
 

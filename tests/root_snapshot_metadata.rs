@@ -50,6 +50,7 @@ const LARGE: u64 = 6 << 20;
 
 /// A node over one pool, served on a socket.
 struct Node {
+    socket: PathBuf,
     pool: Arc<OwnedPool>,
     directory: PathBuf,
     pool_fs: FsType,
@@ -75,7 +76,7 @@ impl Node {
         tokio::spawn(server::serve(socket, server::routes(&layer), CancellationToken::new()));
         let channel = csi_harness::channel(&path).await;
         let (controller, node) = (ControllerClient::new(channel.clone()), NodeClient::new(channel.clone()));
-        Self { pool, directory, pool_fs, checksum, controller, node, metadata: Client::new(channel) }
+        Self { socket: path, pool, directory, pool_fs, checksum, controller, node, metadata: Client::new(channel) }
     }
 
     async fn create(&self, name: &str, size: u64, capability: VolumeCapability, source: Option<VolumeContentSource>) -> String {
@@ -141,9 +142,9 @@ impl Node {
     /// That what the service says turns the base into the target, and nothing into it.
     async fn check(&self, base: &str, target: &str, random: &mut StdRng) {
         let (base_bytes, target_bytes) = (self.read(base), self.read(target));
-        let ranges = list_in_pieces(&self.metadata, Ask::Delta { base, target }, random).await;
+        let ranges = list_in_pieces(&self.socket, Ask::Delta { base, target }, random).await;
         assert!(applied(&base_bytes, &target_bytes, &ranges) == target_bytes, "something changed and was not said: {ranges:?}");
-        let ranges = list_in_pieces(&self.metadata, Ask::Allocated(target), random).await;
+        let ranges = list_in_pieces(&self.socket, Ask::Allocated(target), random).await;
         assert!(applied(&[], &target_bytes, &ranges) == target_bytes, "something is allocated and was not said: {ranges:?}");
     }
 }

@@ -39,6 +39,7 @@ pub const SNAPSHOT_ELSEWHERE: &str = "s-aeaqcaibaeaqcaibaeaqcaibae-aeaqcaibaeaqc
 
 /// A running node.
 pub struct Node {
+    pub socket: PathBuf,
     pub directory: Arc<tempfile::TempDir>,
     pub mounter: Arc<MemoryMounter>,
     pub pools: Vec<Arc<OwnedPool>>,
@@ -124,6 +125,7 @@ impl Node {
         tokio::spawn(server::serve(socket, server::routes(&layer), stop.clone()));
         let channel = channel(&path).await;
         Self {
+            socket: path,
             directory,
             mounter,
             pools,
