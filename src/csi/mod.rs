@@ -1,6 +1,6 @@
 //! The CSI services of the node, over pools and the mount table.
 //!
-//! * [`NodeLayer`] is a complete CSI plugin; [`server`] serves it on a private unix socket.
+//! * [`NodeLayer`] is a complete CSI plugin, changed blocks included; [`server`] serves it on a private unix socket.
 //! * `validate` turns requests into checked values; `status` turns failures into codes, one function for each call. Between the
 //!   two no message and no code is seen.
 //! * [`quiesce`] is what pools hold volumes still with.

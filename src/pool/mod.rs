@@ -6,7 +6,8 @@
 //!   and sizes, no names and no promises. Implementations: reflink (`reflink`), in memory (`memory`), device-mapper later.
 //! * [`OwnedPool`](owned::OwnedPool), a pool that this process owns: lock held, catalogue open, recovered. It runs every
 //!   change as intent, act, commit; answers repeated requests from the record (`Created | Existing`); and carries the verbs of
-//!   the internal Blocks service: lease, hidden restore target with commit, export records.
+//!   the internal Blocks service: lease, hidden restore target with commit, export records. It keeps deleted snapshots that
+//!   somebody may ask for the changes since (anchors).
 //!
 //! All calls block; the layers above run them on blocking threads.
 

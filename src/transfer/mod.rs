@@ -1,7 +1,7 @@
 //! Export and restore: pipelines between block sources or sinks and repositories.
 //!
 //! Owns the way of the bytes and nothing that stays: no volume, no repository, no descriptor outlives a call. Knows no pool and
-//! no CSI: it is given a [`BlockSource`](crate::block::BlockSource) and the ranges that are allocated, or a
+//! no CSI: it is given a [`BlockSource`](crate::block::BlockSource) with the ranges that are allocated or changed, or a
 //! [`BlockSink`](crate::block::BlockSink), so that it can live in a process that may open neither.
 //!
 //! The stages are separate so that each can be made faster by itself: [`plan`] decides what is read, [`zeros`] and [`content`]
