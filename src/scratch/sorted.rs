@@ -1,0 +1,177 @@
+//! Tables that are searched by the key their rows begin with.
+//!
+//! Rows are sorted as bytes, in runs that fit the memory, which are merged in the end. A directory in memory has the first eight
+//! bytes of every 64th row (an eighth of a byte for each row), so that a look-up reads one block.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::{Rows, RowsWriter, Scratch, ScratchError};
+
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
+/// What rows begin with and are found by. Spread evenly, as hashes are; otherwise look-ups are slower, and right all the same.
+pub type Key = [u8; KEY_BYTES];
+
+/// Rows of a block.
+const BLOCK_ROWS: u64 = 64;
+
+/// Takes rows in any order.
+#[derive(Debug)]
+pub struct Sorter<const ROW: usize> {
+    scratch: Scratch,
+    rows: Vec<[u8; ROW]>,
+    runs: Vec<Rows<ROW>>,
+}
+
+impl<const ROW: usize> Sorter<ROW> {
+    /// No rows.
+    pub fn new(scratch: &Scratch) -> Self {
+        const { assert!(ROW >= KEY_BYTES, "a row begins with a key") };
+        Self { scratch: scratch.clone(), rows: Vec::new(), runs: Vec::new() }
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn push(&mut self, row: [u8; ROW]) -> Result<(), ScratchError> {
+        if (self.rows.len() + 1) * ROW > self.scratch.memory_bytes() {
+            let run = self.run()?;
+            self.runs.push(run);
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// The table of all rows; of equal ones, one.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn finish(mut self) -> Result<SortedRows<ROW>, ScratchError> {
+        let last = self.run()?;
+        drop(std::mem::take(&mut self.rows));
+        if self.runs.is_empty() {
+            return SortedRows::of(last);
+        }
+        self.runs.push(last);
+        merge(&self.scratch, &self.runs)
+    }
+
+    fn run(&mut self) -> Result<Rows<ROW>, ScratchError> {
+        self.rows.sort_unstable();
+        self.rows.dedup();
+        let mut run = RowsWriter::new(&self.scratch);
+        self.rows.drain(..).try_for_each(|row| run.push(&row))?;
+        run.finish()
+    }
+}
+
+/// One table of all rows of several sorted lists; of equal ones, one.
+pub(super) fn merge<const ROW: usize>(scratch: &Scratch, runs: &[Rows<ROW>]) -> Result<SortedRows<ROW>, ScratchError> {
+    // The buffers of all runs together are one more share of memory.
+    let step_bytes = scratch.memory_bytes() / runs.len().max(1);
+    let mut rows: Vec<_> = runs.iter().map(|run| run.iter_in_steps(0, run.len(), step_bytes)).collect();
+    let mut heads = BinaryHeap::with_capacity(runs.len());
+    for (number, rows) in rows.iter_mut().enumerate() {
+        if let Some(row) = rows.next() {
+            heads.push(Reverse((row?, number)));
+        }
+    }
+    let mut merged = RowsWriter::new(scratch);
+    let mut last = None;
+    while let Some(Reverse((row, number))) = heads.pop() {
+        if last != Some(row) {
+            merged.push(&row)?;
+            last = Some(row);
+        }
+        if let Some(next) = rows[number].next() {
+            heads.push(Reverse((next?, number)));
+        }
+    }
+    SortedRows::of(merged.finish()?)
+}
+
+/// A table of rows in ascending order, each once.
+#[derive(Debug)]
+pub struct SortedRows<const ROW: usize> {
+    rows: Rows<ROW>,
+    /// The beginning of the first row of each block.
+    directory: Vec<u64>,
+}
+
+fn beginning(row: &[u8]) -> u64 {
+    row.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+impl<const ROW: usize> SortedRows<ROW> {
+    /// The table of rows that are in order.
+    fn of(rows: Rows<ROW>) -> Result<Self, ScratchError> {
+        let mut directory = Vec::with_capacity(rows.len().div_ceil(BLOCK_ROWS) as usize);
+        for (number, row) in rows.iter(0, u64::MAX).enumerate() {
+            let row = row?;
+            if (number as u64).is_multiple_of(BLOCK_ROWS) {
+                directory.push(beginning(&row));
+            }
+        }
+        Ok(Self { rows, directory })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> u64 {
+        self.rows.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// All rows in order.
+    pub fn iter(&self) -> super::RowsIter<'_, ROW> {
+        self.rows.iter(0, u64::MAX)
+    }
+
+    /// The list beneath.
+    pub(super) fn into_rows(self) -> Rows<ROW> {
+        self.rows
+    }
+
+    /// The first row that begins with `key`, and its number.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn find(&self, key: &Key) -> Result<Option<(u64, [u8; ROW])>, ScratchError> {
+        let found = match self.rows.in_memory() {
+            Some(bytes) => first_at_least(bytes, key),
+            None => return self.find_in_file(key),
+        };
+        Ok(found.filter(|(_, row)| row.starts_with(key)))
+    }
+
+    fn find_in_file(&self, key: &Key) -> Result<Option<(u64, [u8; ROW])>, ScratchError> {
+        // The last block that begins before the key may hold it; so may those that begin alike.
+        let wanted = beginning(key);
+        let block = self.directory.partition_point(|first| *first < wanted).saturating_sub(1) as u64;
+        let mut buffer = Vec::new();
+        for block in block.. {
+            let first = block * BLOCK_ROWS;
+            let count = self.rows.len().saturating_sub(first).min(BLOCK_ROWS);
+            if count == 0 {
+                break;
+            }
+            self.rows.read(first, count, &mut buffer)?;
+            if let Some((at, row)) = first_at_least(&buffer, key) {
+                return Ok(row.starts_with(key).then_some((first + at, row)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The first of the rows in `bytes` that does not come before `key`, and its number.
+fn first_at_least<const ROW: usize>(bytes: &[u8], key: &Key) -> Option<(u64, [u8; ROW])> {
+    let (rows, _) = bytes.as_chunks::<ROW>();
+    let at = rows.partition_point(|row| row[..KEY_BYTES] < key[..]);
+    rows.get(at).map(|row| (at as u64, *row))
+}
