@@ -100,7 +100,7 @@ async fn export(repository: &Repository, image: &[u8]) -> Id {
     for chunk in image.chunks(CHUNK).chain([&metadata[..]]) {
         let id = Id::of(chunk);
         content.push(id);
-        if index.claim(BlobKind::Data, &id) == Claim::Yours {
+        if index.claim(BlobKind::Data, &id).unwrap() == Claim::Yours {
             builder.add(id, chunk, &mut compressor).unwrap();
         }
         if builder.is_full() {
@@ -110,7 +110,8 @@ async fn export(repository: &Repository, image: &[u8]) -> Id {
     packs.extend(builder.finish().unwrap());
     let metadata_content = vec![content.pop().unwrap()];
     let now = Timestamp::now();
-    let (root, tree) = pack_tree(
+    let tree = pack_tree(
+        repository.scratch(),
         &repository.sealer(),
         &[
             NewFile { name: "meta.json", size: metadata.len() as u64, modified: now, content: &metadata_content },
@@ -118,15 +119,16 @@ async fn export(repository: &Repository, image: &[u8]) -> Id {
         ],
     )
     .unwrap();
-    packs.push(tree);
     for pack in packs {
         repository.put_pack(&pack).await.unwrap();
         writer.add(pack.record).await.unwrap();
     }
+    repository.put_tree(&tree).await.unwrap();
+    writer.add(tree.record.clone()).await.unwrap();
     writer.finish().await.unwrap();
     let snapshot = Snapshot {
         time: windlass::repository::time::rfc3339(now),
-        tree: root,
+        tree: tree.id,
         paths: vec!["/default/data/disk.img".into()],
         hostname: "cluster".into(),
         username: "windlass".into(),
@@ -147,7 +149,7 @@ async fn read_back(repository: &Repository, snapshot: &str, which: FileSelector)
     let index = repository.load_index().await.unwrap();
     let file = repository.find_file(&index, &stored.snapshot.tree, &which).await.unwrap();
     let mut bytes = Vec::new();
-    for id in &file.content {
+    for id in &file.content.to_vec().unwrap() {
         bytes.extend(repository.read_blob(&index, BlobKind::Data, id).await.unwrap());
     }
     assert_eq!(bytes.len() as u64, file.size);

@@ -92,7 +92,7 @@ fn parent(report: &ExportReport, base: &Volume, changed: RangeStream) -> Parent 
 async fn content(repository: &Repository, snapshot: &Id) -> Vec<Id> {
     let index = repository.load_index().await.unwrap();
     let tree = repository.snapshot(snapshot).await.unwrap().tree;
-    repository.find_file(&index, &tree, &FileSelector::Only).await.unwrap().content
+    repository.find_file(&index, &tree, &FileSelector::Only).await.unwrap().content.to_vec().unwrap()
 }
 
 /// A change: where, how long, and what is written there; `None` punches a hole.

@@ -25,7 +25,7 @@ impl fmt::Display for BlobKind {
 }
 
 /// A blob inside a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PackedBlob {
     /// SHA-256 of the plain bytes.
     pub id: Id,

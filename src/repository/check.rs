@@ -7,22 +7,24 @@
 //! from looking (a store that does not answer or refuses, a lock) ends it with an error. Reading data holds a few packs at a time.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
-use super::blob::{BlobKind, BlobLocation};
+use super::blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
 use super::crypto::Sealer;
 use super::error::{Damage, RepositoryError};
 use super::id::Id;
-use super::index::Index;
+use super::index::{Index, IndexBuilder, Packs};
 use super::lock::LockMode;
 use super::open::Repository;
 use super::pack::{expected_bytes, open_blob, read_header};
 use super::snapshot::StoredSnapshot;
 use super::store::{Key, Kind, Listed, StoreError};
-use super::tree::NodeKind;
+use super::tree::{IdList, NodeKind};
+use crate::scratch::ScratchError;
 
 /// Packs read at once, each of up to 128 MiB by the writers' limits.
 const PARALLEL_PACKS: usize = 4;
@@ -119,15 +121,15 @@ impl Repository {
         let mut report = CheckReport::default();
         let snapshots = self.readable_snapshots(&mut report).await?;
         let index = Arc::new(self.readable_index(&mut report).await?);
-        let packs = self.store().list(Kind::Data).await?;
-        let contents = PackContents::of(&index);
+        let stored = self.store().list(Kind::Data).await?;
+        let indexed = Arc::clone(&index);
+        let packs = tokio::task::spawn_blocking(move || indexed.packs()).await??;
         report.snapshots = snapshots.len() as u64;
-        report.blobs_indexed = index.len() as u64;
-        report.packs = index.packs().len() as u64;
-        compare_packs(&index, &contents, &packs, &mut report);
+        report.blobs_indexed = index.len();
+        compare_packs(&packs, &stored, &mut report)?;
         self.check_trees(&index, &snapshots, &mut report).await?;
         if depth == Depth::ReadData {
-            self.read_packs(&index, &contents, &packs, &mut report, progress).await?;
+            self.read_packs(&packs, &stored, &mut report, progress).await?;
         }
         Ok(report)
     }
@@ -151,13 +153,15 @@ impl Repository {
 
     async fn readable_index(&self, report: &mut CheckReport) -> Result<Index, RepositoryError> {
         let listed = self.store().list(Kind::Index).await?;
-        let mut loads =
-            futures::stream::iter(listed).map(|listed| self.load_index_file(listed.id)).buffer_unordered(PARALLEL_DOCUMENTS);
-        let mut records = Vec::new();
+        let builder = Arc::new(Mutex::new(IndexBuilder::new(self.scratch())));
+        let mut loads = futures::stream::iter(listed)
+            .map(|listed| self.load_index_file(listed.id, Arc::clone(&builder)))
+            .buffer_unordered(PARALLEL_DOCUMENTS);
         while let Some(loaded) = loads.next().await {
-            records.extend(report.note(loaded)?.unwrap_or_default());
+            report.note(loaded)?;
         }
-        Ok(tokio::task::spawn_blocking(move || Index::of(records)).await?)
+        drop(loads);
+        self.finish_index(builder).await
     }
 
     async fn check_trees(
@@ -167,7 +171,7 @@ impl Repository {
         report: &mut CheckReport,
     ) -> Result<(), RepositoryError> {
         let mut seen = HashSet::new();
-        let mut used = vec![false; index.entries(BlobKind::Data).len()];
+        let mut used = Used::new(index.count(BlobKind::Data));
         for stored in snapshots {
             let mut folders = vec![stored.snapshot.tree];
             while let Some(tree) = folders.pop() {
@@ -180,49 +184,70 @@ impl Repository {
                 for node in nodes {
                     match node.kind {
                         NodeKind::Folder(tree) => folders.push(tree),
-                        NodeKind::File(content) => check_content(index, stored, &node.name, &content, &mut used, report),
+                        NodeKind::File(content) => {
+                            check_content(index, stored, &node.name, &content, &mut used, report)?;
+                        }
                         NodeKind::Other(_) => {}
                     }
                 }
             }
         }
-        report.blobs_used = report.trees + used.into_iter().map(u64::from).sum::<u64>();
+        report.blobs_used = report.trees + used.count();
         Ok(())
     }
 
     async fn read_packs(
         &self,
-        index: &Arc<Index>,
-        contents: &PackContents,
+        packs: &Packs,
         stored: &[Listed],
         report: &mut CheckReport,
         progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<(), RepositoryError> {
         let stored: HashSet<_> = stored.iter().map(|listed| listed.id).collect();
         // Those that are missing have been reported.
-        let packs: Vec<_> = index.packs().iter().enumerate().filter(|(_, id)| stored.contains(id)).collect();
-        let total = packs.len() as u64;
-        let reads = packs.into_iter().map(|(pack, id)| {
-            let expected: HashSet<_> = contents.blobs(index, pack).collect();
-            let id = *id;
-            async move {
-                let bytes = self.store().get(Key::File(Kind::Data, id)).await?;
-                let (sealer, length) = (self.sealer(), bytes.len() as u64);
-                let found = tokio::task::spawn_blocking(move || pack_errors(&sealer, &id, bytes, expected)).await?;
-                Ok::<_, RepositoryError>((length, found))
+        let mut packs = packs.iter().filter(|pack| pack.as_ref().map_or(true, |pack| stored.contains(&pack.id)));
+        let mut reads = FuturesUnordered::new();
+        let (mut done, mut ended) = (0, false);
+        loop {
+            while !ended && reads.len() < PARALLEL_PACKS {
+                match packs.next() {
+                    Some(pack) => reads.push(self.clone().read_pack(pack?)),
+                    None => ended = true,
+                }
             }
-        });
-        let mut reads = futures::stream::iter(reads).buffer_unordered(PARALLEL_PACKS).into_stream();
-        let mut done = 0;
-        while let Some(read) = reads.next().await {
+            let Some(read) = reads.next().await else { return Ok(()) };
             if let Some((bytes, errors)) = report.note(read)? {
                 report.bytes_read += bytes;
                 errors.into_iter().for_each(|error| report.error(error));
             }
             done += 1;
-            progress(done, total);
+            progress(done, report.packs);
         }
-        Ok(())
+    }
+
+    /// Length of a pack, and what is wrong with it.
+    async fn read_pack(self, pack: PackRecord) -> Result<(u64, Vec<String>), RepositoryError> {
+        let bytes = self.store().get(Key::File(Kind::Data, pack.id)).await?;
+        let (sealer, length) = (self.sealer(), bytes.len() as u64);
+        let found = tokio::task::spawn_blocking(move || pack_errors(&sealer, &pack, bytes)).await?;
+        Ok((length, found))
+    }
+}
+
+/// Which blobs some snapshot refers to: a bit for each.
+struct Used(Vec<u64>);
+
+impl Used {
+    fn new(blobs: u64) -> Self {
+        Self(vec![0; blobs.div_ceil(64) as usize])
+    }
+
+    fn set(&mut self, number: u64) {
+        self.0[(number / 64) as usize] |= 1 << (number % 64);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 }
 
@@ -240,15 +265,16 @@ fn check_content(
     index: &Index,
     stored: &StoredSnapshot,
     name: &str,
-    content: &[Id],
-    used: &mut [bool],
+    content: &IdList,
+    used: &mut Used,
     report: &mut CheckReport,
-) {
+) -> Result<(), ScratchError> {
     let mut missing = 0_u64;
     let mut first = None;
-    for id in content {
-        match index.position(BlobKind::Data, id) {
-            Some(position) => used[position] = true,
+    for id in content.iter() {
+        let id = id?;
+        match index.find(BlobKind::Data, &id)? {
+            Some((number, _)) => used.set(number),
             None => {
                 missing += 1;
                 first.get_or_insert(id);
@@ -261,39 +287,17 @@ fn check_content(
             stored.id.short()
         ));
     }
+    Ok(())
 }
 
-/// Which entries of the index lie in which pack.
-struct PackContents {
-    /// Position of the pack, kind of the blob, position of the blob's entry; sorted.
-    places: Vec<(u32, BlobKind, u32)>,
-}
-
-impl PackContents {
-    fn of(index: &Index) -> Self {
-        let of_kind =
-            |kind| index.entries(kind).iter().enumerate().map(move |(position, entry)| (entry.pack, kind, position as u32));
-        let mut places: Vec<_> = of_kind(BlobKind::Data).chain(of_kind(BlobKind::Tree)).collect();
-        places.sort_unstable();
-        Self { places }
-    }
-
-    fn blobs<'a>(&'a self, index: &'a Index, pack: usize) -> impl Iterator<Item = (BlobKind, Id, BlobLocation)> + 'a {
-        let start = self.places.partition_point(|place| (place.0 as usize) < pack);
-        self.places[start..].iter().take_while(move |place| place.0 as usize == pack).map(|&(_, kind, position)| {
-            let entry = &index.entries(kind)[position as usize];
-            (kind, entry.id, index.location(entry))
-        })
-    }
-}
-
-fn compare_packs(index: &Index, contents: &PackContents, stored: &[Listed], report: &mut CheckReport) {
+fn compare_packs(packs: &Packs, stored: &[Listed], report: &mut CheckReport) -> Result<(), ScratchError> {
     let mut sizes: HashMap<_, _> = stored.iter().map(|listed| (listed.id, listed.bytes)).collect();
-    for (pack, id) in index.packs().iter().enumerate() {
-        let object = Key::File(Kind::Data, *id);
-        let expected =
-            expected_bytes(contents.blobs(index, pack).map(|(_, _, location)| (location.length, location.uncompressed_length)));
-        match sizes.remove(id) {
+    for pack in packs.iter() {
+        let pack = pack?;
+        report.packs += 1;
+        let object = Key::File(Kind::Data, pack.id);
+        let expected = expected_bytes(pack.blobs.iter().map(|blob| (blob.length, blob.uncompressed_length)));
+        match sizes.remove(&pack.id) {
             None => report.error(format!("{object} is in the index and does not exist")),
             Some(found) if found != expected => {
                 report.error(format!("{object} has {found} bytes where the index says {expected}"));
@@ -302,36 +306,34 @@ fn compare_packs(index: &Index, contents: &PackContents, stored: &[Listed], repo
         }
     }
     report.packs_unindexed = sizes.len() as u64;
+    Ok(())
 }
 
-/// What is wrong with the bytes of a pack that should hold the blobs `expected`.
-fn pack_errors(sealer: &Sealer, id: &Id, bytes: Bytes, mut expected: HashSet<(BlobKind, Id, BlobLocation)>) -> Vec<String> {
-    let object = Key::File(Kind::Data, *id);
+/// What is wrong with the bytes of a pack that should hold the blobs that its record names.
+fn pack_errors(sealer: &Sealer, pack: &PackRecord, bytes: Bytes) -> Vec<String> {
+    let object = Key::File(Kind::Data, pack.id);
     let found = Id::of(&bytes);
     let mut errors = Vec::new();
-    if found != *id {
+    if found != pack.id {
         errors.push(format!("{object} is damaged: {}", Damage::WrongHash { found }));
     }
+    let mut expected: HashSet<_> = pack.blobs.iter().collect();
     match read_header(sealer, &bytes) {
         Err(damage) => errors.push(format!("the header of {object} is damaged: {damage}")),
         Ok(blobs) => {
             for blob in blobs {
-                let location = BlobLocation {
-                    pack: *id,
-                    offset: blob.offset,
-                    length: blob.length,
-                    uncompressed_length: blob.uncompressed_length,
-                };
-                if !expected.remove(&(blob.kind, blob.id, location)) {
+                if !expected.remove(&blob) {
                     errors.push(format!("{} blob {} at byte {} of {object} is in no index", blob.kind, blob.id, blob.offset));
                 }
+                let (offset, length, uncompressed_length) = (blob.offset, blob.length, blob.uncompressed_length);
+                let location = BlobLocation { pack: pack.id, offset, length, uncompressed_length };
                 let mut sealed = bytes[blob.offset as usize..location.end() as usize].to_vec();
                 if let Err(damage) = open_blob(sealer, &blob.id, &location, &mut sealed, &mut Vec::new()) {
                     errors.push(format!("{} blob {} in {object} is damaged: {damage}", blob.kind, blob.id));
                 }
             }
-            errors.extend(expected.iter().map(|(kind, id, location)| {
-                format!("{kind} blob {id} is not at byte {} of {object}, where an index says it is", location.offset)
+            errors.extend(expected.iter().map(|PackedBlob { kind, id, offset, .. }| {
+                format!("{kind} blob {id} is not at byte {offset} of {object}, where an index says it is")
             }));
         }
     }

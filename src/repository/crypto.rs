@@ -5,7 +5,6 @@
 //! authenticated too. Nothing is returned, parsed or decompressed before the code was verified, in constant time.
 
 use std::fmt;
-use std::io::{self, Read};
 use std::sync::Arc;
 
 use aes::cipher::{BlockCipherEncrypt, KeyInit, KeyIvInit, StreamCipher};
@@ -14,6 +13,10 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::error::Damage;
+
+mod stream;
+
+pub(super) use stream::SealWriter;
 
 /// Bytes of the initial counter, which lead every sealed object.
 pub const COUNTER_BYTES: usize = 16;
@@ -132,15 +135,6 @@ impl Sealer {
         Ok(body)
     }
 
-    /// Opens `sealed` without changing it: decrypts what is read from the result. The code is verified before this returns.
-    ///
-    /// # Errors
-    /// [`Damage`].
-    pub(super) fn reader<'a>(&self, sealed: &'a [u8]) -> Result<Opened<'a>, Damage> {
-        let counter = self.authenticate(sealed)?;
-        Ok(Opened { cipher: self.cipher(&counter), rest: &sealed[COUNTER_BYTES..sealed.len() - CODE_BYTES] })
-    }
-
     fn authenticate(&self, sealed: &[u8]) -> Result<[u8; COUNTER_BYTES], Damage> {
         let (counter, rest) = sealed.split_first_chunk::<COUNTER_BYTES>().ok_or(Damage::TooShort)?;
         let (body, found) = rest.split_last_chunk::<CODE_BYTES>().ok_or(Damage::TooShort)?;
@@ -152,12 +146,17 @@ impl Sealer {
     }
 
     fn code(&self, counter: &[u8; COUNTER_BYTES], body: &[u8]) -> [u8; CODE_BYTES] {
+        self.one_time(counter).compute_unpadded(body).into()
+    }
+
+    /// The authentication code of one object, before it has seen any of it.
+    fn one_time(&self, counter: &[u8; COUNTER_BYTES]) -> Poly1305 {
         let mut nonce = (*counter).into();
         aes::Aes128::new((&*self.0.mac_k).into()).encrypt_block(&mut nonce);
         let mut key = Zeroizing::new([0; 32]);
         key[..16].copy_from_slice(&*self.0.mac_r);
         key[16..].copy_from_slice(&nonce);
-        Poly1305::new((&*key).into()).compute_unpadded(body).into()
+        Poly1305::new((&*key).into())
     }
 }
 
@@ -167,20 +166,6 @@ pub(super) fn begin(out: &mut Vec<u8>) -> usize {
     let start = out.len();
     out.extend_from_slice(&[0; COUNTER_BYTES]);
     start
-}
-
-/// Plain bytes of a sealed object whose code has been verified.
-pub(super) struct Opened<'a> {
-    cipher: Cipher,
-    rest: &'a [u8],
-}
-
-impl Read for Opened<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.rest.read(buffer)?;
-        self.cipher.apply_keystream(&mut buffer[..read]);
-        Ok(read)
-    }
 }
 
 #[cfg(test)]
@@ -198,9 +183,6 @@ mod tests {
             let sealer = sealer();
             let mut sealed = sealer.seal(&plain).unwrap();
             prop_assert_eq!(sealed.len(), plain.len() + OVERHEAD);
-            let mut read = Vec::new();
-            sealer.reader(&sealed).unwrap().read_to_end(&mut read).unwrap();
-            prop_assert_eq!(&read, &plain);
             prop_assert_eq!(&*sealer.open(&mut sealed).unwrap(), &plain);
         }
 

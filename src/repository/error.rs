@@ -5,6 +5,7 @@ use super::crypto::NoRandomness;
 use super::id::Id;
 use super::lock::LockHolder;
 use super::store::StoreError;
+use crate::scratch::ScratchError;
 
 /// Why bytes of a repository are not what they must be. Whoever knows the object adds its name
 /// ([`RepositoryError::Damaged`]).
@@ -67,6 +68,9 @@ pub enum PackError {
     /// No random numbers.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+    /// A list or a blob that does not fit the memory could not be kept.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
 }
 
 /// Why an operation on a repository failed.
@@ -120,6 +124,9 @@ pub enum RepositoryError {
     /// Packing failed.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// A list or a table that does not fit the memory could not be kept.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// No snapshot is meant by this text.
     #[error("no snapshot matches `{0}`")]
     NoSuchSnapshot(String),

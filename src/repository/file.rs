@@ -3,6 +3,7 @@
 //! Plain, such a document is the byte 2 and then zstd-compressed JSON; JSON by itself, as version 1 wrote it, is read too.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -11,8 +12,9 @@ use super::crypto::Sealer;
 use super::error::{Damage, RepositoryError};
 use super::id::Id;
 use super::open::Repository;
-use super::store::{Key, Kind, PutMode};
+use super::store::{Key, Kind, PutMode, StoreError};
 use crate::failpoint;
+use crate::scratch::Spill;
 
 const COMPRESSED: u8 = 2;
 const LEVEL: i32 = 3;
@@ -68,14 +70,24 @@ const fn points(kind: Kind) -> [&'static str; 2] {
     }
 }
 
+/// Awaits a put between its failure points.
+async fn put_at(kind: Kind, put: impl Future<Output = Result<(), StoreError>>) -> Result<(), RepositoryError> {
+    let [before, after] = points(kind);
+    failpoint::hit(before);
+    put.await?;
+    failpoint::hit(after);
+    Ok(())
+}
+
 impl Repository {
     /// Stores an object that is named by its hash.
     pub(super) async fn put_object(&self, kind: Kind, id: Id, bytes: Bytes) -> Result<(), RepositoryError> {
-        let [before, after] = points(kind);
-        failpoint::hit(before);
-        self.store().put(Key::File(kind, id), bytes, PutMode::Overwrite).await?;
-        failpoint::hit(after);
-        Ok(())
+        put_at(kind, self.store().put(Key::File(kind, id), bytes, PutMode::Overwrite)).await
+    }
+
+    /// Stores an object that is named by its hash and may be too long for the memory.
+    pub(super) async fn put_spilled_object(&self, kind: Kind, id: Id, bytes: Arc<Spill>) -> Result<(), RepositoryError> {
+        put_at(kind, self.store().put_spill(Key::File(kind, id), bytes)).await
     }
 
     /// Deletes an object that is named by its hash.

@@ -28,10 +28,14 @@ use super::password::Password;
 use super::store::{Key, Kind, PutMode, Store, StoreError};
 use super::time::rfc3339;
 use crate::failpoint;
+use crate::scratch::{Scratch, Spill};
 use crate::types::Timestamp;
 
 /// Most keys that are tried, as in restic: each costs a derivation.
 const MAX_KEYS: usize = 20;
+
+/// Bytes of a long blob that are fetched at once.
+const FETCH_STEP_BYTES: u64 = 8 << 20;
 
 /// A repository whose master key is known. Cheap to clone; all clones are the same repository.
 #[derive(Clone)]
@@ -43,6 +47,7 @@ struct Inner {
     sealer: Sealer,
     id: Id,
     owner: LockOwner,
+    scratch: Scratch,
 }
 
 impl fmt::Debug for Repository {
@@ -89,7 +94,7 @@ impl Repository {
             Err(error) => return Err(error),
         }
         tracing::info!(repository = %config.id, "repository initialised");
-        Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner })))
+        Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner, scratch: Scratch::of_process() })))
     }
 
     /// Opens the repository in `store`.
@@ -106,7 +111,8 @@ impl Repository {
             match Config::open(&config, &sealer) {
                 Ok(config) => {
                     let owner = LockOwner::of_this_process();
-                    return Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner })));
+                    let scratch = Scratch::of_process();
+                    return Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner, scratch })));
                 }
                 Err(error @ RepositoryError::UnsupportedVersion { .. }) => return Err(error),
                 // A key that an interrupted initialisation left; another one may fit.
@@ -120,6 +126,16 @@ impl Repository {
     /// nothing, as in containers.
     pub fn with_lock_owner(self, owner: LockOwner) -> Self {
         Self(Arc::new(Inner { owner, ..(*self.0).clone() }))
+    }
+
+    /// The same repository, whose long lists and tables lie in `scratch` rather than in the process's own.
+    pub fn with_scratch(self, scratch: Scratch) -> Self {
+        Self(Arc::new(Inner { scratch, ..(*self.0).clone() }))
+    }
+
+    /// Where lists and tables go that do not fit the memory.
+    pub fn scratch(&self) -> &Scratch {
+        &self.0.scratch
     }
 
     /// The repository's id, the same wherever it is copied to.
@@ -170,7 +186,8 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::MissingBlob`] and [`RepositoryError::Damaged`].
     pub async fn read_blob(&self, index: &Index, kind: BlobKind, id: &Id) -> Result<Vec<u8>, RepositoryError> {
-        let (location, sealed) = self.read_sealed(index, kind, id).await?;
+        let location = index.get(kind, id)?.ok_or(RepositoryError::MissingBlob { kind, id: *id })?;
+        let sealed = self.read_pack_range(&location.pack, location.offset.into()..location.end()).await?;
         let (sealer, id) = (self.sealer(), *id);
         let opened = tokio::task::spawn_blocking(move || {
             let mut plain = Vec::new();
@@ -179,15 +196,22 @@ impl Repository {
         opened.await?.map_err(|damage| damaged_blob(kind, &id, &location, damage))
     }
 
-    /// A blob as it is stored, and where.
-    pub(super) async fn read_sealed(
+    /// A blob as it is stored, and where; fetched in steps, so that it may be longer than the memory.
+    pub(super) async fn read_spilled(
         &self,
         index: &Index,
         kind: BlobKind,
         id: &Id,
-    ) -> Result<(BlobLocation, Bytes), RepositoryError> {
-        let location = index.get(kind, id).ok_or(RepositoryError::MissingBlob { kind, id: *id })?;
-        let sealed = self.read_pack_range(&location.pack, location.offset.into()..location.end()).await?;
+    ) -> Result<(BlobLocation, Spill), RepositoryError> {
+        let location = index.get(kind, id)?.ok_or(RepositoryError::MissingBlob { kind, id: *id })?;
+        let mut sealed = Spill::new(self.scratch());
+        let mut offset = u64::from(location.offset);
+        while offset < location.end() {
+            let end = offset.saturating_add(FETCH_STEP_BYTES).min(location.end());
+            let bytes = self.read_pack_range(&location.pack, offset..end).await?;
+            sealed = tokio::task::spawn_blocking(move || sealed.append(&bytes).map(|()| sealed)).await??;
+            offset = end;
+        }
         Ok((location, sealed))
     }
 }

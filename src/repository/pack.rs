@@ -117,7 +117,7 @@ impl PackBuilder {
     }
 
     /// Fails when a blob of `plain_bytes` does not fit any more.
-    pub(super) fn make_room(&self, plain_bytes: usize) -> Result<(), PackError> {
+    fn make_room(&self, plain_bytes: usize) -> Result<(), PackError> {
         if plain_bytes as u64 + OVERHEAD as u64 > MAX_BODY_BYTES {
             return Err(PackError::TooLarge { what: "blob", bytes: plain_bytes as u64 });
         }
@@ -128,13 +128,8 @@ impl PackBuilder {
         Ok(())
     }
 
-    /// Where sealed bytes go; what is appended after [`begin`] is passed to [`PackBuilder::seal`].
-    pub(super) fn body(&mut self) -> &mut Vec<u8> {
-        &mut self.body
-    }
-
     /// Seals what was appended since `start` as the blob `id`.
-    pub(super) fn seal(&mut self, id: Id, start: usize, uncompressed_length: Option<NonZeroU32>) -> Result<(), PackError> {
+    fn seal(&mut self, id: Id, start: usize, uncompressed_length: Option<NonZeroU32>) -> Result<(), PackError> {
         self.sealer.finish(&mut self.body, start)?;
         let too_large = |_| PackError::TooLarge { what: "pack", bytes: self.body.len() as u64 };
         let offset = u32::try_from(start).map_err(too_large)?;
@@ -181,13 +176,8 @@ impl PackBuilder {
         if self.blobs.is_empty() {
             return Ok(None);
         }
-        let start = begin(&mut self.body);
-        for blob in &self.blobs {
-            write_entry(&mut self.body, blob);
-        }
-        self.sealer.finish(&mut self.body, start)?;
-        let header_bytes = (self.body.len() - start) as u32;
-        self.body.extend_from_slice(&header_bytes.to_le_bytes());
+        let header = header_of(&self.sealer, &self.blobs)?;
+        self.body.extend_from_slice(&header);
         let record = PackRecord { id: Id::of(&self.body), blobs: self.blobs };
         Ok(Some(Pack { record, bytes: self.body.into() }))
     }
@@ -200,6 +190,17 @@ pub struct Pack {
     pub record: PackRecord,
     /// The whole object.
     pub bytes: Bytes,
+}
+
+/// What follows the blobs in a pack: the sealed header and its length.
+pub(super) fn header_of(sealer: &Sealer, blobs: &[PackedBlob]) -> Result<Vec<u8>, PackError> {
+    let mut header = Vec::with_capacity(blobs.len() * COMPRESSED_ENTRY_BYTES + OVERHEAD + LENGTH_BYTES);
+    let start = begin(&mut header);
+    blobs.iter().for_each(|blob| write_entry(&mut header, blob));
+    sealer.finish(&mut header, start)?;
+    let length = (header.len() - start) as u32;
+    header.extend_from_slice(&length.to_le_bytes());
+    Ok(header)
 }
 
 fn write_entry(header: &mut Vec<u8>, blob: &PackedBlob) {

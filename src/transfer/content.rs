@@ -1,48 +1,59 @@
 //! The list of blobs that a volume is made of, while it is being found out.
 //!
-//! Only chunks that hold something are kept, each as its number and id: 36 bytes. Every other chunk is zeros, so a sparse volume
-//! costs what is in it, not what it could hold; a volume of 4 TiB full of data costs 151 MB. What makes it safe that absence
-//! means zeros: [`ContentBuilder::finish`] is told how many chunks were looked at and refuses a list that lost one.
+//! Only chunks that hold something are kept: an id for each in [scratch space](crate::scratch), at the place that the chunk's number
+//! says, and a bit for each in memory. Every other chunk is zeros. What makes it safe that absence means zeros:
+//! [`ContentBuilder::finish`] is told how many chunks were looked at and refuses a list that lost one.
 
+use super::chunk_set::{ChunkSet, Membership};
 use super::chunk_size::ChunkSize;
 use super::zeros::{self, Hint};
 use crate::repository::Id;
 use crate::repository::tree::Content;
+use crate::scratch::{Rows, RowsWriter, Scratch, ScratchError};
 
-/// Chunks were handed out whose outcome never came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("of {expected} chunks only {found} were accounted for")]
-pub struct Incomplete {
-    /// Chunks that were handed out.
-    pub expected: u64,
-    /// Outcomes that came back.
-    pub found: u64,
+/// Why there is no list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ContentError {
+    /// Chunks were handed out whose outcome never came back, or came back twice.
+    #[error("of {expected} chunks only {found} were accounted for")]
+    Incomplete {
+        /// Chunks that were handed out.
+        expected: u64,
+        /// Outcomes that came back.
+        found: u64,
+    },
+    /// The list could not be kept.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
 }
 
 /// Collects outcomes of chunks in any order, and chunks taken over from an earlier list.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ContentBuilder {
-    entries: Vec<(u32, Id)>,
+    scratch: Scratch,
+    ids: RowsWriter<{ Id::LENGTH }>,
+    data: ChunkSet,
     zero_chunks: u64,
+    volume_bytes: u64,
+    chunk_size: ChunkSize,
 }
 
 impl ContentBuilder {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// Nothing yet of a volume of `volume_bytes`.
+    pub fn new(scratch: &Scratch, volume_bytes: u64, chunk_size: ChunkSize) -> Self {
+        let data = ChunkSet::none(chunk_size.count(volume_bytes));
+        Self { scratch: scratch.clone(), ids: RowsWriter::new(scratch), data, zero_chunks: 0, volume_bytes, chunk_size }
     }
 
     /// The chunk `index` holds what `id` names.
-    pub fn data(&mut self, index: u32, id: Id) {
-        self.entries.push((index, id));
-    }
-
-    /// Takes over chunks that were not looked at.
-    pub fn inherit(&mut self, chunks: Vec<(u32, Id)>) {
-        match self.entries.is_empty() {
-            // The list of a large volume is not held twice.
-            true => self.entries = chunks,
-            false => self.entries.extend(chunks),
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn data(&mut self, index: u32, id: Id) -> Result<(), ScratchError> {
+        match self.data.insert(index.into()) {
+            Membership::Out => self.ids.set(index.into(), id.as_bytes()),
+            // It will be missed in the end.
+            Membership::In => Ok(()),
         }
     }
 
@@ -51,18 +62,25 @@ impl ContentBuilder {
         self.zero_chunks += 1;
     }
 
-    /// The list of a volume of `volume_bytes`, of whose chunks `planned` were handed out or taken over.
+    /// Number of chunks that hold something, so far.
+    pub fn chunks(&self) -> u64 {
+        self.data.len()
+    }
+
+    /// The list, when `planned` chunks were handed out or taken over. The builder is empty afterwards.
     ///
     /// # Errors
-    /// [`Incomplete`] when not every one of them came back exactly once.
-    pub fn finish(mut self, volume_bytes: u64, chunk_size: ChunkSize, planned: u64) -> Result<VolumeContent, Incomplete> {
-        self.entries.sort_unstable_by_key(|&(index, _)| index);
-        self.entries.dedup_by_key(|&mut (index, _)| index);
-        let found = self.entries.len() as u64 + self.zero_chunks;
+    /// [`ContentError::Incomplete`] when not every one of them came back exactly once.
+    pub fn finish(&mut self, planned: u64) -> Result<VolumeContent, ContentError> {
+        let (volume_bytes, chunk_size) = (self.volume_bytes, self.chunk_size);
+        let empty = Self::new(&self.scratch, volume_bytes, chunk_size);
+        let Self { ids, data, zero_chunks, .. } = std::mem::replace(self, empty);
+        let chunks = data.len();
+        let found = chunks + zero_chunks;
         if found == planned {
-            Ok(VolumeContent { entries: self.entries, volume_bytes, chunk_size })
+            Ok(VolumeContent { ids: ids.finish()?, data, chunks, volume_bytes, chunk_size })
         } else {
-            Err(Incomplete { expected: planned, found })
+            Err(ContentError::Incomplete { expected: planned, found })
         }
     }
 }
@@ -70,8 +88,8 @@ impl ContentBuilder {
 /// A piece of a volume's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
-    /// A chunk of this length.
-    Data(Id, u64),
+    /// The chunk of this number, of this length.
+    Data(u64, u64),
     /// A blob of so many zeros.
     Zeros(u64),
 }
@@ -86,9 +104,11 @@ impl Piece {
 }
 
 /// What a volume is made of, from its first byte to its last.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct VolumeContent {
-    entries: Vec<(u32, Id)>,
+    ids: Rows<{ Id::LENGTH }>,
+    data: ChunkSet,
+    chunks: u64,
     volume_bytes: u64,
     chunk_size: ChunkSize,
 }
@@ -97,7 +117,7 @@ impl VolumeContent {
     /// The pieces in order; their lengths add up to the volume's size.
     pub fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
         let chunk = self.chunk_size.bytes();
-        let mut entries = self.entries.iter().peekable();
+        let mut numbers = self.data.iter().peekable();
         let mut position = 0;
         let mut run = zeros::run(0, Hint::Given);
         let mut hint = Hint::Lead;
@@ -110,7 +130,7 @@ impl VolumeContent {
                 if position == self.volume_bytes {
                     return None;
                 }
-                let next_data = entries.peek().map_or(self.volume_bytes, |(index, _)| u64::from(*index) * chunk);
+                let next_data = numbers.peek().map_or(self.volume_bytes, |number| number * chunk);
                 if next_data > position {
                     let length = next_data - position;
                     run = zeros::run(length, hint);
@@ -119,17 +139,17 @@ impl VolumeContent {
                     }
                     continue;
                 }
-                let (_, id) = entries.next()?;
+                let number = numbers.next()?;
                 let length = chunk.min(self.volume_bytes - position);
                 position += length;
-                return Some(Piece::Data(*id, length));
+                return Some(Piece::Data(number, length));
             }
         })
     }
 
     /// Number of chunks that hold something.
     pub fn chunks(&self) -> u64 {
-        self.entries.len() as u64
+        self.chunks
     }
 
     /// The distinct lengths of its zero blobs, ascending.
@@ -146,12 +166,13 @@ impl VolumeContent {
 }
 
 impl Content for VolumeContent {
-    fn ids(&self) -> Box<dyn Iterator<Item = Id> + '_> {
+    fn ids(&self) -> Box<dyn Iterator<Item = Result<Id, ScratchError>> + '_> {
+        let mut ids = self.ids.cursor();
         // The one length that is not constant, at the end of a volume of odd size, is hashed once more for each walk: below
         // 4096 bytes.
-        Box::new(self.pieces().map(|piece| match piece {
-            Piece::Data(id, _) => id,
-            Piece::Zeros(length) => zeros::id(length),
+        Box::new(self.pieces().map(move |piece| match piece {
+            Piece::Data(number, _) => ids.get(number).map(Id::from_bytes),
+            Piece::Zeros(length) => Ok(zeros::id(length)),
         }))
     }
 }
@@ -167,20 +188,24 @@ mod tests {
             volume in 1_u64..300 << 20,
             indexes in proptest::collection::btree_set(0_u32..300, 0..100),
             exponent in 0_u32..6,
+            memory in 0_usize..8000,
         ) {
             let chunk_size = ChunkSize::new(ChunkSize::MIN.bytes() << exponent).unwrap();
             let indexes: Vec<_> = indexes.into_iter().filter(|&index| u64::from(index) < chunk_size.count(volume)).collect();
-            let mut builder = ContentBuilder::new();
+            let folder = tempfile::tempdir().unwrap();
+            let mut builder = ContentBuilder::new(&Scratch::new(folder.path(), 1 << 20, memory), volume, chunk_size);
             for &index in indexes.iter().rev() {
-                builder.data(index, Id::of(&index.to_le_bytes()));
+                builder.data(index, Id::of(&index.to_le_bytes())).unwrap();
             }
-            let content = builder.finish(volume, chunk_size, indexes.len() as u64).unwrap();
+            prop_assert_eq!(builder.chunks(), indexes.len() as u64);
+            let content = builder.finish(indexes.len() as u64).unwrap();
             let mut position = 0;
             let mut data = Vec::new();
-            for piece in content.pieces() {
-                if let Piece::Data(id, length) = piece {
+            for (piece, id) in content.pieces().zip(content.ids()) {
+                if let Piece::Data(number, length) = piece {
                     prop_assert_eq!(length, chunk_size.bytes().min(volume - position));
-                    data.push((position / chunk_size.bytes(), id));
+                    prop_assert_eq!(number, position / chunk_size.bytes());
+                    data.push((number, id.unwrap()));
                 }
                 position += piece.length();
             }
@@ -207,16 +232,16 @@ mod tests {
 
     #[test]
     fn sixteen_sparse_tebibytes_are_half_a_million_entries() {
-        let content = ContentBuilder::new().finish(16 << 40, ChunkSize::LARGE, 0).unwrap();
+        let content = ContentBuilder::new(&Scratch::of_process(), 16 << 40, ChunkSize::LARGE).finish(0).unwrap();
         assert!(content.pieces().count() <= (16 << 40) / zeros::LARGEST_BYTES as usize + 8);
     }
 
     #[test]
     fn a_lost_or_doubled_chunk_is_an_error() {
-        let mut builder = ContentBuilder::new();
-        builder.data(3, Id::of(b"a"));
-        builder.data(3, Id::of(b"a"));
+        let mut builder = ContentBuilder::new(&Scratch::of_process(), 8 << 20, ChunkSize::SMALL);
+        builder.data(3, Id::of(b"a")).unwrap();
+        builder.data(3, Id::of(b"a")).unwrap();
         builder.zeros();
-        assert_eq!(builder.finish(8 << 20, ChunkSize::SMALL, 3).unwrap_err(), Incomplete { expected: 3, found: 2 });
+        assert_eq!(builder.finish(3).unwrap_err(), ContentError::Incomplete { expected: 3, found: 2 });
     }
 }

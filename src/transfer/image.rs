@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::metadata::{self, Metadata};
-use crate::repository::tree::{FileSelector, FoundFile};
-use crate::repository::{BlobKind, Damage, Id, Index, LockGuard, LockMode, Repository, RepositoryError, StoredSnapshot};
+use crate::repository::tree::{FileSelector, FoundFile, IdList};
+use crate::repository::{BlobKind, Damage, Index, LockGuard, LockMode, Repository, RepositoryError, StoredSnapshot};
 
 /// Whether the repository is locked while an image is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,7 +20,7 @@ pub enum Locking {
 pub struct Image {
     pub(super) repository: Repository,
     pub(super) index: Arc<Index>,
-    pub(super) content: Arc<Vec<Id>>,
+    pub(super) content: IdList,
     pub(super) size_bytes: u64,
     path: String,
     snapshot: StoredSnapshot,
@@ -45,8 +45,8 @@ impl Image {
         };
         match find(repository, snapshot, which).await {
             Ok((index, snapshot, file, metadata)) => {
-                let FoundFile { path, size: size_bytes, content } = file;
-                let (index, content) = (Arc::new(index), Arc::new(content));
+                let FoundFile { path, size: size_bytes, content, .. } = file;
+                let index = Arc::new(index);
                 Ok(Self { repository: repository.clone(), index, content, size_bytes, path, snapshot, metadata, lock })
             }
             Err(error) => {
@@ -100,24 +100,11 @@ async fn find(
     let snapshot = repository.find_snapshot(snapshot).await?;
     let index = repository.load_index().await?;
     let file = repository.find_file(&index, &snapshot.snapshot.tree, which).await?;
-    let metadata = find_metadata(repository, &index, &snapshot, &file.path).await?;
+    let metadata = match &file.metadata {
+        Some((size, content)) => read_metadata(repository, &index, metadata::FILE_NAME, *size, content).await?,
+        None => None,
+    };
     Ok((index, snapshot, file, metadata))
-}
-
-/// The metadata beside the image, if there are any that read. A file that is no metadata of ours is nothing of interest.
-async fn find_metadata(
-    repository: &Repository,
-    index: &Index,
-    snapshot: &StoredSnapshot,
-    image: &str,
-) -> Result<Option<Metadata>, RepositoryError> {
-    let folder = image.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let selector = FileSelector::Path(format!("{folder}/{}", metadata::FILE_NAME));
-    match repository.find_file(index, &snapshot.snapshot.tree, &selector).await {
-        Ok(file) => read_metadata(repository, index, &file.path, file.size, &file.content).await,
-        Err(RepositoryError::NoSuchFile(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// The metadata in the file of the blobs `content`; `None` when they are none of ours.
@@ -126,14 +113,16 @@ pub(super) async fn read_metadata(
     index: &Index,
     path: &str,
     size_bytes: u64,
-    content: &[Id],
+    content: &IdList,
 ) -> Result<Option<Metadata>, RepositoryError> {
     if size_bytes > metadata::MAX_BYTES {
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    for id in content {
-        bytes.extend(repository.read_blob(index, BlobKind::Data, id).await?);
+    // It has a few blobs at most, or is longer than recorded.
+    for number in 0..content.len() {
+        let Some(id) = content.iter_from(number).next() else { break };
+        bytes.extend(repository.read_blob(index, BlobKind::Data, &id?).await?);
         if bytes.len() as u64 > metadata::MAX_BYTES {
             let damage = Damage::Syntax("it is longer than recorded".to_owned());
             return Err(RepositoryError::Damaged { object: path.to_owned(), damage });

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Name of the file in a snapshot's tree.
-pub const FILE_NAME: &str = "meta.json";
+pub const FILE_NAME: &str = crate::repository::tree::METADATA_FILE;
 /// The version written here.
 pub const VERSION: u32 = 1;
 /// Longest file that is read, in bytes. Written ones have a few hundred.

@@ -13,6 +13,7 @@
 //! publish. Neither ever returns success for less than everything.
 
 pub mod budget;
+mod chunk_set;
 pub mod chunk_size;
 pub mod content;
 pub mod crew;

@@ -31,6 +31,7 @@ pub(super) fn repository(error: &RepositoryError) -> Status {
         | RepositoryError::MissingBlob { .. }
         | RepositoryError::ConfigLost { .. }
         | RepositoryError::Store(StoreError::Truncated { .. }) => Code::DataLoss,
+        RepositoryError::Scratch(_) => Code::ResourceExhausted,
         RepositoryError::LockLost(_)
         | RepositoryError::Pack(_)
         | RepositoryError::Randomness(_)

@@ -7,14 +7,14 @@ use crate::repository::snapshot::Snapshot;
 use crate::repository::store::fault::{Call, Fault, FaultyStore};
 use crate::repository::store::memory::MemoryStore;
 use crate::repository::store::{PutMode, Store};
-use crate::repository::tree::{NewFile, pack_tree};
+use crate::repository::tree::{NewFile, PackedTree, pack_tree};
 use crate::types::Timestamp;
 
 struct Fixture {
     store: Arc<MemoryStore>,
     repository: Repository,
     data: Pack,
-    tree: Pack,
+    tree: PackedTree,
 }
 
 /// A repository with one snapshot of one file of three blobs.
@@ -31,11 +31,13 @@ async fn fixture() -> Fixture {
     let data = builder.finish().unwrap().unwrap();
     let content = chunks.iter().map(|chunk| Id::of(chunk)).collect::<Vec<_>>();
     let file = NewFile { name: "disk.img", size: 5356, modified: Timestamp::now(), content: &content };
-    let (root, tree) = pack_tree(&repository.sealer(), &[file]).unwrap();
+    let tree = pack_tree(repository.scratch(), &repository.sealer(), &[file]).unwrap();
+    let root = tree.id;
     let mut writer = IndexWriter::new(repository.clone());
-    for pack in [&data, &tree] {
-        repository.put_pack(pack).await.unwrap();
-        writer.add(pack.record.clone()).await.unwrap();
+    repository.put_pack(&data).await.unwrap();
+    repository.put_tree(&tree).await.unwrap();
+    for record in [&data.record, &tree.record] {
+        writer.add(record.clone()).await.unwrap();
     }
     writer.finish().await.unwrap();
     let snapshot = Snapshot {
@@ -71,7 +73,7 @@ async fn a_whole_repository_is_clean_and_its_parts_are_counted() {
     let told = std::sync::Mutex::new(Vec::new());
     let report =
         fixture.repository.check(Depth::ReadData, &|done, total| told.lock().unwrap().push((done, total))).await.unwrap();
-    let bytes_read = (fixture.data.bytes.len() + fixture.tree.bytes.len()) as u64;
+    let bytes_read = fixture.data.bytes.len() as u64 + fixture.tree.bytes.len();
     let expected =
         CheckReport { snapshots: 1, trees: 1, blobs_used: 4, blobs_indexed: 4, packs: 2, bytes_read, ..CheckReport::default() };
     assert_eq!(report, expected);

@@ -1,9 +1,12 @@
 //! What every store promises, as a test that runs against each of them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{Key, Kind, PutMode, Store, StoreError};
 use crate::repository::id::Id;
+use crate::scratch::{Scratch, Spill};
 
 /// Puts `store` through every call. It must be empty; it is left empty but for its folders.
 ///
@@ -47,7 +50,16 @@ pub async fn keeps_its_promises(store: &dyn Store) {
     );
     assert_eq!(kept, if a.is_ok() { first } else { second });
 
-    for key in [Key::Config, key] {
+    // Long enough for a store that takes such objects in parts.
+    let long = Bytes::from((0..40_u32 << 18).flat_map(u32::to_le_bytes).collect::<Vec<u8>>());
+    let long_key = Key::File(Kind::Data, Id::of(&long));
+    let folder = tempfile::tempdir().unwrap();
+    let mut spill = Spill::new(&Scratch::new(folder.path(), 1 << 30, 1 << 20));
+    spill.append(&long).unwrap();
+    store.put_spill(long_key, Arc::new(spill)).await.unwrap();
+    assert!(store.get(long_key).await.unwrap() == long);
+
+    for key in [Key::Config, key, long_key] {
         store.delete(key).await.unwrap();
         assert_eq!(store.size(key).await.unwrap(), None);
     }

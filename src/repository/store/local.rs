@@ -12,10 +12,11 @@
 //! All file operations run on the runtime's blocking threads and finish there even when the caller went away.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -23,8 +24,11 @@ use futures::future::BoxFuture;
 
 use super::{Key, Kind, Listed, PutMode, Store, StoreError};
 use crate::repository::id::Id;
+use crate::scratch::Spill;
 
 const TEMPORARY: &str = "-tmp-";
+/// Bytes of a long object that are copied at once.
+const COPY_STEP_BYTES: usize = 1 << 20;
 
 /// A directory of this machine, or one mounted from elsewhere.
 #[derive(Debug, Clone)]
@@ -74,7 +78,7 @@ impl LocalStore {
         }
     }
 
-    fn put_now(&self, path: &Path, bytes: &[u8], mode: PutMode) -> io::Result<()> {
+    fn put_now(&self, path: &Path, mode: PutMode, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(ErrorKind::InvalidInput.into());
         };
@@ -91,7 +95,7 @@ impl LocalStore {
             }
             other => other?,
         };
-        temporary.write_all(bytes)?;
+        write(temporary.as_file_mut())?;
         temporary.as_file().set_permissions(Permissions::from_mode(0o400))?;
         temporary.as_file().sync_all()?;
         match mode {
@@ -205,7 +209,17 @@ impl Store for LocalStore {
 
     fn put(&self, key: Key, bytes: Bytes, mode: PutMode) -> BoxFuture<'_, Result<(), StoreError>> {
         self.run(key.path(), move |store, object| {
-            store.put_now(&store.path(key), &bytes, mode).map_err(|error| classify(object, error))
+            store.put_now(&store.path(key), mode, |file| file.write_all(&bytes)).map_err(|error| classify(object, error))
+        })
+    }
+
+    fn put_spill(&self, key: Key, bytes: Arc<Spill>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.run(key.path(), move |store, object| {
+            let copy = |file: &mut File| {
+                let mut reader = BufReader::with_capacity(COPY_STEP_BYTES, bytes.reader(0));
+                io::copy(&mut reader, file).map(drop)
+            };
+            store.put_now(&store.path(key), PutMode::Overwrite, copy).map_err(|error| classify(object, error))
         })
     }
 

@@ -28,6 +28,7 @@ use futures::future::BoxFuture;
 use super::environment::Environment;
 use super::id::Id;
 use super::location::Location;
+use crate::scratch::{ScratchError, Spill};
 
 /// Kinds of objects that are named by their hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -181,6 +182,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Stores `bytes` under `key`, durably.
     fn put(&self, key: Key, bytes: Bytes, mode: PutMode) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// As [`Store::put`] with [`PutMode::Overwrite`], for an object that may be longer than the memory. This default takes it into
+    /// memory all the same.
+    fn put_spill(&self, key: Key, bytes: Arc<Spill>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let bytes = read_spill(&bytes, 0..bytes.len()).map_err(|error| spill_failed(key, error))?;
+            self.put(key, bytes, PutMode::Overwrite).await
+        })
+    }
+
     /// The whole object.
     fn get(&self, key: Key) -> BoxFuture<'_, Result<Bytes, StoreError>>;
 
@@ -202,6 +212,17 @@ pub trait Store: fmt::Debug + Send + Sync {
         let _ = older_than;
         Box::pin(std::future::ready(Ok(0)))
     }
+}
+
+/// A part of `spill`, in memory.
+fn read_spill(spill: &Spill, range: Range<u64>) -> Result<Bytes, ScratchError> {
+    let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+    spill.read_at(range.start, &mut bytes)?;
+    Ok(bytes.into())
+}
+
+fn spill_failed(key: Key, error: ScratchError) -> StoreError {
+    StoreError::Io { object: key.path(), source: error.into() }
 }
 
 /// The store at `location`, with the credentials in `environment`. Nothing is read or written yet.

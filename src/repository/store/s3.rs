@@ -10,9 +10,15 @@
 //! for first and put if it is absent, which leaves a window for a competitor. A store that ignores the header silently has the
 //! same window. Whoever makes a repository therefore also looks before and reads back after.
 //!
+//! # Long objects
+//! One of more than 16 MiB that is not in memory is uploaded in parts of that size, one after another, and appears when the upload
+//! is completed. An upload that fails is aborted; of one whose process dies the store keeps the parts, invisible, until the bucket's
+//! rule for incomplete uploads removes them.
+//!
 //! Only static credentials are used: never those of the machine, the pod or a file.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,12 +31,15 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, Pu
 use super::{Key, Kind, Listed, PutMode, Store, StoreError};
 use crate::repository::environment::{Environment, Variable};
 use crate::repository::location::S3Location;
+use crate::scratch::Spill;
 
 const REQUEST_LIMIT: Duration = Duration::from_secs(600);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Below five minutes, the time for which a request's signature is valid.
 const RETRY_LIMIT: Duration = Duration::from_secs(180);
 const RETRIES: usize = 8;
+/// Bytes of a part of a long object. S3 takes 5 MiB at least, and 10 000 parts: enough for the longest tree, of 4 GiB.
+const PART_BYTES: u64 = 16 << 20;
 const DEFAULT_REGION: &str = "us-east-1";
 
 /// A bucket, or a prefix in one.
@@ -126,6 +135,31 @@ impl S3Store {
         }
     }
 
+    async fn put_in_parts(&self, key: Key, spill: Arc<Spill>) -> Result<(), StoreError> {
+        let failed = |error| self.classify_of_bucket(key.path(), error);
+        let mut upload = self.bucket.put_multipart(&self.path(key)).await.map_err(failed)?;
+        let put = async {
+            let mut start = 0;
+            while start < spill.len() {
+                let end = (start + PART_BYTES).min(spill.len());
+                let read = Arc::clone(&spill);
+                let part = tokio::task::spawn_blocking(move || super::read_spill(&read, start..end)).await;
+                let part = part.map_err(|error| StoreError::Unavailable { object: key.path(), reason: error.to_string() })?;
+                let part = part.map_err(|error| super::spill_failed(key, error))?;
+                upload.put_part(part.into()).await.map_err(failed)?;
+                start = end;
+            }
+            upload.complete().await.map(|_| ()).map_err(failed)
+        };
+        let result = put.await;
+        if result.is_err()
+            && let Err(error) = upload.abort().await
+        {
+            tracing::warn!(object = %key, error = chain(&error), "an upload in parts that failed could not be aborted");
+        }
+        result
+    }
+
     async fn read_range(&self, key: Key, range: Range<u64>) -> Result<Bytes, StoreError> {
         let expected = range.end;
         let wanted = range.end.saturating_sub(range.start);
@@ -197,6 +231,16 @@ impl Store for S3Store {
                     put.map(|_| ()).map_err(|error| self.classify_of_bucket(key.path(), error))
                 }
             }
+        })
+    }
+
+    fn put_spill(&self, key: Key, bytes: Arc<Spill>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            if bytes.len() > PART_BYTES {
+                return self.put_in_parts(key, bytes).await;
+            }
+            let bytes = super::read_spill(&bytes, 0..bytes.len()).map_err(|error| super::spill_failed(key, error))?;
+            self.put(key, bytes, PutMode::Overwrite).await
         })
     }
 

@@ -1,90 +1,193 @@
-//! Reads the JSON of a tree as it comes, whoever wrote it.
+//! Reads the JSON of a tree as it comes, whoever wrote it. The ids of all files of the tree go into one list in scratch space.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Node, NodeKind};
+use super::read::ReadError;
+use super::{IdList, Node, NodeKind};
 use crate::repository::error::Damage;
 use crate::repository::id::Id;
+use crate::scratch::{RowsWriter, Scratch, ScratchError};
 
 /// The nodes of the tree whose JSON `reader` gives. White space may follow it.
-pub(super) fn tree(reader: impl Read) -> Result<Vec<Node>, Damage> {
-    let syntax = |error: serde_json::Error| Damage::Syntax(error.to_string());
+pub(super) fn tree(scratch: &Scratch, reader: impl Read) -> Result<Vec<Node>, ReadError> {
+    let mut ids = Ids { rows: RowsWriter::new(scratch), failure: None };
     let mut deserializer = serde_json::Deserializer::from_reader(reader);
-    let tree = RawTree::deserialize(&mut deserializer).map_err(syntax)?;
-    deserializer.end().map_err(syntax)?;
-    tree.nodes.0.into_iter().map(node).collect()
+    let parsed = Tree(&mut ids).deserialize(&mut deserializer).and_then(|nodes| deserializer.end().map(|()| nodes));
+    if let Some(failure) = ids.failure {
+        return Err(failure.into());
+    }
+    let nodes = parsed.map_err(|error| ReadError::of(io::Error::from(error), Damage::Syntax))?;
+    let rows = Arc::new(ids.rows.finish()?);
+    let list = |range| IdList::of(Arc::clone(&rows), range);
+    nodes.into_iter().map(|raw| node(raw, list).map_err(ReadError::Damage)).collect()
 }
 
-#[derive(Deserialize)]
-struct RawTree {
-    nodes: List<RawNode>,
+/// Where ids go, and why they could not.
+struct Ids {
+    rows: RowsWriter<{ Id::LENGTH }>,
+    failure: Option<ScratchError>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct RawNode {
-    name: String,
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
+    name: Option<String>,
+    kind: Option<String>,
     size: u64,
-    #[serde(default)]
-    content: List<Id>,
-    #[serde(default)]
+    content: Range<u64>,
     subtree: Option<Id>,
 }
 
-fn node(raw: RawNode) -> Result<Node, Damage> {
-    let name = unquoted(&raw.name).ok_or_else(|| Damage::Syntax(format!("the name {:?} is malformed", raw.name)))?;
-    let kind = match (raw.kind.as_str(), raw.subtree) {
-        ("file", _) => NodeKind::File(raw.content.0),
+fn node(raw: RawNode, list: impl Fn(Range<u64>) -> IdList) -> Result<Node, Damage> {
+    let missing = |what| Damage::Syntax(format!("a node has no {what}"));
+    let (quoted, kind) = (raw.name.ok_or_else(|| missing("name"))?, raw.kind.ok_or_else(|| missing("type"))?);
+    let name = unquoted(&quoted).ok_or_else(|| Damage::Syntax(format!("the name {quoted:?} is malformed")))?;
+    let kind = match (kind.as_str(), raw.subtree) {
+        ("file", _) => NodeKind::File(list(raw.content)),
         ("dir", Some(tree)) => NodeKind::Folder(tree),
         ("dir", None) => return Err(Damage::Syntax(format!("the folder {name:?} has no tree"))),
-        _ => NodeKind::Other(raw.kind),
+        _ => NodeKind::Other(kind),
     };
     Ok(Node { name, size: raw.size, kind })
 }
 
-/// A list, or null, which Go writes for an empty one.
-struct List<T>(Vec<T>);
+/// The object that a tree is.
+struct Tree<'a>(&'a mut Ids);
 
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        Self(Vec::new())
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
+    type Value = Vec<RawNode>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<RawNode>, D::Error> {
+        deserializer.deserialize_map(self)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Elements<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
-            type Value = List<T>;
+impl<'de> Visitor<'de> for Tree<'_> {
+    type Value = Vec<RawNode>;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list or null")
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a list of nodes")
+    }
 
-            fn visit_unit<E>(self) -> Result<List<T>, E> {
-                Ok(List::default())
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<List<T>, A::Error> {
-                let mut list = Vec::new();
-                while let Some(element) = elements.next_element()? {
-                    list.push(element);
-                }
-                Ok(List(list))
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<List<T>, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Err(serde::de::Error::invalid_type(serde::de::Unexpected::Map, &self))
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<RawNode>, A::Error> {
+        let mut nodes = None;
+        while let Some(key) = map.next_key::<String>()? {
+            match (key.as_str(), &nodes) {
+                ("nodes", None) => nodes = Some(map.next_value_seed(Nodes(self.0))?),
+                ("nodes", Some(_)) => return Err(A::Error::duplicate_field("nodes")),
+                _ => map.next_value::<IgnoredAny>().map(drop)?,
             }
         }
-        deserializer.deserialize_any(Elements(std::marker::PhantomData))
+        nodes.ok_or_else(|| A::Error::missing_field("nodes"))
+    }
+}
+
+/// The list of nodes; null, which Go writes for an empty one, is read too.
+struct Nodes<'a>(&'a mut Ids);
+
+impl<'de> DeserializeSeed<'de> for Nodes<'_> {
+    type Value = Vec<RawNode>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<RawNode>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Nodes<'_> {
+    type Value = Vec<RawNode>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of nodes or null")
+    }
+
+    fn visit_unit<E>(self) -> Result<Vec<RawNode>, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<RawNode>, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = elements.next_element_seed(OneNode(self.0))? {
+            nodes.push(node);
+        }
+        Ok(nodes)
+    }
+}
+
+/// A node, of whose fields only some matter.
+struct OneNode<'a>(&'a mut Ids);
+
+impl<'de> DeserializeSeed<'de> for OneNode<'_> {
+    type Value = RawNode;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawNode, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OneNode<'_> {
+    type Value = RawNode;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a node")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawNode, A::Error> {
+        let mut node = RawNode::default();
+        let mut has_content = false;
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "name" => node.name = Some(map.next_value()?),
+                "type" => node.kind = Some(map.next_value()?),
+                "size" => node.size = map.next_value()?,
+                "subtree" => node.subtree = map.next_value()?,
+                "content" if has_content => return Err(A::Error::duplicate_field("content")),
+                "content" => {
+                    node.content = map.next_value_seed(ContentIds(self.0))?;
+                    has_content = true;
+                }
+                _ => map.next_value::<IgnoredAny>().map(drop)?,
+            }
+        }
+        Ok(node)
+    }
+}
+
+/// The list of a file's blobs, or null; which part of the ids it became.
+struct ContentIds<'a>(&'a mut Ids);
+
+impl<'de> DeserializeSeed<'de> for ContentIds<'_> {
+    type Value = Range<u64>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Range<u64>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ContentIds<'_> {
+    type Value = Range<u64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of ids or null")
+    }
+
+    fn visit_unit<E>(self) -> Result<Range<u64>, E> {
+        Ok(0..0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Range<u64>, A::Error> {
+        let start = self.0.rows.len();
+        while let Some(id) = elements.next_element::<Id>()? {
+            if let Err(failure) = self.0.rows.push(id.as_bytes()) {
+                let error = A::Error::custom(&failure);
+                self.0.failure = Some(failure);
+                return Err(error);
+            }
+        }
+        Ok(start..self.0.rows.len())
     }
 }
 
@@ -132,6 +235,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn scratch() -> Scratch {
+        Scratch::of_process()
+    }
+
     #[test]
     fn names_in_go_s_quoting_are_read() {
         for (quoted, name) in [
@@ -157,21 +264,21 @@ mod tests {
             {{"name":"s","type":"symlink","linktarget":"f","content":null}}]}}
             "#
         );
-        let nodes = tree(json.as_bytes()).unwrap();
-        let expected = [
-            ("d", 0, NodeKind::Folder(id)),
-            ("empty", 0, NodeKind::File(vec![])),
-            ("f", 3, NodeKind::File(vec![id])),
-            ("s", 0, NodeKind::Other("symlink".into())),
-        ];
-        assert_eq!(nodes, expected.map(|(name, size, kind)| Node { name: name.into(), size, kind }));
-        assert_eq!(tree(&b"{\"nodes\":null}\n"[..]), Ok(vec![]));
+        let nodes = tree(&scratch(), json.as_bytes()).unwrap();
+        let names: Vec<_> = nodes.iter().map(|node| (node.name.as_str(), node.size)).collect();
+        assert_eq!(names, [("d", 0), ("empty", 0), ("f", 3), ("s", 0)]);
+        let kinds: Vec<_> = nodes.into_iter().map(|node| node.kind).collect();
+        let [NodeKind::Folder(tree_id), NodeKind::File(none), NodeKind::File(one), NodeKind::Other(kind)] = &kinds[..] else {
+            panic!("{kinds:?}")
+        };
+        assert_eq!((*tree_id, none.len(), one.to_vec().unwrap(), kind.as_str()), (id, 0, vec![id], "symlink"));
+        assert!(tree(&scratch(), &b"{\"nodes\":null}\n"[..]).unwrap().is_empty());
     }
 
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC*", name in "[\\\\xu0-9a-f\"]{0,12}") {
-            let _ = tree(text.as_bytes());
+            let _ = tree(&scratch(), text.as_bytes());
             let _ = unquoted(&name);
         }
     }
@@ -186,8 +293,11 @@ mod tests {
             r#"{"nodes":[]} x"#,
             r#"{"nodes":[{"name":"d","type":"dir"}]}"#,
             r#"{"nodes":[{"name":"f","type":"file","content":["00"]}]}"#,
+            r#"{"nodes":[{"name":"f","type":"file","content":[],"content":[]}]}"#,
+            r#"{"nodes":[{"name":"f"}]}"#,
+            r#"{"nodes":[],"nodes":[]}"#,
         ] {
-            assert!(matches!(tree(text.as_bytes()), Err(Damage::Syntax(_))), "{text}");
+            assert!(matches!(tree(&scratch(), text.as_bytes()), Err(ReadError::Damage(Damage::Syntax(_)))), "{text}");
         }
     }
 }

@@ -1,13 +1,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::read::{ReadError, parse_sealed};
+use super::write::write_files;
 use super::*;
-use crate::repository::blob::PackedBlob;
-use crate::repository::crypto::Secrets;
+use std::num::NonZeroU32;
+
+use crate::repository::blob::BlobLocation;
+use crate::repository::crypto::{Sealer, Secrets};
+use crate::repository::error::{Damage, PackError};
 use crate::repository::key_file::KdfCost;
-use crate::repository::pack::{Compressor, read_header};
+use crate::repository::pack::{Compressor, PackBuilder, Verification, read_header};
 use crate::repository::password::Password;
 use crate::repository::store::memory::MemoryStore;
+use crate::scratch::{Scratch, Spill};
+use crate::types::Timestamp;
 use proptest::prelude::*;
 
 const TIME: Timestamp = Timestamp { seconds: 1_700_000_000, nanoseconds: 5 };
@@ -20,25 +27,48 @@ fn file<'a>(name: &'a str, size: u64, content: &'a dyn Content) -> NewFile<'a> {
     NewFile { name, size, modified: TIME, content }
 }
 
-fn location(pack: &Pack, blob: &PackedBlob) -> BlobLocation {
-    BlobLocation { pack: pack.record.id, offset: blob.offset, length: blob.length, uncompressed_length: blob.uncompressed_length }
+fn scratch() -> Scratch {
+    Scratch::of_process()
+}
+
+fn pack(sealer: &Sealer, files: &[NewFile<'_>]) -> Result<PackedTree, PackError> {
+    pack_tree(&scratch(), sealer, files)
+}
+
+fn location(tree: &PackedTree) -> BlobLocation {
+    let blob = tree.record.blobs[0];
+    BlobLocation { pack: tree.record.id, offset: blob.offset, length: blob.length, uncompressed_length: blob.uncompressed_length }
+}
+
+fn all(bytes: &Spill) -> Vec<u8> {
+    let mut all = vec![0; bytes.len() as usize];
+    bytes.read_at(0, &mut all).unwrap();
+    all
 }
 
 proptest! {
     #[test]
-    fn a_tree_reads_back(ids in prop::collection::vec(any::<[u8; 32]>(), 0..200), size: u64) {
+    fn a_tree_reads_back(ids in prop::collection::vec(any::<[u8; 32]>(), 0..200), size: u64, memory in 0_usize..20_000) {
+        let folder = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(folder.path(), 1 << 30, memory);
         let sealer = sealer();
         let ids: Vec<_> = ids.into_iter().map(Id::from_bytes).collect();
         let none = Vec::new();
-        let (id, pack) = pack_tree(&sealer, &[file("meta.json", 0, &none), file("disk.img", size, &ids)]).unwrap();
-        prop_assert_eq!(&read_header(&sealer, &pack.bytes).unwrap(), &pack.record.blobs);
-        let blob = pack.record.blobs[0];
-        prop_assert_eq!(blob.id, id);
-        let nodes = parse_sealed(&sealer, &id, &location(&pack, &blob), &pack.bytes[..blob.length as usize]).unwrap();
-        prop_assert_eq!(nodes, vec![
-            Node { name: "disk.img".into(), size, kind: NodeKind::File(ids) },
-            Node { name: "meta.json".into(), size: 0, kind: NodeKind::File(vec![]) },
-        ]);
+        let tree = pack_tree(&scratch, &sealer, &[file("meta.json", 0, &none), file("disk.img", size, &ids)]).unwrap();
+        let bytes = all(&tree.bytes);
+        prop_assert_eq!(Id::of(&bytes), tree.record.id);
+        prop_assert_eq!(&read_header(&sealer, &bytes).unwrap(), &tree.record.blobs);
+        prop_assert_eq!(tree.record.blobs[0].id, tree.id);
+        let nodes = parse_sealed(&scratch, &sealer, &tree.id, &location(&tree), &tree.bytes).unwrap();
+        let found: Vec<_> = nodes.iter().map(|node| (node.name.as_str(), node.size, list(node))).collect();
+        prop_assert_eq!(found, vec![("disk.img", size, ids), ("meta.json", 0, vec![])]);
+    }
+}
+
+fn list(node: &Node) -> Vec<Id> {
+    match &node.kind {
+        NodeKind::File(content) => content.to_vec().unwrap(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -58,54 +88,52 @@ fn the_text_of_a_tree_is_what_readers_expect() {
 async fn a_file_is_found_at_the_end_of_its_folders() {
     let repository = Repository::init(Arc::new(MemoryStore::new()), &Password::new("x").unwrap(), KdfCost::TEST).await.unwrap();
     let (sealer, ids) = (repository.sealer(), vec![Id::of(b"content")]);
-    let (inner, inner_pack) = pack_tree(&sealer, &[file("disk.img", 7, &ids)]).unwrap();
-    let (root, root_pack) = pack_folder(&sealer, &NewFolder { name: "volume", modified: TIME, tree: inner }).unwrap();
-    let index = repository.load_index().await.unwrap();
-    for pack in [&inner_pack, &root_pack] {
-        repository.put_pack(pack).await.unwrap();
-        index.add(&pack.record);
+    let inner = pack(&sealer, &[file("disk.img", 7, &ids)]).unwrap();
+    let folder = |name| pack_folder(&scratch(), &sealer, &NewFolder { name, modified: TIME, tree: inner.id });
+    let root = folder("volume").unwrap();
+    for tree in [&inner, &root] {
+        repository.put_tree(tree).await.unwrap();
     }
+    let index = Index::of(&scratch(), [&inner.record, &root.record]).unwrap();
     for which in [FileSelector::Only, FileSelector::Path("/volume/disk.img".to_owned())] {
-        let found = repository.find_file(&index, &root, &which).await.unwrap();
-        assert_eq!((found.path.as_str(), found.size, &found.content), ("/volume/disk.img", 7, &ids));
+        let found = repository.find_file(&index, &root.id, &which).await.unwrap();
+        assert_eq!((found.path.as_str(), found.size, found.content.to_vec().unwrap()), ("/volume/disk.img", 7, ids.clone()));
     }
-    let name = pack_folder(&sealer, &NewFolder { name: "a/b", modified: TIME, tree: inner });
-    assert_eq!(name.unwrap_err(), PackError::Name("a/b".into()));
+    assert_eq!(folder("a/b").unwrap_err(), PackError::Name("a/b".into()));
 }
 
 #[test]
 fn names_that_need_quoting_or_occur_twice_are_refused() {
     let none = Vec::new();
     for name in ["", ".", "..", "a/b", "a\"b", "a\\b", "ü", "a\n"] {
-        assert_eq!(pack_tree(&sealer(), &[file(name, 0, &none)]).unwrap_err(), PackError::Name(name.into()));
+        assert_eq!(pack(&sealer(), &[file(name, 0, &none)]).unwrap_err(), PackError::Name(name.into()));
     }
-    assert_eq!(pack_tree(&sealer(), &[file("a", 0, &none), file("a", 1, &none)]).unwrap_err(), PackError::Name("a".into()));
+    assert_eq!(pack(&sealer(), &[file("a", 0, &none), file("a", 1, &none)]).unwrap_err(), PackError::Name("a".into()));
 }
 
 #[test]
 fn a_content_list_that_changes_is_noticed() {
     struct Changing(AtomicU64);
     impl Content for Changing {
-        fn ids(&self) -> Box<dyn Iterator<Item = Id> + '_> {
+        fn ids(&self) -> Box<dyn Iterator<Item = Result<Id, ScratchError>> + '_> {
             let walk = self.0.fetch_add(1, Ordering::SeqCst);
-            Box::new(std::iter::once(Id::of(&walk.to_le_bytes())))
+            Box::new(std::iter::once(Ok(Id::of(&walk.to_le_bytes()))))
         }
     }
-    assert_eq!(pack_tree(&sealer(), &[file("disk.img", 1, &Changing(AtomicU64::new(0)))]).unwrap_err(), PackError::Unstable);
+    assert_eq!(pack(&sealer(), &[file("disk.img", 1, &Changing(AtomicU64::new(0)))]).unwrap_err(), PackError::Unstable);
 }
 
 #[test]
 fn a_wrong_id_or_length_of_a_tree_is_noticed() {
     let sealer = sealer();
     let ids = vec![Id::of(b"x"); 1000];
-    let (id, pack) = pack_tree(&sealer, &[file("disk.img", 1000, &ids)]).unwrap();
-    let blob = pack.record.blobs[0];
-    let (right, sealed) = (location(&pack, &blob), &pack.bytes[..blob.length as usize]);
-    let other = parse_sealed(&sealer, &Id::of(b""), &right, sealed);
-    assert_eq!(other, Err(Damage::WrongHash { found: id }));
+    let tree = pack(&sealer, &[file("disk.img", 1000, &ids)]).unwrap();
+    let right = location(&tree);
+    let read = |id: &Id, location: &BlobLocation| parse_sealed(&scratch(), &sealer, id, location, &tree.bytes).unwrap_err();
+    assert_eq!(read(&Id::of(b""), &right), ReadError::Damage(Damage::WrongHash { found: tree.id }));
     for length in [1, right.plain_length() - 1, right.plain_length() + 1] {
         let lying = BlobLocation { uncompressed_length: NonZeroU32::new(length), ..right };
-        assert!(matches!(parse_sealed(&sealer, &id, &lying, sealed), Err(Damage::Compression(_))), "{length}");
+        assert!(matches!(read(&tree.id, &lying), ReadError::Damage(Damage::Compression(_))), "{length}");
     }
 }
 
@@ -120,7 +148,7 @@ async fn repository_with(texts: &[String]) -> (Repository, Index, Vec<Id>) {
     }
     let pack = builder.finish().unwrap().unwrap();
     repository.put_pack(&pack).await.unwrap();
-    (repository, Index::of([pack.record]), ids)
+    (repository, Index::of(&scratch(), [&pack.record]).unwrap(), ids)
 }
 
 #[tokio::test]
@@ -134,12 +162,13 @@ async fn files_are_found_by_path_and_as_the_only_one() {
     );
     let two = format!(r#"{{"nodes":[{},{}]}}"#, dir("a", &inner), dir("b", &inner));
     let (repository, index, ids) = repository_with(&[inner, one, two, r#"{"nodes":[]}"#.into()]).await;
-    let expected = FoundFile { path: "/a/disk.img".into(), size: 7, content: vec![content] };
+    let expected = ("/a/disk.img".to_owned(), 7, vec![content]);
+    let parts = |found: FoundFile| (found.path, found.size, found.content.to_vec().unwrap());
     let find = async |tree: usize, which: FileSelector| repository.find_file(&index, &ids[tree], &which).await;
 
-    assert_eq!(find(1, FileSelector::Only).await.unwrap(), expected);
+    assert_eq!(parts(find(1, FileSelector::Only).await.unwrap()), expected);
     for path in ["a/disk.img", "/a//disk.img"] {
-        assert_eq!(find(1, FileSelector::Path(path.into())).await.unwrap(), expected);
+        assert_eq!(parts(find(1, FileSelector::Path(path.into())).await.unwrap()), expected);
     }
     for path in ["", "/", "a", "disk.img", "a/disk.img/x", "s"] {
         assert!(matches!(find(1, FileSelector::Path(path.into())).await, Err(RepositoryError::NoSuchFile(_))), "{path}");
@@ -148,4 +177,19 @@ async fn files_are_found_by_path_and_as_the_only_one() {
     assert!(matches!(find(3, FileSelector::Only).await, Err(RepositoryError::NoFile)));
     let missing = repository.find_file(&index, &Id::of(b"none"), &FileSelector::Only).await;
     assert!(matches!(missing, Err(RepositoryError::MissingBlob { kind: BlobKind::Tree, .. })));
+}
+
+#[tokio::test]
+async fn a_list_that_does_not_fit_the_scratch_space_is_an_error_of_that() {
+    let ids = vec![Id::of(b"x"); 1000];
+    let text = format!(r#"{{"nodes":[{{"name":"f","type":"file","content":{}}}]}}"#, serde_json::to_string(&ids).unwrap());
+    let (repository, index, trees) = repository_with(&[text]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let full = Scratch::new(folder.path(), 20_000, 1000);
+    let error = repository.with_scratch(full.clone()).read_tree(&index, &trees[0]).await.unwrap_err();
+    assert!(matches!(error, RepositoryError::Scratch(_)), "{error}");
+    let sealed =
+        pack_tree(&full, &sealer(), &[file("f", 1, &(0..1000_u32).map(|at| Id::of(&at.to_le_bytes())).collect::<Vec<_>>())]);
+    assert!(matches!(sealed, Err(PackError::Scratch(_))), "{sealed:?}");
+    assert_eq!(full.used_bytes(), 0);
 }

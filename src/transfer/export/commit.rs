@@ -55,7 +55,8 @@ impl Commit<'_> {
             uploaded.store(pack, progress).await?;
         }
 
-        let (sealer, size, modified) = (self.repository.sealer(), self.volume_bytes, self.options.time);
+        let (scratch, sealer) = (self.repository.scratch().clone(), self.repository.sealer());
+        let (size, modified) = (self.volume_bytes, self.options.time);
         let path = self.options.path.clone();
         let trees = computed(move || {
             let (folders, name) = path_parts(&path).ok_or_else(|| ExportError::Options(format!("`{path}` names no file")))?;
@@ -63,20 +64,20 @@ impl Commit<'_> {
                 NewFile { name, size, modified, content: &content as &dyn Content },
                 NewFile { name: metadata::FILE_NAME, size: metadata_bytes, modified, content: &vec![metadata_id] },
             ];
-            let mut trees = vec![pack_tree(&sealer, &files)?];
+            let mut trees = vec![pack_tree(&scratch, &sealer, &files)?];
             for name in folders.into_iter().rev() {
-                let tree = trees[trees.len() - 1].0;
-                trees.push(pack_folder(&sealer, &NewFolder { name, modified, tree })?);
+                let tree = trees[trees.len() - 1].id;
+                trees.push(pack_folder(&scratch, &sealer, &NewFolder { name, modified, tree })?);
             }
             Ok(trees)
         })
         .await?;
         // Inner ones first; the last is the root.
         let (mut root, mut new_trees) = (metadata_id, 0);
-        for (tree, pack) in trees {
-            root = tree;
-            if self.index.claim(BlobKind::Tree, &tree) == Claim::Yours {
-                uploaded.store(pack, progress).await?;
+        for tree in trees {
+            root = tree.id;
+            if self.index.claim(BlobKind::Tree, &tree.id)? == Claim::Yours {
+                uploaded.store_tree(tree, progress).await?;
                 new_trees += 1;
             }
         }
@@ -150,12 +151,12 @@ impl Small {
         };
         for length in self.zero_lengths {
             let id = zeros::id(length);
-            if self.index.claim(BlobKind::Data, &id) == Claim::Yours {
+            if self.index.claim(BlobKind::Data, &id)? == Claim::Yours {
                 add(id, &vec![0; length as usize])?;
             }
         }
         let id = Id::of(&self.metadata);
-        if self.index.claim(BlobKind::Data, &id) == Claim::Yours {
+        if self.index.claim(BlobKind::Data, &id)? == Claim::Yours {
             add(id, &self.metadata)?;
         }
         Ok((pack.finish()?, added))

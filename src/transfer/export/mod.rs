@@ -28,7 +28,8 @@
 //! the moment the snapshot itself is being stored there is no way back and the token is no longer looked at. If storing it fails,
 //! it is unknown whether it exists; if it does, it is whole.
 //!
-//! **Memory** is the sum in [`budget`](super::budget): workers times (batch + pack) and the packs in flight.
+//! **Memory** is the sum in [`budget`](super::budget): workers times (batch + pack) and the packs in flight, and a constant for the
+//! index, the lists and the tree, of which what is longer goes to [scratch space](crate::scratch).
 //!
 //! It never reads what is not allocated (short gaps apart), never stores zeros, and never refers to what is not stored.
 
@@ -49,12 +50,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, BudgetError};
 use super::chunk_size::ChunkSize;
-use super::content::Incomplete;
+use super::content::ContentError;
 use super::metadata::{Metadata, MetadataError};
 use super::plan::Plan;
 use super::progress::{Phase, Progress};
 use crate::block::BlockSource;
 use crate::repository::{Id, LockGuard, LockMode, PackError, Repository, RepositoryError, Verification};
+use crate::scratch::ScratchError;
 use crate::types::{ByteRange, Timestamp};
 
 /// What an export is to be like.
@@ -134,6 +136,9 @@ pub enum ExportError {
     /// The metadata cannot be written.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// A list that does not fit the memory could not be kept.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// A thread could not be started.
     #[error("a worker thread could not be started")]
     Thread(#[source] io::Error),
@@ -145,9 +150,12 @@ pub enum ExportError {
     Cancelled,
 }
 
-impl From<Incomplete> for ExportError {
-    fn from(error: Incomplete) -> Self {
-        Self::Inside(error.to_string())
+impl From<ContentError> for ExportError {
+    fn from(error: ContentError) -> Self {
+        match error {
+            ContentError::Incomplete { .. } => Self::Inside(error.to_string()),
+            ContentError::Scratch(error) => Self::Scratch(error),
+        }
     }
 }
 
@@ -220,12 +228,12 @@ async fn locked(
     // Snapshots before the index: whatever one refers to was indexed before it was stored.
     let found = until_cancelled(cancel, parent::find(repository, since)).await??;
     let index = Arc::new(until_cancelled(cancel, repository.load_index()).await??);
-    let parent::Inheritance { mode, chunks: inherited, extents } =
+    let parent::Inheritance { mode, content, extents } =
         until_cancelled(cancel, parent::inherit(repository, &index, options, volume_bytes, found, allocated)).await??;
     match &mode {
         ExportMode::Full(reason) => tracing::info!(path = options.path, %reason, "everything is read"),
         ExportMode::Incremental { parent } => {
-            tracing::info!(path = options.path, %parent, inherited = inherited.len(), "what changed is read");
+            tracing::info!(path = options.path, %parent, inherited = content.chunks(), "what changed is read");
         }
     }
     progress.begin(volume_bytes);
@@ -237,7 +245,7 @@ async fn locked(
     let work = Arc::new(worker::Work::new(
         source,
         Plan::new(volume_bytes, options.chunk_size, extents),
-        inherited,
+        content,
         Arc::clone(&index),
         repository.sealer(),
         bounds,
@@ -247,7 +255,7 @@ async fn locked(
         stop.clone(),
     ));
     let crew = worker::start(&work, finished);
-    let uploader = upload::Uploader::new(repository.clone(), Arc::clone(&index), bounds.uploads, progress.clone());
+    let uploader = upload::Uploader::new(repository.clone(), bounds.uploads, progress.clone());
 
     let workers = async {
         let result = match crew {
@@ -271,7 +279,7 @@ async fn locked(
         (Err(worker), Err(upload)) => return Err(worker.or(upload)),
         (Err(error), Ok(_)) | (Ok(()), Err(error)) => return Err(error),
     };
-    let tally = work.finish(volume_bytes)?;
+    let tally = work.finish()?;
     progress.all_done();
 
     progress.enter(Phase::Committing);

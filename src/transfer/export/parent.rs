@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::scope::{ExportMode, FullReason, Parent};
 use super::touched::Touched;
 use super::{ExportError, ExportOptions};
-use crate::repository::tree::{Node, NodeKind};
+use crate::repository::tree::{IdList, Node, NodeKind};
 use crate::repository::{BlobKind, Id, Index, Repository, RepositoryError, Snapshot, StoreError};
+use crate::scratch::{Scratch, ScratchError};
 use crate::transfer::chunk_size::ChunkSize;
+use crate::transfer::content::ContentBuilder;
 use crate::transfer::image::read_metadata;
 use crate::transfer::metadata::{self, Metadata};
 use crate::transfer::zeros;
@@ -22,8 +24,8 @@ pub(super) struct Found {
 /// What an export begins with.
 pub(super) struct Inheritance {
     pub(super) mode: ExportMode,
-    /// Chunks that are known already, by number, ascending.
-    pub(super) chunks: Vec<(u32, Id)>,
+    /// The list, with the chunks that are known already.
+    pub(super) content: ContentBuilder,
     /// What is allocated of all others.
     pub(super) extents: RangeStream,
 }
@@ -64,16 +66,19 @@ pub(super) async fn inherit(
         Err(reason) => Err(reason),
     };
     Ok(match taken {
-        Ok(Taken { parent, chunks, touched }) => {
-            Inheritance { mode: ExportMode::Incremental { parent }, chunks, extents: touched.within(allocated) }
+        Ok(Taken { parent, content, touched }) => {
+            Inheritance { mode: ExportMode::Incremental { parent }, content, extents: touched.within(allocated) }
         }
-        Err(reason) => Inheritance { mode: ExportMode::Full(reason), chunks: Vec::new(), extents: allocated },
+        Err(reason) => {
+            let content = ContentBuilder::new(repository.scratch(), volume_bytes, options.chunk_size);
+            Inheritance { mode: ExportMode::Full(reason), content, extents: allocated }
+        }
     })
 }
 
 struct Taken {
     parent: Id,
-    chunks: Vec<(u32, Id)>,
+    content: ContentBuilder,
     touched: Touched,
 }
 
@@ -104,22 +109,27 @@ async fn take(
     if let Some(what) = mismatch(&parent, &metadata, image.size, options.chunk_size, volume_bytes) {
         return Ok(Err(FullReason::Mismatch { snapshot, what }));
     }
-    let (index, chunk_size) = (Arc::clone(index), options.chunk_size);
+    let (index, scratch, chunk_size) = (Arc::clone(index), repository.scratch().clone(), options.chunk_size);
     // Reads the file system's lists of extents and looks up each blob: not for an async thread.
     let taken = tokio::task::spawn_blocking(move || {
-        let touched = touched(parent, volume_bytes, chunk_size)?;
-        let has = |id: &Id| index.get(BlobKind::Data, id).map(|location| u64::from(location.plain_length()));
-        let chunks = untouched(image.content, image.size, chunk_size, &touched, has);
-        let chunks = chunks.map_err(|problem| FullReason::Unusable { snapshot, problem })?;
-        Ok(Taken { parent: snapshot, chunks, touched })
+        let touched = match touched(parent, volume_bytes, chunk_size) {
+            Ok(touched) => touched,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let has = |id: &Id| Ok(index.get(BlobKind::Data, id)?.map(|location| u64::from(location.plain_length())));
+        match untouched(&scratch, &image.content, image.size, volume_bytes, &touched, has) {
+            Ok(content) => Ok(Ok(Taken { parent: snapshot, content, touched })),
+            Err(Unfit::Problem(problem)) => Ok(Err(FullReason::Unusable { snapshot, problem })),
+            Err(Unfit::Scratch(error)) => Err(error.into()),
+        }
     });
-    taken.await.map_err(|error| ExportError::Inside(error.to_string()))
+    taken.await.map_err(|error| ExportError::Inside(error.to_string()))?
 }
 
 /// A file of the parent's tree.
 struct File {
     size: u64,
-    content: Vec<Id>,
+    content: IdList,
 }
 
 /// The volume's image, called `image_name`, and its metadata.
@@ -171,21 +181,40 @@ fn touched(parent: Parent, volume_bytes: u64, chunk_size: ChunkSize) -> Result<T
     Ok(touched)
 }
 
-/// The chunks in the list `content` of a file of `size_bytes` that are not touched, by number. `has` tells the length of a blob that
-/// is stored.
+/// Why a parent's list is not taken over.
+#[derive(Debug, PartialEq, Eq)]
+enum Unfit {
+    /// It does not fit the volume or the repository.
+    Problem(String),
+    /// It could not be read, or the new one not be kept: no export is possible.
+    Scratch(ScratchError),
+}
+
+impl From<ScratchError> for Unfit {
+    fn from(error: ScratchError) -> Self {
+        Self::Scratch(error)
+    }
+}
+
+/// The chunks in the list `content` of a file of `size_bytes` that are not touched, as the beginning of the list of a volume of
+/// `volume_bytes`. `has` tells the length of a blob that is stored.
 ///
 /// Runs of zeros are blobs of their own sizes, which need not end where chunks do; but data begins on the grid of chunks, and is a
 /// chunk long. A list that does not follow that was not made by an export in chunks of this size.
 fn untouched(
-    content: Vec<Id>,
+    scratch: &Scratch,
+    content: &IdList,
     size_bytes: u64,
-    chunk_size: ChunkSize,
+    volume_bytes: u64,
     touched: &Touched,
-    has: impl Fn(&Id) -> Option<u64>,
-) -> Result<Vec<(u32, Id)>, String> {
-    let mut chunks = Vec::new();
+    has: impl Fn(&Id) -> Result<Option<u64>, ScratchError>,
+) -> Result<ContentBuilder, Unfit> {
+    let problem = |text: String| Err(Unfit::Problem(text));
+    let chunk_size = touched.chunk_size();
+    let mut chunks = ContentBuilder::new(scratch, volume_bytes, chunk_size);
     let mut position = 0_u64;
-    for id in content {
+    for id in content.iter() {
+        let id = id?;
         let left = size_bytes.saturating_sub(position);
         if let Some(length) = zeros::length_of(&id) {
             position += length;
@@ -198,17 +227,17 @@ fn untouched(
         let length = chunk_size.bytes().min(left);
         let number = position / chunk_size.bytes();
         let index = u32::try_from(number).ok().filter(|_| position.is_multiple_of(chunk_size.bytes()) && length > 0);
-        let index = index.ok_or_else(|| format!("the blob at byte {position} does not begin a chunk"))?;
+        let Some(index) = index else { return problem(format!("the blob at byte {position} does not begin a chunk")) };
         if !touched.contains(number) {
-            match has(&id) {
-                Some(found) if found == length => chunks.push((index, id)),
-                Some(found) => return Err(format!("blob {id} at byte {position} has {found} bytes, not {length}")),
-                None => return Err(format!("blob {id} at byte {position} is in no index")),
+            match has(&id)? {
+                Some(found) if found == length => chunks.data(index, id)?,
+                Some(found) => return problem(format!("blob {id} at byte {position} has {found} bytes, not {length}")),
+                None => return problem(format!("blob {id} at byte {position} is in no index")),
             }
         }
         position += length;
     }
-    if position == size_bytes { Ok(chunks) } else { Err(format!("its blobs add up to {position} bytes, not {size_bytes}")) }
+    if position == size_bytes { Ok(chunks) } else { problem(format!("its blobs add up to {position} bytes, not {size_bytes}")) }
 }
 
 /// Tells what is wrong with the parent from what is wrong with the store, which also fails a full export.
@@ -228,7 +257,6 @@ fn unusable(snapshot: Id, error: RepositoryError) -> Result<FullReason, ExportEr
 mod tests {
     use super::*;
     use crate::repository::tree::Content;
-    use crate::transfer::content::ContentBuilder;
     use proptest::prelude::*;
 
     fn id(number: u32) -> Id {
@@ -245,21 +273,27 @@ mod tests {
         ) {
             let chunk_size = ChunkSize::new(ChunkSize::MIN.bytes() << exponent).unwrap();
             let indexes: Vec<_> = indexes.into_iter().filter(|&index| u64::from(index) < chunk_size.count(volume)).collect();
-            let mut builder = ContentBuilder::new();
-            indexes.iter().for_each(|&index| builder.data(index, id(index)));
-            let content: Vec<_> = builder.finish(volume, chunk_size, indexes.len() as u64).unwrap().ids().collect();
+            let scratch = Scratch::of_process();
+            let mut builder = ContentBuilder::new(&scratch, volume, chunk_size);
+            indexes.iter().for_each(|&index| builder.data(index, id(index)).unwrap());
+            let content = builder.finish(indexes.len() as u64).unwrap();
+            let content = IdList::from_ids(&scratch, &content.ids().collect::<Result<Vec<_>, _>>().unwrap()).unwrap();
             let length = |wanted: &Id| {
-                let index = indexes.iter().find(|&&index| id(index) == *wanted)?;
-                Some(chunk_size.bytes().min(volume - u64::from(*index) * chunk_size.bytes()))
+                let index = indexes.iter().find(|&&index| id(index) == *wanted);
+                Ok(index.map(|&index| chunk_size.bytes().min(volume - u64::from(index) * chunk_size.bytes())))
             };
             let mut touched = Touched::none(volume, chunk_size);
             changed.iter().for_each(|&(offset, length)| touched.add(ByteRange::new(offset, length).unwrap()));
-            let found = untouched(content.clone(), volume, chunk_size, &touched, length).unwrap();
-            let expected: Vec<_> =
-                indexes.iter().filter(|&&index| !touched.contains(index.into())).map(|&index| (index, id(index))).collect();
-            prop_assert_eq!(&found, &expected);
-            let missing = untouched(content, volume, chunk_size, &touched, |_| None);
-            prop_assert_eq!(missing.is_err(), !expected.is_empty());
+            let mut found = untouched(&scratch, &content, volume, volume, &touched, length).unwrap();
+            let mut expected = ContentBuilder::new(&scratch, volume, chunk_size);
+            for &index in indexes.iter().filter(|&&index| !touched.contains(index.into())) {
+                expected.data(index, id(index)).unwrap();
+            }
+            let count = expected.chunks();
+            let ids = |builder: &mut ContentBuilder| builder.finish(count).unwrap().ids().collect::<Vec<_>>();
+            prop_assert_eq!(ids(&mut found), ids(&mut expected));
+            let missing = untouched(&scratch, &content, volume, volume, &touched, |_| Ok(None));
+            prop_assert_eq!(missing.is_err(), count > 0);
         }
     }
 
@@ -267,7 +301,11 @@ mod tests {
     fn a_list_that_was_cut_otherwise_is_refused() {
         let (size, chunk) = (ChunkSize::MIN, ChunkSize::MIN.bytes());
         let none = Touched::none(4 * chunk, size);
-        let list = |content: &[Id], bytes| untouched(content.to_vec(), bytes, size, &none, |_| Some(chunk));
+        let scratch = Scratch::of_process();
+        let list = |content: &[Id], bytes| {
+            let content = IdList::from_ids(&scratch, content).unwrap();
+            untouched(&scratch, &content, bytes, 4 * chunk, &none, |_| Ok(Some(chunk)))
+        };
         assert!(list(&[id(1), id(2)], 2 * chunk).is_ok());
         assert!(list(&[id(1), id(2)], 2 * chunk + 1).is_err(), "a blob that is too long for its place");
         assert!(list(&[zeros::id(4096), id(2)], chunk + 4096).is_err(), "data off the grid");

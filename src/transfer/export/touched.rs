@@ -1,15 +1,15 @@
-//! Which chunks of a volume have to be read again: one bit for each, since changed ranges may come in any number. 512 KiB for
-//! 16 TiB in chunks of 4 MiB, 8 MiB for the longest list there can be.
+//! Which chunks of a volume have to be read again, and what of its extents lies in them.
 
 use std::io;
 
+use crate::transfer::chunk_set::{ChunkSet, Membership};
 use crate::transfer::chunk_size::ChunkSize;
 use crate::types::{ByteRange, RangeStream};
 
-/// A set of chunks.
+/// A set of chunks of a volume.
 #[derive(Debug, Clone)]
 pub(super) struct Touched {
-    words: Vec<u64>,
+    chunks: ChunkSet,
     volume_bytes: u64,
     chunk_size: ChunkSize,
 }
@@ -17,8 +17,12 @@ pub(super) struct Touched {
 impl Touched {
     /// No chunk of a volume of `volume_bytes`.
     pub(super) fn none(volume_bytes: u64, chunk_size: ChunkSize) -> Self {
-        let words = chunk_size.count(volume_bytes).div_ceil(64);
-        Self { words: vec![0; words as usize], volume_bytes, chunk_size }
+        Self { chunks: ChunkSet::none(chunk_size.count(volume_bytes)), volume_bytes, chunk_size }
+    }
+
+    /// Size of the chunks.
+    pub(super) fn chunk_size(&self) -> ChunkSize {
+        self.chunk_size
     }
 
     /// Adds every chunk that `range` touches. What lies beyond the volume is left out.
@@ -27,7 +31,7 @@ impl Touched {
         let end = range.end().min(self.volume_bytes);
         if range.offset() < end {
             for index in range.offset() / chunk..=(end - 1) / chunk {
-                self.words[(index / 64) as usize] |= 1 << (index % 64);
+                self.chunks.insert(index);
             }
         }
     }
@@ -42,26 +46,18 @@ impl Touched {
 
     /// Whether the chunk `index` is in the set.
     pub(super) fn contains(&self, index: u64) -> bool {
-        self.words.get((index / 64) as usize).is_some_and(|word| word >> (index % 64) & 1 == 1)
+        self.chunks.contains(index)
     }
 
     /// The first byte from `offset` on that lies in a chunk of the set (or out of it, as `wanted` says); the volume's end when
     /// there is none.
     fn next(&self, offset: u64, wanted: Membership) -> u64 {
         let chunk = self.chunk_size.bytes();
-        let count = self.chunk_size.count(self.volume_bytes);
         let first = offset / chunk;
-        let mut index = first;
-        while index < count {
-            let word = self.words[(index / 64) as usize];
-            let word = if wanted == Membership::In { word } else { !word };
-            let found = index + u64::from((word >> (index % 64)).trailing_zeros());
-            if word >> (index % 64) != 0 {
-                return if found == first { offset } else { found.saturating_mul(chunk).min(self.volume_bytes) };
-            }
-            index = (index / 64 + 1) * 64;
+        match self.chunks.next(first, wanted) {
+            found if found == first => offset.min(self.volume_bytes),
+            found => found.saturating_mul(chunk).min(self.volume_bytes),
         }
-        self.volume_bytes
     }
 
     /// The parts of `extents` that lie in chunks of the set.
@@ -89,13 +85,6 @@ impl Touched {
             }
         }))
     }
-}
-
-/// Of a chunk in a set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Membership {
-    In,
-    Out,
 }
 
 #[cfg(test)]

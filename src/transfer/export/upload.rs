@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ExportError;
-use crate::repository::{Index, IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError};
+use crate::repository::tree::PackedTree;
+use crate::repository::{IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError};
 use crate::transfer::progress::Progress;
 
 /// How often a long export makes sure that its lock still holds, so that it does not go on for hours for nothing. Far below the
@@ -58,7 +59,6 @@ impl Finished {
 /// Stores packs.
 pub(super) struct Uploader {
     repository: Repository,
-    index: Arc<Index>,
     uploads: usize,
     progress: Progress,
 }
@@ -66,14 +66,13 @@ pub(super) struct Uploader {
 /// What was stored, and the index about it that is not written yet.
 pub(super) struct Uploaded {
     repository: Repository,
-    index: Arc<Index>,
     writer: IndexWriter,
     stored_bytes: u64,
 }
 
 impl Uploader {
-    pub(super) fn new(repository: Repository, index: Arc<Index>, uploads: usize, progress: Progress) -> Self {
-        Self { repository, index, uploads, progress }
+    pub(super) fn new(repository: Repository, uploads: usize, progress: Progress) -> Self {
+        Self { repository, uploads, progress }
     }
 
     /// Stores everything that comes through `packs`, until the workers have closed it. When it returns, no request of it is
@@ -91,7 +90,7 @@ impl Uploader {
         running: &mut JoinSet<Result<(PackRecord, u64), RepositoryError>>,
         lock: &LockGuard,
     ) -> Result<Uploaded, ExportError> {
-        let mut uploaded = Uploaded::new(self.repository.clone(), Arc::clone(&self.index));
+        let mut uploaded = Uploaded::new(self.repository.clone());
         let mut lock_checked = Instant::now();
         let mut open = true;
         loop {
@@ -126,14 +125,13 @@ async fn store(repository: Repository, InFlight { pack, share }: InFlight) -> Re
 }
 
 impl Uploaded {
-    fn new(repository: Repository, index: Arc<Index>) -> Self {
+    fn new(repository: Repository) -> Self {
         let writer = IndexWriter::new(repository.clone());
-        Self { repository, index, writer, stored_bytes: 0 }
+        Self { repository, writer, stored_bytes: 0 }
     }
 
     /// A pack is stored: blobs of it may be referred to by index files from now on.
     async fn note(&mut self, record: PackRecord, bytes: u64) -> Result<(), ExportError> {
-        self.index.add(&record);
         self.stored_bytes += bytes;
         self.writer.add(record).await?;
         Ok(())
@@ -145,6 +143,14 @@ impl Uploaded {
         let bytes = pack.bytes.len() as u64;
         progress.stored(bytes);
         self.note(pack.record, bytes).await
+    }
+
+    /// Stores a tree.
+    pub(super) async fn store_tree(&mut self, tree: PackedTree, progress: &Progress) -> Result<(), ExportError> {
+        self.repository.put_tree(&tree).await?;
+        let bytes = tree.bytes.len();
+        progress.stored(bytes);
+        self.note(tree.record, bytes).await
     }
 
     /// Writes the last index file.

@@ -47,7 +47,6 @@ struct Planned {
     position: u64,
 }
 
-#[derive(Default)]
 struct Outcomes {
     content: ContentBuilder,
     counts: Counts,
@@ -73,7 +72,7 @@ impl Work {
     pub(super) fn new(
         source: Arc<dyn BlockSource>,
         plan: Plan,
-        inherited: Vec<(u32, Id)>,
+        content: ContentBuilder,
         index: Arc<Index>,
         sealer: Sealer,
         bounds: ExportBounds,
@@ -82,17 +81,15 @@ impl Work {
         progress: Progress,
         stop: CancellationToken,
     ) -> Self {
-        let plan = Mutex::new(Planned { plan, accounted: inherited.len() as u64, position: 0 });
-        let mut outcomes = Outcomes::default();
-        outcomes.content.inherit(inherited);
-        let outcomes = Mutex::new(outcomes);
+        let plan = Mutex::new(Planned { plan, accounted: content.chunks(), position: 0 });
+        let outcomes = Mutex::new(Outcomes { content, counts: Counts::default() });
         Self { source, plan, outcomes, index, sealer, bounds, chunk_size, verification, progress, stop }
     }
 
     /// The list of the volume. To be called when all workers have ended well.
-    pub(super) fn finish(&self, volume_bytes: u64) -> Result<Tally, ExportError> {
-        let outcomes = std::mem::take(&mut *lock(&self.outcomes));
-        let content = outcomes.content.finish(volume_bytes, self.chunk_size, lock(&self.plan).accounted)?;
+    pub(super) fn finish(&self) -> Result<Tally, ExportError> {
+        let mut outcomes = lock(&self.outcomes);
+        let content = outcomes.content.finish(lock(&self.plan).accounted)?;
         let counts = Counts { zero_bytes: content.zero_bytes(), chunks: content.chunks(), ..outcomes.counts };
         Ok(Tally { content, counts })
     }
@@ -224,7 +221,7 @@ impl Worker {
     /// Packs a chunk unless it is stored, or another worker stores it.
     fn store(&mut self, batch: &[Chunk], at: usize, id: Id) -> Result<(), ExportError> {
         let length = batch[at].range.length();
-        let claim = self.work.index.claim(BlobKind::Data, &id);
+        let claim = self.work.index.claim(BlobKind::Data, &id)?;
         if claim == Claim::Yours {
             self.work.check_stop()?;
             if !self.has_room(length) {
@@ -236,7 +233,7 @@ impl Worker {
         }
         self.work.progress.done(length);
         let mut outcomes = lock(&self.work.outcomes);
-        outcomes.content.data(batch[at].index, id);
+        outcomes.content.data(batch[at].index, id)?;
         if claim == Claim::Yours {
             outcomes.counts.new_chunks += 1;
             outcomes.counts.new_bytes += length;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{Request, RestorePlan};
+use super::plan::{Cursor, Request, RestorePlan, Window};
 use super::worker::{Job, Jobs};
 use super::{RestoreError, Target};
 use crate::repository::{Repository, RepositoryError};
@@ -36,14 +36,9 @@ pub(super) struct Fetched {
 }
 
 impl Fetcher {
-    /// Hands out all work and ends when the workers have it; closes the queue by dropping `jobs`. When it returns, no request of
-    /// it is running.
-    pub(super) async fn run(self, jobs: Jobs, progress: &Progress, stop: &CancellationToken) -> Result<(), RestoreError> {
-        if self.target == Target::Dirty {
-            for range in self.plan.zeros().iter().flat_map(|&range| steps(range)) {
-                jobs.give(Job::Zeros(range))?;
-            }
-        }
+    /// Hands out all work and ends when the workers have it; closes the queue by dropping `jobs`. When it returns, no request of it is
+    /// running. Says how many different blobs were fetched, window by window.
+    pub(super) async fn run(self, jobs: Jobs, progress: &Progress, stop: &CancellationToken) -> Result<u64, RestoreError> {
         let mut running = JoinSet::new();
         let result = stop.run_until_cancelled(self.drive(&jobs, &mut running, progress)).await;
         running.shutdown().await;
@@ -55,30 +50,57 @@ impl Fetcher {
         jobs: &Jobs,
         running: &mut JoinSet<Result<Fetched, RepositoryError>>,
         progress: &Progress,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<u64, RestoreError> {
         let room_bytes = u32::try_from(self.bounds.in_flight_bytes).unwrap_or(u32::MAX);
         let room = Arc::new(Semaphore::new(room_bytes as usize));
-        let mut requests = self.plan.requests(self.bounds.request_bytes).peekable();
-        loop {
-            let length = requests.peek().map(Request::length);
-            let share = u32::try_from(length.unwrap_or(0)).unwrap_or(u32::MAX).min(room_bytes);
-            tokio::select! {
-                biased;
-                Some(ended) = running.join_next(), if !running.is_empty() => {
-                    let fetched = ended.map_err(|error| RestoreError::Inside(error.to_string()))??;
-                    progress.stored(fetched.bytes.len() as u64);
-                    jobs.give(Job::Blobs(fetched))?;
+        let (mut cursor, mut blobs) = (self.plan.start(), 0);
+        while let Some(window) = next_window(&self.plan, &mut cursor).await? {
+            if self.target == Target::Dirty {
+                for range in window.zeros().iter().flat_map(|&range| steps(range)) {
+                    jobs.give(Job::Zeros(range))?;
                 }
-                share = Arc::clone(&room).acquire_many_owned(share), if length.is_some() && running.len() < self.bounds.downloads => {
-                    let share = share.map_err(|_| RestoreError::Cancelled)?;
-                    if let Some(request) = requests.next() {
-                        running.spawn(fetch(self.repository.clone(), request, share));
+            }
+            blobs += window.blob_count();
+            let mut requests = window.requests(self.bounds.request_bytes).peekable();
+            // The last requests of a window go on while the next one is planned and begun.
+            while let Some(length) = requests.peek().map(Request::length) {
+                let share = u32::try_from(length).unwrap_or(u32::MAX).min(room_bytes);
+                tokio::select! {
+                    biased;
+                    Some(ended) = running.join_next(), if !running.is_empty() => hand_over(ended, jobs, progress)?,
+                    share = Arc::clone(&room).acquire_many_owned(share), if running.len() < self.bounds.downloads => {
+                        let share = share.map_err(|_| RestoreError::Cancelled)?;
+                        if let Some(request) = requests.next() {
+                            running.spawn(fetch(self.repository.clone(), request, share));
+                        }
                     }
                 }
-                else => return Ok(()),
             }
         }
+        while let Some(ended) = running.join_next().await {
+            hand_over(ended, jobs, progress)?;
+        }
+        Ok(blobs)
     }
+}
+
+/// Looks a window's blobs up, off the async threads.
+async fn next_window(plan: &Arc<RestorePlan>, cursor: &mut Cursor) -> Result<Option<Arc<Window>>, RestoreError> {
+    let (plan, mut moved) = (Arc::clone(plan), *cursor);
+    let planned = tokio::task::spawn_blocking(move || plan.next_window(&mut moved).map(|window| (window, moved))).await;
+    let (window, moved) = planned.map_err(|error| RestoreError::Inside(error.to_string()))??;
+    *cursor = moved;
+    Ok(window)
+}
+
+fn hand_over(
+    ended: Result<Result<Fetched, RepositoryError>, JoinError>,
+    jobs: &Jobs,
+    progress: &Progress,
+) -> Result<(), RestoreError> {
+    let fetched = ended.map_err(|error| RestoreError::Inside(error.to_string()))??;
+    progress.stored(fetched.bytes.len() as u64);
+    jobs.give(Job::Blobs(fetched))
 }
 
 async fn fetch(repository: Repository, request: Request, share: OwnedSemaphorePermit) -> Result<Fetched, RepositoryError> {

@@ -17,8 +17,8 @@
 //! **Cancellation** as in an export: stages look between two blobs and while they wait; the call returns when all its threads
 //! have ended.
 //!
-//! **Memory**: see [`budget`](super::budget); the list takes 32 bytes for each of its blobs, and the plan as
-//! much again for each that is not zeros.
+//! **Memory**: see [`budget`](super::budget); the list and the index are in [scratch space](crate::scratch) when they are long, and
+//! are gone through in windows.
 //!
 //! It works for every file of a repository in this format, whoever wrote it and however it was cut.
 
@@ -37,7 +37,7 @@ use super::budget::{Budget, BudgetError};
 use super::image::Image;
 use super::progress::{Phase, Progress};
 use crate::block::BlockSink;
-use crate::repository::{Damage, Id, RepositoryError};
+use crate::repository::{BlobKind, Damage, Id, RepositoryError};
 use crate::types::ByteRange;
 use plan::{PlanError, RestorePlan};
 
@@ -70,7 +70,7 @@ pub struct RestoreReport {
     pub written_bytes: u64,
     /// Fetched from the repository.
     pub fetched_bytes: u64,
-    /// Different blobs that were decoded.
+    /// Blobs that were decoded: each counts once, in very long images (65 536 blobs) once for each part in which it occurs.
     pub blobs: u64,
     /// Time from the call to its return.
     pub elapsed: Duration,
@@ -201,11 +201,11 @@ pub async fn restore(
         }
         result
     };
-    match tokio::join!(workers, downloads) {
-        (Ok(()), Ok(())) => {}
+    let blobs = match tokio::join!(workers, downloads) {
+        (Ok(()), Ok(blobs)) => blobs,
         (Err(worker), Err(download)) => return Err(worker.or(download)),
-        (Err(error), Ok(())) | (Ok(()), Err(error)) => return Err(error),
-    }
+        (Err(error), Ok(_)) | (Ok(()), Err(error)) => return Err(error),
+    };
     work.tally.check(&plan)?;
     progress.all_done();
 
@@ -224,7 +224,7 @@ pub async fn restore(
         size_bytes: image_bytes,
         written_bytes: counters.read_bytes,
         fetched_bytes: counters.stored_bytes,
-        blobs: plan.blob_count(),
+        blobs,
         elapsed: started.elapsed(),
     };
     tracing::info!(
@@ -240,10 +240,10 @@ pub async fn restore(
 
 /// Looks every blob up, off the async threads: a list may have millions.
 async fn plan_of(image: &Image, sink_bytes: u64) -> Result<RestorePlan, RestoreError> {
-    let (index, content, image_bytes) = (Arc::clone(&image.index), Arc::clone(&image.content), image.size_bytes);
+    let (index, content, image_bytes) = (Arc::clone(&image.index), image.content.clone(), image.size_bytes);
     let planned = tokio::task::spawn_blocking(move || {
-        let locate = |id: &Id| index.get(crate::repository::BlobKind::Data, id);
-        RestorePlan::new(content, image_bytes, sink_bytes, locate)
+        let locate = move |id: &Id| index.get(BlobKind::Data, id);
+        RestorePlan::new(content, image_bytes, sink_bytes, Box::new(locate))
     });
     Ok(planned.await.map_err(|error| RestoreError::Inside(error.to_string()))??)
 }

@@ -3,18 +3,28 @@
 //! The list of a file says in which order its blobs follow one another; the index says where each lies. From both come pieces
 //! (a blob, where it lies, where it goes), sorted by pack and offset, and from those the requests: neighbouring blobs of a
 //! pack are fetched together, with what lies between them if that is little.
+//!
+//! The list is walked once before anything is fetched, to see that it makes a whole file. Then it is walked in [windows](Window) of
+//! so many entries that their pieces take a few MiB, whatever the length of the list. A blob that occurs in several windows is
+//! fetched for each.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::repository::tree::IdList;
 use crate::repository::{BlobLocation, Id};
+use crate::scratch::ScratchError;
 use crate::transfer::zeros;
 use crate::types::ByteRange;
 
 /// Bytes between two blobs that are fetched and thrown away, at most: a request costs as much as they do.
 pub const GAP_BYTES: u64 = 1 << 20;
+
+/// Entries of a window: 64 GiB in chunks of 1 MiB, and 4 MB of pieces. Two windows are in memory at a time as a rule: one that is
+/// being fetched, and the one before it whose last blobs are being written.
+const WINDOW_ENTRIES: u64 = 1 << 16;
 
 /// A list of blobs that makes no whole file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,9 +45,141 @@ pub enum PlanError {
         /// What the blobs add up to.
         found: u64,
     },
-    /// More blobs or packs than 32 bits count.
+    /// Longer than 64 bits count.
     #[error("the image has more blobs than can be counted")]
     TooMany,
+    /// The list or the index could not be read from where they are kept.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+}
+
+/// The index: where the blob lies, if it is stored.
+pub type Locate = dyn Fn(&Id) -> Result<Option<BlobLocation>, ScratchError> + Send + Sync;
+
+/// How a file is restored.
+pub struct RestorePlan {
+    content: IdList,
+    locate: Box<Locate>,
+    image_bytes: u64,
+    sink_bytes: u64,
+    data_bytes: u64,
+    largest_blob_bytes: u64,
+    window_entries: u64,
+}
+
+/// What an entry of the list is.
+enum Entry {
+    Zeros(u64),
+    Blob(BlobLocation),
+}
+
+impl Entry {
+    fn length(&self) -> u64 {
+        match self {
+            Self::Zeros(length) => *length,
+            Self::Blob(location) => u64::from(location.plain_length()),
+        }
+    }
+}
+
+impl RestorePlan {
+    /// The plan for a file of the blobs `content` and the recorded size `image_bytes`, into a sink of `sink_bytes`. Looks every blob
+    /// up: not for an async thread.
+    ///
+    /// # Errors
+    /// [`PlanError`] when a blob is missing or the sizes disagree.
+    pub fn new(content: IdList, image_bytes: u64, sink_bytes: u64, locate: Box<Locate>) -> Result<Self, PlanError> {
+        let mut plan = Self {
+            content,
+            locate,
+            image_bytes,
+            sink_bytes,
+            data_bytes: 0,
+            largest_blob_bytes: 0,
+            window_entries: WINDOW_ENTRIES,
+        };
+        let (mut position, mut data_bytes, mut largest) = (0_u64, 0_u64, 0);
+        for id in plan.content.iter() {
+            let entry = plan.entry(&id?, position)?;
+            if let Entry::Blob(location) = &entry {
+                data_bytes += u64::from(location.plain_length());
+                largest = largest.max(location.plain_length()).max(location.length);
+            }
+            position = position.checked_add(entry.length()).ok_or(PlanError::TooMany)?;
+        }
+        if position != image_bytes {
+            return Err(PlanError::SizeMismatch { recorded: image_bytes, found: position });
+        }
+        plan.data_bytes = data_bytes;
+        plan.largest_blob_bytes = largest.into();
+        Ok(plan)
+    }
+
+    fn entry(&self, id: &Id, position: u64) -> Result<Entry, PlanError> {
+        if let Some(length) = zeros::length_of(id) {
+            return Ok(Entry::Zeros(length));
+        }
+        let location = (self.locate)(id)?.ok_or(PlanError::MissingBlob { id: *id, position })?;
+        Ok(Entry::Blob(location))
+    }
+
+    /// The first window.
+    pub fn start(&self) -> Cursor {
+        Cursor { entry: 0, position: 0 }
+    }
+
+    /// The window at `cursor`, which moves on; `None` after the last one. Looks blobs up: not for an async thread.
+    ///
+    /// # Errors
+    /// [`PlanError`], also when the list is no longer what it was.
+    pub fn next_window(&self, cursor: &mut Cursor) -> Result<Option<Arc<Window>>, PlanError> {
+        if cursor.entry > self.content.len() {
+            return Ok(None);
+        }
+        let mut window = Building::default();
+        let end = cursor.entry.saturating_add(self.window_entries).min(self.content.len());
+        for id in self.content.iter_from(cursor.entry).take((end - cursor.entry) as usize) {
+            let id = id?;
+            let entry = self.entry(&id, cursor.position)?;
+            match &entry {
+                Entry::Zeros(length) => window.add_zeros(cursor.position, *length),
+                Entry::Blob(location) => window.add_piece(id, cursor.position, location),
+            }
+            cursor.position = cursor.position.checked_add(entry.length()).ok_or(PlanError::TooMany)?;
+        }
+        cursor.entry = end;
+        if end == self.content.len() {
+            // What lies beyond the file belongs to the last window, and there is none after it.
+            cursor.entry = u64::MAX;
+            if cursor.position != self.image_bytes {
+                return Err(PlanError::SizeMismatch { recorded: self.image_bytes, found: cursor.position });
+            }
+            window.add_zeros(self.image_bytes, self.sink_bytes.saturating_sub(self.image_bytes));
+        }
+        Ok(Some(Arc::new(window.finish())))
+    }
+
+    /// Bytes of the file that come out of packs.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
+    /// Size of the file.
+    pub fn image_bytes(&self) -> u64 {
+        self.image_bytes
+    }
+
+    /// Length in plain bytes of the largest blob, or its length as stored if that is more.
+    pub fn largest_blob_bytes(&self) -> u64 {
+        self.largest_blob_bytes
+    }
+}
+
+/// How far the list has been walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    entry: u64,
+    position: u64,
 }
 
 /// A blob at one place of the file.
@@ -49,28 +191,62 @@ struct Piece {
     position: u64,
     length: u32,
     uncompressed_length: Option<NonZeroU32>,
-    /// Its number in the list, by which its id is found.
-    entry: u32,
+    id: Id,
 }
 
-/// How a file is restored.
-#[derive(Debug)]
-pub struct RestorePlan {
-    content: Arc<Vec<Id>>,
+#[derive(Default)]
+struct Building {
+    window: Window,
+    packs: HashMap<Id, u32>,
+}
+
+impl Building {
+    fn add_zeros(&mut self, position: u64, length: u64) {
+        let Some(range) = ByteRange::new(position, length) else { return };
+        match self.window.zeros.last_mut() {
+            Some(last) if last.end() == position => {
+                if let Some(joined) = ByteRange::between(last.offset(), range.end()) {
+                    *last = joined;
+                }
+            }
+            _ => self.window.zeros.push(range),
+        }
+    }
+
+    fn add_piece(&mut self, id: Id, position: u64, location: &BlobLocation) {
+        // A window has fewer entries than 32 bits count. Packs are numbered as they first occur, so that the file grows roughly
+        // from front to back.
+        let next = self.window.packs.len() as u32;
+        let pack = *self.packs.entry(location.pack).or_insert_with(|| {
+            self.window.packs.push(location.pack);
+            next
+        });
+        let BlobLocation { offset, length, uncompressed_length, .. } = *location;
+        self.window.pieces.push(Piece { pack, offset, position, length, uncompressed_length, id });
+    }
+
+    fn finish(mut self) -> Window {
+        self.window.pieces.sort_unstable();
+        self.window
+    }
+}
+
+/// A part of the list, in the order in which it is fetched.
+#[derive(Debug, Default)]
+pub struct Window {
     packs: Vec<Id>,
     pieces: Vec<Piece>,
     zeros: Vec<ByteRange>,
-    data_bytes: u64,
-    image_bytes: u64,
 }
 
 /// A range of a pack, and which pieces it holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Request {
     /// The pack.
     pub pack: Id,
     /// The bytes of it.
     pub bytes: Range<u64>,
+    window: Arc<Window>,
     pieces: Range<usize>,
 }
 
@@ -78,6 +254,14 @@ impl Request {
     /// Length in bytes.
     pub fn length(&self) -> u64 {
         self.bytes.end - self.bytes.start
+    }
+
+    /// The blobs of the request, each once.
+    pub fn blobs(&self) -> impl Iterator<Item = Occurrences<'_>> {
+        self.window.pieces[self.pieces.clone()].chunk_by(same_blob).filter_map(|pieces| {
+            let first = pieces.first()?;
+            Some(Occurrences { id: first.id, location: self.window.location(first), pieces })
+        })
     }
 }
 
@@ -97,78 +281,7 @@ impl Occurrences<'_> {
     }
 }
 
-impl RestorePlan {
-    /// The plan for a file of the blobs `content` and the recorded size `image_bytes`, into a sink of `sink_bytes`. `locate` is
-    /// the index.
-    ///
-    /// # Errors
-    /// [`PlanError`] when a blob is missing or the sizes disagree.
-    pub fn new(
-        content: Arc<Vec<Id>>,
-        image_bytes: u64,
-        sink_bytes: u64,
-        locate: impl Fn(&Id) -> Option<BlobLocation>,
-    ) -> Result<Self, PlanError> {
-        let mut plan = Self { content, packs: Vec::new(), pieces: Vec::new(), zeros: Vec::new(), data_bytes: 0, image_bytes };
-        let mut packs = HashMap::new();
-        let mut position = 0_u64;
-        for entry in 0..plan.content.len() {
-            let id = plan.content[entry];
-            let length = match zeros::length_of(&id) {
-                Some(length) => {
-                    plan.add_zeros(position, length);
-                    length
-                }
-                None => {
-                    let location = locate(&id).ok_or(PlanError::MissingBlob { id, position })?;
-                    plan.add_piece(entry, position, &location, &mut packs)?;
-                    u64::from(location.plain_length())
-                }
-            };
-            position = position.checked_add(length).ok_or(PlanError::TooMany)?;
-        }
-        if position != image_bytes {
-            return Err(PlanError::SizeMismatch { recorded: image_bytes, found: position });
-        }
-        if let Some(beyond) = sink_bytes.checked_sub(image_bytes) {
-            plan.add_zeros(image_bytes, beyond);
-        }
-        plan.pieces.sort_unstable();
-        Ok(plan)
-    }
-
-    fn add_zeros(&mut self, position: u64, length: u64) {
-        let Some(range) = ByteRange::new(position, length) else { return };
-        match self.zeros.last_mut() {
-            Some(last) if last.end() == position => {
-                if let Some(joined) = ByteRange::between(last.offset(), range.end()) {
-                    *last = joined;
-                }
-            }
-            _ => self.zeros.push(range),
-        }
-    }
-
-    fn add_piece(
-        &mut self,
-        entry: usize,
-        position: u64,
-        location: &BlobLocation,
-        packs: &mut HashMap<Id, u32>,
-    ) -> Result<(), PlanError> {
-        let next = u32::try_from(self.packs.len()).map_err(|_| PlanError::TooMany)?;
-        // Packs are numbered as they first occur, so that the file grows roughly from front to back.
-        let pack = *packs.entry(location.pack).or_insert_with(|| {
-            self.packs.push(location.pack);
-            next
-        });
-        let entry = u32::try_from(entry).map_err(|_| PlanError::TooMany)?;
-        let BlobLocation { offset, length, uncompressed_length, .. } = *location;
-        self.pieces.push(Piece { pack, offset, position, length, uncompressed_length, entry });
-        self.data_bytes += u64::from(location.plain_length());
-        Ok(())
-    }
-
+impl Window {
     fn location(&self, piece: &Piece) -> BlobLocation {
         BlobLocation {
             pack: self.packs[piece.pack as usize],
@@ -178,26 +291,10 @@ impl RestorePlan {
         }
     }
 
-    /// Ranges of zeros, ascending, up to the sink's end. They were not looked up: they are zeros by their id, or by lying beyond
-    /// the file.
+    /// Ranges of zeros, ascending; those of the last window go up to the sink's end. They were not looked up: they are zeros by their
+    /// id, or by lying beyond the file.
     pub fn zeros(&self) -> &[ByteRange] {
         &self.zeros
-    }
-
-    /// Bytes of the file that come out of packs.
-    pub fn data_bytes(&self) -> u64 {
-        self.data_bytes
-    }
-
-    /// Size of the file.
-    pub fn image_bytes(&self) -> u64 {
-        self.image_bytes
-    }
-
-    /// Length in plain bytes of the largest blob, or its length as stored if that is more.
-    pub fn largest_blob_bytes(&self) -> u64 {
-        let lengths = self.pieces.iter().map(|piece| self.location(piece).plain_length().max(piece.length));
-        u64::from(lengths.max().unwrap_or(0))
     }
 
     /// Number of different blobs that are fetched.
@@ -206,15 +303,15 @@ impl RestorePlan {
     }
 
     /// The requests that fetch everything, of at most `limit_bytes` unless a single blob is longer.
-    pub fn requests(&self, limit_bytes: u64) -> impl Iterator<Item = Request> + '_ {
-        let mut next = 0;
+    pub fn requests(self: &Arc<Self>, limit_bytes: u64) -> impl Iterator<Item = Request> + use<> {
+        let (window, mut next) = (Arc::clone(self), 0);
         std::iter::from_fn(move || {
-            let first = self.pieces.get(next)?;
+            let first = window.pieces.get(next)?;
             let start = u64::from(first.offset);
-            let mut end = self.location(first).end();
+            let mut end = window.location(first).end();
             let mut after = next + 1;
-            while let Some(piece) = self.pieces.get(after) {
-                let piece_end = self.location(piece).end().max(end);
+            while let Some(piece) = window.pieces.get(after) {
+                let piece_end = window.location(piece).end().max(end);
                 let is_near = piece.pack == first.pack && u64::from(piece.offset) <= end.saturating_add(GAP_BYTES);
                 // A blob that occurs again is no further byte, however long it is.
                 if !is_near || piece_end > end && piece_end - start > limit_bytes {
@@ -223,17 +320,10 @@ impl RestorePlan {
                 end = piece_end;
                 after += 1;
             }
+            let pack = window.packs[first.pack as usize];
             let pieces = next..after;
             next = after;
-            Some(Request { pack: self.packs[first.pack as usize], bytes: start..end, pieces })
-        })
-    }
-
-    /// The blobs of a request, each once.
-    pub fn blobs(&self, request: &Request) -> impl Iterator<Item = Occurrences<'_>> {
-        self.pieces[request.pieces.clone()].chunk_by(same_blob).filter_map(|pieces| {
-            let first = pieces.first()?;
-            Some(Occurrences { id: self.content[first.entry as usize], location: self.location(first), pieces })
+            Some(Request { pack, bytes: start..end, window: Arc::clone(&window), pieces })
         })
     }
 }
@@ -245,10 +335,26 @@ fn same_blob(a: &Piece, b: &Piece) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
     use proptest::prelude::*;
 
     fn id(number: u64) -> Id {
         Id::of(&number.to_le_bytes())
+    }
+
+    fn plan(
+        content: &[Id],
+        image_bytes: u64,
+        sink_bytes: u64,
+        locate: impl Fn(&Id) -> Option<BlobLocation> + Send + Sync + 'static,
+    ) -> Result<RestorePlan, PlanError> {
+        let content = IdList::from_ids(&Scratch::of_process(), content).unwrap();
+        RestorePlan::new(content, image_bytes, sink_bytes, Box::new(move |id| Ok(locate(id))))
+    }
+
+    fn windows(plan: &RestorePlan) -> Vec<Arc<Window>> {
+        let mut cursor = plan.start();
+        std::iter::from_fn(|| plan.next_window(&mut cursor).unwrap()).collect()
     }
 
     proptest! {
@@ -258,6 +364,7 @@ mod tests {
             list in proptest::collection::vec((0_usize..40, 0_u64..4), 0..60),
             beyond in 0_u64..1000,
             limit in 1_u64..8 << 20,
+            window_entries in 1_u64..70,
         ) {
             // Blobs lie one behind another in three packs; entries beyond their number are zeros.
             let mut ends = [0_u32; 3];
@@ -270,24 +377,28 @@ mod tests {
             let zero = zeros::id(4096);
             let content: Vec<_> = list.iter().map(|&(number, _)| if number < lengths.len() { id(number as u64) } else { zero }).collect();
             let size = list.iter().map(|&(number, _)| lengths.get(number).map_or(4096, |&length| u64::from(length))).sum();
-            let locate = |wanted: &Id| (0..lengths.len()).find(|&number| id(number as u64) == *wanted).map(|number| locations[number]);
-            let plan = RestorePlan::new(content.into(), size, size + beyond, locate).unwrap();
+            let known = locations.clone();
+            let locate = move |wanted: &Id| (0..known.len()).find(|&number| id(number as u64) == *wanted).map(|number| known[number]);
+            let mut plan = plan(&content, size, size + beyond, locate.clone()).unwrap();
+            plan.window_entries = window_entries;
 
-            let mut placed: Vec<(u64, u64, Id)> =
-                plan.zeros().iter().map(|range| (range.offset(), range.length(), zero)).collect();
-            let mut last: Option<Request> = None;
-            for request in plan.requests(limit) {
-                for blob in plan.blobs(&request) {
-                    prop_assert_eq!(locate(&blob.id), Some(blob.location));
-                    prop_assert_eq!(blob.location.pack, request.pack);
-                    prop_assert!(u64::from(blob.location.offset) >= request.bytes.start && blob.location.end() <= request.bytes.end);
-                    placed.extend(blob.positions().map(|position| (position, u64::from(blob.location.plain_length()), blob.id)));
+            let mut placed = Vec::new();
+            for window in windows(&plan) {
+                placed.extend(window.zeros().iter().map(|range| (range.offset(), range.length(), zero)));
+                let mut last: Option<Request> = None;
+                for request in window.requests(limit) {
+                    for blob in request.blobs() {
+                        prop_assert_eq!(locate(&blob.id), Some(blob.location));
+                        prop_assert_eq!(blob.location.pack, request.pack);
+                        prop_assert!(u64::from(blob.location.offset) >= request.bytes.start && blob.location.end() <= request.bytes.end);
+                        placed.extend(blob.positions().map(|position| (position, u64::from(blob.location.plain_length()), blob.id)));
+                    }
+                    prop_assert!(request.length() <= limit || request.blobs().count() == 1);
+                    if let Some(last) = last {
+                        prop_assert!(last.pack != request.pack || last.bytes.end <= request.bytes.start);
+                    }
+                    last = Some(request);
                 }
-                prop_assert!(request.length() <= limit || plan.blobs(&request).count() == 1);
-                if let Some(last) = last {
-                    prop_assert!(last.pack != request.pack || last.bytes.end <= request.bytes.start);
-                }
-                last = Some(request);
             }
             placed.sort_unstable();
             let mut at = 0;
@@ -302,22 +413,23 @@ mod tests {
     #[test]
     fn sizes_that_disagree_and_missing_blobs_are_errors() {
         let locate = |_: &Id| Some(BlobLocation { pack: id(0), offset: 0, length: 42, uncompressed_length: None });
-        let mismatch = RestorePlan::new(vec![id(1)].into(), 11, 11, locate).unwrap_err();
+        let mismatch = plan(&[id(1)], 11, 11, locate).err().unwrap();
         assert_eq!(mismatch, PlanError::SizeMismatch { recorded: 11, found: 10 });
-        let missing = RestorePlan::new(vec![zeros::id(4096), id(1)].into(), 11, 11, |_| None).unwrap_err();
+        let missing = plan(&[zeros::id(4096), id(1)], 11, 11, |_| None).err().unwrap();
         assert_eq!(missing, PlanError::MissingBlob { id: id(1), position: 4096 });
     }
 
     #[test]
     fn neighbours_are_fetched_together_and_distant_blobs_are_not() {
         let offsets = [0, 200, 200 + 2 * GAP_BYTES as u32];
-        let locate = |wanted: &Id| {
+        let locate = move |wanted: &Id| {
             let number = (0..3).find(|&number| id(number) == *wanted)?;
             Some(BlobLocation { pack: id(9), offset: offsets[number as usize], length: 132, uncompressed_length: None })
         };
-        let plan = RestorePlan::new(vec![id(2), id(0), id(1), id(0)].into(), 400, 400, locate).unwrap();
-        let requests: Vec<_> = plan.requests(1 << 20).map(|request| request.bytes).collect();
+        let plan = plan(&[id(2), id(0), id(1), id(0)], 400, 400, locate).unwrap();
+        let window = &windows(&plan)[0];
+        let requests: Vec<_> = window.requests(1 << 20).map(|request| request.bytes).collect();
         assert_eq!(requests, [0..332, u64::from(offsets[2])..u64::from(offsets[2]) + 132]);
-        assert_eq!(plan.blob_count(), 3);
+        assert_eq!(window.blob_count(), 3);
     }
 }

@@ -131,12 +131,11 @@ impl Worker {
     }
 
     fn blobs(&mut self, fetched: Fetched) -> Result<(), RestoreError> {
-        let plan = Arc::clone(&self.work.plan);
         let Fetched { request, bytes, share: _share } = fetched;
         let start = request.bytes.start;
         // The bytes are nobody else's as a rule, and then they are not copied.
         let mut sealed: BytesMut = bytes.into();
-        for blob in plan.blobs(&request) {
+        for blob in request.blobs() {
             self.check_stop()?;
             let from = (u64::from(blob.location.offset) - start) as usize;
             let damaged = |damage| RestoreError::Damaged { blob: blob.id, pack: blob.location.pack, damage };

@@ -1,0 +1,65 @@
+//! Index files about packs that have been stored.
+
+use std::time::{Duration, Instant};
+
+use super::file::IndexFile;
+use crate::repository::blob::PackRecord;
+use crate::repository::error::RepositoryError;
+use crate::repository::open::Repository;
+use crate::repository::store::Kind;
+
+/// Blobs of an index file; restic writes up to 50 000. As text they take 5 MB, sealed half of that.
+const BLOBS_PER_FILE: usize = 25_000;
+/// How old a pack may become before an index names it: what an interrupted export loses.
+const FLUSH_EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// Collects packs that have been stored and writes index files about them.
+///
+/// Only packs whose `put` returned may be added. A crash leaves packs that no index names: harmless, `restic prune` removes
+/// them.
+#[derive(Debug)]
+pub struct IndexWriter {
+    repository: Repository,
+    pending: IndexFile,
+    blobs: usize,
+    since: Instant,
+}
+
+impl IndexWriter {
+    /// A writer for `repository` with nothing to write yet.
+    pub fn new(repository: Repository) -> Self {
+        Self { repository, pending: IndexFile::default(), blobs: 0, since: Instant::now() }
+    }
+
+    /// Adds a stored pack; writes an index file when enough blobs (25 000) or time (5 minutes) have come together, which is what
+    /// makes an interrupted export cheap to repeat.
+    ///
+    /// # Errors
+    /// When that index file cannot be stored; the packs are kept for the next attempt.
+    pub async fn add(&mut self, record: PackRecord) -> Result<(), RepositoryError> {
+        self.blobs += record.blobs.len();
+        self.pending.packs.push(record);
+        if self.blobs >= BLOBS_PER_FILE || self.since.elapsed() >= FLUSH_EVERY {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left. To be called before the snapshot is saved.
+    ///
+    /// # Errors
+    /// When the index file cannot be stored.
+    pub async fn finish(mut self) -> Result<(), RepositoryError> {
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), RepositoryError> {
+        if !self.pending.packs.is_empty() {
+            let id = self.repository.save_document(Kind::Index, &self.pending).await?;
+            tracing::debug!(index = %id, packs = self.pending.packs.len(), blobs = self.blobs, "index stored");
+        }
+        self.pending.packs.clear();
+        (self.blobs, self.since) = (0, Instant::now());
+        Ok(())
+    }
+}

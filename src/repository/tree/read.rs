@@ -1,0 +1,136 @@
+//! Reading a sealed tree: twice over its sealed bytes, which may be in scratch space, and once over its text, which nobody holds.
+
+use std::io::{self, BufReader, Read};
+
+use super::{Node, parse};
+use crate::repository::blob::BlobLocation;
+use crate::repository::crypto::{CODE_BYTES, COUNTER_BYTES, Sealer};
+use crate::repository::error::Damage;
+use crate::repository::id::{Hasher, Id};
+use crate::scratch::{Scratch, ScratchError, Spill};
+
+/// Bytes that are decrypted and parsed at once.
+const STEP_BYTES: usize = 64 << 10;
+
+/// Why a tree was not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ReadError {
+    /// It is not what it must be.
+    Damage(Damage),
+    /// It could not be kept meanwhile.
+    Scratch(ScratchError),
+}
+
+impl From<Damage> for ReadError {
+    fn from(damage: Damage) -> Self {
+        Self::Damage(damage)
+    }
+}
+
+impl From<ScratchError> for ReadError {
+    fn from(error: ScratchError) -> Self {
+        Self::Scratch(error)
+    }
+}
+
+impl ReadError {
+    /// What an error of the layers of readers means: scratch space failed beneath, or the tree does not read, in the way that
+    /// `damage` says.
+    pub(super) fn of(error: io::Error, damage: impl FnOnce(String) -> Damage) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<ScratchError>()) {
+            Some(scratch) => Self::Scratch(scratch.clone()),
+            None => Self::Damage(damage(error.to_string())),
+        }
+    }
+}
+
+/// The plain bytes of the sealed blob at `start` of `sealed`, once its code was verified, as a stream of at most one byte more
+/// than `location` promises.
+fn plain_reader<'a>(
+    sealer: &Sealer,
+    location: &BlobLocation,
+    sealed: &'a Spill,
+    start: u64,
+) -> Result<Box<dyn Read + 'a>, ReadError> {
+    let damaged = |error| ReadError::of(error, Damage::Compression);
+    let length = u64::from(location.length);
+    let end = start.saturating_add(length);
+    if end > sealed.len() {
+        return Err(Damage::TooShort.into());
+    }
+    let counter = sealer.authenticate_stream(sealed.reader(start), length).map_err(damaged)??;
+    let body = sealed.reader(start + COUNTER_BYTES as u64).up_to(end - CODE_BYTES as u64);
+    let opened = sealer.decrypting(&counter, body);
+    let limit = u64::from(location.plain_length()) + 1;
+    Ok(match location.uncompressed_length {
+        None => Box::new(opened),
+        Some(_) => {
+            let buffered = BufReader::with_capacity(STEP_BYTES, opened);
+            Box::new(zstd::stream::read::Decoder::with_buffer(buffered).map_err(damaged)?.take(limit))
+        }
+    })
+}
+
+/// Verifies the sealed blob `id` at `start` of `sealed`.
+pub(super) fn verify(sealer: &Sealer, id: &Id, location: &BlobLocation, sealed: &Spill, start: u64) -> Result<(), ReadError> {
+    HashingReader::new(plain_reader(sealer, location, sealed, start)?).expect(id, location.plain_length().into())
+}
+
+/// The nodes of the tree `id`, whose sealed bytes are `sealed`; lists of blobs go to `scratch`.
+pub(super) fn parse_sealed(
+    scratch: &Scratch,
+    sealer: &Sealer,
+    id: &Id,
+    location: &BlobLocation,
+    sealed: &Spill,
+) -> Result<Vec<Node>, ReadError> {
+    let mut reader = HashingReader::new(plain_reader(sealer, location, sealed, 0)?);
+    let parsed = parse::tree(scratch, BufReader::with_capacity(STEP_BYTES, &mut reader));
+    // A wrong hash explains whatever the parser stumbled over; nothing explains failing scratch space.
+    match parsed {
+        Err(error @ ReadError::Scratch(_)) => Err(error),
+        parsed => reader.expect(id, location.plain_length().into()).and(parsed),
+    }
+}
+
+/// Hashes and counts what passes through.
+struct HashingReader<R> {
+    inner: R,
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl<R: Read> HashingReader<R> {
+    fn new(inner: R) -> Self {
+        Self { inner, hasher: Hasher::new(), bytes: 0 }
+    }
+
+    /// Reads to the end and compares.
+    fn expect(mut self, id: &Id, bytes: u64) -> Result<(), ReadError> {
+        let mut step = vec![0; STEP_BYTES];
+        loop {
+            match self.read(&mut step) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ReadError::of(error, Damage::Compression)),
+            }
+        }
+        if self.bytes != bytes {
+            return Err(Damage::Compression(format!("{bytes} bytes expected, {} or more found", self.bytes)).into());
+        }
+        match self.hasher.finish() {
+            found if found == *id => Ok(()),
+            found => Err(Damage::WrongHash { found }.into()),
+        }
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
