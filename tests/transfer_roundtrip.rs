@@ -11,9 +11,15 @@ use tokio_util::sync::CancellationToken;
 use transfer_fixture::*;
 use windlass::block::{BlockSink, MemorySink};
 use windlass::repository::store::local::LocalStore;
+use windlass::repository::store::{Key, Kind};
 use windlass::repository::tree::FileSelector;
+use windlass::repository::{BlobKind, Id};
+use windlass::scratch::Scratch;
 use windlass::transfer::restore::plan::PlanError;
-use windlass::transfer::{ChunkSize, Image, Locking, Phase, Progress, RestoreError, RestoreOptions, Target, export, restore};
+use windlass::transfer::{
+    ChunkSize, Image, ImageReader, Locking, Phase, Progress, ReadImageError, RestoreError, RestoreOptions, Target, export,
+    restore,
+};
 use windlass::types::ByteRange;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -42,10 +48,19 @@ fn volumes() -> impl Strategy<Value = Volume> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     #[test]
-    fn every_volume_comes_back_from_memory(volume in volumes(), exponent in 0_u32..3, beyond in 0_usize..100_000) {
+    fn every_volume_comes_back_from_memory(
+        volume in volumes(),
+        exponent in 0_u32..3,
+        beyond in 0_usize..100_000,
+        list_memory in prop_oneof![0_usize..500, Just(1 << 20)],
+        reads in proptest::collection::vec((any::<prop::sample::Index>(), 0_usize..2 << 20), 1..6),
+    ) {
         let chunk_size = ChunkSize::new(ChunkSize::MIN.bytes() << exponent).unwrap();
+        let folder = tempfile::tempdir().unwrap();
         runtime().block_on(async {
             let (_, repository) = in_memory().await;
+            // Lists and tables of more than a few rows are spilled.
+            let repository = repository.with_scratch(Scratch::new(folder.path(), 1 << 30, list_memory));
             let report = export_volume(&repository, &volume, chunk_size).await.unwrap();
             assert_eq!(report.size_bytes, volume.bytes.len() as u64);
             let found = check(&repository).await;
@@ -67,6 +82,19 @@ proptest! {
             dirty.write_at(0, &vec![0xAA; expected.len()]).unwrap();
             restore_latest(&repository, dirty.clone(), Target::Dirty).await.unwrap().unwrap();
             assert!(dirty.content() == expected);
+
+            let image = Image::open(&repository, "latest", &FileSelector::Only, Locking::Shared).await.unwrap();
+            let reader = ImageReader::open(image).await.unwrap();
+            for (from, length) in reads {
+                let from = from.index(volume.bytes.len());
+                let wanted = &volume.bytes[from..(from + length).min(volume.bytes.len())];
+                let mut found = vec![0xAA; wanted.len()];
+                reader.read_at(from as u64, &mut found).await.unwrap();
+                assert!(found == wanted, "{} bytes at {from}", wanted.len());
+            }
+            let beyond = reader.read_at(volume.bytes.len() as u64, &mut [0]).await;
+            assert!(matches!(beyond, Err(ReadImageError::OutOfRange { length: 1, .. })));
+            reader.into_image().close().await;
         });
     }
 }
@@ -156,4 +184,25 @@ async fn a_sink_that_is_too_small_is_refused_before_anything_is_written() {
 fn a_list_that_does_not_add_up_has_an_error_that_says_so() {
     let error = RestoreError::from(PlanError::SizeMismatch { recorded: 5, found: 4 });
     assert_eq!(error.to_string(), "the image is recorded with 5 bytes and its blobs add up to 4");
+}
+
+#[tokio::test]
+async fn a_read_of_a_damaged_blob_names_it_and_reads_beside_it_go_on() {
+    let (store, repository) = in_memory().await;
+    let volume = Volume::random(3 << 20, 21);
+    export_volume(&repository, &volume, ChunkSize::SMALL).await.unwrap();
+    let index = repository.load_index().await.unwrap();
+    let bad = Id::of(&volume.bytes[1 << 20..2 << 20]);
+    let location = index.get(BlobKind::Data, &bad).unwrap().unwrap();
+    store.tamper(Key::File(Kind::Data, location.pack), |bytes| bytes[location.offset as usize + 100] ^= 1);
+    let image = Image::open(&repository, "latest", &FileSelector::Only, Locking::None).await.unwrap();
+    let reader = ImageReader::open(image).await.unwrap();
+    let mut part = vec![0; 1000];
+    let error = reader.read_at((1 << 20) + 5, &mut part).await.unwrap_err();
+    assert!(error.to_string().contains(&bad.to_string()), "{error}");
+    for start in [5, (3 << 20) - 1000] {
+        reader.read_at(start as u64, &mut part).await.unwrap();
+        assert!(part == volume.bytes[start..start + 1000]);
+    }
+    assert!(reader.read_at(0, &mut vec![0; 3 << 20]).await.is_err());
 }

@@ -23,6 +23,7 @@ pub mod image;
 pub mod metadata;
 pub mod plan;
 pub mod progress;
+pub mod reader;
 pub mod restore;
 pub mod zeros;
 
@@ -32,4 +33,5 @@ pub use export::{ExportError, ExportMode, ExportOptions, ExportReport, FullReaso
 pub use image::{Image, Locking};
 pub use metadata::Metadata;
 pub use progress::{Phase, Progress, ProgressSnapshot};
+pub use reader::{ImageReader, ReadImageError};
 pub use restore::{RestoreError, RestoreOptions, RestoreReport, Target, restore};

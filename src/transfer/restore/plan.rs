@@ -26,6 +26,10 @@ pub const GAP_BYTES: u64 = 1 << 20;
 /// being fetched, and the one before it whose last blobs are being written.
 const WINDOW_ENTRIES: u64 = 1 << 16;
 
+/// Entries between two places of the list whose positions are remembered, for reads at random: 8 bytes of memory for so many, and as
+/// many are walked over to find a position.
+const CHECKPOINT_ENTRIES: u64 = 64;
+
 /// A list of blobs that makes no whole file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -65,6 +69,8 @@ pub struct RestorePlan {
     data_bytes: u64,
     largest_blob_bytes: u64,
     window_entries: u64,
+    /// Where the first of each [`CHECKPOINT_ENTRIES`] entries lies in the file.
+    checkpoints: Vec<u64>,
 }
 
 /// What an entry of the list is.
@@ -97,10 +103,15 @@ impl RestorePlan {
             data_bytes: 0,
             largest_blob_bytes: 0,
             window_entries: WINDOW_ENTRIES,
+            checkpoints: Vec::new(),
         };
         let (mut position, mut data_bytes, mut largest) = (0_u64, 0_u64, 0);
-        for id in plan.content.iter() {
+        let mut checkpoints = Vec::with_capacity(plan.content.len().div_ceil(CHECKPOINT_ENTRIES) as usize);
+        for (number, id) in (0_u64..).zip(plan.content.iter()) {
             let entry = plan.entry(&id?, position)?;
+            if number.is_multiple_of(CHECKPOINT_ENTRIES) {
+                checkpoints.push(position);
+            }
             if let Entry::Blob(location) = &entry {
                 data_bytes += u64::from(location.plain_length());
                 largest = largest.max(location.plain_length()).max(location.length);
@@ -112,6 +123,7 @@ impl RestorePlan {
         }
         plan.data_bytes = data_bytes;
         plan.largest_blob_bytes = largest.into();
+        plan.checkpoints = checkpoints;
         Ok(plan)
     }
 
@@ -157,6 +169,32 @@ impl RestorePlan {
             window.add_zeros(self.image_bytes, self.sink_bytes.saturating_sub(self.image_bytes));
         }
         Ok(Some(Arc::new(window.finish())))
+    }
+
+    /// The part of the list that `range` of the file touches, as a window of its own. Looks blobs up: not for an async thread.
+    ///
+    /// # Errors
+    /// [`PlanError`], as for [`RestorePlan::next_window`].
+    pub fn window_of(&self, range: ByteRange) -> Result<Arc<Window>, PlanError> {
+        let mut window = Building::default();
+        let checkpoint = self.checkpoints.partition_point(|position| *position <= range.offset()).saturating_sub(1);
+        let mut position = self.checkpoints.get(checkpoint).copied().unwrap_or(0);
+        for id in self.content.iter_from(checkpoint as u64 * CHECKPOINT_ENTRIES) {
+            if position >= range.end() {
+                break;
+            }
+            let id = id?;
+            let entry = self.entry(&id, position)?;
+            let end = position.checked_add(entry.length()).ok_or(PlanError::TooMany)?;
+            if end > range.offset() {
+                match &entry {
+                    Entry::Zeros(length) => window.add_zeros(position, *length),
+                    Entry::Blob(location) => window.add_piece(id, position, location),
+                }
+            }
+            position = end;
+        }
+        Ok(Arc::new(window.finish()))
     }
 
     /// Bytes of the file that come out of packs.
@@ -361,10 +399,11 @@ mod tests {
         #[test]
         fn every_byte_of_the_file_comes_from_exactly_one_place(
             lengths in proptest::collection::vec(1_u32..3 << 20, 1..30),
-            list in proptest::collection::vec((0_usize..40, 0_u64..4), 0..60),
+            list in proptest::collection::vec((0_usize..40, 0_u64..4), 0..160),
             beyond in 0_u64..1000,
             limit in 1_u64..8 << 20,
             window_entries in 1_u64..70,
+            (from, wanted) in (any::<u64>(), 1_u64..4 << 20),
         ) {
             // Blobs lie one behind another in three packs; entries beyond their number are zeros.
             let mut ends = [0_u32; 3];
@@ -401,6 +440,21 @@ mod tests {
                 }
             }
             placed.sort_unstable();
+            if let Some(range) = ByteRange::new(from % size.max(1), wanted).filter(|range| range.end() <= size) {
+                let window = plan.window_of(range).unwrap();
+                let pieces = window.requests(limit).flat_map(|request| {
+                    request.blobs().flat_map(|blob| {
+                        let length = blob.location.plain_length();
+                        blob.positions().map(|position| (position, u64::from(length), blob.id)).collect::<Vec<_>>()
+                    }).collect::<Vec<_>>()
+                });
+                let mut found: Vec<_> = pieces.collect();
+                found.sort_unstable();
+                let touches = |&&(offset, length, id): &&(u64, u64, Id)| {
+                    id != zero && offset < range.end() && offset + length > range.offset()
+                };
+                prop_assert_eq!(found, placed.iter().filter(touches).copied().collect::<Vec<_>>());
+            }
             let mut at = 0;
             for (offset, length, _) in placed {
                 prop_assert_eq!(offset, at);
