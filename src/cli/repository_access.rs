@@ -110,7 +110,8 @@ impl RepositoryAccess {
     /// As for [`repository_error`].
     pub async fn open(&self) -> Result<Repository, CliError> {
         let what = || format!("cannot open the repository {}", self.location);
-        Repository::open(self.store()?, &self.password()?).await.map_err(|error| repository_error(what(), error))
+        let opened = repository::open_at(&self.location, &self.environment, &self.password()?).await;
+        opened.map_err(|error| repository_error(what(), error))
     }
 }
 

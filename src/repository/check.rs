@@ -104,7 +104,8 @@ impl Repository {
     /// Only when the check itself cannot go on (the store fails, the repository is locked).
     pub async fn check(&self, depth: Depth, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<CheckReport, RepositoryError> {
         let lock = self.lock(LockMode::Shared).await?;
-        let checked = self.check_locked(depth, progress).await;
+        // It is the store that is checked.
+        let checked = self.without_cache().check_locked(depth, progress).await;
         // Packs that a prune removed meanwhile would have been reported as missing.
         let held = lock.check().await;
         lock.release().await?;

@@ -2,12 +2,13 @@
 //!
 //! Plain, such a document is the byte 2 and then zstd-compressed JSON; JSON by itself, as version 1 wrote it, is read too.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::cache::Cached;
 use super::crypto::Sealer;
 use super::error::{Damage, RepositoryError};
 use super::id::Id;
@@ -109,23 +110,61 @@ impl Repository {
         let sealer = self.sealer();
         let sealed = tokio::task::spawn_blocking(move || encode(&sealer, &json)).await??;
         let id = Id::of(&sealed);
-        self.put_object(kind, id, sealed.into()).await?;
+        let bytes = Bytes::from(sealed);
+        self.put_object(kind, id, bytes.clone()).await?;
+        self.keep(kind, id, bytes).await?;
         Ok(id)
     }
 
     /// The JSON of the document `id`, after its name and its code were verified.
     pub(super) async fn load_document(&self, kind: Kind, id: Id) -> Result<Vec<u8>, RepositoryError> {
+        if let Some(json) = self.load_cached(kind, id).await? {
+            return Ok(json);
+        }
         let key = Key::File(kind, id);
         let bytes = self.store().get(key).await?;
+        let (sealer, fetched) = (self.sealer(), bytes.clone());
+        let json = tokio::task::spawn_blocking(move || open(&sealer, id, fetched.into())).await?;
+        let json = json.map_err(|damage| RepositoryError::damaged(key, damage))?;
+        self.keep(kind, id, bytes).await?;
+        Ok(json)
+    }
+
+    /// The JSON of an index file that is in the cache, and there what it must be.
+    async fn load_cached(&self, kind: Kind, id: Id) -> Result<Option<Vec<u8>>, RepositoryError> {
+        let Some(cache) = self.cache().filter(|_| kind == Kind::Index).cloned() else { return Ok(None) };
         let sealer = self.sealer();
-        let decoded = tokio::task::spawn_blocking(move || {
-            let found = Id::of(&bytes);
-            if found != id {
-                return Err(Damage::WrongHash { found });
+        let read = tokio::task::spawn_blocking(move || {
+            let what = Cached::Index(id);
+            let file = cache.open(what)?;
+            let mut sealed = Vec::new();
+            let opened = match file.take(MAX_DOCUMENT_BYTES).read_to_end(&mut sealed) {
+                Ok(_) => open(&sealer, id, sealed).ok(),
+                Err(_) => None,
+            };
+            if opened.is_none() {
+                cache.evict(what);
             }
-            decode(&sealer, &mut Vec::from(bytes))
+            opened
         });
-        decoded.await?.map_err(|damage| RepositoryError::damaged(key, damage))
+        Ok(read.await?)
+    }
+
+    /// Keeps an index file in the cache.
+    async fn keep(&self, kind: Kind, id: Id, bytes: Bytes) -> Result<(), RepositoryError> {
+        if let Some(cache) = self.cache().filter(|_| kind == Kind::Index).cloned() {
+            let put = move || cache.put(Cached::Index(id), |file| file.write_all(&bytes));
+            tokio::task::spawn_blocking(put).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The JSON in the bytes of the document `id`.
+fn open(sealer: &Sealer, id: Id, mut sealed: Vec<u8>) -> Result<Vec<u8>, Damage> {
+    match Id::of(&sealed) {
+        found if found == id => decode(sealer, &mut sealed),
+        found => Err(Damage::WrongHash { found }),
     }
 }
 

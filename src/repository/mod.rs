@@ -39,6 +39,7 @@
 //! length in a file without a bound; take "forbidden" or "not found" for success; put a secret into a log or a Debug string.
 
 pub mod blob;
+pub mod cache;
 pub mod check;
 pub mod config;
 pub mod crypto;
@@ -60,6 +61,7 @@ pub mod time;
 pub mod tree;
 
 pub use blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
+pub use cache::Cache;
 pub use crypto::Sealer;
 pub use environment::Environment;
 pub use error::{Damage, PackError, RepositoryError};
@@ -73,3 +75,15 @@ pub use pack::{Compressor, Pack, PackBuilder, Verification};
 pub use password::Password;
 pub use snapshot::{Snapshot, StoredSnapshot};
 pub use store::{Store, StoreError, connect};
+
+/// Opens the repository at `location`, with the process's [`Cache`] where it is far away.
+///
+/// # Errors
+/// As for [`connect`] and [`Repository::open`].
+pub async fn open_at(location: &Location, environment: &Environment, password: &Password) -> Result<Repository, RepositoryError> {
+    let repository = Repository::open(connect(location, environment)?, password).await?;
+    Ok(match (location, Cache::of_process()) {
+        (Location::S3(_), Some(cache)) => repository.with_cache(cache),
+        (Location::S3(_), None) | (Location::Local(_), _) => repository,
+    })
+}

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::blob::{BlobKind, BlobLocation};
+use super::cache::{Cache, RepositoryCache};
 use super::config::Config;
 use super::crypto::{Sealer, Secrets};
 use super::error::{Damage, RepositoryError};
@@ -48,6 +49,7 @@ struct Inner {
     id: Id,
     owner: LockOwner,
     scratch: Scratch,
+    cache: Option<RepositoryCache>,
 }
 
 impl fmt::Debug for Repository {
@@ -94,7 +96,7 @@ impl Repository {
             Err(error) => return Err(error),
         }
         tracing::info!(repository = %config.id, "repository initialised");
-        Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner, scratch: Scratch::of_process() })))
+        Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner, scratch: Scratch::of_process(), cache: None })))
     }
 
     /// Opens the repository in `store`.
@@ -112,7 +114,7 @@ impl Repository {
                 Ok(config) => {
                     let owner = LockOwner::of_this_process();
                     let scratch = Scratch::of_process();
-                    return Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner, scratch })));
+                    return Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner, scratch, cache: None })));
                 }
                 Err(error @ RepositoryError::UnsupportedVersion { .. }) => return Err(error),
                 // A key that an interrupted initialisation left; another one may fit.
@@ -131,6 +133,22 @@ impl Repository {
     /// The same repository, whose long lists and tables lie in `scratch` rather than in the process's own.
     pub fn with_scratch(self, scratch: Scratch) -> Self {
         Self(Arc::new(Inner { scratch, ..(*self.0).clone() }))
+    }
+
+    /// The same repository, whose index files and trees are kept in `cache` too.
+    pub fn with_cache(self, cache: Cache) -> Self {
+        let cache = Some(cache.of_repository(&self.0.id));
+        Self(Arc::new(Inner { cache, ..(*self.0).clone() }))
+    }
+
+    /// The same repository, all of which is read from its store.
+    pub(super) fn without_cache(&self) -> Self {
+        Self(Arc::new(Inner { cache: None, ..(*self.0).clone() }))
+    }
+
+    /// Where index files and trees are kept too.
+    pub(super) fn cache(&self) -> Option<&RepositoryCache> {
+        self.0.cache.as_ref()
     }
 
     /// Where lists and tables go that do not fit the memory.
@@ -196,14 +214,8 @@ impl Repository {
         opened.await?.map_err(|damage| damaged_blob(kind, &id, &location, damage))
     }
 
-    /// A blob as it is stored, and where; fetched in steps, so that it may be longer than the memory.
-    pub(super) async fn read_spilled(
-        &self,
-        index: &Index,
-        kind: BlobKind,
-        id: &Id,
-    ) -> Result<(BlobLocation, Spill), RepositoryError> {
-        let location = index.get(kind, id)?.ok_or(RepositoryError::MissingBlob { kind, id: *id })?;
+    /// The blob at `location` as it is stored; fetched in steps, so that it may be longer than the memory.
+    pub(super) async fn read_spilled(&self, location: &BlobLocation) -> Result<Spill, RepositoryError> {
         let mut sealed = Spill::new(self.scratch());
         let mut offset = u64::from(location.offset);
         while offset < location.end() {
@@ -212,7 +224,7 @@ impl Repository {
             sealed = tokio::task::spawn_blocking(move || sealed.append(&bytes).map(|()| sealed)).await??;
             offset = end;
         }
-        Ok((location, sealed))
+        Ok(sealed)
     }
 }
 

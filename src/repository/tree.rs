@@ -10,15 +10,17 @@ mod parse;
 mod read;
 mod write;
 
+use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
 
-use super::blob::BlobKind;
+use super::blob::{BlobKind, BlobLocation};
+use super::cache::Cached;
 use super::error::RepositoryError;
 use super::id::Id;
 use super::index::Index;
 use super::open::{Repository, damaged_blob};
 use super::store::Kind;
-use crate::scratch::ScratchError;
+use crate::scratch::{ScratchError, Spill};
 
 pub use list::IdList;
 pub use write::{NewFile, NewFolder, PackedTree, pack_folder, pack_tree};
@@ -92,6 +94,11 @@ pub enum FileSelector {
     Only,
 }
 
+/// Copies in steps that suit files.
+fn copy(from: impl Read, to: &mut impl Write) -> io::Result<()> {
+    io::copy(&mut BufReader::with_capacity(1 << 20, from), to).map(drop)
+}
+
 /// The file of a folder that tells what its image is.
 fn metadata_among(nodes: &[Node]) -> Option<(u64, IdList)> {
     nodes.iter().find(|node| node.name == METADATA_FILE).and_then(|node| match &node.kind {
@@ -106,7 +113,18 @@ impl Repository {
     /// # Errors
     /// When the store fails.
     pub async fn put_tree(&self, tree: &PackedTree) -> Result<(), RepositoryError> {
-        self.put_spilled_object(Kind::Data, tree.record.id, Arc::clone(&tree.bytes)).await
+        self.put_spilled_object(Kind::Data, tree.record.id, Arc::clone(&tree.bytes)).await?;
+        if let (Some(cache), Some(blob)) = (self.cache().cloned(), tree.record.blobs.first()) {
+            let (offset, length, uncompressed_length) = (blob.offset, blob.length, blob.uncompressed_length);
+            let location = BlobLocation { pack: tree.record.id, offset, length, uncompressed_length };
+            let bytes = Arc::clone(&tree.bytes);
+            tokio::task::spawn_blocking(move || {
+                let sealed = bytes.reader(location.offset.into()).up_to(location.end());
+                cache.put(Cached::Tree(location), |file| copy(sealed, file));
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// The nodes of the tree `id`, after its hash was verified.
@@ -114,13 +132,46 @@ impl Repository {
     /// # Errors
     /// When it is missing, damaged or unreadable.
     pub async fn read_tree(&self, index: &Index, id: &Id) -> Result<Vec<Node>, RepositoryError> {
-        let (location, sealed) = self.read_spilled(index, BlobKind::Tree, id).await?;
-        let (scratch, sealer, id) = (self.scratch().clone(), self.sealer(), *id);
-        let parsed = tokio::task::spawn_blocking(move || parse_sealed(&scratch, &sealer, &id, &location, &sealed)).await?;
-        parsed.map_err(|error| match error {
+        let kind = BlobKind::Tree;
+        let location = index.get(kind, id)?.ok_or(RepositoryError::MissingBlob { kind, id: *id })?;
+        if let Some(nodes) = self.read_cached_tree(*id, location).await? {
+            return Ok(nodes);
+        }
+        let sealed = self.read_spilled(&location).await?;
+        let (scratch, sealer, cache, id) = (self.scratch().clone(), self.sealer(), self.cache().cloned(), *id);
+        let parsed = tokio::task::spawn_blocking(move || {
+            let parsed = parse_sealed(&scratch, &sealer, &id, &location, &sealed);
+            if let (Ok(_), Some(cache)) = (&parsed, cache) {
+                cache.put(Cached::Tree(location), |file| copy(sealed.reader(0), file));
+            }
+            parsed
+        });
+        parsed.await?.map_err(|error| match error {
             ReadError::Damage(damage) => damaged_blob(BlobKind::Tree, &id, &location, damage),
             ReadError::Scratch(error) => error.into(),
         })
+    }
+
+    /// The nodes of a tree that is in the cache, and there what it must be.
+    async fn read_cached_tree(&self, id: Id, location: BlobLocation) -> Result<Option<Vec<Node>>, RepositoryError> {
+        let Some(cache) = self.cache().cloned() else { return Ok(None) };
+        let (scratch, sealer) = (self.scratch().clone(), self.sealer());
+        let read = tokio::task::spawn_blocking(move || {
+            let what = Cached::Tree(location);
+            let Some(file) = cache.open(what) else { return Ok(None) };
+            let mut sealed = Spill::new(&scratch);
+            let copied = copy(file.take(u64::from(location.length) + 1), &mut sealed);
+            let is_whole = copied.is_ok() && sealed.len() == u64::from(location.length);
+            match is_whole.then(|| parse_sealed(&scratch, &sealer, &id, &location, &sealed)) {
+                Some(Ok(nodes)) => Ok(Some(nodes)),
+                Some(Err(ReadError::Scratch(error))) => Err(error),
+                Some(Err(ReadError::Damage(_))) | None => {
+                    cache.evict(what);
+                    Ok(None)
+                }
+            }
+        });
+        Ok(read.await??)
     }
 
     /// Finds a file in the tree `root`, in folders within folders.

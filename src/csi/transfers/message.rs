@@ -23,8 +23,7 @@ pub(super) async fn open(access: Option<windlass::RepositoryAccess>) -> Result<R
     let password =
         Password::new(access.password).map_err(|error| Status::invalid_argument(format!("repository.password: {error}")))?;
     let environment = Environment::from_pairs(access.environment);
-    let store = repository::connect(&location, &environment).map_err(|error| status::repository(&error.into()))?;
-    Repository::open(store, &password).await.map_err(|error| status::repository(&error))
+    repository::open_at(&location, &environment, &password).await.map_err(|error| status::repository(&error))
 }
 
 /// The pool and handle of a snapshot. A text that is no handle of ours is the handle of nothing.

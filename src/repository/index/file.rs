@@ -77,6 +77,10 @@ impl Repository {
     /// When one cannot be read: with a part of the index, blobs that exist would seem to be missing.
     pub async fn load_index(&self) -> Result<Index, RepositoryError> {
         let files = self.store().list(Kind::Index).await?;
+        if let Some(cache) = self.cache().cloned() {
+            let current = files.iter().map(|file| file.id).collect();
+            tokio::task::spawn_blocking(move || cache.retain_indexes(&current)).await?;
+        }
         let builder = Arc::new(Mutex::new(IndexBuilder::new(self.scratch())));
         futures::stream::iter(files)
             .map(|file| {
