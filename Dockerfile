@@ -8,6 +8,8 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY csi-proto csi-proto
+# A member of the workspace, not of the product; cargo wants every member to be there.
+COPY bench bench
 COPY src src
 # Only declared, never built here; cargo wants the files of declared tests and benchmarks to exist.
 COPY tests tests

@@ -26,7 +26,7 @@
 //! A crash between any two steps leaves a temporary name (swept), or an object that the catalogue has an intent for. This
 //! module never copies data to share it, and never touches a name that it did not give.
 
-mod changed;
+pub mod changed;
 mod files;
 mod layout;
 mod subvolumes;

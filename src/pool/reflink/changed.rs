@@ -9,7 +9,7 @@ use crate::types::ByteRange;
 ///
 /// The same physical place at the same offset is the same content; two holes are the same; everything else, and every extent
 /// whose place says nothing, is reported. An error of either list ends the stream.
-pub(super) fn compare(
+pub fn compare(
     base: impl Iterator<Item = io::Result<FileExtent>>,
     target: impl Iterator<Item = io::Result<FileExtent>>,
 ) -> impl Iterator<Item = io::Result<ByteRange>> {
@@ -44,10 +44,7 @@ pub(super) fn compare(
 }
 
 /// Ranges cut at `size`.
-pub(super) fn up_to(
-    ranges: impl Iterator<Item = io::Result<ByteRange>>,
-    size: u64,
-) -> impl Iterator<Item = io::Result<ByteRange>> {
+pub fn up_to(ranges: impl Iterator<Item = io::Result<ByteRange>>, size: u64) -> impl Iterator<Item = io::Result<ByteRange>> {
     ranges.filter_map(move |range| match range {
         Ok(range) => ByteRange::between(range.offset(), range.end().min(size)).map(Ok),
         Err(error) => Some(Err(error)),

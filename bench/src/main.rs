@@ -1,0 +1,53 @@
+//! `windlass-bench`: measures Windlass beside other backup programs, on the same data, in the same run.
+//!
+//! Every measured thing is a process of its own, so that time, CPU and peak memory are those that the system accounts to a
+//! process. The product's pipelines are driven by the subcommands in [`product`], which do what a node does for an export or a
+//! restore, without the services around it.
+
+mod error;
+mod product;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::BenchError;
+
+/// Measures Windlass beside other backup programs.
+#[derive(Debug, Parser)]
+#[command(name = "windlass-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a repository
+    Init(product::RepositoryArguments),
+    /// Export a file as a volume's snapshot, through the product's pipeline
+    Export(product::export::Arguments),
+    /// Restore the newest snapshot's image to a new sparse file
+    Restore(product::restore::Arguments),
+    /// Check a repository
+    Check(product::check::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("windlass-bench: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), BenchError> {
+    match command {
+        Command::Init(arguments) => product::init(&arguments),
+        Command::Export(arguments) => product::export::run(&arguments),
+        Command::Restore(arguments) => product::restore::run(&arguments),
+        Command::Check(arguments) => product::check::run(&arguments),
+    }
+}

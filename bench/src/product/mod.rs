@@ -1,0 +1,106 @@
+//! The product's pipelines, one process for each: what a node does between the request and its answer.
+//!
+//! A file stands for a volume's snapshot. What a pool knows about it is found by the same code: allocated ranges are the file's
+//! extents, changed ranges the comparison of two files' extents. The catalogue's record of the last export is taken from the
+//! repository instead, before the clock of the pipeline but within the process that is measured, so that it counts against us.
+//!
+//! Each prints one JSON line: the pipeline's own report, the settings, and `peak_bytes`, the kernel's peak of resident memory.
+
+pub mod check;
+pub mod export;
+pub mod restore;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use windlass::repository::{self, Environment, KdfCost, Location, Password, Repository};
+use windlass::transfer::Budget;
+
+use crate::error::{BenchError, While};
+
+/// Where the image lies in a snapshot, as the product lays it out: in its volume's folder.
+const FOLDER: &str = "bench";
+const IMAGE: &str = "volume.img";
+
+/// Which repository.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RepositoryArguments {
+    /// Directory of the repository
+    #[arg(long, value_name = "DIR")]
+    pub repository: PathBuf,
+    /// Password of the repository
+    #[arg(long, env = "RESTIC_PASSWORD", hide_env_values = true, value_name = "TEXT")]
+    pub password: String,
+}
+
+/// What a transfer may use.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct BudgetArguments {
+    /// Memory of the transfer in bytes; the product's default if not given
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<u64>,
+    /// Worker threads; as many as there are processors if not given
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+}
+
+impl BudgetArguments {
+    fn budget(self) -> Budget {
+        let default = Budget::for_this_machine();
+        Budget { memory_bytes: self.memory.unwrap_or(default.memory_bytes), workers: self.workers.unwrap_or(default.workers) }
+    }
+}
+
+impl RepositoryArguments {
+    fn password(&self) -> Result<Password, BenchError> {
+        Password::new(self.password.as_bytes()).while_doing(|| "the password cannot be used".to_owned())
+    }
+
+    fn store(&self) -> Result<std::sync::Arc<dyn repository::Store>, BenchError> {
+        let path = std::path::absolute(&self.repository).while_doing(|| "the repository has no path".to_owned())?;
+        repository::connect(&Location::Local(path), &Environment::new()).while_doing(|| "the repository's place".to_owned())
+    }
+
+    async fn open(&self) -> Result<Repository, BenchError> {
+        let opened = Repository::open(self.store()?, &self.password()?).await;
+        opened.while_doing(|| format!("opening {}", self.repository.display()))
+    }
+}
+
+/// Makes a repository.
+///
+/// # Errors
+/// When there is one, or it cannot be written.
+pub fn init(arguments: &RepositoryArguments) -> Result<(), BenchError> {
+    runtime()?.block_on(async {
+        let made = Repository::init(arguments.store()?, &arguments.password()?, KdfCost::STANDARD).await;
+        made.map(drop).while_doing(|| format!("making {}", arguments.repository.display()))
+    })
+}
+
+/// The runtime that the product's command line makes.
+fn runtime() -> Result<Runtime, BenchError> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().while_doing(|| "starting".to_owned())
+}
+
+/// Prints `report` with the settings and the peak of memory as one line.
+fn print(report: impl serde::Serialize, settings: Value) -> Result<(), BenchError> {
+    let mut line = serde_json::to_value(report).while_doing(|| "writing the report".to_owned())?;
+    let Value::Object(fields) = &mut line else { return Err(BenchError::new("the report is no object")) };
+    if let Value::Object(settings) = settings {
+        fields.extend(settings);
+    }
+    fields.insert("peak_bytes".to_owned(), json!(peak_bytes()?));
+    println!("{line}");
+    Ok(())
+}
+
+/// The most memory that was resident in this process at once, from the kernel.
+fn peak_bytes() -> Result<u64, BenchError> {
+    let status = std::fs::read_to_string("/proc/self/status").while_doing(|| "reading /proc/self/status".to_owned())?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|number| number.parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or_else(|| BenchError::new("/proc/self/status has no VmHWM"))
+}
