@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use windlass::block::{BlockSink, BlockSource, MemorySink, MemorySource};
 use windlass::repository::check::{CheckReport, Depth};
 use windlass::repository::store::memory::MemoryStore;
+use windlass::repository::store::{Key, Kind, PutMode};
 use windlass::repository::tree::FileSelector;
-use windlass::repository::{KdfCost, Password, Repository, RepositoryError, Store, Verification};
+use windlass::repository::{Id, KdfCost, Password, Repository, RepositoryError, Store, Verification};
 use windlass::transfer::{
-    Budget, ChunkSize, ExportError, ExportOptions, ExportReport, Image, Locking, Metadata, Progress, RestoreError,
-    RestoreOptions, RestoreReport, Target, export, restore,
+    Budget, ChunkSize, ExportError, ExportOptions, ExportReport, FullReason, Image, Locking, Metadata, Parent, Progress,
+    RestoreError, RestoreOptions, RestoreReport, Scope, Target, export, restore,
 };
 use windlass::types::{ByteRange, LogicalBlockSize, RangeStream, Timestamp};
 
@@ -107,6 +108,118 @@ pub async fn export_volume(repository: &Repository, volume: &Volume, chunk_size:
     let options = options(volume, chunk_size);
     let cancel = CancellationToken::new();
     export(volume.source(), volume.stream(), repository, &options, &Progress::new(), &cancel).await
+}
+
+/// Exports `volume` as the link `number` of a chain, a second after the link before it.
+pub async fn export_link(
+    repository: &Repository,
+    volume: &Volume,
+    number: u64,
+    since: Result<Parent, FullReason>,
+    cancel: &CancellationToken,
+) -> Result<ExportReport, ExportError> {
+    let seconds = options(volume, ChunkSize::MIN).time.seconds + number;
+    export_link_at(repository, volume, (number, seconds), since, cancel).await
+}
+
+/// The same at a time of its own, in seconds since the epoch, which comes after its number.
+pub async fn export_link_at(
+    repository: &Repository,
+    volume: &Volume,
+    (number, seconds): (u64, u64),
+    since: Result<Parent, FullReason>,
+    cancel: &CancellationToken,
+) -> Result<ExportReport, ExportError> {
+    let mut options = options(volume, ChunkSize::MIN);
+    options.time.seconds = seconds;
+    options.metadata.snapshot_handle = Some(format!("s-{number}"));
+    options.metadata.chunk_bytes = Some(ChunkSize::MIN.bytes());
+    let scope = Scope { allocated: volume.stream(), since };
+    export(volume.source(), scope, repository, &options, &Progress::new(), cancel).await
+}
+
+/// The link `number`, exported from `volume`, as the parent of another that differs from it in `changed`.
+pub fn parent_of(snapshot: Id, number: u64, volume: &Volume, changed: Vec<ByteRange>) -> Parent {
+    Parent {
+        snapshot,
+        volume_handle: "v-test".to_owned(),
+        snapshot_handle: format!("s-{number}"),
+        size_bytes: volume.bytes.len() as u64,
+        changed: Box::new(changed.into_iter().map(Ok)),
+    }
+}
+
+/// A volume, and what it became: which ranges differ is known.
+#[derive(Clone)]
+pub struct Change {
+    pub before: Volume,
+    pub after: Volume,
+    pub changed: Vec<ByteRange>,
+}
+
+impl Change {
+    /// A volume of chunks that are random, that compress, and that are zeros; then one of these overwritten in part, and a hole
+    /// filled.
+    pub fn small() -> Self {
+        const CHUNK: usize = 256 << 10;
+        let random = Volume::random(2 * CHUNK, 77).bytes;
+        let before = Volume::empty(8 * CHUNK).with(0, CHUNK, |at| random[at]).with(CHUNK, 2 * CHUNK, |at| (at >> 10) as u8).with(
+            4 * CHUNK,
+            CHUNK,
+            |_| 0,
+        );
+        let mut after = before.clone().with(6 * CHUNK, 2 * CHUNK, |at| random[at - 6 * CHUNK]);
+        after.bytes[5000..9000].fill(9);
+        let changed = [(5000, 4000), (6 * CHUNK, 2 * CHUNK)];
+        let changed = changed.map(|(at, length)| ByteRange::new(at as u64, length as u64).unwrap()).to_vec();
+        Self { before, after, changed }
+    }
+
+    /// The parent of the export of what it became, given the export of what it was.
+    pub fn parent(&self, snapshot: Id) -> Parent {
+        parent_of(snapshot, 1, &self.before, self.changed.clone())
+    }
+
+    /// Exports what it was, as the first link.
+    pub async fn export_before(&self, repository: &Repository) -> Id {
+        export_link(repository, &self.before, 1, Err(FullReason::NoParent), &CancellationToken::new()).await.unwrap().snapshot
+    }
+
+    /// Exports what it became, built upon `parent`.
+    pub async fn export_after(&self, repository: &Repository, parent: Id) -> Result<ExportReport, ExportError> {
+        export_link(repository, &self.after, 2, Ok(self.parent(parent)), &CancellationToken::new()).await
+    }
+}
+
+/// Removes the locks that failed operations left.
+pub async fn remove_locks(store: &MemoryStore) {
+    for listed in store.list(Kind::Lock).await.unwrap() {
+        store.delete(Key::File(Kind::Lock, listed.id)).await.unwrap();
+    }
+}
+
+/// Another store with the same objects.
+pub async fn copy_of(store: &MemoryStore) -> Arc<MemoryStore> {
+    let copy = Arc::new(MemoryStore::new());
+    for key in store.keys() {
+        copy.put(key, store.get(key).await.unwrap(), PutMode::Overwrite).await.unwrap();
+    }
+    copy
+}
+
+/// The repository in `store`, another time.
+pub async fn reopen(store: Arc<dyn Store>) -> Result<Repository, RepositoryError> {
+    Repository::open(store, &password()).await
+}
+
+/// Restores the only image of the snapshot `id` into a sink of `bytes`.
+pub async fn restored(repository: &Repository, id: &Id, bytes: usize, locking: Locking) -> Result<Vec<u8>, String> {
+    let image =
+        Image::open(repository, &id.to_string(), &FileSelector::Only, locking).await.map_err(|error| error.to_string())?;
+    let (sink, options) = (fresh_sink(bytes), RestoreOptions { target: Target::Fresh, budget: budget(2) });
+    let result = restore(&image, sink.clone(), &options, &Progress::new(), &CancellationToken::new()).await;
+    image.close().await;
+    result.map(|_| sink.content()).map_err(|error| error.to_string())
 }
 
 /// Restores the only image of the newest snapshot.

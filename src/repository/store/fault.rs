@@ -28,7 +28,8 @@ pub enum Call {
 }
 
 impl Call {
-    fn object(&self) -> String {
+    /// What the call is about: the path of an object, or the folder that is listed.
+    pub fn object(&self) -> String {
         match self {
             Self::Put(key) | Self::Get(key) | Self::GetRange(key) | Self::Size(key) | Self::Delete(key) => key.path(),
             Self::List(kind) => kind.folder().to_owned(),
@@ -49,7 +50,12 @@ pub enum Fault {
     Truncated,
     /// The call never returns.
     Stall,
+    /// The store did what it was asked to, and the answer comes [`LATE`] later.
+    Late,
 }
+
+/// How late an answer is that comes late: after those of many other calls.
+pub const LATE: Duration = Duration::from_millis(50);
 
 type Script = dyn FnMut(&Call) -> Option<Fault> + Send;
 
@@ -101,6 +107,12 @@ impl FaultyStore {
             Some(Fault::AnswerLost) => {
                 work(fault).await?;
                 Err(lost())
+            }
+            Some(Fault::Late) => {
+                let done = work(fault).await;
+                // Nothing is waited for but the time itself.
+                let _ = tokio::time::timeout(LATE, std::future::pending::<()>()).await;
+                done
             }
             Some(Fault::Truncated) | None => work(fault).await,
         }
