@@ -6,6 +6,7 @@
 
 mod error;
 mod product;
+mod synthetic;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,9 @@ enum Command {
     Restore(product::restore::Arguments),
     /// Check a repository
     Check(product::check::Arguments),
+    /// Export or restore a volume that is made up as it is read
+    #[command(subcommand)]
+    Synthetic(synthetic::Command),
 }
 
 fn main() -> ExitCode {
@@ -49,5 +53,6 @@ fn run(command: Command) -> Result<(), BenchError> {
         Command::Export(arguments) => product::export::run(&arguments),
         Command::Restore(arguments) => product::restore::run(&arguments),
         Command::Check(arguments) => product::check::run(&arguments),
+        Command::Synthetic(command) => synthetic::run(&command),
     }
 }

@@ -47,7 +47,7 @@ pub struct BudgetArguments {
 }
 
 impl BudgetArguments {
-    fn budget(self) -> Budget {
+    pub(crate) fn budget(self) -> Budget {
         let default = Budget::for_this_machine();
         Budget { memory_bytes: self.memory.unwrap_or(default.memory_bytes), workers: self.workers.unwrap_or(default.workers) }
     }
@@ -63,7 +63,7 @@ impl RepositoryArguments {
         repository::connect(&Location::Local(path), &Environment::new()).while_doing(|| "the repository's place".to_owned())
     }
 
-    async fn open(&self) -> Result<Repository, BenchError> {
+    pub(crate) async fn open(&self) -> Result<Repository, BenchError> {
         let opened = Repository::open(self.store()?, &self.password()?).await;
         opened.while_doing(|| format!("opening {}", self.repository.display()))
     }
@@ -81,12 +81,12 @@ pub fn init(arguments: &RepositoryArguments) -> Result<(), BenchError> {
 }
 
 /// The runtime that the product's command line makes.
-fn runtime() -> Result<Runtime, BenchError> {
+pub(crate) fn runtime() -> Result<Runtime, BenchError> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().while_doing(|| "starting".to_owned())
 }
 
 /// Prints `report` with the settings and the peak of memory as one line.
-fn print(report: impl serde::Serialize, settings: Value) -> Result<(), BenchError> {
+pub(crate) fn print(report: impl serde::Serialize, settings: Value) -> Result<(), BenchError> {
     let mut line = serde_json::to_value(report).while_doing(|| "writing the report".to_owned())?;
     let Value::Object(fields) = &mut line else { return Err(BenchError::new("the report is no object")) };
     if let Value::Object(settings) = settings {

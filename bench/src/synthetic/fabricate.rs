@@ -1,0 +1,90 @@
+//! An export of a full volume, without its packs: index files, tree and snapshot.
+
+use serde_json::json;
+use windlass::repository::time::rfc3339;
+use windlass::repository::tree::{Content, NewFile, NewFolder, pack_folder, pack_tree};
+use windlass::repository::{
+    BlobKind, Compressor, Id, IndexWriter, LockMode, PackBuilder, PackRecord, PackedBlob, Repository, Snapshot, Verification,
+};
+use windlass::scratch::ScratchError;
+use windlass::transfer::ChunkSize;
+use windlass::types::Timestamp;
+
+use super::{FOLDER, PATH, metadata};
+use crate::error::{BenchError, While};
+use crate::product::{RepositoryArguments, print};
+
+/// Chunks of a pack: what a chunk that compresses to a third makes of 16 MiB.
+const CHUNKS_OF_PACK: u64 = 48;
+
+/// The list of a volume of so many chunks, none like another.
+struct Chunks(u64);
+
+fn id(number: u64) -> Id {
+    Id::of(&number.to_le_bytes())
+}
+
+impl Content for Chunks {
+    fn ids(&self) -> Box<dyn Iterator<Item = Result<Id, ScratchError>> + '_> {
+        Box::new((0..self.0).map(|number| Ok(id(number))))
+    }
+}
+
+pub(super) async fn run(arguments: &RepositoryArguments, size: u64) -> Result<(), BenchError> {
+    let repository = arguments.open().await?;
+    let chunks = store(&repository, size).await.while_doing(|| "fabricating an export".to_owned())?;
+    print(json!({ "size_bytes": size, "chunks": chunks }), json!({}))
+}
+
+async fn store(repository: &Repository, size: u64) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    let chunk_bytes = ChunkSize::for_volume(size).bytes();
+    let chunks = size / chunk_bytes;
+    let lock = repository.lock(LockMode::Shared).await?;
+    let mut writer = IndexWriter::new(repository.clone());
+    for first in (0..chunks).step_by(CHUNKS_OF_PACK as usize) {
+        let blob = |number: u64| PackedBlob {
+            id: id(number),
+            kind: BlobKind::Data,
+            offset: ((number - first) * (chunk_bytes / 3)) as u32,
+            length: (chunk_bytes / 3) as u32,
+            uncompressed_length: std::num::NonZeroU32::new(chunk_bytes as u32),
+        };
+        let blobs = (first..(first + CHUNKS_OF_PACK).min(chunks)).map(blob).collect();
+        writer.add(PackRecord { id: id(u64::MAX - first), blobs }).await?;
+    }
+
+    let (sealer, scratch, modified) = (repository.sealer(), repository.scratch(), Timestamp::now());
+    let text = metadata(size, "first").to_bytes()?;
+    let mut pack = PackBuilder::new(sealer.clone(), BlobKind::Data, 1 << 20, Verification::Decode);
+    pack.add(Id::of(&text), &text, &mut Compressor::new(1)?)?;
+    if let Some(pack) = pack.finish()? {
+        repository.put_pack(&pack).await?;
+        writer.add(pack.record).await?;
+    }
+    let files = [
+        NewFile { name: "volume.img", size, modified, content: &Chunks(chunks) },
+        NewFile { name: "meta.json", size: text.len() as u64, modified, content: &vec![Id::of(&text)] },
+    ];
+    let folder = pack_tree(scratch, &sealer, &files)?;
+    let root = pack_folder(scratch, &sealer, &NewFolder { name: FOLDER, modified, tree: folder.id })?;
+    for tree in [&folder, &root] {
+        repository.put_tree(tree).await?;
+        writer.add(tree.record.clone()).await?;
+    }
+    writer.finish().await?;
+    let snapshot = Snapshot {
+        time: rfc3339(modified),
+        tree: root.id,
+        paths: vec![PATH.to_owned()],
+        hostname: "bench".to_owned(),
+        username: String::new(),
+        tags: Vec::new(),
+        parent: None,
+        original: None,
+        program_version: "windlass-bench".to_owned(),
+        summary: None,
+    };
+    repository.save_snapshot(&snapshot, &lock).await?;
+    lock.release().await?;
+    Ok(chunks)
+}
