@@ -73,7 +73,7 @@ impl KeySet {
             && longer.len() <= last.len() * 2
         {
             let pair = self.runs.split_off(self.runs.len() - 2);
-            let pair: Vec<_> = pair.into_iter().map(SortedRows::into_rows).collect();
+            let pair: Vec<_> = pair.iter().map(|run| (run.rows(), 0..run.len())).collect();
             self.runs.push(merge(&self.scratch, &pair)?);
         }
         Ok(())

@@ -1,10 +1,11 @@
 //! Tables that are searched by the key their rows begin with.
 //!
-//! Rows are sorted as bytes, in runs that fit the memory, which are merged in the end. A directory in memory has the first eight
-//! bytes of every 64th row (an eighth of a byte for each row), so that a look-up reads one block.
+//! Rows are sorted as bytes, in runs that fit the memory, which are merged in the end. A directory in memory has the first four
+//! bytes of every 16th row (a quarter of a byte for each row), so that a look-up reads one block.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use super::{Rows, RowsWriter, Scratch, ScratchError};
 
@@ -14,21 +15,24 @@ pub const KEY_BYTES: usize = 32;
 pub type Key = [u8; KEY_BYTES];
 
 /// Rows of a block.
-const BLOCK_ROWS: u64 = 64;
+const BLOCK_ROWS: u64 = 16;
 
 /// Takes rows in any order.
 #[derive(Debug)]
 pub struct Sorter<const ROW: usize> {
     scratch: Scratch,
     rows: Vec<[u8; ROW]>,
-    runs: Vec<Rows<ROW>>,
+    /// Sorted runs one behind another, in one list: each alone would be short enough to stay in memory.
+    runs: RowsWriter<ROW>,
+    /// Where each run ends.
+    ends: Vec<u64>,
 }
 
 impl<const ROW: usize> Sorter<ROW> {
     /// No rows.
     pub fn new(scratch: &Scratch) -> Self {
         const { assert!(ROW >= KEY_BYTES, "a row begins with a key") };
-        Self { scratch: scratch.clone(), rows: Vec::new(), runs: Vec::new() }
+        Self { scratch: scratch.clone(), rows: Vec::new(), runs: RowsWriter::new(scratch), ends: Vec::new() }
     }
 
     /// Adds a row.
@@ -37,8 +41,7 @@ impl<const ROW: usize> Sorter<ROW> {
     /// [`ScratchError`].
     pub fn push(&mut self, row: [u8; ROW]) -> Result<(), ScratchError> {
         if (self.rows.len() + 1) * ROW > self.scratch.memory_bytes() {
-            let run = self.run()?;
-            self.runs.push(run);
+            self.end_run()?;
         }
         self.rows.push(row);
         Ok(())
@@ -49,29 +52,34 @@ impl<const ROW: usize> Sorter<ROW> {
     /// # Errors
     /// [`ScratchError`].
     pub fn finish(mut self) -> Result<SortedRows<ROW>, ScratchError> {
-        let last = self.run()?;
-        drop(std::mem::take(&mut self.rows));
-        if self.runs.is_empty() {
-            return SortedRows::of(last);
+        self.end_run()?;
+        drop(self.rows);
+        let rows = self.runs.finish()?;
+        if self.ends.len() <= 1 {
+            return SortedRows::of(rows);
         }
-        self.runs.push(last);
-        merge(&self.scratch, &self.runs)
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let runs: Vec<_> = starts.zip(&self.ends).map(|(start, end)| (&rows, start..*end)).collect();
+        merge(&self.scratch, &runs)
     }
 
-    fn run(&mut self) -> Result<Rows<ROW>, ScratchError> {
+    fn end_run(&mut self) -> Result<(), ScratchError> {
         self.rows.sort_unstable();
         self.rows.dedup();
-        let mut run = RowsWriter::new(&self.scratch);
-        self.rows.drain(..).try_for_each(|row| run.push(&row))?;
-        run.finish()
+        self.rows.drain(..).try_for_each(|row| self.runs.push(&row))?;
+        self.ends.push(self.runs.len());
+        Ok(())
     }
 }
 
-/// One table of all rows of several sorted lists; of equal ones, one.
-pub(super) fn merge<const ROW: usize>(scratch: &Scratch, runs: &[Rows<ROW>]) -> Result<SortedRows<ROW>, ScratchError> {
+/// One table of all rows of several sorted parts of lists; of equal ones, one.
+pub(super) fn merge<const ROW: usize>(
+    scratch: &Scratch,
+    runs: &[(&Rows<ROW>, Range<u64>)],
+) -> Result<SortedRows<ROW>, ScratchError> {
     // The buffers of all runs together are one more share of memory.
     let step_bytes = scratch.memory_bytes() / runs.len().max(1);
-    let mut rows: Vec<_> = runs.iter().map(|run| run.iter_in_steps(0, run.len(), step_bytes)).collect();
+    let mut rows: Vec<_> = runs.iter().map(|(run, range)| run.iter_in_steps(range.start, range.end, step_bytes)).collect();
     let mut heads = BinaryHeap::with_capacity(runs.len());
     for (number, rows) in rows.iter_mut().enumerate() {
         if let Some(row) = rows.next() {
@@ -97,11 +105,11 @@ pub(super) fn merge<const ROW: usize>(scratch: &Scratch, runs: &[Rows<ROW>]) -> 
 pub struct SortedRows<const ROW: usize> {
     rows: Rows<ROW>,
     /// The beginning of the first row of each block.
-    directory: Vec<u64>,
+    directory: Vec<u32>,
 }
 
-fn beginning(row: &[u8]) -> u64 {
-    row.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+fn beginning(row: &[u8]) -> u32 {
+    row.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 impl<const ROW: usize> SortedRows<ROW> {
@@ -133,8 +141,8 @@ impl<const ROW: usize> SortedRows<ROW> {
     }
 
     /// The list beneath.
-    pub(super) fn into_rows(self) -> Rows<ROW> {
-        self.rows
+    pub(super) fn rows(&self) -> &Rows<ROW> {
+        &self.rows
     }
 
     /// The first row that begins with `key`, and its number.

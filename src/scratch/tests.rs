@@ -16,7 +16,7 @@ fn scratch(memory_bytes: usize) -> (tempfile::TempDir, Scratch) {
 fn key(number: u16) -> Key {
     // Few beginnings, so that many rows share one.
     let mut key = [0; KEY_BYTES];
-    key[7] = (number % 3) as u8;
+    key[3] = (number % 3) as u8;
     key[20..22].copy_from_slice(&number.to_be_bytes());
     key
 }
@@ -112,6 +112,19 @@ proptest! {
             prop_assert_eq!(set.len(), model.len() as u64);
         }
     }
+}
+
+#[test]
+fn runs_that_are_to_be_merged_are_not_kept_in_memory() {
+    let (_folder, scratch) = scratch(1000);
+    let mut sorter = Sorter::<KEY_BYTES>::new(&scratch);
+    for number in 0..10_000 {
+        sorter.push(key(number)).unwrap();
+    }
+    // All but the run that is being gathered and what is written at once.
+    let in_memory = 10_000 * KEY_BYTES as u64 - scratch.used_bytes();
+    assert!(in_memory <= 1000 + (64 << 10), "{in_memory}");
+    assert_eq!(sorter.finish().unwrap().len(), 10_000);
 }
 
 #[test]
