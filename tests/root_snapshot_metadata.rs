@@ -6,14 +6,13 @@
 
 mod csi_harness;
 mod metadata_client;
+mod random_volumes;
 mod root_support;
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use csi_harness::{NODE, block, bytes, from_snapshot, from_volume, mount, new_volume};
@@ -21,15 +20,16 @@ use csi_proto::csi::v1::controller_client::ControllerClient;
 use csi_proto::csi::v1::node_client::NodeClient;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1::*;
-use metadata_client::{Ask, Client, applied, content, list, list_in_pieces};
-use nix::fcntl::{FallocateFlags, fallocate};
+use metadata_client::{Ask, Client, applied, list, list_across_cuts, list_in_pieces};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use random_volumes::writers::Writers;
+use random_volumes::{BLOCK, Way, files};
 use root_support::{Sandbox, pattern};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
-use windlass::block::{Access, AlignedBuffer, file_ops};
+use windlass::block::Access;
 use windlass::csi::quiesce::MountQuiesce;
 use windlass::csi::server::{self, PrivateSocket};
 use windlass::csi::{NodeLayer, NodeName, NodeOptions};
@@ -38,10 +38,9 @@ use windlass::mount::path::Root;
 use windlass::mount::system::SystemMounter;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::reflink::{create_pool, open_pool};
-use windlass::types::{ByteRange, FsType, Object, SnapshotHandle, VolumeHandle};
+use windlass::types::{FsType, Object, SnapshotHandle, VolumeHandle};
 
 const WRITER: Mode = Mode::SingleNodeWriter;
-const BLOCK: u64 = 4096;
 const OPERATIONS: usize = 2500;
 /// Size of a volume at its creation.
 const SMALL: u64 = 4 << 20;
@@ -161,57 +160,9 @@ struct Raw {
 
 /// One change of a volume's content, by its device or, when it has none, by the file beneath.
 fn change(node: &Node, volume: &mut Raw, random: &mut StdRng) {
-    let object = Node::object(&volume.id);
-    let size = volume.bytes.len() as u64;
-    let start = random.random_range(0..size);
-    let length = random.random_range(1..=(size - start).min(16 * BLOCK));
-    // Direct I/O, and the block layer's zeroing and discarding, take whole blocks.
-    let whole = ByteRange::new(start, length).unwrap().widened(BLOCK, size).unwrap();
-    let attached = node.pool.attachment(object).unwrap();
-    let way = random.random_range(0..10);
-    let (range, zeros) = match way {
-        0..3 => (ByteRange::new(start, length).unwrap(), false),
-        3..6 => (whole, false),
-        _ => (whole, true),
-    };
-    let target = &mut volume.bytes[range.offset() as usize..range.end() as usize];
-    if zeros {
-        target.fill(0)
-    } else {
-        target.copy_from_slice(&content(random, target.len()))
-    }
-    let (offset, length) = (range.offset() as i64, range.length() as i64);
-    let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    match attached {
-        Some(attachment) => {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true);
-            let buffered = options.open(&attachment.device).unwrap();
-            match way {
-                3..6 => {
-                    let direct = options.custom_flags(libc::O_DIRECT).open(&attachment.device).unwrap();
-                    let mut buffer = AlignedBuffer::zeroed(target.len());
-                    buffer.copy_from_slice(target);
-                    direct.write_all_at(&buffer, range.offset()).unwrap();
-                }
-                6 => fallocate(&buffered, FallocateFlags::FALLOC_FL_PUNCH_HOLE | keep, offset, length).unwrap(),
-                7 => fallocate(&buffered, FallocateFlags::FALLOC_FL_ZERO_RANGE | keep, offset, length).unwrap(),
-                _ => buffered.write_all_at(target, range.offset()).unwrap(),
-            }
-        }
-        None => {
-            let file = node.file(&volume.id);
-            match way {
-                6 | 7 => file_ops::punch_hole(&file, range).unwrap(),
-                8 => fallocate(&file, FallocateFlags::FALLOC_FL_ZERO_RANGE | keep, offset, length).unwrap(),
-                9 => {
-                    file_ops::punch_hole(&file, range).unwrap();
-                    file_ops::preallocate(&file, range).unwrap();
-                }
-                _ => file.write_all_at(target, range.offset()).unwrap(),
-            }
-            file.sync_all().unwrap();
-        }
+    match node.pool.attachment(Node::object(&volume.id)).unwrap() {
+        Some(attachment) => random_volumes::change(&Way::Device(&attachment.device), &mut volume.bytes, random),
+        None => random_volumes::change(&Way::File(&node.file(&volume.id)), &mut volume.bytes, random),
     }
 }
 
@@ -321,51 +272,40 @@ async fn deltas_are_small(node: &Node) {
     node.pool.detach(Node::object(&volume)).unwrap();
 }
 
-/// Threads that write to a device until this is dropped, also on a panic: nothing must hold the device then.
-struct Writers {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Writers {
-    /// One with and one without the page cache, each in its half: where the two collide, the kernel reports an error of the
-    /// device at the next flush.
-    fn start(device: &Path) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = [(0, 0), (libc::O_DIRECT, SMALL / 2)].map(|(flags, first)| {
-            let device = OpenOptions::new().write(true).custom_flags(flags).open(device).unwrap();
-            let (stop, mut random) = (Arc::clone(&stop), StdRng::seed_from_u64(first));
-            std::thread::spawn(move || {
-                let mut buffer = AlignedBuffer::zeroed(4 * BLOCK as usize);
-                while !stop.load(Ordering::Relaxed) {
-                    let length = random.random_range(1..=4) * BLOCK as usize;
-                    buffer[..length].copy_from_slice(&content(&mut random, length));
-                    let at = first + random.random_range(0..SMALL / 2 / BLOCK - 4) * BLOCK;
-                    device.write_all_at(&buffer[..length], at).unwrap();
-                }
-            })
-        });
-        Self { stop, threads: threads.into() }
+/// A list of many ranges over connections that are cut anywhere: each cut is an error, and what was said before and after all
+/// of them turns the base into the target.
+async fn cuts_of_the_connection(node: &Node, random: &mut StdRng) {
+    const BLOCKS: u64 = 1500;
+    let volume = node.create("cut", BLOCKS * BLOCK, block(WRITER), None).await;
+    let device = OpenOptions::new().write(true).open(node.attach(&volume)).unwrap();
+    device.write_all_at(&pattern(1, (BLOCKS / 2 * BLOCK) as usize), 0).unwrap();
+    let base = node.cut("cut-1", &volume).await;
+    for index in (0..BLOCKS).filter(|index| index % 3 == 0) {
+        device.write_all_at(&pattern(index, BLOCK as usize), index * BLOCK).unwrap();
     }
-}
-
-impl Drop for Writers {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let written = thread.join();
-            assert!(written.is_ok() || std::thread::panicking(), "a writer failed");
-        }
+    let target = node.cut("cut-2", &volume).await;
+    let (base_bytes, target_bytes) = (node.read(&base), node.read(&target));
+    let mut cuts = 0;
+    for _ in 0..6 {
+        let (ranges, delta) = list_across_cuts(&node.socket, Ask::Delta { base: &base, target: &target }, random).await;
+        assert!(applied(&base_bytes, &target_bytes, &ranges) == target_bytes, "something changed and was not said");
+        let (ranges, allocated) = list_across_cuts(&node.socket, Ask::Allocated(&target), random).await;
+        assert!(applied(&[], &target_bytes, &ranges) == target_bytes, "something is allocated and was not said");
+        cuts += delta + allocated;
     }
+    assert!(cuts > 60, "{cuts} cuts");
+    drop(device);
+    node.pool.detach(Node::object(&volume)).unwrap();
 }
 
 /// Snapshots of a raw volume that is written to meanwhile.
 async fn writes_in_flight(node: &Node, random: &mut StdRng) {
     const CUTS: usize = 12;
     let volume = node.create("busy", SMALL, block(WRITER), None).await;
-    let writers = Writers::start(&node.attach(&volume));
+    let writers = Writers::start(&node.attach(&volume), SMALL, random.random());
     let mut snapshots: Vec<(String, Vec<u8>)> = Vec::new();
     for index in 0..CUTS {
+        writers.wait_for(2);
         let snapshot = node.cut(&format!("busy-{index}"), &volume).await;
         let bytes = node.read(&snapshot);
         assert!(snapshots.last().is_none_or(|(_, last)| *last != bytes), "nothing was in flight");
@@ -391,15 +331,7 @@ async fn file_system(node: &Node, sandbox: &Sandbox, random: &mut StdRng) {
     node.node.clone().node_stage_volume(csi_harness::stage(&volume, path, capability())).await.unwrap();
     let mut snapshots: Vec<String> = Vec::new();
     for round in 0..6 {
-        for _ in 0..20 {
-            let file = staging.join(format!("file-{}", random.random_range(0..12)));
-            let length = random.random_range(1..300_000);
-            match random.random_range(0..5) {
-                0 => drop(fs::remove_file(&file)),
-                1 => drop(OpenOptions::new().write(true).open(&file).and_then(|file| file.set_len(length))),
-                _ => fs::write(&file, content(random, length as usize)).unwrap(),
-            }
-        }
+        (0..20).for_each(|_| files::change(&staging, random));
         snapshots.push(node.cut(&format!("files-{round}"), &volume).await);
         let base = &snapshots[random.random_range(0..=round)];
         node.check(base, &snapshots[round], random).await;
@@ -420,6 +352,7 @@ fn nothing_is_missed(pool_fs: FsType, checksum: &'static str) {
         let node = Node::start(&sandbox, directory, pool_fs, checksum).await;
         let mut random = StdRng::seed_from_u64(4);
         deltas_are_small(&node).await;
+        cuts_of_the_connection(&node, &mut random).await;
         writes_in_flight(&node, &mut random).await;
         file_system(&node, &sandbox, &mut random).await;
         random_operations(&node, &mut random).await;

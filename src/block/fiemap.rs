@@ -1,9 +1,12 @@
 //! Which parts of a file have storage, and where.
 //!
-//! Extents are fetched in batches of 512, so memory does not grow with the file. While a file is written to, batches may not
-//! fit together; a list that is to be exact is taken from a file that nobody writes to. What a caller must know of the flags:
-//! an extent that is [`ExtentFlags::is_opaque`] has no comparable physical place (data not allocated yet, inline, encoded), and
-//! unwritten extents read as zeros.
+//! Extents are fetched in batches of 512 into one buffer, so memory does not grow with the file. While a file is written to,
+//! batches may not fit together; a list that is to be exact is taken from a file that nobody writes to. What a caller must know
+//! of the flags: an extent that is [`ExtentFlags::is_opaque`] has no comparable physical place (data not allocated yet, inline,
+//! encoded), and unwritten extents read as zeros.
+//!
+//! The kernel looks up for each extent whether it is shared, which takes 2 us on XFS and 1.6 us on Btrfs; the flag cannot be
+//! declined. Larger batches change nothing about it (measured up to 16384).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,7 +14,7 @@ use std::os::fd::AsFd;
 use super::ioctl;
 use crate::types::ByteRange;
 
-/// Extents fetched by one call: 28 KiB of kernel copies, and few enough that the file is not locked for long.
+/// Extents fetched by one call: 28 KiB, and few enough that the file is not locked for long.
 const BATCH: usize = 512;
 
 #[repr(C)]
@@ -37,14 +40,14 @@ struct RawExtent {
 }
 
 #[repr(C)]
-struct RawBatch {
+struct RawBatch<const N: usize> {
     header: RawHeader,
-    extents: [RawExtent; BATCH],
+    extents: [RawExtent; N],
 }
 
 const _: () = assert!(size_of::<RawHeader>() == 32);
 const _: () = assert!(size_of::<RawExtent>() == 56);
-const _: () = assert!(size_of::<RawBatch>() == 32 + BATCH * 56);
+const _: () = assert!(size_of::<RawBatch<BATCH>>() == 32 + BATCH * 56);
 
 // The number carries the size of the header alone; the kernel writes `extent_count` extents behind it.
 const FS_IOC_FIEMAP: libc::Ioctl = nix::request_code_readwrite!(b'f', 11, size_of::<RawHeader>());
@@ -66,6 +69,20 @@ const SHARED: u32 = 0x2000;
 pub struct ExtentFlags(u32);
 
 impl ExtentFlags {
+    /// Nothing to say.
+    pub(super) const NONE: Self = Self(0);
+    /// Compressed, encrypted or otherwise not stored as it reads.
+    pub(super) const ENCODED: Self = Self(ENCODED);
+    /// Stored among metadata.
+    pub(super) const INLINE: Self = Self(INLINE);
+    /// Allocated, never written.
+    pub(super) const UNWRITTEN: Self = Self(UNWRITTEN);
+
+    /// What either says.
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// The flags with these bits.
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits)
@@ -90,10 +107,6 @@ impl ExtentFlags {
     /// packed with other data. Whoever compares extents takes it for changed.
     pub const fn is_opaque(self) -> bool {
         self.0 & (UNKNOWN | DELALLOC | ENCODED | ENCRYPTED | NOT_ALIGNED | INLINE | TAIL) != 0
-    }
-
-    const fn is_last(self) -> bool {
-        self.0 & LAST != 0
     }
 }
 
@@ -171,7 +184,7 @@ impl Default for FiemapOptions {
 pub fn extents<F: AsFd>(file: F, options: FiemapOptions) -> Extents<F> {
     let range = options.range;
     let (next, end) = range.map_or((0, u64::MAX), |range| (range.offset(), range.end()));
-    Extents { file, options, next, end, batch: Vec::new().into_iter(), state: State::First }
+    Extents { file, options, next, end, batch: RawBatch::new(), taken: 0, fetched: 0, position: 0, state: State::First }
 }
 
 /// Number of extents of a file. What is not written out yet is written out first.
@@ -186,35 +199,73 @@ pub fn count(file: impl AsFd) -> io::Result<u64> {
     Ok(header.mapped_extents.into())
 }
 
+/// Number of extents of a file, by fetching all of them `N` at a time and looking at none: what any listing costs at least.
+/// For measurements.
+///
+/// # Errors
+/// As for [`count`].
+pub fn count_by_walking<const N: usize>(file: impl AsFd) -> io::Result<u64> {
+    let (mut batch, mut start, mut count) = (RawBatch::<N>::new(), 0, 0);
+    loop {
+        let extents = batch.fetch(&file, start, u64::MAX - start, 0)?;
+        count += extents.len() as u64;
+        match extents.last() {
+            Some(last) if last.flags & LAST == 0 => start = last.logical.saturating_add(last.length),
+            _ => return Ok(count),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     First,
     Following,
-    Done,
+    Last,
 }
 
 /// Iterator made by [`extents`].
-#[derive(Debug)]
 pub struct Extents<F> {
     file: F,
     options: FiemapOptions,
+    /// Where the next batch begins.
     next: u64,
     end: u64,
-    batch: std::vec::IntoIter<FileExtent>,
+    batch: Box<RawBatch<BATCH>>,
+    taken: usize,
+    fetched: usize,
+    /// End of the last extent of this batch.
+    position: u64,
     state: State,
+}
+
+impl<F> std::fmt::Debug for Extents<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Extents").field("options", &self.options).field("next", &self.next).finish_non_exhaustive()
+    }
 }
 
 impl<F: AsFd> Extents<F> {
     fn fetch(&mut self) -> io::Result<()> {
         let write_out = self.state == State::First && self.options.write_out == WriteOut::First;
-        self.state = State::Following;
-        let batch = fetch_batch(&self.file, self.next, self.end - self.next, if write_out { FIEMAP_FLAG_SYNC } else { 0 })?;
-        match check_batch(&batch, self.next)? {
-            Some(next) if next < self.end => self.next = next,
-            _ => self.state = State::Done,
-        }
-        self.batch = batch.into_iter();
+        let flags = if write_out { FIEMAP_FLAG_SYNC } else { 0 };
+        let extents = self.batch.fetch(&self.file, self.next, self.end - self.next, flags)?;
+        self.state = match extents.last() {
+            Some(last) if last.flags & LAST == 0 && last.logical.saturating_add(last.length) < self.end => State::Following,
+            _ => State::Last,
+        };
+        (self.taken, self.fetched, self.position) = (0, extents.len(), 0);
         Ok(())
+    }
+
+    /// The next extent of the batch, checked.
+    fn take(&mut self) -> Option<io::Result<FileExtent>> {
+        let extent = FileExtent::from(self.batch.extents.get(..self.fetched)?.get(self.taken)?);
+        self.taken += 1;
+        let checked = end_in_order(&extent, self.position, self.next);
+        if let Ok(end) = checked {
+            self.position = end;
+        }
+        Some(checked.map(|_| extent))
     }
 }
 
@@ -223,60 +274,62 @@ impl<F: AsFd> Iterator for Extents<F> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            for extent in self.batch.by_ref() {
-                if extent.flags.is_unwritten() && self.options.unwritten == Unwritten::Skip {
-                    continue;
+            let step = match self.take() {
+                Some(taken) => taken.map(Some),
+                None if self.state == State::Last => return None,
+                None => {
+                    // Nothing before the first batch; then what was fetched last tells where to go on.
+                    self.next = self.next.max(self.position);
+                    self.fetch().map(|()| None)
                 }
-                let extent = self.options.range.map_or(Some(extent), |range| extent.within(range));
-                if let Some(extent) = extent {
-                    return Some(Ok(extent));
+            };
+            match step {
+                Err(error) => {
+                    (self.state, self.fetched) = (State::Last, 0);
+                    return Some(Err(error));
                 }
-            }
-            if self.state == State::Done {
-                return None;
-            }
-            if let Err(error) = self.fetch() {
-                self.state = State::Done;
-                return Some(Err(error));
+                Ok(None) => {}
+                Ok(Some(extent)) if extent.flags.is_unwritten() && self.options.unwritten == Unwritten::Skip => {}
+                Ok(Some(extent)) => {
+                    let wanted = self.options.range.map_or(Some(extent), |range| extent.within(range));
+                    if let Some(wanted) = wanted {
+                        return Some(Ok(wanted));
+                    }
+                }
             }
         }
     }
 }
 
-fn fetch_batch(file: impl AsFd, start: u64, length: u64, flags: u32) -> io::Result<Vec<FileExtent>> {
-    let header = RawHeader { start, length, flags, mapped_extents: 0, extent_count: BATCH as u32, reserved: 0 };
-    let empty = RawExtent { logical: 0, physical: 0, length: 0, reserved64: [0; 2], flags: 0, reserved: [0; 3] };
-    let mut batch = Box::new(RawBatch { header, extents: [empty; BATCH] });
-    // SAFETY: FS_IOC_FIEMAP reads the header, and writes it and at most `extent_count` extents behind it, which is what
-    // `RawBatch` has room for.
-    unsafe { ioctl::with_pointer(file.as_fd(), FS_IOC_FIEMAP, &mut *batch) }?;
-    let mapped = batch.extents.get(..batch.header.mapped_extents as usize).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(mapped
-        .iter()
-        .map(|raw| FileExtent {
-            logical: raw.logical,
-            physical: raw.physical,
-            length: raw.length,
-            flags: ExtentFlags::from_bits(raw.flags),
-        })
-        .collect())
+impl<const N: usize> RawBatch<N> {
+    fn new() -> Box<Self> {
+        let header = RawHeader { start: 0, length: 0, flags: 0, mapped_extents: 0, extent_count: 0, reserved: 0 };
+        let empty = RawExtent { logical: 0, physical: 0, length: 0, reserved64: [0; 2], flags: 0, reserved: [0; 3] };
+        Box::new(Self { header, extents: [empty; N] })
+    }
+
+    fn fetch(&mut self, file: impl AsFd, start: u64, length: u64, flags: u32) -> io::Result<&[RawExtent]> {
+        self.header = RawHeader { start, length, flags, mapped_extents: 0, extent_count: N as u32, reserved: 0 };
+        // SAFETY: FS_IOC_FIEMAP reads the header, and writes it and at most `extent_count` extents behind it, which is what
+        // `RawBatch` has room for.
+        unsafe { ioctl::with_pointer(file.as_fd(), FS_IOC_FIEMAP, self) }?;
+        Ok(self.extents.get(..self.header.mapped_extents as usize).ok_or(io::ErrorKind::InvalidData)?)
+    }
 }
 
-/// Where the next batch begins; `None` when this was the last. Extents must ascend and must not be empty, else the walk
-/// might never end or report a range twice.
-fn check_batch(batch: &[FileExtent], start: u64) -> io::Result<Option<u64>> {
-    let mut position: Option<u64> = None;
-    for extent in batch {
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the file's extents changed while they were listed");
-        let range = extent.range().ok_or_else(invalid)?;
-        if position.is_some_and(|position| range.offset() < position) || range.end() <= start {
-            return Err(invalid());
-        }
-        position = Some(range.end());
+impl From<&RawExtent> for FileExtent {
+    fn from(raw: &RawExtent) -> Self {
+        let flags = ExtentFlags::from_bits(raw.flags);
+        Self { logical: raw.logical, physical: raw.physical, length: raw.length, flags }
     }
-    match batch.last() {
-        Some(last) if !last.flags.is_last() => Ok(position),
-        _ => Ok(None),
+}
+
+/// The end of an extent of a batch that was asked for from `start` on, after another that ended at `position`. Extents must
+/// ascend and must not be empty, else the walk might never end or report a range twice. The first may begin before the start.
+fn end_in_order(extent: &FileExtent, position: u64, start: u64) -> io::Result<u64> {
+    match extent.range() {
+        Some(range) if range.offset() >= position && range.end() > start => Ok(range.end()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the file's extents changed while they were listed")),
     }
 }
 
@@ -289,17 +342,13 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_without_the_last_extent_goes_on_at_its_end() {
-        assert_eq!(check_batch(&[extent(0, 4096, 0), extent(8192, 4096, 0)], 0).unwrap(), Some(12288));
-        assert_eq!(check_batch(&[extent(0, 4096, LAST)], 0).unwrap(), None);
-        assert_eq!(check_batch(&[], 0).unwrap(), None);
-    }
-
-    #[test]
     fn extents_that_do_not_ascend_are_an_error() {
-        assert!(check_batch(&[extent(4096, 4096, 0), extent(4096, 4096, 0)], 0).is_err());
-        assert!(check_batch(&[extent(0, 0, 0)], 0).is_err());
-        assert!(check_batch(&[extent(0, 4096, 0)], 4096).is_err());
+        assert_eq!(end_in_order(&extent(8192, 4096, 0), 4096, 0).unwrap(), 12288);
+        assert_eq!(end_in_order(&extent(0, 8192, 0), 0, 4096).unwrap(), 8192);
+        assert!(end_in_order(&extent(4096, 4096, 0), 8192, 0).is_err());
+        assert!(end_in_order(&extent(0, 0, 0), 0, 0).is_err());
+        assert!(end_in_order(&extent(0, 4096, 0), 0, 4096).is_err());
+        assert!(end_in_order(&extent(u64::MAX, 4096, 0), 0, 0).is_err());
     }
 
     #[test]

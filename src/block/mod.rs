@@ -7,6 +7,7 @@
 
 pub mod bind;
 pub mod btrfs;
+pub mod btrfs_extents;
 pub mod buffer;
 pub mod device;
 pub mod fiemap;

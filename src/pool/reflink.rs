@@ -21,12 +21,14 @@
 //!
 //! *Changed ranges* come from comparing the physical places of two snapshots' extents: what both share at the same offset is
 //! the same, everything else is reported. Both files exist while they are compared, so no place was given to other data
-//! meanwhile. Defragmentation or balancing over-reports, never under-reports. Unwritten extents are holes.
+//! meanwhile. Defragmentation or balancing over-reports, never under-reports. Unwritten extents are holes. On XFS the extents
+//! come from FIEMAP, on Btrfs from the snapshot's tree (`extents`).
 //!
 //! A crash between any two steps leaves a temporary name (swept), or an object that the catalogue has an intent for. This
 //! module never copies data to share it, and never touches a name that it did not give.
 
 pub mod changed;
+mod extents;
 mod files;
 mod layout;
 mod subvolumes;
@@ -42,6 +44,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{XFS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
+use self::extents::SnapshotExtents;
 use self::layout::Layout;
 use super::catalogue::Catalogue;
 use super::owned::OwnedPool;
@@ -213,6 +216,11 @@ impl ReflinkPool {
         }
     }
 
+    /// The extents of a snapshot, whose open file this is.
+    fn extents(&self, object: Object, file: File) -> Result<SnapshotExtents, PoolError> {
+        extents::of_snapshot(file, self.sharing).map_err(|error| self.io("list the extents of", object, error))
+    }
+
     fn io(&self, what: &str, object: Object, error: io::Error) -> PoolError {
         PoolError::io(format!("{what} {}", self.data_path(object).display()), error)
     }
@@ -376,18 +384,17 @@ impl Pool for ReflinkPool {
         let object = Object::Snapshot(snapshot);
         let file = self.open_data(object, Access::ReadOnly)?;
         let size = file.metadata().map_err(|error| self.io("look at", object, error))?.len();
-        let ranges =
-            fiemap::extents(file, FiemapOptions::LIVE).filter_map(|extent| extent.map(|extent| extent.range()).transpose());
+        let extents = self.extents(object, file)?;
+        let ranges = extents.filter_map(|extent| extent.map(|extent| extent.range()).transpose());
         Ok(Box::new(range::coalesce(changed::up_to(ranges, size))))
     }
 
     fn changed(&self, base: SnapshotId, target: SnapshotId) -> Result<RangeStream, PoolError> {
-        let base = self.open_data(Object::Snapshot(base), Access::ReadOnly)?;
-        let object = Object::Snapshot(target);
-        let target = self.open_data(object, Access::ReadOnly)?;
-        let size = target.metadata().map_err(|error| self.io("look at", object, error))?.len();
-        let differing =
-            changed::compare(fiemap::extents(base, FiemapOptions::LIVE), fiemap::extents(target, FiemapOptions::LIVE));
+        let (base, target) = (Object::Snapshot(base), Object::Snapshot(target));
+        let before = self.open_data(base, Access::ReadOnly)?;
+        let after = self.open_data(target, Access::ReadOnly)?;
+        let size = after.metadata().map_err(|error| self.io("look at", target, error))?.len();
+        let differing = changed::compare(self.extents(base, before)?, self.extents(target, after)?);
         Ok(Box::new(range::coalesce(changed::up_to(differing, size))))
     }
 

@@ -59,12 +59,17 @@ impl Drop for Node {
 
 /// A connection to a socket.
 pub async fn channel(path: &Path) -> Channel {
+    try_channel(path).await.unwrap()
+}
+
+/// The same, where the other side may be about to go.
+pub async fn try_channel(path: &Path) -> Result<Channel, tonic::transport::Error> {
     let path = path.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
         async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
     });
-    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
 }
 
 /// A client of the Identity service on a socket.

@@ -4,11 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "called by tests only")]
 #![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
 
+pub mod cut;
+
 use std::path::Path;
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use csi_proto::csi::v1::snapshot_metadata_client::SnapshotMetadataClient;
 use csi_proto::csi::v1::*;
+use cut::Cut;
 use futures::{Stream, StreamExt};
 use prost::Message as _;
 use rand::rngs::StdRng;
@@ -109,7 +113,8 @@ pub async fn take(client: &Client, ask: Ask<'_>, start: u64, most: i32, messages
             Some(Ok(answer)) => answer,
             Some(Err(status)) => {
                 listed.error = Some(status);
-                assert!(answers.next().await.is_none(), "something follows the error");
+                // When the connection is gone the client's library may say so again.
+                assert!(!matches!(answers.next().await, Some(Ok(_))), "a message follows the error");
                 break;
             }
         };
@@ -171,6 +176,63 @@ pub async fn list_in_pieces(socket: &Path, ask: Ask<'_>, random: &mut StdRng) ->
     pieces
 }
 
+/// The answer from `start` on, as far as it gets through a connection that is cut after `bytes` bytes; whether that was all.
+///
+/// A cut before the end of the call is an error, and what came before it is the beginning of the `whole` answer.
+pub async fn list_until_cut(
+    socket: &Path,
+    ask: Ask<'_>,
+    start: u64,
+    most: i32,
+    bytes: usize,
+    whole: &[(u64, u64)],
+) -> (Vec<(u64, u64)>, bool) {
+    let cut = Cut::after(bytes, socket);
+    let taken = match crate::csi_harness::try_channel(&cut.socket).await {
+        Ok(channel) => take(&Client::new(channel), ask, start, most, usize::MAX).await.map(|(listed, _)| listed),
+        Err(error) => Err(Status::unavailable(error.to_string())),
+    };
+    let relayed = cut.relayed().await;
+    let (ranges, error) = match taken {
+        Ok(listed) => (listed.ranges, listed.error),
+        Err(status) => (Vec::new(), Some(status)),
+    };
+    let expected: Vec<_> = whole.iter().copied().filter(|&(offset, length)| offset + length > start).collect();
+    match error {
+        Some(status) => {
+            assert!(matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Internal | Code::Cancelled), "{status}");
+            assert!(expected.starts_with(&ranges), "{ranges:?}");
+            (ranges, false)
+        }
+        None => {
+            assert!(relayed.is_end_seen, "cut after {relayed:?}, and it looks complete");
+            assert_eq!(ranges, expected);
+            (ranges, true)
+        }
+    }
+}
+
+/// The whole answer over connections that are cut at random points, resumed where each ended; and the number of cuts.
+pub async fn list_across_cuts(socket: &Path, ask: Ask<'_>, random: &mut StdRng) -> (Vec<(u64, u64)>, usize) {
+    let client = Client::new(crate::csi_harness::channel(socket).await);
+    let whole = list(&client, ask, 0, 0).await.unwrap().ranges;
+    let (mut pieces, mut start, mut cuts) = (Vec::new(), 0, 0);
+    // Enough for some messages, and at times for all of them.
+    let mut room = 300;
+    loop {
+        let most = random.random_range(0..20);
+        let (ranges, is_all) = list_until_cut(socket, ask, start, most, random.random_range(0..room), &whole).await;
+        start = ranges.last().map_or(start, |&(offset, length)| offset + length);
+        pieces.extend(ranges);
+        if is_all {
+            assert_eq!(pieces, whole);
+            return (pieces, cuts);
+        }
+        cuts += 1;
+        room += 20;
+    }
+}
+
 /// Writes the ranges of `target` into a copy of `base`.
 pub fn applied(base: &[u8], target: &[u8], ranges: &[(u64, u64)]) -> Vec<u8> {
     let mut copy = base.to_vec();
@@ -192,6 +254,17 @@ pub fn refused<T>(row: &str, result: Result<T, Status>, code: Code, names: &str)
             assert!(status.message().contains(names), "{row}: `{names}` is not named: {status}");
             assert!(status.details().is_empty(), "{row}: has details");
         }
+    }
+}
+
+/// The pin of a stream that was given up goes when the server hears of it.
+pub async fn delete_soon(node: &crate::csi_harness::Node, snapshot: &str) {
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(status) = node.delete_snapshot(snapshot).await {
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(Instant::now() < deadline, "the snapshot stays pinned");
+        interval.tick().await;
     }
 }
 
