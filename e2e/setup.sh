@@ -3,6 +3,7 @@
 #
 #   e2e/setup.sh build    what `make demo` needs: compiler, file system tools
 #   e2e/setup.sh test     that, and the oracles of the tests: csi-sanity and two releases of restic
+#   e2e/setup.sh fuzz     what `make build` needs, a nightly toolchain and cargo-fuzz
 #
 # Go programs are built into target/tools from the modules in e2e/tools, whose go.sum pins every byte.
 set -euo pipefail
@@ -11,6 +12,7 @@ cd "$(dirname "$0")/.."
 wanted=${1:-test}
 minimum_rust=1.95
 minimum_go=1.25
+cargo_fuzz=0.13.2
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -59,6 +61,23 @@ rust_setup() {
     fi
 }
 
+# The sanitizers and the coverage that fuzzing needs are of the nightly compiler only. What is fuzzed is built by it alone.
+fuzz_setup() {
+    command -v rustup >/dev/null || die "rustup is missing, and with it the nightly toolchain that fuzzing needs (https://rustup.rs)"
+    if ! rustup run nightly rustc --version >/dev/null 2>&1; then
+        say "installing the nightly Rust toolchain"
+        rustup toolchain install nightly --profile minimal || die "the nightly toolchain could not be installed"
+    fi
+    local version
+    version=$(rustup run nightly rustc --version | cut -d' ' -f2)
+    at_least "${version%%-*}" "$minimum_rust" || die "nightly $version is too old (rustup update nightly)"
+    if [ "$(target/tools/cargo-fuzz/bin/cargo-fuzz --version 2>/dev/null)" != "cargo-fuzz $cargo_fuzz" ]; then
+        say "building cargo-fuzz"
+        cargo install --quiet --locked --force --root target/tools/cargo-fuzz --version "$cargo_fuzz" cargo-fuzz \
+            || die "cargo-fuzz could not be built"
+    fi
+}
+
 go_setup() {
     [ -x /usr/local/go/bin/go ] && PATH="$PATH:/usr/local/go/bin"
     command -v go >/dev/null || install_packages golang-go
@@ -83,8 +102,8 @@ build_tool() {
 }
 
 case $wanted in
-    build | test) ;;
-    *) die "usage: $0 [build|test]" ;;
+    build | test | fuzz) ;;
+    *) die "usage: $0 [build|test|fuzz]" ;;
 esac
 command -v apt-get >/dev/null || die "this is no Debian; see the package lists in $0"
 
@@ -95,6 +114,10 @@ if [ "$wanted" = test ]; then
     go_setup
     build_tool csi-sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
     build_tool restic github.com/restic/restic/cmd/restic
+fi
+if [ "$wanted" = fuzz ]; then
+    fuzz_setup
+    exit 0
 fi
 
 # The kernel's part, checked now because each of these would fail later and less clearly. A container or a kernel with

@@ -6,8 +6,8 @@
 mod transfer_fixture;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -17,9 +17,10 @@ use windlass::repository::store::fault::{Call, Fault, FaultyStore};
 use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind};
 use windlass::repository::tree::FileSelector;
-use windlass::repository::{Repository, RepositoryError, Store};
+use windlass::repository::{Id, Repository, RepositoryError, Store};
 use windlass::transfer::{
-    ChunkSize, ExportError, Image, Locking, Progress, RestoreError, RestoreOptions, Target, export, restore,
+    ChunkSize, ExportError, ExportReport, FullReason, Image, Locking, Progress, RestoreError, RestoreOptions, Target, export,
+    restore,
 };
 use windlass::types::{ByteRange, RangeStream};
 
@@ -33,95 +34,313 @@ fn volume() -> Volume {
         .with(5 << 20, 1 << 20, |at| (at >> 12) as u8)
 }
 
-/// The repository in `store`, seen through a store that fails at the `nth` call that counts.
-async fn faulty(store: &Arc<MemoryStore>, nth: u64, fault: Fault, calls: Arc<AtomicU64>) -> Result<Repository, RepositoryError> {
-    // Releasing the lock is no part of what must succeed.
-    let counts = |call: &Call| !matches!(call, Call::Delete(_));
-    let inner: Arc<dyn Store> = store.clone();
-    let script = move |call: &Call| {
-        let is_it = counts(call) && calls.fetch_add(1, Ordering::SeqCst) + 1 == nth;
-        is_it.then_some(fault)
-    };
-    Repository::open(Arc::new(FaultyStore::new(inner, script)), &password()).await
+/// How an export goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Full,
+    Increment,
 }
 
-async fn remove_locks(store: &MemoryStore) {
-    for listed in store.list(Kind::Lock).await.unwrap() {
-        store.delete(Key::File(Kind::Lock, listed.id)).await.unwrap();
+/// A repository in which an export is to be made, once or more often.
+struct Bench {
+    store: Arc<MemoryStore>,
+    repository: Repository,
+    change: Change,
+    /// The parent of an increment.
+    before: Option<Id>,
+}
+
+impl Bench {
+    async fn new(way: Way) -> Self {
+        let (store, repository) = in_memory().await;
+        let change = Change::small();
+        let before = match way {
+            Way::Full => None,
+            Way::Increment => Some(change.export_before(&repository).await),
+        };
+        Self { store, repository, change, before }
+    }
+
+    async fn export(&self, repository: &Repository, cancel: &CancellationToken) -> Result<ExportReport, ExportError> {
+        let since = self.before.map(|before| self.change.parent(before)).ok_or(FullReason::NoParent);
+        export_link(repository, &self.change.after, 2, since, cancel).await
+    }
+
+    /// Snapshots that were not there before.
+    async fn visible(&self) -> usize {
+        self.repository.snapshots().await.unwrap().len() - usize::from(self.before.is_some())
+    }
+
+    /// The next export completes, and is right.
+    async fn goes_on(&self, case: &str) {
+        remove_locks(&self.store).await;
+        let report = self.export(&self.repository, &CancellationToken::new()).await.unwrap();
+        assert_eq!(report.mode.parent(), self.before, "after {case}");
+        let size = self.change.after.bytes.len();
+        let found = restored(&self.repository, &report.snapshot, size, Locking::None).await.unwrap();
+        assert!(found == self.change.after.bytes, "after {case}: another volume");
+        let found = check(&self.repository).await;
+        assert!(found.is_clean(), "after {case}: {:?}", found.errors);
     }
 }
 
-/// Whether a fault was met, or the operation made fewer calls.
-#[derive(PartialEq)]
-enum Met {
-    Yes,
-    No,
+/// A store that fails at one call, and which call that was.
+#[derive(Clone)]
+struct Trap {
+    nth: u64,
+    fault: Fault,
+    seen: Arc<AtomicU64>,
+    met: Arc<Mutex<Option<Call>>>,
 }
 
-async fn export_with_a_fault(volume: Volume, nth: u64, fault: Fault) -> Met {
-    let (store, repository) = in_memory().await;
-    let calls = Arc::new(AtomicU64::new(0));
-    let result = match faulty(&store, nth, fault, calls.clone()).await {
-        Ok(faulty) => export_volume(&faulty, &volume, ChunkSize::MIN).await.map_err(Some),
-        Err(_) => Err(None),
+impl Trap {
+    fn new(nth: u64, fault: Fault) -> Self {
+        Self { nth, fault, seen: Arc::default(), met: Arc::default() }
+    }
+
+    /// The repository in `store`, seen through it.
+    async fn open(&self, store: &Arc<MemoryStore>) -> Result<Repository, RepositoryError> {
+        let trap = self.clone();
+        let script = move |call: &Call| {
+            // Releasing the lock is no part of what must succeed.
+            let counts = !matches!(call, Call::Delete(_));
+            let is_it = counts && trap.seen.fetch_add(1, Ordering::SeqCst) + 1 == trap.nth;
+            is_it.then(|| {
+                *trap.met.lock().unwrap() = Some(*call);
+                trap.fault
+            })
+        };
+        reopen(Arc::new(FaultyStore::new(store.clone(), script))).await
+    }
+
+    fn met(&self) -> Option<Call> {
+        *self.met.lock().unwrap()
+    }
+}
+
+/// False when the export made fewer calls.
+async fn export_with_a_fault(way: Way, nth: u64, fault: Fault) -> bool {
+    let bench = Bench::new(way).await;
+    let trap = Trap::new(nth, fault);
+    let result = match trap.open(&bench.store).await {
+        Ok(faulty) => bench.export(&faulty, &CancellationToken::new()).await.map_err(|error| (error.to_string(), Some(error))),
+        Err(error) => Err((error.to_string(), None)),
     };
-    let was_reached = calls.load(Ordering::SeqCst) >= nth;
-    assert_eq!(result.is_err(), was_reached, "{fault:?} at call {nth}: {result:?}");
-    let visible = repository.snapshots().await.unwrap().len();
-    if let Err(error) = &result {
+    let Some(call) = trap.met() else {
+        result.unwrap();
+        return false;
+    };
+    let case = format!("{way:?}, {fault:?} at call {nth}, {call:?}");
+    if let Err((text, error)) = &result {
+        assert!(text.contains(&call.object()), "{case}: the object is not named: {text}");
         if let Some(error) = error {
-            assert!(matches!(error, ExportError::Repository(_)), "{error}");
-            assert_eq!(error.is_transient(), fault != Fault::Denied, "{error}");
+            assert!(matches!(error, ExportError::Repository(_)), "{case}: {error}");
+            assert_eq!(error.is_transient(), matches!(fault, Fault::Unavailable | Fault::AnswerLost), "{case}: {error}");
         }
-        // A snapshot whose answer was lost exists and is whole; nothing else ever does.
-        assert!(visible == 0 || fault == Fault::AnswerLost && visible == 1);
     }
-    let found = check(&repository).await;
-    assert!(found.is_clean(), "{fault:?} at call {nth}: {:?}", found.errors);
-    remove_locks(&store).await;
-    export_volume(&repository, &volume, ChunkSize::MIN).await.unwrap();
-    let found = check(&repository).await;
-    assert!(found.is_clean(), "after {fault:?} at call {nth}: {:?}", found.errors);
-    if was_reached { Met::Yes } else { Met::No }
+    match fault {
+        Fault::Unavailable | Fault::Denied | Fault::AnswerLost => assert!(result.is_err(), "{case}"),
+        Fault::Late => assert!(result.is_ok(), "{case}: {result:?}"),
+        // A part of the parent that does not read makes the export full; most lists cannot be cut.
+        Fault::Truncated | Fault::Stall => {}
+    }
+    if let (Fault::Truncated, Call::Put(key)) = (fault, call) {
+        // A store that says that it has what it has not breaks its promise: what is left to us is that a check tells.
+        let is_lock = matches!(key, Key::File(Kind::Lock, _));
+        let found = check(&bench.repository).await;
+        assert!(is_lock || found.errors.iter().any(|error| error.contains(&key.path())), "{case}: {:?}", found.errors);
+        return true;
+    }
+    // A snapshot whose answer was lost exists and is whole; nothing else ever does.
+    let visible = bench.visible().await;
+    assert!(visible == usize::from(result.is_ok()) || fault == Fault::AnswerLost && visible == 1, "{case}: {visible} visible");
+    let found = check(&bench.repository).await;
+    assert!(found.is_clean(), "{case}: {:?}", found.errors);
+    bench.goes_on(&case).await;
+    true
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_that_fails_at_any_call_leaves_nothing_visible_and_the_next_completes() {
-    let volume = volume();
-    for fault in [Fault::Unavailable, Fault::AnswerLost, Fault::Denied] {
+async fn exports_with_faults(way: Way, faults: &[Fault]) {
+    for &fault in faults {
         // Several at a time, since most of each is waiting for locks to settle.
-        let attempts = (1..).map(|nth| export_with_a_fault(volume.clone(), nth, fault));
-        let met =
-            futures::stream::iter(attempts).buffered(8).take_while(|met| std::future::ready(*met == Met::Yes)).count().await;
+        let attempts = (1..).map(|nth| export_with_a_fault(way, nth, fault));
+        let met = futures::stream::iter(attempts).buffered(12).take_while(|&met| std::future::ready(met)).count().await;
         assert!(met > 8, "an export makes more calls than {met}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_that_fails_at_any_call_is_an_error_and_the_next_completes() {
-    let volume = volume();
-    let (store, repository) = in_memory().await;
-    export_volume(&repository, &volume, ChunkSize::MIN).await.unwrap();
-    for fault in [Fault::Unavailable, Fault::Truncated, Fault::Denied] {
+async fn an_export_that_fails_at_any_call_leaves_nothing_visible_and_the_next_completes() {
+    exports_with_faults(Way::Full, &[Fault::Unavailable, Fault::AnswerLost, Fault::Denied]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_whose_answers_are_cut_or_late_at_any_call_is_whole_or_names_the_object() {
+    exports_with_faults(Way::Full, &[Fault::Truncated, Fault::Late]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_increment_that_fails_at_any_call_leaves_nothing_visible_and_the_next_completes() {
+    exports_with_faults(Way::Increment, &[Fault::Unavailable, Fault::AnswerLost, Fault::Denied]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_increment_whose_answers_are_cut_or_late_at_any_call_is_whole_or_names_the_object() {
+    exports_with_faults(Way::Increment, &[Fault::Truncated, Fault::Late]).await;
+}
+
+/// A store that from one call on answers nothing any more, and says so by cancelling.
+#[derive(Clone)]
+struct DeadFrom {
+    nth: u64,
+    seen: Arc<AtomicU64>,
+    armed: Arc<AtomicBool>,
+    since: Arc<Mutex<Option<Instant>>>,
+    cancel: CancellationToken,
+}
+
+/// How long after its cancellation an operation may go on: a second, and what a busy machine takes to look.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(2);
+
+impl DeadFrom {
+    fn new(nth: u64) -> Self {
+        let cancel = CancellationToken::new();
+        Self { nth, seen: Arc::default(), armed: Arc::default(), since: Arc::default(), cancel }
+    }
+
+    /// The repository in `store`, opened while it answers; calls are counted from here.
+    async fn open(&self, store: &Arc<MemoryStore>) -> Repository {
+        let dead = self.clone();
+        let script = move |_: &Call| {
+            if !dead.armed.load(Ordering::SeqCst) || dead.seen.fetch_add(1, Ordering::SeqCst) + 1 < dead.nth {
+                return None;
+            }
+            dead.since.lock().unwrap().get_or_insert_with(Instant::now);
+            dead.cancel.cancel();
+            Some(Fault::Stall)
+        };
+        let repository = reopen(Arc::new(FaultyStore::new(store.clone(), script))).await.unwrap();
+        self.armed.store(true, Ordering::SeqCst);
+        repository
+    }
+
+    fn calls(&self) -> u64 {
+        self.seen.load(Ordering::SeqCst)
+    }
+
+    /// Asserts that it did not take long since the store died, if it did.
+    fn assert_soon(&self, case: &str) {
+        let since = self.since.lock().unwrap().map(|since| since.elapsed());
+        assert!(since.is_none_or(|since| since < CANCELLED_WITHIN), "{case}: {since:?}");
+    }
+}
+
+async fn export_with_a_store_that_dies(way: Way, nth: u64) {
+    let (bench, dead) = (Bench::new(way).await, DeadFrom::new(nth));
+    let repository = dead.open(&bench.store).await;
+    let result = bench.export(&repository, &dead.cancel).await;
+    let case = format!("{way:?}, dead from call {nth} on");
+    dead.assert_soon(&case);
+    assert!(matches!(result, Err(ExportError::Cancelled)), "{case}: {result:?}");
+    assert_eq!(bench.visible().await, 0, "{case}");
+    let found = check(&bench.repository).await;
+    assert!(found.is_clean(), "{case}: {:?}", found.errors);
+    bench.goes_on(&case).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_whose_store_dies_at_any_call_ends_when_it_is_cancelled() {
+    for way in [Way::Full, Way::Increment] {
+        let (bench, alive) = (Bench::new(way).await, DeadFrom::new(u64::MAX));
+        bench.export(&alive.open(&bench.store).await, &alive.cancel).await.unwrap();
+        // From the last look at the lock on, which the snapshot's put follows, there is no way back. Then the lock is released.
+        let calls = alive.calls() - 3;
+        assert!(calls > 6, "{calls} calls");
+        let attempts = (1..=calls).map(|nth| export_with_a_store_that_dies(way, nth));
+        assert_eq!(futures::stream::iter(attempts).buffered(8).count().await as u64, calls);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_whose_store_dies_before_the_lock_is_released_is_done() {
+    let (bench, alive) = (Bench::new(Way::Increment).await, DeadFrom::new(u64::MAX));
+    bench.export(&alive.open(&bench.store).await, &alive.cancel).await.unwrap();
+    let (bench, dead) = (Bench::new(Way::Increment).await, DeadFrom::new(alive.calls()));
+    let report = bench.export(&dead.open(&bench.store).await, &dead.cancel).await.unwrap();
+    dead.assert_soon("dead at the last call");
+    let found = restored(&bench.repository, &report.snapshot, bench.change.after.bytes.len(), Locking::None).await.unwrap();
+    assert!(found == bench.change.after.bytes);
+}
+
+/// A store with an increment, its snapshot and its bytes.
+async fn incremented() -> (Arc<MemoryStore>, Id, Vec<u8>) {
+    let bench = Bench::new(Way::Increment).await;
+    let report = bench.export(&bench.repository, &CancellationToken::new()).await.unwrap();
+    assert_eq!(report.mode.name(), "incremental");
+    (bench.store, report.snapshot, bench.change.after.bytes)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_fails_at_any_call_is_an_error_that_names_the_object() {
+    let (store, snapshot, bytes) = incremented().await;
+    for fault in [Fault::Unavailable, Fault::AnswerLost, Fault::Truncated, Fault::Denied, Fault::Late] {
+        let mut harmless = 0;
         for nth in 1.. {
             remove_locks(&store).await;
-            let calls = Arc::new(AtomicU64::new(0));
-            let sink = fresh_sink(volume.bytes.len());
-            let restored = match faulty(&store, nth, fault, calls.clone()).await {
-                Ok(faulty) => matches!(restore_latest(&faulty, sink.clone(), Target::Fresh).await, Ok(Ok(_))),
-                Err(_) => false,
+            let trap = Trap::new(nth, fault);
+            let result = match trap.open(&store).await {
+                Ok(faulty) => restored(&faulty, &snapshot, bytes.len(), Locking::Shared).await,
+                Err(error) => Err(error.to_string()),
             };
-            if restored {
-                assert!(sink.content() == volume.bytes);
-            } else {
-                assert!(calls.load(Ordering::SeqCst) >= nth);
-            }
-            if calls.load(Ordering::SeqCst) < nth {
-                assert!(restored && nth > 5);
+            let Some(call) = trap.met() else {
+                assert!(result.unwrap() == bytes && nth > 8, "{fault:?}: {nth} calls");
                 break;
+            };
+            match result {
+                Ok(found) => {
+                    assert!(found == bytes, "{fault:?} at call {nth}: another volume");
+                    harmless += 1;
+                }
+                Err(error) => assert!(error.contains(&call.object()), "{fault:?} at call {nth}, {call:?}: {error}"),
             }
+            assert!(fault != Fault::Late || harmless == nth, "a late answer failed call {nth}");
         }
+        // The lock that was stored half is none of the restore's business; lists and sizes are not cut.
+        assert_eq!(harmless > 0, matches!(fault, Fault::Late | Fault::Truncated), "{fault:?}: {harmless}");
     }
+}
+
+async fn restore_from_a_store_that_dies(store: &Arc<MemoryStore>, snapshot: &Id, size: usize, dead: &DeadFrom) -> bool {
+    let repository = dead.open(store).await;
+    let snapshot = snapshot.to_string();
+    let opening = Image::open(&repository, &snapshot, &FileSelector::Only, Locking::Shared);
+    // As everyone does who opens one: it holds nothing that waits.
+    let Some(image) = dead.cancel.run_until_cancelled(opening).await else { return false };
+    let (image, sink) = (image.unwrap(), fresh_sink(size));
+    let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
+    let result = restore(&image, sink.clone(), &options, &Progress::new(), &dead.cancel).await;
+    assert!(result.is_ok() || matches!(result, Err(RestoreError::Cancelled)), "{result:?}");
+    assert_eq!(Arc::strong_count(&sink), 1, "the workers have ended");
+    image.let_go(&dead.cancel).await;
+    result.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_whose_store_dies_at_any_call_ends_when_it_is_cancelled() {
+    let (store, snapshot, bytes) = incremented().await;
+    let alive = DeadFrom::new(u64::MAX);
+    assert!(restore_from_a_store_that_dies(&store, &snapshot, bytes.len(), &alive).await);
+    assert!(alive.calls() > 8);
+    for nth in 1..=alive.calls() {
+        remove_locks(&store).await;
+        let dead = DeadFrom::new(nth);
+        let done = restore_from_a_store_that_dies(&store, &snapshot, bytes.len(), &dead).await;
+        dead.assert_soon(&format!("dead from call {nth} on"));
+        assert_eq!(done, nth == alive.calls(), "dead from call {nth} on");
+    }
+    remove_locks(&store).await;
+    let repository = reopen(store).await.unwrap();
+    assert!(restored(&repository, &snapshot, bytes.len(), Locking::Shared).await.unwrap() == bytes);
 }
 
 /// The packs in the store.

@@ -53,7 +53,7 @@ pub async fn run(
     let image = unless(interrupt, opening).await?;
     let restored = to_file(&image, path, tuning, format, interrupt).await;
     let (size, name) = (image.size_bytes(), image.path().to_owned());
-    image.close().await;
+    image.let_go(interrupt).await;
     let report = restored?;
     match format {
         Format::Text => print_text(&format!(

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::error::RepositoryError;
 use super::id::Id;
@@ -41,6 +42,8 @@ const REFRESH_TICK: Duration = Duration::from_secs(60);
 const STALE_AFTER: Duration = Duration::from_secs(30 * 60);
 /// 30 minutes less one and a half refreshes.
 const LOST_AFTER: Duration = Duration::from_secs(22 * 60 + 30);
+/// How long a removal is waited for by work that was cancelled, which is to end within a second.
+const LET_GO_WITHIN: Duration = Duration::from_millis(500);
 /// Leftovers of other puts that are swept with the stale locks: far longer than any put takes.
 const SWEEP_AFTER: Duration = Duration::from_secs(24 * 3600);
 
@@ -193,7 +196,7 @@ impl Held {
     }
 }
 
-/// A lock that is held and refreshed until it is released. Dropping it without [`release`](LockGuard::release) removes it in
+/// A lock that is held and refreshed until it is released. Dropping it before [`release`](LockGuard::release) has ended removes it in
 /// the background if a runtime is there, else leaves it to become stale in 30 minutes.
 pub struct LockGuard {
     repository: Repository,
@@ -224,16 +227,35 @@ impl LockGuard {
         }
     }
 
-    /// Removes the lock.
+    /// Removes the lock. Who does not wait for the store's answer and drops this leaves the removal to go on in the background, as
+    /// one who drops the lock.
     ///
     /// # Errors
     /// When the store refuses; the lock then becomes stale by itself.
     pub async fn release(mut self) -> Result<(), RepositoryError> {
-        self.released = true;
+        let held = Arc::clone(&self.held);
         // Under the mutex no refresh is under way, and the aborted task begins none after.
-        let held = self.held.lock().await;
+        let held = held.lock().await;
         self.refresh.abort();
-        self.repository.delete_object(Kind::Lock, held.id).await
+        let removed = self.repository.delete_object(Kind::Lock, held.id).await;
+        self.released = true;
+        removed
+    }
+
+    /// Removes the lock at the end of work that is done or has failed, which a lock that stays does not change: a refusal is only
+    /// logged. Once `cancel` is cancelled, a store that does not answer is not waited for.
+    pub async fn let_go(self, cancel: &CancellationToken) {
+        let given_up = async {
+            cancel.cancelled().await;
+            // The time is the bound itself; nothing else is waited for.
+            let _ = tokio::time::timeout(LET_GO_WITHIN, std::future::pending::<()>()).await;
+        };
+        tokio::select! {
+            released = self.release() => if let Err(error) = released {
+                tracing::warn!(%error, "the repository's lock could not be removed; it becomes stale in 30 minutes");
+            },
+            () = given_up => tracing::warn!("the store does not answer; the repository's lock may stay for 30 minutes"),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::metadata::{self, Metadata};
 use crate::repository::tree::{FileSelector, FoundFile, IdList};
 use crate::repository::{BlobKind, Damage, Index, LockGuard, LockMode, Repository, RepositoryError, StoredSnapshot};
@@ -79,6 +81,13 @@ impl Image {
     /// Ends the use of the repository.
     pub async fn close(self) {
         release(self.lock).await;
+    }
+
+    /// The same, without waiting for a store that does not answer once `cancel` is cancelled.
+    pub async fn let_go(self, cancel: &CancellationToken) {
+        if let Some(lock) = self.lock {
+            lock.let_go(cancel).await;
+        }
     }
 }
 

@@ -202,7 +202,7 @@ impl Restore {
             Ok(sink) => transfer::restore(&self.image, Arc::new(sink), &options, &self.progress, &self.cancel).await,
             Err(error) => Err(error),
         };
-        self.image.close().await;
+        self.image.let_go(&self.cancel).await;
         result
     }
 }

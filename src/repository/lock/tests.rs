@@ -1,6 +1,7 @@
 use super::*;
 use crate::repository::key_file::KdfCost;
 use crate::repository::password::Password;
+use crate::repository::store::fault::{Call, Fault, FaultyStore};
 use crate::repository::store::memory::MemoryStore;
 use crate::repository::store::{PutMode, Store};
 
@@ -101,6 +102,22 @@ async fn a_dropped_guard_takes_its_lock_away() {
     let guard = repository(&store).await.lock(LockMode::Shared).await.unwrap();
     drop(guard);
     // The deletion runs on this same thread as soon as it yields.
+    while !store.list(Kind::Lock).await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_is_not_waited_for_goes_on_in_the_background() {
+    let store = Arc::new(MemoryStore::new());
+    let password = Password::new("x").unwrap();
+    Repository::init(store.clone(), &password, KdfCost::TEST).await.unwrap();
+    // The first delete is lost, the next one, which the background makes, is not.
+    let stalls = FaultyStore::nth(store.clone(), 1, Fault::Stall, |call| matches!(call, Call::Delete(_)));
+    let guard = Repository::open(Arc::new(stalls), &password).await.unwrap().lock(LockMode::Shared).await.unwrap();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    cancel.cancel();
+    guard.let_go(&cancel).await;
     while !store.list(Kind::Lock).await.unwrap().is_empty() {
         tokio::task::yield_now().await;
     }

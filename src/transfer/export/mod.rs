@@ -191,10 +191,8 @@ pub async fn export(
     progress.enter(Phase::Preparing);
     let lock = until_cancelled(cancel, repository.lock(LockMode::Shared)).await??;
     let result = locked(source, scope, repository, options, progress, cancel, &lock, begun).await;
-    if let Err(error) = lock.release().await {
-        // Locks of those that are gone become stale; an export that is stored must not fail for that.
-        tracing::warn!(%error, "the repository's lock could not be removed");
-    }
+    // An export that is stored does not fail for its lock.
+    lock.let_go(cancel).await;
     let mut report = result?;
     report.elapsed = started.elapsed();
     progress.enter(Phase::Done);
