@@ -1,8 +1,8 @@
 //! Trees: any text as a blob, and trees that were made and read again.
 
 use windlass::repository::store::Kind;
-use windlass::repository::tree::{NewFile, NewFolder, Node, NodeKind, pack_folder, pack_tree};
-use windlass::repository::{BlobKind, Compressor, Id, Index, Pack, PackBuilder, PackError, RepositoryError, Verification};
+use windlass::repository::tree::{NewFile, NewFolder, Node, NodeKind, PackedTree, pack_folder, pack_tree};
+use windlass::repository::{BlobKind, Compressor, Id, Index, PackBuilder, PackError, RepositoryError, Verification};
 use windlass::types::Timestamp;
 
 use crate::fixture::{Fixture, block_on};
@@ -20,14 +20,12 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// The repository's index with the blobs of this pack, which is stored.
-fn stored(pack: &Pack) -> Index {
+/// The repository's index with the tree, which is stored.
+fn stored(tree: &PackedTree) -> Index {
     let fixture = Fixture::shared();
     fixture.clear(Kind::Data);
-    block_on(fixture.repository.put_pack(pack)).expect("a put into memory");
-    let index = Index::default();
-    index.add(&pack.record);
-    index
+    block_on(fixture.repository.put_tree(tree)).expect("a put into memory");
+    Index::of(fixture.repository.scratch(), [&tree.record]).expect("a row in memory")
 }
 
 fn any_text(text: &[u8]) {
@@ -36,13 +34,16 @@ fn any_text(text: &[u8]) {
     let id = Id::of(text);
     builder.add(id, text, &mut Compressor::new(1).expect("zstd")).expect("room for a small blob");
     let pack = builder.finish().expect("random numbers").expect("a pack");
-    match block_on(fixture.repository.read_tree(&stored(&pack), &id)) {
+    fixture.clear(Kind::Data);
+    block_on(fixture.repository.put_pack(&pack)).expect("a put into memory");
+    let index = Index::of(fixture.repository.scratch(), [&pack.record]).expect("a row in memory");
+    match block_on(fixture.repository.read_tree(&index, &id)) {
         Ok(nodes) => {
             let text_of_names: usize = nodes.iter().map(|node| node.name.len()).sum();
             // A byte that is no UTF-8 is written as four and read as three.
             assert!(nodes.len() + text_of_names <= text.len(), "{} names from {} bytes", nodes.len(), text.len());
             let ids = ids_of(&nodes);
-            assert!(ids * ID_TEXT <= text.len(), "{ids} ids from {} bytes", text.len());
+            assert!(ids * ID_TEXT as u64 <= text.len() as u64, "{ids} ids from {} bytes", text.len());
         }
         Err(RepositoryError::Damaged { object, .. }) => assert!(object.contains(&id.to_string()), "{object}"),
         Err(error) => panic!("{error}"),
@@ -50,7 +51,7 @@ fn any_text(text: &[u8]) {
 }
 
 /// How many blobs and trees the nodes name.
-fn ids_of(nodes: &[Node]) -> usize {
+fn ids_of(nodes: &[Node]) -> u64 {
     nodes.iter().map(|node| if let NodeKind::File(content) = &node.kind { content.len() } else { 0 }).sum()
 }
 
@@ -64,22 +65,22 @@ fn round_trip(mut input: Input<'_>) {
     }
     let new: Vec<_> = files.iter().map(|(name, size, content)| NewFile { name, size: *size, modified, content }).collect();
     let sealer = fixture.repository.sealer();
-    let (id, pack) = match pack_tree(&sealer, &new) {
-        Ok(packed) => packed,
+    let tree = match pack_tree(fixture.repository.scratch(), &sealer, &new) {
+        Ok(tree) => tree,
         Err(PackError::Name(name)) => return assert!(files.iter().any(|file| file.0 == name)),
         Err(error) => panic!("{error}"),
     };
-    let nodes = block_on(fixture.repository.read_tree(&stored(&pack), &id)).expect("what was written");
+    let nodes = block_on(fixture.repository.read_tree(&stored(&tree), &tree.id)).expect("what was written");
     files.sort();
     assert_eq!(nodes.len(), files.len());
     for (node, (name, size, content)) in nodes.iter().zip(&files) {
         assert_eq!((&node.name, node.size), (name, *size));
-        assert_eq!(ids_of(std::slice::from_ref(node)), content.len());
+        assert_eq!(ids_of(std::slice::from_ref(node)), content.len() as u64);
     }
     if let Some((name, ..)) = files.first() {
-        let folder = NewFolder { name, modified, tree: id };
-        let (outer, pack) = pack_folder(&sealer, &folder).expect("a name that a file may have");
-        let nodes = block_on(fixture.repository.read_tree(&stored(&pack), &outer)).expect("what was written");
+        let folder = NewFolder { name, modified, tree: tree.id };
+        let outer = pack_folder(fixture.repository.scratch(), &sealer, &folder).expect("a name that a file may have");
+        let nodes = block_on(fixture.repository.read_tree(&stored(&outer), &outer.id)).expect("what was written");
         assert!(nodes.len() == 1 && nodes[0].name == *name);
     }
 }
