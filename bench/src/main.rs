@@ -4,8 +4,14 @@
 //! process. The product's pipelines are driven by the subcommands in [`product`], which do what a node does for an export or a
 //! restore, without the services around it.
 
+mod data;
 mod error;
+mod limit;
+mod measure;
 mod product;
+mod report;
+mod run;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -23,6 +29,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure everything and write the results
+    Run(run::Arguments),
     /// Make a repository
     Init(product::RepositoryArguments),
     /// Export a file as a volume's snapshot, through the product's pipeline
@@ -31,6 +39,10 @@ enum Command {
     Restore(product::restore::Arguments),
     /// Check a repository
     Check(product::check::Arguments),
+    /// Measure the stages of an export, a restore and a check on the bytes of an image
+    Limit(limit::Arguments),
+    /// Run a command and write down what it took
+    Measure(measure::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,9 +57,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), BenchError> {
     match command {
+        Command::Run(arguments) => run::run(&arguments),
         Command::Init(arguments) => product::init(&arguments),
         Command::Export(arguments) => product::export::run(&arguments),
         Command::Restore(arguments) => product::restore::run(&arguments),
         Command::Check(arguments) => product::check::run(&arguments),
+        Command::Limit(arguments) => limit::run(&arguments),
+        Command::Measure(arguments) => measure::run(&arguments),
     }
 }
