@@ -69,7 +69,7 @@ impl Noise {
                 WORDS[(number % 24) as usize],
                 WORDS[(number / 24 % 24) as usize],
                 (number / 576 % 1_000_000) as f64 / 100.0,
-                number / 1_000_000 & 0xffff_ffff,
+                (number / 1_000_000) & 0xffff_ffff,
             );
             let length = line.len().min(buffer.len() - at);
             buffer[at..at + length].copy_from_slice(&line.as_bytes()[..length]);

@@ -15,6 +15,9 @@ pub struct Requirement {
     pub met: bool,
 }
 
+/// One of a row's figures.
+type Figure = fn(&Row) -> f64;
+
 const WINDLASS: &str = "windlass";
 const RESTIC: &str = "restic";
 /// How much more than restic may be stored.
@@ -29,9 +32,7 @@ const GROWTH: f64 = 1.3;
 /// Everything that the results say something about.
 pub fn requirements(results: &Results, has_sha: bool) -> Vec<Requirement> {
     let mut lines = Vec::new();
-    let wall: fn(&Row) -> f64 = |row| row.wall_seconds;
-    let cpu: fn(&Row) -> f64 = |row| row.cpu_seconds;
-    let both: [(&str, fn(&Row) -> f64); 2] = [("wall", wall), ("CPU", cpu)];
+    let both: [(&str, Figure); 2] = [("wall", |row| row.wall_seconds), ("CPU", |row| row.cpu_seconds)];
     let only_wall = &both[..1];
     let ratios = [
         (case::FULL, [3.8, 2.8], &both[..]),

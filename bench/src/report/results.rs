@@ -148,9 +148,12 @@ impl Results {
             let Some(report) = self.stages(case) else { continue };
             limits.push(self.limit_row(case, report, decoded().collect(), processors));
             if case == case::FULL {
-                limits.push(self.limit_row(case::UNVERIFIED, report, Stage::EXPORT.to_vec(), processors));
-                limits.push(self.limit_row(case::RESTORE, report, Stage::RESTORE.to_vec(), processors));
-                limits.push(self.limit_row(case::CHECK, report, Stage::CHECK.to_vec(), processors));
+                let others =
+                    [(case::UNVERIFIED, &Stage::EXPORT[..]), (case::RESTORE, &Stage::RESTORE), (case::CHECK, &Stage::CHECK)];
+                limits.extend(others.map(|(other, stages)| {
+                    let repetitions = self.limits[case].len();
+                    Row { repetitions, ..self.limit_row(other, report, stages.to_vec(), processors) }
+                }));
             }
         }
         self.rows.extend(limits);

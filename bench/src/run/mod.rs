@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
         names => names.to_vec(),
     };
     let folder = std::path::absolute(&arguments.tools_folder).while_doing(|| "finding the tools".to_owned())?;
-    let (tools, absent) = tools::find(&names, &folder)?;
+    let tools::Selection { tools, absent } = tools::find(&names, &folder)?;
     for name in &absent {
         println!("{name} is not there and is left out");
     }

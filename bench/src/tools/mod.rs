@@ -161,28 +161,36 @@ fn bytes_below(folder: &Path) -> std::io::Result<u64> {
     Ok(bytes)
 }
 
-/// The tools of these names that are there, in the order of the list, with the names of those that are not.
+/// Which tools take part.
+pub struct Selection {
+    /// Those that are there, in the order of the names.
+    pub tools: Vec<Rc<dyn Tool>>,
+    /// Names of those that are not.
+    pub absent: Vec<String>,
+}
+
+/// Looks for the tools of these names, those that were built in `folder`.
 ///
 /// # Errors
-/// For a name that no tool has, or when Windlass or restic is not there.
-pub fn find(names: &[String], tools_folder: &Path) -> Result<(Vec<Rc<dyn Tool>>, Vec<String>), BenchError> {
-    let (mut found, mut absent): (Vec<Rc<dyn Tool>>, Vec<String>) = (Vec::new(), Vec::new());
+/// For a name that no tool has, or when restic is not there.
+pub fn find(names: &[String], folder: &Path) -> Result<Selection, BenchError> {
+    let mut selection = Selection { tools: Vec::new(), absent: Vec::new() };
     for name in names {
         let tool: Option<Rc<dyn Tool>> = match name.as_str() {
             "windlass" => Some(Rc::new(windlass::Windlass::find()?)),
-            "restic" => Some(Rc::new(restic::Restic::find(tools_folder, restic::Tuning::Default)?)),
-            "restic-tuned" => Some(Rc::new(restic::Restic::find(tools_folder, restic::Tuning::Fastest)?)),
+            "restic" => Some(Rc::new(restic::Restic::find(folder, restic::Tuning::Default)?)),
+            "restic-tuned" => Some(Rc::new(restic::Restic::find(folder, restic::Tuning::Fastest)?)),
             "borg" => borg::Borg::find().map(|tool| Rc::new(tool) as _),
-            "rustic" => rustic::Rustic::find(tools_folder).map(|tool| Rc::new(tool) as _),
-            "kopia" => kopia::Kopia::find(tools_folder).map(|tool| Rc::new(tool) as _),
+            "rustic" => rustic::Rustic::find(folder).map(|tool| Rc::new(tool) as _),
+            "kopia" => kopia::Kopia::find(folder).map(|tool| Rc::new(tool) as _),
             other => return Err(BenchError::new(format!("there is no tool `{other}`"))),
         };
         match tool {
-            Some(tool) => found.push(tool),
-            None => absent.push(name.clone()),
+            Some(tool) => selection.tools.push(tool),
+            None => selection.absent.push(name.clone()),
         }
     }
-    Ok((found, absent))
+    Ok(selection)
 }
 
 /// What a program prints for its version, without its own name; `None` when it is not there.
