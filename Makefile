@@ -4,13 +4,15 @@
 #   make test   lints, and all tests, unprivileged and root; ends with `N passed, N failed`
 #   make fuzz   feeds made-up bytes to whatever reads those of others, FUZZ_SECONDS (60) a target; ends with `N passed, N failed`
 #   make lint   formatting and clippy only
+#   make bench  speed, memory and space beside restic, borg, rustic and kopia; some 25 minutes, results in tests/bench/RESULTS.md
+#   make bench-quick    the same with less data beside restic only, under two minutes once everything is built
 #   make clean  removes what was built
 
 SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints
 
-.PHONY: all demo test fuzz lint build clean
+.PHONY: all demo test fuzz lint bench bench-quick build clean
 
 all: build
 
@@ -31,6 +33,17 @@ lint:
 	@e2e/setup.sh test
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
+
+# All of the machine's two first processors are the tools' while they are measured; nothing else should run.
+bench:
+	@e2e/setup.sh bench
+	$(CARGO) build --release -p windlass-bench
+	@target/release/windlass-bench run full --report tests/bench/RESULTS.md
+
+bench-quick:
+	@e2e/setup.sh bench-quick
+	$(CARGO) build --release -p windlass-bench
+	@target/release/windlass-bench run quick
 
 clean:
 	rm -rf target

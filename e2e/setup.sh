@@ -4,6 +4,8 @@
 #   e2e/setup.sh build    what `make demo` needs: compiler, file system tools
 #   e2e/setup.sh test     that, and the oracles of the tests: csi-sanity and two releases of restic
 #   e2e/setup.sh fuzz     what `make build` needs, a nightly toolchain and cargo-fuzz
+#   e2e/setup.sh bench-quick    what `make bench-quick` needs: that of `build`, and restic
+#   e2e/setup.sh bench    that, and the other tools that are measured; one that cannot be had in time is left out
 #
 # Go programs are built into target/tools from the modules in e2e/tools, whose go.sum pins every byte.
 set -euo pipefail
@@ -88,6 +90,9 @@ go_setup() {
     at_least "$version" "$minimum_go" || export GOTOOLCHAIN=auto
 }
 
+# Longer than any of them takes; a build that hangs must not hang everything.
+build_limit=30m
+
 # build_tool NAME PACKAGE: builds PACKAGE from module e2e/tools/NAME, once for each state of its go.sum.
 build_tool() {
     local name=$1 package=$2 stamp=target/tools/$1.stamp state
@@ -96,14 +101,28 @@ build_tool() {
     say "building $name"
     mkdir -p target/tools
     rm -f "$stamp"
-    (cd "e2e/tools/$name" && go build -mod=readonly -buildvcs=false -trimpath -o "../../../target/tools/$name" "$package") \
+    (cd "e2e/tools/$name" && timeout "$build_limit" go build -mod=readonly -buildvcs=false -trimpath -o "../../../target/tools/$name" "$package") \
         || die "$name could not be built"
     printf '%s\n' "$state" >"$stamp"
 }
 
+# build_rustic: the release named here, with exactly the versions of its own Cargo.lock.
+build_rustic() {
+    local version=0.11.4
+    [ -x target/tools/rustic ] && [ "$(cat target/tools/rustic.stamp 2>/dev/null)" = "$version" ] && return 0
+    say "building rustic"
+    rm -rf target/rustic target/tools/rustic.stamp
+    timeout "$build_limit" cargo install --quiet --locked --version "$version" --no-default-features --features mimalloc \
+        --root target/rustic --target-dir target/rustic/build rustic-rs || die "rustic could not be built"
+    mkdir -p target/tools
+    mv target/rustic/bin/rustic target/tools/rustic
+    rm -rf target/rustic
+    printf '%s\n' "$version" >target/tools/rustic.stamp
+}
+
 case $wanted in
-    build | test | fuzz) ;;
-    *) die "usage: $0 [build|test|fuzz]" ;;
+    build | test | fuzz | bench | bench-quick) ;;
+    *) die "usage: $0 [build|test|fuzz|bench|bench-quick]" ;;
 esac
 command -v apt-get >/dev/null || die "this is no Debian; see the package lists in $0"
 
@@ -118,6 +137,16 @@ fi
 if [ "$wanted" = fuzz ]; then
     fuzz_setup
     exit 0
+fi
+if [ "$wanted" = bench ] || [ "$wanted" = bench-quick ]; then
+    go_setup
+    build_tool restic github.com/restic/restic/cmd/restic
+fi
+if [ "$wanted" = bench ]; then
+    # In shells of their own: one that cannot be had ends its shell, and the measurements go on without it.
+    (install_packages borgbackup) || say "borg is left out"
+    (build_tool kopia github.com/kopia/kopia) || say "kopia is left out"
+    (build_rustic) || say "rustic is left out"
 fi
 
 # The kernel's part, checked now because each of these would fail later and less clearly. A container or a kernel with

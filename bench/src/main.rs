@@ -4,9 +4,15 @@
 //! process. The product's pipelines are driven by the subcommands in [`product`], which do what a node does for an export or a
 //! restore, without the services around it.
 
+mod data;
 mod error;
+mod limit;
+mod measure;
 mod product;
+mod report;
+mod run;
 mod synthetic;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -24,6 +30,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure everything and write the results
+    Run(run::Arguments),
     /// Make a repository
     Init(product::RepositoryArguments),
     /// Export a file as a volume's snapshot, through the product's pipeline
@@ -35,6 +43,10 @@ enum Command {
     /// Export or restore a volume that is made up as it is read
     #[command(subcommand)]
     Synthetic(synthetic::Command),
+    /// Measure the stages of an export, a restore and a check on the bytes of an image
+    Limit(limit::Arguments),
+    /// Run a command and write down what it took
+    Measure(measure::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -49,10 +61,13 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), BenchError> {
     match command {
+        Command::Run(arguments) => run::run(&arguments),
         Command::Init(arguments) => product::init(&arguments),
         Command::Export(arguments) => product::export::run(&arguments),
         Command::Restore(arguments) => product::restore::run(&arguments),
         Command::Check(arguments) => product::check::run(&arguments),
         Command::Synthetic(command) => synthetic::run(&command),
+        Command::Limit(arguments) => limit::run(&arguments),
+        Command::Measure(arguments) => measure::run(&arguments),
     }
 }

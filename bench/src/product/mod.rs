@@ -63,7 +63,7 @@ impl RepositoryArguments {
         repository::connect(&Location::Local(path), &Environment::new()).while_doing(|| "the repository's place".to_owned())
     }
 
-    pub(crate) async fn open(&self) -> Result<Repository, BenchError> {
+    pub async fn open(&self) -> Result<Repository, BenchError> {
         let opened = Repository::open(self.store()?, &self.password()?).await;
         opened.while_doing(|| format!("opening {}", self.repository.display()))
     }
@@ -81,7 +81,7 @@ pub fn init(arguments: &RepositoryArguments) -> Result<(), BenchError> {
 }
 
 /// The runtime that the product's command line makes.
-pub(crate) fn runtime() -> Result<Runtime, BenchError> {
+pub fn runtime() -> Result<Runtime, BenchError> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().while_doing(|| "starting".to_owned())
 }
 
