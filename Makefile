@@ -6,13 +6,14 @@
 #   make lint   formatting and clippy only
 #   make bench  speed, memory and space beside restic, borg, rustic and kopia; some 25 minutes, results in tests/bench/RESULTS.md
 #   make bench-quick    the same with less data beside restic only, under two minutes once everything is built
+#   make bench-memory   peak memory for volumes of 1 TiB and 16 TiB, sparse and full, made up as they are read
 #   make clean  removes what was built
 
 SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints
 
-.PHONY: all demo test fuzz lint bench bench-quick build clean
+.PHONY: all demo test fuzz lint bench bench-quick bench-memory build clean
 
 all: build
 
@@ -44,6 +45,11 @@ bench-quick:
 	@e2e/setup.sh bench-quick
 	$(CARGO) build --release -p windlass-bench
 	@target/release/windlass-bench run quick
+
+bench-memory:
+	@e2e/setup.sh build
+	$(CARGO) build --release -p windlass-bench
+	@target/release/windlass-bench synthetic table
 
 clean:
 	rm -rf target

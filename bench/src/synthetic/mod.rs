@@ -9,6 +9,7 @@
 //! One process each, like the others; the peak of memory is what they are for.
 
 mod fabricate;
+mod table;
 mod volume;
 
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub enum Command {
     Fabricate(FabricateArguments),
     /// Restore the newest one, comparing
     Restore(RestoreArguments),
+    /// Peak memory for volumes of a TiB and of sixteen, sparse and full
+    Table(table::Arguments),
 }
 
 /// The arguments of `synthetic export`.
@@ -95,6 +98,7 @@ pub fn run(command: &Command) -> Result<(), BenchError> {
         Command::Export(arguments) => export(arguments),
         Command::Fabricate(arguments) => runtime()?.block_on(fabricate::run(&arguments.repository, arguments.size)),
         Command::Restore(arguments) => restore(arguments),
+        Command::Table(arguments) => table::run(arguments),
     }
 }
 
