@@ -217,6 +217,20 @@ async fn a_larger_volume_ends_in_zeros() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_export_says_whether_it_was_verified() {
+    let bench = Bench::new();
+    bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    use proto::ExportVerification::{Decode, Skip, Unspecified};
+    for (asked, expected) in [(Unspecified, Decode), (Decode, Decode), (Skip, Skip)] {
+        let request = proto::StartExportRequest { verification: asked.into(), ..bench.export(snapshot) };
+        let started = bench.transfers.start_export(Request::new(request)).await.unwrap();
+        let ended = bench.end_of(&started.into_inner().transfer_id).await;
+        assert_eq!(ended.export_result.unwrap().verification(), expected, "{}", ended.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_an_export_is_told_at_the_start() {
     let bench = Bench::new();
     let (_, snapshot) = bench.snapshot();

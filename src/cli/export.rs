@@ -2,6 +2,7 @@
 
 use clap::Args;
 use csi_proto::windlass::v1 as windlass;
+use csi_proto::windlass::v1::ExportVerification;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,28 @@ pub struct ExportTuning {
     /// Memory it may take
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// Whether everything packed is decoded again and compared before it is stored: finds faulty memory before it damages a backup
+    #[arg(long, value_enum, default_value_t)]
+    verify: Verify,
+}
+
+/// Whether everything packed is decoded again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Verify {
+    /// It is
+    #[default]
+    On,
+    /// The machine is trusted
+    Off,
+}
+
+impl From<Verify> for ExportVerification {
+    fn from(verify: Verify) -> Self {
+        match verify {
+            Verify::On => Self::Decode,
+            Verify::Off => Self::Skip,
+        }
+    }
 }
 
 /// Runs the export and prints the new snapshot's id in the repository.
@@ -57,13 +80,14 @@ pub async fn run(args: ExportArgs, format: Format, interrupt: &CancellationToken
     let result = export(&node, &snapshot_id, &access, args.tuning, format, interrupt).await?;
     match format {
         Format::Text => print_text(&format!(
-            "exported {} of {} to snapshot {} ({}): {} new, {} stored",
+            "exported {} of {} to snapshot {} ({}): {} new, {} stored{}",
             ByteSize::new(result.data_bytes),
             ByteSize::new(result.size_bytes),
             result.repository_snapshot,
             mode(&result),
             ByteSize::new(result.new_bytes),
             ByteSize::new(result.stored_bytes),
+            if is_verified(&result) { "" } else { ", not verified before it was stored" },
         )),
         Format::Json => print_json(&json!({
             "snapshot_id": snapshot_id,
@@ -77,8 +101,13 @@ pub async fn run(args: ExportArgs, format: Format, interrupt: &CancellationToken
             "mode": result.mode,
             "full_reason": result.full_reason,
             "parent": result.parent,
+            "verified": is_verified(&result),
         })),
     }
+}
+
+fn is_verified(result: &windlass::ExportResult) -> bool {
+    result.verification() == ExportVerification::Decode
 }
 
 /// How it was made, for people.
@@ -109,6 +138,7 @@ pub async fn export(
         workers: tuning.workers.unwrap_or(0),
         memory_bytes: tuning.memory.map_or(0, ByteSize::bytes),
         chunk_size_bytes: tuning.chunk_size.map_or(0, ByteSize::bytes),
+        verification: ExportVerification::from(tuning.verify).into(),
     };
     let started = node.transfers().start_export(request).await.answer("the export cannot be started")?;
     let ended = follow(node, &started.transfer_id, "export", format, interrupt).await?;

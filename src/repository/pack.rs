@@ -62,7 +62,8 @@ pub(super) fn compressor(error: std::io::Error) -> PackError {
 }
 
 /// Whether a sealed blob is decoded again before it may leave the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verification {
     /// Decode and compare with what was given: catches memory or a processor that err while compressing and sealing, before they
     /// damage a backup. restic does the same.

@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use csi_proto::windlass::v1 as windlass;
+use csi_proto::windlass::v1::ExportVerification;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -38,6 +39,7 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartExportR
         0 => None,
         bytes => Some(ChunkSize::new(bytes).map_err(|error| Status::invalid_argument(format!("chunk_size_bytes: {error}")))?),
     };
+    let verification = verification(request.verification)?;
     let slot = transfers.registry.slot(Kind::Export).map_err(status::no_slot)?;
     let leased = Arc::clone(&pool);
     let lease = tokio::task::spawn_blocking(move || leased.lease(handle.snapshot)).await;
@@ -48,7 +50,7 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartExportR
     let host = if request.host.is_empty() { transfers.node.to_string() } else { request.host };
     let last = parent::last_export(&pool, repository.id(), lease.snapshot().source).await;
     let chunk_size = parent::chunk_size(chunk_size, last.as_ref().ok(), lease.size());
-    let options = options(handle, lease.snapshot(), host, request.tags, chunk_size, budget);
+    let options = ExportOptions { verification, ..options(handle, lease.snapshot(), host, request.tags, chunk_size, budget) };
     let (progress, cancel) = (slot.progress(), slot.cancellation());
     let export = Export { pool, lease: Arc::new(lease), repository, last, options, progress, cancel };
     Ok(slot.spawn(export.run()))
@@ -72,6 +74,19 @@ pub(super) fn budget(workers: u32, memory_bytes: u64) -> Result<Budget, Status> 
         budget.memory_bytes = memory_bytes;
     }
     Ok(budget)
+}
+
+/// Nothing said means the default.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a value that has no meaning.
+fn verification(value: i32) -> Result<Verification, Status> {
+    match ExportVerification::try_from(value) {
+        Ok(ExportVerification::Unspecified) => Ok(Verification::default()),
+        Ok(ExportVerification::Decode) => Ok(Verification::Decode),
+        Ok(ExportVerification::Skip) => Ok(Verification::Skip),
+        Err(_) => Err(Status::invalid_argument(format!("verification: {value} has no meaning"))),
+    }
 }
 
 fn options(
@@ -104,7 +119,7 @@ fn options(
         },
         chunk_size,
         budget,
-        verification: Verification::Decode,
+        verification: Verification::default(),
     }
 }
 
@@ -137,6 +152,11 @@ impl Export {
             mode: report.mode.name().to_owned(),
             full_reason: report.mode.full_reason().map(ToString::to_string).unwrap_or_default(),
             parent: report.mode.parent().map(|id| id.to_string()).unwrap_or_default(),
+            verification: match report.verification {
+                Verification::Decode => ExportVerification::Decode,
+                Verification::Skip => ExportVerification::Skip,
+            }
+            .into(),
         }))
     }
 
@@ -195,5 +215,12 @@ mod tests {
         let given = budget(3, 64 << 20).unwrap();
         assert_eq!((given.workers.get(), given.memory_bytes), (3, 64 << 20));
         assert_eq!(budget(1000, 0).unwrap_err().code(), tonic::Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_verification_of_no_meaning_is_refused_and_none_is_the_default() {
+        assert_eq!(verification(0).unwrap(), Verification::Decode);
+        assert_eq!(verification(ExportVerification::Skip.into()).unwrap(), Verification::Skip);
+        assert_eq!(verification(7).unwrap_err().code(), tonic::Code::InvalidArgument);
     }
 }

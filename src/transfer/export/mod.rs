@@ -103,6 +103,8 @@ pub struct ExportReport {
     pub new_bytes: u64,
     /// Bytes of everything stored in packs.
     pub stored_bytes: u64,
+    /// Whether what was packed was decoded again before it was stored.
+    pub verification: Verification,
     /// Time from the call to its return.
     pub elapsed: Duration,
 }
@@ -298,6 +300,7 @@ async fn locked(
         new_chunks: tally.counts.new_chunks,
         new_bytes: tally.counts.new_bytes,
         stored_bytes: uploaded.stored_bytes(),
+        verification: options.verification,
         elapsed: Duration::ZERO,
     })
 }
