@@ -176,6 +176,7 @@ pub async fn restore(
         plan: Arc::clone(&plan),
         sink: Arc::clone(&sink),
         target: options.target,
+        batch_bytes: bounds.batch_bytes,
         progress: progress.clone(),
         stop: stop.clone(),
         tally: worker::Tally::default(),
