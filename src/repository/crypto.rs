@@ -135,6 +135,21 @@ impl Sealer {
         Ok(body)
     }
 
+    /// Opens `sealed` without changing it, into the beginning of `scratch`, which grows to hold it; returns the plain bytes there.
+    ///
+    /// # Errors
+    /// [`Damage`].
+    pub(super) fn open_into<'a>(&self, sealed: &[u8], scratch: &'a mut Vec<u8>) -> Result<&'a [u8], Damage> {
+        let counter = self.authenticate(sealed)?;
+        let body = &sealed[COUNTER_BYTES..sealed.len() - CODE_BYTES];
+        if scratch.len() < body.len() {
+            scratch.resize(body.len(), 0);
+        }
+        let plain = &mut scratch[..body.len()];
+        self.cipher(&counter).apply_keystream_b2b(body, plain);
+        Ok(plain)
+    }
+
     fn authenticate(&self, sealed: &[u8]) -> Result<[u8; COUNTER_BYTES], Damage> {
         let (counter, rest) = sealed.split_first_chunk::<COUNTER_BYTES>().ok_or(Damage::TooShort)?;
         let (body, found) = rest.split_last_chunk::<CODE_BYTES>().ok_or(Damage::TooShort)?;
@@ -183,6 +198,9 @@ mod tests {
             let sealer = sealer();
             let mut sealed = sealer.seal(&plain).unwrap();
             prop_assert_eq!(sealed.len(), plain.len() + OVERHEAD);
+            for mut scratch in [Vec::new(), vec![7; plain.len() + 1]] {
+                prop_assert_eq!(sealer.open_into(&sealed, &mut scratch).unwrap(), &plain);
+            }
             prop_assert_eq!(&*sealer.open(&mut sealed).unwrap(), &plain);
         }
 
@@ -193,6 +211,8 @@ mod tests {
             let position = position.index(sealed.len());
             sealed[position] ^= 1 << bit;
             let before = sealed.clone();
+            let mut scratch = Vec::new();
+            prop_assert_eq!(sealer.open_into(&sealed, &mut scratch), Err(Damage::Forged));
             prop_assert_eq!(sealer.open(&mut sealed), Err(Damage::Forged));
             prop_assert_eq!(sealed, before);
         }

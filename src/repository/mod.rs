@@ -71,7 +71,7 @@ pub use key_file::KdfCost;
 pub use location::Location;
 pub use lock::{LockGuard, LockMode, LockOwner};
 pub use open::Repository;
-pub use pack::{Compressor, Pack, PackBuilder, Verification};
+pub use pack::{Compressor, Pack, PackBuilder, UnnamedPack, Verification};
 pub use password::Password;
 pub use snapshot::{Snapshot, StoredSnapshot};
 pub use store::{Store, StoreError, connect};

@@ -4,8 +4,13 @@
 //! bytes, low first. The header has an entry for each blob: its type (0 data, 1 tree; 2 more when compressed), its sealed
 //! length, its plain length if compressed, and its id. A pack is named by its hash, so it is made whole in memory.
 //!
+//! A blob is copied as seldom as possible: it is compressed from where it was read into the pack's body, sealed there in place,
+//! and verified from there: authenticated in place, decrypted into a buffer as large as it is when compressed, decompressed and
+//! compared. The buffers are the worker's and are used for every blob.
+//!
 //! Everything here computes and nothing waits: it belongs on worker threads.
 
+use std::io::{self, Cursor};
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
@@ -22,19 +27,20 @@ const PLAIN_ENTRY_BYTES: usize = 1 + 4 + Id::LENGTH;
 const COMPRESSED_ENTRY_BYTES: usize = PLAIN_ENTRY_BYTES + 4;
 /// Bytes of the length at the end of a pack.
 pub(super) const LENGTH_BYTES: usize = 4;
+/// Room that a pack has beyond its target, so that its last blob can be compressed in place without moving the others: more than
+/// zstd may want beyond the length of a blob of 8 MiB.
+const COMPRESSION_ROOM: usize = 64 << 10;
 /// Readers refuse headers above 16 MiB.
 const MAX_HEADER_BYTES: usize = 16 << 20;
 const MAX_ENTRIES: usize = (MAX_HEADER_BYTES - OVERHEAD) / COMPRESSED_ENTRY_BYTES;
 /// Offsets have 32 bits; what is kept free is for the header.
 const MAX_BODY_BYTES: u64 = (u32::MAX as u64) - (MAX_HEADER_BYTES + LENGTH_BYTES) as u64;
 
-/// A reusable zstd compressor of one worker.
+/// A reusable zstd compressor of one worker, and its buffers for verification.
 pub struct Compressor {
     zstd: zstd::bulk::Compressor<'static>,
-    compressed: Vec<u8>,
-    /// Only for verification.
+    opened: Vec<u8>,
     decoded: Vec<u8>,
-    sealed: Vec<u8>,
 }
 
 impl Compressor {
@@ -46,18 +52,28 @@ impl Compressor {
         let mut zstd = zstd::bulk::Compressor::new(level).map_err(compressor)?;
         // The code and the hash protect the contents already.
         zstd.set_parameter(CParameter::ChecksumFlag(false)).map_err(compressor)?;
-        Ok(Self { zstd, compressed: Vec::new(), decoded: Vec::new(), sealed: Vec::new() })
+        Ok(Self { zstd, opened: Vec::new(), decoded: Vec::new() })
     }
 
-    fn compress(&mut self, plain: &[u8]) -> Result<&[u8], PackError> {
-        self.compressed.clear();
-        self.compressed.reserve(zstd::compress_bound(plain.len()));
-        self.zstd.compress_to_buffer(plain, &mut self.compressed).map_err(compressor)?;
-        Ok(&self.compressed)
+    /// Appends `plain` to `out`, compressed if that makes it shorter; then its length is returned. After an error, `out` may hold
+    /// some of it.
+    fn append(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<Option<NonZeroU32>, PackError> {
+        let start = out.len();
+        // With less room zstd would have to look at each step whether it still fits.
+        out.reserve(zstd::compress_bound(plain.len()));
+        let mut rest = Cursor::new(&mut *out);
+        rest.set_position(start as u64);
+        let compressed = self.zstd.compress_to_buffer(plain, &mut rest).map_err(compressor)?;
+        if compressed < plain.len() {
+            return Ok(NonZeroU32::new(plain.len() as u32));
+        }
+        out.truncate(start);
+        out.extend_from_slice(plain);
+        Ok(None)
     }
 }
 
-pub(super) fn compressor(error: std::io::Error) -> PackError {
+pub(super) fn compressor(error: io::Error) -> PackError {
     PackError::Compressor(error.to_string())
 }
 
@@ -86,7 +102,8 @@ pub struct PackBuilder {
 impl PackBuilder {
     /// An empty pack for blobs of `kind`, expected to grow to `target_bytes`.
     pub fn new(sealer: Sealer, kind: BlobKind, target_bytes: usize, verification: Verification) -> Self {
-        Self { sealer, kind, target_bytes, verification, body: Vec::with_capacity(target_bytes), blobs: Vec::new() }
+        let body = Vec::with_capacity(target_bytes + COMPRESSION_ROOM);
+        Self { sealer, kind, target_bytes, verification, body, blobs: Vec::new() }
     }
 
     /// Adds the blob `plain`, whose id the caller has computed: compressed if that makes it smaller. Returns the sealed length
@@ -97,24 +114,22 @@ impl PackBuilder {
     /// sealed blob does not decode again. On any error the pack is as before.
     pub fn add(&mut self, id: Id, plain: &[u8], compressor: &mut Compressor) -> Result<u32, PackError> {
         self.make_room(plain.len())?;
-        let compressed = compressor.compress(plain)?;
-        let start = begin(&mut self.body);
-        let uncompressed_length = if compressed.len() < plain.len() {
-            self.body.extend_from_slice(compressed);
-            NonZeroU32::new(plain.len() as u32)
-        } else {
-            self.body.extend_from_slice(plain);
-            None
-        };
-        self.seal(id, start, uncompressed_length)?;
-        if self.verification == Verification::Decode
-            && let Err(damage) = self.verify_last(plain, compressor)
-        {
-            self.blobs.pop();
+        let (start, blobs) = (begin(&mut self.body), self.blobs.len());
+        let result = self.add_at(start, id, plain, compressor);
+        if result.is_err() {
+            self.blobs.truncate(blobs);
             self.body.truncate(start);
-            return Err(PackError::Corrupted { id, damage });
         }
-        Ok((self.body.len() - start) as u32)
+        result.map(|()| (self.body.len() - start) as u32)
+    }
+
+    fn add_at(&mut self, start: usize, id: Id, plain: &[u8], compressor: &mut Compressor) -> Result<(), PackError> {
+        let uncompressed_length = compressor.append(plain, &mut self.body)?;
+        self.seal(id, start, uncompressed_length)?;
+        match self.verification {
+            Verification::Decode => self.verify_last(plain, compressor).map_err(|damage| PackError::Corrupted { id, damage }),
+            Verification::Skip => Ok(()),
+        }
     }
 
     /// Fails when a blob of `plain_bytes` does not fit any more.
@@ -141,11 +156,9 @@ impl PackBuilder {
 
     fn verify_last(&self, plain: &[u8], compressor: &mut Compressor) -> Result<(), Damage> {
         let Some(blob) = self.blobs.last() else { return Ok(()) };
-        compressor.sealed.clear();
-        compressor.sealed.extend_from_slice(&self.body[blob.offset as usize..]);
-        let opened = self.sealer.open(&mut compressor.sealed)?;
+        let opened = self.sealer.open_into(&self.body[blob.offset as usize..], &mut compressor.opened)?;
         let decoded = match blob.uncompressed_length {
-            None => &*opened,
+            None => opened,
             Some(length) => {
                 decompress(opened, length.get(), &mut compressor.decoded)?;
                 &compressor.decoded
@@ -173,14 +186,45 @@ impl PackBuilder {
     ///
     /// # Errors
     /// [`PackError::Randomness`] when the header cannot be sealed.
-    pub fn finish(mut self) -> Result<Option<Pack>, PackError> {
+    pub fn finish(self) -> Result<Option<Pack>, PackError> {
+        Ok(self.finish_unnamed()?.map(|pack| {
+            let id = Id::of(pack.bytes());
+            pack.named(id)
+        }))
+    }
+
+    /// Appends the sealed header, and leaves it to the caller to hash the pack: several at once are faster. `None` when nothing
+    /// was added.
+    ///
+    /// # Errors
+    /// [`PackError::Randomness`] when the header cannot be sealed.
+    pub fn finish_unnamed(mut self) -> Result<Option<UnnamedPack>, PackError> {
         if self.blobs.is_empty() {
             return Ok(None);
         }
         let header = header_of(&self.sealer, &self.blobs)?;
         self.body.extend_from_slice(&header);
-        let record = PackRecord { id: Id::of(&self.body), blobs: self.blobs };
-        Ok(Some(Pack { record, bytes: self.body.into() }))
+        Ok(Some(UnnamedPack { bytes: self.body, blobs: self.blobs }))
+    }
+}
+
+/// A pack that is whole and has yet to be named by the hash of its bytes.
+#[derive(Debug)]
+pub struct UnnamedPack {
+    bytes: Vec<u8>,
+    blobs: Vec<PackedBlob>,
+}
+
+impl UnnamedPack {
+    /// The whole object, to be hashed.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The pack under the name `id`, which is the hash of [`UnnamedPack::bytes`]. A pack under another name would be found
+    /// damaged by its first reader.
+    pub fn named(self, id: Id) -> Pack {
+        Pack { record: PackRecord { id, blobs: self.blobs }, bytes: self.bytes.into() }
     }
 }
 
@@ -299,27 +343,58 @@ pub fn open_blob(
     }
 }
 
+/// As [`open_blob`], but leaves the hash to the caller, who must compare it before the blob is used: several at once are faster.
+/// `plain` must have the blob's recorded length and is filled.
+///
+/// # Errors
+/// [`Damage`] when the blob cannot be authenticated or decompressed, or is not as long as recorded; `plain` then holds nothing of
+/// use.
+pub fn open_blob_unhashed(sealer: &Sealer, location: &BlobLocation, sealed: &mut [u8], plain: &mut [u8]) -> Result<(), Damage> {
+    if sealed.len() != location.length as usize || plain.len() != location.plain_length() as usize {
+        return Err(Damage::TooShort);
+    }
+    let opened = sealer.open(sealed)?;
+    match location.uncompressed_length {
+        None => plain.copy_from_slice(opened),
+        Some(_) => decompress_into(opened, plain)?,
+    }
+    Ok(())
+}
+
 /// Decompresses to exactly `length` bytes, never more.
 fn decompress(compressed: &[u8], length: u32, plain: &mut Vec<u8>) -> Result<(), Damage> {
-    thread_local! {
-        // A context costs 100 KiB and some time to make: one for each worker thread.
-        static CONTEXT: std::cell::RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { std::cell::RefCell::new(None) };
-    }
-    let compression = |error: std::io::Error| Damage::Compression(error.to_string());
     plain.clear();
     plain.reserve_exact(length as usize);
     // The buffer may be larger than asked for: the frame's own length is checked afterwards.
-    let written = CONTEXT.with_borrow_mut(|context| {
+    exactly(length as usize, with_decompressor(|context| context.decompress_to_buffer(compressed, plain)))
+}
+
+/// Decompresses to exactly as many bytes as `plain` has.
+fn decompress_into(compressed: &[u8], plain: &mut [u8]) -> Result<(), Damage> {
+    exactly(plain.len(), with_decompressor(|context| context.decompress_to_buffer(compressed, plain)))
+}
+
+fn exactly(expected: usize, written: io::Result<usize>) -> Result<(), Damage> {
+    match written.map_err(|error| Damage::Compression(error.to_string()))? {
+        written if written == expected => Ok(()),
+        written => Err(Damage::Compression(format!("{expected} bytes expected, {written} found"))),
+    }
+}
+
+type Decompressor = zstd::bulk::Decompressor<'static>;
+
+fn with_decompressor(work: impl FnOnce(&mut Decompressor) -> io::Result<usize>) -> io::Result<usize> {
+    thread_local! {
+        // A context costs 100 KiB and some time to make: one for each worker thread.
+        static CONTEXT: std::cell::RefCell<Option<Decompressor>> = const { std::cell::RefCell::new(None) };
+    }
+    CONTEXT.with_borrow_mut(|context| {
         let context = match context {
             Some(context) => context,
-            None => context.insert(zstd::bulk::Decompressor::new()?),
+            None => context.insert(Decompressor::new()?),
         };
-        context.decompress_to_buffer(compressed, plain)
-    });
-    match written.map_err(compression)? {
-        written if written == length as usize => Ok(()),
-        written => Err(Damage::Compression(format!("{length} bytes expected, {written} found"))),
-    }
+        work(context)
+    })
 }
 
 #[cfg(test)]

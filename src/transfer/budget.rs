@@ -1,29 +1,34 @@
-//! Every bound of the pipelines, from one number of bytes.
+//! Every bound of the pipelines, from one number of bytes: what the whole process may take while a transfer runs.
 //!
-//! Half of the memory is for workers, half for what is on its way to or from the store. Each half is a sum of things that are
-//! held at the same time, counted at their largest:
+//! [`Budget::OUTSIDE_BYTES`] of it belong to what is not the pipeline: 40 MiB for the repository's index and the volume's list,
+//! which spill to files beyond that, and 24 MiB for the program, its stacks, and what the allocator keeps. The rest is for the
+//! pipeline, which is a sum of things that are held at the same time, counted at their largest:
 //!
-//! * an export worker holds a batch of chunks, the pack it fills, the state of zstd (below 2 MiB at level 1), and, for the
-//!   chunk that is packed, its compressed form and two copies by which it is verified: `(batch + 3) * chunk + pack + 2 MiB`;
-//! * a finished pack counts as in flight before its worker begins another, until the store has it;
-//! * a restore worker holds one blob in plain and the same once more, aligned for direct writes;
+//! * an export worker holds a batch of chunks, the next that is being read, the pack it fills, the state of zstd (below 2 MiB at
+//!   level 1), and, for the chunk that is packed, two buffers by which it is verified: `(2 * batch + 2) * chunk + pack + 2 MiB`;
+//! * a finished pack counts as in flight before its worker begins another, until the store has it; so do the packs that are
+//!   collected to be hashed together, which are half of them at most;
+//! * a restore worker holds the blobs in plain that it hashes together, aligned for direct writes;
 //! * a range that is fetched counts as in flight from before the request until its last blob is written.
 //!
-//! Not in the sum, because they depend on the repository or the volume and not on the pipelines: the repository's index, the
-//! list of the volume's chunks (36 bytes for each that is not zeros), and the compressed tree made of it (as much again). Blobs
-//! of zeros (up to 32 MiB, three times while one is packed and verified) are made after the workers have ended.
+//! After the workers of an export have ended, blobs of zeros (up to 32 MiB) are made: held in plain and once more while one is
+//! verified. They are the least that a pipeline must be able to hold.
+//!
+//! What is traded for what, in this order: full lanes of the hash kernel (half of them empty is half of its speed), packs in
+//! flight to hide a store's latency, large packs (8 MiB instead of 16 are twice as many requests).
 
 use std::num::NonZeroUsize;
 
 use super::chunk_size::ChunkSize;
 use super::{hash, zeros};
+use crate::block::buffer::ALIGNMENT;
 
 const MIB: u64 = 1 << 20;
 
 /// What a transfer may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Bytes of memory.
+    /// Bytes of memory, of the whole process if it does nothing else. At least 128 MiB.
     pub memory_bytes: u64,
     /// Worker threads at most; fewer run when the memory does not suffice for so many.
     pub workers: NonZeroUsize,
@@ -50,6 +55,8 @@ pub struct ExportBounds {
     pub pack_bytes: usize,
     /// Bytes of finished packs that are not stored yet.
     pub in_flight_bytes: u64,
+    /// Finished packs that are hashed together, if so many come.
+    pub pack_group: usize,
     /// Packs that are stored at the same time.
     pub uploads: usize,
 }
@@ -59,6 +66,8 @@ pub struct ExportBounds {
 pub struct RestoreBounds {
     /// Worker threads.
     pub workers: usize,
+    /// Bytes of blobs in plain that a worker decodes and hashes together; a multiple of 4096 at least as large as each blob.
+    pub batch_bytes: usize,
     /// Bytes that are fetched by one request, unless a single blob is larger.
     pub request_bytes: u64,
     /// Bytes fetched or being fetched whose blobs are not written yet.
@@ -71,14 +80,21 @@ impl Budget {
     /// Memory of a transfer unless its owner says otherwise.
     pub const DEFAULT_MEMORY_BYTES: u64 = 256 * MIB;
 
+    /// The part of the memory that is not the pipeline's; see the module's header.
+    pub const OUTSIDE_BYTES: u64 = 64 * MIB;
     /// Requests at a time that hide a store's latency; more only take memory.
     const REQUESTS: u64 = 16;
+    /// Largest request of a restore. Larger ones save nothing, and their memory comes and goes in larger pieces, of which the
+    /// allocator keeps more.
+    const REQUEST_BYTES: u64 = 8 * MIB;
     /// Chunks of a batch where nothing is gained by hashing several together: enough that workers rarely wait for each other.
     const BATCH: u64 = 4;
     /// State of a compressor.
     const COMPRESSOR_BYTES: u64 = 2 * MIB;
-    /// Three of the largest zero blob, and room for its pack.
-    const MINIMUM_BYTES: u64 = 3 * zeros::LARGEST_BYTES + 8 * MIB;
+    /// Least memory of a pipeline: the largest zero blob twice.
+    const MINIMUM_BYTES: u64 = 2 * zeros::LARGEST_BYTES;
+    /// Packs in flight at least: one is stored while the next is made.
+    const IN_FLIGHT: u64 = 2;
 
     /// The default memory, and a worker for each processor that this process may use.
     pub fn for_this_machine() -> Self {
@@ -86,24 +102,28 @@ impl Budget {
         Self { memory_bytes: Self::DEFAULT_MEMORY_BYTES, workers }
     }
 
-    /// Shapes of a worker, the best first: bytes of a pack, chunks of a batch. Full lanes are worth more than large packs: half
-    /// of the lanes empty is half of the hashing speed, packs of 8 MiB are twice as many requests.
-    const fn shapes(lanes: u64) -> [(u64, u64); 7] {
+    /// Bytes of a pack and chunks of a batch, the best first.
+    const fn shapes(lanes: u64) -> [(u64, u64); 8] {
         let wide = if lanes > Self::BATCH { lanes } else { Self::BATCH };
         [
             (16 * MIB, wide),
             (8 * MIB, wide),
+            (4 * MIB, wide),
             (16 * MIB, Self::BATCH),
-            (16 * MIB, 1),
             (8 * MIB, Self::BATCH),
+            (4 * MIB, Self::BATCH),
             (8 * MIB, 1),
             (4 * MIB, 1),
         ]
     }
 
-    fn check(&self, required: u64) -> Result<(), BudgetError> {
+    /// The pipeline's memory.
+    fn pipeline(&self, required: u64) -> Result<u64, BudgetError> {
         let required = required.max(Self::MINIMUM_BYTES);
-        if self.memory_bytes < required { Err(BudgetError { given: self.memory_bytes, required }) } else { Ok(()) }
+        match self.memory_bytes.checked_sub(Self::OUTSIDE_BYTES) {
+            Some(pipeline) if pipeline >= required => Ok(pipeline),
+            _ => Err(BudgetError { given: self.memory_bytes, required: required.saturating_add(Self::OUTSIDE_BYTES) }),
+        }
     }
 
     /// The bounds of an export in chunks of `chunk_size`.
@@ -111,27 +131,34 @@ impl Budget {
     /// # Errors
     /// [`BudgetError`] when the memory does not suffice for one worker.
     pub fn export(&self, chunk_size: ChunkSize) -> Result<ExportBounds, BudgetError> {
-        self.export_in_lanes(chunk_size, hash::lanes() as u64)
+        self.export_in_lanes(chunk_size, hash::lanes() as u64, hash::pack_lanes() as u64)
     }
 
-    /// The bounds on a processor that hashes `lanes` chunks at once.
-    fn export_in_lanes(&self, chunk_size: ChunkSize, lanes: u64) -> Result<ExportBounds, BudgetError> {
-        let half = self.memory_bytes / 2;
+    /// The bounds on a processor that hashes `lanes` chunks at once, and packs best in `pack_lanes`.
+    fn export_in_lanes(&self, chunk_size: ChunkSize, lanes: u64, pack_lanes: u64) -> Result<ExportBounds, BudgetError> {
         let chunk = chunk_size.bytes();
         // A pack holds one chunk at least.
         let shapes = Self::shapes(lanes).map(|(pack, batch)| (pack.max(chunk + MIB), batch));
-        let cost = |(pack, batch): (u64, u64)| (batch + 3) * chunk + pack + Self::COMPRESSOR_BYTES;
+        let worker = |(pack, batch): (u64, u64)| (2 * batch + 2) * chunk + pack + Self::COMPRESSOR_BYTES;
+        let flight = |(pack, _): (u64, u64)| Self::IN_FLIGHT * pack;
         let [.., smallest] = shapes;
-        self.check(2 * cost(smallest))?;
+        let pipeline = self.pipeline(worker(smallest) + flight(smallest))?;
         let wanted = self.workers.get() as u64;
-        let shape = shapes.into_iter().find(|&shape| wanted * cost(shape) <= half).unwrap_or(smallest);
+        // Much of it is in flight if it can be: a store that is far away is the narrowest place.
+        let fits = |shape, share: u64| wanted * worker(shape) <= share.min(pipeline.saturating_sub(flight(shape)));
+        let first_within = |share| shapes.into_iter().find(|&shape| fits(shape, share));
+        let shape = first_within(pipeline / 8 * 5).or_else(|| first_within(pipeline)).unwrap_or(smallest);
         let (pack, batch) = shape;
+        let workers = wanted.min((pipeline - flight(shape)) / worker(shape));
+        let in_flight_bytes = pipeline - workers * worker(shape);
+        let in_flight = in_flight_bytes / pack;
         Ok(ExportBounds {
-            workers: wanted.min(half / cost(shape)) as usize,
+            workers: workers as usize,
             batch_chunks: batch as usize,
             pack_bytes: pack as usize,
-            in_flight_bytes: half,
-            uploads: (half / pack).clamp(1, Self::REQUESTS) as usize,
+            in_flight_bytes,
+            pack_group: pack_lanes.min(in_flight / 2).max(1) as usize,
+            uploads: in_flight.clamp(1, Self::REQUESTS) as usize,
         })
     }
 
@@ -140,15 +167,27 @@ impl Budget {
     /// # Errors
     /// [`BudgetError`] when the memory does not suffice for one such blob.
     pub fn restore(&self, blob_bytes: u64) -> Result<RestoreBounds, BudgetError> {
-        let half = self.memory_bytes / 2;
-        let cost = 2 * blob_bytes.max(MIB);
-        self.check(2 * cost)?;
-        let request_bytes = (half / 8).clamp(MIB, zeros::LARGEST_BYTES);
+        self.restore_in_lanes(blob_bytes, hash::lanes() as u64)
+    }
+
+    /// The bounds on a processor that hashes `lanes` blobs at once.
+    fn restore_in_lanes(&self, blob_bytes: u64, lanes: u64) -> Result<RestoreBounds, BudgetError> {
+        let blob = blob_bytes.max(MIB).next_multiple_of(ALIGNMENT as u64);
+        // A page more for the alignment of what is decoded; and as much that is being fetched.
+        let least = blob + ALIGNMENT as u64;
+        let pipeline = self.pipeline(2 * least)?;
+        let half = pipeline / 2;
+        let workers = (self.workers.get() as u64).min(half / least);
+        let share = half / workers - ALIGNMENT as u64;
+        let batch_bytes = (share - share % ALIGNMENT as u64).min(lanes * blob);
+        let in_flight_bytes = pipeline - workers * (batch_bytes + ALIGNMENT as u64);
+        let request_bytes = (in_flight_bytes / Self::REQUESTS).clamp(MIB, Self::REQUEST_BYTES);
         Ok(RestoreBounds {
-            workers: (self.workers.get() as u64).min(half / cost) as usize,
+            workers: workers as usize,
+            batch_bytes: batch_bytes as usize,
             request_bytes,
-            in_flight_bytes: half,
-            downloads: (half / request_bytes).clamp(1, Self::REQUESTS) as usize,
+            in_flight_bytes,
+            downloads: (in_flight_bytes / request_bytes).clamp(1, Self::REQUESTS) as usize,
         })
     }
 }
@@ -160,29 +199,39 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_sum_of_an_export_stays_within_the_memory(memory in 0_u64..4 << 30, workers in 1_usize..300, exponent in 0_u32..6, lanes in 1_u64..=16) {
+        fn the_sum_of_an_export_stays_within_the_memory(
+            memory in 0_u64..4 << 30, workers in 1_usize..300, exponent in 0_u32..6, lanes in 1_u64..=16, pack_lanes in 1_u64..=16,
+        ) {
             let chunk_size = ChunkSize::new(ChunkSize::MIN.bytes() << exponent).unwrap();
             let budget = Budget { memory_bytes: memory, workers: NonZeroUsize::new(workers).unwrap() };
-            match budget.export_in_lanes(chunk_size, lanes) {
+            match budget.export_in_lanes(chunk_size, lanes, pack_lanes) {
                 Ok(bounds) => {
                     prop_assert!((1..=workers).contains(&bounds.workers));
-                    let worker = (bounds.batch_chunks as u64 + 3) * chunk_size.bytes() + bounds.pack_bytes as u64;
-                    prop_assert!(bounds.workers as u64 * worker + bounds.in_flight_bytes <= memory);
-                    prop_assert!(bounds.pack_bytes as u64 <= bounds.in_flight_bytes);
+                    let worker = (2 * bounds.batch_chunks as u64 + 2) * chunk_size.bytes() + bounds.pack_bytes as u64 + (2 << 20);
+                    prop_assert!(bounds.workers as u64 * worker + bounds.in_flight_bytes + Budget::OUTSIDE_BYTES <= memory);
+                    prop_assert!(2 * bounds.pack_bytes as u64 <= bounds.in_flight_bytes);
                     prop_assert!(bounds.pack_bytes as u64 > chunk_size.bytes());
                     prop_assert!(bounds.uploads >= 1);
+                    prop_assert!((1..=pack_lanes as usize).contains(&bounds.pack_group));
+                    // While a group is collected, as much again may be stored.
+                    prop_assert!(2 * (bounds.pack_group * bounds.pack_bytes) as u64 <= bounds.in_flight_bytes);
                 }
                 Err(error) => prop_assert!(memory < error.required),
             }
         }
 
         #[test]
-        fn the_sum_of_a_restore_stays_within_the_memory(memory in 0_u64..4 << 30, workers in 1_usize..300, blob in 0_u64..1 << 32) {
+        fn the_sum_of_a_restore_stays_within_the_memory(
+            memory in 0_u64..4 << 30, workers in 1_usize..300, blob in 0_u64..1 << 32, lanes in 1_u64..=16,
+        ) {
             let budget = Budget { memory_bytes: memory, workers: NonZeroUsize::new(workers).unwrap() };
-            match budget.restore(blob) {
+            match budget.restore_in_lanes(blob, lanes) {
                 Ok(bounds) => {
                     prop_assert!((1..=workers).contains(&bounds.workers));
-                    prop_assert!(bounds.workers as u64 * 2 * blob + bounds.in_flight_bytes <= memory);
+                    prop_assert!(bounds.batch_bytes as u64 >= blob && bounds.batch_bytes.is_multiple_of(ALIGNMENT));
+                    let decoded = (bounds.workers * bounds.batch_bytes) as u64;
+                    prop_assert!(decoded + bounds.in_flight_bytes + Budget::OUTSIDE_BYTES <= memory);
+                    prop_assert!(blob <= bounds.in_flight_bytes);
                     prop_assert!(bounds.request_bytes * bounds.downloads as u64 <= bounds.in_flight_bytes);
                 }
                 Err(error) => prop_assert!(memory < error.required),
@@ -190,13 +239,34 @@ mod tests {
         }
     }
 
+    fn two_workers(memory_bytes: u64) -> Budget {
+        Budget { memory_bytes, workers: NonZeroUsize::new(2).unwrap() }
+    }
+
     #[test]
-    fn the_default_gives_two_workers_full_lanes_packs_of_16_mib_and_eight_uploads() {
-        let budget = Budget { memory_bytes: Budget::DEFAULT_MEMORY_BYTES, workers: NonZeroUsize::new(2).unwrap() };
+    fn the_default_gives_two_workers_full_lanes_and_large_packs() {
+        let budget = two_workers(Budget::DEFAULT_MEMORY_BYTES);
         for (lanes, batch) in [(1, 4), (2, 4), (8, 8), (16, 16)] {
-            let bounds = budget.export_in_lanes(ChunkSize::SMALL, lanes).unwrap();
-            assert_eq!((bounds.workers, bounds.batch_chunks, bounds.pack_bytes, bounds.uploads), (2, batch, 16 << 20, 8));
+            for chunk_size in [ChunkSize::MIN, ChunkSize::new(1 << 20).unwrap()] {
+                let bounds = budget.export_in_lanes(chunk_size, lanes, 2).unwrap();
+                assert_eq!((bounds.workers, bounds.batch_chunks, bounds.pack_bytes, bounds.pack_group), (2, batch, 16 << 20, 2));
+                assert!(bounds.uploads >= 5);
+            }
         }
-        assert_eq!(budget.restore(8 << 20).unwrap().request_bytes, 16 << 20);
+        let bounds = budget.restore_in_lanes(1 << 20, 16).unwrap();
+        assert_eq!((bounds.workers, bounds.batch_bytes), (2, 16 << 20));
+    }
+
+    #[test]
+    fn the_least_memory_suffices_for_two_workers_and_chunks_of_up_to_4_mib() {
+        let budget = two_workers(128 << 20);
+        for (chunk_bytes, batch, packs) in [(256 << 10, 16, 3), (1 << 20, 4, 3), (4 << 20, 1, 3)] {
+            let bounds = budget.export_in_lanes(ChunkSize::new(chunk_bytes).unwrap(), 16, 16).unwrap();
+            assert_eq!((bounds.workers, bounds.batch_chunks), (2, batch), "{chunk_bytes}");
+            assert!(bounds.uploads >= packs, "{chunk_bytes}: {}", bounds.uploads);
+            assert_eq!(budget.restore_in_lanes(chunk_bytes, 16).unwrap().workers, 2);
+        }
+        assert_eq!(budget.export_in_lanes(ChunkSize::MAX, 16, 16).unwrap().workers, 1);
+        assert!(two_workers((128 << 20) - 1).restore(1).is_err());
     }
 }

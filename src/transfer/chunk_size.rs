@@ -1,4 +1,18 @@
 //! How large the pieces are into which a volume is cut.
+//!
+//! Small pieces make increments cheap, large ones keep lists short. Measured on a file system of 2.4 GB, in order of the size
+//! of a chunk:
+//!
+//! | | 256 KiB | 512 KiB | 1 MiB |
+//! |---|---|---|---|
+//! | read and packed when 1 % of it changed, in 700 places of 4 to 64 KiB | 186 MiB | 338 MiB | 605 MiB |
+//! | the same, in 6 places | 25 MiB | 27 MiB | 30 MiB |
+//! | compressed to, at the level that exports use | 1 / 2.695 | | 1 / 2.699 |
+//! | list of 1 TiB that is allocated as a whole, stored once a snapshot | 146 MB | 73 MB | 37 MB |
+//!
+//! Compression does not argue for large chunks, nor does the speed of a full export; lists do, from about a million entries on:
+//! every snapshot stores the whole of its own, whatever changed. So volumes of up to 256 GiB get 256 KiB, and larger ones as
+//! much as keeps a list below about four million entries, which is what readers of the format bear.
 
 use std::fmt;
 
@@ -16,16 +30,17 @@ pub struct ChunkSizeError(pub u64);
 pub struct ChunkSize(u32);
 
 impl ChunkSize {
-    /// The smallest.
+    /// The smallest, and what volumes of up to 256 GiB get.
     pub const MIN: Self = Self(256 << 10);
     /// The largest.
     pub const MAX: Self = Self(8 << 20);
-    /// What volumes of up to 4 TiB get: random writes over 1 % of a volume then touch 28 % of its chunks, not 70 %.
+    /// What volumes above 256 GiB get: at most four million chunks up to 4 TiB.
     pub const SMALL: Self = Self(1 << 20);
-    /// What larger volumes get, so that their lists stay below what readers of the format bear (about four million entries
-    /// for the first 16 TiB).
+    /// What volumes above 4 TiB get: four million chunks for the first 16 TiB.
     pub const LARGE: Self = Self(4 << 20);
 
+    /// Largest volume that gets [`ChunkSize::MIN`] by default, in bytes.
+    const MIN_UP_TO_BYTES: u64 = 256 << 30;
     /// Largest volume that gets [`ChunkSize::SMALL`] by default, in bytes.
     const SMALL_UP_TO_BYTES: u64 = 4 << 40;
     /// Bytes of one entry of a content list in a tree: 64 digits, two quotes, a comma.
@@ -45,7 +60,11 @@ impl ChunkSize {
 
     /// The default for a volume of `volume_bytes`.
     pub const fn for_volume(volume_bytes: u64) -> Self {
-        if volume_bytes <= Self::SMALL_UP_TO_BYTES { Self::SMALL } else { Self::LARGE }
+        match volume_bytes {
+            ..=Self::MIN_UP_TO_BYTES => Self::MIN,
+            ..=Self::SMALL_UP_TO_BYTES => Self::SMALL,
+            _ => Self::LARGE,
+        }
     }
 
     /// The size in bytes.
@@ -100,8 +119,14 @@ mod tests {
 
     #[test]
     fn the_default_grows_with_the_volume_and_fits_the_largest() {
+        assert_eq!(ChunkSize::for_volume(0), ChunkSize::MIN);
+        assert_eq!(ChunkSize::for_volume(256 << 30), ChunkSize::MIN);
+        assert_eq!(ChunkSize::for_volume((256 << 30) + 4096), ChunkSize::SMALL);
         assert_eq!(ChunkSize::for_volume(4 << 40), ChunkSize::SMALL);
         assert_eq!(ChunkSize::for_volume((4 << 40) + 4096), ChunkSize::LARGE);
+        for volume_bytes in [256 << 30, 4 << 40, 16 << 40] {
+            assert!(ChunkSize::for_volume(volume_bytes).count(volume_bytes) <= 4 << 20);
+        }
         let largest = VolumeSize::MAX.bytes();
         assert!(ChunkSize::for_volume(largest).fits(largest));
         assert!(!ChunkSize::SMALL.fits(largest));

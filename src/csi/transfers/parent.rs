@@ -69,10 +69,10 @@ mod tests {
     fn a_chain_keeps_its_chunk_size_unless_another_is_asked_for_or_the_list_grows_too_long() {
         let small = VolumeSize::new(1 << 30).unwrap();
         let chosen = |wanted, last: Option<u64>, size| chunk_size(wanted, last.map(record).as_ref(), size);
-        assert_eq!(chosen(None, None, small), ChunkSize::SMALL);
-        assert_eq!(chosen(None, Some(256 << 10), small), ChunkSize::MIN);
+        assert_eq!(chosen(None, None, small), ChunkSize::MIN);
+        assert_eq!(chosen(None, Some(1 << 20), small), ChunkSize::SMALL);
         assert_eq!(chosen(Some(ChunkSize::LARGE), Some(256 << 10), small), ChunkSize::LARGE);
-        assert_eq!(chosen(None, Some(5), small), ChunkSize::SMALL, "a record that makes no sense");
+        assert_eq!(chosen(None, Some(5), small), ChunkSize::MIN, "a record that makes no sense");
         assert_eq!(chosen(None, Some(1 << 20), VolumeSize::new(8 << 40).unwrap()), ChunkSize::SMALL);
         assert_eq!(chosen(None, Some(256 << 10), VolumeSize::MAX), ChunkSize::LARGE);
     }

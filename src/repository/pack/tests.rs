@@ -45,6 +45,10 @@ proptest! {
             open_blob(&sealer, &blob.id, &location, &mut sealed, &mut plain).unwrap();
             prop_assert_eq!(&plain, expected);
             prop_assert_eq!(location.plain_length() as usize, expected.len());
+            let mut sealed = pack.bytes[blob.offset as usize..location.end() as usize].to_vec();
+            plain.fill(1);
+            open_blob_unhashed(&sealer, &location, &mut sealed, &mut plain).unwrap();
+            prop_assert_eq!(&plain, expected);
         }
     }
 
@@ -60,7 +64,10 @@ proptest! {
         for blob in &pack.record.blobs {
             let location = location(&pack, blob);
             let mut sealed = bytes[blob.offset as usize..location.end() as usize].to_vec();
-            failed |= open_blob(&sealer, &blob.id, &location, &mut sealed, &mut Vec::new()).is_err();
+            let opened = open_blob(&sealer, &blob.id, &location, &mut sealed.clone(), &mut Vec::new());
+            let mut plain = vec![0; location.plain_length() as usize];
+            prop_assert_eq!(open_blob_unhashed(&sealer, &location, &mut sealed, &mut plain), opened.clone());
+            failed |= opened.is_err();
         }
         prop_assert!(failed);
         let _ = read_header(&sealer, &pack.bytes[..length.index(pack.bytes.len())]);
@@ -86,6 +93,9 @@ fn a_blob_that_lies_about_its_length_is_refused() {
     for length in [1, 9_999, 10_001] {
         let lying = BlobLocation { uncompressed_length: NonZeroU32::new(length), ..location(&pack, &blob) };
         let mut sealed = pack.bytes[..blob.length as usize].to_vec();
+        let error = open_blob_unhashed(&sealer, &lying, &mut sealed, &mut vec![0; length as usize]);
+        assert!(matches!(error, Err(Damage::Compression(_))), "{length}");
+        let mut sealed = pack.bytes[..blob.length as usize].to_vec();
         assert!(
             matches!(open_blob(&sealer, &blob.id, &lying, &mut sealed, &mut Vec::new()), Err(Damage::Compression(_))),
             "{length}"
@@ -104,6 +114,30 @@ fn what_does_not_shrink_is_stored_as_it_is() {
     let compressed: Vec<_> = pack.record.blobs.iter().map(|blob| blob.uncompressed_length.is_some()).collect();
     assert_eq!(compressed, [false, true, false]);
     assert_eq!(pack.record.blobs[2].length, OVERHEAD as u32);
+}
+
+/// What a processor or memory that errs does to a pack between sealing and verification.
+#[test]
+fn verification_notices_a_flipped_bit_wherever_it_is() {
+    let mut compressor = Compressor::new(1).unwrap();
+    let random: Vec<u8> = (0..3000).map(|_| rand::random()).collect();
+    for plain in [vec![3; 20_000], random] {
+        let mut builder = PackBuilder::new(sealer(), BlobKind::Data, 1 << 20, Verification::Decode);
+        builder.add(Id::of(b"before"), b"before", &mut compressor).unwrap();
+        builder.add(Id::of(&plain), &plain, &mut compressor).unwrap();
+        assert_eq!(builder.verify_last(&plain, &mut compressor), Ok(()));
+        let start = builder.blobs[1].offset as usize;
+        for position in start..builder.body.len() {
+            builder.body[position] ^= 4;
+            assert_eq!(builder.verify_last(&plain, &mut compressor), Err(Damage::Forged), "{position}");
+            builder.body[position] ^= 4;
+        }
+        // What was compressed is not what was given.
+        let mut other = plain.clone();
+        other[700] ^= 1;
+        assert_eq!(builder.verify_last(&other, &mut compressor), Err(Damage::WrongHash { found: Id::of(&plain) }));
+        assert!(matches!(builder.verify_last(&plain[1..], &mut compressor), Err(Damage::WrongHash { .. })));
+    }
 }
 
 #[test]

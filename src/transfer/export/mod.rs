@@ -35,6 +35,7 @@
 
 mod commit;
 mod parent;
+mod read;
 mod scope;
 mod touched;
 mod upload;
@@ -238,7 +239,7 @@ async fn locked(
     }
     progress.begin(volume_bytes);
 
-    let (finished, packs) = upload::queue(bounds.in_flight_bytes);
+    let (finished, packs) = upload::queue(bounds.in_flight_bytes, bounds.pack_group);
     let stop = cancel.child_token();
     // Stops the workers when this call is dropped.
     let _stop_when_dropped = stop.clone().drop_guard();

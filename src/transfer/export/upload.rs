@@ -1,6 +1,11 @@
-//! The last stage of an export: stores finished packs, several at once, and writes index files about those that are stored.
+//! The last stage of an export: names finished packs, stores them, several at once, and writes index files about those that are
+//! stored.
+//!
+//! A pack is named by its hash, and hashing several at once is faster ([`hash::pack_lanes`](crate::transfer::hash::pack_lanes)). So
+//! finished packs of all workers wait for each other; the worker that brings the last of a group hashes all of it. Nobody waits
+//! for a group to become full: a worker that finds no room for its pack, and one that ends, hash what is there.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -10,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::ExportError;
 use crate::repository::tree::PackedTree;
-use crate::repository::{IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError};
+use crate::repository::{IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError, UnnamedPack};
+use crate::transfer::hash;
 use crate::transfer::progress::Progress;
 
 /// How often a long export makes sure that its lock still holds, so that it does not go on for hours for nothing. Far below the
@@ -28,6 +34,9 @@ struct InFlight {
 pub(super) struct Finished {
     room: Arc<Semaphore>,
     room_bytes: u32,
+    /// Packs that wait to be hashed together, and how many of them are.
+    group: Arc<Mutex<Vec<(UnnamedPack, OwnedSemaphorePermit)>>>,
+    group_packs: usize,
     queue: mpsc::UnboundedSender<InFlight>,
     runtime: Handle,
 }
@@ -35,24 +44,57 @@ pub(super) struct Finished {
 /// The uploader's end of the queue.
 pub(super) struct Packs(mpsc::UnboundedReceiver<InFlight>);
 
-/// A queue of packs of at most `room_bytes` together, those being stored included. To be made on the runtime that drives the
-/// uploader.
-pub(super) fn queue(room_bytes: u64) -> (Finished, Packs) {
+/// A queue of packs of at most `room_bytes` together, those being stored included, which are hashed in groups of `group_packs`. To
+/// be made on the runtime that drives the uploader.
+pub(super) fn queue(room_bytes: u64, group_packs: usize) -> (Finished, Packs) {
     let room_bytes = u32::try_from(room_bytes).unwrap_or(u32::MAX);
     let (sender, receiver) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(room_bytes as usize));
-    (Finished { room, room_bytes, queue: sender, runtime: Handle::current() }, Packs(receiver))
+    let finished = Finished { room, room_bytes, group: Arc::default(), group_packs, queue: sender, runtime: Handle::current() };
+    (finished, Packs(receiver))
 }
 
 impl Finished {
-    /// Waits for room and hands `pack` over. For worker threads: it blocks.
-    pub(super) fn send(&self, pack: Pack, stop: &CancellationToken) -> Result<(), ExportError> {
-        let bytes = u32::try_from(pack.bytes.len()).unwrap_or(u32::MAX).min(self.room_bytes);
+    /// Waits for room and hands `pack` over. For worker threads: it blocks, and it may hash a group.
+    pub(super) fn send(&self, pack: UnnamedPack, stop: &CancellationToken) -> Result<(), ExportError> {
+        let share = self.share(pack.bytes().len(), stop)?;
+        let group = {
+            let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+            group.push((pack, share));
+            if group.len() < self.group_packs { Vec::new() } else { std::mem::take(&mut *group) }
+        };
+        self.name(group)
+    }
+
+    /// Hands over the packs that wait for others. To be called by each worker that ends.
+    pub(super) fn flush(&self) -> Result<(), ExportError> {
+        let group = std::mem::take(&mut *self.group.lock().unwrap_or_else(PoisonError::into_inner));
+        self.name(group)
+    }
+
+    fn share(&self, bytes: usize, stop: &CancellationToken) -> Result<OwnedSemaphorePermit, ExportError> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.room_bytes);
+        if let Ok(share) = Arc::clone(&self.room).try_acquire_many_owned(bytes) {
+            return Ok(share);
+        }
+        // What waits to be hashed takes room that only becomes free when it is stored.
+        self.flush()?;
         let room = Arc::clone(&self.room).acquire_many_owned(bytes);
-        let share = self.runtime.block_on(stop.run_until_cancelled(room));
-        let Some(Ok(share)) = share else { return Err(ExportError::Cancelled) };
-        // A closed queue means that the uploader failed, and says why itself.
-        self.queue.send(InFlight { pack, share }).map_err(|_| ExportError::Cancelled)
+        match self.runtime.block_on(stop.run_until_cancelled(room)) {
+            Some(Ok(share)) => Ok(share),
+            Some(Err(_)) | None => Err(ExportError::Cancelled),
+        }
+    }
+
+    fn name(&self, group: Vec<(UnnamedPack, OwnedSemaphorePermit)>) -> Result<(), ExportError> {
+        let inputs: Vec<&[u8]> = group.iter().map(|(pack, _)| pack.bytes()).collect();
+        let mut ids = Vec::new();
+        hash::sha256_many(&inputs, &mut ids);
+        for ((pack, share), id) in group.into_iter().zip(ids) {
+            // A closed queue means that the uploader failed, and says why itself.
+            self.queue.send(InFlight { pack: pack.named(id), share }).map_err(|_| ExportError::Cancelled)?;
+        }
+        Ok(())
     }
 }
 
@@ -169,29 +211,66 @@ impl Uploaded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::Id;
+    use crate::repository::store::memory::MemoryStore;
+    use crate::repository::{BlobKind, Compressor, Id, KdfCost, PackBuilder, Password, Sealer, Verification};
 
-    fn pack(length: usize) -> Pack {
-        Pack { record: PackRecord { id: Id::of(&[]), blobs: Vec::new() }, bytes: vec![0; length].into() }
+    async fn sealer() -> Sealer {
+        let password = Password::new("test").unwrap();
+        Repository::init(Arc::new(MemoryStore::new()), &password, KdfCost::TEST).await.unwrap().sealer()
+    }
+
+    /// A pack of `length` bytes and some more.
+    fn pack(sealer: &Sealer, length: usize) -> UnnamedPack {
+        let mut builder = PackBuilder::new(sealer.clone(), BlobKind::Data, length, Verification::Skip);
+        let plain: Vec<u8> = (0..length).map(|_| rand::random()).collect();
+        builder.add(Id::of(&plain), &plain, &mut Compressor::new(1).unwrap()).unwrap();
+        builder.finish_unnamed().unwrap().unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn packs_wait_until_others_are_stored_and_a_stop_ends_the_wait() {
-        let (finished, mut packs) = queue(100);
+        let sealer = sealer().await;
+        for group_packs in [1, 4] {
+            let (finished, mut packs) = queue(1000, group_packs);
+            let stop = CancellationToken::new();
+            // A pack that is larger than the room gets all of it.
+            let blocking = |length| {
+                let (finished, stop, pack) = (finished.clone(), stop.clone(), pack(&sealer, length));
+                tokio::task::spawn_blocking(move || finished.send(pack, &stop).is_ok())
+            };
+            assert!(blocking(600).await.unwrap());
+            let second = blocking(1500);
+            // Whether or not it waited for a group: the second pushes it out.
+            let first = packs.0.recv().await.unwrap();
+            assert!(packs.0.try_recv().is_err(), "the second has no room yet");
+            drop(first);
+            assert!(second.await.unwrap());
+            let third = blocking(1);
+            stop.cancel();
+            assert!(!third.await.unwrap());
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn packs_are_named_in_groups_by_their_hashes_and_the_rest_at_the_end() {
+        let sealer = sealer().await;
+        let (finished, mut packs) = queue(1 << 20, 3);
+        let made: Vec<UnnamedPack> = (1..=5).map(|number| pack(&sealer, number * 700)).collect();
+        let hashes: Vec<Id> = made.iter().map(|pack| Id::of(pack.bytes())).collect();
         let stop = CancellationToken::new();
-        // A pack that is larger than the room gets all of it.
-        let blocking = |length| {
-            let (finished, stop) = (finished.clone(), stop.clone());
-            tokio::task::spawn_blocking(move || finished.send(pack(length), &stop).is_ok())
-        };
-        assert!(blocking(60).await.unwrap());
-        let second = blocking(150);
-        let first = packs.0.recv().await.unwrap();
-        assert!(packs.0.try_recv().is_err(), "the second has no room yet");
-        drop(first);
-        assert!(second.await.unwrap());
-        let third = blocking(1);
-        stop.cancel();
-        assert!(!third.await.unwrap());
+        let mut seen = Vec::new();
+        for (number, pack) in made.into_iter().enumerate() {
+            finished.send(pack, &stop).unwrap();
+            while let Ok(arrived) = packs.0.try_recv() {
+                assert_eq!(Id::of(&arrived.pack.bytes), arrived.pack.record.id);
+                seen.push(arrived.pack.record.id);
+            }
+            assert_eq!(seen.len(), (number + 1) / 3 * 3);
+        }
+        finished.flush().unwrap();
+        while let Ok(arrived) = packs.0.try_recv() {
+            seen.push(arrived.pack.record.id);
+        }
+        assert_eq!(seen, hashes);
     }
 }

@@ -1,4 +1,5 @@
-//! The threads of an export: read, test, hash, pack. One batch of chunks after another, stage by stage.
+//! The threads of an export: test, hash, pack. One batch of chunks after another, stage by stage, while the worker's
+//! [reader](super::read) fills the next.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::ExportError;
+use super::read::{self, Batch};
 use super::upload::Finished;
-use crate::block::{AlignedBuffer, BlockSource};
+use crate::block::BlockSource;
 use crate::repository::{BlobKind, Claim, Compressor, Id, Index, PackBuilder, Sealer, Verification};
 use crate::transfer::budget::ExportBounds;
 use crate::transfer::chunk_size::ChunkSize;
@@ -16,6 +18,7 @@ use crate::transfer::crew::{Crew, WorkerDied};
 use crate::transfer::plan::{Chunk, Plan};
 use crate::transfer::progress::Progress;
 use crate::transfer::{hash, zeros};
+use crate::types::ByteRange;
 
 /// Level of compression: what restic calls fastest. Higher ones cost twice the time for a twentieth of the space.
 pub(super) const ZSTD_LEVEL: i32 = 1;
@@ -94,8 +97,18 @@ impl Work {
         Ok(Tally { content, counts })
     }
 
+    /// Bytes of a chunk.
+    pub(super) fn chunk_bytes(&self) -> usize {
+        self.chunk_size.bytes() as usize
+    }
+
+    /// Bytes of a batch.
+    pub(super) fn batch_bytes(&self) -> usize {
+        self.bounds.batch_chunks * self.chunk_bytes()
+    }
+
     /// The next chunks, at most a batch. Empty at the end.
-    fn claim(&self) -> Result<Vec<Chunk>, ExportError> {
+    pub(super) fn claim(&self) -> Result<Vec<Chunk>, ExportError> {
         let mut planned = lock(&self.plan);
         let mut batch = Vec::with_capacity(self.bounds.batch_chunks);
         while batch.len() < self.bounds.batch_chunks {
@@ -114,7 +127,15 @@ impl Work {
         Ok(batch)
     }
 
-    fn check_stop(&self) -> Result<(), ExportError> {
+    /// Fills `buffer` with the range of the source.
+    pub(super) fn read(&self, range: ByteRange, buffer: &mut [u8]) -> Result<(), ExportError> {
+        self.check_stop()?;
+        self.source.read_at(range.offset(), buffer).map_err(|source| ExportError::Read { range, source })?;
+        self.progress.moved(range.length());
+        Ok(())
+    }
+
+    pub(super) fn check_stop(&self) -> Result<(), ExportError> {
         if self.stop.is_cancelled() { Err(ExportError::Cancelled) } else { Ok(()) }
     }
 }
@@ -153,87 +174,71 @@ pub(super) async fn join(crew: Crew<Result<(), ExportError>>) -> Result<(), Expo
 struct Worker {
     work: Arc<Work>,
     finished: Finished,
-    buffers: Vec<AlignedBuffer>,
     compressor: Compressor,
-    pack: PackBuilder,
+    /// None until the first blob for it comes: while a finished pack waits for room, there is no memory of the next.
+    pack: Option<PackBuilder>,
     /// Blobs in the pack.
     packed: u64,
 }
 
 impl Worker {
     fn new(work: Arc<Work>, finished: Finished) -> Result<Self, ExportError> {
-        let chunk = work.chunk_size.bytes() as usize;
-        let buffers = (0..work.bounds.batch_chunks).map(|_| AlignedBuffer::zeroed(chunk)).collect();
         let compressor = Compressor::new(ZSTD_LEVEL)?;
-        let pack = new_pack(&work);
-        Ok(Self { work, finished, buffers, compressor, pack, packed: 0 })
+        Ok(Self { work, finished, compressor, pack: None, packed: 0 })
     }
 
     fn run(mut self) -> Result<(), ExportError> {
-        let mut ids = Vec::new();
-        loop {
-            self.work.check_stop()?;
-            let batch = self.work.claim()?;
-            if batch.is_empty() {
-                return self.hand_over();
+        let work = Arc::clone(&self.work);
+        std::thread::scope(|scope| {
+            // Dropped when this ends, however it does, which ends the reader.
+            let batches = read::start(scope, &work)?;
+            let mut ids = Vec::new();
+            while let Some(batch) = batches.next() {
+                let batch = batch?;
+                work.check_stop()?;
+                let data = self.without_zeros(&batch);
+                let inputs: Vec<&[u8]> = data.iter().map(|&at| batch.bytes(at)).collect();
+                hash::sha256_many(&inputs, &mut ids);
+                for (&at, &id) in data.iter().zip(&ids) {
+                    self.store(&batch, at, id)?;
+                }
+                batches.done(batch);
             }
-            self.read(&batch)?;
-            let data = self.without_zeros(&batch);
-            let inputs: Vec<&[u8]> = data.iter().map(|&at| chunk_bytes(&self.buffers, &batch, at)).collect();
-            hash::sha256_many(&inputs, &mut ids);
-            for (&at, &id) in data.iter().zip(&ids) {
-                self.store(&batch, at, id)?;
-            }
-        }
-    }
-
-    /// Fills a buffer for each chunk. What is not read is zeroed, for buffers are used again.
-    fn read(&mut self, batch: &[Chunk]) -> Result<(), ExportError> {
-        for (chunk, buffer) in batch.iter().zip(&mut self.buffers) {
-            let mut filled = 0;
-            for &range in &chunk.reads {
-                self.work.check_stop()?;
-                let start = (range.offset() - chunk.range.offset()) as usize;
-                let end = start + range.length() as usize;
-                buffer[filled..start].fill(0);
-                let read = self.work.source.read_at(range.offset(), &mut buffer[start..end]);
-                read.map_err(|source| ExportError::Read { range, source })?;
-                filled = end;
-                self.work.progress.moved(range.length());
-            }
-            buffer[filled..chunk.range.length() as usize].fill(0);
-        }
-        Ok(())
+            self.hand_over()?;
+            self.finished.flush()
+        })
     }
 
     /// The positions in the batch of the chunks that hold something. The others are done with.
-    fn without_zeros(&self, batch: &[Chunk]) -> Vec<usize> {
-        let (zero, data): (Vec<usize>, Vec<usize>) =
-            (0..batch.len()).partition(|&at| zeros::is_zero(chunk_bytes(&self.buffers, batch, at)));
+    fn without_zeros(&self, batch: &Batch) -> Vec<usize> {
+        let chunks = batch.chunks();
+        let (zero, data): (Vec<usize>, Vec<usize>) = (0..chunks.len()).partition(|&at| zeros::is_zero(batch.bytes(at)));
         let mut outcomes = lock(&self.work.outcomes);
         for at in zero {
             outcomes.content.zeros();
-            self.work.progress.done(batch[at].range.length());
+            self.work.progress.done(chunks[at].range.length());
         }
         data
     }
 
     /// Packs a chunk unless it is stored, or another worker stores it.
-    fn store(&mut self, batch: &[Chunk], at: usize, id: Id) -> Result<(), ExportError> {
-        let length = batch[at].range.length();
+    fn store(&mut self, batch: &Batch, at: usize, id: Id) -> Result<(), ExportError> {
+        let Chunk { index, range, .. } = batch.chunks()[at];
+        let length = range.length();
         let claim = self.work.index.claim(BlobKind::Data, &id)?;
         if claim == Claim::Yours {
             self.work.check_stop()?;
             if !self.has_room(length) {
                 self.hand_over()?;
             }
-            self.pack.add(id, chunk_bytes(&self.buffers, batch, at), &mut self.compressor)?;
+            let pack = self.pack.get_or_insert_with(|| new_pack(&self.work));
+            pack.add(id, batch.bytes(at), &mut self.compressor)?;
             self.packed += 1;
             self.work.progress.new_data(length);
         }
         self.work.progress.done(length);
         let mut outcomes = lock(&self.work.outcomes);
-        outcomes.content.data(batch[at].index, id)?;
+        outcomes.content.data(index, id)?;
         if claim == Claim::Yours {
             outcomes.counts.new_chunks += 1;
             outcomes.counts.new_bytes += length;
@@ -245,14 +250,17 @@ impl Worker {
     /// it was made with.
     fn has_room(&self, length: u64) -> bool {
         let blobs = (self.packed + 1) * BLOB_OVERHEAD_BYTES + HEADER_OVERHEAD_BYTES;
-        self.packed == 0 || self.pack.bytes() as u64 + length + blobs <= self.work.bounds.pack_bytes as u64
+        self.pack.as_ref().is_none_or(|pack| pack.bytes() as u64 + length + blobs <= self.work.bounds.pack_bytes as u64)
     }
 
     /// Gives the pack to the uploader, when there is room among the bytes in flight, and begins another.
     fn hand_over(&mut self) -> Result<(), ExportError> {
-        let next = new_pack(&self.work);
+        let finished = match self.pack.take() {
+            Some(pack) => pack.finish_unnamed()?,
+            None => None,
+        };
         self.packed = 0;
-        match std::mem::replace(&mut self.pack, next).finish()? {
+        match finished {
             Some(pack) => self.finished.send(pack, &self.work.stop),
             None => Ok(()),
         }
@@ -261,8 +269,4 @@ impl Worker {
 
 fn new_pack(work: &Work) -> PackBuilder {
     PackBuilder::new(work.sealer.clone(), BlobKind::Data, work.bounds.pack_bytes, work.verification)
-}
-
-fn chunk_bytes<'a>(buffers: &'a [AlignedBuffer], batch: &[Chunk], at: usize) -> &'a [u8] {
-    &buffers[at][..batch[at].range.length() as usize]
 }

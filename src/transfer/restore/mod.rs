@@ -173,9 +173,9 @@ pub async fn restore(
     let (fetched, jobs) = worker::queue();
     let work = Arc::new(worker::Work {
         sealer: image.repository.sealer(),
-        plan: Arc::clone(&plan),
         sink: Arc::clone(&sink),
         target: options.target,
+        batch_bytes: bounds.batch_bytes,
         progress: progress.clone(),
         stop: stop.clone(),
         tally: worker::Tally::default(),

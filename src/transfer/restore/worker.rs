@@ -1,4 +1,7 @@
 //! The threads of a restore: decode, verify, write.
+//!
+//! A worker decodes as many neighbouring blobs as its memory holds, straight into the aligned memory they are written from,
+//! hashes all of them at once, and writes them only then.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::fetch::Fetched;
 use super::plan::{Occurrences, RestorePlan};
 use super::{RestoreError, Target};
+use crate::block::buffer::ALIGNMENT;
 use crate::block::{AlignedBuffer, BlockSink};
-use crate::repository::pack::open_blob;
-use crate::repository::{Damage, Sealer};
+use crate::repository::pack::open_blob_unhashed;
+use crate::repository::{Damage, Id, Sealer};
 use crate::transfer::crew::{Crew, WorkerDied};
 use crate::transfer::progress::Progress;
-use crate::transfer::zeros;
+use crate::transfer::{hash, zeros};
 use crate::types::ByteRange;
 
 /// Runs of zeros within a blob become holes in steps of this many bytes, on multiples of it. Smaller holes would only scatter
@@ -53,9 +57,10 @@ pub(super) fn queue() -> (Jobs, Queue) {
 /// What the workers share.
 pub(super) struct Work {
     pub(super) sealer: Sealer,
-    pub(super) plan: Arc<RestorePlan>,
     pub(super) sink: Arc<dyn BlockSink>,
     pub(super) target: Target,
+    /// Memory of a worker for blobs in plain; as large as the largest at least.
+    pub(super) batch_bytes: usize,
     pub(super) progress: Progress,
     pub(super) stop: CancellationToken,
     pub(super) tally: Tally,
@@ -82,9 +87,8 @@ pub(super) fn start(work: &Arc<Work>, queue: Queue, count: usize) -> io::Result<
         move || {
             // One that fails or panics stops the others at once.
             let stop_others = work.stop.clone().drop_guard();
-            let largest = work.plan.largest_blob_bytes() as usize;
-            let worker = Worker { work, plain: Vec::new(), aligned: AlignedBuffer::zeroed(largest) };
-            let result = worker.run(&queue);
+            let plain = AlignedBuffer::zeroed(work.batch_bytes);
+            let result = Worker { work, plain, ids: Vec::new() }.run(&queue);
             if result.is_ok() {
                 stop_others.disarm();
             }
@@ -105,8 +109,9 @@ pub(super) async fn join(crew: Crew<Result<(), RestoreError>>) -> Result<(), Res
 
 struct Worker {
     work: Arc<Work>,
-    plain: Vec<u8>,
-    aligned: AlignedBuffer,
+    /// The blobs of a batch, each at a multiple of 4096.
+    plain: AlignedBuffer,
+    ids: Vec<Id>,
 }
 
 impl Worker {
@@ -135,26 +140,47 @@ impl Worker {
         let start = request.bytes.start;
         // The bytes are nobody else's as a rule, and then they are not copied.
         let mut sealed: BytesMut = bytes.into();
-        for blob in request.blobs() {
-            self.check_stop()?;
-            let from = (u64::from(blob.location.offset) - start) as usize;
-            let damaged = |damage| RestoreError::Damaged { blob: blob.id, pack: blob.location.pack, damage };
-            let part = sealed.get_mut(from..from + blob.location.length as usize).ok_or_else(|| damaged(Damage::TooShort))?;
-            open_blob(&self.work.sealer, &blob.id, &blob.location, part, &mut self.plain).map_err(damaged)?;
-            if self.plain.len() as u64 != u64::from(blob.location.plain_length()) {
-                return Err(damaged(Damage::TooShort));
+        let mut blobs = request.blobs().peekable();
+        while blobs.peek().is_some() {
+            let mut batch = Vec::new();
+            let mut filled = 0;
+            let room = self.plain.len();
+            while let Some(blob) = blobs.next_if(|blob| batch.is_empty() || filled + length_of(blob) <= room) {
+                self.check_stop()?;
+                let from = (u64::from(blob.location.offset) - start) as usize;
+                let part = sealed.get_mut(from..from + blob.location.length as usize);
+                let plain = self.plain.get_mut(filled..filled + length_of(&blob));
+                let (Some(part), Some(plain)) = (part, plain) else { return Err(damaged(&blob, Damage::TooShort)) };
+                open_blob_unhashed(&self.work.sealer, &blob.location, part, plain).map_err(|damage| damaged(&blob, damage))?;
+                let at = filled;
+                filled = (filled + length_of(&blob)).next_multiple_of(ALIGNMENT);
+                batch.push((at, blob));
             }
-            self.write(&blob)?;
+            self.verify_and_write(&batch)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing of the batch is written before every blob of it was found to be what its id says.
+    fn verify_and_write(&mut self, batch: &[(usize, Occurrences<'_>)]) -> Result<(), RestoreError> {
+        let inputs: Vec<&[u8]> = batch.iter().map(|(at, blob)| &self.plain[*at..*at + length_of(blob)]).collect();
+        hash::sha256_many(&inputs, &mut self.ids);
+        for ((_, blob), &found) in batch.iter().zip(&self.ids) {
+            if found != blob.id {
+                return Err(damaged(blob, Damage::WrongHash { found }));
+            }
+        }
+        for ((_, blob), data) in batch.iter().zip(inputs) {
+            self.check_stop()?;
+            self.write(blob, data)?;
         }
         Ok(())
     }
 
     /// Writes the decoded blob everywhere it goes.
-    fn write(&mut self, blob: &Occurrences<'_>) -> Result<(), RestoreError> {
-        let length = self.plain.len();
-        self.aligned[..length].copy_from_slice(&self.plain);
+    fn write(&self, blob: &Occurrences<'_>, data: &[u8]) -> Result<(), RestoreError> {
+        let length = data.len() as u64;
         for position in blob.positions() {
-            let data = &self.aligned[..length];
             for part in parts(position, data) {
                 match part {
                     Part::Data(range) => self.write_data(range, within(data, position, range))?,
@@ -162,8 +188,8 @@ impl Worker {
                     Part::Zeros(_) => {}
                 }
             }
-            self.work.progress.done(length as u64);
-            self.work.tally.data_bytes.fetch_add(length as u64, Ordering::AcqRel);
+            self.work.progress.done(length);
+            self.work.tally.data_bytes.fetch_add(length, Ordering::AcqRel);
         }
         Ok(())
     }
@@ -177,6 +203,14 @@ impl Worker {
     fn write_zeros(&self, range: ByteRange) -> Result<(), RestoreError> {
         self.work.sink.write_zeros(range).map_err(|source| RestoreError::Write { range, source })
     }
+}
+
+fn length_of(blob: &Occurrences<'_>) -> usize {
+    blob.location.plain_length() as usize
+}
+
+fn damaged(blob: &Occurrences<'_>, damage: Damage) -> RestoreError {
+    RestoreError::Damaged { blob: blob.id, pack: blob.location.pack, damage }
 }
 
 fn within(data: &[u8], position: u64, range: ByteRange) -> &[u8] {
