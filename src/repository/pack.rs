@@ -6,6 +6,7 @@
 //!
 //! Everything here computes and nothing waits: it belongs on worker threads.
 
+use std::io::Read;
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
@@ -24,6 +25,8 @@ const COMPRESSED_ENTRY_BYTES: usize = PLAIN_ENTRY_BYTES + 4;
 pub(super) const LENGTH_BYTES: usize = 4;
 /// Readers refuse headers above 16 MiB.
 const MAX_HEADER_BYTES: usize = 16 << 20;
+/// Longest blob whose buffer is made before it is decompressed: the longest that exports make.
+const EAGER_BYTES: usize = 32 << 20;
 const MAX_ENTRIES: usize = (MAX_HEADER_BYTES - OVERHEAD) / COMPRESSED_ENTRY_BYTES;
 /// Offsets have 32 bits; what is kept free is for the header.
 const MAX_BODY_BYTES: u64 = (u32::MAX as u64) - (MAX_HEADER_BYTES + LENGTH_BYTES) as u64;
@@ -297,7 +300,8 @@ pub fn open_blob(
     }
 }
 
-/// Decompresses to exactly `length` bytes, never more.
+/// Decompresses to exactly `length` bytes, never more. The length comes from the repository: memory for a long one is taken as the
+/// bytes come, so that one that is not true costs nothing.
 fn decompress(compressed: &[u8], length: u32, plain: &mut Vec<u8>) -> Result<(), Damage> {
     thread_local! {
         // A context costs 100 KiB and some time to make: one for each worker thread.
@@ -305,6 +309,11 @@ fn decompress(compressed: &[u8], length: u32, plain: &mut Vec<u8>) -> Result<(),
     }
     let compression = |error: std::io::Error| Damage::Compression(error.to_string());
     plain.clear();
+    if length as usize > EAGER_BYTES {
+        let decoder = zstd::stream::read::Decoder::with_buffer(compressed).map_err(compression)?;
+        let written = decoder.take(u64::from(length) + 1).read_to_end(plain).map_err(compression)?;
+        return exactly(length, written);
+    }
     plain.reserve_exact(length as usize);
     // The buffer may be larger than asked for: the frame's own length is checked afterwards.
     let written = CONTEXT.with_borrow_mut(|context| {
@@ -314,7 +323,11 @@ fn decompress(compressed: &[u8], length: u32, plain: &mut Vec<u8>) -> Result<(),
         };
         context.decompress_to_buffer(compressed, plain)
     });
-    match written.map_err(compression)? {
+    exactly(length, written.map_err(compression)?)
+}
+
+fn exactly(length: u32, written: usize) -> Result<(), Damage> {
+    match written {
         written if written == length as usize => Ok(()),
         written => Err(Damage::Compression(format!("{length} bytes expected, {written} found"))),
     }
