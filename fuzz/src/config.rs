@@ -21,7 +21,8 @@ pub fn run(data: &[u8]) {
     match block_on(Repository::open(FIXTURE.store.clone(), &password())) {
         Ok(opened) => {
             assert!(sealed, "a forged config was accepted");
-            let config: Value = serde_json::from_slice(text).expect("JSON");
+            // What is ignored may hold what this other reader refuses.
+            let Ok(config) = serde_json::from_slice::<Value>(text) else { return };
             assert_eq!(config["version"], 2);
             assert_eq!(config["id"].as_str().and_then(|id| id.parse::<Id>().ok()), Some(opened.id()));
         }

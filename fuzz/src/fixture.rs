@@ -74,18 +74,28 @@ impl Default for Fixture {
     }
 }
 
+/// What is behind the seal of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plain {
+    /// There is no valid seal.
+    None,
+    /// This text.
+    Text(Vec<u8>),
+    /// Whatever the fuzzer compressed by itself.
+    Compressed,
+}
+
 /// The bytes of a document: as they are (0), sealed (1), or compressed and sealed (2), by the low bits of the first byte of
-/// `data`; and its plain
-/// text where that is known.
-pub fn document(repository: &Repository, data: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+/// `data`.
+pub fn document(repository: &Repository, data: &[u8]) -> (Vec<u8>, Plain) {
     let (&mode, rest) = data.split_first().unwrap_or((&0, &[]));
     let seal = |plain: &[u8]| repository.sealer().seal(plain).expect("random numbers");
     match (mode & 0x7f) % 3 {
-        0 => (rest.to_vec(), None),
-        1 => (seal(rest), matches!(rest, [b'{' | b'[', ..]).then(|| rest.to_vec())),
+        0 => (rest.to_vec(), Plain::None),
+        1 => (seal(rest), if rest.first() == Some(&2) { Plain::Compressed } else { Plain::Text(rest.to_vec()) }),
         _ => {
             let compressed = zstd::bulk::compress(rest, 1).expect("zstd");
-            (seal(&[&[2], &compressed[..]].concat()), Some(rest.to_vec()))
+            (seal(&[&[2], &compressed[..]].concat()), Plain::Text(rest.to_vec()))
         }
     }
 }
@@ -96,7 +106,7 @@ pub fn document_seeds(text: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Runs `work` with the document in the shared repository, as an object of `kind`, which has no other then or later.
-pub fn with_document(kind: Kind, data: &[u8], work: impl FnOnce(&Repository, Key, Option<Vec<u8>>)) {
+pub fn with_document(kind: Kind, data: &[u8], work: impl FnOnce(&Repository, Key, Plain)) {
     let fixture = Fixture::shared();
     let (bytes, plain) = document(&fixture.repository, data);
     fixture.clear(kind);

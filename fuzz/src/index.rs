@@ -6,7 +6,7 @@ use serde_json::Value;
 use windlass::repository::store::Kind;
 use windlass::repository::{BlobKind, Id};
 
-use crate::fixture::{block_on, document_seeds, with_document};
+use crate::fixture::{Plain, block_on, document_seeds, with_document};
 
 /// The shortest text of a blob in an index: 64 digits of its id, its kind, two numbers, and the names of the four.
 const SHORTEST_ENTRY: usize = 64 + 45;
@@ -16,9 +16,14 @@ pub fn run(data: &[u8]) {
     with_document(Kind::Index, data, |repository, key, plain| match block_on(repository.load_index()) {
         Err(error) => assert!(error.to_string().contains(&key.path()), "the object is not named: {error}"),
         Ok(index) => {
-            let Some(text) = plain else { panic!("a forged index was accepted") };
+            let text = match plain {
+                Plain::None => panic!("a forged index was accepted"),
+                Plain::Compressed => return,
+                Plain::Text(text) => text,
+            };
             assert!(index.len() <= (text.len() / SHORTEST_ENTRY) as u64, "{} blobs in {} bytes", index.len(), text.len());
-            let file: Value = serde_json::from_slice(&text).expect("JSON");
+            // What is ignored may hold what this other reader refuses.
+            let Ok(file) = serde_json::from_slice::<Value>(&text) else { return };
             let packs = file["packs"].as_array().expect("packs");
             for blob in packs.iter().flat_map(|pack| pack["blobs"].as_array().expect("blobs")) {
                 let id: Id = blob["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");

@@ -22,17 +22,21 @@ const MAX_BYTES: u64 = 256 << 20;
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(Fixture::new);
 static USER: LazyLock<Keys> = LazyLock::new(|| Keys::derived(b"password", &SALT, 1, 1, 1));
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cost {
+    /// It is no key file.
+    Nothing,
     Cheap,
     Allowed,
     Refused,
 }
 
-/// What the file asks for, if it is one.
+/// What the file asks for; `None` when it is no JSON that can be told it from.
 fn cost(file: &[u8]) -> Option<Cost> {
     let file: Value = serde_json::from_slice(file).ok()?;
-    let [n, r, p] = ["N", "r", "p"].map(|name| file[name].as_u64());
-    let (n, r, p) = (u128::from(n?), u128::from(r?), u128::from(p?));
+    let [Some(n), Some(r), Some(p)] = ["N", "r", "p"].map(|name| file[name].as_u64().map(u128::from)) else {
+        return Some(Cost::Nothing);
+    };
     let (work, bytes) = (n.saturating_mul(r).saturating_mul(p), n.saturating_mul(r).saturating_mul(128));
     Some(match work {
         _ if work > u128::from(MAX_WORK) || bytes > u128::from(MAX_BYTES) => Cost::Refused,
@@ -48,18 +52,15 @@ pub fn run(data: &[u8]) {
         0 => (text.to_vec(), false),
         _ => (key_file(2, 1, 1, &SALT, &USER.seal([9; 16], text)), true),
     };
-    let cost = cost(&file);
-    if matches!(cost, Some(Cost::Allowed)) {
-        return;
-    }
+    let Some(cost) = cost(&file).filter(|&cost| cost != Cost::Allowed) else { return };
     FIXTURE.clear(Kind::Key);
     let key = FIXTURE.put(Kind::Key, file);
     match block_on(Repository::open(FIXTURE.store.clone(), &password())) {
         Ok(_) => panic!("the config is of another key"),
-        Err(RepositoryError::WrongPassword) => assert!(!sealed && matches!(cost, Some(Cost::Cheap))),
+        Err(RepositoryError::WrongPassword) => assert!(!sealed && cost == Cost::Cheap),
         // A sound master key that does not open the config.
         Err(RepositoryError::Damaged { object, .. }) if object == Key::Config.path() => {
-            assert!(matches!(cost, Some(Cost::Cheap)))
+            assert!(cost == Cost::Cheap)
         }
         Err(error) => assert!(error.to_string().contains(&key.path()), "the object is not named: {error}"),
     }

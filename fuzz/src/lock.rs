@@ -6,7 +6,7 @@
 use windlass::repository::store::Kind;
 use windlass::repository::{LockMode, LockOwner, RepositoryError, Store};
 
-use crate::fixture::{Fixture, block_on, document_seeds, with_document};
+use crate::fixture::{Fixture, Plain, block_on, document_seeds, with_document};
 
 /// Takes a lock beside this one, then removes it if it is stale.
 pub fn run(data: &[u8]) {
@@ -16,13 +16,13 @@ pub fn run(data: &[u8]) {
         match block_on(repository.lock(mode)) {
             Ok(guard) => {
                 let with_ours = locks();
-                assert!(plain.is_some(), "a forged lock was passed over");
+                assert!(plain != Plain::None, "a forged lock was passed over");
                 block_on(guard.check()).expect("the lock holds");
                 block_on(guard.release()).expect("the lock is released");
                 assert_eq!(locks(), with_ours - 1);
             }
             Err(RepositoryError::Locked { holder }) => {
-                assert!(plain.is_some() && (holder.mode == LockMode::Exclusive || mode == LockMode::Exclusive));
+                assert!(plain != Plain::None && (holder.mode == LockMode::Exclusive || mode == LockMode::Exclusive));
                 assert_eq!(locks(), 1);
             }
             Err(error) => {

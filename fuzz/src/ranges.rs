@@ -24,12 +24,13 @@ fn resolved(text: &mut String) -> Option<usize> {
 /// Asks.
 pub fn run(data: &[u8]) {
     let Some((&which, wire)) = data.split_first() else { return };
+    let layer = &Node::get().layer;
     if which % 2 == 0 {
         let Ok(mut request) = proto::GetMetadataAllocatedRequest::decode(wire) else { return };
         let snapshot = resolved(&mut request.snapshot_id);
         let (start, most) = (request.starting_offset, request.max_results);
         let answers = block_on(async {
-            let answers = Node::get().layer.get_metadata_allocated(Request::new(request)).await?.into_inner();
+            let answers = layer.get_metadata_allocated(Request::new(request)).await?.into_inner();
             Ok(answers
                 .map(|answer| answer.map(|answer| (answer.encoded_len(), answer.volume_capacity_bytes, answer.block_metadata)))
                 .collect()
@@ -41,7 +42,7 @@ pub fn run(data: &[u8]) {
         let (base, target) = (resolved(&mut request.base_snapshot_id), resolved(&mut request.target_snapshot_id));
         let (start, most) = (request.starting_offset, request.max_results);
         let answers = block_on(async {
-            let answers = Node::get().layer.get_metadata_delta(Request::new(request)).await?.into_inner();
+            let answers = layer.get_metadata_delta(Request::new(request)).await?.into_inner();
             Ok(answers
                 .map(|answer| answer.map(|answer| (answer.encoded_len(), answer.volume_capacity_bytes, answer.block_metadata)))
                 .collect()

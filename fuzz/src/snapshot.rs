@@ -6,7 +6,7 @@ use windlass::repository::store::Kind;
 use windlass::repository::time::{parse_rfc3339, rfc3339};
 use windlass::repository::{Id, Snapshot};
 
-use crate::fixture::{block_on, document_seeds, with_document};
+use crate::fixture::{Plain, block_on, document_seeds, with_document};
 
 /// Lists the snapshots, and finds the one.
 pub fn run(data: &[u8]) {
@@ -19,13 +19,14 @@ pub fn run(data: &[u8]) {
             }
             Ok(listed) => listed,
         };
-        assert!(plain.is_some(), "a forged snapshot was accepted");
+        assert!(plain != Plain::None, "a forged snapshot was accepted");
         let [stored] = listed.as_slice() else { panic!("{} snapshots", listed.len()) };
         assert_eq!(block_on(repository.find_snapshot("latest")).expect("the latest"), *stored);
         assert_eq!(block_on(repository.find_snapshot(&stored.id.short())).expect("by its name"), *stored);
         let text = serde_json::to_vec(&stored.snapshot).expect("JSON");
         assert_eq!(serde_json::from_slice::<Snapshot>(&text).expect("what was written"), stored.snapshot);
-        if let Some(taken) = stored.snapshot.taken() {
+        // Years of five digits have no text.
+        if let Some(taken) = stored.snapshot.taken().filter(|taken| taken.seconds < 253_402_300_800) {
             assert_eq!(parse_rfc3339(&rfc3339(taken)), Some(taken));
         }
     });

@@ -10,12 +10,17 @@ use crate::input::{Input, part};
 /// Where signatures lie: the offsets that parts are put at, besides any other.
 const PLACES: [usize; 12] = [0, 3, 54, 82, 512, 1024, 4096, 4120, 0x8001, 65_536, 65_600, (1 << 20) - 4096];
 const REACH: usize = 1 << 20;
+const ENOUGH: usize = 66 << 10;
 
 /// Puts parts on two ends of a device and looks at them.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    // Mostly large enough for every signature; sometimes cut anywhere.
-    let size = if input.byte() == 0 { input.u32() as usize % REACH } else { REACH };
+    // Mostly just large enough for every signature at the beginning; sometimes as much as is looked at, or cut anywhere.
+    let size = match input.byte() {
+        0 => input.u32() as usize % REACH,
+        1 => REACH,
+        _ => ENOUGH,
+    };
     let mut ends = [vec![0; size], vec![0; size]];
     while !input.is_empty() {
         let (which, place) = (input.byte(), input.byte());
@@ -60,7 +65,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     btrfs[0x40..0x48].copy_from_slice(b"_BHRfS_M");
     btrfs[0x88] = 1;
     let systems = [put(0, 5, &ext), put(0, 0, &xfs), put(0, 9, &btrfs)];
-    let mut seeds: Vec<Vec<u8>> = systems.iter().map(|put| [&[1], &put[..]].concat()).collect();
+    let mut seeds: Vec<Vec<u8>> = systems.iter().map(|put| [&[2], &put[..]].concat()).collect();
     seeds.push([&[1], &systems.concat()[..]].concat());
     seeds.push([&[1], &put(0, 4, b"EFI PART")[..], &put(1, 11, b"EFI PART")].concat());
     seeds.push([&[0, 0, 5, 0, 0], &systems[0][..]].concat());

@@ -86,8 +86,8 @@ fn s3(text: &str) -> Result<S3Location, LocationError> {
     if bucket.is_empty() || path.contains(|c: char| c.is_control() || matches!(c, '?' | '#')) {
         return Err(LocationError::S3("the bucket is missing or malformed"));
     }
-    if prefix.split('/').any(|part| part == ".." || part == ".") {
-        return Err(LocationError::S3("the prefix may not hold `.` or `..`"));
+    if path.split('/').any(|part| part == ".." || part == ".") {
+        return Err(LocationError::S3("the bucket and the prefix may not hold `.` or `..`"));
     }
     let prefix = prefix.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
     Ok(S3Location { endpoint: format!("{scheme}://{host}"), bucket: bucket.to_owned(), prefix })
@@ -143,7 +143,16 @@ mod tests {
         assert_eq!("".parse::<Location>(), Err(LocationError::Empty));
         assert_eq!("backup".parse::<Location>(), Err(LocationError::Relative("backup".into())));
         assert_eq!("sftp:host:/x".parse::<Location>(), Err(LocationError::Backend("sftp".into())));
-        for text in ["s3:", "s3:host", "s3:host/", "s3:/bucket", "s3:ftp://host/bucket", "s3:key@host/bucket", "s3:host/b/../c"] {
+        for text in [
+            "s3:",
+            "s3:host",
+            "s3:host/",
+            "s3:/bucket",
+            "s3:ftp://host/bucket",
+            "s3:key@host/bucket",
+            "s3:host/b/../c",
+            "s3:host/../c",
+        ] {
             assert!(matches!(text.parse::<Location>(), Err(LocationError::S3(_))), "{text}");
         }
     }

@@ -10,7 +10,7 @@
 //!
 //! Everything here computes and nothing waits: it belongs on worker threads.
 
-use std::io::{self, Cursor};
+use std::io::{self, Cursor, Read};
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pub(super) const LENGTH_BYTES: usize = 4;
 const COMPRESSION_ROOM: usize = 64 << 10;
 /// Readers refuse headers above 16 MiB.
 const MAX_HEADER_BYTES: usize = 16 << 20;
+/// Longest blob whose buffer is made before it is decompressed: the longest that exports make.
+const EAGER_BYTES: usize = 32 << 20;
 const MAX_ENTRIES: usize = (MAX_HEADER_BYTES - OVERHEAD) / COMPRESSED_ENTRY_BYTES;
 /// Offsets have 32 bits; what is kept free is for the header.
 const MAX_BODY_BYTES: u64 = (u32::MAX as u64) - (MAX_HEADER_BYTES + LENGTH_BYTES) as u64;
@@ -361,9 +363,15 @@ pub fn open_blob_unhashed(sealer: &Sealer, location: &BlobLocation, sealed: &mut
     Ok(())
 }
 
-/// Decompresses to exactly `length` bytes, never more.
+/// Decompresses to exactly `length` bytes, never more. The length comes from the repository: memory for a long one is taken as the
+/// bytes come, so that one that is not true costs nothing.
 fn decompress(compressed: &[u8], length: u32, plain: &mut Vec<u8>) -> Result<(), Damage> {
     plain.clear();
+    if length as usize > EAGER_BYTES {
+        let decoder = zstd::stream::read::Decoder::with_buffer(compressed);
+        let written = decoder.and_then(|decoder| decoder.take(u64::from(length) + 1).read_to_end(plain));
+        return exactly(length as usize, written);
+    }
     plain.reserve_exact(length as usize);
     // The buffer may be larger than asked for: the frame's own length is checked afterwards.
     exactly(length as usize, with_decompressor(|context| context.decompress_to_buffer(compressed, plain)))

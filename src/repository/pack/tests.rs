@@ -107,6 +107,45 @@ fn a_blob_that_lies_about_its_length_is_refused() {
 }
 
 #[test]
+fn a_length_that_is_not_true_takes_no_memory() {
+    let (sealer, text) = (sealer(), vec![7; 1000]);
+    let sealed = sealer.seal(&zstd::bulk::compress(&text, 1).unwrap()).unwrap();
+    let open = |length: u32| {
+        let location = BlobLocation {
+            pack: Id::of(b"pack"),
+            offset: 0,
+            length: sealed.len() as u32,
+            uncompressed_length: NonZeroU32::new(length),
+        };
+        let mut plain = Vec::new();
+        let opened = open_blob(&sealer, &Id::of(&text), &location, &mut sealed.clone(), &mut plain);
+        (opened, plain.capacity())
+    };
+    assert_eq!(open(1000).0, Ok(()));
+    let (opened, taken) = open(u32::MAX);
+    assert!(matches!(opened, Err(Damage::Compression(_))));
+    assert!(taken < 1 << 20, "{taken} bytes are taken");
+}
+
+#[test]
+fn blobs_longer_than_any_of_ours_read_back_and_lies_about_them_do_not() {
+    let sealer = sealer();
+    let long: Vec<u8> = (0..EAGER_BYTES + 5).map(|at| (at >> 12) as u8).collect();
+    let pack = packed(&sealer, BlobKind::Data, std::slice::from_ref(&long));
+    let blob = &pack.record.blobs[0];
+    let right = location(&pack, blob);
+    let sealed = &pack.bytes[..blob.length as usize];
+    let mut plain = Vec::new();
+    open_blob(&sealer, &blob.id, &right, &mut sealed.to_vec(), &mut plain).unwrap();
+    assert!(plain == long);
+    for length in [long.len() as u32 - 1, long.len() as u32 + 1] {
+        let wrong = BlobLocation { uncompressed_length: NonZeroU32::new(length), ..right };
+        let opened = open_blob(&sealer, &blob.id, &wrong, &mut sealed.to_vec(), &mut plain);
+        assert!(matches!(opened, Err(Damage::Compression(_))), "{length}: {opened:?}");
+    }
+}
+
+#[test]
 fn what_does_not_shrink_is_stored_as_it_is() {
     let sealer = sealer();
     let random: Vec<u8> = (0..1000).map(|_| rand::random()).collect();
