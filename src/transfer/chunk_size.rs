@@ -60,10 +60,12 @@ impl ChunkSize {
 
     /// The default for a volume of `volume_bytes`.
     pub const fn for_volume(volume_bytes: u64) -> Self {
-        match volume_bytes {
-            ..=Self::MIN_UP_TO_BYTES => Self::MIN,
-            ..=Self::SMALL_UP_TO_BYTES => Self::SMALL,
-            _ => Self::LARGE,
+        if volume_bytes <= Self::MIN_UP_TO_BYTES {
+            Self::MIN
+        } else if volume_bytes <= Self::SMALL_UP_TO_BYTES {
+            Self::SMALL
+        } else {
+            Self::LARGE
         }
     }
 
