@@ -7,13 +7,14 @@
 #   make bench  speed, memory and space beside restic, borg, rustic and kopia; some 25 minutes, results in tests/bench/RESULTS.md
 #   make bench-quick    the same with less data beside restic only, under two minutes once everything is built
 #   make bench-memory   peak memory for volumes of 1 TiB and 16 TiB, sparse and full, made up as they are read
+#   make soak   100,000 random operations on real pools, compared byte for byte; a new seed each time, which it prints
 #   make clean  removes what was built
 
 SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints
 
-.PHONY: all demo test fuzz lint bench bench-quick bench-memory build clean
+.PHONY: all demo test fuzz soak lint bench bench-quick bench-memory build clean
 
 all: build
 
@@ -50,6 +51,11 @@ bench-memory:
 	@e2e/setup.sh build
 	$(CARGO) build --release -p windlass-bench
 	@target/release/windlass-bench synthetic table
+
+soak:
+	@e2e/setup.sh test
+	WINDLASS_RANDOM_OPERATIONS=100000 WINDLASS_RANDOM_SEED=$${WINDLASS_RANDOM_SEED:-$$(date +%s)} \
+		$(CARGO) test --features $(FEATURES) --test root_random_operations -- --nocapture
 
 clean:
 	rm -rf target

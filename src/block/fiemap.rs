@@ -338,7 +338,7 @@ mod tests {
     use super::*;
 
     fn extent(logical: u64, length: u64, bits: u32) -> FileExtent {
-        FileExtent { logical, physical: logical + (1 << 30), length, flags: ExtentFlags::from_bits(bits) }
+        FileExtent { logical, physical: logical.wrapping_add(1 << 30), length, flags: ExtentFlags::from_bits(bits) }
     }
 
     #[test]
