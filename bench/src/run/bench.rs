@@ -52,6 +52,8 @@ impl Bench {
         lock: Option<PathBuf>,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self, BenchError> {
+        // Of a run that was killed.
+        let _ = fs::remove_dir_all(output.join("saved"));
         for folder in [place.images().join("current"), output.join("logs")] {
             fs::create_dir_all(&folder).while_doing(|| format!("making {}", folder.display()))?;
         }
@@ -227,7 +229,7 @@ impl Bench {
         let text = fs::read_to_string(&log).while_doing(|| format!("reading {}", log.display()))?;
         let report: limit::Report = serde_json::from_str(text.trim()).while_doing(|| format!("reading {}", log.display()))?;
         println!(
-            "{case:24} {:13} {:7.2} s of one thread, {:.2} s whatever the bytes",
+            "{case:30} {:13} {:7.2} s of one thread, {:.2} s whatever the bytes",
             "limit",
             report.thread_seconds(limit::Stage::EXPORT),
             report.fixed_seconds()
@@ -332,7 +334,7 @@ impl Bench {
 
     fn note(&mut self, case: &str, tool: &dyn Tool, data: &str, invocation: &Invocation, usage: Usage, stored_bytes: u64) {
         println!(
-            "{case:24} {:13} {:7.2} s wall {:7.2} s CPU {:5} MiB peak {:7.1} MB stored",
+            "{case:30} {:13} {:7.2} s wall {:7.2} s CPU {:5} MiB peak {:7.1} MB stored",
             tool.name(),
             usage.wall_seconds,
             usage.cpu_seconds,

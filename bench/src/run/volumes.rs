@@ -97,7 +97,7 @@ fn growth(bench: &mut Bench, seed: u64) -> Result<(), BenchError> {
         // All within the first 10 GiB, so that the chunks that change are the same.
         volume::make(&base, 10 * GIB, 512 * MIB, 32 * MIB, Content::Mixed, seed)?;
         grow(&base, size)?;
-        let changed = change::make(&base, &later, Pattern::Scattered, 5.0, seed + 1)?;
+        let changed = change::make(&base, &later, Pattern::Scattered, 1.0, seed + 1)?;
         bench.describe(format!(
             "{case}: {} GiB with 512 MiB of data, of which {:.1} MB are overwritten",
             size >> 30,
