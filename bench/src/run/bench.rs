@@ -35,7 +35,7 @@ const INDISPENSABLE: [&str; 2] = ["windlass", "restic"];
 /// An image, as those see it who back it up.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot<'a> {
-    /// What it is called in the results.
+    /// What it is called in the results. What a tool keeps of one is not touched by another.
     pub(super) data: &'a str,
     /// Its file.
     pub(super) file: &'a Path,
@@ -126,7 +126,7 @@ impl Bench {
 
     /// A full backup into a new repository, which is kept for what follows. The repetition's turn of one tool.
     pub(super) fn full(&mut self, tool: &str, case: &str, snapshot: &Snapshot<'_>) -> Result<(), BenchError> {
-        let (tool, state) = self.tool(tool)?;
+        let (tool, state) = self.tool(tool, snapshot)?;
         self.present(snapshot.file)?;
         let folder = self.place.images().join("current");
         let backup = Backup { folder: &folder, snapshot: snapshot.file, base: None, label: "full" };
@@ -144,7 +144,7 @@ impl Bench {
 
     /// The same without decoding again, where the tool has that. Nothing is kept.
     pub(super) fn full_unverified(&mut self, tool: &str, case: &str, snapshot: &Snapshot<'_>) -> Result<(), BenchError> {
-        let (tool, state) = self.tool(tool)?;
+        let (tool, state) = self.tool(tool, snapshot)?;
         self.present(snapshot.file)?;
         let folder = self.place.images().join("current");
         let backup = Backup { folder: &folder, snapshot: snapshot.file, base: None, label: "full" };
@@ -161,7 +161,7 @@ impl Bench {
 
     /// A backup after the kept one. What Windlass stored is restored and compared.
     pub(super) fn increment(&mut self, tool: &str, case: &str, snapshot: &Snapshot<'_>) -> Result<(), BenchError> {
-        let (tool, state) = self.tool(tool)?;
+        let (tool, state) = self.tool(tool, snapshot)?;
         self.present(snapshot.file)?;
         let folder = self.place.images().join("current");
         let backup = Backup { folder: &folder, snapshot: snapshot.file, base: snapshot.base, label: "next" };
@@ -189,7 +189,7 @@ impl Bench {
         check: &str,
         snapshot: &Snapshot<'_>,
     ) -> Result<(), BenchError> {
-        let (tool, state) = self.tool(tool)?;
+        let (tool, state) = self.tool(tool, snapshot)?;
         let folder = self.place.images().join("current");
         let backup = Backup { folder: &folder, snapshot: snapshot.file, base: None, label: "full" };
         state.put_back()?;
@@ -208,7 +208,7 @@ impl Bench {
 
     /// The stages' speeds with the bytes of a snapshot.
     pub(super) fn limit(&mut self, case: &str, snapshot: &Snapshot<'_>) -> Result<(), BenchError> {
-        let (tool, state) = self.tool("windlass")?;
+        let (tool, state) = self.tool("windlass", snapshot)?;
         state.renew()?;
         tool.init(&state)?;
         let scratch = self.fresh("limit")?;
@@ -266,10 +266,10 @@ impl Bench {
         self.results.remark(case, text);
     }
 
-    fn tool(&self, name: &str) -> Result<(Rc<dyn Tool>, State), BenchError> {
+    fn tool(&self, name: &str, snapshot: &Snapshot<'_>) -> Result<(Rc<dyn Tool>, State), BenchError> {
         let tool = self.tools.iter().find(|tool| tool.name() == name);
         let tool = tool.ok_or_else(|| BenchError::new(format!("{name} does not take part")))?;
-        Ok((Rc::clone(tool), State::new(self.place.root(), &self.output.join("saved"), name)))
+        Ok((Rc::clone(tool), State::new(self.place.root(), &self.output.join("saved"), name, snapshot.data)))
     }
 
     /// Shows `file` as the image to back up: the name stays, the file is another one.
