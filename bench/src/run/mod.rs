@@ -27,7 +27,7 @@ use bench::Bench;
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Extent {
-    /// 512 MB of files in a 2 GiB file system, Windlass and restic.
+    /// 512 MB of files in a file system of 1.5 GiB, Windlass and restic.
     Quick,
     /// 2 GB of files in an 8 GiB file system with every tool, and the other images.
     Full,

@@ -126,6 +126,11 @@ impl State {
         copy(&self.saved, &self.root)
     }
 
+    /// True when a copy was kept.
+    pub fn is_saved(&self) -> bool {
+        self.saved.exists()
+    }
+
     /// Removes what is in use.
     ///
     /// # Errors
