@@ -36,9 +36,9 @@ impl Shape {
         zeros: 128 << 20,
         pages: 160 << 20,
     };
-    /// A quarter of it.
+    /// 1.5 GiB with a quarter of the files.
     pub const QUICK: Self = Self {
-        volume: 2 << 30,
+        volume: 3 << 29,
         files: [150 * MB, 90 * MB, 100 * MB, 40 * MB],
         random: 50 << 20,
         zeros: 32 << 20,

@@ -25,6 +25,8 @@ pub struct Machine {
     pub kernel: String,
     /// Bytes of memory.
     pub memory_bytes: u64,
+    /// How many others wanted to run, averaged over the minute before.
+    pub load: String,
 }
 
 impl Machine {
@@ -59,6 +61,7 @@ impl Machine {
             processors: usable.len().min(PROCESSORS) as u32,
             of: usable.len(),
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            load: load()?,
             memory_bytes: memory.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) << 10,
         })
     }
@@ -67,4 +70,13 @@ impl Machine {
     pub fn has_sha(&self) -> bool {
         self.features.iter().any(|feature| matches!(*feature, "sha_ni" | "sha2"))
     }
+}
+
+/// How many threads ran or wanted to, averaged over the last minute.
+///
+/// # Errors
+/// When the system does not say.
+pub fn load() -> Result<String, BenchError> {
+    let text = fs::read_to_string("/proc/loadavg").while_doing(|| "reading /proc/loadavg".to_owned())?;
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }

@@ -21,6 +21,10 @@ pub struct About {
     pub data: Vec<String>,
     /// Tools that were not there or failed.
     pub absent: Vec<String>,
+    /// How many threads ran or wanted to in the last minute of the run.
+    pub load: String,
+    /// Why not everything was measured, if so.
+    pub incomplete: Option<String>,
     /// The machine.
     pub machine: Machine,
 }
@@ -63,9 +67,13 @@ fn write(text: &mut String, about: &About, results: &Results) -> std::fmt::Resul
         machine.kernel
     )?;
     writeln!(text, "* Processor features: {}", machine.features.join(" "))?;
+    writeln!(text, "* Load before: {}, at the end: {} (the last tool's own threads among it)", machine.load, about.load)?;
     writeln!(text, "* Tools: {}", versions(results).join(", "))?;
     if !about.absent.is_empty() {
         writeln!(text, "* Not there, or failed: {}", about.absent.join(", "))?;
+    }
+    if let Some(reason) = &about.incomplete {
+        writeln!(text, "* **Incomplete**: {reason}")?;
     }
     writeln!(text, "* Place: {}", about.place)?;
     for data in &about.data {

@@ -108,6 +108,11 @@ impl Results {
         self.samples[at].1.push(figures);
     }
 
+    /// Whether a tool was measured in a case.
+    pub fn has(&self, case: &str, tool: &str) -> bool {
+        self.samples.iter().any(|(row, _)| row.case == case && row.tool == tool)
+    }
+
     /// Adds a measurement of the stages.
     pub fn limit(&mut self, case: &str, report: Report) {
         self.limits.entry(case.to_owned()).or_default().push(report);

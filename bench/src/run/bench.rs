@@ -35,7 +35,7 @@ const INDISPENSABLE: [&str; 2] = ["windlass", "restic"];
 /// An image, as those see it who back it up.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot<'a> {
-    /// What it is called in the results.
+    /// What it is called in the results. What a tool keeps of one is not touched by another.
     pub(super) data: &'a str,
     /// Its file.
     pub(super) file: &'a Path,
@@ -52,6 +52,8 @@ impl Bench {
         lock: Option<PathBuf>,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self, BenchError> {
+        // Of a run that was killed.
+        let _ = fs::remove_dir_all(output.join("saved"));
         for folder in [place.images().join("current"), output.join("logs")] {
             fs::create_dir_all(&folder).while_doing(|| format!("making {}", folder.display()))?;
         }
@@ -124,12 +126,11 @@ impl Bench {
 
     /// A full backup into a new repository, which is kept for what follows. The repetition's turn of one tool.
     pub(super) fn full(&mut self, tool: &str, case: &str, snapshot: &Snapshot<'_>) -> Result<(), BenchError> {
-        let (tool, state) = self.tool(tool)?;
+        let (tool, state) = self.tool(tool, snapshot)?;
         self.present(snapshot.file)?;
         let folder = self.place.images().join("current");
         let backup = Backup { folder: &folder, snapshot: snapshot.file, base: None, label: "full" };
-        state.renew()?;
-        tool.init(&state)?;
+        self.begin(&*tool, &state)?;
         let invocation = tool.backup(&state, &backup);
         let before = state.stored_bytes()?;
         let usage = self.measure(&invocation, case, tool.name(), Some(snapshot.file))?;
@@ -142,13 +143,12 @@ impl Bench {
 
     /// The same without decoding again, where the tool has that. Nothing is kept.
     pub(super) fn full_unverified(&mut self, tool: &str, case: &str, snapshot: &Snapshot<'_>) -> Result<(), BenchError> {
-        let (tool, state) = self.tool(tool)?;
+        let (tool, state) = self.tool(tool, snapshot)?;
         self.present(snapshot.file)?;
         let folder = self.place.images().join("current");
         let backup = Backup { folder: &folder, snapshot: snapshot.file, base: None, label: "full" };
         let Some(invocation) = tool.backup_unverified(&state, &backup) else { return Ok(()) };
-        state.renew()?;
-        tool.init(&state)?;
+        self.begin(&*tool, &state)?;
         let before = state.stored_bytes()?;
         let usage = self.measure(&invocation, case, tool.name(), Some(snapshot.file))?;
         let stored = state.stored_bytes()?.saturating_sub(before);
@@ -157,9 +157,9 @@ impl Bench {
         Ok(())
     }
 
-    /// A backup after the kept one. What Windlass stored is restored and compared.
+    /// A backup after the kept one. The first time in each case, what Windlass stored is restored and compared.
     pub(super) fn increment(&mut self, tool: &str, case: &str, snapshot: &Snapshot<'_>) -> Result<(), BenchError> {
-        let (tool, state) = self.tool(tool)?;
+        let (tool, state) = self.tool(tool, snapshot)?;
         self.present(snapshot.file)?;
         let folder = self.place.images().join("current");
         let backup = Backup { folder: &folder, snapshot: snapshot.file, base: snapshot.base, label: "next" };
@@ -168,7 +168,7 @@ impl Bench {
         let invocation = tool.backup(&state, &backup);
         let usage = self.measure(&invocation, case, tool.name(), Some(snapshot.file))?;
         let stored = state.stored_bytes()?.saturating_sub(before);
-        if tool.name() == "windlass" {
+        if tool.name() == "windlass" && !self.results.has(case, tool.name()) {
             let target = self.fresh("restored")?;
             tool.restore(&state, &backup, &target).output()?;
             self.compare(&target.join(IMAGE), snapshot.file)?;
@@ -187,7 +187,7 @@ impl Bench {
         check: &str,
         snapshot: &Snapshot<'_>,
     ) -> Result<(), BenchError> {
-        let (tool, state) = self.tool(tool)?;
+        let (tool, state) = self.tool(tool, snapshot)?;
         let folder = self.place.images().join("current");
         let backup = Backup { folder: &folder, snapshot: snapshot.file, base: None, label: "full" };
         state.put_back()?;
@@ -206,9 +206,8 @@ impl Bench {
 
     /// The stages' speeds with the bytes of a snapshot.
     pub(super) fn limit(&mut self, case: &str, snapshot: &Snapshot<'_>) -> Result<(), BenchError> {
-        let (tool, state) = self.tool("windlass")?;
-        state.renew()?;
-        tool.init(&state)?;
+        let (tool, state) = self.tool("windlass", snapshot)?;
+        self.begin(&*tool, &state)?;
         let scratch = self.fresh("limit")?;
         let own = std::env::current_exe().while_doing(|| "finding this program".to_owned())?;
         let mut invocation = Invocation::new(own)
@@ -227,7 +226,7 @@ impl Bench {
         let text = fs::read_to_string(&log).while_doing(|| format!("reading {}", log.display()))?;
         let report: limit::Report = serde_json::from_str(text.trim()).while_doing(|| format!("reading {}", log.display()))?;
         println!(
-            "{case:24} {:13} {:7.2} s of one thread, {:.2} s whatever the bytes",
+            "{case:30} {:13} {:7.2} s of one thread, {:.2} s whatever the bytes",
             "limit",
             report.thread_seconds(limit::Stage::EXPORT),
             report.fixed_seconds()
@@ -264,10 +263,21 @@ impl Bench {
         self.results.remark(case, text);
     }
 
-    fn tool(&self, name: &str) -> Result<(Rc<dyn Tool>, State), BenchError> {
+    /// Puts an empty repository in place. It is made once: programs take seconds to choose how expensive a password is to guess.
+    fn begin(&self, tool: &dyn Tool, state: &State) -> Result<(), BenchError> {
+        let empty = State::new(self.place.root(), &self.output.join("saved"), tool.name(), "empty");
+        if empty.is_saved() {
+            return empty.put_back();
+        }
+        state.renew()?;
+        tool.init(state)?;
+        empty.save()
+    }
+
+    fn tool(&self, name: &str, snapshot: &Snapshot<'_>) -> Result<(Rc<dyn Tool>, State), BenchError> {
         let tool = self.tools.iter().find(|tool| tool.name() == name);
         let tool = tool.ok_or_else(|| BenchError::new(format!("{name} does not take part")))?;
-        Ok((Rc::clone(tool), State::new(self.place.root(), &self.output.join("saved"), name)))
+        Ok((Rc::clone(tool), State::new(self.place.root(), &self.output.join("saved"), name, snapshot.data)))
     }
 
     /// Shows `file` as the image to back up: the name stays, the file is another one.
@@ -332,7 +342,7 @@ impl Bench {
 
     fn note(&mut self, case: &str, tool: &dyn Tool, data: &str, invocation: &Invocation, usage: Usage, stored_bytes: u64) {
         println!(
-            "{case:24} {:13} {:7.2} s wall {:7.2} s CPU {:5} MiB peak {:7.1} MB stored",
+            "{case:30} {:13} {:7.2} s wall {:7.2} s CPU {:5} MiB peak {:7.1} MB stored",
             tool.name(),
             usage.wall_seconds,
             usage.cpu_seconds,

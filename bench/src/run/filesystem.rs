@@ -21,9 +21,9 @@ pub(super) fn run(bench: &mut Bench, extent: Extent, seed: u64) -> Result<(), Be
     filesystem::make(&base, &bench.mount_point(), &shape, seed)?;
     let allocated = change::allocated_bytes(&base)?;
     bench.describe(format!(
-        "{DATA}: ext4 of {} GiB, {:.0} MB allocated: this machine's libraries, binaries, sources and documents, {} MiB that do not \
+        "{DATA}: ext4 of {} MiB, {:.0} MB allocated: this machine's libraries, binaries, sources and documents, {} MiB that do not \
          compress, {} MiB of zeros, {} MiB of database pages",
-        shape.volume >> 30,
+        shape.volume >> 20,
         allocated as f64 / 1e6,
         shape.random >> 20,
         shape.zeros >> 20,

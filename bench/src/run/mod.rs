@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::data::place::Place;
 use crate::error::{BenchError, While};
-use crate::report::machine::Machine;
+use crate::report::machine::{self, Machine};
 use crate::report::{self, About};
 use crate::tools;
 use bench::Bench;
@@ -27,10 +27,19 @@ use bench::Bench;
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Extent {
-    /// 512 MB of files in a 2 GiB file system, Windlass and restic.
+    /// 512 MB of files in a file system of 1.5 GiB, Windlass and restic.
     Quick,
     /// 2 GB of files in an 8 GiB file system with every tool, and the other images.
     Full,
+}
+
+/// The images of a full run, for runs in pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The file system, which the required ratios are about.
+    Filesystem,
+    /// The others: database, incompressible, large and nearly empty.
+    Volumes,
 }
 
 /// The arguments of `run`.
@@ -54,6 +63,9 @@ pub struct Arguments {
     /// The tools, in the order of their turns
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     tools: Vec<String>,
+    /// The images, both parts unless one is named
+    #[arg(long, value_enum)]
+    only: Option<Part>,
     /// How often everything is measured
     #[arg(long, value_name = "N", default_value = "3")]
     repetitions: NonZeroUsize,
@@ -100,18 +112,18 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
 
     let place = Place::make(arguments.work.as_deref(), needed)?;
     let mut bench = Bench::new(place, output.clone(), tools, arguments.repetitions.get(), arguments.lock.clone(), interrupted)?;
-    filesystem::run(&mut bench, arguments.extent, arguments.seed)?;
-    if arguments.extent == Extent::Full {
-        volumes::run(&mut bench, arguments.seed)?;
-    }
+    // What was measured before something failed is written too, and says so.
+    let outcome = measure(&mut bench, arguments);
     let about = About {
         command: match arguments.extent {
             Extent::Full => "make bench".to_owned(),
             Extent::Quick => "make bench-quick".to_owned(),
         },
         place: bench.described(),
+        load: machine::load()?,
         data: bench.data_descriptions(),
         absent: [absent, bench.left_out()].concat(),
+        incomplete: outcome.as_ref().err().map(BenchError::chain),
         machine,
     };
     let mut results = bench.finish();
@@ -122,5 +134,16 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
     let write = |path: PathBuf, text: &str| fs::write(&path, text).while_doing(|| format!("writing {}", path.display()));
     write(output.join("results.json"), &json)?;
     write(output.join("RESULTS.md"), &text)?;
+    outcome?;
     arguments.report.clone().map_or(Ok(()), |path| write(path, &text))
+}
+
+fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<(), BenchError> {
+    if arguments.only != Some(Part::Volumes) {
+        filesystem::run(bench, arguments.extent, arguments.seed)?;
+    }
+    if arguments.only != Some(Part::Filesystem) && arguments.extent == Extent::Full {
+        volumes::run(bench, arguments.seed)?;
+    }
+    Ok(())
 }

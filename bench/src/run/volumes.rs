@@ -90,32 +90,28 @@ fn sparse(bench: &mut Bench, seed: u64) -> Result<(), BenchError> {
 
 /// The same change in a small and in a large volume that is otherwise empty.
 fn growth(bench: &mut Bench, seed: u64) -> Result<(), BenchError> {
-    let volumes = [(case::GROWTH_SMALL, 10 * GIB), (case::GROWTH_LARGE, 1024 * GIB)];
+    let volumes = [(case::GROWTH_SMALL, "10 GiB", 10 * GIB), (case::GROWTH_LARGE, "1 TiB", 1024 * GIB)];
     let mut images = Vec::new();
-    for (case, size) in volumes {
+    for (case, data, size) in volumes {
         let (base, later) = (bench.image(&format!("{case}-base")), bench.image(case));
         // All within the first 10 GiB, so that the chunks that change are the same.
         volume::make(&base, 10 * GIB, 512 * MIB, 32 * MIB, Content::Mixed, seed)?;
         grow(&base, size)?;
-        let changed = change::make(&base, &later, Pattern::Scattered, 5.0, seed + 1)?;
+        let changed = change::make(&base, &later, Pattern::Scattered, 1.0, seed + 1)?;
         bench.describe(format!(
-            "{case}: {} GiB with 512 MiB of data, of which {:.1} MB are overwritten",
-            size >> 30,
+            "{case}: {data} with 512 MiB of rows and pages, of which {:.1} MB are overwritten",
             changed as f64 / 1e6
         ));
-        images.push((case, base, later));
+        bench.full(WINDLASS, &format!("full-before-{case}"), &Snapshot { data, file: &base, base: None })?;
+        images.push((case, data, base, later));
     }
     // Short runs, so more of them.
-    let repetitions = bench.repetitions().max(5);
-    for (case, base, later) in &images {
-        let first = Snapshot { data: "sparse", file: base, base: None };
-        bench.full(WINDLASS, &format!("full-before-{case}"), &first)?;
-        let next = Snapshot { data: "sparse", file: later, base: Some(base) };
-        for _ in 0..repetitions {
-            bench.increment(WINDLASS, case, &next)?;
+    for _ in 0..bench.repetitions().max(5) {
+        for (case, data, base, later) in &images {
+            bench.increment(WINDLASS, case, &Snapshot { data, file: later, base: Some(base) })?;
         }
     }
-    let all: Vec<_> = images.into_iter().flat_map(|(_, base, later)| [base, later]).collect();
+    let all: Vec<_> = images.into_iter().flat_map(|(_, _, base, later)| [base, later]).collect();
     bench.forget(&all)
 }
 

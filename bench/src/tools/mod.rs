@@ -77,9 +77,10 @@ pub struct State {
 }
 
 impl State {
-    /// The state of the tool `name`: in use below `work`, saved below `saved`.
-    pub fn new(work: &Path, saved: &Path, name: &str) -> Self {
-        Self { root: work.join("state").join(name), saved: saved.join(name) }
+    /// The state of the tool `name` with backups of `data`: in use below `work`, saved below `saved`.
+    pub fn new(work: &Path, saved: &Path, name: &str, data: &str) -> Self {
+        // In use it always has the same path, which some tools remember.
+        Self { root: work.join("state").join(name), saved: saved.join(data).join(name) }
     }
 
     /// Where the repository lies.
@@ -123,6 +124,11 @@ impl State {
     /// When that fails.
     pub fn put_back(&self) -> Result<(), BenchError> {
         copy(&self.saved, &self.root)
+    }
+
+    /// True when a copy was kept.
+    pub fn is_saved(&self) -> bool {
+        self.saved.exists()
     }
 
     /// Removes what is in use.
