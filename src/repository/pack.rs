@@ -104,7 +104,14 @@ pub struct PackBuilder {
 impl PackBuilder {
     /// An empty pack for blobs of `kind`, expected to grow to `target_bytes`.
     pub fn new(sealer: Sealer, kind: BlobKind, target_bytes: usize, verification: Verification) -> Self {
-        let body = Vec::with_capacity(target_bytes + COMPRESSION_ROOM);
+        Self::within(Vec::new(), sealer, kind, target_bytes, verification)
+    }
+
+    /// As [`PackBuilder::new`], in memory that was used before: new memory costs time when it is first written to.
+    pub fn within(memory: Vec<u8>, sealer: Sealer, kind: BlobKind, target_bytes: usize, verification: Verification) -> Self {
+        let mut body = memory;
+        body.clear();
+        body.reserve_exact(target_bytes + COMPRESSION_ROOM);
         Self { sealer, kind, target_bytes, verification, body, blobs: Vec::new() }
     }
 
@@ -237,6 +244,14 @@ pub struct Pack {
     pub record: PackRecord,
     /// The whole object.
     pub bytes: Bytes,
+}
+
+impl Pack {
+    /// The record, and the pack's memory for another one, if nobody else holds it.
+    pub fn recycle(self) -> (PackRecord, Option<Vec<u8>>) {
+        let memory = self.bytes.is_unique().then(|| Vec::from(self.bytes));
+        (self.record, memory)
+    }
 }
 
 /// What follows the blobs in a pack: the sealed header and its length.

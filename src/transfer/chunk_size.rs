@@ -10,9 +10,10 @@
 //! | compressed to, at the level that exports use | 1 / 2.695 | | 1 / 2.699 |
 //! | list of 1 TiB that is allocated as a whole, stored once a snapshot | 146 MB | 73 MB | 37 MB |
 //!
-//! Compression does not argue for large chunks, nor does the speed of a full export; lists do, from about a million entries on:
-//! every snapshot stores the whole of its own, whatever changed. So volumes of up to 256 GiB get 256 KiB, and larger ones as
-//! much as keeps a list below about four million entries, which is what readers of the format bear.
+//! Compression does not argue for large chunks, nor does the speed of a full export; lists do: every snapshot stores the whole of
+//! its own, whatever changed. But where anything changed at random in a full volume of 1 TiB, smaller chunks save a hundred times
+//! what its list costs more. So the bound is what readers of the format bear, about four million entries: volumes of up to 1 TiB
+//! get 256 KiB, and larger ones as much as keeps a full list near that. The same change then costs the same up to 1 TiB.
 
 use std::fmt;
 
@@ -30,17 +31,17 @@ pub struct ChunkSizeError(pub u64);
 pub struct ChunkSize(u32);
 
 impl ChunkSize {
-    /// The smallest, and what volumes of up to 256 GiB get.
+    /// The smallest, and what volumes of up to 1 TiB get.
     pub const MIN: Self = Self(256 << 10);
     /// The largest.
     pub const MAX: Self = Self(8 << 20);
-    /// What volumes above 256 GiB get: at most four million chunks up to 4 TiB.
+    /// What volumes above 1 TiB get: at most four million chunks up to 4 TiB.
     pub const SMALL: Self = Self(1 << 20);
     /// What volumes above 4 TiB get: four million chunks for the first 16 TiB.
     pub const LARGE: Self = Self(4 << 20);
 
     /// Largest volume that gets [`ChunkSize::MIN`] by default, in bytes.
-    const MIN_UP_TO_BYTES: u64 = 256 << 30;
+    const MIN_UP_TO_BYTES: u64 = 1 << 40;
     /// Largest volume that gets [`ChunkSize::SMALL`] by default, in bytes.
     const SMALL_UP_TO_BYTES: u64 = 4 << 40;
     /// Bytes of one entry of a content list in a tree: 64 digits, two quotes, a comma.
@@ -122,11 +123,11 @@ mod tests {
     #[test]
     fn the_default_grows_with_the_volume_and_fits_the_largest() {
         assert_eq!(ChunkSize::for_volume(0), ChunkSize::MIN);
-        assert_eq!(ChunkSize::for_volume(256 << 30), ChunkSize::MIN);
-        assert_eq!(ChunkSize::for_volume((256 << 30) + 4096), ChunkSize::SMALL);
+        assert_eq!(ChunkSize::for_volume(1 << 40), ChunkSize::MIN);
+        assert_eq!(ChunkSize::for_volume((1 << 40) + 4096), ChunkSize::SMALL);
         assert_eq!(ChunkSize::for_volume(4 << 40), ChunkSize::SMALL);
         assert_eq!(ChunkSize::for_volume((4 << 40) + 4096), ChunkSize::LARGE);
-        for volume_bytes in [256 << 30, 4 << 40, 16 << 40] {
+        for volume_bytes in [1 << 40, 4 << 40, 16 << 40] {
             assert!(ChunkSize::for_volume(volume_bytes).count(volume_bytes) <= 4 << 20);
         }
         let largest = VolumeSize::MAX.bytes();

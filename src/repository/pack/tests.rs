@@ -188,3 +188,22 @@ fn an_empty_pack_is_none_and_a_full_one_says_so() {
     assert!(builder.is_full());
     assert!(PackBuilder::new(sealer(), BlobKind::Data, 100, Verification::Skip).finish().unwrap().is_none());
 }
+
+#[test]
+fn the_memory_of_a_pack_serves_the_next_one_unless_someone_holds_it() {
+    let sealer = sealer();
+    let pack = packed(&sealer, BlobKind::Data, &[vec![7; 5000]]);
+    let (held, place) = (pack.bytes.clone(), pack.bytes.as_ptr());
+    assert!(pack.clone().recycle().1.is_none());
+    drop(held);
+    let (_, memory) = pack.recycle();
+    let memory = memory.unwrap();
+    assert_eq!(memory.as_ptr(), place);
+    let mut next = PackBuilder::within(memory, sealer.clone(), BlobKind::Data, 1 << 20, Verification::Decode);
+    assert_eq!(next.bytes(), 0);
+    let plain = vec![8; 3000];
+    next.add(Id::of(&plain), &plain, &mut Compressor::new(1).unwrap()).unwrap();
+    let next = next.finish().unwrap().unwrap();
+    assert_eq!(next.bytes.as_ptr(), place);
+    assert_eq!(read_header(&sealer, &next.bytes).unwrap(), next.record.blobs);
+}

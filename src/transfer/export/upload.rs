@@ -38,11 +38,19 @@ pub(super) struct Finished {
     group: Arc<Mutex<Vec<(UnnamedPack, OwnedSemaphorePermit)>>>,
     group_packs: usize,
     queue: mpsc::UnboundedSender<InFlight>,
+    spare: Spare,
     runtime: Handle,
 }
 
+/// Memories of packs that are stored, for the next ones. There are never more than packs were in flight or being filled at one
+/// time, for each pack takes one before it makes one.
+type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+
 /// The uploader's end of the queue.
-pub(super) struct Packs(mpsc::UnboundedReceiver<InFlight>);
+pub(super) struct Packs {
+    queue: mpsc::UnboundedReceiver<InFlight>,
+    spare: Spare,
+}
 
 /// A queue of packs of at most `room_bytes` together, those being stored included, which are hashed in groups of `group_packs`. To
 /// be made on the runtime that drives the uploader.
@@ -50,11 +58,17 @@ pub(super) fn queue(room_bytes: u64, group_packs: usize) -> (Finished, Packs) {
     let room_bytes = u32::try_from(room_bytes).unwrap_or(u32::MAX);
     let (sender, receiver) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(room_bytes as usize));
-    let finished = Finished { room, room_bytes, group: Arc::default(), group_packs, queue: sender, runtime: Handle::current() };
-    (finished, Packs(receiver))
+    let (spare, runtime) = (Spare::default(), Handle::current());
+    let packs = Packs { queue: receiver, spare: Arc::clone(&spare) };
+    (Finished { room, room_bytes, group: Arc::default(), group_packs, queue: sender, spare, runtime }, packs)
 }
 
 impl Finished {
+    /// Memory for a pack: that of one that is stored, if there is any.
+    pub(super) fn memory(&self) -> Vec<u8> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
     /// Waits for room and hands `pack` over. For worker threads: it blocks, and it may hash a group.
     pub(super) fn send(&self, pack: UnnamedPack, stop: &CancellationToken) -> Result<(), ExportError> {
         let share = self.share(pack.bytes().len(), stop)?;
@@ -147,9 +161,9 @@ impl Uploader {
                         lock_checked = Instant::now();
                     }
                 }
-                pack = packs.0.recv(), if open && running.len() < self.uploads => match pack {
+                pack = packs.queue.recv(), if open && running.len() < self.uploads => match pack {
                     Some(pack) => {
-                        running.spawn(store(self.repository.clone(), pack));
+                        running.spawn(store(self.repository.clone(), pack, Arc::clone(&packs.spare)));
                     }
                     None => open = false,
                 },
@@ -159,11 +173,20 @@ impl Uploader {
     }
 }
 
-async fn store(repository: Repository, InFlight { pack, share }: InFlight) -> Result<(PackRecord, u64), RepositoryError> {
+async fn store(
+    repository: Repository,
+    InFlight { pack, share }: InFlight,
+    spare: Spare,
+) -> Result<(PackRecord, u64), RepositoryError> {
     repository.put_pack(&pack).await?;
     let bytes = pack.bytes.len() as u64;
+    let (record, memory) = pack.recycle();
+    if let Some(memory) = memory {
+        spare.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+    }
+    // Only now: whoever waited for the room takes the memory.
     drop(share);
-    Ok((pack.record, bytes))
+    Ok((record, bytes))
 }
 
 impl Uploaded {
@@ -241,8 +264,8 @@ mod tests {
             assert!(blocking(600).await.unwrap());
             let second = blocking(1500);
             // Whether or not it waited for a group: the second pushes it out.
-            let first = packs.0.recv().await.unwrap();
-            assert!(packs.0.try_recv().is_err(), "the second has no room yet");
+            let first = packs.queue.recv().await.unwrap();
+            assert!(packs.queue.try_recv().is_err(), "the second has no room yet");
             drop(first);
             assert!(second.await.unwrap());
             let third = blocking(1);
@@ -261,14 +284,14 @@ mod tests {
         let mut seen = Vec::new();
         for (number, pack) in made.into_iter().enumerate() {
             finished.send(pack, &stop).unwrap();
-            while let Ok(arrived) = packs.0.try_recv() {
+            while let Ok(arrived) = packs.queue.try_recv() {
                 assert_eq!(Id::of(&arrived.pack.bytes), arrived.pack.record.id);
                 seen.push(arrived.pack.record.id);
             }
             assert_eq!(seen.len(), (number + 1) / 3 * 3);
         }
         finished.flush().unwrap();
-        while let Ok(arrived) = packs.0.try_recv() {
+        while let Ok(arrived) = packs.queue.try_recv() {
             seen.push(arrived.pack.record.id);
         }
         assert_eq!(seen, hashes);

@@ -231,7 +231,7 @@ impl Worker {
             if !self.has_room(length) {
                 self.hand_over()?;
             }
-            let pack = self.pack.get_or_insert_with(|| new_pack(&self.work));
+            let pack = self.pack.get_or_insert_with(|| new_pack(&self.work, self.finished.memory()));
             pack.add(id, batch.bytes(at), &mut self.compressor)?;
             self.packed += 1;
             self.work.progress.new_data(length);
@@ -267,6 +267,6 @@ impl Worker {
     }
 }
 
-fn new_pack(work: &Work) -> PackBuilder {
-    PackBuilder::new(work.sealer.clone(), BlobKind::Data, work.bounds.pack_bytes, work.verification)
+fn new_pack(work: &Work, memory: Vec<u8>) -> PackBuilder {
+    PackBuilder::within(memory, work.sealer.clone(), BlobKind::Data, work.bounds.pack_bytes, work.verification)
 }
