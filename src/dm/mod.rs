@@ -1,0 +1,3 @@
+//! Device-mapper: thin pools driven by ioctl, and their metadata read from the disk.
+
+pub mod units;
