@@ -20,6 +20,7 @@ pub mod owned;
 pub mod quiesce;
 pub mod record;
 pub mod reflink;
+pub mod thin;
 
 pub use quiesce::{Held, Quiesce, QuiesceError, Release};
 

@@ -1,0 +1,4 @@
+//! Pools on block devices: a device-mapper thin pool that this process owns whole.
+
+pub mod label;
+pub mod layout;
