@@ -21,7 +21,8 @@ mod change;
 mod examine;
 mod tables;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use self::tables::{
 use super::PoolError;
 use super::intent::{Intent, IntentId};
 use super::record::{Anchor, ExportRecord, Publication, Snapshot, Volume};
+use super::thin::region::Region;
 use crate::block::file_ops;
 use crate::failpoint;
 use crate::types::{ObjectName, PoolId, SnapshotId, VolumeId};
@@ -99,7 +101,28 @@ impl Catalogue {
         Ok(Self { database: Arc::new(database), id })
     }
 
-    /// Makes the catalogue of a new pool on empty storage: a region of the pool's device.
+    /// Makes the catalogue of a new pool on a device that is its own: open for reading and writing, and held by the caller.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`] when the device is too small; [`PoolError::Io`], [`PoolError::Catalogue`].
+    pub fn create_device(device: File, id: PoolId) -> Result<Self, PoolError> {
+        let region = Region::create(device).map_err(|source| PoolError::io("make the catalogue's region", source))?;
+        Self::create_on(region, id)
+    }
+
+    /// Opens the catalogue on a device of its own, as for [`Catalogue::create_device`]. Nothing is changed unless it is one of ours.
+    ///
+    /// # Errors
+    /// As for [`Catalogue::open`].
+    pub fn open_device(device: File) -> Result<Self, PoolError> {
+        let region = Region::open(device).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidData => PoolError::Format(format!("the catalogue's region: {source}; nothing was changed")),
+            _ => PoolError::io("open the catalogue's region", source),
+        })?;
+        Self::open_on(region, "the catalogue's region")
+    }
+
+    /// Makes the catalogue of a new pool on empty storage.
     ///
     /// # Errors
     /// [`PoolError::NoSpace`] when the region is too small; [`PoolError::Catalogue`].

@@ -239,12 +239,12 @@ fn space_end(device_bytes: u64) -> Result<u64, LayoutError> {
     Ok(end - end % ALIGNMENT)
 }
 
-/// The region of the catalogue: 65 MiB, and less on devices below 16 GiB, down to 9 MiB at 2 GiB.
+/// The region of the catalogue: 257 MiB, and less on devices below 64 GiB, down to 9 MiB at 2 GiB.
 ///
-/// An object takes two to four KiB in it, names, source, publications and exports included, so the largest is full with more than ten thousand
-/// objects, and the smallest with more than a thousand.
+/// An object takes two to four KiB in it, name, source, publications and exports included, so the smallest holds more than a thousand of
+/// them. What takes more are the maps that are kept of deleted snapshots, one for each consumer of a volume's changes.
 fn catalogue_bytes(device_bytes: u64) -> u64 {
-    let share = (device_bytes / 256).clamp(8 * MIB, 64 * MIB);
+    let share = (device_bytes / 256).clamp(8 * MIB, 256 * MIB);
     // The power of two below, or the share itself.
     (1 << share.ilog2()) + MIB
 }
