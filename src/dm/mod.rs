@@ -30,6 +30,7 @@ pub mod reply;
 mod request;
 mod status;
 mod table;
+pub mod metadata;
 pub mod units;
 
 pub use self::blocks::{DataBlocks, MetadataBlock, MetadataBlocks, TransactionId};
