@@ -18,6 +18,7 @@ mod ioctl;
 pub mod loop_device;
 pub mod memory;
 pub mod reflink;
+pub mod signature;
 
 use std::io;
 

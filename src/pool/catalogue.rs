@@ -1,6 +1,6 @@
 //! The catalogue: the durable record of what was promised, on the pool's own disk.
 //!
-//! One redb file. Tables: `meta` (magic, format version, pool id), `volumes`, `snapshots`, `names` (unique within volumes and
+//! One redb database, in a file of the pool's directory or in a region of its device. Tables: `meta` (magic, format version, pool id), `volumes`, `snapshots`, `names` (unique within volumes and
 //! within snapshots), `intents` (what is under way, hidden restores among it), `publications`, `exports`, `anchors` (deleted
 //! snapshots that are kept; catalogues of the first versions lack this table), and of a thin pool `thin_objects` (which number each
 //! object has in the pool's metadata) and `kept_maps` (what is kept of deleted snapshots; the one table that is no JSON). Values are JSON, so that `windlass` of a later
@@ -14,6 +14,7 @@
 //! * Opening never changes a file that is not ours: it is first read into memory whole and examined there (a catalogue is some
 //!   megabytes). A newer format, another program's file and a damaged one are refused with [`PoolError::Format`].
 //! * The file is made under another name and renamed when it is complete; a crash before leaves nothing that opens. Mode 0600.
+//!   Of a region, the label of the device says whether it was complete.
 //!
 //! It keeps no secrets, and it is not locked against other processes by itself but by the pool's lock.
 
@@ -98,6 +99,34 @@ impl Catalogue {
         let id = examine::file(path)?;
         let database = Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(failed)?;
         Ok(Self { database: Arc::new(database), id })
+    }
+
+    /// Makes the catalogue of a new pool on empty storage: a region of the pool's device.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`] when the region is too small; [`PoolError::Catalogue`].
+    pub fn create_on(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
+        Self::create_over(storage, id)
+    }
+
+    /// Opens the catalogue that `storage` holds. Nothing is changed unless it is one of ours. `what` names it in errors.
+    ///
+    /// # Errors
+    /// As for [`Catalogue::open`].
+    pub fn open_on(storage: impl StorageBackend, what: &str) -> Result<Self, PoolError> {
+        let (id, copy) = examine::storage(&storage, what)?;
+        drop(copy);
+        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
+        Ok(Self { database: Arc::new(database), id })
+    }
+
+    /// The catalogue that `storage` holds, read into memory: what is changed in it is gone with it. Nothing is written to `storage`.
+    ///
+    /// # Errors
+    /// As for [`Catalogue::open`].
+    pub fn read_only(storage: &impl StorageBackend, what: &str) -> Result<Self, PoolError> {
+        let (id, copy) = examine::storage(storage, what)?;
+        Ok(Self { database: Arc::new(copy), id })
     }
 
     /// A catalogue that lives as long as its last clone.

@@ -22,6 +22,7 @@ pub mod quiesce;
 pub mod record;
 pub mod reflink;
 pub mod stopped;
+pub mod thin;
 
 pub use quiesce::{Held, Quiesce, QuiesceError, Release};
 

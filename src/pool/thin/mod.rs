@@ -1,0 +1,6 @@
+//! Pools on block devices: a device-mapper thin pool that this process owns whole.
+
+pub mod devices;
+pub mod label;
+pub mod layout;
+pub mod region;
