@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_worst_of_a_pool_is_its_state() {
-        let usage = |free| PoolUsage { total: 100, free, reserve: 10 };
+        let usage = |free| PoolUsage::new(100, free);
         assert_eq!(state(&usage(50), &[]), "ready");
         assert_eq!(state(&usage(10), &[]), "full");
         assert_eq!(state(&usage(50), &["volume x is cut short".to_owned()]), "damaged");

@@ -2,7 +2,8 @@
 //!
 //! One redb database, in a file of the pool's directory or in a region of its device. Tables: `meta` (magic, format version, pool id), `volumes`, `snapshots`, `names` (unique within volumes and
 //! within snapshots), `intents` (what is under way, hidden restores among it), `publications`, `exports`, `anchors` (deleted
-//! snapshots that are kept; catalogues of the first versions lack this table). Values are JSON, so that `windlass` of a later
+//! snapshots that are kept; catalogues of the first versions lack this table), and of a thin pool `thin_objects` (which number each
+//! object has in the pool's metadata) and `kept_maps` (what is kept of deleted snapshots; the one table that is no JSON). Values are JSON, so that `windlass` of a later
 //! version reads them with defaults.
 //!
 //! * Every change goes through [`Catalogue::commit`]: one transaction, durable (file synced) when it returns `Ok`. When it
@@ -20,6 +21,7 @@
 mod change;
 mod examine;
 mod tables;
+mod thin;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

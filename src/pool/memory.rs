@@ -245,7 +245,7 @@ impl Pool for MemoryPool {
             used += allocated_bytes(&stored.file)?;
         }
         let total = self.total_bytes;
-        Ok(PoolUsage { total, free: total.saturating_sub(used), reserve: PoolUsage::reserve_of(total) })
+        Ok(PoolUsage::new(total, total.saturating_sub(used)))
     }
 
     fn object_usage(&self, object: Object) -> Result<ObjectUsage, PoolError> {

@@ -13,7 +13,7 @@ use crate::types::{ObjectName, SnapshotId, VolumeId};
 
 /// What a change may do to the catalogue. Nothing is visible to others before the commit.
 pub struct Change<'a> {
-    transaction: &'a WriteTransaction,
+    pub(super) transaction: &'a WriteTransaction,
 }
 
 impl<'a> Change<'a> {
@@ -213,12 +213,12 @@ impl<'a> Change<'a> {
         }
     }
 
-    fn put(&mut self, table: Records, key: &[u8], value: &[u8]) -> Result<(), PoolError> {
+    pub(super) fn put(&mut self, table: Records, key: &[u8], value: &[u8]) -> Result<(), PoolError> {
         self.transaction.open_table(table).map_err(failed)?.insert(key, value).map_err(failed)?;
         Ok(())
     }
 
-    fn remove(&mut self, table: Records, key: &[u8]) -> Result<(), PoolError> {
+    pub(super) fn remove(&mut self, table: Records, key: &[u8]) -> Result<(), PoolError> {
         self.transaction.open_table(table).map_err(failed)?.remove(key).map_err(failed)?;
         Ok(())
     }

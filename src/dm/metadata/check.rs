@@ -1,0 +1,64 @@
+//! Checksum and location of a block.
+//!
+//! Each block begins with a checksum of its other bytes: CRC-32C without the final inversion, mixed with a number for the kind of
+//! block, so that a block of one kind never passes for one of another. Then it says its own number, so that a block that was
+//! written to the wrong place, or a read from there, does not pass either.
+
+use super::blocks::{BLOCK_BYTES, MetadataBlock};
+use super::error::MetadataError;
+
+/// Mixed into the checksum of the superblock and its copies.
+pub const SUPERBLOCK_SEED: u32 = 160_774;
+/// Mixed into the checksum of nodes of B-trees.
+pub const NODE_SEED: u32 = 121_107;
+
+/// Where a block says its own number.
+const LOCATION: usize = 8;
+
+/// The checksum that belongs into the first four bytes of a block with this content.
+pub fn checksum(block: &[u8; BLOCK_BYTES], seed: u32) -> u32 {
+    !crc32c::crc32c(&block[4..]) ^ seed
+}
+
+/// Whether these bytes are what was written to this place, and of the kind that the seed stands for.
+pub(super) fn verify(bytes: &[u8; BLOCK_BYTES], seed: u32, place: MetadataBlock) -> Result<(), MetadataError> {
+    if checksum(bytes, seed) != u32_at(bytes, 0) {
+        return Err(MetadataError::damaged(place, "its checksum is wrong"));
+    }
+    if u64_at(bytes, LOCATION) != place.number() {
+        return Err(MetadataError::damaged(place, "it belongs to another place"));
+    }
+    Ok(())
+}
+
+/// Number of four bytes at a fixed place of a block.
+pub(super) fn u32_at(bytes: &[u8; BLOCK_BYTES], at: usize) -> u32 {
+    bytes[at..].first_chunk().copied().map(u32::from_le_bytes).unwrap_or_default()
+}
+
+/// Number of eight bytes at a fixed place of a block.
+pub(super) fn u64_at(bytes: &[u8; BLOCK_BYTES], at: usize) -> u64 {
+    bytes[at..].first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_passes_only_unchanged_at_its_place_and_as_its_kind() {
+        let place = MetadataBlock::new(7).unwrap();
+        let mut bytes = [0x5a; BLOCK_BYTES];
+        bytes[8..16].copy_from_slice(&7_u64.to_le_bytes());
+        let sum = checksum(&bytes, NODE_SEED);
+        bytes[..4].copy_from_slice(&sum.to_le_bytes());
+        verify(&bytes, NODE_SEED, place).unwrap();
+        assert!(verify(&bytes, SUPERBLOCK_SEED, place).is_err());
+        assert!(verify(&bytes, NODE_SEED, MetadataBlock::new(8).unwrap()).is_err());
+        for at in 0..BLOCK_BYTES {
+            bytes[at] ^= 0x10;
+            assert!(verify(&bytes, NODE_SEED, place).is_err(), "byte {at}");
+            bytes[at] ^= 0x10;
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What is read of a pool: its devices, their mapped blocks, their differences.
+
+use std::collections::BTreeMap;
+
+use super::blocks::{MetadataBlock, MetadataBlocks};
+use super::difference::difference;
+use super::error::MetadataError;
+use super::kept::KeptMap;
+use super::node::ValueSize;
+use super::reader::{Interrupt, Reader};
+use super::run::{BlockRun, Runs};
+use super::since::Since;
+use super::superblock::Superblock;
+use super::usage::{DeviceUsage, usage};
+use super::walk::{each_leaf, lookup};
+use crate::dm::units::{ThinId, ThinTime};
+
+/// All thin ids are below this.
+const IDS: u64 = ThinId::MAX.number() as u64 + 1;
+
+/// What a pool keeps of a thin device besides its mappings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceDetails {
+    /// Virtual blocks that are mapped, shared ones included.
+    pub mapped_blocks: u64,
+    /// The pool's transaction id when the device was made.
+    pub transaction_id: u64,
+    /// The pool's time when the device was made; that of a snapshot was raised for it.
+    pub creation_time: ThinTime,
+    /// The pool's time when the last snapshot was made of it, or when it was made itself.
+    pub snapshotted_time: ThinTime,
+}
+
+/// The metadata of a pool at one moment.
+pub struct ThinMetadata<'a> {
+    blocks: &'a dyn MetadataBlocks,
+    interrupt: Interrupt<'a>,
+    superblock: Superblock,
+    /// Of the data device. From the live superblock, which says it; a pool only grows.
+    data_blocks: u64,
+    /// All virtual blocks are below this.
+    high: u64,
+}
+
+impl<'a> ThinMetadata<'a> {
+    /// The metadata of a pool that is not active.
+    ///
+    /// # Errors
+    /// As for [`Superblock::read`].
+    pub fn live(blocks: &'a dyn MetadataBlocks, interrupt: Interrupt<'a>) -> Result<Self, MetadataError> {
+        let superblock = Superblock::read(blocks)?;
+        Ok(Self::of(blocks, interrupt, superblock, superblock.data_blocks))
+    }
+
+    /// The metadata as they were when the pool's metadata snapshot was made. The caller keeps that snapshot until the last walk ended.
+    ///
+    /// # Errors
+    /// [`MetadataError::NotHeld`] when there is no metadata snapshot; otherwise as for [`Superblock::read`].
+    pub fn held(blocks: &'a dyn MetadataBlocks, interrupt: Interrupt<'a>) -> Result<Self, MetadataError> {
+        let live = Superblock::read(blocks)?;
+        let copy = Superblock::read_at(blocks, live.held_root.ok_or(MetadataError::NotHeld)?)?;
+        Ok(Self::of(blocks, interrupt, copy, live.data_blocks))
+    }
+
+    fn of(blocks: &'a dyn MetadataBlocks, interrupt: Interrupt<'a>, superblock: Superblock, data_blocks: u64) -> Self {
+        // Bytes of a device are counted with a sign by the kernel.
+        let high = i64::MAX.unsigned_abs() / superblock.data_block_size.bytes();
+        Self { blocks, interrupt, superblock, data_blocks, high }
+    }
+
+    /// The superblock, or the copy that the metadata snapshot has of it.
+    pub const fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// All thin devices in the order of their ids.
+    ///
+    /// # Errors
+    /// When the metadata are damaged or cannot be read, or the walk is interrupted.
+    pub fn devices(&self) -> Result<Vec<(ThinId, DeviceDetails)>, MetadataError> {
+        let mut devices = Vec::new();
+        let mut reader = self.reader();
+        each_leaf(&mut reader, self.superblock.details_root, ValueSize::Details, IDS, &mut |node| {
+            for (index, value) in node.details().iter().enumerate() {
+                let id = u32::try_from(node.key(index)).ok().and_then(ThinId::new);
+                devices.extend(id.zip(Some(self.parse_details(value)?)));
+            }
+            Ok::<(), MetadataError>(())
+        })?;
+        Ok(devices)
+    }
+
+    /// What is kept of one device.
+    ///
+    /// # Errors
+    /// [`MetadataError::MissingDevice`] when there is none of this id; otherwise as for [`ThinMetadata::devices`].
+    pub fn details(&self, id: ThinId) -> Result<DeviceDetails, MetadataError> {
+        let mut reader = self.reader();
+        let value =
+            lookup(&mut reader, self.superblock.details_root, ValueSize::Details, IDS, id.number().into(), |node, index| {
+                node.details().get(index).copied()
+            })?;
+        self.parse_details(&value.flatten().ok_or(MetadataError::MissingDevice(id))?)
+    }
+
+    /// Passes on the runs of blocks that a device has, in ascending order, each as long as it can be.
+    ///
+    /// # Errors
+    /// Those of the sink; [`MetadataError::MissingDevice`]; otherwise as for [`ThinMetadata::devices`]. What was passed on before an
+    /// error is not the whole.
+    pub fn mapped<E: From<MetadataError>>(&self, id: ThinId, sink: &mut dyn FnMut(BlockRun) -> Result<(), E>) -> Result<(), E> {
+        let mut reader = self.reader();
+        let root = self.root(&mut reader, id)?;
+        let mut runs = Runs::new(sink);
+        each_leaf(&mut reader, root, ValueSize::Number, self.high, &mut |node| {
+            let keys = node.keys();
+            match (keys.first(), keys.last()) {
+                // Without a gap in the whole leaf, which is usual.
+                (Some(first), Some(last)) if u64::from_le_bytes(*last) - u64::from_le_bytes(*first) == keys.len() as u64 - 1 => {
+                    runs.extend(u64::from_le_bytes(*first), u64::from_le_bytes(*last) + 1)
+                }
+                _ => keys.iter().try_for_each(|key| runs.push(u64::from_le_bytes(*key))),
+            }
+        })?;
+        runs.finish()
+    }
+
+    /// Passes on the runs of blocks whose data may differ between two devices: those that one of them has and the other has not, and those
+    /// that both have in different places. Ascending, each as long as it can be. Equal to what `thin_delta` says.
+    ///
+    /// # Errors
+    /// As for [`ThinMetadata::mapped`].
+    pub fn changed<E: From<MetadataError>>(
+        &self,
+        base: ThinId,
+        target: ThinId,
+        sink: &mut dyn FnMut(BlockRun) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut reader = self.reader();
+        let roots = [self.root(&mut reader, base)?, self.root(&mut reader, target)?];
+        difference(&mut reader, roots, self.high, sink)
+    }
+
+    /// Passes on the runs of blocks whose data may differ between a device and a snapshot that came before it and was deleted:
+    /// what the device has that was written since, what the snapshot had that the device has not, and, should the two not belong
+    /// together, what the device has and the snapshot had not. Ascending, each as long as it can be.
+    ///
+    /// # Errors
+    /// As for [`ThinMetadata::mapped`].
+    pub fn changed_since<E: From<MetadataError>>(
+        &self,
+        base: &KeptMap,
+        target: ThinId,
+        sink: &mut dyn FnMut(BlockRun) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut reader = self.reader();
+        let root = self.root(&mut reader, target)?;
+        let mut since = Since::new(base, Runs::new(sink));
+        each_leaf(&mut reader, root, ValueSize::Number, self.high, &mut |node| since.leaf(node))?;
+        since.finish()
+    }
+
+    /// How many blocks each device has, and how many of them nobody else has: what deleting it would free.
+    ///
+    /// # Errors
+    /// As for [`ThinMetadata::devices`].
+    pub fn usage(&self) -> Result<BTreeMap<ThinId, DeviceUsage>, MetadataError> {
+        let mut reader = self.reader();
+        let tree = self.superblock.data_mapping_root;
+        let mut numbers = Vec::new();
+        each_leaf(&mut reader, tree, ValueSize::Number, IDS, &mut |node| {
+            numbers.extend((0..node.count()).map(|index| node.number(index)));
+            Ok::<(), MetadataError>(())
+        })?;
+        let roots: Vec<_> = numbers.into_iter().map(|number| reader.pointer(tree, number)).collect::<Result<_, _>>()?;
+        let devices = self.devices()?;
+        if devices.len() != roots.len() {
+            return Err(MetadataError::damaged(tree, "its devices are not those of the tree of details"));
+        }
+        let exclusive = usage(&mut reader, &roots, self.high, self.data_blocks)?;
+        let usage = |((id, details), exclusive_blocks): ((_, DeviceDetails), _)| {
+            (id, DeviceUsage { mapped_blocks: details.mapped_blocks, exclusive_blocks })
+        };
+        Ok(devices.into_iter().zip(exclusive).map(usage).collect())
+    }
+
+    fn reader(&self) -> Reader<'a> {
+        Reader::new(self.blocks, self.interrupt)
+    }
+
+    /// Root of a device's own tree.
+    fn root(&self, reader: &mut Reader<'_>, id: ThinId) -> Result<MetadataBlock, MetadataError> {
+        let tree = self.superblock.data_mapping_root;
+        let number = lookup(reader, tree, ValueSize::Number, IDS, id.number().into(), |node, index| node.number(index))?;
+        reader.pointer(tree, number.ok_or(MetadataError::MissingDevice(id))?)
+    }
+
+    fn parse_details(&self, value: &[u8; 24]) -> Result<DeviceDetails, MetadataError> {
+        let number = |at: usize| value[at..].first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
+        let time = |at: usize| {
+            let time = value[at..].first_chunk().copied().map(u32::from_le_bytes).unwrap_or_default();
+            ThinTime::new(time).ok_or(MetadataError::damaged(self.superblock.details_root, "a device is from beyond all time"))
+        };
+        Ok(DeviceDetails {
+            mapped_blocks: number(0),
+            transaction_id: number(8),
+            creation_time: time(16)?,
+            snapshotted_time: time(20)?,
+        })
+    }
+}
