@@ -15,9 +15,12 @@
 # limit    how long the file's tests may take, in seconds (600)
 # keep     disks and /out stay in target/thin/FILE until the end, for tests that look at them on this machine
 #
-# Files that ask for no disks share one machine. tests/root_power_cut.rs then runs on this machine: it replays what the
-# machines left. Everything printed is also in target/thin-test.log, the kernels' messages are in target/thin/FILE/console.log.
+# Files that ask for no disks share one machine. Then tests/root_power_*.rs run on this machine: they replay what the machines
+# left beneath WINDLASS_VM_KEPT. Each says in such a line which file leaves it: `// vm: replays=thin_power_cut`.
+#
+# Everything printed is also in target/thin-test.log, the kernels' messages are in target/thin/FILE/console.log.
 set -uo pipefail
+shopt -s nullglob
 cd "$(dirname "$0")/.."
 
 files=${1:-}
@@ -46,7 +49,9 @@ give_up() {
 e2e/setup.sh thin 2>&1 | tee -a "$log" || give_up "the machine could not be set up"
 
 say "== build"
-build=$(cargo test --features "$features" --test 'thin_*' --test root_power_cut --no-run 2>&1) || give_up "$build"
+tests=(tests/thin_*.rs tests/root_power_*.rs)
+build=$(cargo test --features "$features" $(printf ' --test %s' "${tests[@]}" | sed 's,tests/,,g; s/\.rs//g') --no-run 2>&1) \
+    || give_up "$build"
 declare -A executable
 while read -r source path; do executable[$source]=$(realpath "$path"); done < <(
     printf '%s\n' "$build" | sed -n 's/^ *Executable \([^ ]*\) (\(.*\))$/\1 \2/p')
@@ -66,14 +71,18 @@ need() {
 }
 
 wanted=()
-for source in tests/thin_*.rs; do
-    case $source in *"$files"*) wanted+=("$source") ;; esac
-done
 replays=()
-case tests/root_power_cut.rs in *"$files"*) replays=(tests/root_power_cut.rs) ;; esac
-[ $((${#wanted[@]} + ${#replays[@]})) -gt 0 ] || give_up "no test file has $files in its name"
+for source in "${tests[@]}"; do
+    case $source in *"$files"*) ;; *) continue ;; esac
+    case $source in tests/thin_*) wanted+=("$source") ;; *) replays+=("$source") ;; esac
+done
 # What is replayed has to be made first.
-if [ ${#replays[@]} -gt 0 ] && [[ " ${wanted[*]-} " != *" tests/thin_power_cut.rs "* ]]; then wanted+=(tests/thin_power_cut.rs); fi
+for source in ${replays[@]+"${replays[@]}"}; do
+    made=tests/$(need "$source" replays '').rs
+    [ -n "${executable[$made]-}" ] || give_up "$source does not say which file leaves what it replays"
+    [[ " ${wanted[*]-} " == *" $made "* ]] || wanted+=("$made")
+done
+[ ${#wanted[@]} -gt 0 ] || give_up "no test file has $files in its name"
 
 scratch=$(mktemp -d /tmp/windlass-thin.XXXXXX)
 cleanup() {

@@ -66,7 +66,9 @@ fn the_disks_are_those_that_this_file_asks_for_and_can_be_written_to() {
 fn the_program_under_test_and_what_it_calls_are_there() {
     let own = printed(env!("CARGO_BIN_EXE_windlass"), &["--version"]);
     assert!(own.contains(env!("CARGO_PKG_VERSION")), "{own}");
-    for (program, argument) in [("mkfs.ext4", "-V"), ("mkfs.xfs", "-V"), ("mkfs.btrfs", "-V"), ("thin_check", "-V"), ("thin_delta", "-V")] {
+    for (program, argument) in
+        [("mkfs.ext4", "-V"), ("mkfs.xfs", "-V"), ("mkfs.btrfs", "-V"), ("thin_check", "-V"), ("thin_delta", "-V")]
+    {
         printed(program, &[argument]);
     }
 }
