@@ -37,7 +37,7 @@ use super::monitor::{Monitor, Watched};
 use super::names::{Names, Part};
 use super::pool::ThinPool;
 use super::region::Region;
-use super::stack::{Places, Stack};
+use super::stack::{Active, Places, Stack};
 use super::thin_devices::ThinDevices;
 use super::usage::UsageTable;
 use crate::block::device;
@@ -94,7 +94,6 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let pool = ThinPool {
         place: place.clone(),
         dm: Arc::clone(&dm),
-        stack: Arc::clone(&stack),
         name: name.clone(),
         devices: ThinDevices::new(Arc::clone(&dm), nodes, names, pool_device.number),
         gate,
@@ -102,7 +101,8 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
         block_size,
         logical_block_size: logical_block_size(&stack)?,
         usages: UsageTable::default(),
-        monitor: Some(Monitor::start(Watched { dm, name, place, block_size, growth: Growth::new(devices, stack) })?),
+        active: Active(Arc::clone(&stack)),
+        monitor: Monitor::start(Watched { dm, name, place, block_size, growth: Growth::new(devices, stack) })?,
     };
     OwnedPool::open(Arc::new(pool), catalogue, quiesce)
 }
