@@ -455,6 +455,35 @@ fn a_pool_whose_metadata_fail_says_so_and_takes_no_messages() {
 }
 
 #[test]
+fn a_pool_out_of_metadata_refuses_messages_and_goes_on_when_its_metadata_grow() {
+    let mut rig = Rig::new();
+    let pool = rig.pool_with_metadata("windlass-test-metadata", 512 << 10, 64, 0);
+    // Each volume takes a block, of 128 that there are.
+    let mut ids = 0..128;
+    let refused = ids.find_map(|id| rig.dm.message(&pool.name, &PoolMessage::CreateThin { id: thin_id(id) }).err()).unwrap();
+    assert!(matches!(refused, DmError::PoolReadOnly(_)), "{refused}");
+    let last = ids.start - 2;
+    let full = state(&rig, &pool);
+    assert_eq!((full.mode, full.metadata_free().count(), full.needs_check), (PoolMode::ReadOnly, 0, false));
+    let delete = rig.dm.message(&pool.name, &PoolMessage::Delete { id: thin_id(0) }).unwrap_err();
+    assert!(matches!(delete, DmError::PoolReadOnly(_)), "not even a volume can be deleted to make room: {delete}");
+
+    let more = rig.disk(512 << 10);
+    let mut metadata = rig.dm.table(&pool.metadata).unwrap();
+    metadata.push(Target { start: sectors(512 << 10), ..linear(512 << 10, more, 0) });
+    rig.dm.load(&pool.metadata, Access::ReadWrite, &metadata).unwrap();
+    rig.dm.resume(&pool.metadata).unwrap();
+    rig.dm.suspend(&pool.name, FREEZE).unwrap();
+    rig.dm.resume(&pool.name).unwrap();
+    let grown = state(&rig, &pool);
+    assert_eq!((grown.mode, grown.metadata_total.count()), (PoolMode::ReadWrite, 256));
+    for id in [last, 0] {
+        rig.dm.message(&pool.name, &PoolMessage::Delete { id: thin_id(id) }).unwrap();
+    }
+    create_thin(&rig, &pool, 200);
+}
+
+#[test]
 fn nodes_lead_to_their_device_replace_stale_ones_and_are_swept_with_it() {
     let mut rig = Rig::new();
     let disk = rig.disk(4 * MIB);
