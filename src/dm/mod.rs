@@ -22,6 +22,7 @@ mod error;
 mod event;
 mod line;
 mod message;
+pub mod metadata;
 mod name;
 pub mod node;
 #[allow(unsafe_code, reason = "the ioctl; its one block states why it is sound")]
@@ -30,7 +31,6 @@ pub mod reply;
 mod request;
 mod status;
 mod table;
-pub mod metadata;
 pub mod units;
 
 pub use self::blocks::{DataBlocks, MetadataBlock, MetadataBlocks, TransactionId};

@@ -53,8 +53,6 @@ pub enum TargetKind {
         /// Which of the pool's.
         id: ThinId,
     },
-    /// Zeros; writes are forgotten.
-    Zero,
     /// Every read and write fails.
     Error,
 }
@@ -171,7 +169,6 @@ impl TargetKind {
             Self::Linear { .. } => "linear",
             Self::ThinPool { .. } => "thin-pool",
             Self::Thin { .. } => "thin",
-            Self::Zero => "zero",
             Self::Error => "error",
         }
     }
@@ -190,7 +187,7 @@ impl TargetKind {
                 text
             }
             Self::Thin { pool, id } => format!("{pool} {id}"),
-            Self::Zero | Self::Error => String::new(),
+            Self::Error => String::new(),
         }
     }
 
@@ -214,7 +211,6 @@ impl TargetKind {
                 pool: device(&mut words)?,
                 id: words.take("thin id", |word| ThinId::new(u32::try_from(number(word)?).ok()?))?,
             },
-            "zero" => Self::Zero,
             "error" => Self::Error,
             other => return Err(unknown("type of target", other)),
         };
@@ -314,7 +310,6 @@ mod tests {
                 }
             ),
             (devices(), 0_u32..1 << 24).prop_map(|(pool, id)| TargetKind::Thin { pool, id: ThinId::new(id).unwrap() }),
-            Just(TargetKind::Zero),
             Just(TargetKind::Error),
         ]
     }
@@ -328,7 +323,7 @@ mod tests {
             "0 262144 thin-pool 254:1 254:2 2048 0 2 ignore_discard error_if_no_space",
             "0 262144 thin-pool 254:1 254:2 128 0 0",
             "0 20971520 thin 254:3 16777215",
-            "2048 8 zero",
+            "2048 8 error",
             "0 1 error",
         ] {
             assert_eq!(line.parse::<Target>().unwrap().to_string(), line);
@@ -355,8 +350,8 @@ mod tests {
             ("0 8 thin-pool 254:0 254:1 128 0 2 read_only", LineError::Missing("feature of a thin pool")),
             ("0 8 thin-pool 254:0 254:1 128 0 0 read_only", LineError::Extra("read_only".to_owned())),
             ("0 8 thin-pool 254:0 254:1 128 0 6", unknown("number of features", "6")),
-            ("0 -8 zero", unknown("number of sectors", "-8")),
-            ("0 36028797018963968 zero", unknown("number of sectors", "36028797018963968")),
+            ("0 -8 error", unknown("number of sectors", "-8")),
+            ("0 36028797018963968 error", unknown("number of sectors", "36028797018963968")),
             ("0 8", LineError::Missing("type of target")),
         ] {
             assert_eq!(line.parse::<Target>(), Err(error), "{line}");

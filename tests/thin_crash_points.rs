@@ -1,0 +1,6 @@
+//! The node is killed at every durable step of every call, over a thin pool; see `crash_points`.
+
+mod common;
+mod crash_points;
+
+crash_points!(on_a_thin_pool: Thin);
