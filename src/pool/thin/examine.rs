@@ -17,6 +17,7 @@ use crate::types::PoolId;
 
 use super::devices::{Copies, OpenDevice, PoolDevices};
 use super::label::{Role, State};
+use super::open;
 use super::region::Region;
 
 /// A pool as its devices tell of it.
@@ -77,6 +78,18 @@ pub struct ExaminedCatalogue {
     pub anchors: usize,
     /// Number of changes that were interrupted, and that whoever serves the pool next finishes or undoes.
     pub interrupted: usize,
+    /// How often the pool was taken over.
+    pub epoch: u64,
+}
+
+impl ExaminedCatalogue {
+    /// Whether the metadata's transaction id is what this catalogue expects.
+    ///
+    /// # Errors
+    /// A text when one of the two was put back to an earlier state.
+    pub fn check_epoch(&self, transaction_id: u64) -> Result<(), String> {
+        open::check_epoch(transaction_id, self.epoch)
+    }
 }
 
 /// Looks at the pool whose label is on the device at `path`, which may be either of two.
@@ -138,6 +151,7 @@ fn catalogue(devices: &PoolDevices) -> Result<ExaminedCatalogue, String> {
             snapshots: catalogue.snapshots()?,
             anchors: catalogue.anchors()?.len(),
             interrupted: catalogue.intents()?.len(),
+            epoch: catalogue.epoch()?,
         })
     };
     read().map_err(|error| error.to_string())
