@@ -75,6 +75,17 @@ pub enum Role {
     Data,
 }
 
+impl Role {
+    /// In a word, for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Metadata => "metadata",
+            Self::Data => "data",
+        }
+    }
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -92,6 +103,16 @@ pub enum State {
     Making,
     /// It is made. From here on nothing formats it.
     Ready,
+}
+
+impl State {
+    /// In a word, for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Making => "making",
+            Self::Ready => "ready",
+        }
+    }
 }
 
 /// A run of bytes on a device: offset and length are multiples of 4096.

@@ -263,7 +263,7 @@ fn begin_epoch(dm: &DeviceMapper, name: &DmName, catalogue: &Catalogue, place: &
 }
 
 /// Whether the metadata carry the catalogue's epoch, or the one before it.
-fn check_epoch(carried: u64, epoch: u64) -> Result<(), String> {
+pub(super) fn check_epoch(carried: u64, epoch: u64) -> Result<(), String> {
     if carried == epoch || carried.checked_add(1) == Some(epoch) {
         return Ok(());
     }
