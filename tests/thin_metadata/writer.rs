@@ -38,6 +38,7 @@ impl Shape {
 
     /// Lengths of the nodes that these keys are put into.
     fn lengths(&self, (least, most): (usize, usize), keys: &[u64]) -> Vec<usize> {
+        assert!(most >= 2 * least);
         let mut lengths = vec![0];
         for (index, key) in keys.iter().enumerate() {
             let last = lengths.len() - 1;
@@ -149,13 +150,16 @@ impl Writer {
             level.push(Written { block, first: leaf[0].0, last: leaf[length - 1].0 });
             rest = others;
         }
+        // Nodes of one child would make a tree without end.
+        assert!(shape.inner.0 >= 2);
         while level.len() > 1 {
             let keys: Vec<u64> = level.iter().map(|child| child.first).collect();
             let mut rest = &level[..];
-            let mut above = Vec::new();
+            let mut above: Vec<Written> = Vec::new();
             for length in shape.lengths(shape.inner, &keys) {
                 let (children, others) = rest.split_at(length);
-                above.push(self.inner(children, shape));
+                let end = above.last().map_or(0, |before| before.last + 1);
+                above.push(self.inner(children, end, shape));
                 rest = others;
             }
             level = above;
@@ -163,9 +167,9 @@ impl Writer {
         level[0].block
     }
 
-    fn inner(&mut self, children: &[Written], shape: Shape) -> Written {
+    /// A node above these, all of whose keys are from `end` on.
+    fn inner(&mut self, children: &[Written], mut end: u64, shape: Shape) -> Written {
         let mut entries = Vec::new();
-        let mut end = 0;
         for child in children {
             let key = if shape.slack { (child.first - child.first % 3).max(end) } else { child.first };
             entries.push((key, child.block.to_le_bytes().to_vec()));
@@ -233,12 +237,13 @@ impl Writer {
 
     /// The metadata of a pool, with space maps, and a metadata snapshot of the same state if asked for.
     pub fn pool(mut self, pool: &Pool, shapes: &[Shape], snapshot: Snapshot) -> Vec<u8> {
-        let devices: Vec<_> = pool
+        let mut devices: Vec<_> = pool
             .devices
             .iter()
             .zip(shapes.iter().cycle())
             .map(|(device, &shape)| (device, self.mappings(&device.map, shape)))
             .collect();
+        devices.sort_by_key(|(device, _)| device.id);
         let roots = self.directory(&devices);
         self.refer(roots.0);
         self.refer(roots.1);
