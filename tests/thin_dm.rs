@@ -269,6 +269,7 @@ fn what_cannot_be_made_or_loaded_says_why_and_leaves_nothing() {
     assert!(matches!(activate(&[linear(MIB, disk, 0)]), DmError::Busy(_)));
     drop(claimed);
     assert_eq!(rig.dm.info(&device).unwrap(), None, "a device that could not be started is gone");
+    assert!(matches!(rig.dm.remove(&pool.data, Removal::Now), Err(DmError::Busy(_))), "a device beneath another is in use");
 
     rig.activate(&device, &[linear(MIB, disk, 0)]);
     let other = name("windlass-test-refuse-y");
@@ -343,6 +344,36 @@ fn a_visitor_who_leaves_in_time_does_not_keep_a_device_from_being_removed() {
 }
 
 #[test]
+fn threads_share_one_binding() {
+    let mut rig = Rig::new();
+    let disk = rig.disk(4 * MIB);
+    let names: Vec<DmName> = (0..4).map(|index| name(&format!("windlass-test-threads-{index}"))).collect();
+    names.iter().for_each(|device| rig.keep_track(device));
+    let rig = &rig;
+    std::thread::scope(|scope| {
+        for (index, device) in names.iter().enumerate() {
+            scope.spawn(move || {
+                for round in 0..20 {
+                    // Each its own quarter of the disk, so that a device that is another's would be noticed.
+                    let table = [linear(MIB, disk, index as u64 * MIB)];
+                    let number = rig.dm.activate(device, &uuid_of(device), Access::ReadWrite, &table).unwrap().number;
+                    let value = u8::try_from(index * 20 + round).unwrap();
+                    let file = rig.open_node(device, number);
+                    write_blocks(&file, 0, 1, value).unwrap();
+                    let listed = rig.dm.list().unwrap();
+                    assert!(listed.iter().any(|one| one.name == device.as_str() && one.number == number));
+                    assert_eq!((rig.dm.table(device).unwrap(), read_block(&file, 0)), (table.to_vec(), Some(value)));
+                    drop(file);
+                    rig.dm.remove(device, Removal::Now).unwrap();
+                }
+            });
+        }
+    });
+    let last = [0, 16, 32, 48].map(|block| read_block(&rig.open_disk(0), block));
+    assert_eq!(last, [Some(19), Some(39), Some(59), Some(79)]);
+}
+
+#[test]
 fn three_hundred_devices_with_the_longest_names_are_all_listed() {
     let mut rig = Rig::new();
     let long = |index: usize| name(&format!("{:x<127}", format!("windlass-test-list-{index}-")));
@@ -385,7 +416,8 @@ fn a_pool_that_passes_its_low_water_mark_wakes_who_waits_and_a_stop_ends_the_wai
     let listed = listed.iter().find(|device| device.name == pool.name.as_str()).unwrap();
     assert_eq!(listed.event_nr, rig.dm.info(&pool.name).unwrap().unwrap().event_nr);
 
-    // What happens between two waits is not lost, however long ago the waiter last waited. What is left from before is read first.
+    // What happens between two waits is not lost, however long ago the waiter last waited. What is left from before is read
+    // first.
     while waiter.wait(Duration::ZERO).unwrap() == Woken::Event {}
     let made = name("windlass-test-events-made");
     rig.keep_track(&made);
@@ -452,6 +484,55 @@ fn a_pool_whose_metadata_fail_says_so_and_takes_no_messages() {
     assert!(matches!(rig.dm.table(&volume), Err(DmError::Reply { .. })), "the kernel says `Fail` for a table");
     // Its own table it still tells.
     assert_eq!(rig.dm.table(&pool.name).unwrap(), std::slice::from_ref(&pool.table));
+}
+
+#[test]
+fn a_pool_over_damaged_metadata_is_not_loaded() {
+    let mut rig = Rig::new();
+    let pool = rig.pool("windlass-test-damaged", 64, 0);
+    create_thin(&rig, &pool, 0);
+    rig.dm.remove(&pool.name, Removal::Now).unwrap();
+    let disk = rig.open_disk(0);
+    let mut superblock = AlignedBuffer::zeroed(4096);
+    disk.read_exact_at(&mut superblock, 0).unwrap();
+    superblock[2000] ^= 1;
+    disk.write_all_at(&superblock, 0).unwrap();
+    let activate = || rig.dm.activate(&pool.name, &uuid_of(&pool.name), Access::ReadWrite, std::slice::from_ref(&pool.table));
+    let damaged = activate().unwrap_err();
+    assert!(matches!(damaged, DmError::Damaged(_)), "{damaged}");
+    superblock[2000] ^= 1;
+    disk.write_all_at(&superblock, 0).unwrap();
+    activate().unwrap();
+    assert!(matches!(rig.dm.message(&pool.name, &PoolMessage::CreateThin { id: thin_id(0) }), Err(DmError::ExistsThin(_))));
+}
+
+#[test]
+fn a_pool_out_of_metadata_refuses_messages_and_goes_on_when_its_metadata_grow() {
+    let mut rig = Rig::new();
+    let pool = rig.pool_with_metadata("windlass-test-metadata", 512 << 10, 64, 0);
+    // Each volume takes a block, of 128 that there are.
+    let mut ids = 0..128;
+    let refused = ids.find_map(|id| rig.dm.message(&pool.name, &PoolMessage::CreateThin { id: thin_id(id) }).err()).unwrap();
+    assert!(matches!(refused, DmError::PoolReadOnly(_)), "{refused}");
+    let last = ids.start - 2;
+    let full = state(&rig, &pool);
+    assert_eq!((full.mode, full.metadata_free().count(), full.needs_check), (PoolMode::ReadOnly, 0, false));
+    let delete = rig.dm.message(&pool.name, &PoolMessage::Delete { id: thin_id(0) }).unwrap_err();
+    assert!(matches!(delete, DmError::PoolReadOnly(_)), "not even a volume can be deleted to make room: {delete}");
+
+    let more = rig.disk(512 << 10);
+    let mut metadata = rig.dm.table(&pool.metadata).unwrap();
+    metadata.push(Target { start: sectors(512 << 10), ..linear(512 << 10, more, 0) });
+    rig.dm.load(&pool.metadata, Access::ReadWrite, &metadata).unwrap();
+    rig.dm.resume(&pool.metadata).unwrap();
+    rig.dm.suspend(&pool.name, FREEZE).unwrap();
+    rig.dm.resume(&pool.name).unwrap();
+    let grown = state(&rig, &pool);
+    assert_eq!((grown.mode, grown.metadata_total.count()), (PoolMode::ReadWrite, 256));
+    for id in [last, 0] {
+        rig.dm.message(&pool.name, &PoolMessage::Delete { id: thin_id(id) }).unwrap();
+    }
+    create_thin(&rig, &pool, 200);
 }
 
 #[test]

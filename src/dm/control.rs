@@ -1,13 +1,15 @@
 //! The binding: device-mapper's verbs as methods.
 //!
-//! * Each changes one thing in the kernel, at once or not at all; there is nothing to undo and nothing that a crash leaves half
-//!   done. [`DeviceMapper::activate`] alone is several: made, loaded, resumed, and removed again when one of these fails. After a crash
-//!   between them there is a device without a live table, which [`DeviceMapper::info`] tells and which may be removed.
-//! * Messages to a pool are durable when they return, and are sent exactly once: no answer of the kernel makes this send one again.
-//! * Where a call can wait is where the kernel waits: `suspend` for what was written before, `resume` with a new table for the same,
-//!   messages and a pool's status for the pool's commit. Nothing here cancels them.
-//! * A reply that did not fit is asked for again with twice the room, from 16 KiB to at most 16 MiB: 50,000 devices with the longest
-//!   names and uuids take 15 MiB.
+//! * Each changes one thing in the kernel, at once or not at all; there is nothing to undo and nothing that a crash leaves
+//!   half done. [`DeviceMapper::activate`] alone is several: made, loaded, resumed, and removed again when one of these
+//!   fails. After a crash between them there is a device without a live table, which [`DeviceMapper::info`] tells and which
+//!   may be removed.
+//! * Messages to a pool are durable when they return, and are sent exactly once: no answer of the kernel makes this send one
+//!   again.
+//! * Where a call can wait is where the kernel waits: `suspend` for what was written before, `resume` with a new table for
+//!   the same, messages and a pool's status for the pool's commit. Nothing here cancels them.
+//! * A reply that did not fit is asked for again with twice the room, from 16 KiB to at most 16 MiB: 50,000 devices with the
+//!   longest names and uuids take 14 MiB.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -41,12 +43,12 @@ const NO_DATA: usize = 0;
 const FIRST_ROOM: usize = 16 << 10;
 /// Room for a reply at most.
 const MOST_ROOM: usize = 16 << 20;
-/// How often a call that a signal interrupted is made again. Each time takes another signal to this very thread, of which this process
-/// gets a few in its life.
+/// How often a call that a signal interrupted is made again. Each time takes another signal to this very thread, of which
+/// this process gets a few in its life.
 const INTERRUPTIONS: u32 = 100;
 
-/// How long [`DeviceMapper::remove`] waits for those who have the device open: udev and blkid look at devices for some milliseconds
-/// when they change, whatever they are told. What lasts longer than this is use.
+/// How long [`DeviceMapper::remove`] waits for those who have the device open: udev and blkid look at devices for some
+/// milliseconds when they change, whatever they are told. What lasts longer than this is use.
 const OPENERS_LINGER: Duration = Duration::from_millis(800);
 /// How often it looks meanwhile; the kernel offers no event for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -98,8 +100,8 @@ impl DeviceMapper {
     /// Opens device-mapper, loading its module if the kernel can. A missing node of it is made.
     ///
     /// # Errors
-    /// [`DmError::Unavailable`] when the kernel has none or one older than that of Linux 5.13; [`DmError::Io`], without privileges
-    /// among it.
+    /// [`DmError::Unavailable`] when the kernel has none or one older than that of Linux 5.13; [`DmError::Io`], without
+    /// privileges among it.
     pub fn open() -> Result<Self, DmError> {
         let control = open_control()?;
         let version = ask(&control, &Request::general(Verb::Version), NO_DATA, |reply| reply.version())?;
@@ -141,11 +143,13 @@ impl DeviceMapper {
         Ok(info)
     }
 
-    /// Loads a table, which becomes live at the next [`DeviceMapper::resume`] and replaces one that was loaded before and has not.
+    /// Loads a table, which becomes live at the next [`DeviceMapper::resume`] and replaces one that was loaded before and has
+    /// not.
     ///
     /// # Errors
-    /// [`DmError::Missing`]; [`DmError::MissingThin`] for a thin volume that its pool does not have; [`DmError::Busy`] when a device
-    /// beneath is mounted or otherwise claimed; [`DmError::Refused`] for a table that the kernel does not take; [`DmError::Io`].
+    /// [`DmError::Missing`]; [`DmError::MissingThin`] for a thin volume that its pool does not have; [`DmError::Busy`] when a
+    /// device beneath is mounted or otherwise claimed; [`DmError::Damaged`] for a pool over something else than metadata;
+    /// [`DmError::Refused`] for a table that the kernel does not take; [`DmError::Io`].
     pub fn load(&self, name: &DmName, access: Access, table: &[Target]) -> Result<(), DmError> {
         let flags = match access {
             Access::ReadOnly => flag::READ_ONLY,
@@ -220,8 +224,8 @@ impl DeviceMapper {
     /// Removes a device.
     ///
     /// # Errors
-    /// [`DmError::Missing`]; [`DmError::Busy`] when somebody has it open, after a wait of at most 800 ms for short visitors, or never
-    /// with [`Removal::Deferred`]; [`DmError::Io`].
+    /// [`DmError::Missing`]; [`DmError::Busy`] when somebody has it open, after a wait of at most 800 ms for short visitors,
+    /// or never with [`Removal::Deferred`]; [`DmError::Io`].
     pub fn remove(&self, name: &DmName, removal: Removal) -> Result<(), DmError> {
         let flags = match removal {
             Removal::Now => 0,
@@ -273,8 +277,8 @@ impl DeviceMapper {
     /// The live table; empty when there is none.
     ///
     /// # Errors
-    /// [`DmError::Missing`], [`DmError::Io`]; [`DmError::Reply`] for a table with targets or words that are not modelled, and for a thin
-    /// volume whose pool has failed.
+    /// [`DmError::Missing`], [`DmError::Io`]; [`DmError::Reply`] for a table with targets or words that are not modelled, and
+    /// for a thin volume whose pool has failed.
     pub fn table(&self, name: &DmName) -> Result<Vec<Target>, DmError> {
         let request = Request::of(Verb::TableStatus, name).flags(flag::STATUS_TABLE);
         self.ask(&request, FIRST_ROOM, |reply| reply.targets()?.into_iter().map(target).collect())
@@ -315,9 +319,10 @@ impl DeviceMapper {
     /// Sends a thin pool a message. What it does is durable when this returns.
     ///
     /// # Errors
-    /// [`DmError::Missing`] without the pool; [`DmError::ExistsThin`], [`DmError::MissingThin`]; [`DmError::Busy`] for a volume to
-    /// delete that is active, and for a second metadata snapshot; [`DmError::PoolReadOnly`]; [`DmError::Refused`] for another
-    /// transaction id than the pool's, and for no metadata snapshot to release; [`DmError::Io`], without room for metadata among it.
+    /// [`DmError::Missing`] without the pool; [`DmError::ExistsThin`], [`DmError::MissingThin`]; [`DmError::Busy`] for a
+    /// volume to delete that is active, and for a second metadata snapshot; [`DmError::PoolReadOnly`]; [`DmError::Refused`]
+    /// for another transaction id than the pool's, and for no metadata snapshot to release; [`DmError::Io`], without room for
+    /// metadata among it.
     pub fn message(&self, pool: &DmName, message: &PoolMessage) -> Result<(), DmError> {
         let (before, after) = match message {
             PoolMessage::CreateThin { .. } => ("dm.create_thin.before", "dm.create_thin.after"),

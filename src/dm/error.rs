@@ -36,6 +36,9 @@ pub enum DmError {
     /// The pool takes no messages: it is out of metadata, read-only or failed.
     #[error("{0}: the pool is read-only or failed and takes no messages")]
     PoolReadOnly(String),
+    /// A pool's metadata have a wrong checksum or lie in the wrong place.
+    #[error("{0}: the pool's metadata are damaged")]
+    Damaged(String),
     /// The kernel finds the request wrong in itself, or out of place. Its log says more.
     #[error("{action}: refused ({source}); the kernel's log says why")]
     Refused {
@@ -81,6 +84,7 @@ impl DmError {
             (_, Some(libc::EBUSY)) => Self::Busy(action),
             (_, Some(libc::ENXIO)) => Self::Missing(action),
             (Verb::Message | Verb::TableLoad, Some(libc::ENODATA)) => Self::MissingThin(action),
+            (Verb::Message | Verb::TableLoad, Some(libc::EILSEQ | libc::ENOTBLK)) => Self::Damaged(action),
             (Verb::Message, Some(libc::EEXIST)) => Self::ExistsThin(action),
             (Verb::Message, Some(libc::EOPNOTSUPP)) => Self::PoolReadOnly(action),
             (_, Some(libc::EINVAL | libc::ENOTTY)) => Self::Refused { action, source },
@@ -103,6 +107,7 @@ mod tests {
         assert!(matches!(error(Verb::Message, libc::ENODATA), DmError::MissingThin(_)));
         assert!(matches!(error(Verb::TableLoad, libc::ENODATA), DmError::MissingThin(_)));
         assert!(matches!(error(Verb::Message, libc::EEXIST), DmError::ExistsThin(_)));
+        assert!(matches!(error(Verb::TableLoad, libc::EILSEQ), DmError::Damaged(_)));
         assert!(matches!(error(Verb::Message, libc::EOPNOTSUPP), DmError::PoolReadOnly(_)));
         assert!(matches!(error(Verb::TableLoad, libc::EINVAL), DmError::Refused { .. }));
         let full = error(Verb::Message, libc::ENOSPC);

@@ -1,11 +1,12 @@
 //! Waiting for events: a low water mark passed, a pool out of space or failed, a device made or removed.
 //!
-//! An event says that something happened to some device, and nothing else; what it was is to be looked up. So the protocol is: look,
-//! wait, look, wait. None is missed, because a waiter is armed when it is made, and armed anew before [`EventWaiter::wait`] returns: what
-//! happens while the caller looks makes the next wait return at once. An event may wake for nothing, or once for several.
+//! An event says that something happened to some device, and nothing else; what it was is to be looked up. So the protocol
+//! is: look, wait, look, wait. None is missed, because a waiter is armed when it is made, and armed anew before
+//! [`EventWaiter::wait`] returns: what happens while the caller looks makes the next wait return at once. An event may wake
+//! for nothing, or once for several.
 //!
-//! Events are hints. The kernel sends one when a mark is passed, not while it is; who depends on it looks from time to time as well,
-//! which the timeout is for.
+//! Events are hints. The kernel sends one when a mark is passed, not while it is; who depends on it looks from time to time
+//! as well, which the timeout is for.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -52,8 +53,8 @@ pub(super) fn pair(control: File) -> Result<(EventWaiter, Stopper), DmError> {
 }
 
 impl EventWaiter {
-    /// Waits until something happened since the last wait began to return (or since this was made), for at most `timeout`, or until
-    /// it is stopped.
+    /// Waits until something happened since the last wait began to return (or since this was made), for at most `timeout`, or
+    /// until it is stopped.
     ///
     /// # Errors
     /// [`DmError::Io`].
@@ -100,8 +101,8 @@ impl Stopper {
     }
 }
 
-/// The time until then in poll's milliseconds, rounded up so that it does not turn into a busy wait at the end. Longer than a month is
-/// waited for in pieces.
+/// The time until then in poll's milliseconds, rounded up so that it does not turn into a busy wait at the end. Longer than a
+/// month is waited for in pieces.
 fn until(deadline: Option<Instant>) -> PollTimeout {
     let Some(deadline) = deadline else { return PollTimeout::MAX };
     let left = deadline.saturating_duration_since(Instant::now());

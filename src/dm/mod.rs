@@ -11,9 +11,9 @@
 //!   unsafe block is the call itself, in `raw`.
 //! * What the kernel does is in its tables, not in this process: a crash leaves devices as they are, and whoever starts next
 //!   learns of them by [`DeviceMapper::list`]. Messages to a thin pool are durable when they return.
-//! * **udev** is told by flags with every event that nobody else is to look into our devices (a tenant's bytes must not become the
-//!   host's volume group), and is never waited for: its semaphores would be those of another IPC namespace. The nodes that we
-//!   use are our own ([`node`]).
+//! * **udev** is told by flags with every event that nobody else is to look into our devices (a tenant's bytes must not
+//!   become the host's volume group), and is never waited for: its semaphores would be those of another IPC namespace. The
+//!   nodes that we use are our own ([`node`]).
 //! * What this never does: retry without a bound, remove what is open, follow a symbolic link, touch a device it was not told of.
 
 mod blocks;

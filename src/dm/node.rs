@@ -1,14 +1,16 @@
 //! Device nodes of our own, in `/dev/windlass`.
 //!
-//! udev's nodes and links come when they come, and in a container perhaps never. These are made when the device is, from the number that the
-//! kernel gave, with mode 0600. They lie in `/dev` because `/run` is mounted without devices on the usual hosts, where a node could be
-//! made but not opened.
+//! udev's nodes and links come when they come, and in a container perhaps never. These are made when the device is, from the
+//! number that the kernel gave, with mode 0600. They lie in `/dev` because `/run` is mounted without devices on the usual
+//! hosts, where a node could be made but not opened.
 //!
-//! * A node is made under a name that begins with a dot and renamed: whoever opens the final name gets this device or, before, what
-//!   was there. A stale node of an earlier device is replaced that way; its number may be another device's by now.
-//! * A node is not durable and need not be: /dev is empty after a boot. What a crash leaves behind, [`DeviceNodes::sweep`] takes away.
-//! * All is done relative to the open directory, by names without a slash, and never through a symbolic link. What is not a block device
-//!   node is neither replaced nor removed.
+//! * A node is made under a name that begins with a dot and renamed: whoever opens the final name gets this device or,
+//!   before, what was there. A stale node of an earlier device is replaced that way; its number may be another device's by
+//!   now.
+//! * A node is not durable and need not be: /dev is empty after a boot. What a crash leaves behind, [`DeviceNodes::sweep`]
+//!   takes away.
+//! * All is done relative to the open directory, by names without a slash, and never through a symbolic link. What is not a
+//!   block device node is neither replaced nor removed.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;

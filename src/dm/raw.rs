@@ -80,9 +80,10 @@ pub(super) mod flag {
     pub(in crate::dm) const DEFERRED_REMOVE: u32 = 1 << 17;
 }
 
-/// Told to udev with each event of a device of ours: no rules for device-mapper's subsystem (0x0002), for disks (0x0004) or of
-/// others (0x0008), at low priority (0x0010), no nodes made by libdevmapper in its stead (0x0020); and this comes from who drives
-/// the device (0x0040), without which udev takes the rest for stale. The lower half, the number of a semaphore, is zero: nobody waits.
+/// Told to udev with each event of a device of ours: no rules for device-mapper's subsystem (0x0002), for disks (0x0004) or
+/// of others (0x0008), at low priority (0x0010), no nodes made by libdevmapper in its stead (0x0020); and this comes from who
+/// drives the device (0x0040), without which udev takes the rest for stale. The lower half, the number of a semaphore, is
+/// zero: nobody waits.
 pub(super) const UDEV_LEAVE_ALONE: u32 = (0x0002 | 0x0004 | 0x0008 | 0x0010 | 0x0020 | 0x0040) << 16;
 
 /// Asks the kernel for what `buffer` says (a header and what follows), and lets it write its reply there.

@@ -1,7 +1,7 @@
 //! Replies of the kernel, taken apart.
 //!
-//! Pure functions over bytes, with every offset checked: a reply that points outside itself, goes backwards or lacks a terminating
-//! zero is an error. What is allocated is bounded by the reply's length.
+//! Pure functions over bytes, with every offset checked: a reply that points outside itself, goes backwards or lacks a
+//! terminating zero is an error. What is allocated is bounded by the reply's length.
 
 use std::mem::offset_of;
 

@@ -327,7 +327,10 @@ mod tests {
         }
 
         #[test]
-        fn a_volumes_state_reads_as_it_was_written(mapped in 0..=u64::MAX / 512, highest in proptest::option::of(0..=u64::MAX / 512)) {
+        fn a_volumes_state_reads_as_it_was_written(
+            mapped in 0..=u64::MAX / 512,
+            highest in proptest::option::of(0..=u64::MAX / 512),
+        ) {
             let sectors = |count| Sectors::new(count).unwrap();
             let status = ThinStatus::Running { mapped: sectors(mapped), highest: highest.map(sectors) };
             prop_assert_eq!(status.to_string().parse(), Ok(status));

@@ -61,8 +61,9 @@ use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
 
 /// A pool with its catalogue. All methods block and may be called from several threads.
 pub struct OwnedPool {
-    pool: Arc<dyn Pool>,
+    // Dropped before the pool, on whose device it may lie.
     catalogue: Catalogue,
+    pool: Arc<dyn Pool>,
     quiesce: Arc<dyn Quiesce>,
     locks: OperationLocks,
     restoring: Mutex<BTreeMap<VolumeId, Restoring>>,

@@ -84,9 +84,13 @@ impl Rig {
 
     /// A pool called `NAME-pool` over new disks: 4 MiB for metadata, `blocks` for data.
     pub fn pool(&mut self, prefix: &str, blocks: u64, low_water: u64) -> Pool {
-        let (metadata, data) = (self.disk(4 * MIB), self.disk(blocks * BLOCK));
+        self.pool_with_metadata(prefix, 4 * MIB, blocks, low_water)
+    }
+
+    pub fn pool_with_metadata(&mut self, prefix: &str, metadata_bytes: u64, blocks: u64, low_water: u64) -> Pool {
+        let (metadata, data) = (self.disk(metadata_bytes), self.disk(blocks * BLOCK));
         let (metadata_name, data_name) = (name(&format!("{prefix}-metadata")), name(&format!("{prefix}-data")));
-        let metadata = self.activate(&metadata_name, &[linear(4 * MIB, metadata, 0)]);
+        let metadata = self.activate(&metadata_name, &[linear(metadata_bytes, metadata, 0)]);
         let data = self.activate(&data_name, &[linear(blocks * BLOCK, data, 0)]);
         let table = pool_table(metadata, data, blocks, low_water);
         let pool = name(&format!("{prefix}-pool"));

@@ -72,6 +72,11 @@ impl Names {
         Some(part)
     }
 
+    /// The pool's id, for logs.
+    pub(super) fn text_of_pool(&self) -> String {
+        self.pool.to_string()
+    }
+
     fn prefix(&self) -> String {
         format!("windlass-{}-", self.pool)
     }

@@ -32,12 +32,13 @@ use super::format::{self, CreateOptions};
 use super::growth::{self, Growth};
 use super::health;
 use super::label::{Label, State};
+use super::layout::MetadataNeed;
 use super::metadata::MetadataGate;
 use super::monitor::{Monitor, Watched};
 use super::names::{Names, Part};
 use super::pool::ThinPool;
 use super::region::Region;
-use super::stack::{Places, Stack};
+use super::stack::{Active, Places, Stack};
 use super::thin_devices::ThinDevices;
 use super::usage::UsageTable;
 use crate::block::device;
@@ -77,7 +78,8 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let lock = lock(&stack, &devices, path)?;
     let mut devices = PoolDevices::open(path)?;
     renew_labels(&mut devices)?;
-    growth::lay_out(&mut devices)?;
+    // How full the metadata are is known when the pool is active; the monitor asks for more then.
+    growth::lay_out(&mut devices, MetadataNeed::BySize)?;
     let catalogue = open_catalogue(lock, path)?;
     check_id(&catalogue, &devices)?;
     let places = growth::places(&devices)?;
@@ -94,7 +96,6 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let pool = ThinPool {
         place: place.clone(),
         dm: Arc::clone(&dm),
-        stack: Arc::clone(&stack),
         name: name.clone(),
         devices: ThinDevices::new(Arc::clone(&dm), nodes, names, pool_device.number),
         gate,
@@ -102,7 +103,8 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
         block_size,
         logical_block_size: logical_block_size(&stack)?,
         usages: UsageTable::default(),
-        monitor: Some(Monitor::start(Watched { dm, name, place, block_size, growth: Growth::new(devices, stack) })?),
+        _active: Active(Arc::clone(&stack)),
+        _monitor: Monitor::start(Watched { dm, name, place, block_size, growth: Growth::new(devices, stack) })?,
     };
     OwnedPool::open(Arc::new(pool), catalogue, quiesce)
 }

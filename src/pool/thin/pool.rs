@@ -25,7 +25,7 @@ use super::cut::while_suspended;
 use super::health;
 use super::metadata::{Found as FoundRuns, MetadataGate, WalkError};
 use super::monitor::Monitor;
-use super::stack::{Stack, TakenDown};
+use super::stack::Active;
 use super::thin_devices::ThinDevices;
 use super::usage::UsageTable;
 use crate::block::Access;
@@ -53,9 +53,10 @@ const TIME_MARGIN: u32 = 1 << 10;
 
 /// A thin pool that this process owns.
 pub struct ThinPool {
+    // Dropped in this order: it may be growing the very devices.
+    pub(super) _monitor: Monitor,
     pub(super) place: String,
     pub(super) dm: Arc<DeviceMapper>,
-    pub(super) stack: Arc<Stack>,
     pub(super) name: DmName,
     pub(super) devices: ThinDevices,
     pub(super) gate: MetadataGate,
@@ -63,7 +64,8 @@ pub struct ThinPool {
     pub(super) block_size: DataBlockSize,
     pub(super) logical_block_size: LogicalBlockSize,
     pub(super) usages: UsageTable,
-    pub(super) monitor: Option<Monitor>,
+    // The last: everything that holds a device of the pool is gone by then.
+    pub(super) _active: Active,
 }
 
 impl std::fmt::Debug for ThinPool {
@@ -263,9 +265,7 @@ impl Pool for ThinPool {
 
     fn delete(&self, object: Object) -> Result<(), PoolError> {
         let Some(thin) = self.catalogue.thin_object(object)? else { return Ok(()) };
-        if self.devices.exists(object)? {
-            return Err(PoolError::InUse { object, by: "its device".to_owned() });
-        }
+        self.devices.check_none(object)?;
         self.delete_thin(&thin)
     }
 
@@ -273,9 +273,7 @@ impl Pool for ThinPool {
         let object = Object::Snapshot(snapshot);
         let Some(thin) = self.catalogue.thin_object(object)? else { return Ok(()) };
         if thin.stored == ThinStored::Device {
-            if self.devices.exists(object)? {
-                return Err(PoolError::InUse { object, by: "its device".to_owned() });
-            }
+            self.devices.check_none(object)?;
             let map = self.gate.walk(|metadata| {
                 let mut map = KeptMapBuilder::new(metadata.details(thin.id)?.creation_time, KEPT_RUNS);
                 metadata.mapped(thin.id, &mut |run| Ok::<_, WalkError>(map.push(run)?))?;
@@ -385,18 +383,6 @@ impl Pool for ThinPool {
 
     fn health(&self) -> Result<PoolHealth, PoolError> {
         Ok(health::judge(&self.status()?, &self.place))
-    }
-}
-
-impl Drop for ThinPool {
-    fn drop(&mut self) {
-        // It may be growing the very devices.
-        self.monitor = None;
-        match self.stack.take_down() {
-            Ok(TakenDown::All) => tracing::info!(pool = %self.name, "the pool's devices are taken down"),
-            Ok(TakenDown::InUse) => tracing::info!(pool = %self.name, "volumes are attached: the pool's devices stay"),
-            Err(error) => tracing::warn!(pool = %self.name, %error, "the pool's devices stay"),
-        }
     }
 }
 

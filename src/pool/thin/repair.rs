@@ -81,7 +81,7 @@ pub fn repair(path: &Path) -> Result<RepairReport, PoolError> {
 }
 
 fn repair_locked(stack: &Stack, devices: &PoolDevices, lock: File, path: &Path) -> Result<RepairReport, PoolError> {
-    // Taking down marked it to go with the descriptor we hold; what follows needs it until the end.
+    // Taking the pool down marked it to go with the descriptor that is the lock; it must stay until the end.
     let places = growth::places(devices)?;
     stack.activate_catalogue(&places)?;
     stack.activate_metadata(&places)?;

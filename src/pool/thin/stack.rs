@@ -137,20 +137,25 @@ impl Stack {
         Ok(pool)
     }
 
-    /// Removes everything that no thin device stands on any more; whether that was all. The devices of catalogue and metadata go with
-    /// their last descriptors.
+    /// Makes the pool look at the size of its metadata: it does so when it is resumed. One that went read-only because they were used
+    /// up is writable again, unless it says that they must be checked.
+    pub(super) fn notice_growth(&self) -> Result<(), PoolError> {
+        let name = self.names.name(Part::Pool)?;
+        let options = SuspendOptions { file_system: FileSystem::Leave, flush: Flush::Wait };
+        self.dm.suspend(&name, options).map_err(|error| failed("suspend", &name, error))?;
+        let resumed = self.dm.resume(&name).or_else(|_| self.dm.resume(&name));
+        resumed.map(drop).map_err(|error| failed("resume", &name, error))
+    }
+
+    /// Removes everything that no thin device stands on any more; whether that was all.
     pub(super) fn take_down(&self) -> Result<TakenDown, PoolError> {
         let listed = self.dm.list().map_err(|error| PoolError::io("list the devices", io::Error::other(error)))?;
         let is_object = |uuid: &str| matches!(self.names.part_of(uuid), Some(Part::Object(_)));
         if listed.iter().any(|device| device.uuid.as_deref().is_some_and(is_object)) {
             return Ok(TakenDown::InUse);
         }
-        for part in [Part::Pool, Part::Data] {
-            self.remove(part, Removal::Now)?;
-        }
-        // These the owner himself has open until he is gone.
-        for part in [Part::Metadata, Part::Catalogue] {
-            self.remove(part, Removal::Deferred)?;
+        for part in [Part::Pool, Part::Data, Part::Metadata, Part::Catalogue] {
+            self.remove(part)?;
         }
         Ok(TakenDown::All)
     }
@@ -170,9 +175,15 @@ impl Stack {
         self.take_down()
     }
 
-    fn remove(&self, part: Part, removal: Removal) -> Result<(), PoolError> {
+    /// Removes a device now, or with its last descriptor.
+    fn remove(&self, part: Part) -> Result<(), PoolError> {
         let name = self.names.name(part)?;
-        match self.dm.remove(&name, removal) {
+        let removed = match self.dm.remove(&name, Removal::Now) {
+            // Of the two that processes open: by somebody who looks at the catalogue of a pool that is going.
+            Err(DmError::Busy(_)) if matches!(part, Part::Metadata | Part::Catalogue) => self.dm.remove(&name, Removal::Deferred),
+            removed => removed,
+        };
+        match removed {
             Ok(()) | Err(DmError::Missing(_)) => {}
             Err(error) => return Err(failed("remove", &name, error)),
         }
@@ -236,6 +247,20 @@ impl Stack {
             }
             io("activate", error)
         })
+    }
+}
+
+/// A pool that is active in the kernel for as long as its owner lives, and beyond that while volumes are attached.
+pub(super) struct Active(pub(super) Arc<Stack>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let pool = self.0.names.text_of_pool();
+        match self.0.take_down() {
+            Ok(TakenDown::All) => tracing::info!(pool, "the pool's devices are taken down"),
+            Ok(TakenDown::InUse) => tracing::info!(pool, "volumes are attached: the pool's devices stay"),
+            Err(error) => tracing::warn!(pool, %error, "the pool's devices stay"),
+        }
     }
 }
 

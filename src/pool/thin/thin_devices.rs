@@ -66,9 +66,17 @@ impl ThinDevices {
         if is_writable { self.name(object).map(Some) } else { Ok(None) }
     }
 
-    /// Whether an object has a device.
-    pub(super) fn exists(&self, object: Object) -> Result<bool, PoolError> {
-        Ok(self.info(object)?.is_some())
+    /// Makes sure that an object has no device, so that it can be deleted. One that goes with its last descriptor goes a moment
+    /// after that was closed; it is removed now.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`] while it is attached, or a descriptor is open.
+    pub(super) fn check_none(&self, object: Object) -> Result<(), PoolError> {
+        match self.info(object)? {
+            None => Ok(()),
+            Some(info) if info.deferred_remove => self.detach(object),
+            Some(_) => Err(PoolError::InUse { object, by: "its device".to_owned() }),
+        }
     }
 
     /// The attachment of an object, if it is attached.

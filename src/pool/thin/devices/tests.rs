@@ -137,7 +137,9 @@ fn a_crash_at_any_block_of_a_rewrite_leaves_one_of_the_two_labels() {
     let path = labelled(folder.path(), "disk", &whole(7, SIZE));
     let grown = Label { device_bytes: SIZE + 50 * MIB, ..whole(8, SIZE) };
     let grown = Label {
-        segments: layout::grow(Role::Whole, &grown.segments, grown.block_size, grown.device_bytes).unwrap().unwrap(),
+        segments: layout::grow(Role::Whole, &grown.segments, grown.block_size, grown.device_bytes, layout::MetadataNeed::BySize)
+            .unwrap()
+            .unwrap(),
         ..grown
     };
     let new = grown.encode().unwrap();
