@@ -71,8 +71,10 @@ fn a_pool_is_made_served_looked_at_and_repaired() {
     assert_eq!(status["objects"].as_array().unwrap().len(), 2);
 
     // In use: whatever would change it is refused, and says by what.
-    let text = refused(&["pool", "create", "--device", device, "--force", "--replace-pool", pool]).stderr;
+    let text = refused(&["pool", "create", "--device", device, "--force"]).stderr;
     assert!(text.contains("is in use") && text.contains(&format!("windlass-{pool}")), "{text}");
+    let text = refused(&["pool", "create", "--device", device, "--force", "--replace-pool", pool]).stderr;
+    assert!(text.contains("in use by another process"), "{text}");
     refused(&["pool", "repair", "--device", device]);
     let active = ask(&["pool", "import", "--device", device]);
     assert_eq!((&active["active"], &active["catalogue"]), (&true.into(), &Value::Null));
@@ -105,12 +107,7 @@ fn a_pool_is_made_served_looked_at_and_repaired() {
 fn a_pool_lies_on_two_devices_and_is_served_by_either() {
     let _turn = turn();
     let bench = Bench::empty();
-    let attach = |name: &str, bytes: u64| {
-        let path = bench.path().join(name);
-        std::fs::File::create_new(&path).unwrap().set_len(bytes).unwrap();
-        run_ok(command("losetup").args(["--find", "--show"]).arg(path)).text().trim().to_owned()
-    };
-    let (metadata, data) = (attach("metadata", 64 * MIB), attach("data", 512 * MIB));
+    let (metadata, data) = (disk(bench.path(), "metadata", 64 * MIB), disk(bench.path(), "data", 512 * MIB));
     let made = ask(&["pool", "create", "--metadata-device", &metadata, "--data-device", &data]);
     for device in [&metadata, &data] {
         let options = common::node::NodeOptions { pools: vec![device.into()], ..bench.options() };
@@ -121,6 +118,55 @@ fn a_pool_lies_on_two_devices_and_is_served_by_either() {
     }
     let found = ask(&["pool", "import", "--device", &data]);
     assert_eq!(found["devices"].as_array().unwrap().len(), 2);
+    assert_no_devices("after the node");
+}
+
+/// A loop device over a new, sparse file.
+fn disk(folder: &Path, name: &str, bytes: u64) -> String {
+    let path = folder.join(name);
+    std::fs::File::create_new(&path).unwrap().set_len(bytes).unwrap();
+    run_ok(command("losetup").args(["--find", "--show"]).arg(path)).text().trim().to_owned()
+}
+
+#[test]
+fn a_making_that_is_killed_at_any_step_is_no_obstacle_to_the_next() {
+    let _turn = turn();
+    let bench = Bench::empty();
+    let device = disk(bench.path(), "disk", 128 * MIB);
+    let trace = bench.path().join("trace");
+    let create = |arguments: &[&str]| {
+        let mut create = windlass();
+        create.args(["pool", "create", "--device", &device]).args(arguments);
+        create
+    };
+    run_ok(create(&[]).env("WINDLASS_FAILPOINT_TRACE", &trace));
+    let mut points: Vec<String> = std::fs::read_to_string(&trace).unwrap().lines().map(str::to_owned).collect();
+    let mut seen = std::collections::BTreeMap::new();
+    // Each name at its first and at its last.
+    for point in &points {
+        *seen.entry(point.clone()).or_insert(0_u32) += 1;
+    }
+    points = seen.iter().flat_map(|(name, count)| [format!("kill:1:{name}"), format!("kill:{count}:{name}")]).collect();
+    points.dedup();
+    assert!(points.iter().any(|point| point.ends_with("thin.format.labelled")), "{points:?}");
+    for point in &points {
+        let pool = ask(&["pool", "import"])["devices"].clone();
+        let named = pool.as_array().unwrap().iter().find(|found| found["path"] == device.as_str() && found["state"] == "ready");
+        let replaced: Vec<&str> =
+            named.into_iter().flat_map(|found| ["--replace-pool", found["pool_id"].as_str().unwrap()]).collect();
+        let killed = run(create(&replaced).env("WINDLASS_FAILPOINT", point));
+        assert_eq!(killed.code, None, "{point}: {}", killed.stderr);
+        // Ready already when it was killed, or still in the making: then nothing has to be given up.
+        let found = ask(&["pool", "import"])["devices"].clone();
+        let state =
+            found.as_array().unwrap().iter().find(|found| found["path"] == device.as_str()).map(|found| found["state"].clone());
+        if state != Some("ready".into()) {
+            run_ok(&mut create(&[]));
+        }
+    }
+    println!("killed at {} steps", points.len());
+    let node = common::node::Node::start(&common::node::NodeOptions { pools: vec![(&device).into()], ..bench.options() });
+    node.stop();
     assert_no_devices("after the node");
 }
 

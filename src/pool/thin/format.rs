@@ -46,6 +46,16 @@ pub enum DevicePaths {
     },
 }
 
+impl DevicePaths {
+    /// All of them.
+    pub fn all(&self) -> Vec<&Path> {
+        match self {
+            Self::One(path) => vec![path],
+            Self::Two { metadata, data } => vec![metadata, data],
+        }
+    }
+}
+
 /// Whether marks of others are an obstacle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Others {
