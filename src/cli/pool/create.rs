@@ -51,7 +51,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "SIZE", requires = "devices")]
     block_size: Option<ByteSize>,
     /// Size of the metadata [default: a thousandth of the device, at least 16 MiB]
-    #[arg(long, value_name = "SIZE", requires = "device")]
+    #[arg(long, value_name = "SIZE", requires = "device", conflicts_with = "metadata_device")]
     metadata_size: Option<ByteSize>,
 }
 

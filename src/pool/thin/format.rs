@@ -29,7 +29,7 @@ use crate::pool::PoolError;
 use crate::types::PoolId;
 
 use super::devices::{LabelledDevice, OpenDevice, PoolDevices, Readings, judge};
-use super::label::{Label, LabelError, RESERVED, Role, Segments, State, usable_bytes};
+use super::label::{Label, LabelError, Link, RESERVED, Role, Segments, State, usable_bytes};
 use super::layout::{self, LayoutError, LayoutOptions};
 
 /// Which devices a pool is made on.
@@ -44,6 +44,16 @@ pub enum DevicePaths {
         /// For the data.
         data: PathBuf,
     },
+}
+
+impl DevicePaths {
+    /// All of them.
+    pub fn all(&self) -> Vec<&Path> {
+        match self {
+            Self::One(path) => vec![path],
+            Self::Two { metadata, data } => vec![metadata, data],
+        }
+    }
 }
 
 /// Whether marks of others are an obstacle.
@@ -117,11 +127,11 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
         device.check_unused(options.others, &given_up)?;
     }
     failpoint::hit("thin.format.before");
-    let pool = PoolId::random();
+    let (pool, link) = (PoolId::random(), Link::random());
     for (device, role, segments) in &taken {
         device.wipe_ends()?;
         failpoint::hit("thin.format.wiped");
-        device.open.write_label(&making(pool, *role, block_size, device.open.bytes(), segments))?;
+        device.open.write_label(&making(pool, link, *role, block_size, device.open.bytes(), segments))?;
         failpoint::hit("thin.format.labelled");
     }
     let mut labelled = Vec::new();
@@ -138,9 +148,9 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
     }
 }
 
-fn making(pool: PoolId, role: Role, block_size: DataBlockSize, device_bytes: u64, segments: &Segments) -> Label {
+fn making(pool: PoolId, link: Link, role: Role, block_size: DataBlockSize, device_bytes: u64, segments: &Segments) -> Label {
     let device_bytes = usable_bytes(device_bytes);
-    Label { pool, generation: 1, role, state: State::Making, device_bytes, block_size, segments: segments.clone() }
+    Label { pool, link, generation: 1, role, state: State::Making, device_bytes, block_size, segments: segments.clone() }
 }
 
 fn unplanned(device: &Taken, error: LayoutError) -> PoolError {

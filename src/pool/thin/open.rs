@@ -39,6 +39,7 @@ use super::names::{Names, Part};
 use super::pool::ThinPool;
 use super::region::Region;
 use super::stack::{Active, Places, Stack};
+use super::take_down::take_down_given_up;
 use super::thin_devices::ThinDevices;
 use super::usage::UsageTable;
 use crate::block::device;
@@ -117,6 +118,7 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
 /// [`PoolError::Io`].
 pub fn create_pool(options: &CreateOptions) -> Result<PoolId, PoolError> {
     let dm = device_mapper()?;
+    take_down_given_up(&options.devices.all(), options.given_up_pool)?;
     let mut devices = format::begin(options)?;
     let id = devices.pool();
     let stack = Stack::new(Arc::clone(&dm), Arc::new(nodes()?), Names::new(id));

@@ -2,7 +2,7 @@ use super::*;
 use crate::pool::thin::devices::LabelsError;
 use crate::pool::thin::examine::{ExaminedCatalogue, ExaminedDevice};
 use crate::pool::thin::format::DataBlockSize;
-use crate::pool::thin::label::{Label, Role, Segments};
+use crate::pool::thin::label::{Label, Link, Role, Segments};
 use crate::types::PoolId;
 
 fn examined() -> Examined {
@@ -93,6 +93,7 @@ fn a_pool_that_is_active_is_said_to_be_and_is_no_problem() {
 fn devices_are_listed_with_their_pools_or_what_is_wrong_with_them() {
     let label = Label {
         pool: PoolId::from_bytes([1; 16]),
+        link: Link::random(),
         generation: 1,
         role: Role::Data,
         state: State::Making,

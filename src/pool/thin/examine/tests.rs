@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use super::*;
 use crate::dm::metadata::{SUPERBLOCK_SEED, checksum};
 use crate::pool::thin::devices::LabelledDevice;
-use crate::pool::thin::label::Label;
+use crate::pool::thin::label::{Label, Link};
 use crate::pool::thin::layout::{self, LayoutOptions};
 
 const MIB: u64 = 1 << 20;
@@ -34,6 +34,7 @@ fn pool(folder: &Path, state: State) -> (PathBuf, Label) {
     let plan = layout::plan(SIZE, LayoutOptions::default()).unwrap();
     let label = Label {
         pool: PoolId::random(),
+        link: Link::random(),
         generation: 1,
         role: Role::Whole,
         state,

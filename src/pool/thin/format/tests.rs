@@ -4,7 +4,7 @@ const MIB: u64 = 1 << 20;
 
 fn label(pool: PoolId, state: State) -> Label {
     let plan = layout::plan(200 * MIB, LayoutOptions::default()).unwrap();
-    Label { state, ..making(pool, Role::Whole, plan.block_size, 200 * MIB, &plan.segments) }
+    Label { state, ..making(pool, Link::random(), Role::Whole, plan.block_size, 200 * MIB, &plan.segments) }
 }
 
 fn readings(first: Result<Label, LabelError>, last: Result<Label, LabelError>) -> Readings {
@@ -82,7 +82,7 @@ fn the_device_with_the_catalogue_says_whether_the_making_of_a_pair_was_interrupt
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         file.set_len(200 * MIB).unwrap();
         let taken = Taken::over(&path, file).unwrap();
-        let label = making(pool, role, plan.block_size, 200 * MIB, segments);
+        let label = making(pool, Link::random(), role, plan.block_size, 200 * MIB, segments);
         taken.open.write_label(&Label { state, ..label }).unwrap();
         taken
     };
