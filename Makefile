@@ -2,6 +2,7 @@
 #
 #   make demo   the main job end to end on real files; ends with `N passed, N failed`
 #   make test   lints, and all tests, unprivileged and root; ends with `N passed, N failed`
+#   make test-thin    the tests that need device-mapper, in a virtual machine, and power cuts; ends with `N passed, N failed`
 #   make fuzz   feeds made-up bytes to whatever reads those of others, FUZZ_SECONDS (60) a target; ends with `N passed, N failed`
 #   make lint   formatting and clippy only
 #   make bench  speed, memory and space beside restic, borg, rustic and kopia; some 25 minutes, results in tests/bench/RESULTS.md
@@ -13,8 +14,9 @@
 SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints
+LINTED := $(FEATURES),thin-tests
 
-.PHONY: all demo test fuzz soak lint bench bench-quick bench-memory build clean
+.PHONY: all demo test test-thin fuzz soak lint bench bench-quick bench-memory build clean
 
 all: build
 
@@ -28,13 +30,16 @@ demo: build
 test:
 	@e2e/run-tests.sh
 
+test-thin:
+	@e2e/run-thin-tests.sh
+
 fuzz:
 	@e2e/run-fuzz.sh
 
 lint:
 	@e2e/setup.sh test
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features $(LINTED) -- -D warnings
 
 # All of the machine's two first processors are the tools' while they are measured; nothing else should run.
 bench:

@@ -7,6 +7,7 @@
 #   e2e/run-tests.sh [all|unprivileged|root] [FILTER]
 #
 # `all` is what `make test` runs; the other two leave the lints out. FILTER is a part of the names of the tests wanted.
+# e2e/run-thin-tests.sh runs those that need device-mapper: tests/thin_*.rs and what follows them.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -51,7 +52,7 @@ e2e/setup.sh test 2>&1 | tee -a "$log" || give_up "the machine could not be set 
 
 if [ "$part" = all ]; then
     step "cargo fmt --check" cargo fmt --all --check
-    step "cargo clippy" cargo clippy -q --workspace --all-targets --features "$features" -- -D warnings
+    step "cargo clippy" cargo clippy -q --workspace --all-targets --features "$features,thin-tests" -- -D warnings
 fi
 
 # One build serves both parts: failure injection does nothing unless the environment asks for it.

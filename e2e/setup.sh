@@ -3,6 +3,7 @@
 #
 #   e2e/setup.sh build    what `make demo` needs: compiler, file system tools
 #   e2e/setup.sh test     that, and the oracles of the tests: csi-sanity, two releases of restic, thin-provisioning-tools
+#   e2e/setup.sh thin     that, and the virtual machine of the tests that need device-mapper (e2e/vm)
 #   e2e/setup.sh fuzz     what `make build` needs, a nightly toolchain and cargo-fuzz
 #   e2e/setup.sh bench-quick    what `make bench-quick` needs: that of `build`, and restic
 #   e2e/setup.sh bench    that, and the other tools that are measured; one that cannot be had in time is left out
@@ -56,7 +57,7 @@ rust_setup() {
     local version
     version=$(cargo --version | cut -d' ' -f2)
     at_least "$version" "$minimum_rust" || die "cargo $version is too old; Rust $minimum_rust or newer is needed (rustup update stable)"
-    if [ "$wanted" = test ]; then
+    if [ "$wanted" = test ] || [ "$wanted" = thin ]; then
         cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 \
             || rustup component add rustfmt clippy \
             || die "rustfmt and clippy are missing (rustup component add rustfmt clippy)"
@@ -121,18 +122,22 @@ build_rustic() {
 }
 
 case $wanted in
-    build | test | fuzz | bench | bench-quick) ;;
-    *) die "usage: $0 [build|test|fuzz|bench|bench-quick]" ;;
+    build | test | thin | fuzz | bench | bench-quick) ;;
+    *) die "usage: $0 [build|test|thin|fuzz|bench|bench-quick]" ;;
 esac
 command -v apt-get >/dev/null || die "this is no Debian; see the package lists in $0"
 
 install_packages build-essential ca-certificates git util-linux mount kmod e2fsprogs xfsprogs btrfs-progs
 rust_setup
-if [ "$wanted" = test ]; then
+if [ "$wanted" = test ] || [ "$wanted" = thin ]; then
     install_packages restic fuse3 thin-provisioning-tools
     go_setup
     build_tool csi-sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
     build_tool restic github.com/restic/restic/cmd/restic
+fi
+if [ "$wanted" = thin ]; then
+    install_packages qemu-system-x86 busybox-static cpio xz-utils zstd binutils thin-provisioning-tools dmsetup lvm2 strace fdisk
+    e2e/vm/build || die "the virtual machine could not be made"
 fi
 if [ "$wanted" = fuzz ]; then
     fuzz_setup

@@ -12,6 +12,7 @@
 
 pub mod blob;
 pub mod config;
+pub mod dm_reply;
 pub mod fixture;
 pub mod format;
 pub mod handles;

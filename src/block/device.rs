@@ -14,6 +14,7 @@ use crate::types::ByteRange;
 const BLKGETSIZE64: libc::Ioctl = nix::request_code_read!(0x12, 114, size_of::<libc::size_t>());
 const BLKSSZGET: libc::Ioctl = nix::request_code_none!(0x12, 104);
 const BLKFLSBUF: libc::Ioctl = nix::request_code_none!(0x12, 97);
+const BLKRRPART: libc::Ioctl = nix::request_code_none!(0x12, 95);
 const BLKZEROOUT: libc::Ioctl = nix::request_code_none!(0x12, 127);
 
 /// Size in bytes of a regular file or a block device.
@@ -62,6 +63,15 @@ pub fn zero_out(device: &File, range: ByteRange) -> io::Result<()> {
     let mut argument = [range.offset(), range.length()];
     // SAFETY: BLKZEROOUT reads two u64.
     unsafe { ioctl::with_pointer(device.as_fd(), BLKZEROOUT, &mut argument) }.map(drop)
+}
+
+/// Lets the kernel look for partitions anew: after a partition table was overwritten, its partitions must not stay usable.
+///
+/// # Errors
+/// Whatever the system reports: `ResourceBusy` while a partition is in use, `InvalidInput` for what cannot have partitions.
+pub fn read_partitions(device: &File) -> io::Result<()> {
+    // SAFETY: BLKRRPART ignores its argument.
+    unsafe { ioctl::with_value(device.as_fd(), BLKRRPART, 0) }.map(drop)
 }
 
 /// Device number (major, minor) of the block device node at `path`.

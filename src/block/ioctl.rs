@@ -1,4 +1,4 @@
-//! The one place where `ioctl(2)` is called.
+//! The one place of this module where `ioctl(2)` is called.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -18,6 +18,8 @@ mod ioctl;
 pub mod loop_device;
 pub mod memory;
 pub mod reflink;
+pub mod signature;
+pub mod users;
 
 use std::io;
 

@@ -4,22 +4,18 @@
 //! system is frozen, each once however often it is mounted. A device without one is flushed; nothing can stop its writers, and
 //! its snapshot is what a power cut would leave.
 //!
-//! Every freeze ends:
-//! * [`Held::release`] thaws, and dropping the hold does too, so a panic between the two is no exception;
-//! * a watchdog, started before the first freeze, thaws at the deadline and marks the hold expired. It holds the mutex that
-//!   [`Held::release`] needs while it thaws, so whoever reads "in time" knows that nothing was thawed before;
-//! * a freeze that takes hold only after the deadline is thawed by whoever made it;
-//! * a process that dies leaves its intent in the pool's catalogue; [`Quiesce::release_leftovers`] thaws at the next start.
+//! Every freeze ends: by [`Held::release`], by dropping the hold, or by a watchdog at the deadline ([`Stopped`]). A process that dies
+//! leaves its intent in the pool's catalogue; [`Quiesce::release_leftovers`] thaws at the next start.
 //!
 //! A file system that somebody else froze (EBUSY) stands still already: it is cut, and left to them.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::mount::{Freeze, MountEntry, MountError, Mounter};
+use crate::pool::stopped::{Late, Stopped};
 use crate::pool::{Held, Quiesce, QuiesceError, Release};
 
 impl From<MountError> for QuiesceError {
@@ -66,66 +62,38 @@ impl MountQuiesce {
         }
         Ok(found)
     }
-}
 
-/// Where a hold stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Holding,
-    Released,
-    Expired,
-}
-
-#[derive(Debug)]
-struct State {
-    phase: Phase,
-    /// What we froze and have not thawed.
-    frozen: Vec<PathBuf>,
-}
-
-struct Shared {
-    mounter: Arc<dyn Mounter>,
-    state: Mutex<State>,
-    ended: Condvar,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that holds it leaves the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the hold with `phase`, unless it has ended; thaws; says how it ended.
-    fn end(&self, phase: Phase) -> Phase {
-        let mut state = self.state();
-        if state.phase == Phase::Holding {
-            state.phase = phase;
-        }
-        for mount_point in std::mem::take(&mut state.frozen) {
-            thaw(&*self.mounter, &mount_point);
-        }
-        self.ended.notify_all();
-        state.phase
-    }
-
-    /// Thaws at the deadline, unless the hold ends before.
-    fn watch(&self, deadline: Instant) {
-        let mut state = self.state();
-        while state.phase == Phase::Holding {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                drop(state);
-                tracing::error!("a cut took longer than the deadline; thawing");
-                self.end(Phase::Expired);
-                return;
+    fn freeze_all(&self, mount_points: &[PathBuf], deadline: Duration) -> Result<Stopped<PathBuf>, QuiesceError> {
+        let mounter = Arc::clone(&self.mounter);
+        let frozen = Stopped::until(deadline, move |mount_point: &PathBuf| thaw(&*mounter, mount_point))
+            .map_err(|error| QuiesceError(format!("no watchdog could be started: {error}")))?;
+        for mount_point in mount_points {
+            let late = || QuiesceError(format!("{}: freezing took longer than the deadline", mount_point.display()));
+            match self.mounter.freeze(mount_point)? {
+                Freeze::Foreign => {
+                    tracing::info!(mount_point = %mount_point.display(), "frozen by someone else; cut as it is, and left frozen")
+                }
+                Freeze::Ours => frozen.add(mount_point.clone()).map_err(|Late| late())?,
             }
-            state = self.ended.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        Ok(frozen)
+    }
+}
+
+/// A hold in effect: the file systems that are frozen, if there are any. Devices alone are only flushed, which takes as long as it
+/// takes.
+struct Hold {
+    frozen: Option<Stopped<PathBuf>>,
+}
+
+impl Held for Hold {
+    fn release(self: Box<Self>) -> Release {
+        self.frozen.map_or(Release::InTime, Stopped::release)
     }
 }
 
 /// A thaw that fails leaves somebody's writers blocked: it is tried again at once, and then said loudly.
-fn thaw(mounter: &dyn Mounter, mount_point: &std::path::Path) {
+fn thaw(mounter: &dyn Mounter, mount_point: &Path) {
     let result = mounter.thaw(mount_point).or_else(|_| mounter.thaw(mount_point));
     match result {
         Ok(()) => tracing::debug!(mount_point = %mount_point.display(), "thawed"),
@@ -135,55 +103,19 @@ fn thaw(mounter: &dyn Mounter, mount_point: &std::path::Path) {
     }
 }
 
-/// A hold in effect.
-struct Hold {
-    shared: Arc<Shared>,
-}
-
-impl Held for Hold {
-    fn release(self: Box<Self>) -> Release {
-        match self.shared.end(Phase::Released) {
-            Phase::Expired => Release::Expired,
-            Phase::Holding | Phase::Released => Release::InTime,
-        }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.shared.end(Phase::Released);
-    }
-}
-
 impl Quiesce for MountQuiesce {
     fn hold(&self, devices: &[PathBuf], deadline: Duration) -> Result<Box<dyn Held>, QuiesceError> {
         let found = self.look(devices)?;
         for mount_point in &found.file_systems {
             self.mounter.sync(mount_point)?;
         }
-        let shared = Arc::new(Shared {
-            mounter: Arc::clone(&self.mounter),
-            state: Mutex::new(State { phase: Phase::Holding, frozen: Vec::new() }),
-            ended: Condvar::new(),
-        });
         // From here on every way out ends the hold.
-        let hold = Box::new(Hold { shared: Arc::clone(&shared) });
-        if !found.file_systems.is_empty() {
-            let watched = Arc::clone(&shared);
-            let until = Instant::now() + deadline;
-            thread::Builder::new()
-                .name("freeze-watchdog".to_owned())
-                .spawn(move || watched.watch(until))
-                .map_err(|error| QuiesceError(format!("no watchdog could be started: {error}")))?;
-        }
-        for mount_point in &found.file_systems {
-            freeze(&shared, mount_point)?;
-        }
+        let frozen = if found.file_systems.is_empty() { None } else { Some(self.freeze_all(&found.file_systems, deadline)?) };
         // Last, so that as little as possible is written between the flush and the cut.
         for device in &found.raw {
             self.mounter.flush_device(device)?;
         }
-        Ok(hold)
+        Ok(Box::new(Hold { frozen }))
     }
 
     fn release_leftovers(&self, devices: &[PathBuf]) -> Result<(), QuiesceError> {
@@ -193,26 +125,6 @@ impl Quiesce for MountQuiesce {
         }
         Ok(())
     }
-}
-
-/// Freezes one file system. The mutex is not held meanwhile: the watchdog must be able to thaw the others.
-fn freeze(shared: &Shared, mount_point: &std::path::Path) -> Result<(), QuiesceError> {
-    let outcome = shared.mounter.freeze(mount_point)?;
-    let mut state = shared.state();
-    match outcome {
-        Freeze::Foreign => {
-            tracing::info!(mount_point = %mount_point.display(), "frozen by someone else; cut as it is, and left frozen")
-        }
-        Freeze::Ours => state.frozen.push(mount_point.to_owned()),
-    }
-    if state.phase == Phase::Holding {
-        return Ok(());
-    }
-    // The deadline passed while this one was being frozen.
-    for late in std::mem::take(&mut state.frozen) {
-        thaw(&*shared.mounter, &late);
-    }
-    Err(QuiesceError(format!("{}: freezing took longer than the deadline", mount_point.display())))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes of a sector. Device-mapper counts in these, whatever the device's logical blocks are.
 pub const SECTOR_BYTES: u64 = 512;
 
@@ -38,8 +40,28 @@ impl fmt::Display for Sectors {
 }
 
 /// Number of a thin device within its pool: 24 bits (`MAX_DEV_ID` of the kernel).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct ThinId(u32);
+
+/// A number that is no thin id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is no thin id: they have 24 bits")]
+pub struct NoThinId(u32);
+
+impl TryFrom<u32> for ThinId {
+    type Error = NoThinId;
+
+    fn try_from(number: u32) -> Result<Self, NoThinId> {
+        Self::new(number).ok_or(NoThinId(number))
+    }
+}
+
+impl From<ThinId> for u32 {
+    fn from(id: ThinId) -> Self {
+        id.0
+    }
+}
 
 impl ThinId {
     /// The largest.

@@ -1,8 +1,9 @@
 //! The catalogue: the durable record of what was promised, on the pool's own disk.
 //!
-//! One redb file. Tables: `meta` (magic, format version, pool id), `volumes`, `snapshots`, `names` (unique within volumes and
+//! One redb database, in a file of the pool's directory or in a region of its device. Tables: `meta` (magic, format version, pool id), `volumes`, `snapshots`, `names` (unique within volumes and
 //! within snapshots), `intents` (what is under way, hidden restores among it), `publications`, `exports`, `anchors` (deleted
-//! snapshots that are kept; catalogues of the first versions lack this table). Values are JSON, so that `windlass` of a later
+//! snapshots that are kept; catalogues of the first versions lack this table), and of a thin pool `thin_objects` (which number each
+//! object has in the pool's metadata) and `kept_maps` (what is kept of deleted snapshots; the one table that is no JSON). Values are JSON, so that `windlass` of a later
 //! version reads them with defaults.
 //!
 //! * Every change goes through [`Catalogue::commit`]: one transaction, durable (file synced) when it returns `Ok`. When it
@@ -13,14 +14,18 @@
 //! * Opening never changes a file that is not ours: it is first read into memory whole and examined there (a catalogue is some
 //!   megabytes). A newer format, another program's file and a damaged one are refused with [`PoolError::Format`].
 //! * The file is made under another name and renamed when it is complete; a crash before leaves nothing that opens. Mode 0600.
+//!   Of a region, the label of the device says whether it was complete.
 //!
 //! It keeps no secrets, and it is not locked against other processes by itself but by the pool's lock.
 
 mod change;
 mod examine;
+mod room;
 mod tables;
+mod thin;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +34,7 @@ use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend};
 
 pub use self::change::Change;
+use self::room::Room;
 use self::tables::{
     ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, anchor_key, export_key, failed, later_table,
     name_key,
@@ -36,6 +42,7 @@ use self::tables::{
 use super::PoolError;
 use super::intent::{Intent, IntentId};
 use super::record::{Anchor, ExportRecord, Publication, Snapshot, Volume};
+use super::thin::region::Region;
 use crate::block::file_ops;
 use crate::failpoint;
 use crate::types::{ObjectName, PoolId, SnapshotId, VolumeId};
@@ -51,6 +58,8 @@ const CACHE_BYTES: usize = 16 << 20;
 pub struct Catalogue {
     database: Arc<Database>,
     id: PoolId,
+    /// Of a catalogue whose storage cannot grow.
+    room: Option<Arc<Room>>,
 }
 
 impl std::fmt::Debug for Catalogue {
@@ -95,7 +104,58 @@ impl Catalogue {
     pub fn open(path: &Path) -> Result<Self, PoolError> {
         let id = examine::file(path)?;
         let database = Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(failed)?;
-        Ok(Self { database: Arc::new(database), id })
+        Ok(Self { database: Arc::new(database), id, room: None })
+    }
+
+    /// Makes the catalogue of a new pool on a device that is its own: open for reading and writing, and held by the caller.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`] when the device is too small; [`PoolError::Io`], [`PoolError::Catalogue`].
+    pub fn create_device(device: File, id: PoolId) -> Result<Self, PoolError> {
+        let region = Region::create(device).map_err(|source| PoolError::io("make the catalogue's region", source))?;
+        let room = Some(Arc::new(Room::new(region.gauge())));
+        Ok(Self { room, ..Self::create_on(region, id)? })
+    }
+
+    /// Opens the catalogue on a device of its own, as for [`Catalogue::create_device`]. Nothing is changed unless it is one of ours.
+    ///
+    /// # Errors
+    /// As for [`Catalogue::open`].
+    pub fn open_device(device: File) -> Result<Self, PoolError> {
+        let region = Region::open(device).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidData => PoolError::Format(format!("the catalogue's region: {source}; nothing was changed")),
+            _ => PoolError::io("open the catalogue's region", source),
+        })?;
+        let room = Some(Arc::new(Room::new(region.gauge())));
+        Ok(Self { room, ..Self::open_on(region, "the catalogue's region")? })
+    }
+
+    /// Makes the catalogue of a new pool on empty storage.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`] when the region is too small; [`PoolError::Catalogue`].
+    pub fn create_on(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
+        Self::create_over(storage, id)
+    }
+
+    /// Opens the catalogue that `storage` holds. Nothing is changed unless it is one of ours. `what` names it in errors.
+    ///
+    /// # Errors
+    /// As for [`Catalogue::open`].
+    pub fn open_on(storage: impl StorageBackend, what: &str) -> Result<Self, PoolError> {
+        let (id, copy) = examine::storage(&storage, what)?;
+        drop(copy);
+        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
+        Ok(Self { database: Arc::new(database), id, room: None })
+    }
+
+    /// The catalogue that `storage` holds, read into memory: what is changed in it is gone with it. Nothing is written to `storage`.
+    ///
+    /// # Errors
+    /// As for [`Catalogue::open`].
+    pub fn read_only(storage: &impl StorageBackend, what: &str) -> Result<Self, PoolError> {
+        let (id, copy) = examine::storage(storage, what)?;
+        Ok(Self { database: Arc::new(copy), id, room: None })
     }
 
     /// A catalogue that lives as long as its last clone.
@@ -109,7 +169,7 @@ impl Catalogue {
     fn create_over(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
         let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
         initialise(&database, id)?;
-        Ok(Self { database: Arc::new(database), id })
+        Ok(Self { database: Arc::new(database), id, room: None })
     }
 
     /// A catalogue on storage that a test provides; made if the storage is empty.
@@ -119,7 +179,7 @@ impl Catalogue {
             return Self::create_over(storage, id);
         }
         let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
-        Ok(Self { database: Arc::new(database), id })
+        Ok(Self { database: Arc::new(database), id, room: None })
     }
 
     /// Makes it as catalogues were before there were anchors.
@@ -144,7 +204,7 @@ impl Catalogue {
         let mut transaction = self.database.begin_write().map_err(failed)?;
         transaction.set_durability(Durability::Immediate).map_err(failed)?;
         // An error drops the transaction, which aborts it.
-        let value = change(&mut Change::new(&transaction))?;
+        let value = change(&mut Change::new(&transaction, self.room.as_deref()))?;
         if failpoint::ENABLED {
             failpoint::hit(&format!("catalogue.{label}.before"));
         }

@@ -151,7 +151,7 @@ impl Pool for MemoryPool {
         self.around(Verb::Snapshot, || {
             let copies: Result<Vec<_>, _> = cuts
                 .iter()
-                .map(|cut| Ok((Object::Snapshot(cut.snapshot), self.copy_of(Object::Volume(cut.source), None)?)))
+                .map(|cut| Ok::<_, PoolError>((Object::Snapshot(cut.snapshot), self.copy_of(Object::Volume(cut.source), None)?)))
                 .collect();
             let stored = copies?.into_iter().map(|(object, file)| (object, Stored { file, attached: None }));
             self.objects().extend(stored);
@@ -245,7 +245,7 @@ impl Pool for MemoryPool {
             used += allocated_bytes(&stored.file)?;
         }
         let total = self.total_bytes;
-        Ok(PoolUsage { total, free: total.saturating_sub(used), reserve: PoolUsage::reserve_of(total) })
+        Ok(PoolUsage::new(total, total.saturating_sub(used)))
     }
 
     fn object_usage(&self, object: Object) -> Result<ObjectUsage, PoolError> {

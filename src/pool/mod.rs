@@ -3,7 +3,8 @@
 //! Two things, one above the other:
 //!
 //! * [`Pool`], a handful of verbs on stored objects, each one durable kernel operation that is safe to repeat. It knows ids
-//!   and sizes, no names and no promises. Implementations: reflink (`reflink`), in memory (`memory`), device-mapper later.
+//!   and sizes, no names and no promises. Implementations: files that share extents (`reflink`), a device-mapper thin pool (`thin`),
+//!   in memory (`memory`). What a pool must remember about an object goes into the catalogue, in the commits of the owner.
 //! * [`OwnedPool`](owned::OwnedPool), a pool that this process owns: lock held, catalogue open, recovered. It runs every
 //!   change as intent, act, commit; answers repeated requests from the record (`Created | Existing`); and carries the verbs of
 //!   the internal Blocks service: lease, hidden restore target with commit, export records. It keeps deleted snapshots that
@@ -20,6 +21,8 @@ pub mod owned;
 pub mod quiesce;
 pub mod record;
 pub mod reflink;
+pub mod stopped;
+pub mod thin;
 
 pub use quiesce::{Held, Quiesce, QuiesceError, Release};
 
@@ -31,6 +34,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::catalogue::Change;
 use crate::block::Access;
 use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
 
@@ -43,6 +47,8 @@ pub const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 pub enum PoolKind {
     /// Files that share extents, on Btrfs or XFS.
     Reflink,
+    /// A device-mapper thin pool on a block device.
+    Thin,
     /// Memory of this process, for tests.
     Memory,
 }
@@ -51,6 +57,7 @@ impl fmt::Display for PoolKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Reflink => "reflink",
+            Self::Thin => "thin",
             Self::Memory => "memory",
         })
     }
@@ -100,14 +107,68 @@ pub struct PoolUsage {
     pub total: u64,
     /// Free, the reserve included.
     pub free: u64,
-    /// Kept free: new volumes and snapshots are refused once `free` is at most this.
+    /// Kept free of new volumes: they are refused once `free` is at most this.
     pub reserve: u64,
+    /// Kept free of new snapshots too: at most `reserve`.
+    pub snapshot_reserve: u64,
+    /// Space of the pool's own metadata, where that is apart.
+    pub metadata: Option<MetadataUsage>,
+}
+
+/// Space of a thin pool's metadata, in bytes. A pool that runs out of it stops, and must be repaired before it can be enlarged;
+/// so new objects are refused long before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetadataUsage {
+    /// Size of the metadata.
+    pub total: u64,
+    /// Free.
+    pub free: u64,
+}
+
+impl MetadataUsage {
+    /// New volumes are refused once this part of the metadata is used.
+    pub const VOLUME_PERCENT: u64 = 75;
+    /// New snapshots are refused once this part of it is used: later than volumes, since backups are made of them.
+    pub const SNAPSHOT_PERCENT: u64 = 80;
+
+    /// Whether there is room for new objects that are refused at `percent`.
+    fn has_room(&self, percent: u64) -> bool {
+        let used = self.total.saturating_sub(self.free);
+        u128::from(used) * 100 < u128::from(self.total) * u128::from(percent)
+    }
+}
+
+/// What is asked to be made, as far as it matters for the room it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// A volume, empty, copied or restored.
+    Volume,
+    /// A snapshot.
+    Snapshot,
 }
 
 impl PoolUsage {
+    /// Space of a pool that keeps the same free of volumes and of snapshots, and has no metadata of its own.
+    pub const fn new(total: u64, free: u64) -> Self {
+        let reserve = Self::reserve_of(total);
+        Self { total, free, reserve, snapshot_reserve: reserve, metadata: None }
+    }
+
     /// What new volumes may still take.
     pub fn available(&self) -> u64 {
-        self.free.saturating_sub(self.reserve)
+        self.available_to(Demand::Volume)
+    }
+
+    /// What new objects of a kind may still take; none are made when this is zero.
+    pub fn available_to(&self, demand: Demand) -> u64 {
+        let (reserve, percent) = match demand {
+            Demand::Volume => (self.reserve, MetadataUsage::VOLUME_PERCENT),
+            Demand::Snapshot => (self.snapshot_reserve, MetadataUsage::SNAPSHOT_PERCENT),
+        };
+        if self.metadata.is_some_and(|metadata| !metadata.has_room(percent)) {
+            return 0;
+        }
+        self.free.saturating_sub(reserve)
     }
 
     /// What a pool of `total` bytes keeps free: 2 % of it, and at least 1 GiB, unless that is more than a tenth of the pool.
@@ -130,7 +191,7 @@ pub struct ObjectUsage {
     pub allocated: u64,
     /// What only this object refers to: a lower bound of what its deletion frees.
     pub exclusive: u64,
-    /// Number of extents. A cut by FICLONE takes about 9 us for each.
+    /// Number of extents, of which a cut by FICLONE takes about 9 us each; of a thin pool, of data blocks.
     pub extents: u64,
 }
 
@@ -142,6 +203,41 @@ pub struct ObjectUsage {
 pub trait Pool: Send + Sync {
     /// Which implementation this is.
     fn kind(&self) -> PoolKind;
+
+    /// Notes whatever this pool must remember about new objects, as part of the commit of the intent to make them. Nothing is
+    /// made yet. Said again of the same objects, it keeps what was noted.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`], [`PoolError::Catalogue`]: the intent is not committed.
+    fn register(&self, _change: &mut Change<'_>, _objects: &[(Object, VolumeSize)]) -> Result<(), PoolError> {
+        Ok(())
+    }
+
+    /// Forgets what was noted about an object that is gone, as part of the commit that drops the intent.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    fn unregister(&self, _change: &mut Change<'_>, _object: Object) -> Result<(), PoolError> {
+        Ok(())
+    }
+
+    /// Reduces a deleted snapshot, which is kept as an anchor, to what [`Pool::changed`] needs of it as a base. Reduced already is
+    /// success. A pool that can tell what changed only from the snapshot itself keeps it as it is.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`], [`PoolError::NoSpace`], [`PoolError::Io`], [`PoolError::Catalogue`]: the snapshot is still whole, and
+    /// serves as a base as before.
+    fn condense(&self, _snapshot: SnapshotId) -> Result<(), PoolError> {
+        Ok(())
+    }
+
+    /// How the pool is, beyond the space it has.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    fn health(&self) -> Result<PoolHealth, PoolError> {
+        Ok(PoolHealth::default())
+    }
 
     /// Where it is, for people.
     fn location(&self) -> String;
@@ -250,6 +346,27 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// [`PoolError::Io`].
     fn scan(&self) -> Result<Vec<Found>, PoolError>;
+}
+
+/// How a pool is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PoolHealth {
+    /// What is wrong, in a sentence that says what to do about it; `None` when all is well.
+    pub problem: Option<String>,
+    /// Whether objects can be made, changed and deleted all the same.
+    pub changes: Changes,
+    /// Transaction id of a thin pool's metadata.
+    pub transaction_id: Option<u64>,
+}
+
+/// Whether a pool takes changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Changes {
+    /// It does.
+    #[default]
+    Taken,
+    /// It does not, until what is wrong is repaired. What it holds can still be read, as far as the disk can be.
+    Refused,
 }
 
 /// One thing that [`Pool::scan`] found.

@@ -54,15 +54,16 @@ pub use self::restore::{RestoreStart, RestoreTarget};
 pub use self::status::{AnchorStatus, PoolStatus};
 use super::catalogue::Catalogue;
 use super::locks::{Key, Locked, OperationLocks};
-use super::{FREEZE_DEADLINE, Pool, PoolError, PoolKind, Quiesce, Release};
+use super::{Changes, Demand, FREEZE_DEADLINE, Pool, PoolError, PoolKind, Quiesce, Release};
 use crate::block::Access;
 use crate::failpoint;
 use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
 
 /// A pool with its catalogue. All methods block and may be called from several threads.
 pub struct OwnedPool {
-    pool: Arc<dyn Pool>,
+    // Dropped before the pool, on whose device it may lie.
     catalogue: Catalogue,
+    pool: Arc<dyn Pool>,
     quiesce: Arc<dyn Quiesce>,
     locks: OperationLocks,
     restoring: Mutex<BTreeMap<VolumeId, Restoring>>,
@@ -139,20 +140,41 @@ impl OwnedPool {
         check_sound(&self.damaged, object)
     }
 
+    /// Refuses everything that makes or changes objects while the pool takes no changes, with what to do about that.
+    fn check_working(&self) -> Result<(), PoolError> {
+        let health = self.pool.health()?;
+        match (health.changes, health.problem) {
+            (Changes::Taken, _) => Ok(()),
+            (Changes::Refused, problem) => {
+                let problem = problem.unwrap_or_else(|| "it takes no changes".to_owned());
+                Err(PoolError::io(format!("change the pool at {}", self.location()), io::Error::other(problem)))
+            }
+        }
+    }
+
     /// Refuses what would take space from a pool that has none to give, even without its anchors.
-    fn check_room(&self, what: &str) -> Result<(), PoolError> {
-        let usage = self.make_room()?;
-        if usage.available() > 0 {
+    fn check_room(&self, demand: Demand, what: &str) -> Result<(), PoolError> {
+        self.check_working()?;
+        let usage = self.make_room(demand)?;
+        if usage.available_to(demand) > 0 {
             return Ok(());
         }
-        Err(PoolError::NoSpace(format!(
-            "no {what} while only {} bytes are free, for {} are kept for the volumes that exist",
-            usage.free, usage.reserve
-        )))
+        let reserve = match demand {
+            Demand::Volume => usage.reserve,
+            Demand::Snapshot => usage.snapshot_reserve,
+        };
+        Err(PoolError::NoSpace(match usage.metadata {
+            Some(metadata) if usage.free > reserve => format!(
+                "no {what} while only {} of the {} bytes of the pool's metadata are free, for the rest is kept for the volumes that exist",
+                metadata.free, metadata.total
+            ),
+            _ => format!("no {what} while only {} bytes are free, for {reserve} are kept for the volumes that exist", usage.free),
+        }))
     }
 
     /// Refuses sizes that the pool could never hold. Below that volumes may be promised more than there is: they are sparse.
     fn check_fits(&self, size: VolumeSize) -> Result<(), PoolError> {
+        self.check_working()?;
         let total = self.pool.usage()?.total;
         if size.bytes() <= total {
             return Ok(());

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::block::Access;
+use crate::dm::units::ThinId;
 use crate::types::{CapacityRange, FsType, LogicalBlockSize, Object, ObjectName, SnapshotId, Timestamp, VolumeId, VolumeSize};
 
 use super::DataChecksum;
@@ -268,6 +269,29 @@ pub enum PublicationKind {
     Staged,
     /// A target path.
     Published,
+}
+
+/// What a thin pool remembers about an object: its number in the pool's metadata, which knows no names and no sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThinObject {
+    /// The object.
+    pub object: Object,
+    /// Its number, which no other object of the pool ever had or will have.
+    pub id: ThinId,
+    /// Its size. A volume's follows its growth.
+    pub size: VolumeSize,
+    /// What is stored of it.
+    pub stored: ThinStored,
+}
+
+/// What a thin pool stores of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThinStored {
+    /// A thin device: there now, or about to be made or deleted under an intent.
+    Device,
+    /// The map of what a deleted snapshot held, in the catalogue. The thin device is gone, or about to be.
+    Map,
 }
 
 /// What is known of the exports of a volume to one repository.

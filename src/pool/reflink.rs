@@ -403,7 +403,7 @@ impl Pool for ReflinkPool {
             .map_err(|error| PoolError::io(format!("look at the space of {}", self.location()), error.into()))?;
         let total = stats.blocks().saturating_mul(stats.fragment_size());
         let free = stats.blocks_available().saturating_mul(stats.fragment_size());
-        Ok(PoolUsage { total, free, reserve: PoolUsage::reserve_of(total) })
+        Ok(PoolUsage::new(total, free))
     }
 
     fn object_usage(&self, object: Object) -> Result<ObjectUsage, PoolError> {

@@ -77,6 +77,11 @@ impl Scratch {
         Self(Arc::new(Inner { directory: directory.to_owned(), limit_bytes, memory_bytes, used_bytes: AtomicU64::new(0) }))
     }
 
+    /// The directory of [`Scratch::of_process`].
+    pub fn directory_of_process() -> PathBuf {
+        Self::of_process().0.directory.clone()
+    }
+
     /// The space of this process, in the directory that [`Scratch::VARIABLE`] names when this is first called.
     pub fn of_process() -> Self {
         static SPACE: OnceLock<Scratch> = OnceLock::new();

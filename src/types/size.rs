@@ -80,6 +80,15 @@ pub enum LogicalBlockSize {
 }
 
 impl LogicalBlockSize {
+    /// The size of this many bytes; `None` for any other than the two there are.
+    pub const fn from_bytes(bytes: u32) -> Option<Self> {
+        match bytes {
+            512 => Some(Self::B512),
+            4096 => Some(Self::B4096),
+            _ => None,
+        }
+    }
+
     /// The size in bytes.
     pub const fn bytes(self) -> u32 {
         match self {

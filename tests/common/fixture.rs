@@ -1,4 +1,5 @@
-//! A pool in an image file, a kubelet root and a place for everything else, in one temporary directory.
+//! A pool, a kubelet root and a place for everything else, in one temporary directory. A reflink pool lies in an image file, a thin
+//! pool on a loop device over one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::leak;
 use super::node::{Node, NodeOptions};
-use super::program::{run_ok, windlass};
+use super::program::{command, run_ok, windlass};
 use super::require_root;
 
 /// The file system of a pool.
@@ -16,10 +17,12 @@ pub enum PoolFileSystem {
     Xfs,
     /// Btrfs: snapshots by subvolumes.
     Btrfs,
+    /// None: a thin pool, which needs a kernel with device-mapper.
+    Thin,
 }
 
 impl PoolFileSystem {
-    /// Both.
+    /// Those of reflink pools.
     pub const ALL: [Self; 2] = [Self::Xfs, Self::Btrfs];
 
     /// As the command line and mkfs call it.
@@ -27,6 +30,7 @@ impl PoolFileSystem {
         match self {
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
+            Self::Thin => "thin",
         }
     }
 }
@@ -34,6 +38,13 @@ impl PoolFileSystem {
 /// A temporary directory with a pool image in it. Dropping it removes mounts, loops and files.
 pub struct Bench {
     directory: tempfile::TempDir,
+    thin: Option<ThinPlace>,
+}
+
+/// Where a thin pool lies.
+struct ThinPlace {
+    device: PathBuf,
+    pool: String,
 }
 
 impl Bench {
@@ -45,7 +56,7 @@ impl Bench {
         require_root();
         let directory = tempfile::Builder::new().prefix("windlass-test-").tempdir().unwrap();
         fs::create_dir(directory.path().join("kubelet")).unwrap();
-        Self { directory }
+        Self { directory, thin: None }
     }
 
     /// One with a pool image of `bytes` (sparse).
@@ -53,9 +64,21 @@ impl Bench {
     /// # Panics
     /// When the image cannot be made.
     pub fn with_pool(file_system: PoolFileSystem, bytes: u64) -> Self {
-        let bench = Self::empty();
-        bench.create_pool(&bench.image(), file_system, bytes);
+        let mut bench = Self::empty();
+        match file_system {
+            PoolFileSystem::Thin => bench.thin = Some(bench.create_thin_pool(bytes)),
+            PoolFileSystem::Xfs | PoolFileSystem::Btrfs => bench.create_pool(&bench.image(), file_system, bytes),
+        }
         bench
+    }
+
+    fn create_thin_pool(&self, bytes: u64) -> ThinPlace {
+        fs::File::create_new(self.image()).unwrap().set_len(bytes).unwrap();
+        let attached = run_ok(command("losetup").args(["--find", "--show"]).arg(self.image())).text();
+        let device = PathBuf::from(attached.trim());
+        let made = run_ok(windlass().args(["pool", "create", "--output", "json", "--device"]).arg(&device)).text();
+        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+        ThinPlace { device, pool: made["pool_id"].as_str().unwrap().to_owned() }
     }
 
     /// Makes a pool image.
@@ -81,6 +104,11 @@ impl Bench {
         self.path().join("pool.img")
     }
 
+    /// What a node is told to serve.
+    pub fn pool(&self) -> PathBuf {
+        self.thin.as_ref().map_or_else(|| self.image(), |thin| thin.device.clone())
+    }
+
     /// Where the pool's image is mounted.
     pub fn pool_directory(&self) -> PathBuf {
         self.path().join("pool.img.mount")
@@ -100,7 +128,7 @@ impl Bench {
     pub fn options(&self) -> NodeOptions {
         NodeOptions {
             socket: self.path().join("csi.sock"),
-            pools: vec![self.image()],
+            pools: vec![self.pool()],
             root: self.root(),
             log: self.log(),
             environment: Vec::new(),
@@ -162,21 +190,31 @@ impl Bench {
     /// Loop devices and mounts that volumes and snapshots hold: empty when nothing is attached, staged or published. The
     /// pool's own mount and loop do not count.
     pub fn attached(&self) -> Vec<String> {
-        let mut found: Vec<String> =
-            leak::loops_beneath(&self.pool_directory()).iter().map(|attached| format!("{attached:?}")).collect();
+        let mut found: Vec<String> = match &self.thin {
+            Some(thin) => leak::thin_devices(&thin.pool),
+            None => leak::loops_beneath(&self.pool_directory()).iter().map(|attached| format!("{attached:?}")).collect(),
+        };
         found.extend(leak::mounts_beneath(&self.root()).iter().map(|mount| format!("mount {}", mount.display())));
         found
     }
 
-    /// Names of everything stored in the pool's directory.
+    /// Names of everything stored in the pool's directory; of a thin pool, how much data it holds.
     pub fn stored(&self) -> BTreeSet<PathBuf> {
-        leak::files_beneath(&self.pool_directory())
+        match &self.thin {
+            Some(thin) => BTreeSet::from([leak::thin_data(&thin.pool).into()]),
+            None => leak::files_beneath(&self.pool_directory()),
+        }
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let left = leak::tear_down(self.path());
+        let mut left = Vec::new();
+        if let Some(thin) = &self.thin {
+            left.extend(leak::unmount_beneath(&self.root()));
+            left.extend(leak::remove_thin_pool(&thin.pool));
+        }
+        left.extend(leak::tear_down(self.path()));
         if !left.is_empty() {
             let text = format!("clean-up could not remove {left:?}");
             // A second panic would abort and hide the first.

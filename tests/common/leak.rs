@@ -1,9 +1,11 @@
-//! What the kernel holds beneath a directory: mounts and loop devices; and which files are there.
+//! What the kernel holds: mounts and loop devices beneath a directory, thin devices of a pool; and which files are there.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use windlass::dm::{DeviceMapper, DmError, DmName, Removal};
 
 use super::program::{VISITORS, command, run};
 
@@ -43,6 +45,57 @@ pub fn loops_beneath(directory: &Path) -> Vec<Loop> {
     loops
 }
 
+fn name_of(pool: &str, part: &str) -> DmName {
+    DmName::new(format!("windlass-{pool}-{part}")).unwrap()
+}
+
+/// Names of all devices of a thin pool.
+fn pool_devices(dm: &DeviceMapper, pool: &str) -> Vec<String> {
+    let prefix = format!("windlass-{pool}-");
+    dm.list().unwrap().into_iter().map(|device| device.name).filter(|name| name.starts_with(&prefix)).collect()
+}
+
+/// Thin devices of volumes and snapshots of a thin pool.
+pub fn thin_devices(pool: &str) -> Vec<String> {
+    let is_object = |name: &String| ["-v-", "-s-"].iter().any(|letter| name.contains(&format!("{pool}{letter}")));
+    let mut found = pool_devices(&DeviceMapper::open().unwrap(), pool);
+    found.retain(is_object);
+    found.sort();
+    found
+}
+
+/// How much data an active thin pool holds, in words.
+pub fn thin_data(pool: &str) -> String {
+    let status = DeviceMapper::open().unwrap().thin_pool_status(&name_of(pool, "pool")).unwrap();
+    format!("{} data blocks", status.running().unwrap().data_used)
+}
+
+/// Removes all devices of a thin pool, whatever stands on it first; what could not be removed. For clean-up, so it does not panic.
+pub fn remove_thin_pool(pool: &str) -> Vec<String> {
+    let Ok(dm) = DeviceMapper::open() else { return vec!["device-mapper cannot be opened".to_owned()] };
+    let mut left = Vec::new();
+    for name in pool_devices(&dm, pool).iter().filter(|name| name.contains("-v-") || name.contains("-s-")) {
+        left.extend(DmName::new(name.clone()).ok().and_then(|name| dm.remove(&name, Removal::Now).err()));
+    }
+    for part in ["pool", "data", "metadata", "catalogue"] {
+        match dm.remove(&name_of(pool, part), Removal::Now) {
+            Ok(()) | Err(DmError::Missing(_)) => {}
+            Err(error) => left.push(error),
+        }
+    }
+    left.iter().map(ToString::to_string).collect()
+}
+
+/// Unmounts everything beneath `directory`; what could not be. For clean-up, so it does not panic.
+pub fn unmount_beneath(directory: &Path) -> Vec<String> {
+    for mount in mounts_beneath(directory).iter().rev() {
+        // A file system that a failed test left frozen would block its unmount for good.
+        let _ = run(command("fsfreeze").arg("--unfreeze").arg(mount));
+        let _ = run(command("umount").arg(mount));
+    }
+    mounts_beneath(directory).iter().map(|mount| format!("mount {}", mount.display())).collect()
+}
+
 /// Every file and directory beneath `directory`, relative to it.
 pub fn files_beneath(directory: &Path) -> BTreeSet<PathBuf> {
     fn walk(directory: &Path, root: &Path, found: &mut BTreeSet<PathBuf>) {
@@ -67,11 +120,7 @@ pub fn tear_down(directory: &Path) -> Vec<String> {
     // short visitors (udev's probes) keep one busy for a moment.
     let start = Instant::now();
     while start.elapsed() < VISITORS && !(mounts_beneath(directory).is_empty() && loops_beneath(directory).is_empty()) {
-        for mount in mounts_beneath(directory).iter().rev() {
-            // A file system that a failed test left frozen would block its unmount for good.
-            let _ = run(command("fsfreeze").arg("--unfreeze").arg(mount));
-            let _ = run(command("umount").arg(mount));
-        }
+        let _ = unmount_beneath(directory);
         for attached in loops_beneath(directory).iter().rev() {
             let _ = run(command("losetup").arg("--detach").arg(&attached.device));
         }

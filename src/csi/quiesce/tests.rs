@@ -1,4 +1,6 @@
 use std::path::Path;
+use std::thread;
+use std::time::Instant;
 
 use super::*;
 use crate::block::Access;

@@ -1,11 +1,14 @@
-//! Is this file a catalogue that this program understands? Answered without writing to it.
+//! Is this a catalogue that this program understands? Answered without writing to it: what is stored is copied into memory and
+//! opened there.
 
-use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use redb::backends::InMemoryBackend;
-use redb::{Builder, ReadableDatabase, ReadableTable, StorageBackend};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend};
 
 use super::FORMAT;
 use super::tables::{ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS, VOLUMES, later_table};
@@ -13,26 +16,67 @@ use crate::pool::PoolError;
 use crate::types::PoolId;
 
 /// First bytes of every redb file.
-const REDB_MAGIC: &[u8] = b"redb\x1a\n\xa9\r\n";
+const REDB_MAGIC: &[u8; 9] = b"redb\x1a\n\xa9\r\n";
+
+/// Bytes that are copied at once.
+const PIECE: usize = 1 << 20;
 
 /// The pool id in the catalogue at `path`.
 pub(super) fn file(path: &Path) -> Result<PoolId, PoolError> {
-    let bytes = fs::read(path).map_err(|source| PoolError::io(format!("read the catalogue {}", path.display()), source))?;
-    let refuse = |text: String| PoolError::Format(format!("{}: {text}; nothing was changed", path.display()));
-    if !bytes.starts_with(REDB_MAGIC) {
+    let what = path.display().to_string();
+    let io = |source| PoolError::io(format!("read the catalogue {what}"), source);
+    let file = File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    examined(length, |offset, piece: &mut [u8]| file.read_exact_at(piece, offset).map_err(io), &what).map(|(id, _)| id)
+}
+
+/// The pool id in the catalogue that `storage` holds, and a copy of it in memory. `what` names it in errors.
+pub(super) fn storage(storage: &impl StorageBackend, what: &str) -> Result<(PoolId, Database), PoolError> {
+    let io = |source| PoolError::io(format!("read the catalogue of {what}"), source);
+    let length = storage.len().map_err(io)?;
+    examined(length, |offset, piece: &mut [u8]| storage.read(offset, piece).map_err(io), what)
+}
+
+fn examined(
+    length: u64,
+    read: impl Fn(u64, &mut [u8]) -> Result<(), PoolError>,
+    what: &str,
+) -> Result<(PoolId, Database), PoolError> {
+    let refuse = |text: String| PoolError::Format(format!("{what}: {text}; nothing was changed"));
+    let mut magic = [0; REDB_MAGIC.len()];
+    // Before memory is taken for all of it.
+    if length >= magic.len() as u64 {
+        read(0, &mut magic)?;
+    }
+    if magic != *REDB_MAGIC {
         return Err(refuse("is no catalogue of a pool".to_owned()));
     }
+    let copy = InMemoryBackend::new();
+    let no_memory = |_: io::Error| refuse("does not fit into memory".to_owned());
+    copy.set_len(length).map_err(no_memory)?;
+    let mut piece = vec![0; PIECE];
+    let mut offset = 0;
+    while offset < length {
+        let piece = &mut piece[..usize::try_from(length - offset).unwrap_or(PIECE).min(PIECE)];
+        read(offset, piece)?;
+        copy.write(offset, piece).map_err(no_memory)?;
+        offset += piece.len() as u64;
+    }
     // The database asserts in debug builds where a file cannot have come from it; to us that is one more damaged file.
-    let examined = catch_unwind(AssertUnwindSafe(|| content(&bytes)));
+    let examined = catch_unwind(AssertUnwindSafe(|| content(copy)));
     examined.unwrap_or_else(|_| Err("is damaged".to_owned())).map_err(refuse)
 }
 
-fn content(bytes: &[u8]) -> Result<PoolId, String> {
+fn content(copy: InMemoryBackend) -> Result<(PoolId, Database), String> {
     let damaged = |error: redb::Error| format!("is damaged or was cut off ({error})");
-    let copy = InMemoryBackend::new();
-    let length = u64::try_from(bytes.len()).map_err(|_| "is too large".to_owned())?;
-    copy.set_len(length).and_then(|()| copy.write(0, bytes)).map_err(|_| "does not fit into memory".to_owned())?;
     let database = Builder::new().create_with_backend(copy).map_err(|error| damaged(error.into()))?;
+    let id = id(&database)?;
+    Ok((id, database))
+}
+
+/// Reads everything, so that a page that is missing or spoilt is found here and not in the middle of a change.
+fn id(database: &Database) -> Result<PoolId, String> {
+    let damaged = |error: redb::Error| format!("is damaged or was cut off ({error})");
     let reading = database.begin_read().map_err(|error| damaged(error.into()))?;
     let meta = match reading.open_table(META) {
         Ok(meta) => meta,
@@ -51,7 +95,6 @@ fn content(bytes: &[u8]) -> Result<PoolId, String> {
     if format != FORMAT {
         return Err(format!("has the unknown format {format}"));
     }
-    // Walked whole, so that a page that is missing or spoilt is found here and not in the middle of a change.
     let walk = |table: ReadRecords| {
         let entries = table.iter().map_err(|error| damaged(error.into()))?;
         entries.into_iter().try_for_each(|entry| entry.map(drop).map_err(|error| damaged(error.into())))

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
-use crate::types::{ObjectName, SnapshotId, VolumeId};
+use crate::types::{Object, ObjectName, SnapshotId, VolumeId};
 
 pub(super) type Records = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -20,6 +20,8 @@ pub(super) const NAMES: Records = TableDefinition::new("names");
 pub(super) const PUBLICATIONS: Records = TableDefinition::new("publications");
 pub(super) const EXPORTS: Records = TableDefinition::new("exports");
 pub(super) const ANCHORS: Records = TableDefinition::new("anchors");
+pub(super) const THIN_OBJECTS: Records = TableDefinition::new("thin_objects");
+pub(super) const KEPT_MAPS: Records = TableDefinition::new("kept_maps");
 pub(super) const INTENTS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("intents");
 
 /// Value of `magic` in `meta`.
@@ -48,6 +50,14 @@ pub(super) fn export_key(volume: VolumeId, repository: &str) -> Vec<u8> {
 
 pub(super) fn anchor_key(volume: VolumeId, snapshot: SnapshotId) -> Vec<u8> {
     [volume.as_bytes().as_slice(), snapshot.as_bytes()].concat()
+}
+
+/// Volumes and snapshots in one table, told apart by a letter.
+pub(super) fn object_key(object: Object) -> Vec<u8> {
+    match object {
+        Object::Volume(id) => [b"v".as_slice(), id.as_bytes()].concat(),
+        Object::Snapshot(id) => [b"s".as_slice(), id.as_bytes()].concat(),
+    }
 }
 
 /// A table that catalogues made before it was thought of do not have.

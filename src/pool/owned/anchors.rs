@@ -6,6 +6,8 @@
 //! `retention`; the rest is *evicted*, and so are all, oldest first, before a new volume or snapshot is refused for want of space.
 //!
 //! * Deletion into an anchor is one commit: before it the snapshot is there, after it the anchor is.
+//! * A pool that need not keep the snapshot itself then reduces it ([`Pool::condense`](crate::pool::Pool::condense)), which is an
+//!   act of its own: a crash before it leaves a whole anchor, which the next start reduces.
 //! * Eviction is a deletion like any other: a commit that replaces the anchor by an intent, the act, a commit that drops the
 //!   intent. A crash between finishes it; a crash before the first leaves one anchor too many, which the next start evicts.
 //! * An anchor that a stream reads is pinned and passed over; the next change of its volume, or the next start, evicts it.
@@ -16,13 +18,13 @@
 
 use std::collections::BTreeSet;
 
-use super::OwnedPool;
 use super::retention::{Origin, age, surplus};
+use super::{OwnedPool, act};
 use crate::pool::catalogue::Change;
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
 use crate::pool::record::{Anchor, AnchorLimit, Consumer, Snapshot};
-use crate::pool::{PoolError, PoolUsage};
+use crate::pool::{Demand, PoolError, PoolUsage};
 use crate::types::{Object, SnapshotId, Timestamp, VolumeId};
 
 impl OwnedPool {
@@ -86,19 +88,29 @@ impl OwnedPool {
             }
         }
         volumes.into_iter().for_each(|volume| self.evict_surplus(volume));
+        // Those that an earlier process did not get to. Most pools have nothing to reduce, and say so at once.
+        self.catalogue.anchors()?.iter().for_each(|anchor| self.condense(anchor.snapshot.id));
         Ok(())
+    }
+
+    /// Reduces an anchor to what is needed of it, so that it holds no data. If that fails it stays whole, which costs space and
+    /// nothing else; the next start tries again.
+    pub(super) fn condense(&self, anchor: SnapshotId) {
+        if let Err(error) = act("condense", || self.pool.condense(anchor)) {
+            tracing::warn!(%anchor, %error, "an anchor keeps its data for now");
+        }
     }
 
     /// Space of the pool after as many anchors were evicted, oldest first, as it takes to make room for new volumes and
     /// snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
-    pub(super) fn make_room(&self) -> Result<PoolUsage, PoolError> {
+    pub(super) fn make_room(&self, demand: Demand) -> Result<PoolUsage, PoolError> {
         let usage = self.pool.usage()?;
-        if usage.available() > 0 {
+        if usage.available_to(demand) > 0 {
             return Ok(usage);
         }
         self.finish_evictions()?;
         let mut usage = self.pool.usage()?;
-        if usage.available() > 0 {
+        if usage.available_to(demand) > 0 {
             return Ok(usage);
         }
         let mut freed = 0_u64;
@@ -114,8 +126,9 @@ impl OwnedPool {
             }
             freed = freed.saturating_add(exclusive);
             let now = self.pool.usage()?;
-            usage.free = now.free.max(usage.free.saturating_add(exclusive)).min(now.total);
-            if usage.available() > 0 {
+            let free = now.free.max(usage.free.saturating_add(exclusive)).min(now.total);
+            usage = PoolUsage { free, ..now };
+            if usage.available_to(demand) > 0 {
                 tracing::warn!(pool = %self.id(), freed, "anchors were evicted to make room");
                 break;
             }

@@ -7,7 +7,7 @@ use crate::failpoint;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::{Key, Locked, Pin};
 use crate::pool::record::{Consumer, FormatState, NewVolume, Outcome, Volume};
-use crate::pool::{DataChecksum, FREEZE_DEADLINE, ObjectSpec, PoolError, idempotent};
+use crate::pool::{DataChecksum, Demand, FREEZE_DEADLINE, ObjectSpec, PoolError, idempotent};
 use crate::types::{LogicalBlockSize, Object, Timestamp, VolumeId, VolumeSize};
 
 /// What matters of a content source.
@@ -44,7 +44,10 @@ impl OwnedPool {
             self.pool.check_stall(&[source], FREEZE_DEADLINE)?;
         }
         let intent = Intent::CreateVolume { volume: volume.clone(), holds };
-        let intent = self.catalogue.commit("create_volume.intent", |change| change.add_intent(&intent))?;
+        let intent = self.catalogue.commit("create_volume.intent", |change| {
+            self.pool.register(change, &[(Object::Volume(volume.id), volume.size)])?;
+            change.add_intent(&intent)
+        })?;
         let spec = ObjectSpec { size: volume.size, checksum: volume.checksum };
         let made = match volume.source {
             None => act("create", || self.pool.create(volume.id, spec)),
@@ -79,7 +82,7 @@ impl OwnedPool {
         }
         let size = choose_size(request, source.as_ref())?;
         self.check_fits(size)?;
-        self.check_room(&format!("new {what}"))?;
+        self.check_room(Demand::Volume, &format!("new {what}"))?;
         let mut access_modes = request.access_modes.clone();
         access_modes.sort_unstable();
         access_modes.dedup();
@@ -141,7 +144,11 @@ impl OwnedPool {
             }
             failpoint::hit("pool.undo.after");
         }
-        if let Err(error) = self.catalogue.commit("undo", |change| change.drop_intent(intent)) {
+        let undone = self.catalogue.commit("undo", |change| {
+            objects.iter().try_for_each(|&object| self.pool.unregister(change, object))?;
+            change.drop_intent(intent)
+        });
+        if let Err(error) = undone {
             tracing::error!(%error, "a failed creation could not be forgotten; the next start will");
         }
     }

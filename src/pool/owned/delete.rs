@@ -76,6 +76,7 @@ impl OwnedPool {
         })?;
         let Some(intent) = intent else {
             tracing::info!(snapshot = %id, name = %snapshot.name, "snapshot deleted, and kept as an anchor");
+            self.condense(id);
             self.evict_surplus(snapshot.source);
             return Ok(());
         };
@@ -155,6 +156,7 @@ impl OwnedPool {
             if !change.has_snapshots(volume.id)? {
                 change.remove_exports(volume.id)?;
             }
+            self.pool.unregister(change, Object::Volume(volume.id))?;
             change.drop_intent(intent)
         })?;
         tracing::info!(volume = %volume.id, name = %volume.name, "volume deleted");
@@ -168,6 +170,7 @@ impl OwnedPool {
             if change.volume(snapshot.source)?.is_none() && !change.has_snapshots(snapshot.source)? {
                 change.remove_exports(snapshot.source)?;
             }
+            self.pool.unregister(change, Object::Snapshot(snapshot.id))?;
             change.drop_intent(intent)
         })?;
         Ok(())

@@ -15,8 +15,9 @@ use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeSize
 pub struct Lease {
     snapshot: Snapshot,
     file: File,
-    pool: Arc<dyn Pool>,
+    // Dropped before the pool, on whose device it may lie.
     catalogue: Catalogue,
+    pool: Arc<dyn Pool>,
     locks: OperationLocks,
     damaged: Arc<Mutex<Damaged>>,
     _pin: Pin,

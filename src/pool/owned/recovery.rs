@@ -39,7 +39,10 @@ fn recover_one(
         Intent::CreateVolume { volume, holds } => {
             release(pool, quiesce, holds)?;
             act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
-            catalogue.commit("recover.undo_volume", |change| change.drop_intent(id))?;
+            catalogue.commit("recover.undo_volume", |change| {
+                pool.unregister(change, Object::Volume(volume.id))?;
+                change.drop_intent(id)
+            })?;
             tracing::warn!(volume = %volume.id, name = %volume.name, "interrupted creation of a volume undone");
         }
         Intent::CreateSnapshots { snapshots, holds } => {
@@ -47,13 +50,19 @@ fn recover_one(
             for snapshot in snapshots {
                 act("recover_delete", || remove(pool, Object::Snapshot(snapshot.id)))?;
             }
-            catalogue.commit("recover.undo_snapshots", |change| change.drop_intent(id))?;
+            catalogue.commit("recover.undo_snapshots", |change| {
+                snapshots.iter().try_for_each(|snapshot| pool.unregister(change, Object::Snapshot(snapshot.id)))?;
+                change.drop_intent(id)
+            })?;
             let names: Vec<&str> = snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
             tracing::warn!(?names, "interrupted cut of snapshots undone");
         }
         Intent::Restore { volume } => {
             act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
-            catalogue.commit("recover.undo_restore", |change| change.drop_intent(id))?;
+            catalogue.commit("recover.undo_restore", |change| {
+                pool.unregister(change, Object::Volume(volume.id))?;
+                change.drop_intent(id)
+            })?;
             tracing::warn!(volume = %volume.id, name = %volume.name, "interrupted restore undone: it is to be begun again");
         }
         Intent::DeleteVolume { volume } => {
@@ -62,6 +71,7 @@ fn recover_one(
                 if !change.has_snapshots(volume.id)? {
                     change.remove_exports(volume.id)?;
                 }
+                pool.unregister(change, Object::Volume(volume.id))?;
                 change.drop_intent(id)
             })?;
             tracing::info!(volume = %volume.id, name = %volume.name, "interrupted deletion of a volume finished");
@@ -72,6 +82,7 @@ fn recover_one(
                 if change.volume(snapshot.source)?.is_none() && !change.has_snapshots(snapshot.source)? {
                     change.remove_exports(snapshot.source)?;
                 }
+                pool.unregister(change, Object::Snapshot(snapshot.id))?;
                 change.drop_intent(id)
             })?;
             tracing::info!(snapshot = %snapshot.id, name = %snapshot.name, "interrupted deletion of a snapshot finished");

@@ -85,7 +85,10 @@ impl OwnedPool {
         }
         let volume = volume?;
         let intent = Intent::Restore { volume: volume.clone() };
-        let intent = self.catalogue.commit("begin_restore.intent", |change| change.add_intent(&intent))?;
+        let intent = self.catalogue.commit("begin_restore.intent", |change| {
+            self.pool.register(change, &[(Object::Volume(id), volume.size)])?;
+            change.add_intent(&intent)
+        })?;
         let spec = ObjectSpec { size: volume.size, checksum: volume.checksum };
         let made =
             act("create", || self.pool.create(id, spec)).and_then(|()| self.pool.open(Object::Volume(id), Access::ReadWrite));
@@ -164,6 +167,9 @@ impl OwnedPool {
             change.add_intent(&Intent::DeleteVolume { volume: volume.clone() })
         })?;
         act("delete", || self.pool.delete(Object::Volume(volume.id)))?;
-        self.catalogue.commit("abort_restore.commit", |change| change.drop_intent(restoring.intent))
+        self.catalogue.commit("abort_restore.commit", |change| {
+            self.pool.unregister(change, Object::Volume(volume.id))?;
+            change.drop_intent(restoring.intent)
+        })
     }
 }

@@ -6,7 +6,7 @@ use super::{OwnedPool, act};
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
 use crate::pool::record::{NewSnapshot, Outcome, Snapshot};
-use crate::pool::{Cut, FREEZE_DEADLINE, PoolError, idempotent};
+use crate::pool::{Cut, Demand, FREEZE_DEADLINE, PoolError, idempotent};
 use crate::types::{Object, ObjectName, SnapshotId, Timestamp, VolumeId};
 
 impl OwnedPool {
@@ -29,7 +29,7 @@ impl OwnedPool {
         let sources: BTreeSet<VolumeId> = requests.iter().map(|request| request.source).collect();
         let _volumes = self.lock_objects(sources.iter().copied().map(Object::Volume))?;
         let mut snapshots = requests.iter().map(|request| self.plan_snapshot(request)).collect::<Result<Vec<_>, _>>()?;
-        self.check_room("new snapshot")?;
+        self.check_room(Demand::Snapshot, "new snapshot")?;
         let devices = self.written_devices(&sources)?;
         if !devices.is_empty() {
             // Before anybody is stopped for it.
@@ -38,7 +38,11 @@ impl OwnedPool {
         }
         let holds = if devices.is_empty() { Vec::new() } else { sources.into_iter().collect() };
         let intent = Intent::CreateSnapshots { snapshots: snapshots.clone(), holds };
-        let intent = self.catalogue.commit("create_snapshots.intent", |change| change.add_intent(&intent))?;
+        let objects: Vec<_> = snapshots.iter().map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size)).collect();
+        let intent = self.catalogue.commit("create_snapshots.intent", |change| {
+            self.pool.register(change, &objects)?;
+            change.add_intent(&intent)
+        })?;
         let cuts: Vec<Cut> = snapshots.iter().map(|snapshot| Cut { source: snapshot.source, snapshot: snapshot.id }).collect();
         let cut = self.while_held(&devices, || {
             // The one time that every answer gives: between the last write that is in the cut and the first that is not.
@@ -49,7 +53,7 @@ impl OwnedPool {
         let created = match cut {
             Ok(created) => created,
             Err(error) => {
-                let objects: Vec<Object> = snapshots.iter().map(|snapshot| Object::Snapshot(snapshot.id)).collect();
+                let objects: Vec<Object> = objects.into_iter().map(|(object, _)| object).collect();
                 self.undo_creation(intent, &objects);
                 return Err(error);
             }

@@ -2,7 +2,7 @@
 
 use super::OwnedPool;
 use crate::pool::record::Anchor;
-use crate::pool::{ObjectUsage, PoolError, PoolKind, PoolUsage};
+use crate::pool::{ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
 use crate::types::{Object, PoolId};
 
 /// State of a pool.
@@ -18,6 +18,8 @@ pub struct PoolStatus {
     pub mechanism: &'static str,
     /// Space.
     pub usage: PoolUsage,
+    /// How it is beyond that.
+    pub health: PoolHealth,
     /// Number of volumes, hidden restores left out.
     pub volumes: usize,
     /// Number of snapshots.
@@ -70,6 +72,7 @@ impl OwnedPool {
             location: self.location(),
             mechanism: self.pool.mechanism(),
             usage: self.pool.usage()?,
+            health: self.pool.health()?,
             volumes: self.catalogue.volumes()?.len(),
             snapshots: self.catalogue.snapshots()?.len(),
             anchors: self.catalogue.anchors()?.len(),

@@ -379,7 +379,7 @@ fn a_full_pool_refuses_new_things_and_keeps_the_old() {
     let volume = world.owned.create_volume(&roomy).unwrap().into_inner();
     world.write(volume.id, 0, &vec![7; 15 * MIB as usize]);
     let usage = world.owned.status().unwrap().usage;
-    assert_eq!(usage, PoolUsage { total: 16 * MIB, free: MIB, reserve: 16 * MIB / 10 });
+    assert_eq!(usage, PoolUsage::new(16 * MIB, MIB));
     assert!(matches!(world.owned.create_volume(&new_volume("two")), Err(PoolError::NoSpace(_))));
     assert!(matches!(world.owned.begin_restore(&new_volume("two")), Err(PoolError::NoSpace(_))));
     assert!(matches!(world.owned.create_snapshots(&[new_snapshot("s", volume.id)]), Err(PoolError::NoSpace(_))));

@@ -7,15 +7,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
-mod thin_metadata;
+mod dm_metadata;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
-use thin_metadata::walks::{changed, changed_since, id};
-use thin_metadata::writer::{Shape, in_memory};
-use thin_metadata::{Device, Mapping, Pool};
+use dm_metadata::walks::{changed, changed_since, id};
+use dm_metadata::writer::{Shape, in_memory};
+use dm_metadata::{Device, Mapping, Pool};
 use windlass::dm::metadata::{KeptMap, KeptMapBuilder, MetadataError, NEVER, ThinMetadata};
 use windlass::dm::units::ThinTime;
 

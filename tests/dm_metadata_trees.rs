@@ -6,16 +6,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
-mod thin_metadata;
+mod dm_metadata;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
-use thin_metadata::walks::{changed, everything, id, mapped, usage};
-use thin_metadata::writer::{Block, INNER, LEAF, Shape, Snapshot, Writer, in_memory, node, put, seal};
-use thin_metadata::{Device, Map, Mapping, Pool};
+use dm_metadata::walks::{changed, everything, id, mapped, usage};
+use dm_metadata::writer::{Block, INNER, LEAF, Shape, Snapshot, Writer, in_memory, node, put, seal};
+use dm_metadata::{Device, Map, Mapping, Pool};
 use windlass::dm::metadata::{
     BLOCK_BYTES, MemoryBlocks, MetadataBlock, MetadataBlocks, MetadataError, NEVER, NODE_SEED, SUPERBLOCK_SEED, Superblock,
     ThinMetadata,

@@ -1,14 +1,14 @@
 //! Walks over the metadata of a thin pool against thin-provisioning-tools, which are run as they are: their start is in their figures.
 //!
-//! `cargo bench --bench thin_metadata`; a name after `--` selects, e.g. `-- full`. Two devices of 100 GiB in blocks of 64 KiB each, made by
+//! `cargo bench --bench dm_metadata`; a name after `--` selects, e.g. `-- full`. Two devices of 100 GiB in blocks of 64 KiB each, made by
 //! `thin_restore`, which shares nothing between them, or by the tests' writer, which shares what is equal, as a pool does after a snapshot.
 //! The metadata are files in the folder for temporary files (`TMPDIR`), read past the cache where its file system can.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a benchmark is no interface, and stops where it cannot run")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
-#[path = "../tests/thin_metadata/mod.rs"]
-mod thin_metadata;
+#[path = "../tests/dm_metadata/mod.rs"]
+mod dm_metadata;
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -20,9 +20,9 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use thin_metadata::walks::id;
-use thin_metadata::writer::{Shape, Snapshot, Writer};
-use thin_metadata::{Device, Map, Mapping, Pool, tools};
+use dm_metadata::walks::id;
+use dm_metadata::writer::{Shape, Snapshot, Writer};
+use dm_metadata::{Device, Map, Mapping, Pool, tools};
 use windlass::dm::metadata::{KeptMapBuilder, MetadataError, MetadataFile, NEVER, ThinMetadata};
 use windlass::dm::units::ThinTime;
 

@@ -6,16 +6,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
-mod thin_metadata;
+mod dm_metadata;
 
 use std::fs::{self, File};
 use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use thin_metadata::walks::{changed, id, mapped, usage};
-use thin_metadata::writer::{Shape, Snapshot, Writer};
-use thin_metadata::{Device, Map, Mapping, Pool, tools};
+use dm_metadata::walks::{changed, id, mapped, usage};
+use dm_metadata::writer::{Shape, Snapshot, Writer};
+use dm_metadata::{Device, Map, Mapping, Pool, tools};
 use windlass::dm::metadata::{MetadataFile, NEVER, ThinMetadata};
 
 /// A volume and snapshots of it, each after some writes and discards, all with data blocks of their own where they differ.

@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# Builds the tests that need device-mapper, runs them in a virtual machine, and ends with one line: `N passed, N failed`.
+#
+#   e2e/run-thin-tests.sh [FILE [TEST]]
+#
+# FILE is a part of the names of the test files wanted (tests/thin_*.rs), TEST a part of the names of the tests in them.
+# e2e/vm/run runs any other command in such a machine.
+#
+# A test file may say what it needs, in a line that begins with `// vm:`
+#
+#   // vm: disks=1G,4G memory=3072 limit=900 keep
+#
+# disks    its disks, blank; their nodes are in WINDLASS_VM_DISKS, with colons between (none)
+# memory   of the machine, in MiB (2048)
+# limit    how long the file's tests may take, in seconds (600)
+# keep     disks and /out stay in target/thin/FILE until the end, for tests that look at them on this machine
+#
+# Files that ask for no disks share one machine. Then tests/root_power_*.rs run on this machine: they replay what the machines
+# left beneath WINDLASS_VM_KEPT. Each says in such a line which file leaves it: `// vm: replays=thin_power_cut`.
+#
+# Everything printed is also in target/thin-test.log, the kernels' messages are in target/thin/FILE/console.log.
+set -uo pipefail
+shopt -s nullglob
+cd "$(dirname "$0")/.."
+
+files=${1:-}
+filter=${2:-}
+features=root-tests,failpoints,thin-tests
+log=target/thin-test.log
+kept=target/thin
+[ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
+export CARGO_TERM_COLOR=never
+# Emulated, unoptimised code is what the time goes into. Only our own crates are built again for it: the libraries are those
+# of the other tests. Symbols for backtraces are left in, the rest of what debuggers read would only be copied about.
+export CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=none
+mkdir -p target "$kept"
+: >"$log"
+
+say() { printf '%s\n' "$*" | tee -a "$log"; }
+
+broken=0
+give_up() {
+    say "$*"
+    say "0 passed, 1 failed"
+    exit 1
+}
+
+[ "$(id -u)" = 0 ] || give_up "the replays mount file systems: run this as root"
+e2e/setup.sh thin 2>&1 | tee -a "$log" || give_up "the machine could not be set up"
+
+# need SOURCE WORD DEFAULT: what the file's header says about WORD.
+need() {
+    local header
+    header=$(sed -n 's,^// vm:,,p' "$1" | head -n 1)
+    for header in $header; do
+        case $header in
+            "$2") printf 'yes\n'; return ;;
+            "$2="*) printf '%s\n' "${header#*=}"; return ;;
+        esac
+    done
+    printf '%s\n' "$3"
+}
+
+wanted=()
+replays=()
+for source in tests/thin_*.rs tests/root_power_*.rs; do
+    case $source in *"$files"*) ;; *) continue ;; esac
+    case $source in tests/thin_*) wanted+=("$source") ;; *) replays+=("$source") ;; esac
+done
+# What is replayed has to be made first.
+for source in ${replays[@]+"${replays[@]}"}; do
+    made=tests/$(need "$source" replays '').rs
+    [ -e "$made" ] || give_up "$source does not say which file leaves what it replays"
+    [[ " ${wanted[*]-} " == *" $made "* ]] || wanted+=("$made")
+done
+[ ${#wanted[@]} -gt 0 ] || give_up "no test file has $files in its name"
+
+say "== build"
+targets=()
+for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do targets+=(--test "$(basename "$source" .rs)"); done
+build=$(cargo test --features "$features" "${targets[@]}" --no-run 2>&1) || give_up "$build"
+declare -A executable
+while read -r source path; do executable[$source]=$(realpath "$path"); done < <(
+    printf '%s\n' "$build" | sed -n 's/^ *Executable \([^ ]*\) (\(.*\))$/\1 \2/p')
+[ ${#executable[@]} = $((${#targets[@]} / 2)) ] || give_up "$build"
+
+scratch=$(mktemp -d /tmp/windlass-thin.XXXXXX)
+cleanup() {
+    rm -rf "$scratch"
+    # Gigabytes, and of no use without the tests that were to look at them.
+    rm -f "$kept"/*/disk*
+}
+trap cleanup EXIT
+
+# One payload for all: the programs are at their own paths, the disks of file systems beneath them are shared and read-only.
+any=${executable[${wanted[0]}]}
+payload=("$(dirname "$(dirname "$any")")/windlass")
+for source in "${wanted[@]}"; do payload+=("${executable[$source]}"); done
+for tool in csi-sanity restic; do payload+=("$PWD/target/tools/$tool" "$(realpath "target/tools/$tool")"); done
+e2e/vm/payload "$scratch/payload.img" "${payload[@]}" || give_up "the payload could not be made"
+
+# machine NAME MEMORY DISKS KEEP SOURCE...: the tests of some files in one machine.
+machine() {
+    local name=$1 memory=$2 disks=$3 keep=$4 limit=0 own source i=0 options=()
+    shift 4
+    mkdir -p "$kept/$name"
+    rm -rf "${kept:?}/$name"/*
+    for disk in ${disks//,/ }; do
+        if [ "$keep" = yes ]; then
+            truncate -s "$disk" "$kept/$name/disk$i"
+            disk=$kept/$name/disk$i
+        fi
+        options+=(--disk "$disk")
+        i=$((i + 1))
+    done
+    {
+        # The root is an overlay, which promises direct I/O to loop devices and fails it.
+        printf 'export RUST_BACKTRACE=1 WINDLASS_SCRATCH_DIR=/dev/shm\n'
+        for source in "$@"; do
+            own=$(need "$source" limit 600)
+            limit=$((limit + own))
+            printf 'echo "== %s"\ntimeout --kill-after 10 %s %q --show-output %q\n' "$source" "$own" "${executable[$source]}" "$filter"
+            printf 'echo "== %s ended with status $?"\n' "$source"
+        done
+    } >"$scratch/script"
+    # The machine's own start and end come on top.
+    e2e/vm/run --payload "$scratch/payload.img" --memory "$memory" --limit "$((limit + 60))" --out "$kept/$name/out" \
+        --console "$kept/$name/console.log" ${options[@]+"${options[@]}"} \
+        -- bash -c "$(cat "$scratch/script")" </dev/null 2>&1 | tee -a "$log"
+}
+
+shared=()
+for source in "${wanted[@]}"; do
+    [ -n "$(need "$source" disks '')" ] || shared+=("$source")
+done
+if [ ${#shared[@]} -gt 0 ]; then
+    memory=0
+    for source in "${shared[@]}"; do
+        own=$(need "$source" memory 2048)
+        [ "$own" -le "$memory" ] || memory=$own
+    done
+    machine shared "$memory" '' no "${shared[@]}"
+fi
+for source in "${wanted[@]}"; do
+    disks=$(need "$source" disks '')
+    [ -n "$disks" ] || continue
+    machine "$(basename "$source" .rs)" "$(need "$source" memory 2048)" "$disks" "$(need "$source" keep no)" "$source"
+done
+for source in ${replays[@]+"${replays[@]}"}; do
+    say "== $source"
+    WINDLASS_VM_KEPT=$PWD/$kept "${executable[$source]}" --show-output $filter </dev/null 2>&1 | tee -a "$log"
+    say "== $source ended with status ${PIPESTATUS[0]}"
+done
+
+# A file counts as broken when it did not end, or ended badly without a summary of its own. The lines that count are those
+# that e2e/run-tests.sh counts.
+for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do
+    outcome=$(awk -v begin="== $source" '
+        $0 == begin { inside = 1 }
+        inside && /^test result: / { result = 1 }
+        index($0, begin " ended with status ") == 1 { print result ? "told" : "silent"; inside = 0 }' "$log")
+    if [ "$outcome" != told ]; then
+        say "$source ended without a result"
+        broken=$((broken + 1))
+    fi
+done
+read -r passed failed skipped < <(awk '
+    /^test result: / {
+        for (i = 2; i <= NF; i++) {
+            if ($i ~ /^passed/) passed += $(i - 1)
+            if ($i ~ /^failed/) failed += $(i - 1)
+            if ($i ~ /^ignored/) skipped += $(i - 1)
+        }
+    }
+    /^csi-sanity .*: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ {
+        passed += $(NF - 5); failed += $(NF - 3); skipped += $(NF - 1)
+    }
+    END { print passed + 0, failed + 0, skipped + 0 }' "$log")
+failed=$((failed + broken))
+[ "$passed" -gt 0 ] || failed=$((failed + 1))
+
+say ""
+grep -E '^test .* \.\.\. FAILED$' "$log" | sort -u
+say "$skipped skipped (each with its reason above); all output is in $log"
+say "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,2 @@
+#![no_main]
+windlass_fuzz::target!(dm_reply);

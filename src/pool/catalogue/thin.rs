@@ -1,0 +1,184 @@
+//! What the catalogue of a thin pool holds besides: the thin ids of objects, the maps kept of deleted snapshots, and the epoch that
+//! the pool's metadata carry as their transaction id.
+//!
+//! Thin ids are given out in ascending order by a stored counter and never again: a mapping's time tells what changed since a
+//! snapshot only if nobody else ever had the snapshot's number.
+
+use redb::{ReadableDatabase, ReadableTable};
+
+use super::Catalogue;
+use super::change::Change;
+use super::tables::{KEPT_MAPS, META, THIN_OBJECTS, TableLike, all, encode, failed, get, later_table, object_key};
+use crate::dm::units::ThinId;
+use crate::pool::PoolError;
+use crate::pool::record::{ThinObject, ThinStored};
+use crate::types::{Object, SnapshotId, VolumeSize};
+
+const NEXT_THIN_ID: &str = "next_thin_id";
+const EPOCH: &str = "epoch";
+
+impl Catalogue {
+    /// What is remembered about an object of a thin pool.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`], as for all that follow.
+    pub fn thin_object(&self, object: Object) -> Result<Option<ThinObject>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        match later_table(&reading, THIN_OBJECTS).map_err(failed)? {
+            Some(table) => get(&table, &object_key(object)),
+            None => Ok(None),
+        }
+    }
+
+    /// All objects of a thin pool, snapshots first.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn thin_objects(&self) -> Result<Vec<ThinObject>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        later_table(&reading, THIN_OBJECTS).map_err(failed)?.map_or(Ok(Vec::new()), |table| all(&table))
+    }
+
+    /// The map kept of a deleted snapshot, encoded.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn kept_map(&self, snapshot: SnapshotId) -> Result<Option<Vec<u8>>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        match later_table(&reading, KEPT_MAPS).map_err(failed)? {
+            Some(table) => table.value(snapshot.as_bytes()),
+            None => Ok(None),
+        }
+    }
+
+    /// The thin id that is given out next: more than the snapshots and copies that were ever made.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn next_thin_id(&self) -> Result<u64, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        number(&reading.open_table(META).map_err(failed)?, NEXT_THIN_ID)
+    }
+
+    /// How often the pool was taken over: the transaction id that its metadata should carry.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn epoch(&self) -> Result<u64, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        number(&reading.open_table(META).map_err(failed)?, EPOCH)
+    }
+}
+
+impl Change<'_> {
+    /// Gives an object a thin id, or keeps the one it has.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`] when all ids were given out; [`PoolError::Catalogue`], as for all that follow.
+    pub fn add_thin_object(&mut self, object: Object, size: VolumeSize) -> Result<ThinObject, PoolError> {
+        let key = object_key(object);
+        if let Some(known) = get(&self.transaction.open_table(THIN_OBJECTS).map_err(failed)?, &key)? {
+            return Ok(known);
+        }
+        let mut meta = self.transaction.open_table(META).map_err(failed)?;
+        let next = number(&meta, NEXT_THIN_ID)?;
+        let id = u32::try_from(next).ok().and_then(ThinId::new).ok_or_else(|| {
+            PoolError::NoSpace("all 16,777,216 thin ids of this pool were used; move its volumes to a new pool".to_owned())
+        })?;
+        meta.insert(NEXT_THIN_ID, (next + 1).to_string().as_str()).map_err(failed)?;
+        drop(meta);
+        let thin = ThinObject { object, id, size, stored: ThinStored::Device };
+        self.put(THIN_OBJECTS, &key, &encode(&thin)?)?;
+        Ok(thin)
+    }
+
+    /// Replaces what is remembered about an object.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn put_thin_object(&mut self, thin: &ThinObject) -> Result<(), PoolError> {
+        self.put(THIN_OBJECTS, &object_key(thin.object), &encode(thin)?)
+    }
+
+    /// Forgets an object, and the map that was kept of it. Absent is fine.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn remove_thin_object(&mut self, object: Object) -> Result<(), PoolError> {
+        if let Object::Snapshot(id) = object {
+            self.remove(KEPT_MAPS, id.as_bytes())?;
+        }
+        self.remove(THIN_OBJECTS, &object_key(object))
+    }
+
+    /// Keeps the map of a deleted snapshot in place of its thin device.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`] when the catalogue has no room for it; [`PoolError::Catalogue`].
+    pub fn keep_map(&mut self, thin: &ThinObject, snapshot: SnapshotId, encoded: &[u8]) -> Result<(), PoolError> {
+        self.check_room()?;
+        self.put(KEPT_MAPS, snapshot.as_bytes(), encoded)?;
+        self.put_thin_object(&ThinObject { stored: ThinStored::Map, ..*thin })
+    }
+
+    /// Sets the epoch.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn set_epoch(&mut self, epoch: u64) -> Result<(), PoolError> {
+        let mut meta = self.transaction.open_table(META).map_err(failed)?;
+        meta.insert(EPOCH, epoch.to_string().as_str()).map_err(failed)?;
+        Ok(())
+    }
+}
+
+/// A stored counter; zero when it was never set.
+fn number(meta: &impl ReadableTable<&'static str, &'static str>, key: &str) -> Result<u64, PoolError> {
+    let stored = meta.get(key).map_err(failed)?.map(|value| value.value().to_owned());
+    let unreadable = |_| PoolError::Catalogue(format!("the counter `{key}` does not read back"));
+    stored.map_or(Ok(0), |text| text.parse()).map_err(unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::VolumeId;
+
+    #[test]
+    fn a_thin_id_is_given_out_once_also_after_its_object_is_gone() {
+        let catalogue = Catalogue::in_memory().unwrap();
+        let (one, two) = (Object::Volume(VolumeId::random()), Object::Snapshot(SnapshotId::random()));
+        let add = |object| catalogue.commit("test", |change| change.add_thin_object(object, VolumeSize::DEFAULT)).unwrap();
+        assert_eq!(catalogue.thin_objects().unwrap(), Vec::new());
+        assert_eq!((add(one).id.number(), add(one).id.number(), add(two).id.number()), (0, 0, 1));
+        catalogue.commit("test", |change| change.remove_thin_object(two)).unwrap();
+        assert_eq!(catalogue.thin_object(two).unwrap(), None);
+        assert_eq!(add(two).id.number(), 2);
+        assert_eq!(catalogue.thin_objects().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_kept_map_goes_with_its_object() {
+        let catalogue = Catalogue::in_memory().unwrap();
+        let snapshot = SnapshotId::random();
+        let object = Object::Snapshot(snapshot);
+        catalogue
+            .commit("test", |change| {
+                let thin = change.add_thin_object(object, VolumeSize::DEFAULT)?;
+                change.keep_map(&thin, snapshot, b"map")
+            })
+            .unwrap();
+        assert_eq!(catalogue.kept_map(snapshot).unwrap().as_deref(), Some(b"map".as_slice()));
+        assert_eq!(catalogue.thin_object(object).unwrap().unwrap().stored, ThinStored::Map);
+        catalogue.commit("test", |change| change.remove_thin_object(object)).unwrap();
+        assert_eq!(catalogue.kept_map(snapshot).unwrap(), None);
+    }
+
+    #[test]
+    fn the_epoch_starts_at_zero_and_is_what_was_set() {
+        let catalogue = Catalogue::in_memory().unwrap();
+        assert_eq!(catalogue.epoch().unwrap(), 0);
+        catalogue.commit("test", |change| change.set_epoch(7)).unwrap();
+        assert_eq!(catalogue.epoch().unwrap(), 7);
+    }
+}

@@ -1,0 +1,120 @@
+//! What a thin pool's status means, and what to do about it. Pure.
+
+use crate::dm::units::DataBlockSize;
+use crate::dm::{DataBlocks, MetadataBlocks};
+use crate::dm::{PoolMode, ThinPoolStatus};
+use crate::pool::{Changes, MetadataUsage, PoolHealth, PoolUsage};
+
+/// Judges a status. `place` is the pool's device, for the advice.
+pub(super) fn judge(status: &ThinPoolStatus, place: &str) -> PoolHealth {
+    let transaction_id = match status {
+        ThinPoolStatus::Running(state) => Some(state.transaction_id.number()),
+        ThinPoolStatus::Failed | ThinPoolStatus::Unreadable => None,
+    };
+    PoolHealth { problem: problem(status, place), changes: changes(status), transaction_id }
+}
+
+/// Whether the pool takes messages that change it. One that is only out of space does, or nothing could be deleted.
+fn changes(status: &ThinPoolStatus) -> Changes {
+    match status {
+        ThinPoolStatus::Running(state) if state.mode != PoolMode::ReadOnly && !state.needs_check => Changes::Taken,
+        ThinPoolStatus::Running(_) | ThinPoolStatus::Failed | ThinPoolStatus::Unreadable => Changes::Refused,
+    }
+}
+
+/// The space that a status tells of. A pool that has failed tells of none; its health says why.
+pub(super) fn usage(status: &ThinPoolStatus, block_size: DataBlockSize) -> PoolUsage {
+    let Some(state) = status.running() else {
+        return PoolUsage { total: 0, free: 0, reserve: 0, snapshot_reserve: 0, metadata: None };
+    };
+    let data = |blocks: DataBlocks| blocks.count().saturating_mul(block_size.bytes());
+    let metadata = |blocks: MetadataBlocks| blocks.count().saturating_mul(MetadataBlocks::BYTES);
+    let total = data(state.data_total);
+    let reserve = PoolUsage::reserve_of(total);
+    PoolUsage {
+        total,
+        free: data(state.data_free()),
+        reserve,
+        // Half of what is kept free of volumes is open to snapshots, so that a pool that is nearly full can be backed up.
+        snapshot_reserve: reserve / 2,
+        metadata: Some(MetadataUsage { total: metadata(state.metadata_total), free: metadata(state.metadata_free()) }),
+    }
+}
+
+/// What is wrong, the gravest first; `None` when all is well.
+fn problem(status: &ThinPoolStatus, place: &str) -> Option<String> {
+    let repair = || format!("stop the node and run `windlass pool repair --device {place}`");
+    match status {
+        ThinPoolStatus::Failed => Some(format!(
+            "the pool has failed and takes no more I/O: its metadata could not be read or written; when the disk is well again, {}",
+            repair()
+        )),
+        ThinPoolStatus::Unreadable => Some(format!("the kernel cannot tell the pool's status; {}", repair())),
+        ThinPoolStatus::Running(state) if state.needs_check => Some(format!(
+            "the pool is read-only and its metadata must be checked, most likely because they ran full; {}, which checks them and \
+             makes the pool writable again, and enlarge the device so that there are more of them",
+            repair()
+        )),
+        ThinPoolStatus::Running(state) => match state.mode {
+            PoolMode::ReadWrite => None,
+            PoolMode::ReadOnly => Some(format!(
+                "the pool is read-only, most likely because its metadata are used up; enlarge the device, and it goes on by itself, or \
+                 else {}",
+                repair()
+            )),
+            PoolMode::OutOfDataSpace => Some(
+                "the pool is out of space: writes to unallocated blocks fail; delete volumes or snapshots, or enlarge the device, and \
+                 it goes on by itself"
+                    .to_owned(),
+            ),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(line: &str) -> ThinPoolStatus {
+        line.parse().unwrap()
+    }
+
+    #[test]
+    fn each_state_of_a_pool_says_what_to_do_and_whether_changes_are_taken() {
+        for (line, changes, words) in [
+            ("7 10/4096 100/16384 - rw discard_passdown error_if_no_space - 1024", Changes::Taken, None),
+            (
+                "7 10/4096 16384/16384 - out_of_data_space discard_passdown error_if_no_space - 1024",
+                Changes::Taken,
+                Some("delete"),
+            ),
+            (
+                "7 4096/4096 10/16384 - ro discard_passdown error_if_no_space needs_check 1024",
+                Changes::Refused,
+                Some("pool repair"),
+            ),
+            ("7 40/4096 10/16384 - ro discard_passdown error_if_no_space - 1024", Changes::Refused, Some("pool repair")),
+            ("Fail", Changes::Refused, Some("pool repair")),
+            ("Error", Changes::Refused, Some("pool repair")),
+        ] {
+            let health = judge(&status(line), "/dev/sdx");
+            assert_eq!(health.changes, changes, "{line}");
+            match (words, &health.problem) {
+                (None, None) => {}
+                (Some(words), Some(problem)) => assert!(problem.contains(words), "{problem}"),
+                (words, problem) => panic!("{line}: {words:?}, {problem:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_space_of_a_pool_is_that_of_its_status() {
+        let line = "7 3072/4096 100/16384 - rw discard_passdown error_if_no_space - 1024";
+        let usage = usage(&status(line), DataBlockSize::MIN);
+        assert_eq!((usage.total, usage.free), (16384 << 16, 16284 << 16));
+        assert_eq!(usage.metadata, Some(MetadataUsage { total: 4096 << 12, free: 1024 << 12 }));
+        // Three quarters of the metadata are used: volumes are refused, snapshots not yet.
+        assert_eq!(usage.available(), 0);
+        assert!(usage.available_to(crate::pool::Demand::Snapshot) > 0);
+    }
+}

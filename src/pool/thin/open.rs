@@ -1,0 +1,300 @@
+//! Taking a thin pool over, and making one.
+//!
+//! Opening, in order:
+//!
+//! 1. the labels, read ([`PoolDevices`]); a pool whose making was interrupted is refused;
+//! 2. the catalogue's device, made or found, and opened *exclusively*: that is the lock. It is the kernel's, on the block device, so
+//!    neither mount namespaces nor copies of device nodes get around it, and it ends with the process, however that ends;
+//! 3. the labels once more, now that nobody else writes them; renewed where a copy is damaged; grown with their devices;
+//! 4. the catalogue. Its id must be the labels';
+//! 5. the superblock of the metadata. **The kernel formats what has none**, so a pool whose metadata do not say what the label says
+//!    is never activated;
+//! 6. metadata, data and pool, made or found; what was left suspended goes on;
+//! 7. the *epoch*: raised in the catalogue, then carried by the metadata as their transaction id. The two are the same, or the
+//!    metadata's is one behind when the process died between the two. Anything else means that one of them was put back to an
+//!    earlier state, and the pool is refused;
+//! 8. what was left of a metadata snapshot let go; then the owner's recovery, which compares every record with what is there.
+//!
+//! A crash anywhere leaves devices in the kernel, which the next owner finds, and an epoch that is one ahead.
+//!
+//! Making a pool: the devices are labelled as being made (by `format`, which refuses what is in use or holds anything), then the
+//! catalogue, a first superblock (by the kernel, over a block of zeros), and only when all of that is durable the labels say that it
+//! is ready. Interrupted, it can be made again, for nobody was promised anything.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::devices::{Copies, PoolDevices};
+use super::format::{self, CreateOptions};
+use super::growth::{self, Growth};
+use super::health;
+use super::label::{Label, State};
+use super::layout::MetadataNeed;
+use super::metadata::MetadataGate;
+use super::monitor::{Monitor, Watched};
+use super::names::{Names, Part};
+use super::pool::ThinPool;
+use super::region::Region;
+use super::stack::{Active, Places, Stack};
+use super::take_down::take_down_given_up;
+use super::thin_devices::ThinDevices;
+use super::usage::UsageTable;
+use crate::block::device;
+use crate::dm::DeviceMapper;
+use crate::dm::DeviceNodes;
+use crate::dm::DmError;
+use crate::dm::DmName;
+use crate::dm::PoolMessage;
+use crate::dm::ThinPoolStatus;
+use crate::dm::TransactionId;
+use crate::dm::metadata::{BLOCK_BYTES, MetadataFile, Superblock};
+use crate::dm::node::DIRECTORY;
+use crate::failpoint;
+use crate::pool::catalogue::Catalogue;
+use crate::pool::owned::OwnedPool;
+use crate::pool::{Changes, PoolError, Quiesce};
+use crate::types::{ByteRange, LogicalBlockSize, PoolId};
+
+/// Takes over the pool on the device at `path`, which may be either of two, and recovers it.
+///
+/// # Errors
+/// [`PoolError::Owned`] when another process has it; [`PoolError::Format`] when there is none, it is of a newer format, damaged,
+/// half made, or partly put back to an earlier state; [`PoolError::Unsupported`] without device-mapper; [`PoolError::Io`],
+/// [`PoolError::Catalogue`]. Nothing was changed then.
+pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, PoolError> {
+    let dm = device_mapper()?;
+    let devices = PoolDevices::open(path)?;
+    if devices.state() != State::Ready {
+        return Err(PoolError::Format(format!(
+            "{}: the making of this pool was interrupted, so there is nothing in it; make it again with `windlass pool create`",
+            path.display()
+        )));
+    }
+    let names = Names::new(devices.pool());
+    let nodes = Arc::new(nodes()?);
+    let stack = Arc::new(Stack::new(Arc::clone(&dm), Arc::clone(&nodes), names));
+    let lock = lock(&stack, &devices, path)?;
+    let mut devices = PoolDevices::open(path)?;
+    renew_labels(&mut devices)?;
+    // How full the metadata are is known when the pool is active; the monitor asks for more then.
+    growth::lay_out(&mut devices, MetadataNeed::BySize)?;
+    let catalogue = open_catalogue(lock, path)?;
+    check_id(&catalogue, &devices)?;
+    let places = growth::places(&devices)?;
+    let place = devices.metadata().path().display().to_string();
+    activate(&stack, &places, &place)?;
+    stack.resume_leftovers()?;
+    let name = names.name(Part::Pool)?;
+    let gate = MetadataGate::new(Arc::clone(&dm), name.clone(), stack.open_metadata(&places)?)
+        .map_err(|error| PoolError::io("read the metadata", error))?;
+    begin_epoch(&dm, &name, &catalogue, &place)?;
+    gate.sweep()?;
+    let pool_device = stack.activate_pool(&places)?;
+    let block_size = places.block_size;
+    let pool = ThinPool {
+        place: place.clone(),
+        dm: Arc::clone(&dm),
+        name: name.clone(),
+        devices: ThinDevices::new(Arc::clone(&dm), nodes, names, pool_device.number),
+        gate,
+        catalogue: catalogue.clone(),
+        block_size,
+        logical_block_size: logical_block_size(&stack)?,
+        usages: UsageTable::default(),
+        _active: Active(Arc::clone(&stack)),
+        _monitor: Monitor::start(Watched { dm, name, place, block_size, growth: Growth::new(devices, stack) })?,
+    };
+    OwnedPool::open(Arc::new(pool), catalogue, quiesce)
+}
+
+/// Makes a pool. Interrupted, it may be called again.
+///
+/// # Errors
+/// [`PoolError::Format`] when a device holds anything, and that was not said to be given up; [`PoolError::InUse`]-like refusals as
+/// [`PoolError::Owned`]; [`PoolError::Unsupported`] without device-mapper; [`PoolError::NoSpace`] when it is too small;
+/// [`PoolError::Io`].
+pub fn create_pool(options: &CreateOptions) -> Result<PoolId, PoolError> {
+    let dm = device_mapper()?;
+    take_down_given_up(&options.devices.all(), options.given_up_pool)?;
+    let mut devices = format::begin(options)?;
+    let id = devices.pool();
+    let stack = Stack::new(Arc::clone(&dm), Arc::new(nodes()?), Names::new(id));
+    let made = fill(&dm, &stack, &devices).and_then(|()| {
+        failpoint::hit("thin.create.before_ready");
+        set_state(&mut devices, State::Ready)
+    });
+    let taken_down = stack.take_down();
+    made?;
+    taken_down?;
+    tracing::info!(pool = %id, device = %devices.metadata().path().display(), "pool made");
+    Ok(id)
+}
+
+/// Everything between the two states of the labels.
+fn fill(dm: &DeviceMapper, stack: &Stack, devices: &PoolDevices) -> Result<(), PoolError> {
+    let path = devices.metadata().path();
+    let region = Region::create(lock(stack, devices, path)?).map_err(|error| PoolError::io("make the catalogue", error))?;
+    let catalogue = Catalogue::create_on(region, devices.pool())?;
+    let places = growth::places(devices)?;
+    stack.activate_metadata(&places)?;
+    wipe_superblock(stack)?;
+    let name = stack.names().name(Part::Pool)?;
+    stack.activate_pool(&places)?;
+    begin_epoch(dm, &name, &catalogue, &path.display().to_string())?;
+    check_superblock(stack, &places, &path.display().to_string())
+}
+
+pub(super) fn device_mapper() -> Result<Arc<DeviceMapper>, PoolError> {
+    DeviceMapper::open().map(Arc::new).map_err(|error| match error {
+        error @ DmError::Unavailable { .. } => PoolError::Unsupported(format!("a thin pool cannot be used here: {error}")),
+        error => PoolError::io("open device-mapper", io::Error::other(error)),
+    })
+}
+
+pub(super) fn nodes() -> Result<DeviceNodes, PoolError> {
+    DeviceNodes::open(Path::new(DIRECTORY)).map_err(|error| PoolError::io("make device nodes", io::Error::other(error)))
+}
+
+/// Opens the catalogue on its device, which the owner holds.
+pub(super) fn open_catalogue(device: File, path: &Path) -> Result<Catalogue, PoolError> {
+    let what = format!("the catalogue of {}", path.display());
+    let region = Region::open(device).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => PoolError::Format(format!("{what}: {error}; nothing was changed")),
+        _ => PoolError::io(format!("open {what}"), error),
+    })?;
+    Catalogue::open_on(region, &what)
+}
+
+/// Opens the catalogue's device exclusively.
+pub(super) fn lock(stack: &Stack, devices: &PoolDevices, path: &Path) -> Result<File, PoolError> {
+    let node = stack.activate_catalogue(&growth::places(devices)?)?;
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(&node);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) => PoolError::Owned(path.display().to_string()),
+        _ => PoolError::io(format!("open {}", node.display()), error),
+    })
+}
+
+fn renew_labels(devices: &mut PoolDevices) -> Result<(), PoolError> {
+    for device in devices.all_mut() {
+        if let Copies::Renew(why) = device.judgement().copies {
+            tracing::warn!(device = %device.path().display(), why, "the labels are written anew");
+            let label = device.label().clone();
+            device.write(label)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_state(devices: &mut PoolDevices, state: State) -> Result<(), PoolError> {
+    // The one with the catalogue last: by it the pool is found.
+    devices.all_mut().into_iter().rev().try_for_each(|device| {
+        let label = Label { state, ..device.label().clone() };
+        device.write(label)
+    })
+}
+
+fn check_id(catalogue: &Catalogue, devices: &PoolDevices) -> Result<(), PoolError> {
+    if catalogue.id() == devices.pool() {
+        return Ok(());
+    }
+    Err(PoolError::Format(format!(
+        "{}: its label is of the pool {} and its catalogue of the pool {}; nothing was changed",
+        devices.metadata().path().display(),
+        devices.pool(),
+        catalogue.id()
+    )))
+}
+
+/// Activates metadata, data and pool, when the metadata are those of a pool.
+fn activate(stack: &Stack, places: &Places, place: &str) -> Result<(), PoolError> {
+    stack.activate_metadata(places)?;
+    check_superblock(stack, places, place)?;
+    stack.activate_pool(places).map(drop)
+}
+
+/// Compares the superblock with the label. The one thing that stands between a pool and being formatted by the kernel.
+fn check_superblock(stack: &Stack, places: &Places, place: &str) -> Result<(), PoolError> {
+    let refuse = |text: String| PoolError::Format(format!("{place}: {text}; the pool was not activated and nothing was changed"));
+    let file = MetadataFile::new(stack.open_metadata(places)?).map_err(|error| PoolError::io("read the metadata", error))?;
+    let superblock = Superblock::read(&file).map_err(|error| {
+        refuse(format!(
+            "{error}. If the disk is well, `windlass pool repair --device {place}` may make the metadata usable again"
+        ))
+    })?;
+    if superblock.data_block_size != places.block_size {
+        return Err(refuse(format!(
+            "its metadata are of a pool with data blocks of {} bytes and its label of one with {}",
+            superblock.data_block_size.bytes(),
+            places.block_size.bytes()
+        )));
+    }
+    Ok(())
+}
+
+/// Makes the first block of metadata zeros, so that the kernel makes a pool of them whatever was there.
+fn wipe_superblock(stack: &Stack) -> Result<(), PoolError> {
+    let path = stack.node(Part::Metadata)?;
+    let io = |error| PoolError::io(format!("wipe {}", path.display()), error);
+    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
+    let block = ByteRange::new(0, BLOCK_BYTES as u64).ok_or_else(|| io(io::ErrorKind::InvalidInput.into()))?;
+    device::zero_out(&file, block).and_then(|()| file.sync_all()).map_err(io)
+}
+
+/// Raises the epoch, in the catalogue first. A pool that takes no changes is left as it is, for reading.
+fn begin_epoch(dm: &DeviceMapper, name: &DmName, catalogue: &Catalogue, place: &str) -> Result<(), PoolError> {
+    let io = |action: &str, error| PoolError::io(action, io::Error::other(error));
+    let status = dm.thin_pool_status(name).map_err(|error| io("ask for the status of the pool", error))?;
+    let health = health::judge(&status, place);
+    let ThinPoolStatus::Running(state) = &status else {
+        let problem = health.problem.unwrap_or_default();
+        return Err(PoolError::io(format!("take over the pool at {place}"), io::Error::other(problem)));
+    };
+    let (carried, epoch) = (state.transaction_id.number(), catalogue.epoch()?);
+    check_epoch(carried, epoch).map_err(|text| PoolError::Format(format!("{place}: {text}; nothing was changed")))?;
+    if health.changes == Changes::Refused {
+        tracing::error!(pool = %name, problem = health.problem, "the pool takes no changes; what it holds can be read");
+        return Ok(());
+    }
+    let next = epoch + 1;
+    catalogue.commit("begin_epoch", |change| change.set_epoch(next))?;
+    failpoint::hit("thin.epoch.between");
+    let message = PoolMessage::SetTransactionId { from: state.transaction_id, to: TransactionId::new(next) };
+    dm.message(name, &message).map_err(|error| io("set the transaction id of the pool", error))
+}
+
+/// Whether the metadata carry the catalogue's epoch, or the one before it.
+pub(super) fn check_epoch(carried: u64, epoch: u64) -> Result<(), String> {
+    if carried == epoch || carried.checked_add(1) == Some(epoch) {
+        return Ok(());
+    }
+    let which = if carried < epoch { "metadata" } else { "catalogue" };
+    Err(format!(
+        "its metadata have the transaction id {carried} and its catalogue the epoch {epoch}: the {which} were put back to an earlier \
+         state behind our back, or another program used the pool"
+    ))
+}
+
+fn logical_block_size(stack: &Stack) -> Result<LogicalBlockSize, PoolError> {
+    let path = stack.node(Part::Data)?;
+    let io = |error| PoolError::io(format!("look at {}", path.display()), error);
+    let bytes = File::open(&path).and_then(|file| device::logical_block_bytes(&file)).map_err(io)?;
+    LogicalBlockSize::from_bytes(bytes)
+        .ok_or_else(|| PoolError::Unsupported(format!("logical blocks of {bytes} bytes are not supported: 512 and 4096 are")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_that_is_not_the_metadatas_is_refused_unless_a_crash_explains_it() {
+        for (carried, epoch, fits) in [(0, 0, true), (0, 1, true), (7, 7, true), (7, 8, true), (7, 9, false), (8, 7, false)] {
+            assert_eq!(check_epoch(carried, epoch).is_ok(), fits, "{carried} and {epoch}");
+        }
+        assert!(check_epoch(9, 7).unwrap_err().contains("catalogue were put back"));
+    }
+}

@@ -1,0 +1,391 @@
+//! The verbs of a pool, on a thin pool.
+//!
+//! What an object is in the kernel (its thin id) and how large it is stands in the catalogue, written by [`Pool::register`] in the
+//! commit of the intent: so whatever a crash leaves in the metadata has a record, and a thin id without one is nobody's of ours.
+//! Thin ids are never used twice. Every message to the pool is durable when it returns: the kernel commits its metadata with it.
+//!
+//! | verb | acts |
+//! |---|---|
+//! | create | `create_thin` |
+//! | snapshot, copy | suspend those that are written to, `create_snap` for each, resume |
+//! | delete | `delete`; refused by the kernel while the object has a device |
+//! | grow | the size in the catalogue, then the device's table |
+//! | condense | the map of what a deleted snapshot held into the catalogue, then `delete` |
+//!
+//! A repeated verb finds that the kernel did it already and goes on. Snapshots and copies have no device until they are opened.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cut::while_suspended;
+use super::health;
+use super::metadata::{Found as FoundRuns, MetadataGate, WalkError};
+use super::monitor::Monitor;
+use super::stack::Active;
+use super::thin_devices::ThinDevices;
+use super::usage::UsageTable;
+use crate::block::Access;
+use crate::dm::DeviceMapper;
+use crate::dm::DmError;
+use crate::dm::DmName;
+use crate::dm::PoolMessage;
+use crate::dm::ThinPoolStatus;
+use crate::dm::metadata::{KeptMap, KeptMapBuilder};
+use crate::dm::units::{DataBlockSize, ThinId, ThinTime};
+use crate::failpoint;
+use crate::pool::catalogue::{Catalogue, Change};
+use crate::pool::record::{ThinObject, ThinStored};
+use crate::pool::{
+    Attachment, Changes, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage,
+};
+use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
+
+/// Runs of a kept map at most: 64 Ki of them take some 300 KiB of the catalogue. What is more finely scattered is kept coarser, and
+/// over-reported.
+const KEPT_RUNS: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+
+/// Snapshots that may still be cut when new ones are refused: a mapping's time has 24 bits, and what changed is told by it.
+const TIME_MARGIN: u32 = 1 << 10;
+
+/// A thin pool that this process owns.
+pub struct ThinPool {
+    // Dropped in this order: it may be growing the very devices.
+    pub(super) _monitor: Monitor,
+    pub(super) place: String,
+    pub(super) dm: Arc<DeviceMapper>,
+    pub(super) name: DmName,
+    pub(super) devices: ThinDevices,
+    pub(super) gate: MetadataGate,
+    pub(super) catalogue: Catalogue,
+    pub(super) block_size: DataBlockSize,
+    pub(super) logical_block_size: LogicalBlockSize,
+    pub(super) usages: UsageTable,
+    // The last: everything that holds a device of the pool is gone by then.
+    pub(super) _active: Active,
+}
+
+impl std::fmt::Debug for ThinPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThinPool").field("name", &self.name).field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl ThinPool {
+    fn record(&self, object: Object) -> Result<ThinObject, PoolError> {
+        self.catalogue.thin_object(object)?.ok_or(PoolError::Missing(object))
+    }
+
+    /// The record of an object that has, or should have, a thin device.
+    fn device_record(&self, object: Object) -> Result<ThinObject, PoolError> {
+        let thin = self.record(object)?;
+        match thin.stored {
+            ThinStored::Device => Ok(thin),
+            ThinStored::Map => Err(PoolError::Missing(object)),
+        }
+    }
+
+    fn source_record(&self, object: Object) -> Result<ThinObject, PoolError> {
+        self.device_record(object).map_err(|error| match error {
+            PoolError::Missing(object) => PoolError::SourceMissing(object),
+            other => other,
+        })
+    }
+
+    fn status(&self) -> Result<ThinPoolStatus, PoolError> {
+        let status = self.dm.thin_pool_status(&self.name);
+        status.map_err(|error| PoolError::io("ask for the status of the pool", io::Error::other(error)))
+    }
+
+    /// Refuses a change of a pool that takes none, with what is wrong and what to do about it.
+    fn check_working(&self) -> Result<(), PoolError> {
+        let health = self.health()?;
+        match (health.changes, health.problem) {
+            (Changes::Taken, _) => Ok(()),
+            (Changes::Refused, problem) => {
+                let problem = problem.unwrap_or_else(|| "the pool takes no changes".to_owned());
+                Err(PoolError::io(format!("change the pool at {}", self.place), io::Error::other(problem)))
+            }
+        }
+    }
+
+    /// Sends a message; on a pool that takes none, says why.
+    fn message(&self, message: &PoolMessage) -> Result<(), PoolError> {
+        self.send(message).map_err(|error| match self.check_working() {
+            Err(reason) => reason,
+            Ok(()) => failed(message, error),
+        })
+    }
+
+    fn send(&self, message: &PoolMessage) -> Result<(), DmError> {
+        self.dm.message(&self.name, message)
+    }
+
+    /// Deletes a thin device; absent is fine.
+    fn delete_thin(&self, thin: &ThinObject) -> Result<(), PoolError> {
+        let message = PoolMessage::Delete { id: thin.id };
+        match self.send(&message) {
+            Ok(()) | Err(DmError::MissingThin(_)) => {
+                failpoint::hit("thin.delete.after");
+                Ok(())
+            }
+            Err(DmError::Busy(_)) => Err(PoolError::InUse { object: thin.object, by: "its device".to_owned() }),
+            Err(error) => Err(match self.check_working() {
+                Err(reason) => reason,
+                Ok(()) => failed(&message, error),
+            }),
+        }
+    }
+
+    /// Makes `target` share everything that `origin` refers to; remains of an interrupted attempt at it are made anew.
+    fn share(&self, origin: &ThinObject, target: &ThinObject) -> Result<(), PoolError> {
+        self.delete_thin(target)?;
+        self.message(&PoolMessage::CreateSnap { id: target.id, origin: origin.id })?;
+        failpoint::hit("thin.create_snap.after");
+        Ok(())
+    }
+
+    /// Refuses what raises the pool's clock when that is nearly at its end.
+    fn check_time(&self, cuts: usize) -> Result<(), PoolError> {
+        let time = self.catalogue_time()?;
+        let left = ThinTime::MAX.number().saturating_sub(time.number()).saturating_sub(TIME_MARGIN);
+        if usize::try_from(left).is_ok_and(|left| cuts <= left) {
+            return Ok(());
+        }
+        Err(PoolError::NoSpace("this pool has taken 16.7 million snapshots, all that its format can tell apart".to_owned()))
+    }
+
+    /// An upper bound of the pool's clock: every snapshot and every copy had a thin id of its own, and nothing else raises it.
+    fn catalogue_time(&self) -> Result<ThinTime, PoolError> {
+        let next = self.catalogue.next_thin_id()?;
+        Ok(u32::try_from(next).ok().and_then(ThinTime::new).unwrap_or(ThinTime::MAX))
+    }
+
+    fn kept(&self, snapshot: SnapshotId) -> Result<KeptMap, PoolError> {
+        let object = Object::Snapshot(snapshot);
+        let encoded = self.catalogue.kept_map(snapshot)?.ok_or(PoolError::Missing(object))?;
+        KeptMap::decode(&encoded)
+            .map_err(|error| PoolError::io(format!("read what is kept of {object}"), io::Error::other(error)))
+    }
+
+    /// Everything that the pool's metadata hold, with its number of blocks.
+    fn stored_ids(&self) -> Result<BTreeMap<ThinId, u64>, PoolError> {
+        self.gate.walk(|metadata| {
+            let devices = metadata.devices()?;
+            Ok::<_, WalkError>(devices.into_iter().map(|(id, details)| (id, details.mapped_blocks)).collect())
+        })
+    }
+}
+
+impl Pool for ThinPool {
+    fn kind(&self) -> PoolKind {
+        PoolKind::Thin
+    }
+
+    fn register(&self, change: &mut Change<'_>, objects: &[(Object, VolumeSize)]) -> Result<(), PoolError> {
+        objects.iter().try_for_each(|&(object, size)| change.add_thin_object(object, size).map(drop))
+    }
+
+    fn unregister(&self, change: &mut Change<'_>, object: Object) -> Result<(), PoolError> {
+        change.remove_thin_object(object)
+    }
+
+    fn location(&self) -> String {
+        self.place.clone()
+    }
+
+    fn mechanism(&self) -> &'static str {
+        "dm-thin"
+    }
+
+    fn logical_block_size(&self) -> LogicalBlockSize {
+        self.logical_block_size
+    }
+
+    fn create(&self, volume: VolumeId, spec: ObjectSpec) -> Result<(), PoolError> {
+        if spec.checksum == DataChecksum::On {
+            return Err(PoolError::Unsupported(format!(
+                "{}: a thin pool keeps no checksums of data; leave out the parameter `checksum`, or use a reflink pool on Btrfs",
+                self.place
+            )));
+        }
+        let thin = self.device_record(Object::Volume(volume))?;
+        let message = PoolMessage::CreateThin { id: thin.id };
+        match self.send(&message) {
+            // By an attempt that was interrupted: nobody has written to it.
+            Ok(()) | Err(DmError::ExistsThin(_)) => {
+                failpoint::hit("thin.create_thin.after");
+                Ok(())
+            }
+            Err(error) => Err(failed(&message, error)),
+        }
+    }
+
+    fn snapshot(&self, cuts: &[Cut], stall: Duration) -> Result<(), PoolError> {
+        self.check_time(cuts.len())?;
+        let mut members = Vec::new();
+        for cut in cuts {
+            let origin = self.source_record(Object::Volume(cut.source))?;
+            members.push((origin, self.device_record(Object::Snapshot(cut.snapshot))?));
+        }
+        let mut written = Vec::new();
+        for (origin, _) in &members {
+            written.extend(self.devices.writable(origin.object)?);
+        }
+        written.sort_unstable();
+        written.dedup();
+        let cut_all = || members.iter().try_for_each(|(origin, target)| self.share(origin, target));
+        while_suspended(&self.dm, &written, stall, cut_all).inspect_err(|_| {
+            for (_, target) in &members {
+                if let Err(error) = self.delete_thin(target) {
+                    // The caller deletes again, and the next start does.
+                    tracing::warn!(object = %target.object, %error, "part of a failed set of snapshots is left");
+                }
+            }
+        })
+    }
+
+    fn copy(&self, source: Object, volume: VolumeId, spec: ObjectSpec, stall: Duration) -> Result<(), PoolError> {
+        if spec.checksum == DataChecksum::On {
+            return Err(PoolError::Unsupported("a thin pool keeps no checksums of data".to_owned()));
+        }
+        self.check_time(1)?;
+        let origin = self.source_record(source)?;
+        let target = self.device_record(Object::Volume(volume))?;
+        let written: Vec<DmName> = self.devices.writable(source)?.into_iter().collect();
+        while_suspended(&self.dm, &written, stall, || self.share(&origin, &target)).inspect_err(|_| {
+            if let Err(error) = self.delete_thin(&target) {
+                tracing::warn!(object = %target.object, %error, "a failed copy is left");
+            }
+        })
+    }
+
+    fn delete(&self, object: Object) -> Result<(), PoolError> {
+        let Some(thin) = self.catalogue.thin_object(object)? else { return Ok(()) };
+        self.devices.check_none(object)?;
+        self.delete_thin(&thin)
+    }
+
+    fn condense(&self, snapshot: SnapshotId) -> Result<(), PoolError> {
+        let object = Object::Snapshot(snapshot);
+        let Some(thin) = self.catalogue.thin_object(object)? else { return Ok(()) };
+        if thin.stored == ThinStored::Device {
+            self.devices.check_none(object)?;
+            let map = self.gate.walk(|metadata| {
+                let mut map = KeptMapBuilder::new(metadata.details(thin.id)?.creation_time, KEPT_RUNS);
+                metadata.mapped(thin.id, &mut |run| Ok::<_, WalkError>(map.push(run)?))?;
+                Ok(map.finish())
+            })?;
+            self.catalogue.commit("condense", |change| change.keep_map(&thin, snapshot, &map.encode()))?;
+        }
+        // Also when the map was kept already: an earlier attempt may have ended between the two.
+        self.delete_thin(&thin)
+    }
+
+    fn grow(&self, volume: VolumeId, size: VolumeSize) -> Result<(), PoolError> {
+        let object = Object::Volume(volume);
+        let thin = self.device_record(object)?;
+        if thin.size < size {
+            self.catalogue.commit("thin_grow", |change| change.put_thin_object(&ThinObject { size, ..thin }))?;
+        }
+        // Also when it was that large: an earlier attempt may have ended between the two.
+        self.devices.resize(&thin, size.max(thin.size))
+    }
+
+    fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
+        self.devices.attach(&self.device_record(object)?, access)
+    }
+
+    fn detach(&self, object: Object) -> Result<(), PoolError> {
+        self.devices.detach(object)
+    }
+
+    fn attachment(&self, object: Object) -> Result<Option<Attachment>, PoolError> {
+        self.device_record(object)?;
+        self.devices.attachment(object)
+    }
+
+    fn open(&self, object: Object, access: Access) -> Result<File, PoolError> {
+        self.devices.open(&self.device_record(object)?, access)
+    }
+
+    fn allocated(&self, snapshot: SnapshotId) -> Result<RangeStream, PoolError> {
+        let thin = self.device_record(Object::Snapshot(snapshot))?;
+        let found = self.gate.walk(|metadata| {
+            let mut found = FoundRuns::new();
+            metadata.mapped(thin.id, &mut |run| found.push(run))?;
+            Ok(found)
+        })?;
+        found.into_stream(self.block_size)
+    }
+
+    fn changed(&self, base: SnapshotId, target: SnapshotId) -> Result<RangeStream, PoolError> {
+        let before = self.record(Object::Snapshot(base))?;
+        let after = self.device_record(Object::Snapshot(target))?;
+        let kept = match before.stored {
+            ThinStored::Device => None,
+            ThinStored::Map => Some(self.kept(base)?),
+        };
+        let found = self.gate.walk(|metadata| {
+            let mut found = FoundRuns::new();
+            let mut sink = |run| found.push(run);
+            match &kept {
+                None => metadata.changed(before.id, after.id, &mut sink)?,
+                Some(kept) => metadata.changed_since(kept, after.id, &mut sink)?,
+            }
+            Ok(found)
+        })?;
+        found.into_stream(self.block_size)
+    }
+
+    fn usage(&self) -> Result<PoolUsage, PoolError> {
+        Ok(health::usage(&self.status()?, self.block_size))
+    }
+
+    fn object_usage(&self, object: Object) -> Result<ObjectUsage, PoolError> {
+        let thin = self.record(object)?;
+        if thin.stored == ThinStored::Map {
+            return Ok(ObjectUsage { allocated: 0, exclusive: 0, extents: 0 });
+        }
+        self.usages.of(thin.id, &self.gate, self.block_size)?.ok_or(PoolError::Missing(object))
+    }
+
+    fn scan(&self) -> Result<Vec<Found>, PoolError> {
+        let mut stored = self.stored_ids()?;
+        let mut found = Vec::new();
+        for thin in self.catalogue.thin_objects()? {
+            let is_stored = stored.remove(&thin.id).is_some();
+            match thin.stored {
+                ThinStored::Device if is_stored => {
+                    found.push(Found::Object { object: thin.object, size: thin.size.bytes() });
+                }
+                ThinStored::Device => {}
+                ThinStored::Map => {
+                    if is_stored {
+                        // The map is durable; the device was about to be deleted.
+                        self.delete_thin(&thin)?;
+                    }
+                    if let Object::Snapshot(id) = thin.object
+                        && self.kept(id).is_ok()
+                    {
+                        found.push(Found::Object { object: thin.object, size: thin.size.bytes() });
+                    }
+                }
+            }
+        }
+        let foreign = |(id, blocks): (ThinId, u64)| Found::Foreign(format!("thin device {id} with {blocks} data blocks"));
+        found.extend(stored.into_iter().map(foreign));
+        Ok(found)
+    }
+
+    fn health(&self) -> Result<PoolHealth, PoolError> {
+        Ok(health::judge(&self.status()?, &self.place))
+    }
+}
+
+fn failed(message: &PoolMessage, error: DmError) -> PoolError {
+    PoolError::io(format!("send `{message}` to the pool"), io::Error::other(error))
+}

@@ -1,0 +1,327 @@
+//! The catalogue's region of a device: a file of changing length in a run of bytes of fixed length.
+//!
+//! ```text
+//! [slot 0: 4096][slot 1: 4096][content: what the length in the newer slot covers, then nothing that counts]
+//! ```
+//!
+//! The database expects of its storage what a file offers: a length that it sets, zeros where it grew, and after a power cut
+//! everything that was there at the last sync. A slot is 4096 bytes: magic (16), format (4), CRC-32C over all of it with this
+//! field as zero (4), generation (8), length (8), zeros. Slots are written in turn, so that a torn write leaves the other.
+//!
+//! Order of durable steps:
+//!
+//! * **Growing** writes zeros behind the length (a former life of the bytes must not show) and raises the length in memory. The
+//!   next sync makes first the content durable, then the slot with the new length: two flushes, and only when the length
+//!   changed. A power cut between shows the old length, whose content nothing has touched.
+//! * **Shrinking** is durable at once, before anything can be written or zeroed behind the new length.
+//! * **Writing** reaches the device at once and is durable after the next sync. Bytes within the durable length change by the
+//!   database's own writes only.
+//!
+//! Growing beyond the region is [`io::ErrorKind::StorageFull`], before anything was written, as of a full file system.
+//! After an error of a write or sync it is not known what is on the device: the database refuses everything from then on,
+//! and opening anew reads what is there.
+//!
+//! Reads and writes pass the page cache where the system allows that (`block::FileSource`, `block::FileSink`). Exclusion is the caller's: it
+//! holds the device.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redb::StorageBackend;
+
+use crate::block::{AlignedBuffer, BlockSink, BlockSource, FileSink, FileSource};
+use crate::types::{ByteRange, LogicalBlockSize};
+
+use super::label::BLOCK;
+
+const MAGIC: [u8; 16] = *b"windlass region\0";
+const FORMAT: u32 = 1;
+const CHECKSUM_AT: usize = 20;
+/// Where the content begins.
+const CONTENT_AT: u64 = 2 * BLOCK;
+
+type Slot = [u8; BLOCK as usize];
+
+/// Where the content lies and how much of it there is.
+pub struct Region {
+    source: Box<dyn BlockSource>,
+    sink: Option<Box<dyn BlockSink>>,
+    range: ByteRange,
+    state: Mutex<Length>,
+    gauge: Gauge,
+}
+
+/// How full a region is. A clone tells of the same region.
+#[derive(Debug, Clone)]
+pub struct Gauge {
+    capacity: u64,
+    length: Arc<AtomicU64>,
+}
+
+impl Gauge {
+    /// Most bytes that the content may have.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Bytes that the content has now, used by the database or not.
+    pub fn length(&self) -> u64 {
+        self.length.load(Ordering::Relaxed)
+    }
+}
+
+/// The length, as the database set it and as it is on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Length {
+    now: u64,
+    durable: u64,
+    generation: u64,
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region").field("range", &self.range).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Region {
+    /// Makes an empty region over the whole of a device or file, which is open for reading and writing. Durable when it returns.
+    ///
+    /// # Errors
+    /// Whatever the system reports; [`io::ErrorKind::InvalidInput`] for one that is not made of more than two blocks of 4096 bytes.
+    pub fn create(file: File) -> io::Result<Self> {
+        let (source, sink, range) = over_whole(file)?;
+        Self::create_over(Box::new(source), Box::new(sink), range)
+    }
+
+    /// Opens the region that takes the whole of a device or file, which is open for reading and writing.
+    ///
+    /// # Errors
+    /// Whatever the system reports; [`io::ErrorKind::InvalidData`] when there is no region, or none that this program reads.
+    pub fn open(file: File) -> io::Result<Self> {
+        let (source, sink, range) = over_whole(file)?;
+        Self::open_over(Box::new(source), Some(Box::new(sink)), range)
+    }
+
+    /// Opens the region in this range of a device for reading: writing to it is an error. Of a pool that nobody uses.
+    ///
+    /// # Errors
+    /// As for [`Region::open`].
+    pub fn open_for_reading(source: Box<dyn BlockSource>, range: ByteRange) -> io::Result<Self> {
+        Self::open_over(source, None, range)
+    }
+
+    fn create_over(source: Box<dyn BlockSource>, sink: Box<dyn BlockSink>, range: ByteRange) -> io::Result<Self> {
+        check_range(range)?;
+        let first = Length { now: 0, durable: 0, generation: 1 };
+        // The other slot could be of a former life and of a higher generation.
+        sink.write_at(slot_offset(range, 0), &AlignedBuffer::zeroed(BLOCK as usize))?;
+        sink.flush()?;
+        let region = Self { source, sink: Some(sink), range, state: Mutex::new(first), gauge: gauge(range, 0) };
+        region.write_slot(first.generation, first.now)?;
+        Ok(region)
+    }
+
+    fn open_over(source: Box<dyn BlockSource>, sink: Option<Box<dyn BlockSink>>, range: ByteRange) -> io::Result<Self> {
+        check_range(range)?;
+        let mut slots = AlignedBuffer::zeroed(CONTENT_AT as usize);
+        source.read_at(range.offset(), &mut slots)?;
+        let read = |index: usize| {
+            let mut slot: Slot = [0; BLOCK as usize];
+            slot.copy_from_slice(&slots[index * BLOCK as usize..(index + 1) * BLOCK as usize]);
+            decode(&slot, capacity(range))
+        };
+        let (generation, length) = newer([read(0), read(1)])?;
+        let state = Mutex::new(Length { now: length, durable: length, generation });
+        Ok(Self { source, sink, range, state, gauge: gauge(range, length) })
+    }
+
+    /// Most bytes that the content may have.
+    pub fn capacity(&self) -> u64 {
+        capacity(self.range)
+    }
+
+    /// Tells how full it is, also when the database has it.
+    pub fn gauge(&self) -> Gauge {
+        self.gauge.clone()
+    }
+
+    /// Makes this length durable, after everything that was written before it.
+    fn write_slot(&self, generation: u64, length: u64) -> io::Result<()> {
+        let sink = self.sink()?;
+        let mut block = AlignedBuffer::zeroed(BLOCK as usize);
+        block.copy_from_slice(&encode(generation, length));
+        sink.write_at(slot_offset(self.range, generation), &block)?;
+        sink.flush()
+    }
+
+    /// The length is changed by one thread at a time, the database's writer.
+    fn with_length<T>(&self, change: impl FnOnce(&mut Length) -> io::Result<T>) -> io::Result<T> {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn sink(&self) -> io::Result<&dyn BlockSink> {
+        self.sink.as_deref().ok_or_else(|| io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the region is open for reading"))
+    }
+
+    /// Where these bytes of the content are on the device.
+    fn place(&self, offset: u64, bytes: usize) -> io::Result<u64> {
+        let length = self.len()?;
+        if offset.checked_add(bytes as u64).is_none_or(|end| end > length) {
+            let text = format!("{bytes} bytes at {offset} of a catalogue of {length} bytes");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        }
+        Ok(self.range.offset() + CONTENT_AT + offset)
+    }
+}
+
+impl StorageBackend for Region {
+    fn len(&self) -> io::Result<u64> {
+        self.with_length(|length| Ok(length.now))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.source.read_at(self.place(offset, out.len())?, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if len > self.capacity() {
+            let text = format!("the catalogue's region holds {} bytes, and {len} are wanted", self.capacity());
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        self.with_length(|length| {
+            if let Some(grown) = ByteRange::between(length.now, len) {
+                let start = self.range.offset() + CONTENT_AT + grown.offset();
+                // The sum lies within the region, and so does not overflow.
+                if let Some(range) = ByteRange::new(start, grown.length()) {
+                    self.sink()?.write_zeros(range)?;
+                }
+            }
+            length.now = len;
+            self.gauge.length.store(len, Ordering::Relaxed);
+            if len < length.durable {
+                self.write_slot(length.generation + 1, len)?;
+                (length.generation, length.durable) = (length.generation + 1, len);
+            }
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let sink = self.sink()?;
+        sink.flush()?;
+        self.with_length(|length| {
+            if length.now != length.durable {
+                self.write_slot(length.generation + 1, length.now)?;
+                (length.generation, length.durable) = (length.generation + 1, length.now);
+            }
+            Ok(())
+        })
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.sink()?.write_at(self.place(offset, data.len())?, data)
+    }
+}
+
+fn over_whole(file: File) -> io::Result<(FileSource, FileSink, ByteRange)> {
+    let bytes = crate::block::device::size(&file)?;
+    let range = ByteRange::new(0, bytes - bytes % BLOCK).ok_or_else(|| too_small(bytes))?;
+    let source = FileSource::new(file.try_clone()?, range.length(), LogicalBlockSize::B4096)?;
+    Ok((source, FileSink::new(file, range.length(), LogicalBlockSize::B4096)?, range))
+}
+
+fn check_range(range: ByteRange) -> io::Result<()> {
+    if range.length() <= CONTENT_AT { Err(too_small(range.length())) } else { Ok(()) }
+}
+
+fn too_small(bytes: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{bytes} bytes are too few for a catalogue"))
+}
+
+fn gauge(range: ByteRange, length: u64) -> Gauge {
+    Gauge { capacity: capacity(range), length: Arc::new(AtomicU64::new(length)) }
+}
+
+fn capacity(range: ByteRange) -> u64 {
+    range.length() - CONTENT_AT
+}
+
+fn slot_offset(range: ByteRange, generation: u64) -> u64 {
+    range.offset() + generation % 2 * BLOCK
+}
+
+fn encode(generation: u64, length: u64) -> Slot {
+    let mut slot: Slot = [0; BLOCK as usize];
+    slot[..16].copy_from_slice(&MAGIC);
+    slot[16..20].copy_from_slice(&FORMAT.to_le_bytes());
+    slot[24..32].copy_from_slice(&generation.to_le_bytes());
+    slot[32..40].copy_from_slice(&length.to_le_bytes());
+    let checksum = crc32c::crc32c(&slot);
+    slot[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+    slot
+}
+
+/// What a slot says, if it is whole: generation and length.
+type Said = Result<(u64, u64), SlotError>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SlotError {
+    Absent,
+    Damaged,
+    Newer(u32),
+}
+
+fn decode(slot: &Slot, capacity: u64) -> Said {
+    if slot[..16] != MAGIC {
+        return Err(SlotError::Absent);
+    }
+    let field = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&slot[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    // Format and checksum lie side by side.
+    let [format, stored] = [field(16) as u32, (field(16) >> 32) as u32];
+    let mut without = *slot;
+    without[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
+    if stored != crc32c::crc32c(&without) {
+        return Err(SlotError::Damaged);
+    }
+    match format {
+        FORMAT => {}
+        newer if newer > FORMAT => return Err(SlotError::Newer(newer)),
+        _ => return Err(SlotError::Damaged),
+    }
+    let (generation, length) = (field(24), field(32));
+    // A generation is raised by one each time; u64::MAX is out of reach but for a forger.
+    if length > capacity || generation == 0 || generation == u64::MAX {
+        Err(SlotError::Damaged)
+    } else {
+        Ok((generation, length))
+    }
+}
+
+/// What counts of two slots.
+fn newer(slots: [Said; 2]) -> io::Result<(u64, u64)> {
+    let refuse = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    // A whole slot of a later format beside one of ours: a later version was at it.
+    for slot in slots {
+        if let Err(SlotError::Newer(found)) = slot {
+            return Err(refuse(format!(
+                "the region has format {found}, and this version of windlass reads up to {FORMAT}: use a newer one"
+            )));
+        }
+    }
+    match slots.into_iter().flatten().max() {
+        Some(said) => Ok(said),
+        None if slots == [Err(SlotError::Absent); 2] => Err(refuse("is no region of a catalogue".to_owned())),
+        None => Err(refuse("the region's length is damaged in both places".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,8 @@
+//! The node is killed at every durable step of every call, over a thin pool; see `crash_points`.
+
+// vm: memory=3072 limit=2400
+
+mod common;
+mod crash_points;
+
+crash_points!(on_a_thin_pool: Thin);

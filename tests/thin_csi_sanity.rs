@@ -1,0 +1,16 @@
+//! csi-sanity against the real node over a thin pool, in mount and in block mode.
+
+mod common;
+mod sanity;
+
+use common::fixture::PoolFileSystem;
+
+#[test]
+fn csi_sanity_passes_in_mount_mode_on_a_thin_pool() {
+    sanity::conforms(PoolFileSystem::Thin, "mount");
+}
+
+#[test]
+fn csi_sanity_passes_in_block_mode_on_a_thin_pool() {
+    sanity::conforms(PoolFileSystem::Thin, "block");
+}
