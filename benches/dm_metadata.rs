@@ -18,11 +18,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use dm_metadata::walks::id;
 use dm_metadata::writer::{Shape, Snapshot, Writer};
 use dm_metadata::{Device, Map, Mapping, Pool, tools};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use windlass::dm::metadata::{KeptMapBuilder, MetadataError, MetadataFile, NEVER, ThinMetadata};
 use windlass::dm::units::ThinTime;
 

@@ -12,10 +12,10 @@ mod dm_metadata;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 
-use proptest::prelude::*;
 use dm_metadata::walks::{changed, changed_since, id};
 use dm_metadata::writer::{Shape, in_memory};
 use dm_metadata::{Device, Mapping, Pool};
+use proptest::prelude::*;
 use windlass::dm::metadata::{KeptMap, KeptMapBuilder, MetadataError, NEVER, ThinMetadata};
 use windlass::dm::units::ThinTime;
 

@@ -11,11 +11,11 @@ mod dm_metadata;
 use std::fs::{self, File};
 use std::path::Path;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use dm_metadata::walks::{changed, id, mapped, usage};
 use dm_metadata::writer::{Shape, Snapshot, Writer};
 use dm_metadata::{Device, Map, Mapping, Pool, tools};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use windlass::dm::metadata::{MetadataFile, NEVER, ThinMetadata};
 
 /// A volume and snapshots of it, each after some writes and discards, all with data blocks of their own where they differ.

@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use proptest::prelude::*;
 use dm_metadata::walks::{changed, everything, id, mapped, usage};
 use dm_metadata::writer::{Block, INNER, LEAF, Shape, Snapshot, Writer, in_memory, node, put, seal};
 use dm_metadata::{Device, Map, Mapping, Pool};
+use proptest::prelude::*;
 use windlass::dm::metadata::{
     BLOCK_BYTES, MemoryBlocks, MetadataBlock, MetadataBlocks, MetadataError, NEVER, NODE_SEED, SUPERBLOCK_SEED, Superblock,
     ThinMetadata,
