@@ -18,8 +18,8 @@
 //!
 //! **Cost.** Every walk has one or two cursors over inner nodes (one block of memory for each level) and reads the leaves that
 //! they point to in batches: sorted by place, neighbours in one read. A difference steps over pointers that are equal in both trees,
-//! so it reads what is not shared, and no more. Memory: two batches of [`batch::LEAVES`] blocks (2 MiB), whatever the pool's size;
-//! [`usage`] has two bits for each block besides.
+//! so it reads what is not shared, and no more. Memory: a batch of leaves (1 MiB, 2 MiB for a difference), whatever the pool's size;
+//! the usage of a whole pool takes a few bits for each block besides.
 //!
 //! Interruption: each walk asks before each read, and ends with [`MetadataError::Interrupted`]. Nothing is left behind by any end.
 
