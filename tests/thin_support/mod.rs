@@ -3,6 +3,8 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support; no test uses all of it")]
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -114,8 +116,13 @@ pub struct GrowingDisk {
     disk: DeviceNumber,
 }
 
-/// A device over the first `bytes` of a disk.
+/// A blank device over the first `bytes` of a disk.
 pub fn grown_disk(disk: &Path, bytes: u64) -> GrowingDisk {
+    // The label of an earlier test's pool says that the device was larger.
+    let file = File::options().write(true).open(disk).unwrap();
+    file.write_all_at(&vec![0; MIB as usize], 0).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
     let dm = DeviceMapper::open().unwrap();
     let name = DmName::new("growing").unwrap();
     let (major, minor) = device::number(disk).unwrap();
