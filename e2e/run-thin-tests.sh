@@ -16,7 +16,8 @@
 # keep     disks and /out stay in target/thin/FILE until the end, for tests that look at them on this machine
 #
 # Files that ask for no disks share one machine. Then tests/root_power_*.rs run on this machine: they replay what the machines
-# left beneath WINDLASS_VM_KEPT. Each says in such a line which file leaves it: `// vm: replays=thin_power_cut`.
+# left beneath WINDLASS_VM_KEPT. Each says in such a line which file leaves it: `// vm: replays=thin_power_cut`. With
+# WINDLASS_VM_KEEP=1 it stays there after the end, for replays by hand.
 #
 # Everything printed is also in target/thin-test.log, the kernels' messages are in target/thin/FILE/console.log.
 set -uo pipefail
@@ -48,15 +49,6 @@ give_up() {
 [ "$(id -u)" = 0 ] || give_up "the replays mount file systems: run this as root"
 e2e/setup.sh thin 2>&1 | tee -a "$log" || give_up "the machine could not be set up"
 
-say "== build"
-tests=(tests/thin_*.rs tests/root_power_*.rs)
-build=$(cargo test --features "$features" $(printf ' --test %s' "${tests[@]}" | sed 's,tests/,,g; s/\.rs//g') --no-run 2>&1) \
-    || give_up "$build"
-declare -A executable
-while read -r source path; do executable[$source]=$(realpath "$path"); done < <(
-    printf '%s\n' "$build" | sed -n 's/^ *Executable \([^ ]*\) (\(.*\))$/\1 \2/p')
-[ ${#executable[@]} -gt 0 ] || give_up "$build"
-
 # need SOURCE WORD DEFAULT: what the file's header says about WORD.
 need() {
     local header
@@ -72,23 +64,32 @@ need() {
 
 wanted=()
 replays=()
-for source in "${tests[@]}"; do
+for source in tests/thin_*.rs tests/root_power_*.rs; do
     case $source in *"$files"*) ;; *) continue ;; esac
     case $source in tests/thin_*) wanted+=("$source") ;; *) replays+=("$source") ;; esac
 done
 # What is replayed has to be made first.
 for source in ${replays[@]+"${replays[@]}"}; do
     made=tests/$(need "$source" replays '').rs
-    [ -n "${executable[$made]-}" ] || give_up "$source does not say which file leaves what it replays"
+    [ -e "$made" ] || give_up "$source does not say which file leaves what it replays"
     [[ " ${wanted[*]-} " == *" $made "* ]] || wanted+=("$made")
 done
 [ ${#wanted[@]} -gt 0 ] || give_up "no test file has $files in its name"
+
+say "== build"
+targets=()
+for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do targets+=(--test "$(basename "$source" .rs)"); done
+build=$(cargo test --features "$features" "${targets[@]}" --no-run 2>&1) || give_up "$build"
+declare -A executable
+while read -r source path; do executable[$source]=$(realpath "$path"); done < <(
+    printf '%s\n' "$build" | sed -n 's/^ *Executable \([^ ]*\) (\(.*\))$/\1 \2/p')
+[ ${#executable[@]} = $((${#targets[@]} / 2)) ] || give_up "$build"
 
 scratch=$(mktemp -d /tmp/windlass-thin.XXXXXX)
 cleanup() {
     rm -rf "$scratch"
     # Gigabytes, and of no use without the tests that were to look at them.
-    rm -f "$kept"/*/disk*
+    [ -n "${WINDLASS_VM_KEEP-}" ] || rm -f "$kept"/*/disk*
 }
 trap cleanup EXIT
 
@@ -114,7 +115,8 @@ machine() {
         i=$((i + 1))
     done
     {
-        printf 'export RUST_BACKTRACE=1\n'
+        # The root is an overlay, which promises direct I/O to loop devices and fails it.
+        printf 'export RUST_BACKTRACE=1 WINDLASS_SCRATCH_DIR=/dev/shm\n'
         for source in "$@"; do
             own=$(need "$source" limit 600)
             limit=$((limit + own))
@@ -145,6 +147,10 @@ for source in "${wanted[@]}"; do
     [ -n "$disks" ] || continue
     machine "$(basename "$source" .rs)" "$(need "$source" memory 2048)" "$disks" "$(need "$source" keep no)" "$source"
 done
+# Replays sync file systems all the time, which costs nothing in memory. What they keep there is some hundred MiB each.
+if [ -z "${TMPDIR-}" ] && [ "$(df --output=avail --block-size=1M /dev/shm 2>/dev/null | tail -n 1)" -ge 4096 ]; then
+    export TMPDIR=/dev/shm
+fi
 for source in ${replays[@]+"${replays[@]}"}; do
     say "== $source"
     WINDLASS_VM_KEPT=$PWD/$kept "${executable[$source]}" --show-output $filter </dev/null 2>&1 | tee -a "$log"
