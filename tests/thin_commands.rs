@@ -1,6 +1,6 @@
 //! The command line over thin pools on the real kernel: make, serve, look, repair, and the whole demo.
 
-// vm: memory=4096 limit=900
+// vm: disks=4G limit=900
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -171,6 +171,32 @@ fn a_making_that_is_killed_at_any_step_is_no_obstacle_to_the_next() {
     assert_no_devices("after the node");
 }
 
+/// A file system on the machine's disk, for what is too large for its memory. It must be a real one: loop devices read past caches.
+struct Ground(tempfile::TempDir);
+
+impl Ground {
+    fn new() -> Self {
+        let disks = std::env::var("WINDLASS_VM_DISKS").expect("WINDLASS_VM_DISKS names the disks of the virtual machine");
+        let disk = disks.split(':').next().unwrap();
+        let ground = Self(tempfile::tempdir().unwrap());
+        run_ok(command("mkfs.ext4").args(["-q", "-F", disk]));
+        run_ok(command("mount").arg(disk).arg(ground.0.path()));
+        std::fs::create_dir(ground.path()).unwrap();
+        ground
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("ground")
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        leak::tear_down(&self.path());
+        run(command("umount").arg(self.0.path()));
+    }
+}
+
 fn assert_nothing_left(ground: &Path) {
     assert_eq!(mounts_beneath(ground), Vec::<std::path::PathBuf>::new(), "mounts are left");
     assert_eq!(loops_beneath(ground), Vec::<leak::Loop>::new(), "loop devices are left");
@@ -180,20 +206,20 @@ fn assert_nothing_left(ground: &Path) {
 #[test]
 fn the_demo_runs_over_a_thin_pool_and_leaves_nothing() {
     let _turn = turn();
-    let ground = tempfile::tempdir().unwrap();
+    let ground = Ground::new();
     let ended = run_ok(windlass().args(["demo", "--pool", "thin", "--bytes", "16MiB"]).env("TMPDIR", ground.path()));
     let text = ended.text();
     println!("{text}");
     assert!(text.contains("make a pool (thin)"), "{text}");
     assert!(text.lines().last().is_some_and(|last| last.ends_with(" passed, 0 failed")), "{text}");
-    assert_nothing_left(ground.path());
+    assert_nothing_left(&ground.path());
     assert_no_devices("after the demo");
 }
 
 #[test]
 fn a_demo_that_is_interrupted_while_its_volume_is_mounted_leaves_nothing() {
     let _turn = turn();
-    let ground = tempfile::tempdir().unwrap();
+    let ground = Ground::new();
     let mut child = windlass()
         .args(["demo", "--pool", "thin", "--bytes", "64MiB"])
         .env("TMPDIR", ground.path())
@@ -203,11 +229,11 @@ fn a_demo_that_is_interrupted_while_its_volume_is_mounted_leaves_nothing() {
         .unwrap();
     wait_for("the volume is mounted", Duration::from_secs(240), || {
         assert!(child.try_wait().unwrap().is_none(), "the demo ended before its volume was mounted");
-        (!mounts_beneath(ground.path()).is_empty()).then_some(())
+        (!mounts_beneath(&ground.path()).is_empty()).then_some(())
     });
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
     let status = wait_child("the interrupted demo to end", &mut child, Duration::from_secs(120));
     assert!(!status.success(), "an interrupted demo must not report success");
-    assert_nothing_left(ground.path());
+    assert_nothing_left(&ground.path());
     assert_no_devices("after the demo");
 }
