@@ -41,6 +41,15 @@ fn log_of(scene: Scene) -> WriteLog {
     WriteLog::open(&Path::new(&kept).join("thin_power_cut").join(file)).unwrap()
 }
 
+/// What is done with a pool that has come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// It is looked at.
+    Look,
+    /// It is also used.
+    Use,
+}
+
 /// Says where the power was cut if the test fails there.
 struct Where<'a>(&'a Cut, Option<&'a Operation>);
 
@@ -53,7 +62,7 @@ impl Drop for Where<'_> {
 }
 
 /// Powers up again with an image of the disk.
-fn recover(scene: Scene, image: &Path, mounted: &Path, promised: &State, under_way: Option<&Operation>, is_used: bool) {
+fn recover(scene: Scene, image: &Path, mounted: &Path, promised: &State, under_way: Option<&Operation>, then: Then) {
     let file = File::options().read(true).write(true).open(image).unwrap();
     let options = LoopOptions {
         access: Access::ReadWrite,
@@ -66,7 +75,7 @@ fn recover(scene: Scene, image: &Path, mounted: &Path, promised: &State, under_w
     let opened = scene.open(mounted);
     verify(&opened.pool, promised, under_way);
     verify_stored(&opened);
-    if is_used {
+    if then == Then::Use {
         verify_use(&opened.pool);
     }
     opened.close();
@@ -98,8 +107,9 @@ fn survives_power_cuts(scene: Scene) {
         }
         let under_way = operations.peek();
         let _where = Where(&cut, under_way);
+        let then = if (flushes + torn) % USED == 0 { Then::Use } else { Then::Look };
         let begun = Instant::now();
-        recover(scene, replay.image(), &mounted, &promised, under_way, (flushes + torn) % USED == 0);
+        recover(scene, replay.image(), &mounted, &promised, under_way, then);
         slowest = slowest.max(begun.elapsed());
         match cut.kind {
             CutKind::Flushed => flushes += 1,

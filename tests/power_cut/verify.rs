@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use windlass::block::Access;
 use windlass::pool::owned::OwnedPool;
+use windlass::pool::record::AnchorLimit;
 use windlass::types::{CapacityRange, Object, VolumeSize};
 
 use super::workload::{BLOCK, Content, Operation, State, block_of, new_volume};
@@ -94,7 +95,7 @@ fn compare<'a>(name: &str, file: &File, contents: impl Iterator<Item = &'a Conte
 /// When not.
 pub fn verify_use(pool: &OwnedPool) {
     let size = VolumeSize::new(16 * BLOCK).unwrap();
-    let request = new_volume("made after the cut", CapacityRange::exactly(size), true, None);
+    let request = new_volume("made after the cut", CapacityRange::exactly(size), AnchorLimit::default(), None);
     let id = pool.create_volume(&request).unwrap().into_inner().id;
     let attachment = pool.attach(Object::Volume(id), Access::ReadWrite).unwrap();
     let device = File::options().write(true).open(&attachment.device).unwrap();

@@ -38,8 +38,8 @@ pub enum Operation {
         volume: String,
         /// Its size in blocks.
         blocks: u64,
-        /// Whether its snapshots may leave anchors.
-        anchors: bool,
+        /// How many anchors its snapshots may leave.
+        anchors: AnchorLimit,
     },
     /// Makes a volume with the content of a snapshot or volume.
     Copy {
@@ -177,7 +177,7 @@ impl Workload {
             0..10 if volumes < VOLUMES => Some(Operation::Create {
                 volume: name("volume", self.number),
                 blocks: self.random.random_range(64..256),
-                anchors: self.random.random_range(0..2) == 0,
+                anchors: if self.random.random_range(0..2) == 0 { AnchorLimit::NONE } else { AnchorLimit::default() },
             }),
             10..50 => {
                 let volume = self.volume()?;
@@ -256,8 +256,7 @@ pub fn volume_of(pool: &OwnedPool, text: &str) -> Result<windlass::pool::record:
 }
 
 /// A request for a volume.
-pub fn new_volume(text: &str, capacity: CapacityRange, anchors: bool, source: Option<Object>) -> NewVolume {
-    let limit = if anchors { AnchorLimit::default().count() } else { 0 };
+pub fn new_volume(text: &str, capacity: CapacityRange, limit: AnchorLimit, source: Option<Object>) -> NewVolume {
     NewVolume {
         name: name(text),
         capacity,
@@ -265,7 +264,7 @@ pub fn new_volume(text: &str, capacity: CapacityRange, anchors: bool, source: Op
         mode: VolumeMode::Block,
         access_modes: vec![AccessMode::SingleNodeWriter],
         mount_flags: Vec::new(),
-        parameters: BTreeMap::from([(AnchorLimit::PARAMETER.to_owned(), limit.to_string())]),
+        parameters: BTreeMap::from([(AnchorLimit::PARAMETER.to_owned(), limit.count().to_string())]),
         checksum: DataChecksum::Off,
         source,
     }
@@ -294,7 +293,7 @@ pub fn perform(pool: &OwnedPool, operation: &Operation) -> Result<(), PoolError>
                     (Object::Snapshot(snapshot.id), snapshot.size)
                 }
             };
-            pool.create_volume(&new_volume(volume, CapacityRange::exactly(bytes), true, Some(object)))?;
+            pool.create_volume(&new_volume(volume, CapacityRange::exactly(bytes), AnchorLimit::default(), Some(object)))?;
         }
         Operation::Snapshot { cuts } => {
             let requests = cuts.iter().map(|(snapshot, volume)| {
