@@ -334,11 +334,14 @@ impl Pool for ThinPool {
             let mut sink = |run| found.push(run);
             match &kept {
                 None => metadata.changed(before.id, after.id, &mut sink)?,
+                // The times of a target that was cut before the base do not tell what was written between the two.
+                Some(kept) if metadata.details(after.id)?.creation_time <= kept.creation_time() => return Ok(None),
                 Some(kept) => metadata.changed_since(kept, after.id, &mut sink)?,
             }
-            Ok(found)
+            Ok(Some(found))
         })?;
-        found.into_stream(self.block_size)
+        let younger = || format!("snapshot {base} was cut after {target} and is deleted: what differs between the two is not known");
+        found.ok_or_else(|| PoolError::Unsupported(younger()))?.into_stream(self.block_size)
     }
 
     fn usage(&self) -> Result<PoolUsage, PoolError> {
