@@ -2,7 +2,7 @@
 # Makes a fresh Debian machine able to build, test and demonstrate this project. Run as root; quick when nothing is missing.
 #
 #   e2e/setup.sh build    what `make demo` needs: compiler, file system tools
-#   e2e/setup.sh test     that, and the oracles of the tests: csi-sanity and two releases of restic
+#   e2e/setup.sh test     that, and the oracles of the tests: csi-sanity, two releases of restic, thin-provisioning-tools
 #   e2e/setup.sh thin     that, and the virtual machine of the tests that need device-mapper (e2e/vm)
 #   e2e/setup.sh fuzz     what `make build` needs, a nightly toolchain and cargo-fuzz
 #   e2e/setup.sh bench-quick    what `make bench-quick` needs: that of `build`, and restic
@@ -130,7 +130,7 @@ command -v apt-get >/dev/null || die "this is no Debian; see the package lists i
 install_packages build-essential ca-certificates git util-linux mount kmod e2fsprogs xfsprogs btrfs-progs
 rust_setup
 if [ "$wanted" = test ] || [ "$wanted" = thin ]; then
-    install_packages restic fuse3
+    install_packages restic fuse3 thin-provisioning-tools
     go_setup
     build_tool csi-sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
     build_tool restic github.com/restic/restic/cmd/restic
@@ -149,6 +149,7 @@ if [ "$wanted" = bench ] || [ "$wanted" = bench-quick ]; then
 fi
 if [ "$wanted" = bench ]; then
     # In shells of their own: one that cannot be had ends its shell, and the measurements go on without it.
+    (install_packages thin-provisioning-tools) || say "thin_delta is left out"
     (install_packages borgbackup) || say "borg is left out"
     (build_tool kopia github.com/kopia/kopia) || say "kopia is left out"
     (build_rustic) || say "rustic is left out"

@@ -93,3 +93,17 @@ fn a_demo_interrupted_while_its_pool_is_mounted_leaves_nothing() {
 fn a_demo_terminated_while_its_volume_is_mounted_leaves_nothing() {
     interrupted_leaves_nothing(Signal::SIGTERM, "the volume is mounted", |ground| mounts_beneath(ground.path()).len() > 1);
 }
+
+#[test]
+fn a_demo_of_a_thin_pool_says_what_the_kernel_lacks_and_leaves_nothing() {
+    let ground = Ground::new();
+    let has_device_mapper = fs::read_to_string("/proc/misc").unwrap().contains("device-mapper");
+    let ended = run(windlass().args(["demo", "--pool", "thin", "--bytes", "16MiB"]).env("TMPDIR", ground.path()));
+    if has_device_mapper {
+        assert_eq!(counts(&ended.success().text()).1, 0);
+    } else {
+        assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+        assert!(ended.stderr.contains("device-mapper"), "{}", ended.stderr);
+    }
+    ground.assert_nothing_left();
+}

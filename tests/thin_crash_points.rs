@@ -1,5 +1,7 @@
 //! The node is killed at every durable step of every call, over a thin pool; see `crash_points`.
 
+// vm: memory=3072 limit=2400
+
 mod common;
 mod crash_points;
 

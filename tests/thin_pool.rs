@@ -4,74 +4,30 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::collections::BTreeMap;
+mod thin_support;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
+use thin_support::{MIB, create, cut, disks, make, new_volume, open, over_anything, turn};
 use windlass::block::{Access, AlignedBuffer, BlockSource, FileSource};
+use windlass::pool::PoolError;
 use windlass::pool::owned::{OwnedPool, RestoreStart};
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, Consumer, NewSnapshot, NewVolume, Snapshot, Volume, VolumeMode};
-use windlass::pool::thin::format::{CreateOptions, DevicePaths, Others};
+use windlass::pool::record::{Consumer, Volume};
+use windlass::pool::thin::format::DevicePaths;
 use windlass::pool::thin::{create_pool, open_pool};
-use windlass::pool::{DataChecksum, PoolError};
-use windlass::types::{ByteRange, CapacityRange, LogicalBlockSize, Object, PoolId, RangeStream, SnapshotId, VolumeSize};
+use windlass::types::{ByteRange, CapacityRange, LogicalBlockSize, Object, RangeStream, SnapshotId};
 
-const MIB: u64 = 1 << 20;
 /// Size of the pools' data blocks.
 const BLOCK: u64 = 64 << 10;
 
-fn disks() -> Vec<PathBuf> {
-    let disks = std::env::var("WINDLASS_VM_DISKS").expect("WINDLASS_VM_DISKS names the disks of the virtual machine");
-    disks.split(':').map(PathBuf::from).collect()
-}
-
 /// The first disk, for one test at a time.
 fn disk() -> (PathBuf, MutexGuard<'static, ()>) {
-    static ONE: Mutex<()> = Mutex::new(());
-    let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let turn = turn();
     (disks().remove(0), turn)
-}
-
-fn options(devices: DevicePaths) -> CreateOptions {
-    CreateOptions { devices, others: Others::Kept, given_up_pool: None, block_size: None, metadata_bytes: None }
-}
-
-/// Makes a pool on a disk, over whatever an earlier test left there.
-fn make(disk: &PathBuf) -> PoolId {
-    let mut wanted = options(DevicePaths::One(disk.clone()));
-    wanted.others = Others::GivenUp;
-    wanted.given_up_pool = windlass::pool::thin::devices::LabelledDevice::read(disk).ok().map(|device| device.label().pool);
-    create_pool(&wanted).unwrap()
-}
-
-fn open(disk: &PathBuf) -> OwnedPool {
-    open_pool(disk, Arc::new(NothingToHold)).unwrap()
-}
-
-fn new_volume(name: &str, bytes: u64, source: Option<Object>) -> NewVolume {
-    NewVolume {
-        name: name.to_owned().try_into().unwrap(),
-        capacity: CapacityRange::exactly(VolumeSize::new(bytes).unwrap()),
-        minimum: VolumeSize::new(4096).unwrap(),
-        mode: VolumeMode::Block,
-        access_modes: vec![AccessMode::SingleNodeWriter],
-        mount_flags: Vec::new(),
-        parameters: BTreeMap::new(),
-        checksum: DataChecksum::Off,
-        source,
-    }
-}
-
-fn create(pool: &OwnedPool, name: &str, bytes: u64, source: Option<Object>) -> Volume {
-    pool.create_volume(&new_volume(name, bytes, source)).unwrap().into_inner()
-}
-
-fn cut(pool: &OwnedPool, name: &str, volume: &Volume) -> Snapshot {
-    let request = NewSnapshot { name: name.to_owned().try_into().unwrap(), source: volume.id, parameters: BTreeMap::new() };
-    pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
 }
 
 /// Writes through the volume's own device, durably.
@@ -241,9 +197,7 @@ fn a_restore_is_written_hidden_and_then_there() {
 fn a_pool_on_two_devices_is_found_by_either() {
     let (_disk, _turn) = disk();
     let disks = disks();
-    let mut wanted = options(DevicePaths::Two { metadata: disks[0].clone(), data: disks[1].clone() });
-    wanted.others = Others::GivenUp;
-    wanted.given_up_pool = windlass::pool::thin::devices::LabelledDevice::read(&disks[0]).ok().map(|device| device.label().pool);
+    let wanted = over_anything(DevicePaths::Two { metadata: disks[0].clone(), data: disks[1].clone() });
     let id = create_pool(&wanted).unwrap();
     for disk in &disks[..2] {
         let pool = open(disk);

@@ -206,6 +206,11 @@ mod tests {
             "windlass node --standalone --endpoint unix:///run/a.sock --pool /srv/a --pool /srv/b.img --node-id n --root /srv/root",
             "windlass pool create /srv/pool",
             "windlass pool create --image /srv/pool.img --size 10GiB --filesystem btrfs",
+            "windlass pool create --device /dev/sdb --force --block-size 128KiB --metadata-size 1GiB",
+            "windlass pool create --metadata-device /dev/vg/m --data-device /dev/vg/d --replace-pool 0f5f9a50-38e4-4b68-8a06-2e4bd2e2a2a1",
+            "windlass pool import",
+            "windlass pool import --device /dev/sdb",
+            "windlass pool repair --device /dev/sdb",
             "windlass pool status --endpoint unix:///run/a.sock --output json",
             "windlass volume create data --size 1GiB --fs-type xfs --parameter checksum=true",
             "windlass volume create data --from-snapshot s --block",
@@ -242,6 +247,11 @@ mod tests {
             "windlass pool create",
             "windlass pool create /srv/pool --image /srv/i",
             "windlass pool create --image /srv/i",
+            "windlass pool create /srv/pool --device /dev/sdb",
+            "windlass pool create /srv/pool --force",
+            "windlass pool create --metadata-device /dev/vg/m",
+            "windlass pool create --metadata-device /dev/vg/m --data-device /dev/vg/d --metadata-size 1GiB",
+            "windlass pool repair",
             "windlass export s --repository relative/path",
         ] {
             assert!(parse(line).is_err_and(|error| error.exit_code() == 2), "{line}");

@@ -40,7 +40,7 @@ pub struct NodeArgs {
     /// Serve everything on one socket, for one machine without Kubernetes
     #[arg(long)]
     standalone: bool,
-    /// Pool: a directory on XFS or Btrfs, or an image file; may be given more than once
+    /// Pool: a directory on XFS or Btrfs, an image file, or a block device; may be given more than once
     #[arg(long = "pool", value_name = "PATH", required = true)]
     pools: Vec<PathBuf>,
     /// Name of this node [default: the host's name]

@@ -1,12 +1,14 @@
-//! Opening and making pools at a path, whatever is there: a directory, or an image file with a file system in it.
+//! Opening and making pools at a path, whatever is there: a directory, an image file with a file system in it, or a block device.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::mount::image::{self, ImageError, ImageFileSystem};
 use crate::pool::owned::OwnedPool;
-use crate::pool::reflink;
-use crate::pool::{PoolError, Quiesce};
+use crate::pool::thin::RepairReport;
+use crate::pool::thin::format::{CreateOptions, DevicePaths};
+use crate::pool::{PoolError, Quiesce, reflink, thin};
 use crate::types::{FsType, PoolId};
 
 use super::exit::{CliError, Exit};
@@ -23,12 +25,16 @@ impl OpenPool {
     /// Opens the pool at `path` and recovers it. Blocks.
     ///
     /// # Errors
-    /// [`Exit::NotFound`] when there is none; [`Exit::Refused`] when another process owns it or its file system cannot share
-    /// extents; [`Exit::Failed`].
+    /// [`Exit::NotFound`] when there is none; [`Exit::Refused`] when another process owns it, its file system cannot share
+    /// extents, or what is on its device does not fit together; [`Exit::Failed`].
     pub fn open(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<Self, CliError> {
         let what = || format!("cannot open the pool {}", path.display());
         if path.is_dir() {
             let pool = reflink::open_pool(path, quiesce).map_err(|error| pool_error(what(), error))?;
+            return Ok(Self { pool: Arc::new(pool), _image: None });
+        }
+        if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
+            let pool = thin::open_pool(path, quiesce).map_err(|error| device_error(what(), error))?;
             return Ok(Self { pool: Arc::new(pool), _image: None });
         }
         let image = image::open(path).map_err(|error| image_error(what(), error))?;
@@ -74,6 +80,32 @@ pub fn create_in_image(path: &Path, bytes: u64, fs_type: FsType) -> Result<PoolI
     made
 }
 
+/// Makes a thin pool on one block device or two. Blocks.
+///
+/// # Errors
+/// [`Exit::Refused`] when a device is in use, too small, or carries something that was not given up, and without device-mapper;
+/// [`Exit::Usage`] when this is not root; [`Exit::NotFound`], [`Exit::Failed`].
+pub fn create_on_devices(options: &CreateOptions) -> Result<PoolId, CliError> {
+    let places = match &options.devices {
+        DevicePaths::One(path) => path.display().to_string(),
+        DevicePaths::Two { metadata, data } => format!("{} and {}", metadata.display(), data.display()),
+    };
+    let what = format!("cannot make a pool on {places}");
+    require_root(&what)?;
+    thin::create_pool(options).map_err(|error| device_error(what, error))
+}
+
+/// Checks and repairs the metadata of the thin pool on a block device. Blocks.
+///
+/// # Errors
+/// [`Exit::Refused`] while it is in use, when it cannot be repaired, or a program for it is missing; [`Exit::Usage`] when this is not
+/// root; [`Exit::NotFound`], [`Exit::Failed`].
+pub fn repair(device: &Path) -> Result<RepairReport, CliError> {
+    let what = format!("cannot repair the pool on {}", device.display());
+    require_root(&what)?;
+    thin::repair(device).map_err(|error| device_error(what, error))
+}
+
 /// Mounting and attaching need it, and the system's own texts for that are of little help.
 ///
 /// # Errors
@@ -82,7 +114,7 @@ pub fn require_root(what: &str) -> Result<(), CliError> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    Err(CliError::because(Exit::Usage, what, "root is needed: loop devices are attached and file systems mounted")
+    Err(CliError::because(Exit::Usage, what, "root is needed: devices are made and file systems mounted")
         .advise("run it as root, or in a privileged container"))
 }
 
@@ -120,6 +152,20 @@ fn pool_error(what: String, error: PoolError) -> CliError {
     advised(CliError::because(exit, what, error), advice)
 }
 
+/// What the failure of a pool on a block device means, and what to do about it. Its texts say themselves what was found.
+pub fn device_error(what: String, error: PoolError) -> CliError {
+    let (exit, advice) = match &error {
+        PoolError::Owned(_) => (Exit::Refused, Some("a node serves this pool; stop it first")),
+        PoolError::NoSpace(_) => (Exit::Refused, Some("give a larger device, or a smaller --metadata-size")),
+        PoolError::InUse { .. } | PoolError::Unsupported(_) | PoolError::Format(_) => (Exit::Refused, None),
+        PoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            (Exit::NotFound, Some("`windlass pool import` lists the block devices that carry a pool"))
+        }
+        _ => (Exit::Failed, None),
+    };
+    advised(CliError::because(exit, what, error), advice)
+}
+
 fn advised(error: CliError, advice: Option<&str>) -> CliError {
     match advice {
         Some(advice) => error.advise(advice),
@@ -146,6 +192,8 @@ mod tests {
     fn a_pool_that_another_process_owns_is_refused() {
         let error = pool_error("cannot open".to_owned(), PoolError::Owned("/srv/pool".to_owned()));
         assert_eq!(error.exit(), Exit::Refused);
+        let error = device_error("cannot open".to_owned(), PoolError::Owned("/dev/sdx".to_owned()));
+        assert_eq!((error.exit(), error.advice()), (Exit::Refused, Some("a node serves this pool; stop it first")));
         let error = image_error("cannot open".to_owned(), ImageError::Locked("/srv/pool.img".into()));
         assert_eq!((error.exit(), error.advice()), (Exit::Refused, Some("a node serves this pool; stop it first")));
     }

@@ -9,8 +9,8 @@ use csi_proto::windlass::v1 as windlass;
 use csi_proto::windlass::v1::pools_server::Pools;
 use tonic::{Request, Response, Status};
 
-use crate::pool::owned::{AnchorStatus, OwnedPool};
-use crate::pool::{ObjectUsage, PoolError, PoolUsage};
+use crate::pool::owned::{AnchorStatus, OwnedPool, PoolStatus};
+use crate::pool::{Changes, MetadataUsage, ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
 use crate::types::{Object, ObjectName, SnapshotHandle, VolumeHandle, VolumeSize};
 
 /// The Pools service over the pools of a node.
@@ -58,6 +58,7 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
         let handle = SnapshotHandle { pool: pool.id(), snapshot: snapshot.id }.to_string();
         objects.push(described("anchor", handle, &snapshot.name, snapshot.size, usage));
     }
+    let (thin, state) = (thin(&status), state(&status.usage, &status.health, &status.damaged));
     Ok(windlass::PoolStatus {
         pool_id: status.id.to_string(),
         kind: status.kind.to_string(),
@@ -68,19 +69,41 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
         reserve_bytes: status.usage.reserve,
         volume_count: status.volumes as u64,
         snapshot_count: status.snapshots as u64,
-        state: state(&status.usage, &status.damaged).to_owned(),
+        state: state.to_owned(),
+        snapshot_reserve_bytes: status.usage.snapshot_reserve,
+        thin,
+        problem: status.health.problem.unwrap_or_default(),
         quarantined: status.quarantined.into_iter().chain(status.damaged).collect(),
         objects,
     })
 }
 
 /// In a word, the worst first.
-fn state(usage: &PoolUsage, damaged: &[String]) -> &'static str {
-    match (damaged.is_empty(), usage.available()) {
-        (false, _) => "damaged",
-        (true, 0) => "full",
-        (true, _) => "ready",
+fn state(usage: &PoolUsage, health: &PoolHealth, damaged: &[String]) -> &'static str {
+    match (damaged.is_empty(), health.changes, usage.available()) {
+        (false, _, _) => "damaged",
+        (true, Changes::Refused, _) => "read-only",
+        (true, Changes::Taken, 0) => "full",
+        (true, Changes::Taken, _) if health.problem.is_some() => "impaired",
+        (true, Changes::Taken, _) => "ready",
     }
+}
+
+/// What only a thin pool has. One that has failed tells nothing of its metadata.
+fn thin(status: &PoolStatus) -> Option<windlass::ThinPoolStatus> {
+    if status.kind != PoolKind::Thin {
+        return None;
+    }
+    let metadata = status.usage.metadata.unwrap_or(MetadataUsage { total: 0, free: 0 });
+    // Percentages.
+    let percent = |percent: u64| u32::try_from(percent).unwrap_or(u32::MAX);
+    Some(windlass::ThinPoolStatus {
+        metadata_total_bytes: metadata.total,
+        metadata_used_bytes: metadata.total.saturating_sub(metadata.free),
+        metadata_volume_percent: percent(MetadataUsage::VOLUME_PERCENT),
+        metadata_snapshot_percent: percent(MetadataUsage::SNAPSHOT_PERCENT),
+        transaction_id: status.health.transaction_id,
+    })
 }
 
 /// What an object takes; `None` when it went meanwhile.
@@ -122,8 +145,13 @@ mod tests {
     #[test]
     fn the_worst_of_a_pool_is_its_state() {
         let usage = |free| PoolUsage::new(100, free);
-        assert_eq!(state(&usage(50), &[]), "ready");
-        assert_eq!(state(&usage(10), &[]), "full");
-        assert_eq!(state(&usage(50), &["volume x is cut short".to_owned()]), "damaged");
+        let health =
+            |changes, problem: Option<&str>| PoolHealth { problem: problem.map(str::to_owned), changes, transaction_id: None };
+        let well = health(Changes::Taken, None);
+        assert_eq!(state(&usage(50), &well, &[]), "ready");
+        assert_eq!(state(&usage(10), &well, &[]), "full");
+        assert_eq!(state(&usage(50), &health(Changes::Taken, Some("slow")), &[]), "impaired");
+        assert_eq!(state(&usage(10), &health(Changes::Refused, Some("broken")), &[]), "read-only");
+        assert_eq!(state(&usage(50), &health(Changes::Refused, None), &["volume x is cut short".to_owned()]), "damaged");
     }
 }

@@ -20,6 +20,7 @@
 
 mod change;
 mod examine;
+mod room;
 mod tables;
 mod thin;
 
@@ -33,6 +34,7 @@ use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend};
 
 pub use self::change::Change;
+use self::room::Room;
 use self::tables::{
     ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, anchor_key, export_key, failed, later_table,
     name_key,
@@ -56,6 +58,8 @@ const CACHE_BYTES: usize = 16 << 20;
 pub struct Catalogue {
     database: Arc<Database>,
     id: PoolId,
+    /// Of a catalogue whose storage cannot grow.
+    room: Option<Arc<Room>>,
 }
 
 impl std::fmt::Debug for Catalogue {
@@ -100,7 +104,7 @@ impl Catalogue {
     pub fn open(path: &Path) -> Result<Self, PoolError> {
         let id = examine::file(path)?;
         let database = Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(failed)?;
-        Ok(Self { database: Arc::new(database), id })
+        Ok(Self { database: Arc::new(database), id, room: None })
     }
 
     /// Makes the catalogue of a new pool on a device that is its own: open for reading and writing, and held by the caller.
@@ -109,7 +113,8 @@ impl Catalogue {
     /// [`PoolError::NoSpace`] when the device is too small; [`PoolError::Io`], [`PoolError::Catalogue`].
     pub fn create_device(device: File, id: PoolId) -> Result<Self, PoolError> {
         let region = Region::create(device).map_err(|source| PoolError::io("make the catalogue's region", source))?;
-        Self::create_on(region, id)
+        let room = Some(Arc::new(Room::new(region.gauge())));
+        Ok(Self { room, ..Self::create_on(region, id)? })
     }
 
     /// Opens the catalogue on a device of its own, as for [`Catalogue::create_device`]. Nothing is changed unless it is one of ours.
@@ -121,7 +126,8 @@ impl Catalogue {
             io::ErrorKind::InvalidData => PoolError::Format(format!("the catalogue's region: {source}; nothing was changed")),
             _ => PoolError::io("open the catalogue's region", source),
         })?;
-        Self::open_on(region, "the catalogue's region")
+        let room = Some(Arc::new(Room::new(region.gauge())));
+        Ok(Self { room, ..Self::open_on(region, "the catalogue's region")? })
     }
 
     /// Makes the catalogue of a new pool on empty storage.
@@ -140,7 +146,7 @@ impl Catalogue {
         let (id, copy) = examine::storage(&storage, what)?;
         drop(copy);
         let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
-        Ok(Self { database: Arc::new(database), id })
+        Ok(Self { database: Arc::new(database), id, room: None })
     }
 
     /// The catalogue that `storage` holds, read into memory: what is changed in it is gone with it. Nothing is written to `storage`.
@@ -149,7 +155,7 @@ impl Catalogue {
     /// As for [`Catalogue::open`].
     pub fn read_only(storage: &impl StorageBackend, what: &str) -> Result<Self, PoolError> {
         let (id, copy) = examine::storage(storage, what)?;
-        Ok(Self { database: Arc::new(copy), id })
+        Ok(Self { database: Arc::new(copy), id, room: None })
     }
 
     /// A catalogue that lives as long as its last clone.
@@ -163,7 +169,7 @@ impl Catalogue {
     fn create_over(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
         let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
         initialise(&database, id)?;
-        Ok(Self { database: Arc::new(database), id })
+        Ok(Self { database: Arc::new(database), id, room: None })
     }
 
     /// A catalogue on storage that a test provides; made if the storage is empty.
@@ -173,7 +179,7 @@ impl Catalogue {
             return Self::create_over(storage, id);
         }
         let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
-        Ok(Self { database: Arc::new(database), id })
+        Ok(Self { database: Arc::new(database), id, room: None })
     }
 
     /// Makes it as catalogues were before there were anchors.
@@ -198,7 +204,7 @@ impl Catalogue {
         let mut transaction = self.database.begin_write().map_err(failed)?;
         transaction.set_durability(Durability::Immediate).map_err(failed)?;
         // An error drops the transaction, which aborts it.
-        let value = change(&mut Change::new(&transaction))?;
+        let value = change(&mut Change::new(&transaction, self.room.as_deref()))?;
         if failpoint::ENABLED {
             failpoint::hit(&format!("catalogue.{label}.before"));
         }

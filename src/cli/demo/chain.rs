@@ -10,16 +10,19 @@ use csi_proto::csi::v1 as csi;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use crate::block::Access;
+use crate::block::loop_device::{self, DirectIo, LoopOptions};
 use crate::mount::system::SystemMounter;
+use crate::pool::thin::format::{CreateOptions, DevicePaths};
 use crate::repository::check::Depth;
 use crate::repository::{Environment, KdfCost, Location, Repository};
-use crate::types::FsType;
+use crate::types::{FsType, LogicalBlockSize};
 
 use super::super::client::Answer;
 use super::super::endpoint::Endpoint;
 use super::super::exit::{CliError, Exit};
 use super::super::export::{ExportTuning, export};
-use super::super::open_pool::create_in_image;
+use super::super::open_pool::{create_in_image, create_on_devices};
 use super::super::progress::{self, Progress, Unit};
 use super::super::repository::checked;
 use super::super::repository_access::{RepositoryAccess, repository_error};
@@ -27,7 +30,6 @@ use super::super::restore::{RestoreSource, RestoreTarget, RestoreTuning, restore
 use super::super::size::ByteSize;
 use super::super::unless;
 use super::super::volume::{Presentation, Source};
-use super::DemoOptions;
 use super::file_system_check;
 use super::place::{Keep, Place};
 use super::process::NodeProcess;
@@ -35,6 +37,7 @@ use super::report::{Report, Step};
 use super::tree::{self, Comparison, CopiedFile};
 use super::volume::{Calls, Published};
 use super::writer::{self, Bounds, Writer};
+use super::{DemoOptions, DemoPool};
 
 /// Folder of the copied files in the volume.
 const FILES: &str = "files";
@@ -146,10 +149,9 @@ impl Chain {
         let (image, kind) = (self.place.image(number), self.options.pool);
         let size = image_size(self.options.bytes);
         let name = if number == 1 { "make a pool" } else { "make another pool" };
-        step(report, &format!("{name} ({kind})"), async {
-            let path = image.clone();
-            blocking(move || create_in_image(&path, size.bytes(), kind.fs_type())).await?;
-            Ok(Told((), 0, format!("{size} image")))
+        let served = step(report, &format!("{name} ({kind})"), async {
+            let made = blocking(move || make_pool(kind, &image, size.bytes())).await?;
+            Ok(Told(made, 0, format!("{size} image")))
         })
         .await?;
         let endpoint: Endpoint = self
@@ -161,7 +163,7 @@ impl Chain {
             .map_err(|error| CliError::because(Exit::Usage, "the demo's folder has too long a path", error))?;
         let (process, node) = step(report, "start a node", async {
             let (root, log) = (self.place.root(), self.place.log());
-            let started = NodeProcess::start(&endpoint, &image, &root, &log, &self.interrupt).await?;
+            let started = NodeProcess::start(&endpoint, &served, &root, &log, &self.interrupt).await?;
             Ok(Told(started, 0, String::new()))
         })
         .await?;
@@ -348,6 +350,33 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// Makes a pool in the image; what a node is told to serve.
+fn make_pool(kind: DemoPool, image: &Path, bytes: u64) -> Result<PathBuf, CliError> {
+    match kind {
+        DemoPool::Image(file_system) => create_in_image(image, bytes, file_system.fs_type()).map(|_| image.to_owned()),
+        DemoPool::Thin => {
+            let device = attach_image(image, bytes)?;
+            create_on_devices(&CreateOptions::on(DevicePaths::One(device.clone()))).map(|_| device)
+        }
+    }
+}
+
+/// A loop device over a new, sparse image.
+fn attach_image(image: &Path, bytes: u64) -> Result<PathBuf, CliError> {
+    let failed = |error: io::Error| CliError::because(Exit::Failed, format!("cannot make the image {}", image.display()), error);
+    let file = std::fs::File::options().read(true).write(true).create_new(true).mode(0o600).open(image).map_err(failed)?;
+    file.set_len(bytes).map_err(failed)?;
+    let options = LoopOptions {
+        access: Access::ReadWrite,
+        block_size: LogicalBlockSize::B4096,
+        label: "windlass demo",
+        direct_io: DirectIo::IfPossible,
+    };
+    let attached = loop_device::attach(&file, &options);
+    let device = attached.map_err(|error| CliError::because(Exit::Failed, "cannot attach the image to a loop device", error))?;
+    Ok(device.path)
 }
 
 /// Room for the files, for blocks and inodes of many small ones, and for what the writer adds.

@@ -1,6 +1,6 @@
 //! `windlass demo`: the whole chain on this machine, on real files, checked at every turn.
 //!
-//! One pool in an image file, a volume, real files in it, a snapshot while a program writes, a volume from the snapshot, an
+//! One pool in an image file (or a thin pool on a loop device over one), a volume, real files in it, a snapshot while a program writes, a volume from the snapshot, an
 //! export to a repository outside the pool; then everything but the repository is destroyed, a new pool is made, the volume is
 //! restored into it, and every file compared. All of it by the calls that an orchestrator makes, to a node process of its own.
 //!
@@ -17,9 +17,10 @@ mod tree;
 mod volume;
 mod writer;
 
+use std::fmt;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::mount::system::SystemMounter;
@@ -37,9 +38,12 @@ use report::Report;
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// File system of the pool
-    #[arg(long, value_enum, default_value_t = PoolFileSystem::Xfs)]
-    filesystem: PoolFileSystem,
+    /// Kind of the pool: reflink, in a file system in an image file; or thin, by device-mapper on a loop device
+    #[arg(long, value_enum, default_value_t)]
+    pool: PoolChoice,
+    /// File system of a reflink pool [default: xfs]
+    #[arg(long, value_enum)]
+    filesystem: Option<PoolFileSystem>,
     /// File system of the volume: ext4, xfs or btrfs
     #[arg(long, default_value_t = FsType::Ext4)]
     fs_type: FsType,
@@ -57,10 +61,48 @@ pub struct DemoArgs {
     directory: Option<PathBuf>,
 }
 
+/// Kinds of pools to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum PoolChoice {
+    /// Files that share extents
+    #[default]
+    Reflink,
+    /// A device-mapper thin pool
+    Thin,
+}
+
+/// The pool that is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DemoPool {
+    /// A reflink pool in an image with this file system.
+    Image(PoolFileSystem),
+    /// A thin pool on a loop device.
+    Thin,
+}
+
+impl DemoPool {
+    fn chosen(choice: PoolChoice, file_system: Option<PoolFileSystem>) -> Result<Self, CliError> {
+        match (choice, file_system) {
+            (PoolChoice::Reflink, file_system) => Ok(Self::Image(file_system.unwrap_or(PoolFileSystem::Xfs))),
+            (PoolChoice::Thin, None) => Ok(Self::Thin),
+            (PoolChoice::Thin, Some(_)) => Err(CliError::usage("a thin pool lies in no file system: leave out --filesystem")),
+        }
+    }
+}
+
+impl fmt::Display for DemoPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(file_system) => file_system.fmt(f),
+            Self::Thin => f.write_str("thin"),
+        }
+    }
+}
+
 /// What the demo is to show.
 #[derive(Debug, Clone)]
 struct DemoOptions {
-    pool: PoolFileSystem,
+    pool: DemoPool,
     volume: FsType,
     bytes: u64,
     sources: Vec<PathBuf>,
@@ -80,7 +122,7 @@ pub async fn run(args: DemoArgs, format: Format, interrupt: &CancellationToken) 
     }
     let sources = if args.sources.is_empty() { tree::DEFAULT_SOURCES.map(PathBuf::from).to_vec() } else { args.sources };
     let options = DemoOptions {
-        pool: args.filesystem,
+        pool: DemoPool::chosen(args.pool, args.filesystem)?,
         volume: args.fs_type,
         bytes: args.bytes.bytes(),
         sources,
@@ -135,5 +177,22 @@ fn print(report: &Report, place: &Place, kept: Keep, format: Format) -> Result<(
             }
             print_text(&report.render())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_of_before_is_the_default_and_a_thin_one_has_no_file_system() {
+        assert_eq!(DemoPool::chosen(PoolChoice::default(), None).unwrap(), DemoPool::Image(PoolFileSystem::Xfs));
+        assert_eq!(
+            DemoPool::chosen(PoolChoice::Reflink, Some(PoolFileSystem::Btrfs)).unwrap(),
+            DemoPool::Image(PoolFileSystem::Btrfs)
+        );
+        assert_eq!(DemoPool::chosen(PoolChoice::Thin, None).unwrap().to_string(), "thin");
+        let refused = DemoPool::chosen(PoolChoice::Thin, Some(PoolFileSystem::Xfs)).unwrap_err();
+        assert_eq!(refused.exit(), Exit::Usage);
     }
 }

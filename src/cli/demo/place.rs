@@ -1,7 +1,8 @@
 //! The folder in which everything of the demo lies, and how it is emptied again.
 //!
 //! Whatever the demo makes is beneath this folder: images, mounts, sockets, the repository. So emptying needs no list of what
-//! was made: it takes off every mount beneath it, detaches every loop device whose file is beneath it, and removes it. That
+//! was made: it takes off every mount beneath it, takes down the thin pool on every loop device whose file is beneath it, detaches
+//! those, and removes the folder. That
 //! works the same after success, failure and interruption, and whatever state the node process was in.
 
 use std::fs;
@@ -11,10 +12,12 @@ use std::path::{Path, PathBuf};
 
 use crate::block::loop_device;
 use crate::mount::Mounter;
+use crate::pool::{PoolError, thin};
 
 use super::super::exit::{CliError, Exit};
 
-/// A mount may hide another and a loop device carry a third: image, pool, volume and publication make four layers.
+/// A mount may hide another and a loop device carry a third: image, pool, volume and publication make four layers, and a thin pool
+/// goes with its loop device.
 const MAX_LAYERS: usize = 8;
 
 /// The demo's folder.
@@ -164,6 +167,9 @@ fn release(folder: &Path, mounter: &dyn Mounter) -> Result<(), CliError> {
             }
         }
         for device in &loops {
+            if let Err(error) = take_down_pool(&device.path) {
+                last_failure = Some(error.to_string());
+            }
             if let Err(error) = loop_device::detach(device) {
                 last_failure = Some(error.to_string());
             }
@@ -174,6 +180,15 @@ fn release(folder: &Path, mounter: &dyn Mounter) -> Result<(), CliError> {
         "see what uses it (`findmnt`, `losetup --list`, `fuser -vm {0}/*.mount`), take that off, then: rm -r {0}",
         folder.display()
     )))
+}
+
+/// Removes the devices of the thin pool on a device, if there is one.
+fn take_down_pool(device: &Path) -> Result<(), PoolError> {
+    match thin::take_down(device) {
+        // No pool, or nothing that could have devices.
+        Err(PoolError::Format(_) | PoolError::Unsupported(_)) => Ok(()),
+        result => result,
+    }
 }
 
 fn mounts_beneath(folder: &Path, mounter: &dyn Mounter) -> Result<Vec<PathBuf>, CliError> {

@@ -2,6 +2,7 @@
 
 use redb::{ReadableTable, WriteTransaction};
 
+use super::room::Room;
 use super::tables::{
     ANCHORS, EXPORTS, INTENTS, META, NAMES, PUBLICATIONS, Records, SNAPSHOTS, VOLUMES, all, anchor_key, encode, export_key,
     failed, get, name_key, with_prefix,
@@ -14,11 +15,17 @@ use crate::types::{ObjectName, SnapshotId, VolumeId};
 /// What a change may do to the catalogue. Nothing is visible to others before the commit.
 pub struct Change<'a> {
     pub(super) transaction: &'a WriteTransaction,
+    room: Option<&'a Room>,
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn new(transaction: &'a WriteTransaction) -> Self {
-        Self { transaction }
+    pub(super) fn new(transaction: &'a WriteTransaction, room: Option<&'a Room>) -> Self {
+        Self { transaction, room }
+    }
+
+    /// Refuses what would make the catalogue larger when there is no room for it.
+    pub(super) fn check_room(&self) -> Result<(), PoolError> {
+        self.room.map_or(Ok(()), |room| room.check(self.transaction))
     }
 
     /// Writes a volume's record and claims its name.
@@ -77,16 +84,21 @@ impl<'a> Change<'a> {
     /// Records an intent.
     ///
     /// # Errors
-    /// [`PoolError::Catalogue`].
+    /// [`PoolError::NoSpace`] for one to create when the catalogue has no room; [`PoolError::Catalogue`].
     pub fn add_intent(&mut self, intent: &Intent) -> Result<IntentId, PoolError> {
+        match intent {
+            Intent::CreateVolume { .. } | Intent::CreateSnapshots { .. } | Intent::Restore { .. } => self.check_room()?,
+            Intent::DeleteVolume { .. } | Intent::DeleteSnapshot { .. } | Intent::Grow { .. } => {}
+        }
         // The counter is stored, so that the id of a dropped intent does not come back.
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
         let stored = meta.get("next_intent").map_err(failed)?.map(|value| value.value().to_owned());
         let unreadable = |_| PoolError::Catalogue("the counter of intents does not read back".to_owned());
         let id = stored.map_or(Ok(1), |text| text.parse::<u64>()).map_err(unreadable)?;
         meta.insert("next_intent", (id + 1).to_string().as_str()).map_err(failed)?;
-        let mut table = self.transaction.open_table(INTENTS).map_err(failed)?;
-        table.insert(id, encode(intent)?.as_slice()).map_err(failed)?;
+        let encoded = encode(intent)?;
+        self.transaction.open_table(INTENTS).map_err(failed)?.insert(id, encoded.as_slice()).map_err(failed)?;
+        self.spend(encoded.len());
         Ok(IntentId(id))
     }
 
@@ -215,7 +227,14 @@ impl<'a> Change<'a> {
 
     pub(super) fn put(&mut self, table: Records, key: &[u8], value: &[u8]) -> Result<(), PoolError> {
         self.transaction.open_table(table).map_err(failed)?.insert(key, value).map_err(failed)?;
+        self.spend(key.len() + value.len());
         Ok(())
+    }
+
+    fn spend(&self, bytes: usize) {
+        if let Some(room) = self.room {
+            room.spend(bytes);
+        }
     }
 
     pub(super) fn remove(&mut self, table: Records, key: &[u8]) -> Result<(), PoolError> {

@@ -210,3 +210,47 @@ fn a_catalogue_of_before_there_were_anchors_opens_and_its_snapshots_get_the_defa
     assert_eq!(catalogue.anchor(volume.id, anchor.snapshot.id).unwrap(), Some(anchor.clone()));
     assert_eq!(catalogue.anchors().unwrap(), vec![anchor]);
 }
+
+#[test]
+fn a_catalogue_in_a_region_refuses_what_is_new_before_it_is_full_and_deletions_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("region");
+    let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+    open().set_len(5 << 20).unwrap();
+    let catalogue = Catalogue::create_device(open(), PoolId::random()).unwrap();
+    let mut made = Vec::new();
+    // Thirty in one commit, to be done sooner.
+    let refused = loop {
+        let batch: Vec<Volume> = (0..30).map(|n| volume(&format!("volume-{}-{n}", made.len()))).collect();
+        let done = catalogue.commit("test", |change| {
+            for volume in &batch {
+                let intent = change.add_intent(&Intent::CreateVolume { volume: volume.clone(), holds: Vec::new() })?;
+                change.put_volume(volume)?;
+                change.drop_intent(intent)?;
+            }
+            Ok(())
+        });
+        match done {
+            Ok(()) => made.extend(batch),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&refused, PoolError::NoSpace(text) if text.contains("catalogue")), "{refused}");
+    assert!(made.len() > 1000, "{}", made.len());
+    // Every single one can be deleted, by two commits each as ever, and then there is room again.
+    for batch in made.chunks(30) {
+        let delete = |volume: &Volume| Intent::DeleteVolume { volume: volume.clone() };
+        let intents = catalogue.commit("test", |change| {
+            let added = batch.iter().map(|volume| change.add_intent(&delete(volume))).collect::<Result<Vec<_>, _>>()?;
+            batch.iter().try_for_each(|volume| change.remove_volume(volume))?;
+            Ok(added)
+        });
+        let intents = intents.unwrap();
+        catalogue.commit("test", |change| intents.iter().try_for_each(|&intent| change.drop_intent(intent))).unwrap();
+    }
+    assert_eq!(catalogue.volumes().unwrap(), Vec::new());
+    let intent = Intent::CreateVolume { volume: volume("new"), holds: Vec::new() };
+    catalogue.commit("test", |change| change.add_intent(&intent)).unwrap();
+    drop(catalogue);
+    assert_eq!(Catalogue::open_device(open()).unwrap().intents().unwrap().len(), 1);
+}

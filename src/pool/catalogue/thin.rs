@@ -114,8 +114,9 @@ impl Change<'_> {
     /// Keeps the map of a deleted snapshot in place of its thin device.
     ///
     /// # Errors
-    /// [`PoolError::Catalogue`].
+    /// [`PoolError::NoSpace`] when the catalogue has no room for it; [`PoolError::Catalogue`].
     pub fn keep_map(&mut self, thin: &ThinObject, snapshot: SnapshotId, encoded: &[u8]) -> Result<(), PoolError> {
+        self.check_room()?;
         self.put(KEPT_MAPS, snapshot.as_bytes(), encoded)?;
         self.put_thin_object(&ThinObject { stored: ThinStored::Map, ..*thin })
     }

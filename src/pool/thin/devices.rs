@@ -313,6 +313,10 @@ fn search_in(sysfs: &Path, dev: &Path) -> Result<Vec<FoundDevice>, PoolError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(sysfs).map_err(io)? {
         let entry = entry.map_err(io)?;
+        // Drives without a medium and detached loop devices: opening one may take seconds.
+        if fs::read_to_string(entry.path().join("size")).is_ok_and(|sectors| sectors.trim() == "0") {
+            continue;
+        }
         // The kernel writes `!` where a name has a slash.
         let path = dev.join(entry.file_name().to_string_lossy().replace('!', "/"));
         if is_own(&entry.path()) || foreign_holder(&entry.path()).is_some() {
@@ -376,8 +380,9 @@ impl PoolDevices {
             Role::Data => Role::Metadata,
         };
         let refuse = |text: String| PoolError::Format(format!("{}: {text}; nothing was changed", path.display()));
-        let pool = device.label().pool;
-        let fits = |found: &FoundDevice| found.label.as_ref().is_ok_and(|label| label.pool == pool && label.role == wanted);
+        let (pool, link) = (device.label().pool, device.label().link);
+        let belongs = |label: &Label| label.pool == pool && label.link == link && label.role == wanted;
+        let fits = |found: &FoundDevice| found.label.as_ref().is_ok_and(belongs);
         let mut found: Vec<FoundDevice> = search()?.into_iter().filter(fits).collect();
         let other = match found.len() {
             1 => LabelledDevice::read(&found.swap_remove(0).path)?,
@@ -400,7 +405,8 @@ impl PoolDevices {
     /// [`PoolError::Format`] when they are not.
     pub fn pair(metadata: LabelledDevice, data: LabelledDevice) -> Result<Self, PoolError> {
         let (a, b) = (metadata.label(), data.label());
-        let fits = a.pool == b.pool && a.role == Role::Metadata && b.role == Role::Data && a.block_size == b.block_size;
+        let is_linked = a.pool == b.pool && a.link == b.link;
+        let fits = is_linked && a.role == Role::Metadata && b.role == Role::Data && a.block_size == b.block_size;
         if fits {
             return Ok(Self::Two { metadata, data });
         }

@@ -23,13 +23,13 @@ use std::path::{Path, PathBuf};
 
 use crate::block::signature::{self, Signature};
 use crate::block::{Access, AlignedBuffer, BlockSink, device, users};
-use crate::dm::units::DataBlockSize;
+pub use crate::dm::units::DataBlockSize;
 use crate::failpoint;
 use crate::pool::PoolError;
 use crate::types::PoolId;
 
-use super::devices::{LabelledDevice, OpenDevice, PoolDevices, Readings};
-use super::label::{Label, LabelError, RESERVED, Role, Segments, State, usable_bytes};
+use super::devices::{LabelledDevice, OpenDevice, PoolDevices, Readings, judge};
+use super::label::{Label, LabelError, Link, RESERVED, Role, Segments, State, usable_bytes};
 use super::layout::{self, LayoutError, LayoutOptions};
 
 /// Which devices a pool is made on.
@@ -44,6 +44,16 @@ pub enum DevicePaths {
         /// For the data.
         data: PathBuf,
     },
+}
+
+impl DevicePaths {
+    /// All of them.
+    pub fn all(&self) -> Vec<&Path> {
+        match self {
+            Self::One(path) => vec![path],
+            Self::Two { metadata, data } => vec![metadata, data],
+        }
+    }
 }
 
 /// Whether marks of others are an obstacle.
@@ -69,6 +79,13 @@ pub struct CreateOptions {
     pub block_size: Option<DataBlockSize>,
     /// Bytes of metadata, if not by the size of the pool; of a pool on one device.
     pub metadata_bytes: Option<u64>,
+}
+
+impl CreateOptions {
+    /// A pool on devices that nothing is on, with the sizes that fit them.
+    pub fn on(devices: DevicePaths) -> Self {
+        Self { devices, others: Others::Kept, given_up_pool: None, block_size: None, metadata_bytes: None }
+    }
 }
 
 /// Labels the devices of a new pool as being made.
@@ -102,15 +119,19 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
             (vec![(data, Role::Data, plan.data), (metadata, Role::Metadata, plan.metadata)], plan.block_size)
         }
     };
+    let mut given_up: Vec<PoolId> = options.given_up_pool.into_iter().collect();
     for (device, _, _) in &taken {
-        device.check_unused(options)?;
+        given_up.extend(device.unfinished_pool()?);
+    }
+    for (device, _, _) in &taken {
+        device.check_unused(options.others, &given_up)?;
     }
     failpoint::hit("thin.format.before");
-    let pool = PoolId::random();
+    let (pool, link) = (PoolId::random(), Link::random());
     for (device, role, segments) in &taken {
         device.wipe_ends()?;
         failpoint::hit("thin.format.wiped");
-        device.open.write_label(&making(pool, *role, block_size, device.open.bytes(), segments))?;
+        device.open.write_label(&making(pool, link, *role, block_size, device.open.bytes(), segments))?;
         failpoint::hit("thin.format.labelled");
     }
     let mut labelled = Vec::new();
@@ -127,9 +148,9 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
     }
 }
 
-fn making(pool: PoolId, role: Role, block_size: DataBlockSize, device_bytes: u64, segments: &Segments) -> Label {
+fn making(pool: PoolId, link: Link, role: Role, block_size: DataBlockSize, device_bytes: u64, segments: &Segments) -> Label {
     let device_bytes = usable_bytes(device_bytes);
-    Label { pool, generation: 1, role, state: State::Making, device_bytes, block_size, segments: segments.clone() }
+    Label { pool, link, generation: 1, role, state: State::Making, device_bytes, block_size, segments: segments.clone() }
 }
 
 fn unplanned(device: &Taken, error: LayoutError) -> PoolError {
@@ -182,12 +203,23 @@ impl Taken {
         Ok(Self { path: path.to_owned(), open: OpenDevice::over(path, file, Access::ReadWrite)?, file: again })
     }
 
+    fn readings(&self) -> Result<Readings, PoolError> {
+        self.open.readings().map_err(|source| PoolError::io(format!("look at {}", self.path.display()), source))
+    }
+
+    /// The pool on it whose making was interrupted. Of two devices the one with the catalogue becomes ready last, so it speaks for
+    /// both.
+    fn unfinished_pool(&self) -> Result<Option<PoolId>, PoolError> {
+        let label = judge(&self.readings()?, self.open.bytes()).map(|judgement| judgement.label);
+        Ok(label.ok().filter(|label| label.state == State::Making).map(|label| label.pool))
+    }
+
     /// Refuses it when it carries what was not given up.
-    fn check_unused(&self, options: &CreateOptions) -> Result<(), PoolError> {
+    fn check_unused(&self, others: Others, given_up: &[PoolId]) -> Result<(), PoolError> {
         let read = |source| PoolError::io(format!("look at {}", self.path.display()), source);
-        let readings = self.open.readings().map_err(read)?;
+        let readings = self.readings()?;
         let found = signature::examine(self.open.source()).map_err(read)?;
-        verdict(&readings, &found, options.others, options.given_up_pool)
+        verdict(&readings, &found, others, given_up)
             .map_err(|reason| PoolError::Format(format!("{}: {reason}; nothing was changed", self.path.display())))?;
         if !found.is_empty() {
             tracing::warn!(device = %self.path.display(), found = signature::listed(&found), "what is on the device is given up");
@@ -220,12 +252,12 @@ fn in_use(path: &Path) -> PoolError {
 }
 
 /// Whether a device with these labels and these marks may be taken. The text says what is in the way and how to give it up.
-fn verdict(readings: &Readings, found: &[Signature], others: Others, given_up: Option<PoolId>) -> Result<(), String> {
+fn verdict(readings: &Readings, found: &[Signature], others: Others, given_up: &[PoolId]) -> Result<(), String> {
     for reading in [Some(&readings.first), Some(&readings.last), readings.inner.as_ref()].into_iter().flatten() {
         match reading {
             // Whatever was said: a later version may know what it is worth.
             Err(error @ LabelError::Newer { .. }) => return Err(error.to_string()),
-            Ok(label) if label.state == State::Ready && given_up != Some(label.pool) => {
+            Ok(label) if label.state == State::Ready && !given_up.contains(&label.pool) => {
                 return Err(format!(
                     "it carries {} {}. If that pool and every volume in it are to be destroyed, say so by --replace-pool {}",
                     label.role, label.pool, label.pool

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::devices::PoolDevices;
 use super::label::{Label, usable_bytes};
-use super::layout;
+use super::layout::{self, MetadataNeed};
 use super::stack::{Place, Places, Stack};
 use crate::block::device;
 use crate::dm::DeviceNumber;
@@ -39,6 +39,15 @@ fn number(path: &Path) -> Result<DeviceNumber, PoolError> {
     DeviceNumber::new(major, minor).ok_or_else(|| PoolError::Format(format!("{}: {major}:{minor} is no number", path.display())))
 }
 
+/// Whether a pool was given more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grown {
+    /// It was.
+    Yes,
+    /// There is nothing more.
+    No,
+}
+
 /// The devices of an owned pool, and the tables over them.
 pub(super) struct Growth {
     devices: PoolDevices,
@@ -57,17 +66,18 @@ impl Growth {
     ///
     /// # Errors
     /// [`PoolError::Format`] when a device is smaller than what is on it, or was enlarged too often; [`PoolError::Io`].
-    pub(super) fn grow(&mut self) -> Result<(), PoolError> {
-        self.is_pending |= lay_out(&mut self.devices)?;
+    pub(super) fn grow(&mut self, need: MetadataNeed) -> Result<Grown, PoolError> {
+        self.is_pending |= lay_out(&mut self.devices, need)?;
         if !self.is_pending {
-            return Ok(());
+            return Ok(Grown::No);
         }
         let places = places(&self.devices)?;
         self.stack.activate_metadata(&places)?;
         self.stack.activate_pool(&places)?;
+        self.stack.notice_growth()?;
         self.is_pending = false;
         tracing::info!(pool = %self.devices.pool(), data_bytes = places.data_bytes(), "pool grown");
-        Ok(())
+        Ok(Grown::Yes)
     }
 }
 
@@ -75,7 +85,7 @@ impl Growth {
 ///
 /// # Errors
 /// As for [`Growth::grow`].
-pub(super) fn lay_out(devices: &mut PoolDevices) -> Result<bool, PoolError> {
+pub(super) fn lay_out(devices: &mut PoolDevices, need: MetadataNeed) -> Result<bool, PoolError> {
     let mut has_grown = false;
     for one in devices.all_mut() {
         let path = one.path().to_owned();
@@ -86,7 +96,7 @@ pub(super) fn lay_out(devices: &mut PoolDevices) -> Result<bool, PoolError> {
             continue;
         }
         let refuse = |error| PoolError::Format(format!("{}: {error}; nothing was changed", path.display()));
-        let grown = layout::grow(label.role, &label.segments, label.block_size, bytes).map_err(refuse)?;
+        let grown = layout::grow(label.role, &label.segments, label.block_size, bytes, need).map_err(refuse)?;
         let Some(segments) = grown else { continue };
         let label = Label { segments, device_bytes: usable_bytes(bytes), ..label.clone() };
         one.write(label)?;

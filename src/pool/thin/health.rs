@@ -57,7 +57,11 @@ fn problem(status: &ThinPoolStatus, place: &str) -> Option<String> {
         )),
         ThinPoolStatus::Running(state) => match state.mode {
             PoolMode::ReadWrite => None,
-            PoolMode::ReadOnly => Some(format!("the pool is read-only; {}", repair())),
+            PoolMode::ReadOnly => Some(format!(
+                "the pool is read-only, most likely because its metadata are used up; enlarge the device, and it goes on by itself, or \
+                 else {}",
+                repair()
+            )),
             PoolMode::OutOfDataSpace => Some(
                 "the pool is out of space: writes to unallocated blocks fail; delete volumes or snapshots, or enlarge the device, and \
                  it goes on by itself"

@@ -14,7 +14,8 @@
 //! | 56 | 8 | bytes of the device |
 //! | 64 | 4 | bytes of a data block |
 //! | 68 | 2, 2, 2, 6 | numbers of catalogue, metadata and data segments; zero |
-//! | 80 | 16 each | the segments: offset and length in bytes |
+//! | 80 | 16 | link: random, the same on the devices of one pool |
+//! | 96 | 16 each | the segments: offset and length in bytes |
 //!
 //! Magic, version, length and checksum stay where they are in every later format, so that a label of one is told from a
 //! damaged label and refused by its number.
@@ -40,7 +41,7 @@ pub const MAX_SEGMENTS: usize = 64;
 pub const FORMAT: u32 = 1;
 
 const MAGIC: [u8; 16] = *b"windlass pool\r\n\0";
-const SEGMENTS_AT: usize = 80;
+const SEGMENTS_AT: usize = 96;
 const SEGMENT_BYTES: usize = 16;
 const CHECKSUM_AT: usize = 24;
 
@@ -75,6 +76,17 @@ pub enum Role {
     Data,
 }
 
+impl Role {
+    /// In a word, for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Metadata => "metadata",
+            Self::Data => "data",
+        }
+    }
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -92,6 +104,16 @@ pub enum State {
     Making,
     /// It is made. From here on nothing formats it.
     Ready,
+}
+
+impl State {
+    /// In a word, for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Making => "making",
+            Self::Ready => "ready",
+        }
+    }
 }
 
 /// A run of bytes on a device: offset and length are multiples of 4096.
@@ -183,11 +205,31 @@ fn total(segments: &[Segment]) -> u64 {
     segments.iter().map(|segment| segment.range().length()).sum()
 }
 
+/// What the labels on the devices of one pool have in common besides its id. The id is on every handle, so whoever may write to a device
+/// of this machine, a user of a volume among them, could label it as the missing part of a pool; this he cannot know.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Link([u8; 16]);
+
+impl Link {
+    /// A fresh random one.
+    pub fn random() -> Self {
+        Self(*uuid::Uuid::new_v4().as_bytes())
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Link(..)")
+    }
+}
+
 /// The label of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// The pool. It is the same on both devices of a pool on two, and nothing else links them.
+    /// The pool.
     pub pool: PoolId,
+    /// With the pool's id what tells that two devices belong together.
+    pub link: Link,
     /// Raised by every rewrite; starts at 1.
     pub generation: u64,
     /// Which part of the pool this is.
@@ -240,6 +282,7 @@ impl Label {
             at.put(&(count as u16).to_le_bytes());
         }
         at.put(&[0; 6]);
+        at.put(&self.link.0);
         for segment in segments {
             at.put(&segment.range().offset().to_le_bytes());
             at.put(&segment.range().length().to_le_bytes());
@@ -281,11 +324,12 @@ impl Label {
         if counts[0] > 1 || expected > block.len() || length as usize != expected {
             return Err(damaged("its length is not that of its segments"));
         }
-        from.at = SEGMENTS_AT;
+        let _zeros = from.take::<6>();
+        let link = Link(from.take());
         let mut lists = counts.map(|count| (0..count).map(|_| from.segment()).collect::<Result<Vec<Segment>, LabelError>>());
         let [catalogue, metadata, data] = lists.each_mut().map(|list| std::mem::replace(list, Ok(Vec::new())));
         let segments = Segments { catalogue: catalogue?.pop(), metadata: metadata?, data: data? };
-        let label = Self { pool, generation, role, state, device_bytes, block_size, segments };
+        let label = Self { pool, link, generation, role, state, device_bytes, block_size, segments };
         label.check()?;
         Ok(label)
     }

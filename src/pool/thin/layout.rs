@@ -52,6 +52,16 @@ pub struct LayoutOptions {
     pub metadata_bytes: Option<u64>,
 }
 
+/// Whether the metadata that a pool has are enough for what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MetadataNeed {
+    /// As far as is known.
+    #[default]
+    BySize,
+    /// They are nearly used up, whatever the data: by many snapshots.
+    Short,
+}
+
 /// Why a pool cannot be laid out so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
@@ -163,7 +173,7 @@ pub fn plan_pair(metadata_bytes: u64, data_bytes: u64, block_size: Option<DataBl
 ///
 /// Of a pool on one device the metadata grows first, if it has less than three quarters of what the grown pool should have; then to
 /// twice of that, so that growing by small steps does not cut the device into small pieces, and by no more than half of
-/// the new space.
+/// the new space. Metadata that are `need`ed although they are as many as the rule asks for are doubled.
 ///
 /// # Errors
 /// [`LayoutError::TooLarge`], [`LayoutError::Segments`]; [`LayoutError::TooSmall`] for a device smaller than its segments.
@@ -172,6 +182,7 @@ pub fn grow(
     segments: &Segments,
     block_size: DataBlockSize,
     device_bytes: u64,
+    need: MetadataNeed,
 ) -> Result<Option<Segments>, LayoutError> {
     let end = space_end(device_bytes)?;
     let used = segments.all().map(|segment| segment.range().end()).max().unwrap_or(RESERVED);
@@ -185,7 +196,7 @@ pub fn grow(
         return Ok(None);
     }
     let metadata = match role {
-        Role::Whole => metadata_growth(segments.metadata_bytes(), segments.data_bytes() + space, block_size, space),
+        Role::Whole => metadata_growth(segments.metadata_bytes(), segments.data_bytes() + space, block_size, space, need),
         Role::Metadata => space.min(METADATA_MAX.saturating_sub(segments.metadata_bytes())),
         Role::Data => 0,
     };
@@ -221,9 +232,13 @@ fn append(segments: &mut Vec<Segment>, start: u64, bytes: u64) -> Result<(), Lay
 }
 
 /// What the metadata takes of `space` new bytes when the pool has `data` bytes with them.
-fn metadata_growth(have: u64, data: u64, block_size: DataBlockSize, space: u64) -> u64 {
-    let wanted = metadata_for(data, block_size);
-    if have >= wanted / 4 * 3 {
+fn metadata_growth(have: u64, data: u64, block_size: DataBlockSize, space: u64, need: MetadataNeed) -> u64 {
+    let wanted = match need {
+        MetadataNeed::BySize => metadata_for(data, block_size),
+        // Whatever the rule says, it was too little.
+        MetadataNeed::Short => metadata_for(data, block_size).max(have.saturating_mul(2)),
+    };
+    if have >= wanted / 4 * 3 || have >= METADATA_MAX {
         return 0;
     }
     let ample = wanted.saturating_mul(2).min(METADATA_MAX) - have;

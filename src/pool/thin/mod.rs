@@ -6,7 +6,8 @@
 //!   thin_devices, cut              devices of objects; holding them still
 //!   metadata, usage                walks over the pool's metadata; what each object takes
 //!   stack, growth, monitor         catalogue, metadata, data and pool in the kernel; growing; watching
-//! open, format                     taking over, making
+//! open, format, repair, take_down  taking over, making, repairing, leaving
+//! examine                          looking without changing
 //! devices, label, layout, region   what is on the disk
 //! ```
 //!
@@ -21,6 +22,7 @@
 
 mod cut;
 pub mod devices;
+pub mod examine;
 pub mod format;
 mod growth;
 mod health;
@@ -34,9 +36,11 @@ mod pool;
 pub mod region;
 mod repair;
 mod stack;
+mod take_down;
 mod thin_devices;
 mod usage;
 
 pub use open::{create_pool, open_pool};
 pub use pool::ThinPool;
 pub use repair::{RepairOutcome, RepairReport, repair};
+pub use take_down::take_down;

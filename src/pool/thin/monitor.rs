@@ -3,7 +3,8 @@
 //! A thread of its own, for as long as the pool is owned. It wakes up when the kernel reports an event (low water, a change of mode),
 //! and every [`PERIOD`] all the same: events are told once, and some changes, the device's size among them, have none. Each time it
 //!
-//! 1. grows the pool when its device was enlarged ([`Growth`]), so that space that was added is used without a restart;
+//! 1. grows the pool when its device was enlarged ([`Growth`]), so that space that was added is used without a restart; a pool that
+//!    is short of metadata gets more of them;
 //! 2. says what has changed since the last time: one line for each change, none while all is as it was.
 //!
 //! Requests do not depend on it: whoever makes something asks for the pool's space and health at that moment. It changes nothing
@@ -13,8 +14,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::growth::Growth;
+use super::growth::{Grown, Growth};
 use super::health;
+use super::layout::MetadataNeed;
 use crate::dm::DeviceMapper;
 use crate::dm::DmName;
 use crate::dm::units::DataBlockSize;
@@ -62,10 +64,6 @@ pub(super) struct Watched {
 
 impl Watched {
     fn look(&mut self, before: &mut Option<Seen>) {
-        if let Err(error) = self.growth.grow() {
-            // The pool is as large as it was; the next look tries again.
-            tracing::warn!(pool = %self.name, %error, "the pool was not grown with its device");
-        }
         let status = match self.dm.thin_pool_status(&self.name) {
             Ok(status) => status,
             Err(error) => {
@@ -74,6 +72,18 @@ impl Watched {
             }
         };
         let usage = health::usage(&status, self.block_size);
+        let need = if usage.available_to(Demand::Volume) == 0 && usage.free > usage.reserve {
+            MetadataNeed::Short
+        } else {
+            MetadataNeed::BySize
+        };
+        match self.growth.grow(need) {
+            // It is looked at anew, as it is now: its own resume was an event.
+            Ok(Grown::Yes) => return,
+            Ok(Grown::No) => {}
+            // The pool is as large as it was; the next look tries again.
+            Err(error) => tracing::warn!(pool = %self.name, %error, "the pool was not grown with its device"),
+        }
         let now = Seen { problem: health::judge(&status, &self.place).problem, room: Room::of(&usage) };
         if before.as_ref() != Some(&now) {
             say(&self.name, before.as_ref(), &now, &usage);

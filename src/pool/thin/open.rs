@@ -32,12 +32,14 @@ use super::format::{self, CreateOptions};
 use super::growth::{self, Growth};
 use super::health;
 use super::label::{Label, State};
+use super::layout::MetadataNeed;
 use super::metadata::MetadataGate;
 use super::monitor::{Monitor, Watched};
 use super::names::{Names, Part};
 use super::pool::ThinPool;
 use super::region::Region;
 use super::stack::{Active, Places, Stack};
+use super::take_down::take_down_given_up;
 use super::thin_devices::ThinDevices;
 use super::usage::UsageTable;
 use crate::block::device;
@@ -77,7 +79,8 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let lock = lock(&stack, &devices, path)?;
     let mut devices = PoolDevices::open(path)?;
     renew_labels(&mut devices)?;
-    growth::lay_out(&mut devices)?;
+    // How full the metadata are is known when the pool is active; the monitor asks for more then.
+    growth::lay_out(&mut devices, MetadataNeed::BySize)?;
     let catalogue = open_catalogue(lock, path)?;
     check_id(&catalogue, &devices)?;
     let places = growth::places(&devices)?;
@@ -101,8 +104,8 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
         block_size,
         logical_block_size: logical_block_size(&stack)?,
         usages: UsageTable::default(),
-        active: Active(Arc::clone(&stack)),
-        monitor: Monitor::start(Watched { dm, name, place, block_size, growth: Growth::new(devices, stack) })?,
+        _active: Active(Arc::clone(&stack)),
+        _monitor: Monitor::start(Watched { dm, name, place, block_size, growth: Growth::new(devices, stack) })?,
     };
     OwnedPool::open(Arc::new(pool), catalogue, quiesce)
 }
@@ -115,6 +118,7 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
 /// [`PoolError::Io`].
 pub fn create_pool(options: &CreateOptions) -> Result<PoolId, PoolError> {
     let dm = device_mapper()?;
+    take_down_given_up(&options.devices.all(), options.given_up_pool)?;
     let mut devices = format::begin(options)?;
     let id = devices.pool();
     let stack = Stack::new(Arc::clone(&dm), Arc::new(nodes()?), Names::new(id));
@@ -263,7 +267,7 @@ fn begin_epoch(dm: &DeviceMapper, name: &DmName, catalogue: &Catalogue, place: &
 }
 
 /// Whether the metadata carry the catalogue's epoch, or the one before it.
-fn check_epoch(carried: u64, epoch: u64) -> Result<(), String> {
+pub(super) fn check_epoch(carried: u64, epoch: u64) -> Result<(), String> {
     if carried == epoch || carried.checked_add(1) == Some(epoch) {
         return Ok(());
     }

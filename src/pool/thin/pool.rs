@@ -54,7 +54,7 @@ const TIME_MARGIN: u32 = 1 << 10;
 /// A thin pool that this process owns.
 pub struct ThinPool {
     // Dropped in this order: it may be growing the very devices.
-    pub(super) monitor: Monitor,
+    pub(super) _monitor: Monitor,
     pub(super) place: String,
     pub(super) dm: Arc<DeviceMapper>,
     pub(super) name: DmName,
@@ -65,7 +65,7 @@ pub struct ThinPool {
     pub(super) logical_block_size: LogicalBlockSize,
     pub(super) usages: UsageTable,
     // The last: everything that holds a device of the pool is gone by then.
-    pub(super) active: Active,
+    pub(super) _active: Active,
 }
 
 impl std::fmt::Debug for ThinPool {

@@ -27,7 +27,8 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::StorageBackend;
 
@@ -50,6 +51,26 @@ pub struct Region {
     sink: Option<Box<dyn BlockSink>>,
     range: ByteRange,
     state: Mutex<Length>,
+    gauge: Gauge,
+}
+
+/// How full a region is. A clone tells of the same region.
+#[derive(Debug, Clone)]
+pub struct Gauge {
+    capacity: u64,
+    length: Arc<AtomicU64>,
+}
+
+impl Gauge {
+    /// Most bytes that the content may have.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Bytes that the content has now, used by the database or not.
+    pub fn length(&self) -> u64 {
+        self.length.load(Ordering::Relaxed)
+    }
 }
 
 /// The length, as the database set it and as it is on the device.
@@ -99,7 +120,7 @@ impl Region {
         // The other slot could be of a former life and of a higher generation.
         sink.write_at(slot_offset(range, 0), &AlignedBuffer::zeroed(BLOCK as usize))?;
         sink.flush()?;
-        let region = Self { source, sink: Some(sink), range, state: Mutex::new(first) };
+        let region = Self { source, sink: Some(sink), range, state: Mutex::new(first), gauge: gauge(range, 0) };
         region.write_slot(first.generation, first.now)?;
         Ok(region)
     }
@@ -115,12 +136,17 @@ impl Region {
         };
         let (generation, length) = newer([read(0), read(1)])?;
         let state = Mutex::new(Length { now: length, durable: length, generation });
-        Ok(Self { source, sink, range, state })
+        Ok(Self { source, sink, range, state, gauge: gauge(range, length) })
     }
 
     /// Most bytes that the content may have.
     pub fn capacity(&self) -> u64 {
         capacity(self.range)
+    }
+
+    /// Tells how full it is, also when the database has it.
+    pub fn gauge(&self) -> Gauge {
+        self.gauge.clone()
     }
 
     /// Makes this length durable, after everything that was written before it.
@@ -175,6 +201,7 @@ impl StorageBackend for Region {
                 }
             }
             length.now = len;
+            self.gauge.length.store(len, Ordering::Relaxed);
             if len < length.durable {
                 self.write_slot(length.generation + 1, len)?;
                 (length.generation, length.durable) = (length.generation + 1, len);
@@ -213,6 +240,10 @@ fn check_range(range: ByteRange) -> io::Result<()> {
 
 fn too_small(bytes: u64) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("{bytes} bytes are too few for a catalogue"))
+}
+
+fn gauge(range: ByteRange, length: u64) -> Gauge {
+    Gauge { capacity: capacity(range), length: Arc::new(AtomicU64::new(length)) }
 }
 
 fn capacity(range: ByteRange) -> u64 {

@@ -6,7 +6,8 @@
 //!
 //! 1. the pool is locked as by an owner, and taken down; a volume that is in use refuses it;
 //! 2. `thin_check` over the metadata's device. Sound: the flag is cleared, by the same program, which checks once more;
-//! 3. not sound: `thin_repair` into a file in scratch space, which `thin_check` must find sound. Only then it is written over the
+//! 3. not sound: `thin_repair` into a file in scratch space (through a loop device, since it insists on direct I/O, which not every
+//!    file system has), which `thin_check` must find sound. Only then it is written over the
 //!    metadata: everything but the first block, a flush, the first block, a flush. The file is kept until that is done, under a name of
 //!    the pool's: a repair that was interrupted finds it and goes on from here;
 //! 4. the catalogue's epoch is set to what the metadata carry, and its records compared with the thin devices that are there. What is
@@ -28,12 +29,15 @@ use super::growth;
 use super::names::{Names, Part};
 use super::open::{device_mapper, lock, nodes, open_catalogue};
 use super::stack::{Stack, TakenDown};
+use crate::block::loop_device::{self, DirectIo, LoopDevice, LoopError, LoopOptions};
+use crate::block::{Access, device};
 use crate::dm::metadata::{BLOCK_BYTES, MetadataFile, NEVER, Superblock, ThinMetadata};
 use crate::failpoint;
 use crate::pool::PoolError;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::record::ThinStored;
 use crate::scratch::Scratch;
+use crate::types::LogicalBlockSize;
 
 /// Bytes that are copied at once.
 const STEP: usize = 1 << 20;
@@ -124,30 +128,51 @@ fn needs_check(node: &Path) -> Result<Check, PoolError> {
 
 /// Rebuilds the metadata in a file, and writes that over the device.
 fn rebuild(node: &Path, spare: &Path) -> Result<(), PoolError> {
-    let is_done = spare.exists() && matches!(run("thin_check", &[spare.as_os_str()])?, Verdict::Sound);
-    if !is_done {
-        let io = |error| PoolError::io(format!("make {}", spare.display()), error);
-        let bytes = File::open(node).and_then(|file| crate::block::device::size(&file)).map_err(io)?;
-        match fs::remove_file(spare) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-            _ => {}
-        }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(spare).map_err(io)?;
-        file.set_len(bytes).map_err(io)?;
-        drop(file);
-        let arguments = ["-i".as_ref(), node.as_os_str(), "-o".as_ref(), spare.as_os_str()];
-        run("thin_repair", &arguments)?.sound("rebuild the metadata")?;
-        run("thin_check", &[spare.as_os_str()])?.sound("check the rebuilt metadata")?;
-        File::open(spare).and_then(|file| file.sync_all()).map_err(io)?;
+    let io = |error| PoolError::io(format!("make {}", spare.display()), error);
+    let bytes = File::open(node).and_then(|file| device::size(&file)).map_err(io)?;
+    // One that an interrupted repair left is as long, and is found sound below.
+    let mut open = OpenOptions::new();
+    let file = open.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(spare);
+    let file = file.map_err(io)?;
+    file.set_len(bytes).map_err(io)?;
+    let attached = Attached::new(&file).map_err(|error| io(io::Error::other(error)))?;
+    let device = attached.0.path.as_os_str();
+    if let Verdict::Unsound(_) = run("thin_check", &[device])? {
+        run("thin_repair", &["-i".as_ref(), node.as_os_str(), "-o".as_ref(), device])?.sound("rebuild the metadata")?;
+        run("thin_check", &[device])?.sound("check the rebuilt metadata")?;
     }
+    drop(attached);
+    file.sync_all().map_err(io)?;
     failpoint::hit("thin.repair.before_write");
-    write_back(spare, node).map_err(|error| PoolError::io(format!("write {}", node.display()), error))?;
+    write_back(&file, node).map_err(|error| PoolError::io(format!("write {}", node.display()), error))?;
     fs::remove_file(spare).map_err(|error| PoolError::io(format!("remove {}", spare.display()), error))
 }
 
+/// A loop device, detached when this is dropped.
+struct Attached(LoopDevice);
+
+impl Attached {
+    fn new(file: &File) -> Result<Self, LoopError> {
+        let options = LoopOptions {
+            access: Access::ReadWrite,
+            block_size: LogicalBlockSize::B4096,
+            label: "windlass-repair",
+            direct_io: DirectIo::IfPossible,
+        };
+        loop_device::attach(file, &options).map(Self)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Err(error) = loop_device::detach(&self.0) {
+            tracing::warn!(%error, "a loop device is left");
+        }
+    }
+}
+
 /// Everything but the superblock first: until that is written the old one leads to nothing that checks.
-fn write_back(spare: &Path, node: &Path) -> io::Result<()> {
-    let source = File::open(spare)?;
+fn write_back(source: &File, node: &Path) -> io::Result<()> {
     let target = OpenOptions::new().write(true).open(node)?;
     let length = source.metadata()?.len();
     let mut buffer = vec![0; STEP];

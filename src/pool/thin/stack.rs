@@ -137,6 +137,16 @@ impl Stack {
         Ok(pool)
     }
 
+    /// Makes the pool look at the size of its metadata: it does so when it is resumed. One that went read-only because they were used
+    /// up is writable again, unless it says that they must be checked.
+    pub(super) fn notice_growth(&self) -> Result<(), PoolError> {
+        let name = self.names.name(Part::Pool)?;
+        let options = SuspendOptions { file_system: FileSystem::Leave, flush: Flush::Wait };
+        self.dm.suspend(&name, options).map_err(|error| failed("suspend", &name, error))?;
+        let resumed = self.dm.resume(&name).or_else(|_| self.dm.resume(&name));
+        resumed.map(drop).map_err(|error| failed("resume", &name, error))
+    }
+
     /// Removes everything that no thin device stands on any more; whether that was all.
     pub(super) fn take_down(&self) -> Result<TakenDown, PoolError> {
         let listed = self.dm.list().map_err(|error| PoolError::io("list the devices", io::Error::other(error)))?;

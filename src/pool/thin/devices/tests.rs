@@ -1,11 +1,17 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::super::label::Segments;
+use super::super::label::{Link, Segments};
 use super::super::layout::{self, LayoutOptions};
 use super::*;
 
 const MIB: u64 = 1 << 20;
+
+/// The same in all tests, as on the devices of one pool.
+fn link() -> Link {
+    static LINK: std::sync::LazyLock<Link> = std::sync::LazyLock::new(Link::random);
+    *LINK
+}
 
 fn label_of(pool: PoolId, role: Role, device_bytes: u64) -> Label {
     let plan = layout::plan(device_bytes, LayoutOptions::default()).unwrap();
@@ -15,7 +21,7 @@ fn label_of(pool: PoolId, role: Role, device_bytes: u64) -> Label {
         Role::Metadata => pair.metadata,
         Role::Data => pair.data,
     };
-    Label { pool, generation: 1, role, state: State::Ready, device_bytes, block_size: plan.block_size, segments }
+    Label { pool, link: link(), generation: 1, role, state: State::Ready, device_bytes, block_size: plan.block_size, segments }
 }
 
 fn whole(generation: u64, device_bytes: u64) -> Label {
@@ -131,7 +137,9 @@ fn a_crash_at_any_block_of_a_rewrite_leaves_one_of_the_two_labels() {
     let path = labelled(folder.path(), "disk", &whole(7, SIZE));
     let grown = Label { device_bytes: SIZE + 50 * MIB, ..whole(8, SIZE) };
     let grown = Label {
-        segments: layout::grow(Role::Whole, &grown.segments, grown.block_size, grown.device_bytes).unwrap().unwrap(),
+        segments: layout::grow(Role::Whole, &grown.segments, grown.block_size, grown.device_bytes, layout::MetadataNeed::BySize)
+            .unwrap()
+            .unwrap(),
         ..grown
     };
     let new = grown.encode().unwrap();
@@ -200,10 +208,16 @@ fn the_second_device_of_a_pool_is_found_by_its_label() {
         other => panic!("{other:?}"),
     };
     assert!(text(PoolDevices::open_with(&metadata, || found(&[&metadata, &foreign]))).contains("is not there"));
+    // By somebody who knows the pool's id, as everybody may.
+    let forged = Label { link: Link::random(), ..label_of(pool, Role::Data, SIZE) };
+    let forged = labelled(folder.path(), "forged", &forged);
+    assert!(text(PoolDevices::open_with(&metadata, || found(&[&metadata, &forged]))).contains("is not there"));
+    assert!(PoolDevices::open_with(&metadata, || found(&[&forged, &data])).is_ok());
     let copy = folder.path().join("copy");
     std::fs::copy(&data, &copy).unwrap();
     assert!(text(PoolDevices::open_with(&metadata, || found(&[&data, &copy]))).contains("more than once"));
     let read = |path: &Path| LabelledDevice::read(path).unwrap();
+    assert!(text(PoolDevices::pair(read(&metadata), read(&forged))).contains("do not belong together"));
     assert!(text(PoolDevices::pair(read(&metadata), read(&foreign))).contains("do not belong together"));
     let whole = make("w", pool, Role::Whole);
     assert_eq!(PoolDevices::open_with(&whole, || panic!("one is enough")).unwrap().all().len(), 1);

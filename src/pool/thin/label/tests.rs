@@ -11,6 +11,7 @@ fn segment(offset: u64, length: u64) -> Segment {
 fn whole() -> Label {
     Label {
         pool: PoolId::from_bytes([7; 16]),
+        link: Link([9; 16]),
         generation: 3,
         role: Role::Whole,
         state: State::Ready,
@@ -27,8 +28,8 @@ fn whole() -> Label {
 /// Labels of every role, with any number of segments of any sizes one after another, gaps between them.
 fn labels() -> impl Strategy<Value = Label> {
     let runs = proptest::collection::vec((0_u64..50, 1_u64..5000), 2..2 * MAX_SEGMENTS);
-    (any::<[u8; 16]>(), 1_u64.., 1_u64..=16384, any::<bool>(), 0..3_usize, runs).prop_map(
-        |(pool, generation, units, ready, role, runs)| {
+    (any::<([u8; 16], [u8; 16])>(), 1_u64.., 1_u64..=16384, any::<bool>(), 0..3_usize, runs).prop_map(
+        |((pool, link), generation, units, ready, role, runs)| {
             let mut at = RESERVED;
             let mut all: Vec<Segment> = Vec::new();
             for (gap, blocks) in runs {
@@ -60,6 +61,7 @@ fn labels() -> impl Strategy<Value = Label> {
             };
             Label {
                 pool: PoolId::from_bytes(pool),
+                link: Link(link),
                 generation,
                 role,
                 state: if ready { State::Ready } else { State::Making },
@@ -158,9 +160,9 @@ fn the_second_label_is_the_last_whole_block_of_devices_that_have_room_for_two() 
 #[test]
 fn the_bytes_of_a_label_do_not_change_from_version_to_version() {
     let block = whole().encode().unwrap();
-    assert_eq!(block[..24], *b"windlass pool\r\n\0\x01\0\0\0\x80\0\0\0");
+    assert_eq!(block[..24], *b"windlass pool\r\n\0\x01\0\0\0\x90\0\0\0");
     assert_eq!(
-        block[28..80].iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        block[28..96].iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
         concat!(
             "01020000",
             "07070707070707070707070707070707",
@@ -169,8 +171,9 @@ fn the_bytes_of_a_label_do_not_change_from_version_to_version() {
             "00000100",
             "010001000100",
             "000000000000",
+            "09090909090909090909090909090909",
         )
     );
-    assert_eq!(block[80..88], MIB.to_le_bytes());
-    assert!(block[128..].iter().all(|&byte| byte == 0));
+    assert_eq!(block[96..104], MIB.to_le_bytes());
+    assert!(block[144..].iter().all(|&byte| byte == 0));
 }

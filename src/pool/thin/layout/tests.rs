@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::label::{Label, State};
+use super::super::label::{Label, Link, State};
 use super::*;
 use crate::types::PoolId;
 
@@ -19,7 +19,7 @@ fn check(role: Role, segments: &Segments, block_size: DataBlockSize, device_byte
     for segment in segments.all() {
         assert!(segment.range().offset().is_multiple_of(MIB) && segment.range().length().is_multiple_of(MIB), "{segment:?}");
     }
-    Label { pool, generation: 1, role, state, device_bytes, block_size, segments }.encode().unwrap();
+    Label { pool, link: Link::random(), generation: 1, role, state, device_bytes, block_size, segments }.encode().unwrap();
 }
 
 /// Sizes of devices, small ones as often as large ones.
@@ -60,7 +60,7 @@ proptest! {
         let (mut bytes, mut segments) = (first, plan.segments);
         for step in steps {
             bytes += step;
-            let Some(grown) = grow(Role::Whole, &segments, plan.block_size, bytes).unwrap() else { continue };
+            let Some(grown) = grow(Role::Whole, &segments, plan.block_size, bytes, MetadataNeed::BySize).unwrap() else { continue };
             check(Role::Whole, &grown, plan.block_size, bytes);
             prop_assert_eq!(grown.catalogue, segments.catalogue);
             for (old, new) in [(&segments.metadata, &grown.metadata), (&segments.data, &grown.data)] {
@@ -73,7 +73,7 @@ proptest! {
             }
             let used: u64 = grown.all().map(|segment| segment.range().length()).sum();
             prop_assert!(bytes - used < 4 * MIB);
-            prop_assert_eq!(grow(Role::Whole, &grown, plan.block_size, bytes), Ok(None));
+            prop_assert_eq!(grow(Role::Whole, &grown, plan.block_size, bytes, MetadataNeed::BySize), Ok(None));
             segments = grown;
         }
     }
@@ -138,7 +138,7 @@ fn a_pool_that_grows_by_small_steps_stays_in_few_pieces_with_enough_metadata() {
     let (mut bytes, mut segments) = (10 * GIB, plan.segments);
     while bytes < 8 * TIB {
         bytes += bytes / 64;
-        if let Some(grown) = grow(Role::Whole, &segments, plan.block_size, bytes).unwrap() {
+        if let Some(grown) = grow(Role::Whole, &segments, plan.block_size, bytes, MetadataNeed::BySize).unwrap() {
             segments = grown;
         }
         assert!(segments.metadata_bytes() >= metadata_for(segments.data_bytes(), plan.block_size) / 4 * 3);
@@ -154,18 +154,18 @@ fn growth_that_finds_no_room_in_the_label_is_refused() {
         metadata: vec![Segment::between(10 * MIB, 26 * MIB).unwrap()],
         data: (0..64).map(|n| Segment::between((30 + 2 * n) * MIB, (31 + 2 * n) * MIB).unwrap()).rev().collect(),
     };
-    assert_eq!(grow(Role::Whole, &full, block_size, GIB), Err(LayoutError::Segments));
-    assert!(matches!(grow(Role::Whole, &full, block_size, 100 * MIB), Err(LayoutError::TooSmall { .. })));
-    assert!(matches!(grow(Role::Whole, &full, block_size, u64::MAX), Err(LayoutError::TooLarge(_))));
+    assert_eq!(grow(Role::Whole, &full, block_size, GIB, MetadataNeed::BySize), Err(LayoutError::Segments));
+    assert!(matches!(grow(Role::Whole, &full, block_size, 100 * MIB, MetadataNeed::BySize), Err(LayoutError::TooSmall { .. })));
+    assert!(matches!(grow(Role::Whole, &full, block_size, u64::MAX, MetadataNeed::BySize), Err(LayoutError::TooLarge(_))));
 }
 
 #[test]
 fn a_device_of_metadata_alone_grows_up_to_what_the_kernel_takes() {
     let plan = plan_pair(GIB, 100 * GIB, None).unwrap();
-    let grown = grow(Role::Metadata, &plan.metadata, plan.block_size, 100 * GIB).unwrap().unwrap();
+    let grown = grow(Role::Metadata, &plan.metadata, plan.block_size, 100 * GIB, MetadataNeed::BySize).unwrap().unwrap();
     assert_eq!(grown.metadata_bytes(), METADATA_MAX);
     assert_eq!(grown.metadata.len(), 1);
-    assert_eq!(grow(Role::Metadata, &grown, plan.block_size, 200 * GIB), Ok(None));
-    let grown = grow(Role::Data, &plan.data, plan.block_size, 200 * GIB).unwrap().unwrap();
+    assert_eq!(grow(Role::Metadata, &grown, plan.block_size, 200 * GIB, MetadataNeed::BySize), Ok(None));
+    let grown = grow(Role::Data, &plan.data, plan.block_size, 200 * GIB, MetadataNeed::BySize).unwrap().unwrap();
     assert_eq!(grown.data_bytes(), 200 * GIB - 2 * MIB);
 }

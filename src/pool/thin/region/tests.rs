@@ -123,24 +123,21 @@ fn run(disk: &Disk, changes: &[(u32, Option<usize>)]) -> Acknowledged {
     acknowledged
 }
 
-/// A power cut after this many events: what was flushed is there, of what was not each 512 bytes may be, by `lucky`.
-fn cut(size: usize, events: &[Event], at: usize, mut lucky: impl FnMut() -> bool) -> Vec<u8> {
-    let flushed = events[..at].iter().rposition(|event| matches!(event, Event::Flush)).unwrap_or(0);
-    let mut image = vec![0xa5; size];
-    for (index, event) in events[..at].iter().enumerate() {
+/// What reaches the disk of these writes, each 512 bytes of them or not, by `lucky`.
+fn apply(image: &mut [u8], events: &[Event], mut lucky: impl FnMut() -> bool) {
+    for event in events {
         let Event::Write { offset, data } = event else { continue };
         for (sector, bytes) in data.chunks(512).enumerate() {
-            if index < flushed || lucky() {
+            if lucky() {
                 let start = *offset as usize + sector * 512;
                 image[start..start + bytes.len()].copy_from_slice(bytes);
             }
         }
     }
-    image
 }
 
 fn changes() -> impl Strategy<Value = Vec<(u32, Option<usize>)>> {
-    let change = (0_u32..20, proptest::option::weighted(0.7, prop_oneof![1_usize..5000, 100_000_usize..400_000]));
+    let change = (0_u32..15, proptest::option::weighted(0.7, prop_oneof![1_usize..5000, 100_000_usize..250_000]));
     proptest::collection::vec(change, 5..25)
 }
 
@@ -150,25 +147,33 @@ proptest! {
     fn after_a_power_cut_at_any_moment_everything_acknowledged_is_there(
         changes in changes(), seed in any::<u64>(), odds in 0_u64..=4,
     ) {
-        let disk = Disk::used(33 * MIB);
+        let disk = Disk::used(17 * MIB);
         let acknowledged = run(&disk, &changes);
         let events = disk.0.lock().unwrap().1.clone();
         let mut random = seed | 1;
-        let first = acknowledged[0].0;
-        // Every flush, and a moment before each, when writes are under way.
-        let cuts = (first..=events.len()).filter(|&at| matches!(events.get(at), None | Some(Event::Flush)));
-        for at in cuts.flat_map(|at| [at, at + 1]).filter(|&at| at <= events.len()) {
-            let image = cut(33 * MIB as usize, &events, at, || {
-                // xorshift: torn writes in any mixture, all or none of them at the ends of the odds.
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                random % 4 < odds
-            });
+        // What is on the disk for certain: everything before the last flush.
+        let (mut durable, mut flushed) = (vec![0xa5; 17 * MIB as usize], 0);
+        // A moment before each flush, when writes are under way, and just after it.
+        let flushes = events.iter().enumerate().filter(|(_, event)| matches!(event, Event::Flush)).map(|(at, _)| at);
+        for at in flushes.flat_map(|flush| [flush, flush + 1]) {
+            let mut image = durable.clone();
+            if matches!(events[at - 1], Event::Flush) {
+                apply(&mut image, &events[flushed..at], || true);
+                (durable, flushed) = (image.clone(), at);
+            } else {
+                apply(&mut image, &events[flushed..at], || {
+                    // xorshift: torn writes in any mixture, all or none of them at the ends of the odds.
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    random % 4 < odds
+                });
+            }
+            // Before that the database was not made, and its maker knows.
+            let Some(past) = acknowledged.iter().rposition(|(events, _)| *events <= at) else { continue };
             let reopened = Disk::holding(image);
             let database = Builder::new().create_with_backend(reopened.open().unwrap()).unwrap();
             let found = content(&database);
-            let past = acknowledged.iter().rposition(|(events, _)| *events <= at).unwrap();
             // The last acknowledged, or the one that was under way.
             let expected = [Some(&acknowledged[past]), acknowledged.get(past + 1)];
             prop_assert!(expected.into_iter().flatten().any(|(_, content)| *content == found), "cut at {} of {}", at, events.len());

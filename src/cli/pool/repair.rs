@@ -1,0 +1,85 @@
+//! `windlass pool repair`: the metadata of a thin pool, checked and made usable again.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::pool::thin::{RepairOutcome, RepairReport};
+
+use super::super::exit::{CliError, Exit};
+use super::super::open_pool;
+use super::super::output::{Format, print_json, print_text};
+
+/// Arguments of `pool repair`.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// Block device of the pool, or either of its two
+    #[arg(long, value_name = "PATH")]
+    device: PathBuf,
+}
+
+/// Repairs it, and says what was found and done.
+///
+/// # Errors
+/// [`CliError`]; [`Exit::Refused`] while the pool is in use.
+pub async fn run(args: RepairArgs, format: Format) -> Result<(), CliError> {
+    let device = args.device.clone();
+    let repaired = tokio::task::spawn_blocking(move || open_pool::repair(&device)).await;
+    let report = repaired.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "the pool was not repaired", error)))?;
+    match format {
+        Format::Text => print_text(&describe(&report, &args.device.display().to_string())),
+        Format::Json => print_json(&to_json(&report)),
+    }
+}
+
+fn describe(report: &RepairReport, device: &str) -> String {
+    let mut text = match report.outcome {
+        RepairOutcome::Sound => format!("{device}: the metadata are sound; nothing was to be repaired\n"),
+        RepairOutcome::Cleared => format!("{device}: the metadata are sound; the pool takes changes again\n"),
+        RepairOutcome::Rebuilt => format!(
+            "{device}: the metadata were damaged, and were rebuilt from what could be read; volumes may have lost data: check their file \
+             systems, and restore what is not whole\n"
+        ),
+    };
+    for line in report.findings.lines() {
+        text.push_str(&format!("  thin_check: {line}\n"));
+    }
+    for missing in &report.missing {
+        text.push_str(&format!("  gone: {missing}\n"));
+    }
+    for unknown in &report.unknown {
+        text.push_str(&format!("  no record, left alone: {unknown}\n"));
+    }
+    text
+}
+
+fn to_json(report: &RepairReport) -> serde_json::Value {
+    let outcome = match report.outcome {
+        RepairOutcome::Sound => "sound",
+        RepairOutcome::Cleared => "cleared",
+        RepairOutcome::Rebuilt => "rebuilt",
+    };
+    json!({ "outcome": outcome, "findings": report.findings, "missing": report.missing, "unknown": report.unknown })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repair_tells_what_was_found_and_what_is_lost() {
+        let report = RepairReport {
+            outcome: RepairOutcome::Rebuilt,
+            findings: "bad checksum\nmissing devices".to_owned(),
+            missing: vec!["volume x".to_owned()],
+            unknown: vec!["thin device 7".to_owned()],
+        };
+        let text = describe(&report, "/dev/sdx");
+        assert!(text.starts_with("/dev/sdx: the metadata were damaged"), "{text}");
+        for line in ["  thin_check: bad checksum\n", "  gone: volume x\n", "  no record, left alone: thin device 7\n"] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert_eq!(to_json(&report)["outcome"], "rebuilt");
+    }
+}

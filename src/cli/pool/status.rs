@@ -1,0 +1,179 @@
+//! `windlass pool status`: the pools of a running node, their space and what takes it.
+
+use clap::Args;
+use csi_proto::windlass::v1 as windlass;
+use serde_json::json;
+
+use super::super::client::Node;
+use super::super::endpoint::EndpointArgs;
+use super::super::exit::CliError;
+use super::super::output::{Align, Format, Table, print_json, print_text};
+use super::super::size::ByteSize;
+
+/// Arguments of `pool status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+}
+
+/// Prints them.
+///
+/// # Errors
+/// [`CliError`] when the node cannot be asked.
+pub async fn run(args: &StatusArgs, format: Format) -> Result<(), CliError> {
+    let pools = Node::connect(&args.endpoint.endpoint()).await?.pools().await?;
+    match format {
+        Format::Text => print_text(&pools.iter().map(describe).collect::<Vec<_>>().join("\n")),
+        Format::Json => print_json(&json!({ "pools": pools.iter().map(to_json).collect::<Vec<_>>() })),
+    }
+}
+
+/// A pool for people: what it is, its space, and a table of what takes it.
+fn describe(pool: &windlass::PoolStatus) -> String {
+    let size = |bytes: u64| ByteSize::new(bytes).to_string();
+    let available = pool.free_bytes.saturating_sub(pool.reserve_bytes);
+    let place = if pool.path.is_empty() { String::new() } else { format!(" at {} ({})", pool.path, pool.filesystem) };
+    let mut text = format!(
+        "pool {} {}{place}: {}\n  {} of {} available, {} kept free; {} volumes, {} snapshots\n",
+        pool.pool_id,
+        pool.kind,
+        pool.state,
+        size(available),
+        size(pool.total_bytes),
+        size(pool.reserve_bytes),
+        pool.volume_count,
+        pool.snapshot_count,
+    );
+    if let Some(thin) = &pool.thin {
+        text.push_str(&format!(
+            "  metadata: {} of {} used, transaction {}; new volumes are refused at {} %, new snapshots at {} %\n",
+            size(thin.metadata_used_bytes),
+            size(thin.metadata_total_bytes),
+            thin.transaction_id.map_or_else(|| "unknown".to_owned(), |id| id.to_string()),
+            thin.metadata_volume_percent,
+            thin.metadata_snapshot_percent,
+        ));
+    }
+    if !pool.problem.is_empty() {
+        text.push_str(&format!("  {}\n", pool.problem));
+    }
+    for found in &pool.quarantined {
+        text.push_str(&format!("  not ours, left alone: {found}\n"));
+    }
+    if !pool.objects.is_empty() {
+        let mut table = Table::new(&[
+            ("KIND", Align::Left),
+            ("HANDLE", Align::Left),
+            ("NAME", Align::Left),
+            ("SIZE", Align::Right),
+            ("ALLOCATED", Align::Right),
+            ("EXCLUSIVE", Align::Right),
+            ("EXTENTS", Align::Right),
+        ]);
+        for object in &pool.objects {
+            table.row([
+                object.kind.clone(),
+                object.handle.clone(),
+                object.name.clone(),
+                size(object.size_bytes),
+                size(object.allocated_bytes),
+                size(object.exclusive_bytes),
+                object.extent_count.to_string(),
+            ]);
+        }
+        text.push_str(&table.render());
+    }
+    text
+}
+
+fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
+    let object = |object: &windlass::ObjectUsage| {
+        json!({
+            "handle": object.handle,
+            "name": object.name,
+            "kind": object.kind,
+            "size_bytes": object.size_bytes,
+            "allocated_bytes": object.allocated_bytes,
+            "exclusive_bytes": object.exclusive_bytes,
+            "extent_count": object.extent_count,
+        })
+    };
+    json!({
+        "pool_id": pool.pool_id,
+        "kind": pool.kind,
+        "path": pool.path,
+        "filesystem": pool.filesystem,
+        "state": pool.state,
+        "problem": (!pool.problem.is_empty()).then_some(&pool.problem),
+        "total_bytes": pool.total_bytes,
+        "free_bytes": pool.free_bytes,
+        "reserve_bytes": pool.reserve_bytes,
+        "snapshot_reserve_bytes": pool.snapshot_reserve_bytes,
+        "thin": pool.thin.as_ref().map(thin_json),
+        "volume_count": pool.volume_count,
+        "snapshot_count": pool.snapshot_count,
+        "quarantined": pool.quarantined,
+        "objects": pool.objects.iter().map(object).collect::<Vec<_>>(),
+    })
+}
+
+fn thin_json(thin: &windlass::ThinPoolStatus) -> serde_json::Value {
+    json!({
+        "metadata_total_bytes": thin.metadata_total_bytes,
+        "metadata_used_bytes": thin.metadata_used_bytes,
+        "metadata_volume_percent": thin.metadata_volume_percent,
+        "metadata_snapshot_percent": thin.metadata_snapshot_percent,
+        "transaction_id": thin.transaction_id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_is_described_with_its_space_and_what_takes_it() {
+        let pool = windlass::PoolStatus {
+            pool_id: "p".to_owned(),
+            kind: "reflink".to_owned(),
+            path: "/srv".to_owned(),
+            filesystem: "xfs".to_owned(),
+            total_bytes: 10 << 30,
+            free_bytes: 5 << 30,
+            reserve_bytes: 1 << 30,
+            volume_count: 1,
+            quarantined: vec!["volumes/lost".to_owned()],
+            state: "ready".to_owned(),
+            objects: vec![windlass::ObjectUsage { handle: "v-1".to_owned(), name: "data".to_owned(), ..Default::default() }],
+            ..Default::default()
+        };
+        let text = describe(&pool);
+        assert!(text.starts_with("pool p reflink at /srv (xfs): ready\n  4.0 GiB of 10.0 GiB available, 1.0 GiB kept"), "{text}");
+        assert!(text.contains("left alone: volumes/lost\n") && text.contains("v-1"), "{text}");
+        assert_eq!(to_json(&pool)["objects"][0]["name"], "data");
+    }
+
+    #[test]
+    fn a_thin_pool_shows_its_metadata_its_transaction_and_what_is_wrong() {
+        let pool = windlass::PoolStatus {
+            kind: "thin".to_owned(),
+            state: "read-only".to_owned(),
+            problem: "stop the node and run `windlass pool repair`".to_owned(),
+            thin: Some(windlass::ThinPoolStatus {
+                metadata_total_bytes: 16 << 20,
+                metadata_used_bytes: 4 << 20,
+                metadata_volume_percent: 75,
+                metadata_snapshot_percent: 80,
+                transaction_id: Some(7),
+            }),
+            ..Default::default()
+        };
+        let text = describe(&pool);
+        assert!(text.contains("metadata: 4.0 MiB of 16.0 MiB used, transaction 7; new volumes are refused at 75 %"), "{text}");
+        assert!(text.contains("\n  stop the node and run"), "{text}");
+        let json = to_json(&pool);
+        assert_eq!((&json["thin"]["transaction_id"], &json["state"]), (&json!(7), &json!("read-only")));
+        assert!(to_json(&windlass::PoolStatus::default())["thin"].is_null());
+    }
+}

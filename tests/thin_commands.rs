@@ -1,0 +1,212 @@
+//! The command line over thin pools on the real kernel: make, serve, look, repair, and the whole demo.
+
+// vm: memory=2048 limit=900
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::fixture::{Bench, PoolFileSystem};
+use common::leak::{self, files_beneath, loops_beneath, mounts_beneath};
+use common::program::{Ended, command, run, run_ok, wait_child, windlass};
+use common::wait_for;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use windlass::dm::DeviceMapper;
+
+const MIB: u64 = 1 << 20;
+
+/// What a command that succeeds says in JSON.
+fn ask(arguments: &[&str]) -> Value {
+    serde_json::from_str(&run_ok(windlass().args(arguments).args(["--output", "json"])).text()).unwrap()
+}
+
+fn refused(arguments: &[&str]) -> Ended {
+    let ended = run(windlass().args(arguments));
+    assert_eq!(ended.code, Some(4), "{arguments:?}: {}\n{}", ended.text(), ended.stderr);
+    ended
+}
+
+/// What the kernel has of ours is looked at by each test, so they take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The kernel has no device of ours. The last of them goes a moment after its last descriptor.
+fn assert_no_devices(when: &str) {
+    wait_for(&format!("no devices are left {when}"), Duration::from_secs(10), || {
+        let listed = DeviceMapper::open().unwrap().list().unwrap();
+        (!listed.iter().any(|device| device.name.starts_with("windlass-"))).then_some(())
+    });
+}
+
+#[test]
+fn a_pool_is_made_served_looked_at_and_repaired() {
+    let _turn = turn();
+    let bench = Bench::with_pool(PoolFileSystem::Thin, 1024 * MIB);
+    let device = bench.pool();
+    let device = device.to_str().unwrap();
+    let listed = ask(&["pool", "import"]);
+    let ours = listed["devices"].as_array().unwrap().iter().find(|found| found["path"] == device).unwrap();
+    let (pool, state) = (ours["pool_id"].as_str().unwrap(), ours["state"].as_str().unwrap());
+    assert_eq!(state, "ready");
+    assert_no_devices("after a pool was made");
+
+    let node = bench.start();
+    let endpoint = node.endpoint();
+    ask(&["volume", "create", "data", "--size", "256MiB", "--block", "--endpoint", &endpoint]);
+    ask(&["snapshot", "create", "cut", "--volume", "data", "--endpoint", &endpoint]);
+    let status = &ask(&["pool", "status", "--endpoint", &endpoint])["pools"][0];
+    assert_eq!((&status["kind"], &status["state"], &status["problem"]), (&"thin".into(), &"ready".into(), &Value::Null));
+    let thin = &status["thin"];
+    assert_eq!((&thin["metadata_total_bytes"], &thin["transaction_id"]), (&(16 * MIB).into(), &2.into()), "{status}");
+    assert!(thin["metadata_used_bytes"].as_u64().is_some_and(|used| used > 0 && used < MIB), "{thin}");
+    assert_eq!(status["objects"].as_array().unwrap().len(), 2);
+
+    // In use: whatever would change it is refused, and says by what.
+    let text = refused(&["pool", "create", "--device", device, "--force"]).stderr;
+    assert!(text.contains("is in use") && text.contains(&format!("windlass-{pool}")), "{text}");
+    let text = refused(&["pool", "create", "--device", device, "--force", "--replace-pool", pool]).stderr;
+    assert!(text.contains("in use by another process"), "{text}");
+    refused(&["pool", "repair", "--device", device]);
+    let active = ask(&["pool", "import", "--device", device]);
+    assert_eq!((&active["active"], &active["catalogue"]), (&true.into(), &Value::Null));
+    node.stop();
+
+    // As another machine would see it.
+    let found = ask(&["pool", "import", "--device", device]);
+    assert_eq!(
+        (&found["pool_id"], &found["active"], &found["problems"]),
+        (&pool.into(), &false.into(), &Value::Array(Vec::new()))
+    );
+    assert_eq!(found["catalogue"]["volumes"][0]["name"], "data");
+    assert_eq!(found["catalogue"]["snapshots"][0]["name"], "cut");
+    assert_eq!(found["catalogue"]["epoch"], found["transaction_id"]);
+    let repaired = ask(&["pool", "repair", "--device", device]);
+    assert_eq!((&repaired["outcome"], &repaired["missing"]), (&"sound".into(), &Value::Array(Vec::new())));
+    assert_no_devices("after a repair");
+
+    // It is still a pool, so nothing but its name gives it up.
+    let text = refused(&["pool", "create", "--device", device, "--force"]).stderr;
+    assert!(text.contains(&format!("--replace-pool {pool}")), "{text}");
+    let made = ask(&["pool", "create", "--device", device, "--replace-pool", pool, "--block-size", "128KiB"]);
+    assert_ne!(made["pool_id"], pool);
+    let node = bench.start();
+    assert_eq!(ask(&["volume", "list", "--endpoint", &node.endpoint()])["volumes"], Value::Array(Vec::new()));
+    node.stop();
+}
+
+#[test]
+fn a_pool_lies_on_two_devices_and_is_served_by_either() {
+    let _turn = turn();
+    let bench = Bench::empty();
+    let (metadata, data) = (disk(bench.path(), "metadata", 64 * MIB), disk(bench.path(), "data", 512 * MIB));
+    let made = ask(&["pool", "create", "--metadata-device", &metadata, "--data-device", &data]);
+    for device in [&metadata, &data] {
+        let options = common::node::NodeOptions { pools: vec![device.into()], ..bench.options() };
+        let node = common::node::Node::start(&options);
+        let status = &ask(&["pool", "status", "--endpoint", &node.endpoint()])["pools"][0];
+        assert_eq!((&status["pool_id"], &status["path"]), (&made["pool_id"], &metadata.as_str().into()));
+        node.stop();
+    }
+    let found = ask(&["pool", "import", "--device", &data]);
+    assert_eq!(found["devices"].as_array().unwrap().len(), 2);
+    assert_no_devices("after the node");
+}
+
+/// A loop device over a new, sparse file.
+fn disk(folder: &Path, name: &str, bytes: u64) -> String {
+    let path = folder.join(name);
+    std::fs::File::create_new(&path).unwrap().set_len(bytes).unwrap();
+    run_ok(command("losetup").args(["--find", "--show"]).arg(path)).text().trim().to_owned()
+}
+
+#[test]
+fn a_making_that_is_killed_at_any_step_is_no_obstacle_to_the_next() {
+    let _turn = turn();
+    let bench = Bench::empty();
+    let device = disk(bench.path(), "disk", 128 * MIB);
+    let trace = bench.path().join("trace");
+    let create = |arguments: &[&str]| {
+        let mut create = windlass();
+        create.args(["pool", "create", "--device", &device]).args(arguments);
+        create
+    };
+    run_ok(create(&[]).env("WINDLASS_FAILPOINT_TRACE", &trace));
+    let mut points: Vec<String> = std::fs::read_to_string(&trace).unwrap().lines().map(str::to_owned).collect();
+    let mut seen = std::collections::BTreeMap::new();
+    // Each name at its first and at its last.
+    for point in &points {
+        *seen.entry(point.clone()).or_insert(0_u32) += 1;
+    }
+    points = seen.iter().flat_map(|(name, count)| [format!("kill:1:{name}"), format!("kill:{count}:{name}")]).collect();
+    points.dedup();
+    assert!(points.iter().any(|point| point.ends_with("thin.format.labelled")), "{points:?}");
+    for point in &points {
+        let pool = ask(&["pool", "import"])["devices"].clone();
+        let named = pool.as_array().unwrap().iter().find(|found| found["path"] == device.as_str() && found["state"] == "ready");
+        let replaced: Vec<&str> =
+            named.into_iter().flat_map(|found| ["--replace-pool", found["pool_id"].as_str().unwrap()]).collect();
+        let killed = run(create(&replaced).env("WINDLASS_FAILPOINT", point));
+        assert_eq!(killed.code, None, "{point}: {}", killed.stderr);
+        // Ready already when it was killed, or still in the making: then nothing has to be given up.
+        let found = ask(&["pool", "import"])["devices"].clone();
+        let state =
+            found.as_array().unwrap().iter().find(|found| found["path"] == device.as_str()).map(|found| found["state"].clone());
+        if state != Some("ready".into()) {
+            run_ok(&mut create(&[]));
+        }
+    }
+    println!("killed at {} steps", points.len());
+    let node = common::node::Node::start(&common::node::NodeOptions { pools: vec![(&device).into()], ..bench.options() });
+    node.stop();
+    assert_no_devices("after the node");
+}
+
+fn assert_nothing_left(ground: &Path) {
+    assert_eq!(mounts_beneath(ground), Vec::<std::path::PathBuf>::new(), "mounts are left");
+    assert_eq!(loops_beneath(ground), Vec::<leak::Loop>::new(), "loop devices are left");
+    assert!(files_beneath(ground).is_empty(), "files are left: {:?}", files_beneath(ground));
+}
+
+#[test]
+fn the_demo_runs_over_a_thin_pool_and_leaves_nothing() {
+    let _turn = turn();
+    let ground = tempfile::tempdir().unwrap();
+    let ended = run_ok(windlass().args(["demo", "--pool", "thin", "--bytes", "16MiB"]).env("TMPDIR", ground.path()));
+    let text = ended.text();
+    println!("{text}");
+    assert!(text.contains("make a pool (thin)"), "{text}");
+    assert!(text.lines().last().is_some_and(|last| last.ends_with(" passed, 0 failed")), "{text}");
+    assert_nothing_left(ground.path());
+    assert_no_devices("after the demo");
+}
+
+#[test]
+fn a_demo_that_is_interrupted_while_its_volume_is_mounted_leaves_nothing() {
+    let _turn = turn();
+    let ground = tempfile::tempdir().unwrap();
+    let mut child = windlass()
+        .args(["demo", "--pool", "thin", "--bytes", "64MiB"])
+        .env("TMPDIR", ground.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the volume is mounted", Duration::from_secs(240), || {
+        assert!(child.try_wait().unwrap().is_none(), "the demo ended before its volume was mounted");
+        (!mounts_beneath(ground.path()).is_empty()).then_some(())
+    });
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+    let status = wait_child("the interrupted demo to end", &mut child, Duration::from_secs(120));
+    assert!(!status.success(), "an interrupted demo must not report success");
+    assert_nothing_left(ground.path());
+    assert_no_devices("after the demo");
+}
