@@ -340,7 +340,8 @@ impl Pool for ThinPool {
             }
             Ok(Some(found))
         })?;
-        let younger = || format!("snapshot {base} was cut after {target} and is deleted: what differs between the two is not known");
+        let younger =
+            || format!("snapshot {base} was cut after {target} and is deleted: what differs between the two is not known");
         found.ok_or_else(|| PoolError::Unsupported(younger()))?.into_stream(self.block_size)
     }
 
