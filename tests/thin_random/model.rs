@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -64,7 +65,8 @@ pub struct Volume {
 /// What was done and found, for people.
 #[derive(Debug, Default)]
 pub struct Tally {
-    pub operations: BTreeMap<&'static str, u64>,
+    /// How many of each, and the time that they took.
+    pub operations: BTreeMap<&'static str, (u64, Duration)>,
     pub writes_in_flight: u64,
     pub rounds: u64,
     pub contents_compared: u64,
@@ -92,6 +94,8 @@ pub struct Model {
     pub dm: DeviceMapper,
     pub random: StdRng,
     pub names: u64,
+    /// When the last operation ended.
+    pub since: Instant,
     pub tally: Tally,
     /// What `thin_dump` said at the end of the last round.
     pub maps: BTreeMap<ThinId, Map>,
@@ -110,6 +114,7 @@ impl Model {
             dm: DeviceMapper::open().unwrap(),
             random: StdRng::seed_from_u64(seed),
             names: 0,
+            since: Instant::now(),
             tally: Tally::default(),
             maps: BTreeMap::new(),
         };
@@ -133,7 +138,10 @@ impl Model {
     }
 
     fn count(&mut self, done: &'static str) {
-        *self.tally.operations.entry(done).or_default() += 1;
+        let (count, time) = self.tally.operations.entry(done).or_default();
+        *count += 1;
+        *time += self.since.elapsed();
+        self.since = Instant::now();
     }
 
     fn name(&mut self, prefix: &str) -> String {
@@ -189,6 +197,7 @@ impl Model {
 
     /// One operation, whatever is possible.
     pub fn step(&mut self) {
+        self.since = Instant::now();
         match self.random.random_range(0..1000) {
             0..660 => self.write(),
             660..790 => self.discard(),

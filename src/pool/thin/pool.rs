@@ -49,8 +49,8 @@ use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, 
 /// over-reported.
 const KEPT_RUNS: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
-/// Longest wait for a device without a name. One that goes with its last descriptor loses its name first, and is then taken apart by the
-/// kernel in the background: some grace periods of tens of milliseconds each, more where processors are scarce.
+/// Longest wait for a device without a name. One that goes with its last descriptor loses its name first, and is then taken apart
+/// by the kernel in the background: some grace periods of tens of milliseconds each, more where processors are scarce.
 const TAKEN_APART: Duration = Duration::from_secs(5);
 /// How often it is looked at meanwhile; the kernel offers no event for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
