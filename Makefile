@@ -8,6 +8,7 @@
 #   make bench  speed, memory and space beside restic, borg, rustic and kopia; some 25 minutes, results in tests/bench/RESULTS.md
 #   make bench-quick    the same with less data beside restic only, under two minutes once everything is built
 #   make bench-memory   peak memory for volumes of 1 TiB and 16 TiB, sparse and full, made up as they are read
+#   make bench-thin     thin pools beside lvm2, dmsetup and thin_delta, in a virtual machine: ratios; also target/bench/thin.json
 #   make soak   100,000 random operations on real pools, compared byte for byte; a new seed each time, which it prints
 #   make clean  removes what was built
 
@@ -16,7 +17,7 @@ CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints
 LINTED := $(FEATURES),thin-tests
 
-.PHONY: all demo test test-thin fuzz soak lint bench bench-quick bench-memory build clean
+.PHONY: all demo test test-thin fuzz soak lint bench bench-quick bench-memory bench-thin build clean
 
 all: build
 
@@ -56,6 +57,9 @@ bench-memory:
 	@e2e/setup.sh build
 	$(CARGO) build --release -p windlass-bench
 	@target/release/windlass-bench synthetic table
+
+bench-thin:
+	@e2e/bench-thin.sh
 
 soak:
 	@e2e/setup.sh test

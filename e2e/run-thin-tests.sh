@@ -16,7 +16,8 @@
 # keep     disks and /out stay in target/thin/FILE until the end, for tests that look at them on this machine
 #
 # Files that ask for no disks share one machine. Then tests/root_power_*.rs run on this machine: they replay what the machines
-# left beneath WINDLASS_VM_KEPT. Each says in such a line which file leaves it: `// vm: replays=thin_power_cut`.
+# left beneath WINDLASS_VM_KEPT. Each says in such a line which file leaves it: `// vm: replays=thin_power_cut`. With
+# WINDLASS_VM_KEEP=1 it stays there after the end, for replays by hand.
 #
 # Everything printed is also in target/thin-test.log, the kernels' messages are in target/thin/FILE/console.log.
 set -uo pipefail
@@ -88,7 +89,7 @@ scratch=$(mktemp -d /tmp/windlass-thin.XXXXXX)
 cleanup() {
     rm -rf "$scratch"
     # Gigabytes, and of no use without the tests that were to look at them.
-    rm -f "$kept"/*/disk*
+    [ -n "${WINDLASS_VM_KEEP-}" ] || rm -f "$kept"/*/disk*
 }
 trap cleanup EXIT
 
@@ -146,6 +147,10 @@ for source in "${wanted[@]}"; do
     [ -n "$disks" ] || continue
     machine "$(basename "$source" .rs)" "$(need "$source" memory 2048)" "$disks" "$(need "$source" keep no)" "$source"
 done
+# Replays sync file systems all the time, which costs nothing in memory. What they keep there is some hundred MiB each.
+if [ -z "${TMPDIR-}" ] && [ "$(df --output=avail --block-size=1M /dev/shm 2>/dev/null | tail -n 1)" -ge 4096 ]; then
+    export TMPDIR=/dev/shm
+fi
 for source in ${replays[@]+"${replays[@]}"}; do
     say "== $source"
     WINDLASS_VM_KEPT=$PWD/$kept "${executable[$source]}" --show-output $filter </dev/null 2>&1 | tee -a "$log"

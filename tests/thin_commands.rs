@@ -1,6 +1,6 @@
 //! The command line over thin pools on the real kernel: make, serve, look, repair, and the whole demo.
 
-// vm: memory=2048 limit=900
+// vm: memory=4096 limit=900
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -67,7 +67,8 @@ fn a_pool_is_made_served_looked_at_and_repaired() {
     assert_eq!((&status["kind"], &status["state"], &status["problem"]), (&"thin".into(), &"ready".into(), &Value::Null));
     let thin = &status["thin"];
     assert_eq!((&thin["metadata_total_bytes"], &thin["transaction_id"]), (&(16 * MIB).into(), &2.into()), "{status}");
-    assert!(thin["metadata_used_bytes"].as_u64().is_some_and(|used| used > 0 && used < MIB), "{thin}");
+    // The kernel keeps a tenth back, and says that it is used.
+    assert!(thin["metadata_used_bytes"].as_u64().is_some_and(|used| used > 0 && used < 4 * MIB), "{thin}");
     assert_eq!(status["objects"].as_array().unwrap().len(), 2);
 
     // In use: whatever would change it is refused, and says by what.

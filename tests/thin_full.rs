@@ -93,11 +93,11 @@ fn data_to_the_last_block_leave_files_intact_and_space_that_is_freed_or_added_is
     let kept = create(&pool, "kept", 256 * MIB, None);
     let at = PathBuf::from("/run/kept");
     mounted(&pool, &kept, &at);
-    let files: Vec<(PathBuf, Vec<u8>)> = (0..8).map(|n| (at.join(format!("file-{n}")), noise(n, 4 * MIB))).collect();
+    let files: Vec<(PathBuf, Vec<u8>)> = (0..8).map(|n| (at.join(format!("file-{n}")), noise(n, 8 * MIB))).collect();
     for (path, bytes) in &files {
         write_file(path, bytes).unwrap();
     }
-    let eater = create(&pool, "eater", 2048 * MIB, None);
+    let eater = create(&pool, "eater", 960 * MIB, None);
 
     // Somebody goes on reading what exists, all the time.
     let stop = Arc::new(AtomicBool::new(false));
@@ -142,7 +142,7 @@ fn data_to_the_last_block_leave_files_intact_and_space_that_is_freed_or_added_is
     pool.delete_snapshot(snapshot.id).unwrap();
 
     // Full again; then the disk is enlarged, and nothing else is done.
-    let eater = create(&pool, "again", 2048 * MIB, None);
+    let eater = create(&pool, "again", 960 * MIB, None);
     let taken = fill(&pool, &eater);
     device.grow_to(1536 * MIB);
     wait_for("the pool to grow", SEEN, || (pool.status().unwrap().usage.free > 256 * MIB).then_some(()));

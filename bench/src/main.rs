@@ -12,6 +12,7 @@ mod product;
 mod report;
 mod run;
 mod synthetic;
+mod thin;
 mod tools;
 
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Command {
     Synthetic(synthetic::Command),
     /// Measure the stages of an export, a restore and a check on the bytes of an image
     Limit(limit::Arguments),
+    /// Measure thin pools beside lvm2, dmsetup and thin_delta, where device-mapper is
+    Thin(thin::Arguments),
     /// Run a command and write down what it took
     Measure(measure::Arguments),
 }
@@ -68,6 +71,7 @@ fn run(command: Command) -> Result<(), BenchError> {
         Command::Check(arguments) => product::check::run(&arguments),
         Command::Synthetic(command) => synthetic::run(&command),
         Command::Limit(arguments) => limit::run(&arguments),
+        Command::Thin(arguments) => thin::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
     }
 }

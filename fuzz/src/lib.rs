@@ -31,6 +31,9 @@ pub mod repository;
 pub mod requests;
 pub mod snapshot;
 pub mod superblock;
+pub mod thin_metadata;
+#[path = "../../tests/dm_metadata/mod.rs"]
+pub mod thin_pool;
 pub mod tree;
 
 pub use libfuzzer_sys;

@@ -50,7 +50,12 @@ fn runs(map: &Map) -> Vec<(u64, u64, u64, u32)> {
 }
 
 fn run(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; is thin-provisioning-tools installed?"))
+    // Where the tools are, which not every user's path says.
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    command
+        .env("PATH", path)
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}; is thin-provisioning-tools installed?"))
 }
 
 fn text(command: &mut Command) -> String {

@@ -60,7 +60,8 @@ pub trait MetadataBlocks: Send + Sync {
 #[derive(Debug)]
 pub struct MetadataFile {
     file: File,
-    count: u64,
+    /// Blocks when it was opened.
+    at_first: u64,
 }
 
 impl MetadataFile {
@@ -70,7 +71,7 @@ impl MetadataFile {
     /// # Errors
     /// Whatever the system reports.
     pub fn new(file: File) -> io::Result<Self> {
-        let count = (&file).seek(SeekFrom::End(0))? / BLOCK_BYTES as u64;
+        let at_first = count_of(&file)?;
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
         let direct = fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT));
         if let Err(error) = direct
@@ -78,18 +79,25 @@ impl MetadataFile {
         {
             return Err(error.into());
         }
-        Ok(Self { file, count })
+        Ok(Self { file, at_first })
     }
 }
 
 impl MetadataBlocks for MetadataFile {
+    /// Asked anew each time: metadata grow while their pool is live. They never shrink, so what there was is there whatever
+    /// becomes of the question.
     fn count(&self) -> u64 {
-        self.count
+        count_of(&self.file).unwrap_or(self.at_first)
     }
 
     fn read(&self, first: MetadataBlock, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, first.number() * BLOCK_BYTES as u64)
     }
+}
+
+/// Whole blocks of a file or device.
+fn count_of(mut file: &File) -> io::Result<u64> {
+    Ok(file.seek(SeekFrom::End(0))? / BLOCK_BYTES as u64)
 }
 
 /// Metadata in memory, for tests.
@@ -113,5 +121,33 @@ impl MetadataBlocks for MemoryBlocks {
         let bytes = self.0.get(start..).and_then(|rest| rest.get(..buffer.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
         buffer.copy_from_slice(bytes);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::block::AlignedBuffer;
+
+    #[test]
+    fn a_file_that_grows_has_its_new_blocks() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 2 * BLOCK_BYTES + 5]).unwrap();
+        let blocks = MetadataFile::new(file.try_clone().unwrap()).unwrap();
+        assert_eq!(blocks.count(), 2);
+        file.set_len(4 * BLOCK_BYTES as u64).unwrap();
+        assert_eq!(blocks.count(), 4);
+        let mut buffer = AlignedBuffer::zeroed(2 * BLOCK_BYTES);
+        blocks.read(MetadataBlock::new(1).unwrap(), &mut buffer).unwrap();
+        assert_eq!((buffer[0], buffer[BLOCK_BYTES + 5]), (1, 0));
+        assert!(blocks.read(MetadataBlock::new(3).unwrap(), &mut buffer).is_err());
+    }
+
+    #[test]
+    fn there_are_as_many_numbers_as_the_kernel_uses_blocks() {
+        assert_eq!(MetadataBlock::new(MetadataBlock::LIMIT), None);
+        assert_eq!(MetadataBlock::new(MetadataBlock::LIMIT - 1).map(MetadataBlock::number), Some(MetadataBlock::LIMIT - 1));
     }
 }

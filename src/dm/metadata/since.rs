@@ -4,6 +4,9 @@
 //! snapshot finds the block shared, or not there, and allocates one; that it is in place only where the block was allocated
 //! since then anyway. So what was written since carries the snapshot's creation time or a later one. What carries an earlier one is
 //! in the snapshot too, unless it was discarded since, and then the device does not have it.
+//!
+//! Of a device that belongs to the snapshot, nothing that is older than the snapshot is missing there. Where it is, the two do not belong
+//! together, and the block is passed on as well: it costs nothing, and errs on the right side.
 
 use super::kept::KeptMap;
 use super::node::{Node, TIME_BITS};

@@ -142,8 +142,9 @@ impl<'a> ThinMetadata<'a> {
     }
 
     /// Passes on the runs of blocks whose data may differ between a device and a snapshot that came before it and was deleted:
-    /// what the device has that was written since, what the snapshot had that the device has not, and, should the two not belong
-    /// together, what the device has and the snapshot had not. Ascending, each as long as it can be.
+    /// what the device has that was written since, and what the snapshot had that the device has not. Ascending, each as long as it can
+    /// be. The device descends from the snapshot, or from the snapshot's origin as it was then or later; of others this says nothing
+    /// that could be relied on.
     ///
     /// # Errors
     /// As for [`ThinMetadata::mapped`].

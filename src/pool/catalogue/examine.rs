@@ -11,7 +11,10 @@ use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend};
 
 use super::FORMAT;
-use super::tables::{ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS, VOLUMES, later_table};
+use super::tables::{
+    ANCHORS, EXPORTS, INTENTS, KEPT_MAPS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS, THIN_OBJECTS, VOLUMES,
+    later_table,
+};
 use crate::pool::PoolError;
 use crate::types::PoolId;
 
@@ -102,8 +105,10 @@ fn id(database: &Database) -> Result<PoolId, String> {
     for table in [VOLUMES, SNAPSHOTS, NAMES, PUBLICATIONS, EXPORTS] {
         walk(reading.open_table(table).map_err(|error| damaged(error.into()))?)?;
     }
-    if let Some(table) = later_table(&reading, ANCHORS).map_err(|error| damaged(error.into()))? {
-        walk(table)?;
+    for table in [ANCHORS, THIN_OBJECTS, KEPT_MAPS] {
+        if let Some(table) = later_table(&reading, table).map_err(|error| damaged(error.into()))? {
+            walk(table)?;
+        }
     }
     reading.open_table(INTENTS).map_err(|error| damaged(error.into()))?;
     value("pool")?.and_then(|text| text.parse().ok()).ok_or_else(|| "has no pool id".to_owned())

@@ -2,7 +2,7 @@
 //!
 //! Order, and nothing is written before everything was looked at, on both devices if there are two:
 //!
-//! 1. each device is opened exclusively: what anybody uses is refused, with who it is;
+//! 1. each device is opened exclusively: what anybody uses, longer than a moment, is refused, with who it is;
 //! 2. it is laid out, or refused as too small, with how much is needed;
 //! 3. what is on it is listed. Marks of others are refused unless they were given up (`--force`). A **pool of ours that was ready** is
 //!    refused even then, unless it was named: its id is on every message about it, and nobody names it by habit. A pool whose making was interrupted
@@ -20,6 +20,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::block::signature::{self, Signature};
 use crate::block::{Access, AlignedBuffer, BlockSink, device, users};
@@ -31,6 +32,12 @@ use crate::types::PoolId;
 use super::devices::{LabelledDevice, OpenDevice, PoolDevices, Readings, judge};
 use super::label::{Label, LabelError, Link, RESERVED, Role, Segments, State, usable_bytes};
 use super::layout::{self, LayoutError, LayoutOptions};
+
+/// How long a device may be in use before it is refused: a device-mapper device lets go of its disk some milliseconds after it was
+/// removed, and udev looks at what changed. What lasts longer than this is use.
+const HOLDERS_LINGER: Duration = Duration::from_millis(800);
+/// How often it is tried meanwhile; the kernel offers no event for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Which devices a pool is made on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,8 +200,15 @@ impl Taken {
         if !is_device {
             return Err(PoolError::Format(format!("{} is no block device; nothing was changed", path.display())));
         }
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(path);
-        let file = file.map_err(|error| if error.raw_os_error() == Some(libc::EBUSY) { in_use(path) } else { io(error) })?;
+        let deadline = Instant::now() + HOLDERS_LINGER;
+        let file = loop {
+            match OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(path) {
+                Ok(file) => break file,
+                Err(error) if error.raw_os_error() != Some(libc::EBUSY) => return Err(io(error)),
+                Err(_) if Instant::now() >= deadline => return Err(in_use(path)),
+                Err(_) => std::thread::park_timeout(LOOK_AGAIN),
+            }
+        };
         Self::over(path, file)
     }
 

@@ -21,18 +21,20 @@
 //! After an error of a write or sync it is not known what is on the device: the database refuses everything from then on,
 //! and opening anew reads what is there.
 //!
-//! Reads and writes pass the page cache where the system allows that (`block::FileSource`, `block::FileSink`). Exclusion is the caller's: it
-//! holds the device.
+//! Writes go through the page cache, so that the pages of a commit reach the disk together at the sync and not one after another. That cache
+//! is the device's own and lives no longer than it; whoever reads the disk beneath does so when nobody has the region open. Exclusion is
+//! the caller's: it holds the device.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::StorageBackend;
 
-use crate::block::{AlignedBuffer, BlockSink, BlockSource, FileSink, FileSource};
+use crate::block::{BlockSink, BlockSource, device};
 use crate::types::{ByteRange, LogicalBlockSize};
 
 use super::label::BLOCK;
@@ -42,6 +44,8 @@ const FORMAT: u32 = 1;
 const CHECKSUM_AT: usize = 20;
 /// Where the content begins.
 const CONTENT_AT: u64 = 2 * BLOCK;
+/// Zeros that are written at once.
+const ZEROS: usize = 1 << 20;
 
 type Slot = [u8; BLOCK as usize];
 
@@ -93,7 +97,8 @@ impl Region {
     /// # Errors
     /// Whatever the system reports; [`io::ErrorKind::InvalidInput`] for one that is not made of more than two blocks of 4096 bytes.
     pub fn create(file: File) -> io::Result<Self> {
-        let (source, sink, range) = over_whole(file)?;
+        let (source, sink) = Cached::over_whole(file)?;
+        let range = sink.range;
         Self::create_over(Box::new(source), Box::new(sink), range)
     }
 
@@ -102,7 +107,8 @@ impl Region {
     /// # Errors
     /// Whatever the system reports; [`io::ErrorKind::InvalidData`] when there is no region, or none that this program reads.
     pub fn open(file: File) -> io::Result<Self> {
-        let (source, sink, range) = over_whole(file)?;
+        let (source, sink) = Cached::over_whole(file)?;
+        let range = sink.range;
         Self::open_over(Box::new(source), Some(Box::new(sink)), range)
     }
 
@@ -118,7 +124,7 @@ impl Region {
         check_range(range)?;
         let first = Length { now: 0, durable: 0, generation: 1 };
         // The other slot could be of a former life and of a higher generation.
-        sink.write_at(slot_offset(range, 0), &AlignedBuffer::zeroed(BLOCK as usize))?;
+        sink.write_at(slot_offset(range, 0), &[0; BLOCK as usize])?;
         sink.flush()?;
         let region = Self { source, sink: Some(sink), range, state: Mutex::new(first), gauge: gauge(range, 0) };
         region.write_slot(first.generation, first.now)?;
@@ -127,7 +133,7 @@ impl Region {
 
     fn open_over(source: Box<dyn BlockSource>, sink: Option<Box<dyn BlockSink>>, range: ByteRange) -> io::Result<Self> {
         check_range(range)?;
-        let mut slots = AlignedBuffer::zeroed(CONTENT_AT as usize);
+        let mut slots = [0; CONTENT_AT as usize];
         source.read_at(range.offset(), &mut slots)?;
         let read = |index: usize| {
             let mut slot: Slot = [0; BLOCK as usize];
@@ -152,9 +158,7 @@ impl Region {
     /// Makes this length durable, after everything that was written before it.
     fn write_slot(&self, generation: u64, length: u64) -> io::Result<()> {
         let sink = self.sink()?;
-        let mut block = AlignedBuffer::zeroed(BLOCK as usize);
-        block.copy_from_slice(&encode(generation, length));
-        sink.write_at(slot_offset(self.range, generation), &block)?;
+        sink.write_at(slot_offset(self.range, generation), &encode(generation, length))?;
         sink.flush()
     }
 
@@ -227,11 +231,62 @@ impl StorageBackend for Region {
     }
 }
 
-fn over_whole(file: File) -> io::Result<(FileSource, FileSink, ByteRange)> {
-    let bytes = crate::block::device::size(&file)?;
-    let range = ByteRange::new(0, bytes - bytes % BLOCK).ok_or_else(|| too_small(bytes))?;
-    let source = FileSource::new(file.try_clone()?, range.length(), LogicalBlockSize::B4096)?;
-    Ok((source, FileSink::new(file, range.length(), LogicalBlockSize::B4096)?, range))
+/// A device or file, through the page cache.
+#[derive(Debug)]
+struct Cached {
+    file: File,
+    range: ByteRange,
+}
+
+impl Cached {
+    /// To read and to write the whole of it.
+    fn over_whole(file: File) -> io::Result<(Self, Self)> {
+        let bytes = device::size(&file)?;
+        let range = ByteRange::new(0, bytes - bytes % BLOCK).ok_or_else(|| too_small(bytes))?;
+        Ok((Self { file: file.try_clone()?, range }, Self { file, range }))
+    }
+}
+
+impl BlockSource for Cached {
+    fn size(&self) -> u64 {
+        self.range.length()
+    }
+
+    fn logical_block_size(&self) -> LogicalBlockSize {
+        LogicalBlockSize::B4096
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}
+
+impl BlockSink for Cached {
+    fn size(&self) -> u64 {
+        self.range.length()
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > self.range.end()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.file.write_all_at(data, offset)
+    }
+
+    fn write_zeros(&self, range: ByteRange) -> io::Result<()> {
+        let zeros = vec![0; ZEROS.min(usize::try_from(range.length()).unwrap_or(ZEROS))];
+        let mut offset = range.offset();
+        while offset < range.end() {
+            let piece = usize::try_from(range.end() - offset).unwrap_or(ZEROS).min(zeros.len());
+            self.write_at(offset, &zeros[..piece])?;
+            offset += piece as u64;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
 }
 
 fn check_range(range: ByteRange) -> io::Result<()> {

@@ -1,0 +1,2 @@
+#![no_main]
+windlass_fuzz::target!(thin_metadata);
