@@ -5,7 +5,7 @@
 //!
 //! `WINDLASS_RANDOM_OPERATIONS` is how many, `WINDLASS_RANDOM_SEED` repeats a run, as far as writers in flight can be repeated.
 
-// vm: disks=6G memory=3072 limit=1500
+// vm: disks=6G memory=3072 limit=3000
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

@@ -1,7 +1,7 @@
 //! The SnapshotMetadata service of a node over a thin pool: a client that stops reading holds up nobody, and keeps no block from
 //! being freed; a stream that is resumed anywhere turns the base into the target.
 
-// vm: disks=2G,2G limit=600
+// vm: disks=2G,2G limit=900
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly, wherever it does")]
 #![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]

@@ -1,7 +1,7 @@
 //! Exports of thin pools restored to reflink pools and back: each file system, and raw volumes where the sizes of logical blocks
 //! allow it; and what an export reads when the snapshot that it builds upon was deleted. Stock restic checks every repository.
 
-// vm: disks=4G,8G,4G,2G memory=3072 limit=1200
+// vm: disks=4G,8G,4G,2G memory=3072 limit=3000
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
@@ -14,6 +14,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use common::csi::{Csi, Source, Use};
 use common::fixture::Bench;
@@ -29,8 +30,15 @@ use windlass::types::ByteRange;
 
 const PASSWORD: &str = "correct horse battery staple";
 const MIB: u64 = 1 << 20;
-/// The least that all three file systems take, and some more.
-const SIZE: u64 = 320 * MIB;
+
+/// Size of a volume: the least that the file system takes, and some more.
+fn size(usage: Use) -> u64 {
+    match usage {
+        Use::Mount("xfs") => 320 * MIB,
+        Use::Mount("btrfs") => 160 * MIB,
+        Use::Mount(_) | Use::Block => 64 * MIB,
+    }
+}
 
 /// An XFS for everything that is no thin pool, unmounted when dropped.
 struct Scratch(PathBuf);
@@ -186,7 +194,7 @@ fn fill(usage: Use, target: &Path, random: &mut StdRng) {
         let device = File::options().write(true).open(target).unwrap();
         for _ in 0..24 {
             let length = random.random_range(1..MIB / 2);
-            device.write_all_at(&noise(random, length), random.random_range(0..SIZE - length)).unwrap();
+            device.write_all_at(&noise(random, length), random.random_range(0..size(usage) - length)).unwrap();
         }
         device.sync_all().unwrap();
         return;
@@ -207,8 +215,8 @@ fn fill(usage: Use, target: &Path, random: &mut StdRng) {
 
 /// A volume from one side to the other and back, by way of a repository.
 fn there_and_back(from: &Side, to: &Side, usage: Use, repository: &Repository, random: &mut StdRng) {
-    println!("{usage:?} from {} to {} and back", from.name, to.name);
-    let first = from.csi.make_volume("first", SIZE, usage, &Source::Blank);
+    let begin = Instant::now();
+    let first = from.csi.make_volume("first", size(usage), usage, &Source::Blank);
     let contents = from.using(&first, usage, |target| {
         fill(usage, target, random);
         Contents::of(usage, target)
@@ -226,6 +234,7 @@ fn there_and_back(from: &Side, to: &Side, usage: Use, repository: &Repository, r
         at = (next, restored);
     }
     from.csi.drop_volume(&at.1);
+    println!("{usage:?} from {} to {} and back: {} s", from.name, to.name, begin.elapsed().as_secs());
 }
 
 #[test]
@@ -243,11 +252,12 @@ fn exports_are_restored_across_pools() {
 
     for usage in [Use::Mount("ext4"), Use::Mount("xfs"), Use::Mount("btrfs")] {
         there_and_back(&thin, &reflink, usage, &repository, &mut random);
-        there_and_back(&reflink, &thin, usage, &repository, &mut random);
     }
+    // The one file system that knows sectors, made where they are larger.
+    there_and_back(&reflink, &thin, Use::Mount("xfs"), &repository, &mut random);
 
     // A raw volume whose logical blocks are of 512 bytes does not fit a pool of 4096: what counts in blocks would be elsewhere.
-    let volume = thin.csi.make_volume("raw", SIZE, Use::Block, &Source::Blank);
+    let volume = thin.csi.make_volume("raw", size(Use::Block), Use::Block, &Source::Blank);
     let contents = thin.using(&volume, Use::Block, |target| {
         assert_eq!(device::logical_block_bytes(&File::open(target).unwrap()).unwrap(), 512);
         fill(Use::Block, target, &mut random);
@@ -268,7 +278,7 @@ fn exports_are_restored_across_pools() {
     [&volume, &again].into_iter().for_each(|volume| thin.csi.drop_volume(volume));
 
     // The other way it does.
-    let volume = reflink.csi.make_volume("raw", SIZE, Use::Block, &Source::Blank);
+    let volume = reflink.csi.make_volume("raw", size(Use::Block), Use::Block, &Source::Blank);
     let contents = reflink.using(&volume, Use::Block, |target| {
         fill(Use::Block, target, &mut random);
         Contents::of(Use::Block, target)
@@ -289,8 +299,6 @@ fn exports_are_restored_across_pools() {
     let thin_pool = ThinPool::create(&large.0);
     let thin = Side::new("thin with blocks of 4096 bytes", &thin_pool.device);
     there_and_back(&thin, &reflink, Use::Block, &repository, &mut random);
-    there_and_back(&reflink, &thin, Use::Block, &repository, &mut random);
-    there_and_back(&thin, &reflink, Use::Mount("ext4"), &repository, &mut random);
     repository.check();
     thin.stop();
     reflink.stop();
