@@ -168,6 +168,22 @@ fn a_volume_grows_while_it_is_attached() {
 }
 
 #[test]
+fn a_snapshot_can_be_deleted_the_moment_its_last_reader_is_gone() {
+    let (disk, _turn) = disk();
+    make(&disk);
+    let pool = open(&disk);
+    let volume = create(&pool, "one", 64 * MIB, None);
+    write(&pool, &volume, 0, b"data");
+    for round in 0..100 {
+        let snapshot = cut(&pool, &format!("cut-{round}"), &volume);
+        assert_eq!(read_snapshot(&pool, snapshot.id, 0, 4), b"data");
+        // The device of the reader has lost its name by now, or is about to, and is taken apart while this goes on.
+        pool.delete_snapshot(snapshot.id).unwrap_or_else(|error| panic!("round {round}: {error}"));
+    }
+    pool.detach(Object::Volume(volume.id)).unwrap();
+}
+
+#[test]
 fn a_restore_is_written_hidden_and_then_there() {
     let (disk, _turn) = disk();
     make(&disk);

@@ -15,6 +15,7 @@ const BLKGETSIZE64: libc::Ioctl = nix::request_code_read!(0x12, 114, size_of::<l
 const BLKSSZGET: libc::Ioctl = nix::request_code_none!(0x12, 104);
 const BLKFLSBUF: libc::Ioctl = nix::request_code_none!(0x12, 97);
 const BLKRRPART: libc::Ioctl = nix::request_code_none!(0x12, 95);
+const BLKDISCARD: libc::Ioctl = nix::request_code_none!(0x12, 119);
 const BLKZEROOUT: libc::Ioctl = nix::request_code_none!(0x12, 127);
 
 /// Size in bytes of a regular file or a block device.
@@ -63,6 +64,17 @@ pub fn zero_out(device: &File, range: ByteRange) -> io::Result<()> {
     let mut argument = [range.offset(), range.length()];
     // SAFETY: BLKZEROOUT reads two u64.
     unsafe { ioctl::with_pointer(device.as_fd(), BLKZEROOUT, &mut argument) }.map(drop)
+}
+
+/// Tells a block device that what a range holds is of no use any more. Which parts of it read as zeros from then on, and which as
+/// before, is the device's choice.
+///
+/// # Errors
+/// Whatever the system reports; `InvalidInput` when the range is not made of whole logical blocks.
+pub fn discard(device: &File, range: ByteRange) -> io::Result<()> {
+    let mut argument = [range.offset(), range.length()];
+    // SAFETY: BLKDISCARD reads two u64.
+    unsafe { ioctl::with_pointer(device.as_fd(), BLKDISCARD, &mut argument) }.map(drop)
 }
 
 /// Lets the kernel look for partitions anew: after a partition table was overwritten, its partitions must not stay usable.

@@ -3,10 +3,14 @@
 //! Every file system gets 4 KiB sectors and blocks, whatever the device under it has, so that a copy of it mounts on any
 //! pool (a file system with 512-byte sectors does not mount on a device with 4096-byte ones).
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::probe::Finding;
 use super::{Formatting, MountError, program};
+use crate::block::device;
 use crate::types::FsType;
 
 /// Smallest device on which a file system of this type is made, in bytes: what the programs accept, and for ext4 what leaves
@@ -95,10 +99,25 @@ pub(super) fn grow(device: &Path, mount_point: &Path, fs_type: FsType) -> Result
             error => error,
         }),
         FsType::Xfs => program::run("xfs_growfs", ["-d".as_ref(), mount_point.as_os_str()]),
+        // The kernel resizes no Btrfs to less than 256 MiB, not even to the size that it has.
+        FsType::Btrfs if fills_as_btrfs(device).unwrap_or(false) => Ok(()),
         FsType::Btrfs => {
             program::run("btrfs", ["filesystem", "resize", "max"].map(AsRef::as_ref).into_iter().chain([mount_point.as_os_str()]))
         }
     }
+}
+
+/// Whether a Btrfs is as large as its device, as far as its superblock on the disk says, which it does since the last growth.
+fn fills_as_btrfs(device: &Path) -> io::Result<bool> {
+    // Of a superblock at 64 KiB: the magic, and behind it the size of all devices.
+    const MAGIC: (u64, &[u8; 8]) = (0x1_0040, b"_BHRfS_M");
+    const TOTAL_BYTES: u64 = 0x1_0070;
+    let device = File::open(device)?;
+    let field = |at| {
+        let mut bytes = [0; 8];
+        device.read_exact_at(&mut bytes, at).map(|()| bytes)
+    };
+    Ok(field(MAGIC.0)? == *MAGIC.1 && u64::from_le_bytes(field(TOTAL_BYTES)?) == device::size(&device)?)
 }
 
 /// Checks an unmounted ext4, replaying its journal, and grows it to its device.
@@ -131,6 +150,22 @@ mod tests {
                 assert!(!may_write_over(&finding, fs_type, Formatting::Blank), "{finding:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_btrfs_as_large_as_its_device_is_not_grown() {
+        const SIZE: u64 = 160 << 20;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let fills = || fills_as_btrfs(file.path()).unwrap();
+        file.as_file().set_len(SIZE).unwrap();
+        file.as_file().write_all_at(&SIZE.to_le_bytes(), 0x1_0070).unwrap();
+        assert!(!fills(), "it is no Btrfs");
+        file.as_file().write_all_at(b"_BHRfS_M", 0x1_0040).unwrap();
+        assert!(fills());
+        file.as_file().set_len(SIZE + 4096).unwrap();
+        assert!(!fills());
+        file.as_file().set_len(4096).unwrap();
+        assert!(fills_as_btrfs(file.path()).is_err());
     }
 
     #[test]

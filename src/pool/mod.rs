@@ -325,7 +325,8 @@ pub trait Pool: Send + Sync {
     /// under-report.
     ///
     /// # Errors
-    /// As for [`Pool::allocated`].
+    /// As for [`Pool::allocated`]; [`PoolError::Unsupported`] when it cannot be told, since the base is not older and all that is
+    /// left of it is what [`Pool::condense`] kept.
     fn changed(&self, base: SnapshotId, target: SnapshotId) -> Result<RangeStream, PoolError>;
 
     /// Space of the pool.

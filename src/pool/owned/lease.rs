@@ -86,7 +86,8 @@ impl Lease {
     /// deleted, if it was kept as an anchor: the answer is as exact as ever.
     ///
     /// # Errors
-    /// [`PoolError::Missing`] when there is no such base; [`PoolError::Unsupported`] when it is of another volume;
+    /// [`PoolError::Missing`] when there is no such base; [`PoolError::Unsupported`] when it is of another volume, or
+    /// was deleted and is younger than this one, in a pool that needs no more of a base than what tells of later changes;
     /// [`PoolError::Busy`], [`PoolError::Io`] (also when the data of the base is damaged); the stream may fail later.
     pub fn changed_since(&self, base: SnapshotId) -> Result<RangeStream, PoolError> {
         let object = Object::Snapshot(base);

@@ -19,7 +19,8 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::cut::while_suspended;
 use super::health;
@@ -47,6 +48,12 @@ use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, 
 /// Runs of a kept map at most: 64 Ki of them take some 300 KiB of the catalogue. What is more finely scattered is kept coarser, and
 /// over-reported.
 const KEPT_RUNS: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+
+/// Longest wait for a device without a name. One that goes with its last descriptor loses its name first, and is then taken apart
+/// by the kernel in the background: some grace periods of tens of milliseconds each, more where processors are scarce.
+const TAKEN_APART: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile; the kernel offers no event for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Snapshots that may still be cut when new ones are refused: a mapping's time has 24 bits, and what changed is told by it.
 const TIME_MARGIN: u32 = 1 << 10;
@@ -124,19 +131,28 @@ impl ThinPool {
         self.dm.message(&self.name, message)
     }
 
-    /// Deletes a thin device; absent is fine.
+    /// Deletes a thin device; absent is fine. Waits for the kernel to be done with a device that went with its last descriptor.
     fn delete_thin(&self, thin: &ThinObject) -> Result<(), PoolError> {
         let message = PoolMessage::Delete { id: thin.id };
-        match self.send(&message) {
-            Ok(()) | Err(DmError::MissingThin(_)) => {
-                failpoint::hit("thin.delete.after");
-                Ok(())
+        let deadline = Instant::now() + TAKEN_APART;
+        loop {
+            match self.send(&message) {
+                Ok(()) | Err(DmError::MissingThin(_)) => {
+                    failpoint::hit("thin.delete.after");
+                    return Ok(());
+                }
+                Err(DmError::Busy(_)) if Instant::now() < deadline => {
+                    self.devices.check_none(thin.object)?;
+                    thread::park_timeout(LOOK_AGAIN);
+                }
+                Err(DmError::Busy(_)) => return Err(PoolError::InUse { object: thin.object, by: "its device".to_owned() }),
+                Err(error) => {
+                    return Err(match self.check_working() {
+                        Err(reason) => reason,
+                        Ok(()) => failed(&message, error),
+                    });
+                }
             }
-            Err(DmError::Busy(_)) => Err(PoolError::InUse { object: thin.object, by: "its device".to_owned() }),
-            Err(error) => Err(match self.check_working() {
-                Err(reason) => reason,
-                Ok(()) => failed(&message, error),
-            }),
         }
     }
 
@@ -334,11 +350,15 @@ impl Pool for ThinPool {
             let mut sink = |run| found.push(run);
             match &kept {
                 None => metadata.changed(before.id, after.id, &mut sink)?,
+                // The times of a target that was cut before the base do not tell what was written between the two.
+                Some(kept) if metadata.details(after.id)?.creation_time <= kept.creation_time() => return Ok(None),
                 Some(kept) => metadata.changed_since(kept, after.id, &mut sink)?,
             }
-            Ok(found)
+            Ok(Some(found))
         })?;
-        found.into_stream(self.block_size)
+        let younger =
+            || format!("snapshot {base} was cut after {target} and is deleted: what differs between the two is not known");
+        found.ok_or_else(|| PoolError::Unsupported(younger()))?.into_stream(self.block_size)
     }
 
     fn usage(&self) -> Result<PoolUsage, PoolError> {

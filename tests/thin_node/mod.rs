@@ -1,0 +1,69 @@
+//! Thin pools on the disks of the virtual machine, made by the program under test, and nodes over them.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "called by tests only")]
+
+use std::path::{Path, PathBuf};
+
+use windlass::dm::units::DataBlockSize;
+use windlass::dm::{DeviceMapper, DmName, PoolState, ThinPoolStatus};
+use windlass::pool::thin::devices::LabelledDevice;
+
+use crate::common::fixture::Bench;
+use crate::common::leak;
+use crate::common::node::{Node, NodeOptions};
+use crate::common::program::{run_ok, windlass};
+
+/// Size of the pools' data blocks, in bytes.
+pub const BLOCK: u64 = DataBlockSize::MIN.bytes();
+
+/// The disks that the test file asked for.
+pub fn disks() -> Vec<PathBuf> {
+    let disks = std::env::var("WINDLASS_VM_DISKS").expect("WINDLASS_VM_DISKS names the disks of the virtual machine");
+    disks.split(':').map(PathBuf::from).collect()
+}
+
+/// A thin pool, whose devices go with this at the latest.
+pub struct ThinPool {
+    pub device: PathBuf,
+    pub id: String,
+}
+
+impl ThinPool {
+    /// Makes one, over what an earlier test may have left there.
+    pub fn create(device: &Path) -> Self {
+        let mut command = windlass();
+        command.args(["pool", "create", "--output", "json", "--force", "--device"]).arg(device);
+        if let Ok(earlier) = LabelledDevice::read(device) {
+            command.arg("--replace-pool").arg(earlier.label().pool.to_string());
+        }
+        let made: serde_json::Value = serde_json::from_str(&run_ok(&mut command).text()).unwrap();
+        Self { device: device.to_owned(), id: made["pool_id"].as_str().unwrap().to_owned() }
+    }
+
+    /// What the kernel says of it, while a node has it.
+    pub fn state(&self) -> PoolState {
+        let name = DmName::new(format!("windlass-{}-pool", self.id)).unwrap();
+        match DeviceMapper::open().unwrap().thin_pool_status(&name).unwrap() {
+            ThinPoolStatus::Running(state) => state,
+            other => panic!("the pool is {other}"),
+        }
+    }
+
+    /// Data blocks that are taken.
+    pub fn data_used(&self) -> u64 {
+        self.state().data_used.count()
+    }
+
+    /// Starts a node over it, which has the files of `bench`.
+    pub fn node(&self, bench: &Bench) -> Node {
+        Node::start(&NodeOptions { pools: vec![self.device.clone()], ..bench.options() })
+    }
+}
+
+impl Drop for ThinPool {
+    fn drop(&mut self) {
+        let left = leak::remove_thin_pool(&self.id);
+        assert!(left.is_empty() || std::thread::panicking(), "left behind: {left:?}");
+    }
+}
