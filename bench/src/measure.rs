@@ -67,11 +67,14 @@ impl Invocation {
         self
     }
 
-    /// As one types it, with `root` written as `$WORK`.
+    /// As one types it, with `root`, if that is any, written as `$WORK`.
     pub fn shown(&self, root: &Path) -> String {
         let root = root.to_string_lossy();
         let program = self.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let arguments = self.arguments.iter().map(|argument| argument.to_string_lossy().replace(&*root, "$WORK"));
+        let arguments = self.arguments.iter().map(|argument| match argument.to_string_lossy() {
+            text if root.is_empty() => text.into_owned(),
+            text => text.replace(&*root, "$WORK"),
+        });
         std::iter::once(program).chain(arguments).collect::<Vec<_>>().join(" ")
     }
 

@@ -55,9 +55,9 @@ impl Rival {
     pub fn lvm(disk: &Path) -> Result<Self, BenchError> {
         let path = disk.display();
         for command in [
-            format!("lvm vgcreate {WITHOUT_UDEV} -qq -y rival {path}"),
+            format!("lvm vgcreate {WITHOUT_UDEV} -qq -y competitor {path}"),
             format!(
-                "lvm lvcreate {WITHOUT_UDEV} -qq -y --type thin-pool --chunksize 64k --poolmetadatasize 64m -l 90%FREE -n pool rival"
+                "lvm lvcreate {WITHOUT_UDEV} -qq -y --type thin-pool --chunksize 64k --poolmetadatasize 64m -l 90%FREE -n pool competitor"
             ),
         ] {
             shell(&command)?;
@@ -93,15 +93,15 @@ fn by_dmsetup(operation: Operation, repetition: usize) -> Vec<String> {
 fn by_lvm(operation: Operation, repetition: usize) -> Vec<String> {
     match operation {
         Operation::Create => {
-            vec![format!("lvm lvcreate {WITHOUT_UDEV} -qq -y -V 1g -n volume{repetition} --thinpool rival/pool")]
+            vec![format!("lvm lvcreate {WITHOUT_UDEV} -qq -y -V 1g -n volume{repetition} --thinpool competitor/pool")]
         }
         Operation::Snapshot => {
-            vec![format!("lvm lvcreate {WITHOUT_UDEV} -qq -y -s -n snapshot{repetition} rival/volume{repetition}")]
+            vec![format!("lvm lvcreate {WITHOUT_UDEV} -qq -y -s -n still{repetition} competitor/volume{repetition}")]
         }
         Operation::Clone => {
-            vec![format!("lvm lvcreate {WITHOUT_UDEV} -qq -y -s -ay -K -kn -n clone{repetition} rival/snapshot{repetition}")]
+            vec![format!("lvm lvcreate {WITHOUT_UDEV} -qq -y -s -ay -K -kn -n clone{repetition} competitor/still{repetition}")]
         }
-        Operation::Delete => vec![format!("lvm lvremove {WITHOUT_UDEV} -qq -y -f rival/snapshot{repetition}")],
+        Operation::Delete => vec![format!("lvm lvremove {WITHOUT_UDEV} -qq -y -f competitor/still{repetition}")],
     }
 }
 
