@@ -289,7 +289,16 @@ impl DeviceMapper {
     /// # Errors
     /// [`DmError::Missing`], [`DmError::Io`]; [`DmError::Reply`] when the device has no live table or is something else.
     pub fn thin_pool_status(&self, name: &DmName) -> Result<ThinPoolStatus, DmError> {
-        self.status(name, "thin-pool")
+        self.status(Request::of(Verb::TableStatus, name), "thin-pool")
+    }
+
+    /// The state of a thin pool as the kernel knows it at this moment, without a commit: nothing is written, and nothing waited for. A
+    /// pool that has run out of space and got some back says so from its next commit on, which takes it a second.
+    ///
+    /// # Errors
+    /// As for [`DeviceMapper::thin_pool_status`].
+    pub fn thin_pool_status_uncommitted(&self, name: &DmName) -> Result<ThinPoolStatus, DmError> {
+        self.status(Request::of(Verb::TableStatus, name).flags(flag::NO_FLUSH), "thin-pool")
     }
 
     /// The state of a thin volume.
@@ -297,14 +306,14 @@ impl DeviceMapper {
     /// # Errors
     /// As for [`DeviceMapper::thin_pool_status`].
     pub fn thin_status(&self, name: &DmName) -> Result<ThinStatus, DmError> {
-        self.status(name, "thin")
+        self.status(Request::of(Verb::TableStatus, name), "thin")
     }
 
-    fn status<T>(&self, name: &DmName, type_name: &'static str) -> Result<T, DmError>
+    fn status<T>(&self, request: Request<'_>, type_name: &'static str) -> Result<T, DmError>
     where
         T: std::str::FromStr<Err = super::LineError>,
     {
-        self.ask(&Request::of(Verb::TableStatus, name), FIRST_ROOM, |reply| {
+        self.ask(&request, FIRST_ROOM, |reply| {
             let targets = reply.targets()?;
             match targets.as_slice() {
                 [only] if only.kind == type_name => only.text.parse().map_err(|error| line(&only.text, error)),

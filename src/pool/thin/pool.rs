@@ -103,7 +103,7 @@ impl ThinPool {
     }
 
     fn status(&self) -> Result<ThinPoolStatus, PoolError> {
-        let status = self.dm.thin_pool_status(&self.name);
+        let status = self.dm.thin_pool_status_uncommitted(&self.name);
         status.map_err(|error| PoolError::io("ask for the status of the pool", io::Error::other(error)))
     }
 
