@@ -27,11 +27,11 @@ use crate::random_volumes::content;
 use crate::random_volumes::writers::Writers;
 
 /// Size of a volume at its creation: more blocks than a leaf of a tree of mappings has, so that trees branch.
-const SMALL: u64 = 20 << 20;
+const SMALL: u64 = 17 << 20;
 /// No volume grows beyond this.
-const LARGE: u64 = 28 << 20;
+const LARGE: u64 = 22 << 20;
 /// Volumes that are not deleted, at most.
-const VOLUMES: usize = 4;
+const VOLUMES: usize = 3;
 /// Snapshots of a volume at a time, and deleted ones that are still asked for.
 const LIVE: usize = 4;
 const DELETED: usize = 6;
