@@ -18,7 +18,7 @@ use thin_random::model::Model;
 
 const OPERATIONS: u64 = 10_000;
 /// Operations between two comparisons.
-const ROUND: u64 = 200;
+const ROUND: u64 = 250;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))

@@ -1,8 +1,10 @@
 //! The end of a round: everything there is, compared with what must be there and with what other programs read.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use rand::RngExt;
 use windlass::block::device;
@@ -51,7 +53,7 @@ impl Model {
         for index in 0..self.volumes.len() {
             if let Some(content) = &self.volumes[index].content {
                 let path = self.attach(index);
-                let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+                let file = direct(&path);
                 assert_eq!(device::size(&file).unwrap(), content.bytes());
                 content.assert_held_by(&file, "a volume");
                 self.tally.bytes_compared += content.bytes();
@@ -60,7 +62,9 @@ impl Model {
             for snap in &self.volumes[index].live {
                 let lease = self.pool().lease(snap.id).unwrap();
                 assert_eq!(lease.size().bytes(), snap.content.bytes());
-                snap.content.assert_held_by(lease.file(), "a snapshot");
+                // The node of its device is gone: the descriptor leads to it.
+                let file = direct(Path::new(&format!("/proc/self/fd/{}", lease.file().as_raw_fd())));
+                snap.content.assert_held_by(&file, "a snapshot");
                 self.tally.bytes_compared += snap.content.bytes();
                 self.tally.contents_compared += 1;
             }
@@ -162,6 +166,11 @@ impl Model {
             other => panic!("the pool is {other}"),
         }
     }
+}
+
+/// Opens a device for reading without the page cache.
+fn direct(path: &Path) -> File {
+    OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).unwrap()
 }
 
 /// What the pool said of a snapshot.

@@ -27,11 +27,13 @@ use crate::random_volumes::content;
 use crate::random_volumes::writers::Writers;
 
 /// Size of a volume at its creation: more blocks than a leaf of a tree of mappings has, so that trees branch.
-const SMALL: u64 = 20 << 20;
+const SMALL: u64 = 17 << 20;
 /// No volume grows beyond this.
-const LARGE: u64 = 28 << 20;
+const LARGE: u64 = 22 << 20;
 /// Volumes that are not deleted, at most.
-const VOLUMES: usize = 4;
+const VOLUMES: usize = 3;
+/// Volumes that were deleted and have snapshots, at most.
+const GONE: usize = 2;
 /// Snapshots of a volume at a time, and deleted ones that are still asked for.
 const LIVE: usize = 4;
 const DELETED: usize = 6;
@@ -344,6 +346,13 @@ impl Model {
         self.volumes[index].content = None;
         self.forget_empty(index);
         self.count("deletions of volumes");
+        // Else the snapshots of deleted volumes would become more and more.
+        let gone: Vec<VolumeId> = self.volumes.iter().filter(|volume| volume.content.is_none()).map(|volume| volume.id).collect();
+        if let Some(oldest) = gone.first().filter(|_| gone.len() > GONE) {
+            while let Some(index) = self.volumes.iter().position(|volume| volume.id == *oldest) {
+                self.delete_snapshot(Some(index));
+            }
+        }
     }
 
     fn grow(&mut self, index: usize) {
