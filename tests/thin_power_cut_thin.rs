@@ -28,7 +28,7 @@ use windlass::pool::thin::{create_pool, open_pool};
 use windlass::types::{LogicalBlockSize, Object};
 
 /// Of how many cuts one is recovered from.
-const RECOVERED: usize = 19;
+const RECOVERED: usize = 21;
 /// The least number of cuts that are recovered from.
 const RECOVERIES: usize = 30;
 
@@ -56,7 +56,10 @@ fn run_on_a_logged_disk(disk: &str, log: &str) {
     for (number, step) in (1..).zip(steps()) {
         match &step {
             Step::Mount => files::format_and_mount(&thin_cut::make_mounted(&pool), mounted.path()),
-            Step::Operation(operation) => thin_cut::perform_used(&pool, operation),
+            Step::Operation(operation) => {
+                files::disturb(mounted.path(), number);
+                thin_cut::perform_used(&pool, operation);
+            }
             Step::File(number) => files::write(mounted.path(), *number),
         }
         // A file system that was made is not promised before it was synced.

@@ -2,12 +2,17 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::power_cut::scene::run;
+
+/// Blocks of 4096 bytes in which the writes begin that nobody is promised.
+const NOISE: u64 = 2048;
 
 /// Makes an ext4 and mounts it.
 ///
@@ -44,6 +49,23 @@ pub fn write(at: &Path, number: u64) {
     let mut file = File::create_new(at.join(name(number))).unwrap();
     file.write_all(&content(number)).unwrap();
     file.sync_all().unwrap();
+}
+
+/// Begins to write to a file that nobody is promised, so that whatever is done next finds writes under way. It is not waited for
+/// them, and nothing is flushed: what is done next has to see to its own.
+///
+/// # Panics
+/// When that fails.
+pub fn disturb(at: &Path, number: u64) {
+    let file = File::options().write(true).create(true).truncate(false).open(at.join("noise")).unwrap();
+    let mut random = StdRng::seed_from_u64(number);
+    for _ in 0..4 {
+        let mut bytes = vec![0; 64 << 10];
+        random.fill(&mut bytes[..]);
+        file.write_all_at(&bytes, random.random_range(0..NOISE) * 4096).unwrap();
+    }
+    // The kernel begins to write what is not wanted in memory any more.
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
 }
 
 /// Mounts the file system, which replays its journal, and looks for the files; unmounts it and checks it.

@@ -3,7 +3,8 @@
 //! The pool's device is a part of the logged disk; the marks lie behind it. The label, the catalogue, the metadata and the data
 //! are so all on one disk, and what the pool relies on between them is cut through as well. The steps are those of the workload;
 //! between them files are written to the ext4 of a volume that stays mounted, each synced and promised by a mark of its own: a
-//! mark that covered a step and the sync of a file would hide that the step forgot its own.
+//! mark that covered a step and the sync of a file would hide that the step forgot its own. While an operation is done, other
+//! writes to that volume are under way, which nobody syncs.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support; no test uses all of it")]
 
@@ -32,8 +33,8 @@ const MOUNTED: &str = "beside-mounted";
 const MOUNTED_BYTES: u64 = 32 * MIB;
 /// Of the workload.
 const SEED: u64 = 11;
-/// How many steps there are.
-pub const STEPS: u64 = 90;
+/// How many steps there are. They flush the disk some 5 times each.
+pub const STEPS: u64 = 105;
 /// Of how many steps one writes a file.
 const FILES: u64 = 5;
 
