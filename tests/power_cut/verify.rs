@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 
 use windlass::block::Access;
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::record::AnchorLimit;
+use windlass::pool::record::{AnchorLimit, Snapshot, Volume};
 use windlass::types::{CapacityRange, Object, VolumeSize};
 
-use super::workload::{BLOCK, Content, Operation, State, block_of, new_volume};
+use super::workload::{BESIDE, BLOCK, Content, Operation, State, block_of, new_volume};
 
 /// What a pool holds, as it says.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,10 +19,9 @@ struct Listing {
 }
 
 impl Listing {
-    fn of_pool(pool: &OwnedPool) -> Self {
-        let volumes = pool.volumes().unwrap().into_iter().map(|volume| (volume.name.as_str().to_owned(), volume.size.bytes()));
-        let snapshots = pool.snapshots().unwrap().into_iter();
-        let snapshots = snapshots.map(|snapshot| (snapshot.name.as_str().to_owned(), snapshot.size.bytes()));
+    fn of_records(volumes: &[Volume], snapshots: &[Snapshot]) -> Self {
+        let volumes = volumes.iter().map(|volume| (volume.name.as_str().to_owned(), volume.size.bytes()));
+        let snapshots = snapshots.iter().map(|snapshot| (snapshot.name.as_str().to_owned(), snapshot.size.bytes()));
         Self { volumes: volumes.collect(), snapshots: snapshots.collect() }
     }
 
@@ -47,39 +46,61 @@ pub fn verify(pool: &OwnedPool, promised: &State, under_way: Option<&Operation>)
     assert_eq!(status.damaged, Vec::<String>::new(), "damaged");
     assert_eq!(status.restores, 0, "restores");
 
+    let records = (pool.volumes().unwrap(), pool.snapshots().unwrap());
+    verify_records(records, promised, under_way, |object, bytes| {
+        let mut content = vec![0; bytes];
+        match object {
+            Object::Volume(_) => {
+                let attachment = pool.attach(object, Access::ReadOnly).unwrap();
+                File::open(&attachment.device).unwrap().read_exact_at(&mut content, 0).unwrap();
+                pool.detach(object).unwrap();
+            }
+            Object::Snapshot(id) => pool.lease(id).unwrap().file().read_exact_at(&mut content, 0).unwrap(),
+        }
+        content
+    });
+}
+
+/// Compares records, and the bytes that `read` finds of their objects, with what was promised. Volumes [`BESIDE`] the workload
+/// are left out.
+///
+/// # Panics
+/// When anything differs.
+pub fn verify_records(
+    (mut volumes, snapshots): (Vec<Volume>, Vec<Snapshot>),
+    promised: &State,
+    under_way: Option<&Operation>,
+    mut read: impl FnMut(Object, usize) -> Vec<u8>,
+) {
+    volumes.retain(|volume| !volume.name.as_str().starts_with(BESIDE));
     let mut done = promised.clone();
     if let Some(operation) = under_way {
         done.apply(operation);
     }
-    let listing = Listing::of_pool(pool);
+    let listing = Listing::of_records(&volumes, &snapshots);
     let is_done = listing == Listing::of_state(&done);
     if !is_done {
         assert_eq!(listing, Listing::of_state(promised), "not what was promised, and with {under_way:?} under way");
     }
     // What either state says of an object that both have differs for a write alone.
     let (first, second) = if is_done { (&done, promised) } else { (promised, &done) };
-    for volume in pool.volumes().unwrap() {
+    for volume in volumes {
         let name = volume.name.as_str();
-        let object = Object::Volume(volume.id);
-        let attachment = pool.attach(object, Access::ReadOnly).unwrap();
-        let device = File::open(&attachment.device).unwrap();
         let contents = [Some(&first.volumes[name]), second.volumes.get(name)];
-        compare(name, &device, contents.into_iter().flatten());
-        drop(device);
-        pool.detach(object).unwrap();
+        let bytes = read(Object::Volume(volume.id), (first.volumes[name].blocks * BLOCK) as usize);
+        compare(name, &bytes, contents.into_iter().flatten());
     }
-    for snapshot in pool.snapshots().unwrap() {
+    for snapshot in snapshots {
         let name = snapshot.name.as_str();
-        let lease = pool.lease(snapshot.id).unwrap();
-        compare(name, lease.file(), std::iter::once(&first.snapshots[name]));
+        let content = &first.snapshots[name];
+        let bytes = read(Object::Snapshot(snapshot.id), (content.blocks * BLOCK) as usize);
+        compare(name, &bytes, std::iter::once(content));
     }
 }
 
 /// Each block is what one of the contents says.
-fn compare<'a>(name: &str, file: &File, contents: impl Iterator<Item = &'a Content>) {
+fn compare<'a>(name: &str, bytes: &[u8], contents: impl Iterator<Item = &'a Content>) {
     let contents: Vec<&Content> = contents.collect();
-    let mut bytes = vec![0; (contents[0].blocks * BLOCK) as usize];
-    file.read_exact_at(&mut bytes, 0).unwrap();
     for (number, block) in (0..).zip(bytes.chunks_exact(BLOCK as usize)) {
         let is_expected = contents.iter().any(|content| match content.written.get(&number) {
             Some(seed) => block == block_of(*seed),

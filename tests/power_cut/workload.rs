@@ -15,6 +15,8 @@ use windlass::types::{CapacityRange, Object, ObjectName, VolumeSize};
 
 /// What content is counted in: what disks write as a whole.
 pub const BLOCK: u64 = 4096;
+/// Names of volumes that begin so are none of the workload's.
+pub const BESIDE: &str = "beside-";
 /// Bounds that keep an image small enough to be read as a whole at each cut.
 const VOLUMES: usize = 6;
 const SNAPSHOTS: usize = 8;

@@ -42,30 +42,7 @@ impl Frozen {
 
     /// Everything that each device has, by `thin_dump`.
     pub fn dump(&self) -> BTreeMap<ThinId, Map> {
-        let mut devices: BTreeMap<ThinId, Map> = BTreeMap::new();
-        let mut device = None;
-        for element in elements(&self.run("thin_dump", &["--metadata-snap"])) {
-            match element.name.as_str() {
-                "superblock" => {}
-                "device" => {
-                    let id = ThinId::new(element.number("dev_id").try_into().unwrap()).unwrap();
-                    device = Some(id);
-                    devices.insert(id, Map::new());
-                }
-                "single_mapping" | "range_mapping" => {
-                    let is_single = element.name == "single_mapping";
-                    let (block, data, length) = if is_single {
-                        (element.number("origin_block"), element.number("data_block"), 1)
-                    } else {
-                        (element.number("origin_begin"), element.number("data_begin"), element.number("length"))
-                    };
-                    let (map, time) = (devices.get_mut(&device.unwrap()).unwrap(), element.number("time"));
-                    map.extend((0..length).map(|at| (block + at, Mapping { data_block: data + at, time })));
-                }
-                other => panic!("thin_dump says <{other}>, which is not understood"),
-            }
-        }
-        devices
+        maps(&self.run("thin_dump", &["--metadata-snap"]))
     }
 
     /// The blocks in which two devices differ, by `thin_delta`.
@@ -97,6 +74,34 @@ impl Drop for Frozen {
         let released = self.dm.message(&self.pool, &PoolMessage::ReleaseMetadataSnap);
         assert!(released.is_ok() || std::thread::panicking(), "{released:?}");
     }
+}
+
+/// What each device has, of what `thin_dump` printed.
+pub fn maps(xml: &str) -> BTreeMap<ThinId, Map> {
+    let mut devices: BTreeMap<ThinId, Map> = BTreeMap::new();
+    let mut device = None;
+    for element in elements(xml) {
+        match element.name.as_str() {
+            "superblock" => {}
+            "device" => {
+                let id = ThinId::new(element.number("dev_id").try_into().unwrap()).unwrap();
+                device = Some(id);
+                devices.insert(id, Map::new());
+            }
+            "single_mapping" | "range_mapping" => {
+                let is_single = element.name == "single_mapping";
+                let (block, data, length) = if is_single {
+                    (element.number("origin_block"), element.number("data_block"), 1)
+                } else {
+                    (element.number("origin_begin"), element.number("data_begin"), element.number("length"))
+                };
+                let (map, time) = (devices.get_mut(&device.unwrap()).unwrap(), element.number("time"));
+                map.extend((0..length).map(|at| (block + at, Mapping { data_block: data + at, time })));
+            }
+            other => panic!("thin_dump says <{other}>, which is not understood"),
+        }
+    }
+    devices
 }
 
 /// The blocks in which two maps differ: what `thin_delta` says, but by place *and* time, so that a map may also be older than the
