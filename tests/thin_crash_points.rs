@@ -2,6 +2,8 @@
 
 // vm: memory=3072 limit=2400
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
+
 mod common;
 mod crash_points;
 

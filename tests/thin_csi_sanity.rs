@@ -1,5 +1,7 @@
 //! csi-sanity against the real node over a thin pool, in mount and in block mode.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
+
 mod common;
 mod sanity;
 

@@ -8,9 +8,9 @@ use std::path::Path;
 use windlass::dm::metadata::{MetadataFile, NEVER, ThinMetadata};
 use windlass::dm::units::ThinId;
 
+use super::REPETITIONS;
 use super::table::Table;
 use super::windlass::{NAME, Pool};
-use super::{REPETITIONS, Tool};
 use crate::error::{BenchError, While};
 use crate::measure::Invocation;
 
@@ -24,7 +24,7 @@ const CHANGED: u64 = MAPPED / 100;
 ///
 /// # Errors
 /// When something fails, or the two do not agree.
-pub fn measure(pool: &mut Pool, table: &mut Table) -> Result<(), BenchError> {
+pub fn measure(pool: &Pool, table: &mut Table) -> Result<(), BenchError> {
     let what = || "preparing the difference".to_owned();
     let (volume, device) = pool.volume("difference", VOLUME_BYTES, None)?;
     let file = File::options().write(true).open(&device).while_doing(what)?;
@@ -46,7 +46,7 @@ pub fn measure(pool: &mut Pool, table: &mut Table) -> Result<(), BenchError> {
     drop(file);
 
     let id = pool.owned.id();
-    let own_version = (&mut *pool).version();
+    let own_version = super::windlass::version();
     let version = Invocation::new("thin_delta").words("--version").output()?.trim().to_owned();
     let (mut ours, mut theirs) = (0, 0);
     for _ in 0..REPETITIONS {

@@ -95,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
             }
         }
     }
-    difference::measure(&mut pool, &mut table)?;
+    difference::measure(&pool, &mut table)?;
     table.complete();
     print!("{}", table.render());
     let json = serde_json::to_vec_pretty(table.rows()).while_doing(|| "writing the results".to_owned())?;

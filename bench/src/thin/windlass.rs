@@ -65,6 +65,11 @@ impl Pool {
     }
 }
 
+/// Its version.
+pub fn version() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}
+
 fn named(name: &str) -> Result<ObjectName, BenchError> {
     name.to_owned().try_into().map_err(|_| BenchError::new(format!("`{name}` is no name")))
 }
@@ -75,7 +80,7 @@ impl Tool for &mut Pool {
     }
 
     fn version(&self) -> String {
-        env!("CARGO_PKG_VERSION").to_owned()
+        version()
     }
 
     fn run(&mut self, operation: Operation, repetition: usize) -> Result<(), BenchError> {

@@ -56,7 +56,8 @@ fn a_whole_pool_says_how_it_is_served() {
 
 #[test]
 fn whatever_keeps_a_pool_from_being_served_is_said_and_how_is_not() {
-    let spoilt: [(fn(&mut Examined), &str); 4] = [
+    type Spoil = fn(&mut Examined);
+    let spoilt: [(Spoil, &str); 4] = [
         (|found| found.superblock = Err("its superblock is all zeros".to_owned()), "all zeros"),
         (|found| found.catalogue = Err("is damaged".to_owned()), "its catalogue: is damaged"),
         (|found| found.superblock = Ok(superblock(9)), "put back to an earlier state"),
