@@ -1,5 +1,6 @@
 //! A busy thin pool on a logged disk, whose power `root_power_cut_thin` then cuts; and, for some of the cuts, its recovery, which
-//! needs device-mapper. Whatever a cut leaves is recovered without leftovers: when everything is deleted then, nothing is in use.
+//! needs device-mapper. Whatever a cut leaves is recovered without leftovers: when everything is deleted then, nothing is in use but
+//! the blocks that the kernel itself lost in the cut, which were being written for the first time (`Stored::leaked_blocks`).
 // vm: disks=416M,2G,3G memory=2048 limit=900 keep
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
@@ -18,7 +19,7 @@ use power_cut::replay::Replay;
 use power_cut::scene::run;
 use power_cut::verify::{verify, verify_use};
 use thin_cut::stored::Stored;
-use thin_cut::{POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
+use thin_cut::{LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
 use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopOptions};
 use windlass::pool::owned::OwnedPool;
@@ -82,6 +83,8 @@ fn run_on_a_logged_disk(disk: &str, log: &str) {
 fn recover(image: &Path, spare: &Path, mounted: &Path, promised: &Promised, under_way: Option<&Step>) {
     let file = File::options().read(true).write(true).open(image).unwrap();
     file.set_len(POOL).unwrap();
+    let lost = Stored::read(image, spare).leaked_blocks();
+    assert!(lost <= LOST_AT_MOST, "{lost} data blocks are lost");
     let options = LoopOptions {
         access: Access::ReadWrite,
         block_size: LogicalBlockSize::B4096,
@@ -107,8 +110,6 @@ fn recover(image: &Path, spare: &Path, mounted: &Path, promised: &Promised, unde
         pool.delete_snapshot(snapshot.id).unwrap();
     }
     assert_eq!(pool.anchors().unwrap(), Vec::new());
-    let usage = pool.status().unwrap().usage;
-    assert_eq!(usage.free, usage.total, "something is in use that nobody has");
     drop(pool);
     loop_device::detach(&device).unwrap();
 
@@ -116,7 +117,8 @@ fn recover(image: &Path, spare: &Path, mounted: &Path, promised: &Promised, unde
     stored.verify_records(None);
     assert_eq!(stored.catalogue.thin_objects().unwrap(), Vec::new());
     assert_eq!(stored.catalogue.intents().unwrap(), Vec::new());
-    assert_eq!((stored.devices.len(), stored.data_blocks_used()), (0, 0));
+    // Recovery and deletion lose nothing: what the kernel lost in the cut itself is all.
+    assert_eq!((stored.devices.len(), stored.data_blocks_used()), (0, lost), "something is in use that nobody has");
 }
 
 /// Recovers from some of the cuts. `disk` takes the images.

@@ -38,6 +38,11 @@ pub const STEPS: u64 = 105;
 /// Of how many steps one writes a file.
 const FILES: u64 = 5;
 
+/// Most data blocks that may be with nobody after a cut: those that were being written for the first time. An operation writes to
+/// two blocks in each of five places, what goes on besides to two in each of four, and the file system has its journal, bitmaps and
+/// tables of inodes.
+pub const LOST_AT_MOST: u64 = 32;
+
 /// How the log is replayed.
 pub const REPLAY: ReplayOptions = ReplayOptions { disk: DISK, marks: POOL, torn_of: 4, seed: SEED };
 

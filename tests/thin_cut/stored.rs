@@ -101,6 +101,30 @@ impl Stored {
         }
     }
 
+    /// Data blocks that are in use and that nothing is mapped to. The kernel allocates a block, writes to it and then maps it; when
+    /// it commits its metadata between, because something else asked for that, and the power is cut before the next commit, then
+    /// nobody has the block. `thin_check` 0.9 says nothing about it.
+    pub fn leaked_blocks(&self) -> u64 {
+        let mapped: BTreeSet<u64> = self.devices.values().flatten().map(|(_, mapping)| mapping.data_block).collect();
+        self.data_blocks_used() - mapped.len() as u64
+    }
+
+    /// Whether a change was interrupted.
+    ///
+    /// # Panics
+    /// When the catalogue cannot be read.
+    pub fn is_interrupted(&self) -> bool {
+        !self.catalogue.intents().unwrap().is_empty()
+    }
+
+    /// Whether a map is kept of a deleted snapshot.
+    ///
+    /// # Panics
+    /// When the catalogue cannot be read.
+    pub fn has_maps(&self) -> bool {
+        self.catalogue.thin_objects().unwrap().iter().any(|thin| thin.stored == ThinStored::Map)
+    }
+
     fn thin(&self, object: Object) -> Option<ThinObject> {
         self.catalogue.thin_object(object).unwrap()
     }
