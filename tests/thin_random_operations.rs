@@ -46,7 +46,7 @@ fn whatever_is_done_to_volumes_their_bytes_and_what_is_said_of_them_are_right() 
     println!("{} s, of which {} s for comparing", begin.elapsed().as_secs(), comparing.as_secs());
     assert!(tally.operations.values().map(|(count, _)| count).sum::<u64>() >= operations);
     if operations >= 5000 {
-        assert!(tally.changed > operations / 10 && tally.from_anchors > operations / 100, "too little was asked");
+        assert!(tally.changed > operations / 20 && tally.from_anchors > operations / 100, "too little was asked");
         assert!(tally.refused > 0 && tally.refused_as_younger > 0 && tally.writes_in_flight > 0, "too little was tried");
     }
 }
