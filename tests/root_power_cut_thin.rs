@@ -106,8 +106,9 @@ fn a_busy_thin_pool_keeps_what_was_promised() {
     }
     assert_eq!(marked, STEPS, "steps that were promised");
     println!(
-        "the power was cut at {flushes} flushes and at {torn} moments between, in {:.0} s; of these cuts {interrupted} left a change \
-         interrupted and {with_maps} the map of a deleted snapshot; the mounted volume was checked after {checked}; {with_losses} left blocks with nobody, {most_lost} at most",
+        "the power was cut at {flushes} flushes and at {torn} moments between, in {:.0} s; of these cuts {interrupted} left a \
+         change interrupted and {with_maps} the map of a deleted snapshot; the mounted volume was checked after {checked}; \
+         {with_losses} left blocks with nobody, {most_lost} at most",
         begun.elapsed().as_secs_f64()
     );
     assert!(flushes >= FLUSHES, "only {flushes} flushes in the log");
