@@ -111,6 +111,18 @@ impl Stored {
         self.data_blocks_used() - mapped.len() as u64
     }
 
+    /// Data blocks in use once `thin_repair` made the metadata in `metadata` anew, in the file `to`.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn data_blocks_used_after_repair(&self, metadata: &Path, to: &Path) -> u64 {
+        File::create(to).unwrap().set_len(self.label.segments.metadata_bytes()).unwrap();
+        run("thin_repair", &[], &[Path::new("-i"), metadata, Path::new("-o"), to]);
+        let mut first = [0; BLOCK_BYTES];
+        File::open(to).unwrap().read_exact_at(&mut first, 0).unwrap();
+        Superblock::examine(&first).unwrap().allocated_data_blocks
+    }
+
     /// Whether a change was interrupted.
     ///
     /// # Panics
