@@ -1,6 +1,6 @@
 //! A busy thin pool on a logged disk, whose power `root_power_cut_thin` then cuts; and, for some of the cuts, its recovery, which
-//! needs device-mapper. Whatever a cut leaves is recovered without leftovers: when everything is deleted then, nothing is in use but
-//! the blocks that the kernel itself lost in the cut, which were being written for the first time (`Stored::leaked_blocks`).
+//! needs device-mapper. Whatever a cut leaves is recovered without leftovers: when everything is deleted then, nothing is in use
+//! but the blocks that the kernel itself lost in the cut, which were being written for the first time (`Stored::leaked_blocks`).
 // vm: disks=416M,2G,3G memory=2048 limit=900 keep
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
@@ -150,7 +150,7 @@ fn recover_from_cuts(log: &WriteLog, disk: &str) -> usize {
 }
 
 #[test]
-fn a_busy_pool_is_recovered_from_power_cuts_and_nothing_leaks() {
+fn a_busy_pool_is_recovered_from_power_cuts_and_recovery_leaks_nothing() {
     let disks = std::env::var("WINDLASS_VM_DISKS").expect("WINDLASS_VM_DISKS is set in the virtual machine");
     let disks: Vec<&str> = disks.split(':').collect();
     let begun = Instant::now();

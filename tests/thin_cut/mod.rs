@@ -39,8 +39,8 @@ pub const STEPS: u64 = 105;
 const FILES: u64 = 5;
 
 /// Most data blocks that may be with nobody after a cut: those that were being written for the first time. An operation writes to
-/// two blocks in each of five places, what goes on besides to two in each of four, and the file system has its journal, bitmaps and
-/// tables of inodes.
+/// two blocks in each of five places, what goes on besides to two in each of four, and the file system has its journal,
+/// bitmaps and tables of inodes.
 pub const LOST_AT_MOST: u64 = 32;
 
 /// How the log is replayed.

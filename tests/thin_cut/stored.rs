@@ -37,7 +37,8 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Reads the pool in an image of its device. `spare` is where its metadata may be copied to, in a file system with direct I/O.
+    /// Reads the pool in an image of its device. `spare` is where its metadata may be copied to: in a file system with direct
+    /// I/O, which the tools insist on.
     ///
     /// # Panics
     /// When a part cannot be read, is not the others', or when `thin_check` finds anything.
@@ -70,8 +71,9 @@ impl Stored {
         Self { catalogue, devices, superblock, label, image: file }
     }
 
-    /// Whether catalogue and metadata can belong together after a cut with this step under way, such that recovery finishes or undoes
-    /// what differs: every thin device has a record; a record lacks its thin device while an intent names it, and there alone.
+    /// Whether catalogue and metadata can belong together after a cut with this step under way, such that recovery finishes or
+    /// undoes what differs: every thin device has a record; a record lacks its thin device while an intent names it, and
+    /// then alone.
     ///
     /// # Panics
     /// When not.
@@ -101,12 +103,24 @@ impl Stored {
         }
     }
 
-    /// Data blocks that are in use and that nothing is mapped to. The kernel allocates a block, writes to it and then maps it; when
-    /// it commits its metadata between, because something else asked for that, and the power is cut before the next commit, then
-    /// nobody has the block. `thin_check` 0.9 says nothing about it.
+    /// Data blocks that are in use and that nothing is mapped to. The kernel allocates a block, writes to it and then maps it;
+    /// when it commits its metadata between, because something else asked for that, and the power is cut before the next
+    /// commit, then nobody has the block. `thin_check` 0.9 says nothing about it.
     pub fn leaked_blocks(&self) -> u64 {
         let mapped: BTreeSet<u64> = self.devices.values().flatten().map(|(_, mapping)| mapping.data_block).collect();
         self.data_blocks_used() - mapped.len() as u64
+    }
+
+    /// Data blocks in use once `thin_repair` made the metadata in `metadata` anew, in the file `to`.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn data_blocks_used_after_repair(&self, metadata: &Path, to: &Path) -> u64 {
+        File::create(to).unwrap().set_len(self.label.segments.metadata_bytes()).unwrap();
+        run("thin_repair", &[], &[Path::new("-i"), metadata, Path::new("-o"), to]);
+        let mut first = [0; BLOCK_BYTES];
+        File::open(to).unwrap().read_exact_at(&mut first, 0).unwrap();
+        Superblock::examine(&first).unwrap().allocated_data_blocks
     }
 
     /// Whether a change was interrupted.
