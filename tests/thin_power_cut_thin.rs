@@ -29,7 +29,7 @@ use windlass::pool::thin::{create_pool, open_pool};
 use windlass::types::{LogicalBlockSize, Object};
 
 /// Of how many cuts one is recovered from.
-const RECOVERED: usize = 21;
+const RECOVERED: usize = 20;
 /// The least number of cuts that are recovered from.
 const RECOVERIES: usize = 30;
 

@@ -124,18 +124,18 @@ impl DeviceNodes {
         }
     }
 
-    /// Removes the nodes whose device is not among `devices` by name and number, and what making of nodes left behind unfinished.
-    /// Returns the names removed. Nothing else may be making nodes meanwhile.
+    /// Removes the nodes whose names begin with `prefix` and whose device is not among `devices` by name and number. Returns the names
+    /// removed. Nothing else may be making such nodes meanwhile. What making of nodes left unfinished begins with a dot.
     ///
     /// # Errors
     /// [`NodeError::Io`]. What is no block device node is left alone.
-    pub fn sweep(&self, devices: &[ListedDevice]) -> Result<Vec<String>, NodeError> {
+    pub fn sweep(&self, prefix: &str, devices: &[ListedDevice]) -> Result<Vec<String>, NodeError> {
         let mut removed = Vec::new();
         let list = |source| NodeError::Io { action: format!("list {}", self.path.display()), source };
         for entry in fs::read_dir(&self.path).map_err(list)? {
             let name = entry.map_err(list)?.file_name();
             // Ours are text.
-            let Some(name) = name.to_str() else { continue };
+            let Some(name) = name.to_str().filter(|name| name.starts_with(prefix)) else { continue };
             let found = match self.look(name) {
                 Ok(Some(found)) => found,
                 Ok(None) | Err(NodeError::Foreign(_)) => continue,
@@ -212,7 +212,7 @@ mod tests {
             assert!(matches!(nodes.make(&name(there), number), Err(NodeError::Foreign(_))), "{there}");
             assert!(matches!(nodes.remove(&name(there)), Err(NodeError::Foreign(_))), "{there}");
         }
-        assert_eq!(nodes.sweep(&[]).unwrap(), Vec::<String>::new());
+        assert_eq!(nodes.sweep("", &[]).unwrap(), Vec::<String>::new());
         assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
         assert_eq!(fs::read_to_string(nodes.path(&name("file"))).unwrap(), "kept");
         nodes.remove(&name("nothing")).unwrap();

@@ -34,7 +34,7 @@ const MOUNTED_BYTES: u64 = 32 * MIB;
 /// Of the workload.
 const SEED: u64 = 11;
 /// How many steps there are. They flush the disk some 5 times each.
-pub const STEPS: u64 = 105;
+pub const STEPS: u64 = 130;
 /// Of how many steps one writes a file.
 const FILES: u64 = 5;
 

@@ -77,7 +77,8 @@ impl Names {
         self.pool.to_string()
     }
 
-    fn prefix(&self) -> String {
+    /// What all names of the pool's devices begin with.
+    pub(super) fn prefix(&self) -> String {
         format!("windlass-{}-", self.pool)
     }
 

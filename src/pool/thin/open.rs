@@ -86,7 +86,7 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let places = growth::places(&devices)?;
     let place = devices.metadata().path().display().to_string();
     activate(&stack, &places, &place)?;
-    stack.resume_leftovers()?;
+    stack.clear_leftovers()?;
     let name = names.name(Part::Pool)?;
     let gate = MetadataGate::new(Arc::clone(&dm), name.clone(), stack.open_metadata(&places)?)
         .map_err(|error| PoolError::io("read the metadata", error))?;

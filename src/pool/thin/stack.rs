@@ -190,13 +190,20 @@ impl Stack {
         self.nodes.remove(&name).map_err(|error| no_node(&name, error))
     }
 
-    /// Resumes whatever of this pool a dead process left suspended: its own devices only. From below upwards.
-    pub(super) fn resume_leftovers(&self) -> Result<(), PoolError> {
+    /// Resumes whatever of this pool a dead process left suspended, its own devices only, from below upwards; and removes the nodes of
+    /// devices that are gone.
+    pub(super) fn clear_leftovers(&self) -> Result<(), PoolError> {
         let listed = self.dm.list().map_err(|error| PoolError::io("list the devices", io::Error::other(error)))?;
         let mut ours: Vec<(Part, DmName)> = listed
-            .into_iter()
-            .filter_map(|device| Some((self.names.part_of(device.uuid.as_deref()?)?, DmName::new(device.name).ok()?)))
+            .iter()
+            .filter_map(|device| Some((self.names.part_of(device.uuid.as_deref()?)?, DmName::new(&*device.name).ok()?)))
             .collect();
+        // Only the owner makes nodes of this pool's devices.
+        let swept = self.nodes.sweep(&self.names.prefix(), &listed);
+        let swept = swept.map_err(|error| PoolError::io("remove stale device nodes", io::Error::other(error)))?;
+        if !swept.is_empty() {
+            tracing::info!(nodes = ?swept, "removed device nodes that an earlier process left");
+        }
         ours.sort_unstable_by_key(|(part, _)| *part);
         for (_, name) in ours {
             let info = self.dm.info(&name).map_err(|error| failed("look at", &name, error))?;
