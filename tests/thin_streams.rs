@@ -31,9 +31,9 @@ use windlass::block::{AlignedBuffer, device};
 use windlass::types::ByteRange;
 
 const MIB: u64 = 1 << 20;
-/// Ranges of the long answers, of one block each. In messages of one range they are some 200 KiB: more than the server's
+/// Ranges of the long answers, of one block each. In messages of one range they are some 400 KiB: more than the server's
 /// and the client's HTTP/2 take without being read, so that a client that stops reading stops the server.
-const RANGES: u64 = 4096;
+const RANGES: u64 = 8192;
 /// A call that waits for a stalled stream would wait for good.
 const PROMPT: Duration = Duration::from_secs(60);
 
@@ -114,10 +114,10 @@ fn nobody_waits_for_a_client_that_stops_reading_and_nothing_is_kept_for_it() {
     let other_paths = csi.bring_up(&bench.root(), "other", &other, Use::Block);
     Device::open(&other_paths.target).touch(1024, 1, 2);
     csi.take_down(&other, &other_paths);
-    device.touch(RANGES / 2, 4, 3);
+    device.touch(RANGES, 2, 3);
     let target = csi.make_snapshot("target", &volume);
     let delta = Ask::Delta { base: &base, target: &target };
-    assert_eq!(pool.data_used(), RANGES + RANGES / 2 + 1024);
+    assert_eq!(pool.data_used(), 2 * RANGES + 1024);
 
     // Several clients read one message each, and then no more.
     let stalled_allocated = runtime.block_on(Stalled::new(&socket, Ask::Allocated(&target)));
@@ -134,7 +134,7 @@ fn nobody_waits_for_a_client_that_stops_reading_and_nothing_is_kept_for_it() {
     };
     // Other clients get theirs.
     let client = runtime.block_on(async { Client::new(csi_harness::channel(&socket).await) });
-    assert_eq!(runtime.block_on(list(&client, delta, 0, 0)).unwrap().ranges, every(RANGES / 2, 4));
+    assert_eq!(runtime.block_on(list(&client, delta, 0, 0)).unwrap().ranges, every(RANGES, 2));
     done("a delta of the same snapshots");
     let third = csi.make_snapshot("third", &volume);
     done("a snapshot");
@@ -162,7 +162,7 @@ fn nobody_waits_for_a_client_that_stops_reading_and_nothing_is_kept_for_it() {
 
     // Those who go on after all get all of it, as it was.
     assert_eq!(runtime.block_on(stalled_allocated.rest()), every(RANGES, 2));
-    assert_eq!(runtime.block_on(stalled_delta.rest()), every(RANGES / 2, 4));
+    assert_eq!(runtime.block_on(stalled_delta.rest()), every(RANGES, 2));
     // Who goes away holds nothing any more.
     drop(stalled_for_good);
     for snapshot in [&base, &target] {
