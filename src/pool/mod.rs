@@ -360,6 +360,22 @@ pub struct PoolHealth {
     pub transaction_id: Option<u64>,
 }
 
+impl PoolHealth {
+    /// Refuses a change of a pool that takes none, with what is wrong and what to do about it. `location` names the pool.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    pub fn check_changes(self, location: &str) -> Result<(), PoolError> {
+        match self.changes {
+            Changes::Taken => Ok(()),
+            Changes::Refused => {
+                let problem = self.problem.unwrap_or_else(|| "it takes no changes".to_owned());
+                Err(PoolError::io(format!("change the pool at {location}"), io::Error::other(problem)))
+            }
+        }
+    }
+}
+
 /// Whether a pool takes changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Changes {

@@ -54,7 +54,7 @@ pub use self::restore::{RestoreStart, RestoreTarget};
 pub use self::status::{AnchorStatus, PoolStatus};
 use super::catalogue::Catalogue;
 use super::locks::{Key, Locked, OperationLocks};
-use super::{Changes, Demand, FREEZE_DEADLINE, Pool, PoolError, PoolKind, Quiesce, Release};
+use super::{Demand, FREEZE_DEADLINE, Pool, PoolError, PoolKind, Quiesce, Release};
 use crate::block::Access;
 use crate::failpoint;
 use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
@@ -142,14 +142,7 @@ impl OwnedPool {
 
     /// Refuses everything that makes or changes objects while the pool takes no changes, with what to do about that.
     fn check_working(&self) -> Result<(), PoolError> {
-        let health = self.pool.health()?;
-        match (health.changes, health.problem) {
-            (Changes::Taken, _) => Ok(()),
-            (Changes::Refused, problem) => {
-                let problem = problem.unwrap_or_else(|| "it takes no changes".to_owned());
-                Err(PoolError::io(format!("change the pool at {}", self.location()), io::Error::other(problem)))
-            }
-        }
+        self.pool.health()?.check_changes(&self.location())
     }
 
     /// Refuses what would take space from a pool that has none to give, even without its anchors.

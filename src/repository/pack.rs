@@ -111,8 +111,13 @@ impl PackBuilder {
     pub fn within(memory: Vec<u8>, sealer: Sealer, kind: BlobKind, target_bytes: usize, verification: Verification) -> Self {
         let mut body = memory;
         body.clear();
-        body.reserve_exact(target_bytes + COMPRESSION_ROOM);
+        body.reserve_exact(Self::capacity(target_bytes));
         Self { sealer, kind, target_bytes, verification, body, blobs: Vec::new() }
+    }
+
+    /// Bytes of memory that a pack of `target_bytes` takes.
+    pub const fn capacity(target_bytes: usize) -> usize {
+        target_bytes + COMPRESSION_ROOM
     }
 
     /// Adds the blob `plain`, whose id the caller has computed: compressed if that makes it smaller. Returns the sealed length

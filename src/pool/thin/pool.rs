@@ -41,7 +41,7 @@ use crate::failpoint;
 use crate::pool::catalogue::{Catalogue, Change};
 use crate::pool::record::{ThinObject, ThinStored};
 use crate::pool::{
-    Attachment, Changes, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage,
+    Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage,
 };
 use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
 
@@ -109,22 +109,20 @@ impl ThinPool {
 
     /// Refuses a change of a pool that takes none, with what is wrong and what to do about it.
     fn check_working(&self) -> Result<(), PoolError> {
-        let health = self.health()?;
-        match (health.changes, health.problem) {
-            (Changes::Taken, _) => Ok(()),
-            (Changes::Refused, problem) => {
-                let problem = problem.unwrap_or_else(|| "the pool takes no changes".to_owned());
-                Err(PoolError::io(format!("change the pool at {}", self.place), io::Error::other(problem)))
-            }
-        }
+        self.health()?.check_changes(&self.place)
     }
 
     /// Sends a message; on a pool that takes none, says why.
     fn message(&self, message: &PoolMessage) -> Result<(), PoolError> {
-        self.send(message).map_err(|error| match self.check_working() {
+        self.send(message).map_err(|error| self.refused(message, error))
+    }
+
+    /// Why the kernel did not take a message: a pool that takes none says so itself.
+    fn refused(&self, message: &PoolMessage, error: DmError) -> PoolError {
+        match self.check_working() {
             Err(reason) => reason,
             Ok(()) => failed(message, error),
-        })
+        }
     }
 
     fn send(&self, message: &PoolMessage) -> Result<(), DmError> {
@@ -146,20 +144,22 @@ impl ThinPool {
                     thread::park_timeout(LOOK_AGAIN);
                 }
                 Err(DmError::Busy(_)) => return Err(PoolError::InUse { object: thin.object, by: "its device".to_owned() }),
-                Err(error) => {
-                    return Err(match self.check_working() {
-                        Err(reason) => reason,
-                        Ok(()) => failed(&message, error),
-                    });
-                }
+                Err(error) => return Err(self.refused(&message, error)),
             }
         }
     }
 
     /// Makes `target` share everything that `origin` refers to; remains of an interrupted attempt at it are made anew.
     fn share(&self, origin: &ThinObject, target: &ThinObject) -> Result<(), PoolError> {
-        self.delete_thin(target)?;
-        self.message(&PoolMessage::CreateSnap { id: target.id, origin: origin.id })?;
+        let message = PoolMessage::CreateSnap { id: target.id, origin: origin.id };
+        match self.send(&message) {
+            Ok(()) => {}
+            Err(DmError::ExistsThin(_)) => {
+                self.delete_thin(target)?;
+                self.message(&message)?;
+            }
+            Err(error) => return Err(self.refused(&message, error)),
+        }
         failpoint::hit("thin.create_snap.after");
         Ok(())
     }

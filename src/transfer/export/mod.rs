@@ -16,6 +16,8 @@
 //! either way, and its list is the one that a full export gives: lists hold numbered chunks and leave out zeros, so runs of zeros
 //! are cut anew over the whole volume.
 //!
+//! What changed is read, and the first memory made, while the lock is waited for ([`prepare`]).
+//!
 //! **Order of what is durable.** Lock; packs; an index file about packs whose `put` returned (every 50 000 blobs or 5 minutes,
 //! and at the end); one pack for blobs of zeros and the metadata; the tree's pack; the last index file; check of the lock; the
 //! snapshot. Only the snapshot makes anything visible and it is the last thing stored. A crash before it leaves packs and index
@@ -35,6 +37,7 @@
 
 mod commit;
 mod parent;
+mod prepare;
 mod read;
 mod scope;
 mod touched;
@@ -47,9 +50,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::budget::{Budget, BudgetError};
+use self::prepare::Prepared;
+use super::budget::{Budget, BudgetError, ExportBounds};
 use super::chunk_size::ChunkSize;
 use super::content::ContentError;
 use super::metadata::{Metadata, MetadataError};
@@ -58,7 +63,7 @@ use super::progress::{Phase, Progress};
 use crate::block::BlockSource;
 use crate::repository::{Id, LockGuard, LockMode, PackError, Repository, RepositoryError, Verification};
 use crate::scratch::ScratchError;
-use crate::types::{ByteRange, Timestamp};
+use crate::types::{ByteRange, RangeStream, Timestamp};
 
 /// What an export is to be like.
 #[derive(Debug, Clone)]
@@ -192,8 +197,11 @@ pub async fn export(
     let begun = Timestamp::now();
     check(source.size(), options)?;
     progress.enter(Phase::Preparing);
+    let Scope { allocated, since } = scope;
+    let (bounds, volume_bytes, chunk_size) = (options.budget.export(options.chunk_size)?, source.size(), options.chunk_size);
+    let prepared = tokio::task::spawn_blocking(move || prepare::prepare(since, volume_bytes, chunk_size, &bounds));
     let lock = until_cancelled(cancel, repository.lock(LockMode::Shared)).await??;
-    let result = locked(source, scope, repository, options, progress, cancel, &lock, begun).await;
+    let result = locked(source, allocated, prepared, bounds, repository, options, progress, cancel, &lock, begun).await;
     // An export that is stored does not fail for its lock.
     lock.let_go(cancel).await;
     let mut report = result?;
@@ -215,7 +223,9 @@ pub async fn export(
 #[expect(clippy::too_many_arguments, reason = "the arguments of an export and what it holds meanwhile")]
 async fn locked(
     source: Arc<dyn BlockSource>,
-    scope: Scope,
+    allocated: RangeStream,
+    prepared: JoinHandle<Prepared>,
+    bounds: ExportBounds,
     repository: &Repository,
     options: &ExportOptions,
     progress: &Progress,
@@ -224,8 +234,8 @@ async fn locked(
     begun: Timestamp,
 ) -> Result<ExportReport, ExportError> {
     let volume_bytes = source.size();
-    let bounds = options.budget.export(options.chunk_size)?;
-    let Scope { allocated, since } = scope;
+    let prepared = until_cancelled(cancel, prepared).await?;
+    let Prepared { since, batches, packs: spare } = prepared.map_err(|error| ExportError::Inside(error.to_string()))?;
     // Snapshots before the index: whatever one refers to was indexed before it was stored.
     let found = until_cancelled(cancel, parent::find(repository, since)).await??;
     let index = Arc::new(until_cancelled(cancel, repository.load_index()).await??);
@@ -239,7 +249,7 @@ async fn locked(
     }
     progress.begin(volume_bytes);
 
-    let (finished, packs) = upload::queue(bounds.in_flight_bytes, bounds.pack_group);
+    let (finished, packs) = upload::queue(bounds.in_flight_bytes, bounds.pack_group, spare);
     let stop = cancel.child_token();
     // Stops the workers when this call is dropped.
     let _stop_when_dropped = stop.clone().drop_guard();
@@ -249,6 +259,7 @@ async fn locked(
         content,
         Arc::clone(&index),
         repository.sealer(),
+        batches,
         bounds,
         options.chunk_size,
         options.verification,

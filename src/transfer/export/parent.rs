@@ -15,9 +15,33 @@ use crate::transfer::metadata::{self, Metadata};
 use crate::transfer::zeros;
 use crate::types::{ByteRange, RangeStream};
 
+/// A parent as its caller describes it, with what changed since it as chunks.
+pub(super) struct Claimed {
+    snapshot: Id,
+    volume_handle: String,
+    snapshot_handle: String,
+    size_bytes: u64,
+    /// The chunks that have to be read again, if that can be told.
+    touched: Result<Touched, FullReason>,
+}
+
+impl Claimed {
+    /// Reads what changed, which takes as long as two file systems take to list their extents. Needs no repository.
+    pub(super) fn read(parent: Parent, volume_bytes: u64, chunk_size: ChunkSize) -> Self {
+        let Parent { snapshot, volume_handle, snapshot_handle, size_bytes, changed } = parent;
+        let touched = touched(changed, size_bytes, volume_bytes, chunk_size);
+        Self { snapshot, volume_handle, snapshot_handle, size_bytes, touched }
+    }
+
+    /// Bytes that are to be read again at most, if the parent holds what it is said to hold.
+    pub(super) fn touched_bytes(&self) -> Option<u64> {
+        self.touched.as_ref().ok().map(Touched::bytes)
+    }
+}
+
 /// A parent whose snapshot was found.
 pub(super) struct Found {
-    parent: Parent,
+    parent: Claimed,
     snapshot: Snapshot,
 }
 
@@ -36,7 +60,7 @@ pub(super) struct Inheritance {
 /// When the store fails.
 pub(super) async fn find(
     repository: &Repository,
-    since: Result<Parent, FullReason>,
+    since: Result<Claimed, FullReason>,
 ) -> Result<Result<Found, FullReason>, ExportError> {
     let parent = match since {
         Ok(parent) => parent,
@@ -109,13 +133,13 @@ async fn take(
     if let Some(what) = mismatch(&parent, &metadata, image.size, options.chunk_size, volume_bytes) {
         return Ok(Err(FullReason::Mismatch { snapshot, what }));
     }
-    let (index, scratch, chunk_size) = (Arc::clone(index), repository.scratch().clone(), options.chunk_size);
-    // Reads the file system's lists of extents and looks up each blob: not for an async thread.
+    let touched = match parent.touched {
+        Ok(touched) => touched,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let (index, scratch) = (Arc::clone(index), repository.scratch().clone());
+    // Looks up each blob: not for an async thread.
     let taken = tokio::task::spawn_blocking(move || {
-        let touched = match touched(parent, volume_bytes, chunk_size) {
-            Ok(touched) => touched,
-            Err(reason) => return Ok(Err(reason)),
-        };
         let has = |id: &Id| Ok(index.get(BlobKind::Data, id)?.map(|location| u64::from(location.plain_length())));
         match untouched(&scratch, &image.content, image.size, volume_bytes, &touched, has) {
             Ok(content) => Ok(Ok(Taken { parent: snapshot, content, touched })),
@@ -150,7 +174,7 @@ fn files(nodes: Vec<Node>, image_name: &str) -> (Option<File>, Option<File>) {
 
 /// What differs between the parent as it is known and as the repository holds it.
 fn mismatch(
-    parent: &Parent,
+    parent: &Claimed,
     metadata: &Metadata,
     image_bytes: u64,
     chunk_size: ChunkSize,
@@ -168,13 +192,13 @@ fn mismatch(
 }
 
 /// The chunks that have to be read again.
-fn touched(parent: Parent, volume_bytes: u64, chunk_size: ChunkSize) -> Result<Touched, FullReason> {
+fn touched(changed: RangeStream, parent_bytes: u64, volume_bytes: u64, chunk_size: ChunkSize) -> Result<Touched, FullReason> {
     let mut touched = Touched::none(volume_bytes, chunk_size);
-    touched.add_all(parent.changed).map_err(|error| FullReason::ChangesUnknown(error.to_string()))?;
+    touched.add_all(changed).map_err(|error| FullReason::ChangesUnknown(error.to_string()))?;
     // A short chunk at the parent's end is longer now, whether anything was written there or not.
-    let short = parent.size_bytes % chunk_size.bytes();
-    if parent.size_bytes < volume_bytes
-        && let Some(range) = ByteRange::between(parent.size_bytes - short, parent.size_bytes)
+    let short = parent_bytes % chunk_size.bytes();
+    if parent_bytes < volume_bytes
+        && let Some(range) = ByteRange::between(parent_bytes - short, parent_bytes)
     {
         touched.add(range);
     }

@@ -20,7 +20,7 @@ use crate::types::ByteRange;
 /// an export is to be cancelled.
 const READ_BYTES: u64 = 4 << 20;
 /// One is packed while one is filled.
-const MEMORIES: usize = 2;
+pub(super) const MEMORIES: usize = 2;
 
 /// Chunks that were read.
 pub(super) struct Batch {
@@ -70,7 +70,7 @@ pub(super) fn start<'scope>(scope: &'scope Scope<'scope, '_>, work: &'scope Work
     let (empty, take) = sync_channel(MEMORIES);
     for _ in 0..MEMORIES {
         // There is room for all of them.
-        let _ = empty.send(AlignedBuffer::zeroed(work.batch_bytes()));
+        let _ = empty.send(work.batch_memory());
     }
     let reader = move || {
         // The worker may have gone, in either case.

@@ -44,6 +44,11 @@ impl Touched {
         ranges.try_for_each(|range| range.map(|range| self.add(range)))
     }
 
+    /// Bytes of the chunks in the set, the last one counted as whole.
+    pub(super) fn bytes(&self) -> u64 {
+        self.chunks.len().saturating_mul(self.chunk_size.bytes())
+    }
+
     /// Whether the chunk `index` is in the set.
     pub(super) fn contains(&self, index: u64) -> bool {
         self.chunks.contains(index)

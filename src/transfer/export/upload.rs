@@ -52,13 +52,13 @@ pub(super) struct Packs {
     spare: Spare,
 }
 
-/// A queue of packs of at most `room_bytes` together, those being stored included, which are hashed in groups of `group_packs`. To
-/// be made on the runtime that drives the uploader.
-pub(super) fn queue(room_bytes: u64, group_packs: usize) -> (Finished, Packs) {
+/// A queue of packs of at most `room_bytes` together, those being stored included, which are hashed in groups of `group_packs`. The first
+/// packs get the memories in `spare`. To be made on the runtime that drives the uploader.
+pub(super) fn queue(room_bytes: u64, group_packs: usize, spare: Vec<Vec<u8>>) -> (Finished, Packs) {
     let room_bytes = u32::try_from(room_bytes).unwrap_or(u32::MAX);
     let (sender, receiver) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(room_bytes as usize));
-    let (spare, runtime) = (Spare::default(), Handle::current());
+    let (spare, runtime) = (Spare::new(Mutex::new(spare)), Handle::current());
     let packs = Packs { queue: receiver, spare: Arc::clone(&spare) };
     (Finished { room, room_bytes, group: Arc::default(), group_packs, queue: sender, spare, runtime }, packs)
 }
@@ -254,7 +254,7 @@ mod tests {
     async fn packs_wait_until_others_are_stored_and_a_stop_ends_the_wait() {
         let sealer = sealer().await;
         for group_packs in [1, 4] {
-            let (finished, mut packs) = queue(1000, group_packs);
+            let (finished, mut packs) = queue(1000, group_packs, Vec::new());
             let stop = CancellationToken::new();
             // A pack that is larger than the room gets all of it.
             let blocking = |length| {
@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn packs_are_named_in_groups_by_their_hashes_and_the_rest_at_the_end() {
         let sealer = sealer().await;
-        let (finished, mut packs) = queue(1 << 20, 3);
+        let (finished, mut packs) = queue(1 << 20, 3, Vec::new());
         let made: Vec<UnnamedPack> = (1..=5).map(|number| pack(&sealer, number * 700)).collect();
         let hashes: Vec<Id> = made.iter().map(|pack| Id::of(pack.bytes())).collect();
         let stop = CancellationToken::new();

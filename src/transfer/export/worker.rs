@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::ExportError;
+use super::prepare::Batches;
 use super::read::{self, Batch};
 use super::upload::Finished;
-use crate::block::BlockSource;
+use crate::block::{AlignedBuffer, BlockSource};
 use crate::repository::{BlobKind, Claim, Compressor, Id, Index, PackBuilder, Sealer, Verification};
 use crate::transfer::budget::ExportBounds;
 use crate::transfer::chunk_size::ChunkSize;
@@ -35,6 +36,7 @@ pub(super) struct Work {
     outcomes: Mutex<Outcomes>,
     index: Arc<Index>,
     sealer: Sealer,
+    memories: Batches,
     bounds: ExportBounds,
     chunk_size: ChunkSize,
     verification: Verification,
@@ -78,6 +80,7 @@ impl Work {
         content: ContentBuilder,
         index: Arc<Index>,
         sealer: Sealer,
+        memories: Batches,
         bounds: ExportBounds,
         chunk_size: ChunkSize,
         verification: Verification,
@@ -86,7 +89,7 @@ impl Work {
     ) -> Self {
         let plan = Mutex::new(Planned { plan, accounted: content.chunks(), position: 0 });
         let outcomes = Mutex::new(Outcomes { content, counts: Counts::default() });
-        Self { source, plan, outcomes, index, sealer, bounds, chunk_size, verification, progress, stop }
+        Self { source, plan, outcomes, index, sealer, memories, bounds, chunk_size, verification, progress, stop }
     }
 
     /// The list of the volume. To be called when all workers have ended well.
@@ -102,9 +105,9 @@ impl Work {
         self.chunk_size.bytes() as usize
     }
 
-    /// Bytes of a batch.
-    pub(super) fn batch_bytes(&self) -> usize {
-        self.bounds.batch_chunks * self.chunk_bytes()
+    /// Memory for a batch. What it holds does not count.
+    pub(super) fn batch_memory(&self) -> AlignedBuffer {
+        self.memories.take(self.bounds.batch_chunks * self.chunk_bytes())
     }
 
     /// The next chunks, at most a batch. Empty at the end.
