@@ -35,7 +35,7 @@ const MIB: u64 = 1 << 20;
 fn size(usage: Use) -> u64 {
     match usage {
         Use::Mount("xfs") => 320 * MIB,
-        Use::Mount("btrfs") => 160 * MIB,
+        Use::Mount("btrfs") => 288 * MIB,
         Use::Mount(_) | Use::Block => 64 * MIB,
     }
 }

@@ -13,13 +13,13 @@ use super::{Formatting, MountError, program};
 use crate::block::device;
 use crate::types::FsType;
 
-/// Smallest device on which a file system of this type is made, in bytes: what the programs accept, and for ext4 what leaves
-/// room for a journal (without one, a power cut would lose files).
+/// Smallest device on which a file system of this type is made, in bytes: what the programs accept, for ext4 what leaves
+/// room for a journal (without one, a power cut would lose files), and for Btrfs what the kernel can resize.
 pub const fn minimum_bytes(fs_type: FsType) -> u64 {
     match fs_type {
         FsType::Ext4 => 16 << 20,
         FsType::Xfs => 300 << 20,
-        FsType::Btrfs => 128 << 20,
+        FsType::Btrfs => 256 << 20,
     }
 }
 

@@ -27,14 +27,15 @@ pub fn capacity(range: Option<&proto::CapacityRange>) -> Result<CapacityRange, R
         .ok_or_else(|| RequestError::out_of_range("capacity_range.limit_bytes", "must not be less than required_bytes"))
 }
 
-/// The smallest volume of a mode: what mkfs accepts with blocks of 4096 bytes, with some room above it.
+/// The smallest volume of a mode: what mkfs accepts with blocks of 4096 bytes, with some room above it, and what can grow.
 ///
-/// Measured: mkfs.ext4 1.47 needs 256 KiB, mkfs.btrfs 6.2 109 MiB, and mkfs.xfs has refused less than 300 MiB since 5.19.
+/// Measured: mkfs.ext4 1.47 needs 256 KiB, mkfs.btrfs 6.2 109 MiB, and mkfs.xfs has refused less than 300 MiB since 5.19. The kernel
+/// resizes no Btrfs to less than 256 MiB, so that a smaller one could not become a little larger.
 pub fn minimum(mode: VolumeMode) -> VolumeSize {
     let bytes = match mode {
         VolumeMode::Block => VolumeSize::GRANULARITY,
         VolumeMode::Filesystem(FsType::Ext4) => 1 << 20,
-        VolumeMode::Filesystem(FsType::Btrfs) => 128 << 20,
+        VolumeMode::Filesystem(FsType::Btrfs) => 256 << 20,
         VolumeMode::Filesystem(FsType::Xfs) => 300 << 20,
     };
     // All of them are multiples of 4096 below the largest size.
