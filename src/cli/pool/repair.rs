@@ -35,6 +35,7 @@ pub async fn run(args: RepairArgs, format: Format) -> Result<(), CliError> {
 
 fn describe(report: &RepairReport, device: &str) -> String {
     let mut text = match report.outcome {
+        RepairOutcome::Sound if report.reclaimed_bytes > 0 => format!("{device}: the metadata are sound\n"),
         RepairOutcome::Sound => format!("{device}: the metadata are sound; nothing was to be repaired\n"),
         RepairOutcome::Cleared => format!("{device}: the metadata are sound; the pool takes changes again\n"),
         RepairOutcome::Rebuilt => format!(
@@ -42,8 +43,20 @@ fn describe(report: &RepairReport, device: &str) -> String {
              systems, and restore what is not whole\n"
         ),
     };
+    if report.reclaimed_bytes > 0 {
+        text.push_str(&format!(
+            "  {} bytes that a power cut left allocated to nothing were given back\n",
+            report.reclaimed_bytes
+        ));
+    }
+    if report.left_bytes > 0 {
+        text.push_str(&format!(
+            "  {} bytes are allocated to nothing, though not by a power cut, and were left\n",
+            report.left_bytes
+        ));
+    }
     for line in report.findings.lines() {
-        text.push_str(&format!("  thin_check: {line}\n"));
+        text.push_str(&format!("  found: {line}\n"));
     }
     for missing in &report.missing {
         text.push_str(&format!("  gone: {missing}\n"));
@@ -60,7 +73,14 @@ fn to_json(report: &RepairReport) -> serde_json::Value {
         RepairOutcome::Cleared => "cleared",
         RepairOutcome::Rebuilt => "rebuilt",
     };
-    json!({ "outcome": outcome, "findings": report.findings, "missing": report.missing, "unknown": report.unknown })
+    json!({
+        "outcome": outcome,
+        "reclaimed_bytes": report.reclaimed_bytes,
+        "left_bytes": report.left_bytes,
+        "findings": report.findings,
+        "missing": report.missing,
+        "unknown": report.unknown,
+    })
 }
 
 #[cfg(test)]
@@ -71,15 +91,37 @@ mod tests {
     fn a_repair_tells_what_was_found_and_what_is_lost() {
         let report = RepairReport {
             outcome: RepairOutcome::Rebuilt,
+            reclaimed_bytes: 0,
+            left_bytes: 0,
             findings: "bad checksum\nmissing devices".to_owned(),
             missing: vec!["volume x".to_owned()],
             unknown: vec!["thin device 7".to_owned()],
         };
         let text = describe(&report, "/dev/sdx");
         assert!(text.starts_with("/dev/sdx: the metadata were damaged"), "{text}");
-        for line in ["  thin_check: bad checksum\n", "  gone: volume x\n", "  no record, left alone: thin device 7\n"] {
+        for line in ["  found: bad checksum\n", "  gone: volume x\n", "  no record, left alone: thin device 7\n"] {
             assert!(text.contains(line), "{text}");
         }
         assert_eq!(to_json(&report)["outcome"], "rebuilt");
+    }
+
+    #[test]
+    fn space_that_was_given_back_is_told_in_bytes() {
+        let report = RepairReport {
+            outcome: RepairOutcome::Sound,
+            reclaimed_bytes: 196_608,
+            left_bytes: 65_536,
+            findings: String::new(),
+            missing: Vec::new(),
+            unknown: Vec::new(),
+        };
+        let text = describe(&report, "/dev/sdx");
+        assert!(text.contains("  196608 bytes that a power cut left allocated to nothing were given back\n"), "{text}");
+        assert!(text.contains("  65536 bytes are allocated to nothing"), "{text}");
+        let json = to_json(&report);
+        assert_eq!(
+            (&json["outcome"], &json["reclaimed_bytes"], &json["left_bytes"]),
+            (&"sound".into(), &196_608.into(), &65_536.into())
+        );
     }
 }

@@ -11,6 +11,8 @@ use super::error::MetadataError;
 pub const SUPERBLOCK_SEED: u32 = 160_774;
 /// Mixed into the checksum of nodes of B-trees.
 pub const NODE_SEED: u32 = 121_107;
+/// Mixed into the checksum of bitmaps of space maps.
+pub const BITMAP_SEED: u32 = 240_779;
 
 /// Where a block says its own number.
 const LOCATION: usize = 8;
@@ -18,6 +20,12 @@ const LOCATION: usize = 8;
 /// The checksum that belongs into the first four bytes of a block with this content.
 pub fn checksum(block: &[u8; BLOCK_BYTES], seed: u32) -> u32 {
     !crc32c::crc32c(&block[4..]) ^ seed
+}
+
+/// Puts the checksum where it belongs after the rest of a block was changed.
+pub(super) fn seal(block: &mut [u8; BLOCK_BYTES], seed: u32) {
+    let sum = checksum(block, seed);
+    block[..4].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// Whether these bytes are what was written to this place, and of the kind that the seed stands for.

@@ -1,6 +1,7 @@
 //! The metadata of a thin pool, read from its disk: which blocks a thin device has, and how two of them differ.
 //!
-//! Owns nothing: it is given a device (or file) of metadata and only ever reads. The format is the kernel's: 4 KiB blocks; a
+//! Owns nothing: it is given a device (or file) of metadata and only ever reads; what would give leaked blocks back ([`Reclaim`]) is
+//! written by whoever asked. The format is the kernel's: 4 KiB blocks; a
 //! superblock at block 0; B-trees with 64-bit keys. One tree leads from thin ids to the root of each device's own tree, which
 //! leads from virtual blocks to `data block << 24 | time`; another holds a few numbers for each device. The trees are copied on
 //! write, so devices that come from each other share whole subtrees, and one block number stands for all that is below it.
@@ -34,19 +35,22 @@ mod kept;
 mod kept_bytes;
 mod node;
 mod reader;
+mod reclaim;
 mod run;
 mod since;
+mod space_map;
 mod superblock;
 mod thin;
 mod usage;
 mod walk;
 
 pub use blocks::{BLOCK_BYTES, MemoryBlocks, MetadataBlock, MetadataBlocks, MetadataFile};
-pub use check::{NODE_SEED, SUPERBLOCK_SEED, checksum};
+pub use check::{BITMAP_SEED, NODE_SEED, SUPERBLOCK_SEED, checksum};
 pub use error::MetadataError;
 pub use kept::{KeptMap, KeptMapBuilder, OutOfOrder};
 pub use kept_bytes::KeptMapError;
 pub use reader::{Interrupt, NEVER};
+pub use reclaim::{ChangedBlock, Reclaim};
 pub use run::BlockRun;
 pub use superblock::Superblock;
 pub use thin::{DeviceDetails, ThinMetadata};

@@ -24,6 +24,8 @@ pub(super) enum ValueSize {
     Number,
     /// Of a device's details.
     Details,
+    /// Of an entry of a space map's index.
+    Index,
 }
 
 impl ValueSize {
@@ -31,6 +33,7 @@ impl ValueSize {
         match self {
             Self::Number => 8,
             Self::Details => 24,
+            Self::Index => 16,
         }
     }
 }
@@ -111,6 +114,11 @@ impl<'b> Node<'b> {
         self.values.as_chunks().0
     }
 
+    /// All values of a leaf of a space map's index.
+    pub(super) const fn index_entries(&self) -> &'b [[u8; 16]] {
+        self.values.as_chunks().0
+    }
+
     /// A key; zero when there are fewer.
     pub(super) fn key(&self, index: usize) -> u64 {
         self.keys.get(index).copied().map(u64::from_le_bytes).unwrap_or_default()
@@ -137,6 +145,15 @@ impl<'b> Node<'b> {
     /// The last entry whose key is not above `key`.
     pub(super) fn find(&self, key: u64) -> Option<usize> {
         self.keys.partition_point(|entry| u64::from_le_bytes(*entry) <= key).checked_sub(1)
+    }
+}
+
+/// Puts another value in place of one that a checked leaf of a space map's index has. The checksum is wrong afterwards.
+pub(super) fn replace_index_entry(bytes: &mut [u8; BLOCK_BYTES], index: usize, value: &[u8; 16]) {
+    let (_, max, size) = header(bytes);
+    let at = HEADER + KEY * max + size * index;
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
     }
 }
 

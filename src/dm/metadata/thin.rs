@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::bitmap::Bitmap;
 use super::blocks::{MetadataBlock, MetadataBlocks};
 use super::difference::difference;
 use super::error::MetadataError;
@@ -11,7 +12,7 @@ use super::reader::{Interrupt, Reader};
 use super::run::{BlockRun, Runs};
 use super::since::Since;
 use super::superblock::Superblock;
-use super::usage::{DeviceUsage, usage};
+use super::usage::{DeviceUsage, mapped, usage};
 use super::walk::{each_leaf, lookup};
 use crate::dm::units::{ThinId, ThinTime};
 
@@ -167,15 +168,10 @@ impl<'a> ThinMetadata<'a> {
     /// As for [`ThinMetadata::devices`].
     pub fn usage(&self) -> Result<BTreeMap<ThinId, DeviceUsage>, MetadataError> {
         let mut reader = self.reader();
-        let tree = self.superblock.data_mapping_root;
-        let mut numbers = Vec::new();
-        each_leaf(&mut reader, tree, ValueSize::Number, IDS, &mut |node| {
-            numbers.extend((0..node.count()).map(|index| node.number(index)));
-            Ok::<(), MetadataError>(())
-        })?;
-        let roots: Vec<_> = numbers.into_iter().map(|number| reader.pointer(tree, number)).collect::<Result<_, _>>()?;
+        let roots = self.roots(&mut reader)?;
         let devices = self.devices()?;
         if devices.len() != roots.len() {
+            let tree = self.superblock.data_mapping_root;
             return Err(MetadataError::damaged(tree, "its devices are not those of the tree of details"));
         }
         let exclusive = usage(&mut reader, &roots, self.high, self.data_blocks)?;
@@ -183,6 +179,27 @@ impl<'a> ThinMetadata<'a> {
             (id, DeviceUsage { mapped_blocks: details.mapped_blocks, exclusive_blocks })
         };
         Ok(devices.into_iter().zip(exclusive).map(usage).collect())
+    }
+
+    /// The data blocks that any device maps to, of these metadata or of `others`, which are of the same pool.
+    pub(super) fn mapped_data(&self, others: Option<&Self>) -> Result<Bitmap, MetadataError> {
+        let mut reader = self.reader();
+        let mut roots = self.roots(&mut reader)?;
+        if let Some(others) = others {
+            roots.extend(others.roots(&mut reader)?);
+        }
+        mapped(&mut reader, &roots, self.high, self.data_blocks)
+    }
+
+    /// Roots of all devices' own trees, in the order of the devices' ids.
+    fn roots(&self, reader: &mut Reader<'_>) -> Result<Vec<MetadataBlock>, MetadataError> {
+        let tree = self.superblock.data_mapping_root;
+        let mut numbers = Vec::new();
+        each_leaf(reader, tree, ValueSize::Number, IDS, &mut |node| {
+            numbers.extend((0..node.count()).map(|index| node.number(index)));
+            Ok::<(), MetadataError>(())
+        })?;
+        numbers.into_iter().map(|number| reader.pointer(tree, number)).collect()
     }
 
     fn reader(&self) -> Reader<'a> {

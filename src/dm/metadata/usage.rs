@@ -38,21 +38,22 @@ pub(super) fn usage(
     high: u64,
     data_blocks: u64,
 ) -> Result<Vec<u64>, MetadataError> {
-    if data_blocks > MOST_DATA_BLOCKS {
-        return Err(MetadataError::damaged(MetadataBlock::SUPERBLOCK, "it has more data blocks than there can be"));
-    }
-    let mut census = Census {
-        high,
-        data_blocks,
-        shared_nodes: Bitmap::new(MetadataBlock::LIMIT),
-        data: Bitmap::new(data_blocks),
-        shared_data: Bitmap::new(data_blocks),
-        batch: Batch::new(LEAVES),
-        paths: Vec::with_capacity(LEAVES),
-    };
+    let mut census = Census::new(high, data_blocks)?;
     census.find_shared_nodes(reader, roots)?;
-    census.find_shared_data(reader, roots)?;
+    census.find_data(reader, roots)?;
     census.count_exclusive(reader, roots)
+}
+
+/// The data blocks that any of the devices has: the second pass alone.
+pub(super) fn mapped(
+    reader: &mut Reader<'_>,
+    roots: &[MetadataBlock],
+    high: u64,
+    data_blocks: u64,
+) -> Result<Bitmap, MetadataError> {
+    let mut census = Census::new(high, data_blocks)?;
+    census.find_data(reader, roots)?;
+    Ok(census.data)
 }
 
 /// What leads to a leaf.
@@ -76,6 +77,21 @@ struct Census {
 }
 
 impl Census {
+    fn new(high: u64, data_blocks: u64) -> Result<Self, MetadataError> {
+        if data_blocks > MOST_DATA_BLOCKS {
+            return Err(MetadataError::damaged(MetadataBlock::SUPERBLOCK, "it has more data blocks than there can be"));
+        }
+        Ok(Self {
+            high,
+            data_blocks,
+            shared_nodes: Bitmap::new(MetadataBlock::LIMIT),
+            data: Bitmap::new(data_blocks),
+            shared_data: Bitmap::new(data_blocks),
+            batch: Batch::new(LEAVES),
+            paths: Vec::with_capacity(LEAVES),
+        })
+    }
+
     fn find_shared_nodes(&mut self, reader: &mut Reader<'_>, roots: &[MetadataBlock]) -> Result<(), MetadataError> {
         let mut met = Bitmap::new(MetadataBlock::LIMIT);
         for &root in roots {
@@ -96,7 +112,8 @@ impl Census {
         Ok(())
     }
 
-    fn find_shared_data(&mut self, reader: &mut Reader<'_>, roots: &[MetadataBlock]) -> Result<(), MetadataError> {
+    /// Which data blocks there are, and which of them are shared as far as the first pass told of nodes that are.
+    fn find_data(&mut self, reader: &mut Reader<'_>, roots: &[MetadataBlock]) -> Result<(), MetadataError> {
         let mut met = Bitmap::new(MetadataBlock::LIMIT);
         for (device, &root) in roots.iter().enumerate() {
             if met.has(root.number()) {

@@ -7,6 +7,7 @@
 //!   metadata, usage                walks over the pool's metadata; what each object takes
 //!   stack, growth, monitor         catalogue, metadata, data and pool in the kernel; growing; watching
 //! open, format, repair, take_down  taking over, making, repairing, leaving
+//!   spare, tools                   metadata made in a file and written over a pool's; thin-provisioning-tools
 //! examine                          looking without changing
 //! devices, label, layout, region   what is on the disk
 //! ```
@@ -35,9 +36,11 @@ mod open;
 mod pool;
 pub mod region;
 mod repair;
+mod spare;
 mod stack;
 mod take_down;
 mod thin_devices;
+mod tools;
 mod usage;
 
 pub use open::{create_pool, open_pool};

@@ -5,49 +5,52 @@
 //! the business of thin-provisioning-tools, which are run as they are; everything around them is here:
 //!
 //! 1. the pool is locked as by an owner, and taken down; a volume that is in use refuses it;
-//! 2. `thin_check` over the metadata's device. Sound: the flag is cleared, by the same program, which checks once more;
-//! 3. not sound: `thin_repair` into a file in scratch space (through a loop device, since it insists on direct I/O, which not every
-//!    file system has), which `thin_check` must find sound. Only then it is written over the
-//!    metadata: everything but the first block, a flush, the first block, a flush. The file is kept until that is done, under a name of
-//!    the pool's: a repair that was interrupted finds it and goes on from here;
-//! 4. the catalogue's epoch is set to what the metadata carry, and its records compared with the thin devices that are there. What is
+//! 2. what an earlier repair was writing when it was interrupted is written to its end;
+//! 3. `thin_check` over the metadata's device. Sound: what it does not look at is looked at here, which is whether the space map of the
+//!    data agrees with the devices. Blocks that are allocated and that no device has, as a power cut leaves them, are given back
+//!    ([`Reclaim`]) in a copy of the metadata, which `thin_check` must find sound. Then the flag is cleared, by the same program,
+//!    which checks once more;
+//! 4. not sound: `thin_repair` into a file (through a loop device, since it insists on direct I/O, which not every file system has), which
+//!    `thin_check` must find sound. It would give leaked blocks back as well, but it may write what snapshots share once for
+//!    each of them, for which there need not be room;
+//! 5. the copy, or what was rebuilt, is written over the metadata, which an interruption does not hurt ([`spare`]);
+//! 6. the catalogue's epoch is set to what the metadata carry, and its records compared with the thin devices that are there. What is
 //!    missing is reported, and again by every start; nothing is deleted.
 //!
 //! Metadata that were repaired may have lost mappings: that the pool works again does not mean that every volume is whole, and the
 //! report says so.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::devices::PoolDevices;
 use super::growth;
 use super::names::{Names, Part};
 use super::open::{device_mapper, lock, nodes, open_catalogue};
+use super::spare::{self, Finished, Spare};
 use super::stack::{Stack, TakenDown};
-use crate::block::loop_device::{self, DirectIo, LoopDevice, LoopError, LoopOptions};
-use crate::block::{Access, device};
-use crate::dm::metadata::{BLOCK_BYTES, MetadataFile, NEVER, Superblock, ThinMetadata};
-use crate::failpoint;
+use super::tools::{Attached, Verdict, run};
+use crate::block::device;
+use crate::dm::DataBlocks;
+use crate::dm::metadata::{MetadataError, MetadataFile, NEVER, Reclaim, Superblock, ThinMetadata};
 use crate::pool::PoolError;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::record::ThinStored;
-use crate::scratch::Scratch;
-use crate::types::LogicalBlockSize;
-
-/// Bytes that are copied at once.
-const STEP: usize = 1 << 20;
 
 /// What a repair found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepairReport {
     /// What was done to the metadata.
     pub outcome: RepairOutcome,
-    /// What `thin_check` said at first, if anything.
+    /// Bytes that were allocated to nothing, as a power cut leaves them, and are free now: whole data blocks. Zero for metadata that
+    /// were rebuilt, in which nothing is allocated in vain, and of which nobody knows what was.
+    pub reclaimed_bytes: u64,
+    /// Bytes that are allocated to nothing and were left so, since no power cut leaves them: their blocks are counted thrice or more.
+    pub left_bytes: u64,
+    /// What was found at first by `thin_check`, or what it overlooked, if anything.
     pub findings: String,
     /// Recorded objects whose data is not there any more.
     pub missing: Vec<String>,
@@ -58,9 +61,9 @@ pub struct RepairReport {
 /// What was done to the metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepairOutcome {
-    /// They were sound, and needed no check.
+    /// They were sound, and needed no check. Leaked blocks may have been given back.
     Sound,
-    /// They were sound; the flag that kept the pool read-only was cleared.
+    /// They were sound; the flag that kept the pool read-only was cleared. Leaked blocks may have been given back.
     Cleared,
     /// They were damaged, and were rebuilt from what could be read. Volumes may have lost data.
     Rebuilt,
@@ -90,27 +93,70 @@ fn repair_locked(stack: &Stack, devices: &PoolDevices, lock: File, path: &Path) 
     stack.activate_catalogue(&places)?;
     stack.activate_metadata(&places)?;
     let node = stack.node(Part::Metadata)?;
-    let spare = Scratch::directory_of_process().join(format!("windlass-repair-{}.metadata", devices.pool()));
-    let checked = run("thin_check", &[node.as_os_str()])?;
-    let outcome = match (&checked, needs_check(&node)) {
-        (Verdict::Sound, Ok(Check::Needed)) => {
+    let spare = spare::path_of(devices.pool());
+    let finished = spare::finish(&spare, &node)?;
+    let mended = mend(&node, spare)?;
+    let (outcome, earlier) = match finished {
+        Finished::Nothing => (mended.outcome, DataBlocks::default()),
+        Finished::Reclaimed(blocks) => (mended.outcome, blocks),
+        Finished::Rebuilt => (RepairOutcome::Rebuilt, DataBlocks::default()),
+    };
+    let bytes = |blocks: DataBlocks| blocks.count().saturating_mul(places.block_size.bytes());
+    let reclaimed_bytes = bytes(earlier).saturating_add(bytes(mended.reclaimed));
+    let catalogue = open_catalogue(lock, path)?;
+    let (missing, unknown) = reconcile(&catalogue, &node)?;
+    tracing::warn!(
+        pool = %devices.pool(), ?outcome, reclaimed_bytes, missing = missing.len(), unknown = unknown.len(), "metadata repaired"
+    );
+    let left_bytes = bytes(mended.left);
+    Ok(RepairReport { outcome, reclaimed_bytes, left_bytes, findings: mended.findings, missing, unknown })
+}
+
+/// What was found of the metadata, and done to them.
+struct Mended {
+    outcome: RepairOutcome,
+    reclaimed: DataBlocks,
+    left: DataBlocks,
+    findings: String,
+}
+
+/// Checks the metadata, and does what they need.
+fn mend(node: &Path, spare: PathBuf) -> Result<Mended, PoolError> {
+    let plan = match inspect(node, node)? {
+        Ok(plan) => plan,
+        Err(findings) => {
+            rebuild(node, spare)?;
+            let (reclaimed, left) = (DataBlocks::default(), DataBlocks::default());
+            return Ok(Mended { outcome: RepairOutcome::Rebuilt, reclaimed, left, findings });
+        }
+    };
+    if plan.is_needed() {
+        reclaim(node, spare, &plan)?;
+    }
+    let outcome = match needs_check(node)? {
+        Check::Needed => {
             run("thin_check", &["--clear-needs-check-flag".as_ref(), node.as_os_str()])?.sound("clear the flag")?;
             RepairOutcome::Cleared
         }
-        (Verdict::Sound, _) => RepairOutcome::Sound,
-        (Verdict::Unsound(_), _) => {
-            rebuild(&node, &spare)?;
-            RepairOutcome::Rebuilt
-        }
+        Check::NotNeeded => RepairOutcome::Sound,
     };
-    let findings = match checked {
-        Verdict::Sound => String::new(),
-        Verdict::Unsound(text) => text,
-    };
-    let catalogue = open_catalogue(lock, path)?;
-    let (missing, unknown) = reconcile(&catalogue, &node)?;
-    tracing::warn!(pool = %devices.pool(), ?outcome, missing = missing.len(), unknown = unknown.len(), "metadata repaired");
-    Ok(RepairReport { outcome, findings, missing, unknown })
+    Ok(Mended { outcome, reclaimed: plan.reclaimed, left: plan.left, findings: String::new() })
+}
+
+/// What is to be reclaimed of metadata, or what is wrong with them. `thin_check` is given `device`; they are read from `file`, which holds
+/// the same.
+fn inspect(device: &Path, file: &Path) -> Result<Result<Reclaim, String>, PoolError> {
+    if let Verdict::Unsound(text) = run("thin_check", &[device.as_os_str()])? {
+        return Ok(Err(text));
+    }
+    let io = |error| PoolError::io(format!("read {}", file.display()), error);
+    let metadata = File::open(file).and_then(MetadataFile::new).map_err(io)?;
+    match Reclaim::plan(&metadata, NEVER) {
+        Ok(plan) => Ok(Ok(plan)),
+        // A check that does not compare the space map of the data with the devices overlooks this.
+        Err(error @ MetadataError::Damaged { .. }) => Ok(Err(error.to_string())),
+        Err(error) => Err(io(io::Error::other(error))),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,68 +172,39 @@ fn needs_check(node: &Path) -> Result<Check, PoolError> {
     Ok(if superblock.needs_check { Check::Needed } else { Check::NotNeeded })
 }
 
-/// Rebuilds the metadata in a file, and writes that over the device.
-fn rebuild(node: &Path, spare: &Path) -> Result<(), PoolError> {
-    let io = |error| PoolError::io(format!("make {}", spare.display()), error);
-    let bytes = File::open(node).and_then(|file| device::size(&file)).map_err(io)?;
-    // One that an interrupted repair left is as long, and is found sound below.
-    let mut open = OpenOptions::new();
-    let file = open.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(spare);
-    let file = file.map_err(io)?;
-    file.set_len(bytes).map_err(io)?;
-    let attached = Attached::new(&file).map_err(|error| io(io::Error::other(error)))?;
-    let device = attached.0.path.as_os_str();
-    if let Verdict::Unsound(_) = run("thin_check", &[device])? {
-        run("thin_repair", &["-i".as_ref(), node.as_os_str(), "-o".as_ref(), device])?.sound("rebuild the metadata")?;
-        run("thin_check", &[device])?.sound("check the rebuilt metadata")?;
+/// Makes the metadata anew in a file, and writes that over the device.
+fn rebuild(node: &Path, spare: PathBuf) -> Result<(), PoolError> {
+    let spare = Spare::make(spare, length(node)?)?;
+    let attached = Attached::new(spare.file())?;
+    run("thin_repair", &["-i".as_ref(), node.as_os_str(), "-o".as_ref(), attached.path().as_os_str()])?
+        .sound("rebuild the metadata")?;
+    check(&attached, &spare)?;
+    drop(attached);
+    spare.replace(node)
+}
+
+/// Gives leaked blocks back in a copy of the metadata, and writes that over the device.
+fn reclaim(node: &Path, spare: PathBuf, plan: &Reclaim) -> Result<(), PoolError> {
+    let spare = Spare::make(spare, length(node)?)?;
+    spare.copy(node, &plan.changes)?;
+    let attached = Attached::new(spare.file())?;
+    if check(&attached, &spare)?.is_needed() {
+        return Err(PoolError::Format("blocks that were given back are leaked still; nothing was changed".to_owned()));
     }
     drop(attached);
-    file.sync_all().map_err(io)?;
-    failpoint::hit("thin.repair.before_write");
-    write_back(&file, node).map_err(|error| PoolError::io(format!("write {}", node.display()), error))?;
-    fs::remove_file(spare).map_err(|error| PoolError::io(format!("remove {}", spare.display()), error))
+    spare.replace(node)
 }
 
-/// A loop device, detached when this is dropped.
-struct Attached(LoopDevice);
-
-impl Attached {
-    fn new(file: &File) -> Result<Self, LoopError> {
-        let options = LoopOptions {
-            access: Access::ReadWrite,
-            block_size: LogicalBlockSize::B4096,
-            label: "windlass-repair",
-            direct_io: DirectIo::IfPossible,
-        };
-        loop_device::attach(file, &options).map(Self)
-    }
+/// Demands that metadata in a file are sound; what could be reclaimed in them.
+fn check(attached: &Attached, spare: &Spare) -> Result<Reclaim, PoolError> {
+    let found = inspect(attached.path(), spare.path())?;
+    found.map_err(|text| PoolError::Format(format!("check what is to be written over the metadata: {text}; nothing was changed")))
 }
 
-impl Drop for Attached {
-    fn drop(&mut self) {
-        if let Err(error) = loop_device::detach(&self.0) {
-            tracing::warn!(%error, "a loop device is left");
-        }
-    }
-}
-
-/// Everything but the superblock first: until that is written the old one leads to nothing that checks.
-fn write_back(source: &File, node: &Path) -> io::Result<()> {
-    let target = OpenOptions::new().write(true).open(node)?;
-    let length = source.metadata()?.len();
-    let mut buffer = vec![0; STEP];
-    let mut position = BLOCK_BYTES as u64;
-    while position < length {
-        let count = usize::try_from(length - position).map_or(STEP, |left| left.min(STEP));
-        source.read_exact_at(&mut buffer[..count], position)?;
-        target.write_all_at(&buffer[..count], position)?;
-        position += count as u64;
-    }
-    target.sync_all()?;
-    failpoint::hit("thin.repair.before_superblock");
-    source.read_exact_at(&mut buffer[..BLOCK_BYTES], 0)?;
-    target.write_all_at(&buffer[..BLOCK_BYTES], 0)?;
-    target.sync_all()
+fn length(node: &Path) -> Result<u64, PoolError> {
+    File::open(node)
+        .and_then(|file| device::size(&file))
+        .map_err(|error| PoolError::io(format!("look at {}", node.display()), error))
 }
 
 /// Sets the catalogue's epoch to what the metadata carry; recorded objects without a thin device, and thin devices without a record.
@@ -208,35 +225,4 @@ fn reconcile(catalogue: &Catalogue, node: &Path) -> Result<(Vec<String>, Vec<Str
         }
     }
     Ok((missing, ids.into_iter().map(|id| format!("thin device {id}")).collect()))
-}
-
-/// What a program said.
-enum Verdict {
-    Sound,
-    Unsound(String),
-}
-
-impl Verdict {
-    fn sound(self, action: &str) -> Result<(), PoolError> {
-        match self {
-            Self::Sound => Ok(()),
-            Self::Unsound(text) => Err(PoolError::Format(format!("{action}: {text}"))),
-        }
-    }
-}
-
-/// Runs a program to its end: a check of the largest metadata takes minutes, and whoever asked for it can stop this process.
-fn run(program: &str, arguments: &[&std::ffi::OsStr]) -> Result<Verdict, PoolError> {
-    let output = Command::new(program).args(arguments).env("LC_ALL", "C").output().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => PoolError::Unsupported(format!(
-            "{program} is not installed: it is part of thin-provisioning-tools (device-mapper-persistent-data)"
-        )),
-        _ => PoolError::io(format!("run {program}"), error),
-    })?;
-    if output.status.success() {
-        return Ok(Verdict::Sound);
-    }
-    let said = [output.stderr, output.stdout].concat();
-    let text = String::from_utf8_lossy(&said);
-    Ok(Verdict::Unsound(format!("{program} ended with {}: {}", output.status, text.trim())))
 }
