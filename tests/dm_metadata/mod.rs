@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod space_map;
 pub mod tools;
 pub mod walks;
 pub mod writer;
