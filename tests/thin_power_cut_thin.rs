@@ -1,6 +1,7 @@
 //! A busy thin pool on a logged disk, whose power `root_power_cut_thin` then cuts; and, for some of the cuts, its recovery, which
-//! needs device-mapper. Whatever a cut leaves is recovered without leftovers: when everything is deleted then, nothing is in use
-//! but the blocks that the kernel itself lost in the cut, which were being written for the first time (`Stored::leaked_blocks`).
+//! needs device-mapper. Whatever a cut leaves is recovered without leftovers: what the kernel itself lost in the cut, which were
+//! blocks that were being written for the first time (`Stored::leaked_blocks`), a repair of the stopped pool gives back; and when
+//! everything is deleted then, nothing is in use.
 // vm: disks=416M,2G,3G memory=2048 limit=900 keep
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
@@ -21,11 +22,11 @@ use power_cut::verify::{verify, verify_use};
 use thin_cut::stored::Stored;
 use thin_cut::{LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
 use windlass::block::Access;
-use windlass::block::loop_device::{self, DirectIo, LoopOptions};
+use windlass::block::loop_device::{self, DirectIo, LoopDevice, LoopOptions};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::thin::format::{CreateOptions, DevicePaths, Others};
-use windlass::pool::thin::{create_pool, open_pool};
+use windlass::pool::thin::{RepairOutcome, create_pool, open_pool, repair};
 use windlass::types::{LogicalBlockSize, Object};
 
 /// Of how many cuts one is recovered from.
@@ -79,29 +80,30 @@ fn run_on_a_logged_disk(disk: &str, log: &str) {
     run("dmsetup", &["remove", "cut-logged"], &[]);
 }
 
-/// Powers up again with an image of the pool's device, and deletes everything.
-fn recover(image: &Path, spare: &Path, mounted: &Path, promised: &Promised, under_way: Option<&Step>) {
+/// Powers up again with an image of the pool's device, repairs it, and deletes everything; how many blocks the repair gave back.
+fn recover(image: &Path, spare: &Path, mounted: &Path, promised: &Promised, under_way: Option<&Step>) -> u64 {
     let file = File::options().read(true).write(true).open(image).unwrap();
     file.set_len(POOL).unwrap();
     let lost = Stored::read(image, spare).leaked_blocks();
     assert!(lost <= LOST_AT_MOST, "{lost} data blocks are lost");
-    let options = LoopOptions {
-        access: Access::ReadWrite,
-        block_size: LogicalBlockSize::B4096,
-        label: "windlass-test",
-        direct_io: DirectIo::IfPossible,
-    };
-    let device = loop_device::attach(&file, &options).unwrap();
+    let device = attach(&file);
     let pool = open(&device.path);
     verify(&pool, &promised.state, operation(under_way));
-    if let Some(files) = &promised.files {
-        let object = Object::Volume(thin_cut::mounted(&pool));
-        let attachment = pool.attach(object, Access::ReadWrite).unwrap();
-        files::check(&attachment.device, mounted, files);
-        pool.detach(object).unwrap();
-    }
+    check_files(&pool, mounted, promised);
     verify_use(&pool);
+    drop(pool);
 
+    let report = repair(&device.path).unwrap();
+    assert_eq!((report.outcome, report.findings.as_str()), (RepairOutcome::Sound, ""));
+    assert_eq!((report.missing, report.unknown, report.left_bytes), (Vec::new(), Vec::new(), 0));
+    loop_device::detach(&device).unwrap();
+    let stored = Stored::read(image, spare);
+    // Recovery loses nothing: what the kernel lost in the cut itself is all, and it is there again.
+    assert_eq!((report.reclaimed_bytes, stored.leaked_blocks()), (lost * stored.block_bytes(), 0));
+
+    let device = attach(&file);
+    let pool = open(&device.path);
+    check_files(&pool, mounted, promised);
     // The volumes first: what is kept of a volume's deleted snapshots goes with the last that there is of it.
     for volume in pool.volumes().unwrap() {
         pool.delete_volume(volume.id).unwrap();
@@ -117,8 +119,26 @@ fn recover(image: &Path, spare: &Path, mounted: &Path, promised: &Promised, unde
     stored.verify_records(None);
     assert_eq!(stored.catalogue.thin_objects().unwrap(), Vec::new());
     assert_eq!(stored.catalogue.intents().unwrap(), Vec::new());
-    // Recovery and deletion lose nothing: what the kernel lost in the cut itself is all.
-    assert_eq!((stored.devices.len(), stored.data_blocks_used()), (0, lost), "something is in use that nobody has");
+    assert_eq!((stored.devices.len(), stored.data_blocks_used()), (0, 0), "something is in use that nobody has");
+    lost
+}
+
+fn attach(image: &File) -> LoopDevice {
+    let options = LoopOptions {
+        access: Access::ReadWrite,
+        block_size: LogicalBlockSize::B4096,
+        label: "windlass-test",
+        direct_io: DirectIo::IfPossible,
+    };
+    loop_device::attach(image, &options).unwrap()
+}
+
+fn check_files(pool: &OwnedPool, mounted: &Path, promised: &Promised) {
+    let Some(files) = &promised.files else { return };
+    let object = Object::Volume(thin_cut::mounted(pool));
+    let attachment = pool.attach(object, Access::ReadWrite).unwrap();
+    files::check(&attachment.device, mounted, files);
+    pool.detach(object).unwrap();
 }
 
 /// Recovers from some of the cuts. `disk` takes the images.
@@ -130,6 +150,7 @@ fn recover_from_cuts(log: &WriteLog, disk: &str) -> usize {
     let mut replay = Replay::new(log, work.path(), REPLAY).unwrap();
     let mut steps = steps().peekable();
     let (mut promised, mut marked, mut cuts, mut recovered) = (Promised::default(), 0, 0, 0);
+    let (mut reclaimed, mut with_losses) = (0, 0);
     while let Some(cut) = replay.next_cut().unwrap() {
         // Before the first mark there is no pool yet, which nobody was promised.
         let Some(mark) = cut.mark else { continue };
@@ -140,12 +161,15 @@ fn recover_from_cuts(log: &WriteLog, disk: &str) -> usize {
         cuts += 1;
         if cuts % RECOVERED == 0 {
             println!("recovery from {cut:?} with {:?} under way", steps.peek());
-            recover(replay.image(), &work.path().join("metadata"), mounted.path(), &promised, steps.peek());
+            let lost = recover(replay.image(), &work.path().join("metadata"), mounted.path(), &promised, steps.peek());
             recovered += 1;
+            reclaimed += lost;
+            with_losses += usize::from(lost > 0);
         }
     }
     drop(replay);
     run("umount", &[], &[work.path()]);
+    println!("{with_losses} cuts left blocks with nobody, and {reclaimed} were given back");
     recovered
 }
 

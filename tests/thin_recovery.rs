@@ -1,20 +1,28 @@
 //! What a start of a thin pool finds and what it makes of it: leftovers of a dead owner, metadata that are not what they should be,
 //! and their repair.
 
-// vm: disks=1G limit=600
+// vm: disks=1G,128M limit=600
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "dm_metadata/space_map.rs"]
+mod space_map;
 mod thin_support;
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::MutexGuard;
 
-use thin_support::{MIB, create, cut, disks, make, new_volume, open, turn};
+use space_map::DataMap;
+use thin_support::{MIB, create, cut, disks, make, make_with, new_volume, open, turn};
 use windlass::block::Access;
+use windlass::block::loop_device::{self, DirectIo, LoopOptions};
 use windlass::dm::metadata::{BLOCK_BYTES, SUPERBLOCK_SEED, checksum};
 use windlass::dm::units::ThinId;
 use windlass::dm::{DeviceMapper, DmName, FileSystem, Flush, PoolMessage, SuspendOptions};
@@ -24,7 +32,11 @@ use windlass::pool::record::Volume;
 use windlass::pool::thin::devices::LabelledDevice;
 use windlass::pool::thin::{RepairOutcome, open_pool, repair};
 use windlass::pool::{Changes, PoolError};
-use windlass::types::{Object, PoolId, SnapshotId};
+use windlass::scratch::Scratch;
+use windlass::types::{LogicalBlockSize, Object, PoolId, SnapshotId};
+
+/// Bytes of a data block of the pools here.
+const BLOCK: u64 = 64 << 10;
 
 /// One pool on the first disk, with a volume that holds something and a snapshot of it.
 struct Ground {
@@ -60,6 +72,16 @@ impl Ground {
             Err(PoolError::Format(text)) => text,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The metadata as they lie on the disk.
+    fn data_map(&self) -> DataMap {
+        DataMap(self.read(self.metadata(), self.metadata_length()))
+    }
+
+    /// Leaks every so many blocks of those that are free; how many. As after a power cut, nobody has them.
+    fn leak(&self, every: usize) -> u64 {
+        leak(&self.disk, self.data_map(), self.metadata(), every)
     }
 
     /// Where the metadata begin on the disk, in bytes.
@@ -106,6 +128,54 @@ fn raw(disk: &Path) -> File {
     let file = File::options().read(true).write(true).open(disk).unwrap();
     windlass::block::device::flush_buffers(&file).unwrap();
     file
+}
+
+/// Puts metadata on a disk in which every so many of the free blocks are leaked; how many.
+fn leak(disk: &Path, mut metadata: DataMap, offset: u64, every: usize) -> u64 {
+    let counted = metadata.counted();
+    let blocks: Vec<u64> = (0..metadata.blocks()).filter(|block| !counted.contains(block)).step_by(every).collect();
+    blocks.iter().for_each(|&block| metadata.set(block, 1));
+    let file = raw(disk);
+    file.write_all_at(&metadata.0, offset).unwrap();
+    file.sync_all().unwrap();
+    blocks.len() as u64
+}
+
+/// The number of data blocks that any thin device has. `thin_check` has nothing against the metadata.
+fn mapped(metadata: &DataMap) -> u64 {
+    let mut file = tempfile::tempfile_in(Scratch::directory_of_process()).unwrap();
+    file.write_all(&metadata.0).unwrap();
+    // The tools insist on direct I/O, which the machine's file system has not.
+    let options = LoopOptions {
+        access: Access::ReadOnly,
+        block_size: LogicalBlockSize::B4096,
+        label: "windlass-test",
+        direct_io: DirectIo::IfPossible,
+    };
+    let device = loop_device::attach(&file, &options).unwrap();
+    let tool = |program| thin_support::output(program, &[device.path.to_str().unwrap()]);
+    tool("thin_check");
+    let dump = tool("thin_dump");
+    loop_device::detach(&device).unwrap();
+    let number = |line: &str, name: &str| -> Option<u64> {
+        let (_, rest) = line.split_once(&format!(" {name}=\""))?;
+        rest.split_once('"')?.0.parse().ok()
+    };
+    let mut blocks = BTreeSet::new();
+    for line in dump.lines() {
+        if let Some(begin) = number(line, "data_begin").or_else(|| number(line, "data_block")) {
+            blocks.extend(begin..begin + number(line, "length").unwrap_or(1));
+        }
+    }
+    blocks.len() as u64
+}
+
+/// `windlass pool repair` in a process of its own, which is killed at a point.
+fn killed_repair(disk: &Path, point: &str) {
+    let mut repair = Command::new(env!("CARGO_BIN_EXE_windlass"));
+    repair.args(["pool", "repair", "--device"]).arg(disk).env("WINDLASS_FAILPOINT", format!("kill:1:{point}"));
+    let ended = repair.output().unwrap();
+    assert_eq!(ended.status.signal(), Some(libc::SIGKILL), "{point}: {ended:?}");
 }
 
 fn write_access(pool: &OwnedPool, volume: &Volume) -> File {
@@ -270,4 +340,200 @@ fn damaged_metadata_are_rebuilt_from_what_can_be_read() {
     // Whatever is lost is said; the rest can be used.
     assert_eq!(status.damaged.len(), report.missing.len());
     create(&pool, "again", 64 * MIB, None);
+}
+
+#[test]
+fn blocks_that_a_power_cut_left_to_nobody_are_given_back_and_the_kernel_allocates_every_one_of_them() {
+    let _turn = turn();
+    // Small, so that it is soon full.
+    let disk = disks().remove(1);
+    let id = make_with(&disk, 4 * MIB);
+    let pool = open(&disk);
+    let volume = create(&pool, "one", 64 * MIB, None);
+    let content = vec![7; 3 * MIB as usize];
+    write_access(&pool, &volume).write_all_at(&content, MIB).unwrap();
+    pool.detach(Object::Volume(volume.id)).unwrap();
+    drop(pool);
+
+    let segments = LabelledDevice::read(&disk).unwrap().label().segments.clone();
+    let offset = segments.metadata[0].range().offset();
+    let read = || {
+        let mut bytes = vec![0; usize::try_from(segments.metadata_bytes()).unwrap()];
+        raw(&disk).read_exact_at(&mut bytes, offset).unwrap();
+        DataMap(bytes)
+    };
+    let metadata = read();
+    let (total, used) = (metadata.blocks(), metadata.allocated());
+    assert_eq!(mapped(&metadata), used);
+    for entry in metadata.index() {
+        let free = space_map::PER_BITMAP - metadata.counted().len() as u64;
+        assert_eq!(u64::from(entry.free), free, "the kernel counts what is behind the last block too");
+    }
+    let leaked = leak(&disk, metadata, offset, 1);
+    assert_eq!(leaked, total - used, "all that were free");
+    assert_eq!(mapped(&read()), used, "thin_check sees nothing of it");
+
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.outcome, report.reclaimed_bytes, report.left_bytes), (RepairOutcome::Sound, leaked * BLOCK, 0));
+    assert_eq!((report.findings.as_str(), report.missing, report.unknown), ("", Vec::new(), Vec::new()));
+    let metadata = read();
+    assert_eq!((metadata.allocated(), mapped(&metadata)), (used, used));
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.outcome, report.reclaimed_bytes), (RepairOutcome::Sound, 0));
+
+    let pool = open(&disk);
+    assert_eq!(pool.status().unwrap().health.problem, None);
+    let status = || {
+        let name = DmName::new(format!("windlass-{id}-pool")).unwrap();
+        *DeviceMapper::open().unwrap().thin_pool_status(&name).unwrap().running().unwrap()
+    };
+    assert_eq!(status().data_used.count(), used);
+    let eater = create(&pool, "eater", total * BLOCK, None);
+    let file = write_access(&pool, &eater);
+    let block = vec![5; BLOCK as usize];
+    let written = (0..total).find(|number| file.write_all_at(&block, number * BLOCK).and_then(|()| file.sync_all()).is_err());
+    drop(file);
+    assert_eq!(written, Some(leaked), "blocks that were leaked are blocks that can be written");
+    assert_eq!((status().data_used.count(), status().data_total.count()), (total, total));
+    let mut found = vec![0; content.len()];
+    write_access(&pool, &volume).read_exact_at(&mut found, MIB).unwrap();
+    assert!(found == content, "the volume has changed");
+    pool.detach(Object::Volume(volume.id)).unwrap();
+    pool.detach(Object::Volume(eater.id)).unwrap();
+    pool.delete_volume(eater.id).unwrap();
+    assert_eq!(status().data_used.count(), used);
+}
+
+#[test]
+fn a_repair_that_is_killed_anywhere_is_finished_by_the_next() {
+    let ground = Ground::new();
+    for (point, is_closed, is_done) in [
+        ("thin.repair.before_write", false, false),
+        ("thin.repair.closed", true, false),
+        ("thin.repair.before_superblock", true, false),
+        ("thin.repair.after_superblock", false, true),
+    ] {
+        let used = ground.data_map().allocated();
+        let leaked = ground.leak(7);
+        killed_repair(&ground.disk, point);
+        if is_closed {
+            assert!(ground.refused().contains("pool repair"), "{point}: {}", ground.refused());
+        }
+        let report = repair(&ground.disk).unwrap();
+        let expected = if is_done { 0 } else { leaked * BLOCK };
+        assert_eq!((report.outcome, report.reclaimed_bytes), (RepairOutcome::Sound, expected), "{point}");
+        let metadata = ground.data_map();
+        assert_eq!((metadata.allocated(), mapped(&metadata)), (used, used), "{point}");
+        ground.check(&ground.open());
+    }
+}
+
+#[test]
+fn an_interrupted_repair_whose_file_is_lost_is_done_again() {
+    let ground = Ground::new();
+    let used = ground.data_map().allocated();
+    for point in ["thin.repair.closed", "thin.repair.before_superblock"] {
+        let leaked = ground.leak(3);
+        killed_repair(&ground.disk, point);
+        fs::remove_file(spare(&ground)).unwrap();
+        let report = repair(&ground.disk).unwrap();
+        assert_eq!((report.outcome, report.reclaimed_bytes), (RepairOutcome::Sound, leaked * BLOCK), "{point}");
+        let metadata = ground.data_map();
+        assert_eq!((metadata.allocated(), mapped(&metadata)), (used, used), "{point}");
+        ground.check(&ground.open());
+    }
+}
+
+fn spare(ground: &Ground) -> PathBuf {
+    Scratch::directory_of_process().join(format!("windlass-repair-{}.metadata", ground.id))
+}
+
+#[test]
+fn what_an_earlier_repair_left_is_never_written_over_what_was_done_since() {
+    let ground = Ground::new();
+    for (number, point) in ["thin.repair.before_write", "thin.repair.after_superblock"].into_iter().enumerate() {
+        ground.leak(50);
+        killed_repair(&ground.disk, point);
+        assert!(spare(&ground).exists(), "{point}");
+        // The pool is used.
+        let pool = ground.open();
+        let since = create(&pool, &format!("since-{number}"), 64 * MIB, None);
+        write_access(&pool, &since).write_all_at(&[9; 4096], 0).unwrap();
+        pool.detach(Object::Volume(since.id)).unwrap();
+        drop(pool);
+        // Then it is damaged.
+        let metadata = ground.data_map();
+        let bitmap = ground.metadata() + metadata.index()[0].bitmap * BLOCK_BYTES as u64;
+        ground.write(bitmap + 100, &[0xa5; 8]);
+        let report = repair(&ground.disk).unwrap();
+        assert_eq!((report.outcome, report.missing), (RepairOutcome::Rebuilt, Vec::new()), "{point}");
+        assert!(!spare(&ground).exists(), "{point}");
+        let metadata = ground.data_map();
+        assert_eq!(metadata.allocated(), mapped(&metadata), "{point}");
+        let pool = ground.open();
+        ground.check(&pool);
+        let mut bytes = [0; 4096];
+        write_access(&pool, &since).read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, [9; 4096], "{point}");
+        pool.detach(Object::Volume(since.id)).unwrap();
+    }
+}
+
+#[test]
+fn a_rebuild_that_is_killed_anywhere_is_finished_by_the_next() {
+    let ground = Ground::new();
+    for point in ["thin.repair.before_write", "thin.repair.closed", "thin.repair.before_superblock"] {
+        // A block that is mapped and free would be given to somebody else, which thin_check does not see.
+        let mut metadata = ground.data_map();
+        let block = *metadata.counted().first().unwrap();
+        metadata.set(block, 0);
+        ground.write(ground.metadata(), &metadata.0);
+        killed_repair(&ground.disk, point);
+        let report = repair(&ground.disk).unwrap();
+        assert_eq!((report.outcome, report.missing), (RepairOutcome::Rebuilt, Vec::new()), "{point}");
+        let metadata = ground.data_map();
+        assert!(metadata.counted().contains(&block));
+        assert_eq!(metadata.allocated(), mapped(&metadata), "{point}");
+        ground.check(&ground.open());
+    }
+}
+
+#[test]
+fn what_only_a_metadata_snapshot_has_is_not_leaked_and_leaks_beside_it_are_given_back() {
+    let ground = Ground::new();
+    let pool = ground.open();
+    let volume = create(&pool, "two", 64 * MIB, None);
+    write_access(&pool, &volume).write_all_at(&[3; 4 * BLOCK as usize], 0).unwrap();
+    pool.detach(Object::Volume(volume.id)).unwrap();
+    // An owner that is killed in a walk leaves this behind.
+    DeviceMapper::open().unwrap().message(&ground.pool_name(), &PoolMessage::ReserveMetadataSnap).unwrap();
+    pool.delete_volume(volume.id).unwrap();
+    drop(pool);
+    let metadata = ground.data_map();
+    let (used, live) = (metadata.allocated(), mapped(&metadata));
+    assert_eq!(used, live + 4, "the deleted volume's are held");
+    let report = repair(&ground.disk).unwrap();
+    assert_eq!((report.outcome, report.reclaimed_bytes), (RepairOutcome::Sound, 0));
+    let leaked = ground.leak(100);
+    assert_eq!(repair(&ground.disk).unwrap().reclaimed_bytes, leaked * BLOCK);
+    assert_eq!(ground.data_map().allocated(), used);
+    // The next owner lets go of it.
+    ground.check(&ground.open());
+    let metadata = ground.data_map();
+    assert_eq!((metadata.allocated(), mapped(&metadata)), (live, live));
+}
+
+#[test]
+fn leaked_blocks_of_a_pool_that_must_be_checked_are_given_back_and_the_flag_is_cleared() {
+    let ground = Ground::new();
+    let leaked = ground.leak(20);
+    let mut metadata = ground.data_map();
+    metadata.0[4] |= 1;
+    metadata.seal(0, SUPERBLOCK_SEED);
+    ground.write(ground.metadata(), &metadata.0);
+    let report = repair(&ground.disk).unwrap();
+    assert_eq!((report.outcome, report.reclaimed_bytes), (RepairOutcome::Cleared, leaked * BLOCK));
+    let pool = ground.open();
+    assert_eq!(pool.status().unwrap().health.problem, None);
+    ground.check(&pool);
 }

@@ -184,6 +184,11 @@ impl Stored {
         file
     }
 
+    /// Bytes of a data block.
+    pub fn block_bytes(&self) -> u64 {
+        self.label.block_size.bytes()
+    }
+
     /// Data blocks that the metadata say are in use.
     pub fn data_blocks_used(&self) -> u64 {
         self.superblock.allocated_data_blocks
