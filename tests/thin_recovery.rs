@@ -438,6 +438,7 @@ fn an_interrupted_repair_whose_file_is_lost_is_done_again() {
         fs::remove_file(spare(&ground)).unwrap();
         let report = repair(&ground.disk).unwrap();
         assert_eq!((report.outcome, report.reclaimed_bytes), (RepairOutcome::Sound, leaked * BLOCK), "{point}");
+        assert!(report.findings.contains("an earlier repair was interrupted"), "{point}: {}", report.findings);
         let metadata = ground.data_map();
         assert_eq!((metadata.allocated(), mapped(&metadata)), (used, used), "{point}");
         ground.check(&ground.open());

@@ -10,7 +10,7 @@
 //!    data agrees with the devices. Blocks that are allocated and that no device has, as a power cut leaves them, are given back
 //!    ([`Reclaim`]) in a copy of the metadata, which `thin_check` must find sound. Then the flag is cleared, by the same program,
 //!    which checks once more;
-//! 4. not sound: `thin_repair` into a file (through a loop device, since it insists on direct I/O, which not every file system has), which
+//! 4. not sound, or a block that a device has is free there, which the kernel would give to another as well: `thin_repair` into a file (through a loop device, since it insists on direct I/O, which not every file system has), which
 //!    `thin_check` must find sound. It would give leaked blocks back as well, but it may write what snapshots share once for
 //!    each of them, for which there need not be room;
 //! 5. the copy, or what was rebuilt, is written over the metadata, which an interruption does not hurt ([`spare`]);
@@ -95,9 +95,13 @@ fn repair_locked(stack: &Stack, devices: &PoolDevices, lock: File, path: &Path) 
     let node = stack.node(Part::Metadata)?;
     let spare = spare::path_of(devices.pool());
     let finished = spare::finish(&spare, &node)?;
-    let mended = mend(&node, spare)?;
+    let mut mended = mend(&node, spare.clone())?;
+    if finished == Finished::Lost {
+        let lost = format!("an earlier repair was interrupted, and what it was writing is not in {}\n", spare.display());
+        mended.findings.insert_str(0, &lost);
+    }
     let (outcome, earlier) = match finished {
-        Finished::Nothing => (mended.outcome, DataBlocks::default()),
+        Finished::Nothing | Finished::Lost => (mended.outcome, DataBlocks::default()),
         Finished::Reclaimed(blocks) => (mended.outcome, blocks),
         Finished::Rebuilt => (RepairOutcome::Rebuilt, DataBlocks::default()),
     };
@@ -153,9 +157,9 @@ fn inspect(device: &Path, file: &Path) -> Result<Result<Reclaim, String>, PoolEr
     let metadata = File::open(file).and_then(MetadataFile::new).map_err(io)?;
     match Reclaim::plan(&metadata, NEVER) {
         Ok(plan) => Ok(Ok(plan)),
-        // A check that does not compare the space map of the data with the devices overlooks this.
-        Err(error @ MetadataError::Damaged { .. }) => Ok(Err(error.to_string())),
-        Err(error) => Err(io(io::Error::other(error))),
+        // A check that does not look at the space map of the data overlooks this.
+        Err(error @ (MetadataError::Damaged { .. } | MetadataError::Io { .. })) => Ok(Err(error.to_string())),
+        Err(error) => Err(PoolError::Format(format!("{}: {error}", file.display()))),
     }
 }
 

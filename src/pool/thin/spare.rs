@@ -44,8 +44,10 @@ type First = [u8; BLOCK_BYTES];
 /// What an earlier repair had begun to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finished {
-    /// Nothing, or nothing that could be gone on with.
+    /// Nothing.
     Nothing,
+    /// Something that cannot be gone on with, since its file is not there. The old first block is put back.
+    Lost,
     /// Metadata in which so many data blocks were given back. They are written now.
     Reclaimed(DataBlocks),
     /// Metadata that were rebuilt. They are written now.
@@ -84,7 +86,7 @@ pub(super) fn finish(path: &Path, node: &Path) -> Result<Finished, PoolError> {
         (Standing::Half { old } | Standing::Abandoned { old }, _) => {
             tracing::warn!(node = %node.display(), "what an interrupted repair was writing is lost");
             write_first(node, &old).map_err(|error| PoolError::io(format!("write {}", node.display()), error))?;
-            Finished::Nothing
+            Finished::Lost
         }
         (Standing::Whole, _) => Finished::Nothing,
     };
@@ -389,7 +391,7 @@ mod tests {
         let mut other = image(3);
         other.extend(closed(&first(&other)));
         fs::write(ground.path(), other).unwrap();
-        assert_eq!(ground.finish(), Finished::Nothing);
+        assert_eq!(ground.finish(), Finished::Lost);
         let found = fs::read(ground.node()).unwrap();
         assert_eq!(first(&found), first(&ground.old));
         assert_eq!(found[BLOCK_BYTES..5 * BLOCK_BYTES], ground.new[BLOCK_BYTES..5 * BLOCK_BYTES]);
