@@ -26,22 +26,13 @@ use super::check::{SUPERBLOCK_SEED, u64_at, verify};
 use super::error::MetadataError;
 use super::reader::{Interrupt, Reader};
 use super::space_map::{
-    ALLOCATED, Bitmap, Count, IndexEntry, PER_BITMAP, SpaceMap, count, seal_bitmap, set_free, with_allocated,
+    ALLOCATED, Bitmap, ChangedBlock, Count, IndexEntry, PER_BITMAP, SpaceMap, count, seal_bitmap, set_free, with_allocated,
 };
 use super::thin::ThinMetadata;
 use crate::dm::DataBlocks;
 
 /// Counts of a bitmap, as the index says them.
 const ALL: u32 = PER_BITMAP as u32;
-
-/// What a block of metadata is to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChangedBlock {
-    /// Which block.
-    pub place: MetadataBlock,
-    /// All of it, with its checksum.
-    pub bytes: Box<[u8; BLOCK_BYTES]>,
-}
 
 /// How the leaked data blocks of a pool are given back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +66,7 @@ impl Reclaim {
         if leaked == 0 && kept == map.allocated {
             changes.clear();
         } else {
-            changes.extend(index.into_iter().map(|(place, bytes)| ChangedBlock { place, bytes }));
+            changes.extend(index);
             let bytes = Box::new(with_allocated(&superblock, kept));
             changes.push(ChangedBlock { place: MetadataBlock::SUPERBLOCK, bytes });
         }

@@ -46,6 +46,15 @@ pub(super) struct Bitmap<'b> {
     pub(super) bytes: &'b [u8; BLOCK_BYTES],
 }
 
+/// What a block of metadata is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedBlock {
+    /// Which block.
+    pub place: MetadataBlock,
+    /// All of it, with its checksum.
+    pub bytes: Box<[u8; BLOCK_BYTES]>,
+}
+
 /// What the index says of a bitmap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct IndexEntry {
@@ -124,7 +133,7 @@ impl SpaceMap {
         &self,
         reader: &mut Reader<'_>,
         visit: &mut dyn FnMut(Bitmap<'_>, &mut IndexEntry) -> Result<(), MetadataError>,
-    ) -> Result<Vec<(MetadataBlock, Box<[u8; BLOCK_BYTES]>)>, MetadataError> {
+    ) -> Result<Vec<ChangedBlock>, MetadataError> {
         let bitmaps = self.blocks.div_ceil(PER_BITMAP as u64);
         let (mut changed, mut next) = (Vec::new(), 0);
         let mut cursor = Cursor::open(reader, self.index, ValueSize::Index, bitmaps)?;
@@ -152,7 +161,7 @@ impl SpaceMap {
             }
             if is_changed {
                 seal(&mut leaf, NODE_SEED);
-                changed.push((place.block, leaf));
+                changed.push(ChangedBlock { place: place.block, bytes: leaf });
             }
             cursor.step(reader)?;
         }
