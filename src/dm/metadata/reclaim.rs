@@ -107,23 +107,26 @@ impl Search {
         let (mut leaked, mut free, mut first_free) = (Vec::new(), ALL, None);
         for block in 0..bitmap.length {
             let is_mapped = self.mapped.has(bitmap.first + block as u64);
-            match (count(bitmap.bytes, block), is_mapped) {
-                (Count::Free, false) => {}
+            let is_free = match (count(bitmap.bytes, block), is_mapped) {
+                (Count::Free, false) => true,
                 (Count::Free, true) => {
                     return Err(MetadataError::damaged(bitmap.place, "a data block that is mapped is free in it"));
                 }
-                (Count::Few, false) => leaked.push(block),
+                (Count::Few, false) => {
+                    leaked.push(block);
+                    true
+                }
                 (Count::Many, false) => {
                     self.left += 1;
-                    free -= 1;
-                    continue;
+                    false
                 }
-                (Count::Few | Count::Many, true) => {
-                    free -= 1;
-                    continue;
-                }
+                (Count::Few | Count::Many, true) => false,
+            };
+            if is_free {
+                first_free.get_or_insert(block);
+            } else {
+                free -= 1;
             }
-            first_free.get_or_insert(block);
         }
         self.kept += u64::from(ALL - free);
         self.leaked += leaked.len() as u64;
