@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::sync::{Mutex, PoisonError};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 
 use super::buffer::{ALIGNMENT, AlignedBuffer, is_aligned};
 use super::{BlockSink, BlockSource, device, file_ops};
@@ -182,9 +182,18 @@ fn choose_io(file: &File, size: u64) -> io::Result<Io> {
     }
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
     match fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)) {
-        Ok(_) => Ok(Io::Direct),
-        Err(nix::Error::EINVAL) => Ok(Io::Buffered),
-        Err(error) => Err(error.into()),
+        Ok(_) => {}
+        Err(nix::Error::EINVAL) => return Ok(Io::Buffered),
+        Err(error) => return Err(error.into()),
+    }
+    // An overlay takes the flag whatever is beneath, and refuses every later call if that has no direct I/O. This is one that
+    // changes nothing.
+    match posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_NORMAL) {
+        Err(nix::Error::EINVAL) => {
+            fcntl(file, FcntlArg::F_SETFL(flags))?;
+            Ok(Io::Buffered)
+        }
+        _ => Ok(Io::Direct),
     }
 }
 
