@@ -7,33 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::leak;
 use super::node::{Node, NodeOptions};
+pub use super::pool_kind::PoolFileSystem;
 use super::program::{command, run_ok, windlass};
 use super::require_root;
-
-/// The file system of a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PoolFileSystem {
-    /// XFS: snapshots by FICLONE.
-    Xfs,
-    /// Btrfs: snapshots by subvolumes.
-    Btrfs,
-    /// None: a thin pool, which needs a kernel with device-mapper.
-    Thin,
-}
-
-impl PoolFileSystem {
-    /// Those of reflink pools.
-    pub const ALL: [Self; 2] = [Self::Xfs, Self::Btrfs];
-
-    /// As the command line and mkfs call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Xfs => "xfs",
-            Self::Btrfs => "btrfs",
-            Self::Thin => "thin",
-        }
-    }
-}
 
 /// A temporary directory with a pool image in it. Dropping it removes mounts, loops and files.
 pub struct Bench {
