@@ -1,0 +1,119 @@
+//! The services of a node over a real pool, devices and file systems: everything that a volume goes through, with each file
+//! system and as a raw device.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly, wherever it does")]
+#![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
+
+mod node;
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+
+use csi_proto::csi::v1::DeleteSnapshotRequest;
+use csi_proto::csi::v1::controller_server::Controller;
+use csi_proto::csi::v1::volume_capability::access_mode::Mode;
+use node::{Fixture, block, from_snapshot, from_volume, mount};
+use tonic::{Code, Request};
+use windlass::mount::Mounter;
+use windlass::mount::system::SystemMounter;
+use windlass::types::FsType;
+
+use crate::common::fixture::{Bench, PoolFileSystem};
+use crate::common::{GIB, is_mounted_ext4_grown};
+use crate::root_support::pattern;
+
+const SIZE: i64 = 320 << 20;
+
+/// Takes volumes of all sorts through everything, and leaves nothing.
+pub async fn everything_works(kind: PoolFileSystem) {
+    let bench = Bench::with_pool(kind, 2 * GIB);
+    let fixture = Fixture::new(&bench, kind);
+    for fs_type in FsType::ALL {
+        mounted(&fixture, fs_type).await;
+    }
+    raw(&fixture).await;
+
+    let mounts = SystemMounter::new().mounts().unwrap();
+    assert!(!mounts.iter().any(|entry| entry.mount_point.starts_with(&fixture.root)));
+    let status = fixture.layer.pools()[0].status().unwrap();
+    assert_eq!((status.volumes, status.snapshots), (0, 0));
+}
+
+/// A volume with a file system: its snapshot, copies of both, and growth.
+async fn mounted(fixture: &Fixture, fs_type: FsType) {
+    let writer = || mount(fs_type, Mode::SingleNodeMultiWriter);
+    let name = |part: &str| format!("{fs_type}-{part}");
+    let volume = fixture.create(&name("a"), SIZE, writer(), None).await;
+    let (staging, target) = (fixture.staging(&name("staging")), fixture.path(&name("target")));
+    fixture.stage(&volume, &staging, writer()).await;
+    fixture.publish(&volume, &staging, &target, writer(), false).await;
+    let bytes = pattern(1, 1 << 20);
+    fs::write(format!("{target}/data"), &bytes).unwrap();
+    let snapshot = fixture.snapshot(&name("s"), &volume).await;
+    fs::write(format!("{target}/data"), "changed").unwrap();
+
+    // Beside their source, larger than it; one by its snapshot, one by itself, one for readers.
+    let mut copies = Vec::new();
+    for (part, source, mode, expected) in [
+        ("restored", from_snapshot(&snapshot), Mode::SingleNodeMultiWriter, bytes.as_slice()),
+        ("cloned", from_volume(&volume), Mode::SingleNodeMultiWriter, b"changed".as_slice()),
+        ("readers", from_snapshot(&snapshot), Mode::MultiNodeReaderOnly, bytes.as_slice()),
+    ] {
+        let copy = fixture.create(&name(part), SIZE * 2, mount(fs_type, mode), source).await;
+        let staging = fixture.staging(&name(part));
+        fixture.stage(&copy, &staging, mount(fs_type, mode)).await;
+        assert_eq!(fs::read(format!("{staging}/data")).unwrap(), expected, "{fs_type} {part}");
+        assert!(fixture.total_bytes(&copy, &staging).await > SIZE + SIZE / 2, "{fs_type} {part}");
+        let writable = fs::write(format!("{staging}/new"), "x").is_ok();
+        assert_eq!(writable, mode != Mode::MultiNodeReaderOnly, "{fs_type} {part}");
+        copies.push((copy, staging));
+    }
+    let (restored, restored_staging) = &copies[0];
+    let expanded = fixture.expand(restored, restored_staging, SIZE * 3).await;
+    if fs_type == FsType::Ext4 && !is_mounted_ext4_grown() {
+        assert_eq!(expanded, Err(Code::Internal));
+    } else {
+        assert_eq!(expanded, Ok(()), "{fs_type}");
+        assert!(fixture.total_bytes(restored, restored_staging).await > SIZE * 5 / 2, "{fs_type}");
+    }
+    for (copy, staging) in &copies {
+        fixture.take_down(copy, None, staging).await;
+    }
+    fixture.take_down(&volume, Some(&target), &staging).await;
+    let request = DeleteSnapshotRequest { snapshot_id: snapshot, ..Default::default() };
+    fixture.layer.delete_snapshot(Request::new(request)).await.unwrap();
+}
+
+/// A volume without one.
+async fn raw(fixture: &Fixture) {
+    let raw = fixture.create("raw", SIZE, block(Mode::SingleNodeWriter), None).await;
+    let (staging, target) = (fixture.staging("raw"), fixture.path("device"));
+    fixture.stage(&raw, &staging, block(Mode::SingleNodeWriter)).await;
+    fixture.publish(&raw, &staging, &target, block(Mode::SingleNodeWriter), false).await;
+    assert!(fs::metadata(&target).unwrap().file_type().is_block_device());
+    assert_eq!(fixture.total_bytes(&raw, &target).await, SIZE);
+    fixture.expand(&raw, &target, SIZE * 2).await.unwrap();
+    let bytes = pattern(2, 8192);
+    let device = fs::OpenOptions::new().write(true).open(&target).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&device, &bytes, SIZE.unsigned_abs() * 2 - 8192).unwrap();
+    // The page cache of the device is flushed for the cut.
+    let snapshot = fixture.snapshot("raw", &raw).await;
+    drop(device);
+    let readers = || block(Mode::MultiNodeReaderOnly);
+    let copy = fixture.create("raw-readers", SIZE * 2, readers(), from_snapshot(&snapshot)).await;
+    let (copy_staging, copy_target) = (fixture.staging("raw-readers"), fixture.path("device-readers"));
+    fixture.stage(&copy, &copy_staging, readers()).await;
+    fixture.publish(&copy, &copy_staging, &copy_target, readers(), true).await;
+    let mut read = vec![0; bytes.len()];
+    let device = fs::File::open(&copy_target).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&device, &mut read, SIZE.unsigned_abs() * 2 - 8192).unwrap();
+    assert!(read == bytes);
+    // The kernel lets a read-only device be opened for writing, and refuses to write.
+    let writer = fs::OpenOptions::new().write(true).open(&copy_target);
+    assert!(writer.and_then(|writer| std::os::unix::fs::FileExt::write_all_at(&writer, &bytes, 0)).is_err());
+    drop(device);
+    fixture.take_down(&copy, Some(&copy_target), &copy_staging).await;
+    fixture.take_down(&raw, Some(&target), &staging).await;
+    let request = DeleteSnapshotRequest { snapshot_id: snapshot, ..Default::default() };
+    fixture.layer.delete_snapshot(Request::new(request)).await.unwrap();
+}

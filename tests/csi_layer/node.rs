@@ -1,0 +1,139 @@
+//! A node layer over an open pool, and its calls as a CO makes them: each twice, where that must change nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use csi_proto::csi::v1::controller_server::Controller;
+use csi_proto::csi::v1::node_server::Node;
+use csi_proto::csi::v1::volume_capability::access_mode::Mode;
+use csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use csi_proto::csi::v1::*;
+use tonic::{Code, Request};
+use windlass::csi::NodeLayer;
+use windlass::types::FsType;
+
+use crate::common::fixture::{Bench, PoolFileSystem};
+use crate::common::open::OpenPool;
+
+/// A node layer, and the pool that it is over.
+pub struct Fixture {
+    pub layer: NodeLayer,
+    pub root: PathBuf,
+    _pool: OpenPool,
+}
+
+impl Fixture {
+    pub fn new(bench: &Bench, kind: PoolFileSystem) -> Self {
+        let pool = OpenPool::new(bench, kind);
+        Self { layer: pool.layer("node-1"), root: bench.root(), _pool: pool }
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.root.join(name).to_str().unwrap().to_owned()
+    }
+
+    pub fn staging(&self, name: &str) -> String {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    pub async fn create(
+        &self,
+        name: &str,
+        bytes: i64,
+        capability: VolumeCapability,
+        source: Option<VolumeContentSource>,
+    ) -> String {
+        let request = CreateVolumeRequest {
+            name: name.into(),
+            capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
+            volume_capabilities: vec![capability],
+            volume_content_source: source,
+            ..Default::default()
+        };
+        self.layer.create_volume(Request::new(request)).await.unwrap().into_inner().volume.unwrap().volume_id
+    }
+
+    pub async fn snapshot(&self, name: &str, source: &str) -> String {
+        let request = CreateSnapshotRequest { name: name.into(), source_volume_id: source.into(), ..Default::default() };
+        self.layer.create_snapshot(Request::new(request)).await.unwrap().into_inner().snapshot.unwrap().snapshot_id
+    }
+
+    pub async fn stage(&self, volume: &str, path: &str, capability: VolumeCapability) {
+        let request = NodeStageVolumeRequest {
+            volume_id: volume.into(),
+            staging_target_path: path.into(),
+            volume_capability: Some(capability),
+            ..Default::default()
+        };
+        for _ in 0..2 {
+            self.layer.node_stage_volume(Request::new(request.clone())).await.unwrap();
+        }
+    }
+
+    pub async fn publish(&self, volume: &str, staging: &str, target: &str, capability: VolumeCapability, readonly: bool) {
+        let request = NodePublishVolumeRequest {
+            volume_id: volume.into(),
+            staging_target_path: staging.into(),
+            target_path: target.into(),
+            volume_capability: Some(capability),
+            readonly,
+            ..Default::default()
+        };
+        for _ in 0..2 {
+            self.layer.node_publish_volume(Request::new(request.clone())).await.unwrap();
+        }
+    }
+
+    pub async fn expand(&self, volume: &str, path: &str, bytes: i64) -> Result<(), Code> {
+        let range = Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 });
+        let request = ControllerExpandVolumeRequest { volume_id: volume.into(), capacity_range: range, ..Default::default() };
+        self.layer.controller_expand_volume(Request::new(request)).await.unwrap();
+        let request = NodeExpandVolumeRequest {
+            volume_id: volume.into(),
+            volume_path: path.into(),
+            capacity_range: range,
+            ..Default::default()
+        };
+        self.layer.node_expand_volume(Request::new(request)).await.map(drop).map_err(|status| status.code())
+    }
+
+    pub async fn total_bytes(&self, volume: &str, path: &str) -> i64 {
+        let request = NodeGetVolumeStatsRequest { volume_id: volume.into(), volume_path: path.into(), ..Default::default() };
+        self.layer.node_get_volume_stats(Request::new(request)).await.unwrap().into_inner().usage[0].total
+    }
+
+    pub async fn take_down(&self, volume: &str, target: Option<&str>, staging: &str) {
+        for _ in 0..2 {
+            if let Some(target) = target {
+                let request = NodeUnpublishVolumeRequest { volume_id: volume.into(), target_path: target.into() };
+                self.layer.node_unpublish_volume(Request::new(request)).await.unwrap();
+                assert!(!Path::new(target).exists());
+            }
+            let request = NodeUnstageVolumeRequest { volume_id: volume.into(), staging_target_path: staging.into() };
+            self.layer.node_unstage_volume(Request::new(request)).await.unwrap();
+        }
+        let request = DeleteVolumeRequest { volume_id: volume.into(), ..Default::default() };
+        self.layer.delete_volume(Request::new(request)).await.unwrap();
+    }
+}
+
+pub fn mount(fs_type: FsType, mode: Mode) -> VolumeCapability {
+    let mount = MountVolume { fs_type: fs_type.name().to_owned(), mount_flags: vec!["noatime".to_owned()], ..Default::default() };
+    VolumeCapability { access_type: Some(AccessType::Mount(mount)), access_mode: Some(AccessMode { mode: mode.into() }) }
+}
+
+pub fn block(mode: Mode) -> VolumeCapability {
+    VolumeCapability { access_type: Some(AccessType::Block(BlockVolume {})), ..mount(FsType::Ext4, mode) }
+}
+
+pub fn from_snapshot(id: &str) -> Option<VolumeContentSource> {
+    let source = volume_content_source::SnapshotSource { snapshot_id: id.into() };
+    Some(VolumeContentSource { r#type: Some(volume_content_source::Type::Snapshot(source)) })
+}
+
+pub fn from_volume(id: &str) -> Option<VolumeContentSource> {
+    let source = volume_content_source::VolumeSource { volume_id: id.into() };
+    Some(VolumeContentSource { r#type: Some(volume_content_source::Type::Volume(source)) })
+}

@@ -1,0 +1,16 @@
+//! The services of a node over a thin pool; see `csi_layer`.
+
+// vm: memory=3072 limit=600
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
+
+mod common;
+mod csi_layer;
+mod root_support;
+
+use common::fixture::PoolFileSystem;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_works_on_a_thin_pool() {
+    csi_layer::everything_works(PoolFileSystem::Thin).await;
+}
