@@ -1,178 +1,27 @@
-//! Incremental exports of reflink pools on real XFS and Btrfs, with and without checksums, bases present and deleted: whatever
-//! is written to the volume, the increment dumps as the snapshot's bytes. Needs root, and `restic` in PATH.
+//! Incremental exports of reflink pools, with and without checksums; see `incremental`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+mod common;
+mod incremental;
+mod random_volumes;
 mod root_support;
 
-use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
-
-use csi_proto::windlass::v1 as proto;
-use csi_proto::windlass::v1::TransferState;
-use csi_proto::windlass::v1::transfers_server::Transfers as _;
-use futures::StreamExt;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use root_support::{Sandbox, pattern};
-use tonic::Request;
-use windlass::block::{Access, file_ops};
-use windlass::csi::transfers::Transfers;
+use common::fixture::PoolFileSystem;
+use incremental::increments_are_what_the_snapshots_hold;
 use windlass::pool::DataChecksum;
-use windlass::pool::owned::OwnedPool;
-use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
-use windlass::pool::reflink::{create_pool, open_pool};
-use windlass::repository::{Environment, KdfCost, Location, Password, Repository, connect};
-use windlass::types::{ByteRange, CapacityRange, FsType, Object, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, VolumeSize};
-
-const PASSWORD: &str = "geheim";
-const CHUNK: u64 = 256 << 10;
-const ROUNDS: u64 = 12;
-
-fn size(bytes: u64) -> VolumeSize {
-    VolumeSize::new(bytes).unwrap()
-}
-
-struct Bench {
-    pool: Arc<OwnedPool>,
-    transfers: Transfers,
-    volume: VolumeId,
-    repository: PathBuf,
-}
-
-impl Bench {
-    async fn new(directory: &Path, repository: PathBuf, checksum: DataChecksum, bytes: u64) -> Self {
-        let location = Location::Local(repository.clone());
-        let store = connect(&location, &Environment::new()).unwrap();
-        Repository::init(store, &Password::new(PASSWORD).unwrap(), KdfCost::TEST).await.unwrap();
-        let pool = Arc::new(open_pool(directory, Arc::new(NothingToHold)).unwrap());
-        let request = NewVolume {
-            name: "source".to_owned().try_into().unwrap(),
-            capacity: CapacityRange::exactly(size(bytes)),
-            minimum: size(4096),
-            mode: VolumeMode::Block,
-            access_modes: vec![AccessMode::SingleNodeWriter],
-            mount_flags: Vec::new(),
-            parameters: BTreeMap::new(),
-            checksum,
-            source: None,
-        };
-        let volume = pool.create_volume(&request).unwrap().into_inner().id;
-        let transfers = Transfers::new(vec![Arc::clone(&pool)], "bench");
-        Self { pool, transfers, volume, repository }
-    }
-
-    fn cut(&self, name: &str) -> SnapshotId {
-        let request = NewSnapshot { name: name.to_owned().try_into().unwrap(), source: self.volume, parameters: BTreeMap::new() };
-        self.pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id
-    }
-
-    async fn export(&self, snapshot: SnapshotId) -> proto::ExportResult {
-        let request = proto::StartExportRequest {
-            snapshot_id: SnapshotHandle { pool: self.pool.id(), snapshot }.to_string(),
-            repository: Some(proto::RepositoryAccess {
-                location: self.repository.display().to_string(),
-                password: PASSWORD.to_owned(),
-                ..Default::default()
-            }),
-            chunk_size_bytes: CHUNK,
-            ..Default::default()
-        };
-        let transfer_id = self.transfers.start_export(Request::new(request)).await.unwrap().into_inner().transfer_id;
-        let request = Request::new(proto::WatchTransferRequest { transfer_id });
-        let states: Vec<_> = self.transfers.watch_transfer(request).await.unwrap().into_inner().collect().await;
-        let last = states.last().unwrap().as_ref().unwrap();
-        assert_eq!(last.state(), TransferState::Succeeded, "{}", last.message);
-        last.export_result.clone().unwrap()
-    }
-
-    fn bytes(&self, snapshot: SnapshotId) -> Vec<u8> {
-        let lease = self.pool.lease(snapshot).unwrap();
-        let mut bytes = vec![0; usize::try_from(lease.size().bytes()).unwrap()];
-        lease.file().read_exact_at(&mut bytes, 0).unwrap();
-        bytes
-    }
-
-    fn dump(&self, snapshot: &str) -> Vec<u8> {
-        let mut command = Command::new("restic");
-        let handle = VolumeHandle { pool: self.pool.id(), volume: self.volume };
-        let path = format!("/{handle}/volume.img");
-        command.args(["--no-cache", "--repo"]).arg(&self.repository).args(["dump", snapshot, &path]);
-        let output = command.env("RESTIC_PASSWORD", PASSWORD).output().expect("restic in PATH");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    }
-}
-
-async fn chain(sandbox: &Sandbox, fs_type: FsType, checksum: DataChecksum, seed: u64) {
-    let image = sandbox.pool(fs_type);
-    let name = format!("pool-{seed}");
-    let directory = image.directory().join(&name);
-    create_pool(&directory).unwrap();
-    let mut bytes = 12 << 20;
-    let bench = Bench::new(&directory, sandbox.path(&format!("repository-{seed}")), checksum, bytes).await;
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut last: Option<SnapshotId> = None;
-    for round in 0..ROUNDS {
-        // Through the device, as a pod would: the page cache, the loop device and the pool's file system.
-        let attachment = bench.pool.attach(Object::Volume(bench.volume), Access::ReadWrite).unwrap();
-        let device = OpenOptions::new().read(true).write(true).open(&attachment.device).unwrap();
-        let mut written = 0;
-        for _ in 0..random.random_range(0..12) {
-            let length = random.random_range(1..200_000_u64);
-            let offset = random.random_range(0..bytes - length);
-            match random.random_range(0..4) {
-                0 => file_ops::punch_hole(&device, ByteRange::new(offset & !4095, (length | 4095) + 1).unwrap()).unwrap(),
-                1 => device.write_all_at(&vec![0; length as usize], offset).unwrap(),
-                _ => device.write_all_at(&pattern(seed * 1000 + written, length as usize), offset).unwrap(),
-            }
-            written += 1;
-        }
-        device.sync_all().unwrap();
-        drop(device);
-        if random.random_range(0..2) == 0 {
-            bench.pool.detach(Object::Volume(bench.volume)).unwrap();
-        }
-        if round == 5 {
-            bytes += 3 << 20;
-            bench.pool.grow_volume(bench.volume, CapacityRange::exactly(size(bytes))).unwrap();
-        }
-        let snapshot = bench.cut(&format!("round-{round}"));
-        // Every other base is deleted and lives on as an anchor.
-        if let Some(base) = last.filter(|_| round % 2 == 0) {
-            bench.pool.delete_snapshot(base).unwrap();
-        }
-        let result = bench.export(snapshot).await;
-        let mode = if last.is_some() { "incremental" } else { "full" };
-        assert_eq!(result.mode, mode, "{fs_type} {checksum:?} round {round}: {}", result.full_reason);
-        let dumped = bench.dump(&result.repository_snapshot);
-        assert!(dumped == bench.bytes(snapshot), "{fs_type} {checksum:?} round {round} with {written} changes: the dump differs");
-        last = Some(snapshot);
-    }
-    bench.pool.detach(Object::Volume(bench.volume)).unwrap();
-    drop(bench);
-    drop(image);
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_from_xfs_are_what_the_snapshots_hold() {
-    let sandbox = Sandbox::new();
-    chain(&sandbox, FsType::Xfs, DataChecksum::Off, 1).await;
+    increments_are_what_the_snapshots_hold(PoolFileSystem::Xfs, DataChecksum::Off, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_from_btrfs_are_what_the_snapshots_hold() {
-    let sandbox = Sandbox::new();
-    chain(&sandbox, FsType::Btrfs, DataChecksum::Off, 2).await;
+    increments_are_what_the_snapshots_hold(PoolFileSystem::Btrfs, DataChecksum::Off, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_from_btrfs_with_checksums_are_what_the_snapshots_hold() {
-    let sandbox = Sandbox::new();
-    chain(&sandbox, FsType::Btrfs, DataChecksum::On, 3).await;
+    increments_are_what_the_snapshots_hold(PoolFileSystem::Btrfs, DataChecksum::On, 3).await;
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::fcntl::{FallocateFlags, fallocate};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
-use windlass::block::{AlignedBuffer, file_ops};
+use windlass::block::{AlignedBuffer, device, file_ops};
 use windlass::types::ByteRange;
 
 pub const BLOCK: u64 = 4096;
@@ -62,7 +62,7 @@ fn by_device(device: &Path, any: ByteRange, whole: ByteRange, bytes: &mut [u8], 
         }
         6 => {
             zeroed(bytes, whole);
-            allocate(&buffered, FallocateFlags::FALLOC_FL_PUNCH_HOLE, whole);
+            free(&buffered, whole);
         }
         7 => {
             zeroed(bytes, whole);
@@ -98,6 +98,13 @@ fn by_file(file: &File, any: ByteRange, whole: ByteRange, bytes: &mut [u8], rand
         }
     }
     file.sync_all().unwrap();
+}
+
+/// Gives whole blocks of a device back, which read as zeros then. A discard alone leaves to the device what it does about them, and
+/// a thin pool frees its own blocks only.
+pub fn free(device: &File, range: ByteRange) {
+    device::zero_out(device, range).unwrap();
+    device::discard(device, range).unwrap();
 }
 
 fn allocate(file: &File, how: FallocateFlags, range: ByteRange) {

@@ -1,0 +1,19 @@
+//! Incremental exports of a thin pool; see `incremental`.
+
+// vm: memory=3072 limit=600
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
+
+mod common;
+mod incremental;
+mod random_volumes;
+mod root_support;
+
+use common::fixture::PoolFileSystem;
+use incremental::increments_are_what_the_snapshots_hold;
+use windlass::pool::DataChecksum;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn increments_from_a_thin_pool_are_what_the_snapshots_hold() {
+    increments_are_what_the_snapshots_hold(PoolFileSystem::Thin, DataChecksum::Off, 4).await;
+}
