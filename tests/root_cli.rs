@@ -1,14 +1,18 @@
 //! The command as a process over real pools: the demo, also interrupted at every step, and a node with every verb. Needs root.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "called by tests only")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "called by tests only")]
 
+mod common;
 mod root_support;
+mod verbs;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use common::GIB;
+use common::fixture::{Bench, PoolFileSystem};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use root_support::Sandbox;
@@ -94,128 +98,21 @@ fn a_demo_that_is_interrupted_at_any_step_leaves_nothing() {
     assert!(interrupted.len() >= 15, "{interrupted:?}");
 }
 
-/// A running node; killed when the test ends.
-struct Node {
-    child: Child,
-    endpoint: String,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Node {
-    fn start(sandbox: &Sandbox, pool: &Path) -> Self {
-        let endpoint = format!("unix://{}", sandbox.path("csi.sock").display());
-        let root = sandbox.directory("root");
-        let mut command = windlass(&["node", "--standalone", "--node-id", "n1", "--endpoint", &endpoint]);
-        command.arg("--pool").arg(pool).arg("--root").arg(root).stdout(Stdio::piped());
-        let mut child = command.stderr(fs::File::create(sandbox.path("log")).unwrap()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line.trim_end(), format!("ready {endpoint}"), "{}", fs::read_to_string(sandbox.path("log")).unwrap());
-        Self { child, endpoint }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        windlass(arguments).env("WINDLASS_ENDPOINT", &self.endpoint).output().unwrap()
-    }
-
-    /// What a command that must succeed prints.
-    fn ask(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
-        text(&output.stdout).trim_end().to_owned()
-    }
-
-    fn code(&self, arguments: &[&str]) -> Option<i32> {
-        self.run(arguments).status.code()
-    }
-
-    fn stop(mut self) -> Option<i32> {
-        signal(&self.child, Signal::SIGTERM);
-        self.child.wait().unwrap().code()
-    }
-}
-
-fn image(sandbox: &Sandbox) -> PathBuf {
-    let image = sandbox.path("pool.img");
-    let made = windlass(&["pool", "create", "--size", "1GiB", "--image"]).arg(&image).output().unwrap();
-    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
-    image
-}
-
 #[test]
 fn every_verb_works_against_a_node_and_its_exit_codes_tell_outcomes_apart() {
-    let sandbox = Sandbox::new();
-    let pool = image(&sandbox);
-    let node = Node::start(&sandbox, &pool);
-    let volume = node.ask(&["volume", "create", "data", "--size", "64MiB"]);
-    assert_eq!(node.ask(&["volume", "create", "data", "--size", "64MiB"]), volume);
-    assert_eq!(node.code(&["volume", "create", "data", "--size", "65MiB"]), Some(4));
-    assert_eq!(node.code(&["volume", "create", "odd", "--size", "64MiB", "--parameter", "nope=1"]), Some(2));
-    assert_eq!(node.code(&["volume", "show", "nothing"]), Some(3));
-    assert!(node.ask(&["volume", "list"]).contains(&volume));
-    assert!(node.ask(&["volume", "show", "data"]).contains("64.0 MiB"));
-    node.ask(&["volume", "expand", &volume, "--size", "128MiB"]);
-    let snapshot = node.ask(&["snapshot", "create", "cut", "--volume", "data"]);
-    assert!(node.ask(&["snapshot", "list", "--volume", "data"]).contains(&snapshot));
-    assert!(node.ask(&["snapshot", "show", "cut"]).contains("128.0 MiB"));
-    node.ask(&["volume", "create", "copy", "--from-snapshot", "cut", "--block"]);
-    let status: serde_json::Value = serde_json::from_str(&node.ask(&["pool", "status", "--output", "json"])).unwrap();
-    assert_eq!((&status["pools"][0]["volume_count"], &status["pools"][0]["state"]), (&2.into(), &"ready".into()));
-
-    let repository = sandbox.path("repository");
-    let repository = repository.to_str().unwrap();
-    assert_eq!(node.code(&["export", "cut", "-r", repository]), Some(3));
-    node.ask(&["repository", "init", "-r", repository]);
-    node.ask(&["export", "cut", "-r", repository, "--host", "here", "--tag", "t"]);
-    assert!(node.ask(&["repository", "snapshots", "-r", repository]).contains(&snapshot));
-    let restored = node.ask(&["restore", "-r", repository, "--volume", "restored"]);
-    assert!(node.ask(&["volume", "list"]).contains(&restored));
-    assert_eq!(node.code(&["restore", "-r", repository, "--volume", "restored"]), Some(4));
-    let file = sandbox.path("image");
-    node.ask(&["restore", "-r", repository, "--file", file.to_str().unwrap()]);
-    assert_eq!(fs::metadata(file).unwrap().len(), 128 << 20);
-
-    for name in ["data", "copy", "restored"] {
-        node.ask(&["volume", "delete", name]);
-    }
-    node.ask(&["volume", "delete", &volume]);
-    node.ask(&["snapshot", "delete", "cut"]);
-    assert_eq!(node.stop(), Some(0));
-    assert!(!sandbox.path("csi.sock").exists());
+    verbs::every_verb_works(PoolFileSystem::Xfs);
 }
 
 #[test]
 fn a_second_node_is_refused_and_a_node_that_was_killed_can_start_again() {
-    let sandbox = Sandbox::new();
-    let pool = image(&sandbox);
-    let node = Node::start(&sandbox, &pool);
-    let volume = node.ask(&["volume", "create", "data", "--size", "64MiB"]);
-    let other = format!("unix://{}", sandbox.path("other.sock").display());
-    let root = sandbox.directory("root");
-    let mut second = windlass(&["node", "--standalone", "--endpoint", &other, "--root"]);
-    let refused = second.arg(&root).arg("--pool").arg(&pool).output().unwrap();
-    assert_eq!(refused.status.code(), Some(4));
-    assert!(text(&refused.stderr).contains("in use by another process"), "{}", text(&refused.stderr));
-    assert!(refused.stdout.is_empty(), "it must not say that it is ready");
-
-    // SIGKILL, by the guard: socket, loop device and mount stay behind.
-    drop(node);
-    assert!(sandbox.path("csi.sock").exists());
-    let node = Node::start(&sandbox, &pool);
-    assert!(node.ask(&["volume", "list"]).contains(&volume));
-    assert_eq!(node.stop(), Some(0));
+    verbs::a_second_node_is_refused(PoolFileSystem::Xfs);
 }
 
 #[test]
 fn wrong_places_for_a_pool_are_refused_with_advice() {
     let sandbox = Sandbox::new();
-    let pool = image(&sandbox);
+    let bench = Bench::with_pool(PoolFileSystem::Xfs, GIB);
+    let pool = bench.image();
     let again = windlass(&["pool", "create", "--size", "1GiB", "--image"]).arg(&pool).output().unwrap();
     assert_eq!(again.status.code(), Some(4));
     let small = windlass(&["pool", "create", "--size", "1MiB", "--image"]).arg(sandbox.path("small")).output().unwrap();

@@ -1,10 +1,11 @@
-//! The command line over thin pools on the real kernel: make, serve, look, repair, and the whole demo.
+//! The command line over thin pools on the real kernel: make, serve, look, repair, every verb of a node (`verbs`), and the whole demo.
 
 // vm: disks=4G limit=900
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
+mod verbs;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -102,6 +103,18 @@ fn a_pool_is_made_served_looked_at_and_repaired() {
     let node = bench.start();
     assert_eq!(ask(&["volume", "list", "--endpoint", &node.endpoint()])["volumes"], Value::Array(Vec::new()));
     node.stop();
+}
+
+#[test]
+fn every_verb_works_against_a_node_and_its_exit_codes_tell_outcomes_apart() {
+    let _turn = turn();
+    verbs::every_verb_works(PoolFileSystem::Thin);
+}
+
+#[test]
+fn a_second_node_is_refused_and_a_node_that_was_killed_can_start_again() {
+    let _turn = turn();
+    verbs::a_second_node_is_refused(PoolFileSystem::Thin);
 }
 
 #[test]
