@@ -11,6 +11,7 @@
 
 mod random_volumes;
 mod thin_random;
+mod thin_support;
 
 use std::time::{Duration, Instant};
 

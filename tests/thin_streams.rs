@@ -9,7 +9,6 @@
 mod common;
 mod csi_harness;
 mod metadata_client;
-mod thin_node;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -18,13 +17,13 @@ use std::time::{Duration, Instant};
 
 use common::csi::{Csi, Source, Use};
 use common::fixture::Bench;
+use common::thin_pool::{BLOCK, ThinPool, disks};
 use common::wait_for;
 use csi_proto::csi::v1::DeleteSnapshotRequest;
 use futures::StreamExt;
 use metadata_client::{Answers, Ask, Client, applied, content, list, list_in_pieces, open};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use thin_node::{BLOCK, ThinPool, disks};
 use tokio::runtime::Runtime;
 use tonic::Code;
 use windlass::block::{AlignedBuffer, device};

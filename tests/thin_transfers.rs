@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod common;
-mod thin_node;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,10 +20,10 @@ use common::fixture::Bench;
 use common::node::{Node, NodeOptions};
 use common::program::{built_tool, command, run, run_ok, unmount, windlass};
 use common::restic::volume_file;
+use common::thin_pool::{BLOCK, ThinPool, disks};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde_json::Value;
-use thin_node::{BLOCK, ThinPool, disks};
 use windlass::block::device;
 use windlass::types::ByteRange;
 

@@ -10,17 +10,13 @@ use super::node::{Node, NodeOptions};
 pub use super::pool_kind::PoolFileSystem;
 use super::program::{command, run_ok, windlass};
 use super::require_root;
+use super::thin_pool::ThinPool;
 
 /// A temporary directory with a pool image in it. Dropping it removes mounts, loops and files.
 pub struct Bench {
     directory: tempfile::TempDir,
-    thin: Option<ThinPlace>,
-}
-
-/// Where a thin pool lies.
-struct ThinPlace {
-    device: PathBuf,
-    pool: String,
+    /// The pool, if it is a thin one.
+    thin: Option<ThinPool>,
 }
 
 impl Bench {
@@ -48,13 +44,10 @@ impl Bench {
         bench
     }
 
-    fn create_thin_pool(&self, bytes: u64) -> ThinPlace {
+    fn create_thin_pool(&self, bytes: u64) -> ThinPool {
         fs::File::create_new(self.image()).unwrap().set_len(bytes).unwrap();
         let attached = run_ok(command("losetup").args(["--find", "--show"]).arg(self.image())).text();
-        let device = PathBuf::from(attached.trim());
-        let made = run_ok(windlass().args(["pool", "create", "--output", "json", "--device"]).arg(&device)).text();
-        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
-        ThinPlace { device, pool: made["pool_id"].as_str().unwrap().to_owned() }
+        ThinPool::create(Path::new(attached.trim()))
     }
 
     /// Makes a pool image.
@@ -167,7 +160,7 @@ impl Bench {
     /// pool's own mount and loop do not count.
     pub fn attached(&self) -> Vec<String> {
         let mut found: Vec<String> = match &self.thin {
-            Some(thin) => leak::thin_devices(&thin.pool),
+            Some(thin) => thin.attached(),
             None => leak::loops_beneath(&self.pool_directory()).iter().map(|attached| format!("{attached:?}")).collect(),
         };
         found.extend(leak::mounts_beneath(&self.root()).iter().map(|mount| format!("mount {}", mount.display())));
@@ -177,7 +170,7 @@ impl Bench {
     /// Names of everything stored in the pool's directory; of a thin pool, how much data it holds.
     pub fn stored(&self) -> BTreeSet<PathBuf> {
         match &self.thin {
-            Some(thin) => BTreeSet::from([leak::thin_data(&thin.pool).into()]),
+            Some(thin) => BTreeSet::from([format!("{} data blocks", thin.data_used()).into()]),
             None => leak::files_beneath(&self.pool_directory()),
         }
     }
@@ -188,7 +181,7 @@ impl Drop for Bench {
         let mut left = Vec::new();
         if let Some(thin) = &self.thin {
             left.extend(leak::unmount_beneath(&self.root()));
-            left.extend(leak::remove_thin_pool(&thin.pool));
+            left.extend(thin.take_down());
         }
         left.extend(leak::tear_down(self.path()));
         if !left.is_empty() {

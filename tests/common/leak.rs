@@ -64,12 +64,6 @@ pub fn thin_devices(pool: &str) -> Vec<String> {
     found
 }
 
-/// How much data an active thin pool holds, in words.
-pub fn thin_data(pool: &str) -> String {
-    let status = DeviceMapper::open().unwrap().thin_pool_status(&name_of(pool, "pool")).unwrap();
-    format!("{} data blocks", status.running().unwrap().data_used)
-}
-
 /// Removes all devices of a thin pool, whatever stands on it first; what could not be removed. For clean-up, so it does not panic.
 pub fn remove_thin_pool(pool: &str) -> Vec<String> {
     let Ok(dm) = DeviceMapper::open() else { return vec!["device-mapper cannot be opened".to_owned()] };

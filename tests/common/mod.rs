@@ -14,6 +14,7 @@ pub mod open;
 pub mod pool_kind;
 pub mod program;
 pub mod restic;
+pub mod thin_pool;
 pub mod writer;
 
 use std::time::{Duration, Instant};

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -12,19 +11,16 @@ use rand::{RngExt, SeedableRng};
 use windlass::block::{Access, AlignedBuffer, device};
 use windlass::dm::units::ThinId;
 use windlass::dm::{DeviceMapper, TargetKind};
-use windlass::pool::DataChecksum;
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, Consumer, NewSnapshot, NewVolume, VolumeMode};
-use windlass::pool::thin::format::{CreateOptions, DevicePaths, Others};
+use windlass::pool::record::{Consumer, NewSnapshot};
 use windlass::pool::thin::names::{Names, Part};
-use windlass::pool::thin::{create_pool, open_pool};
-use windlass::types::{ByteRange, CapacityRange, Object, SnapshotId, VolumeId, VolumeSize};
+use windlass::types::{ByteRange, CapacityRange, Object, SnapshotId, VolumeId};
 
 use super::content::{Content, PIECE};
 use super::oracle::Map;
 use crate::random_volumes::content;
 use crate::random_volumes::writers::Writers;
+use crate::thin_support;
 
 /// Size of a volume at its creation: more blocks than a leaf of a tree of mappings has, so that trees branch.
 const SMALL: u64 = 17 << 20;
@@ -105,10 +101,7 @@ pub struct Model {
 
 impl Model {
     pub fn new(disk: PathBuf, seed: u64) -> Self {
-        let given_up_pool = windlass::pool::thin::devices::LabelledDevice::read(&disk).ok().map(|device| device.label().pool);
-        let devices = DevicePaths::One(disk.clone());
-        create_pool(&CreateOptions { devices, others: Others::GivenUp, given_up_pool, block_size: None, metadata_bytes: None })
-            .unwrap();
+        thin_support::make(&disk);
         let mut model = Self {
             volumes: Vec::new(),
             pool: None,
@@ -133,7 +126,7 @@ impl Model {
 
     /// A start: everything is as it was, and nothing is there that is not known.
     fn open_pool(&mut self) {
-        let pool = open_pool(&self.disk, Arc::new(NothingToHold)).unwrap();
+        let pool = thin_support::open(&self.disk);
         let status = pool.status().unwrap();
         assert_eq!((status.quarantined, status.damaged), (Vec::new(), Vec::new()));
         self.pool = Some(pool);
@@ -152,18 +145,8 @@ impl Model {
     }
 
     fn make(&mut self, content: Content, source: Option<Object>) {
-        let request = NewVolume {
-            name: self.name("volume").try_into().unwrap(),
-            capacity: CapacityRange::exactly(VolumeSize::new(content.bytes()).unwrap()),
-            minimum: VolumeSize::new(PAGE).unwrap(),
-            mode: VolumeMode::Block,
-            access_modes: vec![AccessMode::SingleNodeWriter],
-            mount_flags: Vec::new(),
-            parameters: BTreeMap::new(),
-            checksum: DataChecksum::Off,
-            source,
-        };
-        let id = self.pool().create_volume(&request).unwrap().into_inner().id;
+        let name = self.name("volume");
+        let id = thin_support::create(self.pool(), &name, content.bytes(), source).id;
         self.pool().attach(Object::Volume(id), Access::ReadWrite).unwrap();
         let thin = self.thin_id(Object::Volume(id));
         self.volumes.push(Volume { id, content: Some(content), thin, live: Vec::new(), deleted: Vec::new() });

@@ -1,7 +1,4 @@
-//! Thin pools on the disks of the virtual machine, made by the program under test, and nodes over them.
-
-#![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "called by tests only")]
+//! Thin pools, made by the program under test on a disk of the virtual machine or on any other device.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +6,10 @@ use windlass::dm::units::DataBlockSize;
 use windlass::dm::{DeviceMapper, DmName, PoolState, ThinPoolStatus};
 use windlass::pool::thin::devices::LabelledDevice;
 
-use crate::common::fixture::Bench;
-use crate::common::leak;
-use crate::common::node::{Node, NodeOptions};
-use crate::common::program::{run_ok, windlass};
+use super::fixture::Bench;
+use super::leak;
+use super::node::{Node, NodeOptions};
+use super::program::{run_ok, windlass};
 
 /// Size of the pools' data blocks, in bytes.
 pub const BLOCK: u64 = DataBlockSize::MIN.bytes();
@@ -25,7 +22,9 @@ pub fn disks() -> Vec<PathBuf> {
 
 /// A thin pool, whose devices go with this at the latest.
 pub struct ThinPool {
+    /// The device that it is on.
     pub device: PathBuf,
+    /// Its identity.
     pub id: String,
 }
 
@@ -55,15 +54,25 @@ impl ThinPool {
         self.state().data_used.count()
     }
 
+    /// Devices of its volumes and snapshots.
+    pub fn attached(&self) -> Vec<String> {
+        leak::thin_devices(&self.id)
+    }
+
     /// Starts a node over it, which has the files of `bench`.
     pub fn node(&self, bench: &Bench) -> Node {
         Node::start(&NodeOptions { pools: vec![self.device.clone()], ..bench.options() })
+    }
+
+    /// Removes its devices, as far as nothing uses them; what is left. For clean-up, so it does not panic.
+    pub fn take_down(&self) -> Vec<String> {
+        leak::remove_thin_pool(&self.id)
     }
 }
 
 impl Drop for ThinPool {
     fn drop(&mut self) {
-        let left = leak::remove_thin_pool(&self.id);
+        let left = self.take_down();
         assert!(left.is_empty() || std::thread::panicking(), "left behind: {left:?}");
     }
 }
