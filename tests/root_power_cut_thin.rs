@@ -2,8 +2,8 @@
 //!
 //! After each cut, before anything is recovered: the metadata are what `thin_check` calls sound; every operation that had been
 //! answered is in the catalogue and every byte of it in the data, found by the mappings that `thin_dump` tells; the one that was
-//! under way is there or is not; and catalogue and metadata differ by nothing but what an intent names. The ext4 of a volume
-//! that was mounted replays its journal, has no error and has the files that were synced. The log is that of
+//! under way is there or is not; and catalogue and metadata differ by nothing but what an intent names. The ext4 and the XFS of volumes
+//! that were mounted replay their journals, have no errors and have the files that were synced. The log is that of
 //! `thin_power_cut_thin`, which also recovers from some of the cuts, for that needs device-mapper.
 // vm: replays=thin_power_cut_thin
 
@@ -22,7 +22,7 @@ use power_cut::replay::{Cut, CutKind, Replay};
 use power_cut::verify::verify_records;
 use root_support::Sandbox;
 use thin_cut::stored::Stored;
-use thin_cut::{LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
+use thin_cut::{FILE_SYSTEMS, LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
 use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopOptions};
 use windlass::mount::image;
@@ -30,7 +30,7 @@ use windlass::types::{FsType, LogicalBlockSize};
 
 /// The least number of flushes that the power is cut at.
 const FLUSHES: usize = 500;
-/// Of how many cuts one is followed by mounting and checking the volume with files.
+/// Of how many cuts one is followed by mounting and checking the volumes with files.
 const MOUNTED: usize = 8;
 
 /// Says where the power was cut if the test fails there.
@@ -44,8 +44,8 @@ impl Drop for Where<'_> {
     }
 }
 
-fn check_files(stored: &Stored, copy: &Path, mounted: &Path, promised: &[u64]) {
-    let file = stored.copy_mounted(copy);
+fn check_files(stored: &Stored, fs_type: FsType, copy: &Path, mounted: &Path, promised: &[u64]) {
+    let file = stored.copy_mounted(fs_type, copy);
     let options = LoopOptions {
         access: Access::ReadWrite,
         block_size: LogicalBlockSize::B4096,
@@ -53,7 +53,7 @@ fn check_files(stored: &Stored, copy: &Path, mounted: &Path, promised: &[u64]) {
         direct_io: DirectIo::IfPossible,
     };
     let device = loop_device::attach(&file, &options).unwrap();
-    files::check(&device.path, mounted, promised);
+    files::check(fs_type, &device.path, mounted, promised);
     loop_device::detach(&device).unwrap();
 }
 
@@ -91,7 +91,9 @@ fn a_busy_thin_pool_keeps_what_was_promised() {
         if (flushes + torn) % MOUNTED == 0
             && let Some(files) = &promised.files
         {
-            check_files(&stored, &copy, &mounted, files);
+            for fs_type in FILE_SYSTEMS {
+                check_files(&stored, fs_type, &copy, &mounted, files);
+            }
             checked += 1;
         }
         let lost = stored.leaked_blocks();
@@ -112,7 +114,7 @@ fn a_busy_thin_pool_keeps_what_was_promised() {
     assert_eq!(marked, STEPS, "steps that were promised");
     println!(
         "the power was cut at {flushes} flushes and at {torn} moments between, in {:.0} s; of these cuts {interrupted} left a \
-         change interrupted and {with_maps} the map of a deleted snapshot; the mounted volume was checked after {checked}; \
+         change interrupted and {with_maps} the map of a deleted snapshot; the mounted volumes were checked after {checked}; \
          {with_losses} left blocks with nobody, {most_lost} at most",
         begun.elapsed().as_secs_f64()
     );

@@ -20,7 +20,7 @@ use power_cut::replay::Replay;
 use power_cut::scene::run;
 use power_cut::verify::{verify, verify_use};
 use thin_cut::stored::Stored;
-use thin_cut::{LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
+use thin_cut::{FILE_SYSTEMS, LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
 use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopDevice, LoopOptions};
 use windlass::pool::owned::OwnedPool;
@@ -57,21 +57,25 @@ fn run_on_a_logged_disk(disk: &str, log: &str) {
     let mounted = tempfile::tempdir().unwrap();
     for (number, step) in (1..).zip(steps()) {
         match &step {
-            Step::Mount => files::format_and_mount(&thin_cut::make_mounted(&pool), mounted.path()),
+            Step::Mount => {
+                for fs_type in FILE_SYSTEMS {
+                    files::format_and_mount(fs_type, &thin_cut::make_mounted(&pool, fs_type), mounted.path());
+                    // A file system that was made is not promised before it was synced.
+                    files::sync(fs_type, mounted.path());
+                }
+            }
             Step::Operation(operation) => {
                 files::disturb(mounted.path(), number);
                 thin_cut::perform_used(&pool, operation);
             }
             Step::File(number) => files::write(mounted.path(), *number),
         }
-        // A file system that was made is not promised before it was synced.
-        if step == Step::Mount {
-            run("sync", &["-f"], &[mounted.path()]);
-        }
         marker.mark(number).unwrap();
     }
     drop(marker);
-    run("umount", &[], &[mounted.path()]);
+    for fs_type in FILE_SYSTEMS {
+        files::unmount(fs_type, mounted.path());
+    }
     for volume in pool.volumes().unwrap() {
         pool.detach(Object::Volume(volume.id)).unwrap();
     }
@@ -135,10 +139,12 @@ fn attach(image: &File) -> LoopDevice {
 
 fn check_files(pool: &OwnedPool, mounted: &Path, promised: &Promised) {
     let Some(files) = &promised.files else { return };
-    let object = Object::Volume(thin_cut::mounted(pool));
-    let attachment = pool.attach(object, Access::ReadWrite).unwrap();
-    files::check(&attachment.device, mounted, files);
-    pool.detach(object).unwrap();
+    for fs_type in FILE_SYSTEMS {
+        let object = Object::Volume(thin_cut::mounted(pool, fs_type));
+        let attachment = pool.attach(object, Access::ReadWrite).unwrap();
+        files::check(fs_type, &attachment.device, mounted, files);
+        pool.detach(object).unwrap();
+    }
 }
 
 /// Recovers from some of the cuts. `disk` takes the images.

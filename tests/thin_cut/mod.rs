@@ -2,9 +2,9 @@
 //!
 //! The pool's device is a part of the logged disk; the marks lie behind it. The label, the catalogue, the metadata and the data
 //! are so all on one disk, and what the pool relies on between them is cut through as well. The steps are those of the workload;
-//! between them files are written to the ext4 of a volume that stays mounted, each synced and promised by a mark of its own: a
-//! mark that covered a step and the sync of a file would hide that the step forgot its own. While an operation is done, other
-//! writes to that volume are under way, which nobody syncs.
+//! between them files are written to an ext4 and an XFS on volumes that stay mounted, each synced and promised by a mark of its own:
+//! a mark that covered a step and the sync of a file would hide that the step forgot its own. While an operation is done, other
+//! writes to those volumes are under way, which nobody syncs.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support; no test uses all of it")]
 
@@ -17,10 +17,10 @@ mod oracle;
 use windlass::block::Access;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::record::{AnchorLimit, Consumer};
-use windlass::types::{CapacityRange, Object, VolumeId, VolumeSize};
+use windlass::types::{CapacityRange, FsType, Object, ObjectName, VolumeId, VolumeSize};
 
 use crate::power_cut::replay::ReplayOptions;
-use crate::power_cut::workload::{Operation, State, Workload, new_volume, perform, volume_of};
+use crate::power_cut::workload::{BESIDE, Operation, State, Workload, new_volume, perform, volume_of};
 
 const MIB: u64 = 1 << 20;
 
@@ -28,8 +28,8 @@ const MIB: u64 = 1 << 20;
 pub const DISK: u64 = 416 * MIB;
 /// See [`DISK`].
 pub const POOL: u64 = 415 * MIB;
-/// The volume with the file system.
-const MOUNTED: &str = "beside-mounted";
+/// What the volumes with files have.
+pub const FILE_SYSTEMS: [FsType; 2] = [FsType::Ext4, FsType::Xfs];
 const MOUNTED_BYTES: u64 = 32 * MIB;
 /// Of the workload.
 const SEED: u64 = 11;
@@ -39,9 +39,9 @@ pub const STEPS: u64 = 130;
 const FILES: u64 = 5;
 
 /// Most data blocks that may be with nobody after a cut: those that were being written for the first time. An operation writes to
-/// two blocks in each of five places, what goes on besides to two in each of four, and the file system has its journal,
-/// bitmaps and tables of inodes.
-pub const LOST_AT_MOST: u64 = 32;
+/// two blocks in each of five places, what goes on besides to two in each of four of each file system, and those have their journals,
+/// bitmaps, trees and tables of inodes.
+pub const LOST_AT_MOST: u64 = 56;
 
 /// How the log is replayed.
 pub const REPLAY: ReplayOptions = ReplayOptions { disk: DISK, marks: POOL, torn_of: 4, seed: SEED };
@@ -49,7 +49,7 @@ pub const REPLAY: ReplayOptions = ReplayOptions { disk: DISK, marks: POOL, torn_
 /// What is done, and then promised by a mark with its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The volume for files is made, formatted and mounted.
+    /// The volumes for files are made, formatted and mounted.
     Mount,
     /// An operation of the workload.
     Operation(Operation),
@@ -70,7 +70,7 @@ pub fn steps() -> impl Iterator<Item = Step> {
 /// What was promised by some steps.
 #[derive(Debug, Clone, Default)]
 pub struct Promised {
-    /// Whether the volume for files is there and mounted.
+    /// The files that are there, once the volumes for them are.
     pub files: Option<Vec<u64>>,
     /// Of the workload.
     pub state: State,
@@ -98,22 +98,33 @@ pub fn operation(step: Option<&Step>) -> Option<&Operation> {
     }
 }
 
-/// Makes and attaches the volume for files.
+/// The file system that a file is in: each has large ones and small ones.
+pub fn file_system_of(file: u64) -> FsType {
+    FILE_SYSTEMS[usize::from(!(file / FILES / 2).is_multiple_of(2))]
+}
+
+/// Name of the volume with a file system.
+fn mounted_name(fs_type: FsType) -> ObjectName {
+    format!("{BESIDE}{fs_type}").try_into().unwrap()
+}
+
+/// Makes and attaches the volume for a file system.
 ///
 /// # Panics
 /// When that fails.
-pub fn make_mounted(pool: &OwnedPool) -> std::path::PathBuf {
+pub fn make_mounted(pool: &OwnedPool, fs_type: FsType) -> std::path::PathBuf {
     let capacity = CapacityRange::exactly(VolumeSize::new(MOUNTED_BYTES).unwrap());
-    let volume = pool.create_volume(&new_volume(MOUNTED, capacity, AnchorLimit::NONE, None)).unwrap().into_inner();
+    let request = new_volume(mounted_name(fs_type).as_str(), capacity, AnchorLimit::NONE, None);
+    let volume = pool.create_volume(&request).unwrap().into_inner();
     pool.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap().device
 }
 
-/// The volume for files.
+/// The volume with a file system.
 ///
 /// # Panics
 /// When there is none.
-pub fn mounted(pool: &OwnedPool) -> VolumeId {
-    volume_of(pool, MOUNTED).unwrap().id
+pub fn mounted(pool: &OwnedPool, fs_type: FsType) -> VolumeId {
+    volume_of(pool, mounted_name(fs_type).as_str()).unwrap().id
 }
 
 /// Does an operation. Snapshots were used before they are deleted, so that their maps are kept where the volume wants that.

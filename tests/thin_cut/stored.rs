@@ -17,10 +17,10 @@ use windlass::pool::record::{ThinObject, ThinStored};
 use windlass::pool::thin::devices::LabelledDevice;
 use windlass::pool::thin::label::{Label, State};
 use windlass::pool::thin::region::Region;
-use windlass::types::{LogicalBlockSize, Object};
+use windlass::types::{FsType, LogicalBlockSize, Object};
 
 use super::oracle::{self, Map};
-use super::{MOUNTED, Step};
+use super::{Step, mounted_name};
 use crate::power_cut::scene::run;
 use crate::power_cut::workload::Operation;
 
@@ -166,13 +166,12 @@ impl Stored {
         map.iter().map(|(number, mapping)| (number * block, begin + mapping.data_block * block)).collect()
     }
 
-    /// Makes a file of what the volume for files holds.
+    /// Makes a file of what the volume with a file system holds.
     ///
     /// # Panics
     /// When that fails.
-    pub fn copy_mounted(&self, to: &Path) -> File {
-        let name = MOUNTED.to_owned().try_into().unwrap();
-        let volume = self.catalogue.volume_by_name(&name).unwrap().expect("the mounted volume");
+    pub fn copy_mounted(&self, fs_type: FsType, to: &Path) -> File {
+        let volume = self.catalogue.volume_by_name(&mounted_name(fs_type)).unwrap().expect("the mounted volume");
         let thin = self.thin(Object::Volume(volume.id)).unwrap();
         let file = File::options().read(true).write(true).create(true).truncate(true).open(to).unwrap();
         file.set_len(volume.size.bytes()).unwrap();
