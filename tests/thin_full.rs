@@ -21,7 +21,7 @@ use windlass::block::Access;
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{Formatting, MountRequest, Mounter};
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::record::{NewSnapshot, Volume};
+use windlass::pool::record::{Consumer, NewSnapshot, Volume};
 use windlass::pool::{Changes, Demand, PoolError};
 use windlass::types::{FsType, Object};
 
@@ -97,6 +97,14 @@ fn data_to_the_last_block_leave_files_intact_and_space_that_is_freed_or_added_is
     for (path, bytes) in &files {
         write_file(path, bytes).unwrap();
     }
+    // The base of somebody's next increment, deleted and kept as an anchor, which takes no space of the pool.
+    let based = create(&pool, "based", 64 * MIB, None);
+    let node = pool.attach(Object::Volume(based.id), Access::ReadWrite).unwrap().device;
+    fs::write(node, noise(50, MIB)).unwrap();
+    pool.detach(Object::Volume(based.id)).unwrap();
+    let base = cut(&pool, "base", &based);
+    pool.record_use(base.id, Consumer::MetadataClient).unwrap();
+    pool.delete_snapshot(base.id).unwrap();
     let eater = create(&pool, "eater", 960 * MIB, None);
 
     // Somebody goes on reading what exists, all the time.
@@ -126,6 +134,7 @@ fn data_to_the_last_block_leave_files_intact_and_space_that_is_freed_or_added_is
     assert!(matches!(refused, Err(PoolError::NoSpace(_))), "{refused:?}");
     let refused = pool.create_snapshots(&[snapshot_request("refused", &kept)]);
     assert!(matches!(refused, Err(PoolError::NoSpace(_))), "{refused:?}");
+    assert_eq!(pool.anchors().unwrap().len(), 1, "an anchor was given up for nothing");
     // What has its blocks can be written to.
     let path = &files[0].0;
     let file = File::options().write(true).open(path).unwrap();

@@ -3,7 +3,8 @@
 //! A snapshot that somebody used (exported it, read its ranges, made a volume from it) is usually the base of that consumer's
 //! next increment, and usually deleted by then. Its deletion takes it out of sight as any other does, name and all, but moves
 //! its record to the anchors in the same commit, and the object stays what it was. Which ones are kept is decided in
-//! `retention`; the rest is *evicted*, and so are all, oldest first, before a new volume or snapshot is refused for want of space.
+//! `retention`; the rest is *evicted*, and so are all that hold data, oldest first, before a new volume or snapshot is refused for
+//! want of space.
 //!
 //! * Deletion into an anchor is one commit: before it the snapshot is there, after it the anchor is.
 //! * A pool that need not keep the snapshot itself then reduces it ([`Pool::condense`](crate::pool::Pool::condense)), which is an
@@ -24,7 +25,7 @@ use crate::pool::catalogue::Change;
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
 use crate::pool::record::{Anchor, AnchorLimit, Consumer, Snapshot};
-use crate::pool::{Demand, PoolError, PoolUsage};
+use crate::pool::{Demand, ObjectUsage, PoolError, PoolUsage};
 use crate::types::{Object, SnapshotId, Timestamp, VolumeId};
 
 impl OwnedPool {
@@ -115,7 +116,12 @@ impl OwnedPool {
         }
         let mut freed = 0_u64;
         for anchor in self.anchors_oldest_first()? {
-            let exclusive = self.exclusive_bytes(&anchor);
+            let held = self.held_by(&anchor);
+            if held.is_some_and(|held| held.allocated == 0) {
+                // Reduced to what is needed of it as a base: its eviction would free nothing.
+                continue;
+            }
+            let exclusive = held.map_or(0, |held| held.exclusive);
             match self.evict(&anchor) {
                 Ok(Eviction::Done) => {}
                 Ok(Eviction::Postponed) => continue,
@@ -163,7 +169,12 @@ impl OwnedPool {
 
     /// What the eviction of an anchor frees at least.
     fn exclusive_bytes(&self, anchor: &Anchor) -> u64 {
-        self.pool.object_usage(Object::Snapshot(anchor.snapshot.id)).map_or(0, |usage| usage.exclusive)
+        self.held_by(anchor).map_or(0, |held| held.exclusive)
+    }
+
+    /// The space that an anchor refers to, if that can be told.
+    fn held_by(&self, anchor: &Anchor) -> Option<ObjectUsage> {
+        self.pool.object_usage(Object::Snapshot(anchor.snapshot.id)).ok()
     }
 
     fn anchors_oldest_first(&self) -> Result<Vec<Anchor>, PoolError> {
