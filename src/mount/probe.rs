@@ -5,8 +5,12 @@
 //! even when nothing is recognised. Only a device that reads as zeros in all of it is blank.
 //!
 //! A mountable file system is named only when its superblock is plausible and no second one claims the same device. What lies
-//! at the end of a device (copies of partition tables, RAID records) belongs to whoever owns the beginning, and counts only
-//! when nothing at the beginning was recognised.
+//! at the end of a device (copies of partition tables, RAID records), or far from its beginning where file systems keep their files
+//! (the labels of ZFS), belongs to whoever owns the beginning, and counts only when nothing there was recognised.
+//!
+//! [`block::signature`](crate::block::signature) has marks too, for another question: there one too many costs a look and a `--force`,
+//! so it takes every mark. Here it would make a volume that holds a file system unusable, so none may be what a file system's own
+//! fields can say: those of two bytes count only with what else must be there.
 
 use std::io;
 
@@ -64,7 +68,7 @@ pub fn detect(head: &[u8], tail: &[u8]) -> Finding {
     let mut found: Vec<Finding> = [ext(head), xfs(head), btrfs(head)].into_iter().flatten().collect();
     found.extend(foreign_at_the_beginning(head).map(|name| Finding::Foreign(name.to_owned())));
     match found.len() {
-        0 => match foreign_at_the_end(Bytes(tail)) {
+        0 => match zfs(head).or_else(|| foreign_at_the_end(Bytes(tail))) {
             Some(name) => Finding::Foreign(name.to_owned()),
             None if head.is_zero() && Bytes(tail).is_zero() => Finding::Blank,
             None => Finding::Unknown,
@@ -205,9 +209,9 @@ fn foreign_at_the_beginning(bytes: Bytes<'_>) -> Option<&'static str> {
         (4096 + 24, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", "bcachefs"),
         (1024, b"\x10\x20\xf5\xf2", "F2FS"),
         (1024, b"\xe2\xe1\xf5\xe0", "EROFS"),
-        (1024, b"H+", "HFS+"),
-        (1024, b"HX", "HFS+"),
-        (1024 + 6, b"\x34\x34", "NILFS"),
+        // Letters and version; in an ext4, a number of inodes that it cannot have.
+        (1024, b"H+\0\x04", "HFS+"),
+        (1024, b"HX\0\x05", "HFS+"),
         (0, b"hsqs", "SquashFS"),
         (0, b"bluestore block device", "Ceph BlueStore"),
         (64 << 10 | 0x34, b"ReIsEr", "ReiserFS"),
@@ -224,7 +228,7 @@ fn foreign_at_the_beginning(bytes: Bytes<'_>) -> Option<&'static str> {
         .or_else(|| lvm(bytes))
         .or_else(|| swap(bytes))
         .or_else(|| device_mapper(bytes))
-        .or_else(|| zfs(bytes))
+        .or_else(|| nilfs(bytes))
         .or_else(|| mbr(bytes))
 }
 
@@ -248,6 +252,12 @@ fn device_mapper(bytes: Bytes<'_>) -> Option<&'static str> {
         0x3bac_a3ee => Some("dm-era metadata"),
         _ => None,
     }
+}
+
+/// Magic and the number of its format. The magic alone is also the number of blocks of any ext4 of 3341 GiB.
+fn nilfs(bytes: Bytes<'_>) -> Option<&'static str> {
+    let is_nilfs = bytes.le16(1024 + 6)? == 0x3434 && bytes.le32(1024)? == 2;
+    is_nilfs.then_some("NILFS")
 }
 
 /// ZFS keeps two labels of 256 KiB at each end; the uberblocks begin at 128 KiB of each.
@@ -382,7 +392,18 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_system_has_at_its_end_is_its_own() {
+    fn what_a_file_system_has_at_its_end_or_among_its_files_is_its_own() {
         assert_eq!(with(&[EXT4, &[(SIZE - 512, b"EFI PART")]].concat()), Finding::FileSystem(FsType::Ext4));
+        let uberblock = 0x00ba_b10c_u64.to_le_bytes();
+        assert_eq!(with(&[EXT4, &[(132 << 10, &uberblock)]].concat()), Finding::FileSystem(FsType::Ext4));
+    }
+
+    #[test]
+    fn no_size_of_a_file_system_makes_it_one_of_others() {
+        for blocks in [0x3434_0000_u32.to_le_bytes(), 0x3434_ffff_u32.to_le_bytes()] {
+            assert_eq!(with(&[EXT4, &[(1024 + 4, &blocks)]].concat()), Finding::FileSystem(FsType::Ext4));
+        }
+        assert_eq!(foreign(&[(1024, &[2]), (1024 + 6, b"\x34\x34")]), "NILFS");
+        assert_eq!(foreign(&[(1024, b"H+\0\x04")]), "HFS+");
     }
 }
