@@ -5,8 +5,6 @@
 //! to next to nothing. `restic restore --sparse` makes holes only in a file whose list names the blob of 512 KiB of zeros, so
 //! the first run that is long enough begins with it.
 
-use std::sync::OnceLock;
-
 use crate::repository::Id;
 use crate::repository::id::Hasher;
 
@@ -26,39 +24,52 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(ZEROS.len()).all(|block| *block == ZEROS[..block.len()])
 }
 
-fn hash_zeros(hasher: &mut Hasher, mut length: u64) {
-    let block = [0; 16 << 10];
+/// SHA-256 of as many zeros as [`SMALLEST_BYTES`], and of twice as many each time. They are written down since they take longer to
+/// compute (64 MiB of zeros on one thread) than the rest of a small increment.
+const IDS: [Id; SIZES] = [
+    constant("ad7facb2586fc6e966c004d7d1d16b024f5805ff7cb47c7a85dabd8b48892ca7"),
+    constant("9f1dcbc35c350d6027f98be0f5c8b43b42ca52b7604459c0c42be3aa88913d47"),
+    constant("4fe7b59af6de3b665b67788cc2f99892ab827efae3a467342b3bb4e3bc8e5bfe"),
+    constant("c35020473aed1b4642cd726cad727b63fff2824ad68cedd7ffb73c7cbd890479"),
+    constant("de2f256064a0af797747c2b97505dc0b9f3df0de4f489eac731c23ae9ca9cc31"),
+    constant("fa43239bcee7b97ca62f007cc68487560a39e19f74f3dde7486db3f98df8e471"),
+    constant("8a39d2abd3999ab73c34db2476849cddf303ce389b35826850f9a700589b4a90"),
+    constant("07854d2fef297a06ba81685e660c332de36d5d18d546927d30daad6d7fda1541"),
+    constant("30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"),
+    constant("5647f05ec18958947d32874eeb788fa396a05d0bab7c1b71f112ceb7e9b31eee"),
+    constant("bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8"),
+    constant("2daeb1f36095b44b318410b3f4e8b5d989dcc7bb023d1426c492dab0a3053e74"),
+    constant("080acf35a507ac9849cfcba47dc2ad83e01b75663a516279c8b9d243b719643e"),
+    constant("83ee47245398adee79bd9c0a8bc57b821e92aba10f5f9ade8a5d1fae4d8c4302"),
+];
+
+/// The id with these digits; what is none is found by the compiler, or by the test.
+const fn constant(digits: &str) -> Id {
+    const fn value(digit: u8) -> u8 {
+        if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 }
+    }
+    let (digits, mut bytes, mut at) = (digits.as_bytes(), [0; Id::LENGTH], 0);
+    while at < Id::LENGTH {
+        bytes[at] = value(digits[2 * at]) << 4 | value(digits[2 * at + 1]);
+        at += 1;
+    }
+    Id::from_bytes(bytes)
+}
+
+fn id_of_zeros(mut length: u64) -> Id {
+    let (block, mut hasher) = ([0; 16 << 10], Hasher::new());
     while length > 0 {
         let step = length.min(block.len() as u64);
         hasher.update(&block[..step as usize]);
         length -= step;
     }
-}
-
-fn id_of_zeros(length: u64) -> Id {
-    let mut hasher = Hasher::new();
-    hash_zeros(&mut hasher, length);
     hasher.finish()
-}
-
-fn constants() -> &'static [Id; SIZES] {
-    static IDS: OnceLock<[Id; SIZES]> = OnceLock::new();
-    IDS.get_or_init(|| {
-        let mut hasher = Hasher::new();
-        let mut hashed = 0;
-        std::array::from_fn(|exponent| {
-            let length = SMALLEST_BYTES << exponent;
-            hash_zeros(&mut hasher, length - hashed);
-            hashed = length;
-            hasher.clone().finish()
-        })
-    })
 }
 
 /// The id of `length` zero bytes. Quick for the sizes of [`Run`].
 pub fn id(length: u64) -> Id {
     if length.is_power_of_two() && (SMALLEST_BYTES..=LARGEST_BYTES).contains(&length) {
-        constants()[(length.trailing_zeros() - SMALLEST_BYTES.trailing_zeros()) as usize]
+        IDS[(length.trailing_zeros() - SMALLEST_BYTES.trailing_zeros()) as usize]
     } else {
         id_of_zeros(length)
     }
@@ -66,7 +77,7 @@ pub fn id(length: u64) -> Id {
 
 /// How many zero bytes `id` names; `None` when it names none of the constant sizes.
 pub fn length_of(id: &Id) -> Option<u64> {
-    constants().iter().position(|constant| constant == id).map(|exponent| SMALLEST_BYTES << exponent)
+    IDS.iter().position(|constant| constant == id).map(|exponent| SMALLEST_BYTES << exponent)
 }
 
 /// Whether a run of zeros begins with the blob that restic looks for.
@@ -146,8 +157,12 @@ mod tests {
 
     #[test]
     fn ids_of_zeros_are_the_hashes_of_zeros() {
-        for length in [1, 4095, 4096, 1 << 20, (1 << 20) + 5] {
+        let constant = (0..SIZES).map(|exponent| SMALLEST_BYTES << exponent);
+        for length in [1, 4095, (1 << 20) + 5].into_iter().chain(constant.clone()) {
             assert_eq!(id(length), Id::of(&vec![0; length as usize]));
+        }
+        for length in constant {
+            assert_eq!(length_of(&id(length)), Some(length));
         }
         assert_eq!(length_of(&Id::of(b"other")), None);
     }
