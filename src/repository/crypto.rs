@@ -32,13 +32,14 @@ type Cipher = ctr::Ctr128BE<aes::Aes256>;
 #[error("the system's random number generator failed")]
 pub struct NoRandomness;
 
-/// Fresh bytes of the cryptographic random number generator.
+/// Fresh bytes of the operating system's cryptographic random number generator. A library's own would have to be seeded first, by each
+/// process: that of aws-lc takes 30 ms for it.
 ///
 /// # Errors
 /// [`NoRandomness`], which the platforms we run on do not produce in practice.
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    getrandom::fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(bytes)
 }
 
