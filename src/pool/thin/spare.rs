@@ -5,7 +5,8 @@
 //! 1. whole metadata are made in it, and checked, by whoever makes them. Then a last block is added to it: the pool's first block as
 //!    step 2 makes it. So it says which metadata it was made from, and that it is complete;
 //! 2. the pool is *closed*: the checksum of its first block is inverted, which neither the kernel nor a tool nor [`open_pool`] takes for a
-//!    superblock. From here on nobody reads or changes metadata that are half of one and half of the other;
+//!    superblock. From here on nobody reads or changes metadata that are half of one and half of the other. (A first block that is
+//!    damaged needs nothing for that);
 //! 3. everything but the first block;
 //! 4. the first block, which opens the pool again;
 //! 5. the file is removed.
@@ -109,22 +110,29 @@ impl Standing {
     /// Of metadata with this first block; the file, if it is there and complete, was made for that one.
     fn of(first: &First, made_for: Option<&First>) -> Self {
         match opened(first) {
-            None => Self::Whole,
-            Some(old) if made_for == Some(first) => Self::Half { old: Box::new(old) },
+            _ if is_superblock(first) => Self::Whole,
+            old if made_for == Some(first) => Self::Half { old: Box::new(old.unwrap_or(*first)) },
             Some(old) => Self::Abandoned { old: Box::new(old) },
+            None => Self::Whole,
         }
     }
 }
 
-/// The first block as it is while the metadata are written over.
+/// Whether anybody takes a first block for a superblock.
+fn is_superblock(first: &First) -> bool {
+    with_checksum(first, checksum(first, SUPERBLOCK_SEED)) == *first
+}
+
+/// The first block as it is while the metadata are written over. One that is no superblock, being damaged, is closed as it is: to open
+/// one that was closed otherwise would give it the checksum that it must not have.
 fn closed(first: &First) -> First {
-    with_checksum(first, !checksum(first, SUPERBLOCK_SEED))
+    if is_superblock(first) { with_checksum(first, !checksum(first, SUPERBLOCK_SEED)) } else { *first }
 }
 
 /// The superblock that was closed; `None` for a block that is not.
 fn opened(first: &First) -> Option<First> {
     let opened = with_checksum(first, checksum(first, SUPERBLOCK_SEED));
-    (closed(&opened) == *first).then_some(opened)
+    (opened != *first && closed(&opened) == *first).then_some(opened)
 }
 
 fn with_checksum(first: &First, sum: u32) -> First {
@@ -346,6 +354,27 @@ mod tests {
         assert_eq!(opened(&closed), Some(superblock));
         assert_eq!(opened(&superblock), None);
         assert_eq!(opened(&[0; BLOCK_BYTES]), None);
+    }
+
+    #[test]
+    fn a_damaged_first_block_never_gets_a_checksum_that_fits() {
+        let (ground, spare) = Ground::new();
+        let mut damaged = ground.old.clone();
+        damaged[100] ^= 1;
+        fs::write(ground.node(), &damaged).unwrap();
+        assert_eq!(spare.complete(&ground.node()).unwrap(), first(&damaged));
+        let half = |ground: &Ground| {
+            let file = OpenOptions::new().write(true).open(ground.node()).unwrap();
+            file.write_all_at(&ground.new[BLOCK_BYTES..5 * BLOCK_BYTES], BLOCK_BYTES as u64).unwrap();
+        };
+        half(&ground);
+        assert_eq!(ground.finish(), Finished::Rebuilt);
+        assert_eq!(fs::read(ground.node()).unwrap(), ground.new);
+        // The same, with the file lost.
+        fs::write(ground.node(), &damaged).unwrap();
+        half(&ground);
+        assert_eq!(ground.finish(), Finished::Nothing);
+        assert_eq!(first(&fs::read(ground.node()).unwrap()), first(&damaged));
     }
 
     #[test]
