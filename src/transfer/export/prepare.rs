@@ -2,7 +2,8 @@
 //!
 //! The lock is a wait of 200 ms, by its protocol. Meanwhile the chunks that changes touch are found, and the memory that the stages
 //! begin with is populated: as much as will be read, and never more than the stages were given anyway
-//! ([`budget`](crate::transfer::budget)). Nothing of it is durable, and an export that does not get its lock drops it.
+//! ([`budget`](crate::transfer::budget)). Nothing of it is durable. An export that does not get its lock, or is
+//! cancelled meanwhile, drops it without waiting for its end, which is that of two lists of extents.
 
 use std::sync::{Mutex, PoisonError};
 
