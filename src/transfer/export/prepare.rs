@@ -20,7 +20,7 @@ pub(super) struct Prepared {
     /// The parent, with what changed since it.
     pub(super) since: Result<Claimed, FullReason>,
     /// Memory of batches.
-    pub(super) batches: Batches,
+    pub(super) batches: BatchMemories,
     /// Memory of packs.
     pub(super) packs: Vec<Vec<u8>>,
 }
@@ -40,7 +40,7 @@ pub(super) fn prepare(
     let packs = count(expected, bounds.pack_bytes, bounds.workers);
     Prepared {
         since,
-        batches: Batches::new((0..batches).map(|_| AlignedBuffer::populated(batch_bytes)).collect()),
+        batches: BatchMemories::populated(batches, batch_bytes),
         packs: (0..packs).map(|_| buffer::populated(PackBuilder::capacity(bounds.pack_bytes))).collect(),
     }
 }
@@ -50,18 +50,22 @@ fn count(expected: u64, each: usize, most: usize) -> usize {
     usize::try_from(expected.div_ceil(each as u64)).map_or(most, |count| count.min(most))
 }
 
-/// Memories of batches that nobody has used yet.
-pub(super) struct Batches(Mutex<Vec<AlignedBuffer>>);
+/// Memories of batches that nobody has used yet, all of the same length.
+pub(super) struct BatchMemories {
+    made: Mutex<Vec<AlignedBuffer>>,
+    bytes: usize,
+}
 
-impl Batches {
-    fn new(memories: Vec<AlignedBuffer>) -> Self {
-        Self(Mutex::new(memories))
+impl BatchMemories {
+    /// As many memories of `bytes` bytes are made now; more are when they are taken.
+    fn populated(count: usize, bytes: usize) -> Self {
+        Self { made: Mutex::new((0..count).map(|_| AlignedBuffer::populated(bytes)).collect()), bytes }
     }
 
     /// One of them, or a new one.
-    pub(super) fn take(&self, bytes: usize) -> AlignedBuffer {
-        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        made.filter(|memory| memory.len() == bytes).unwrap_or_else(|| AlignedBuffer::zeroed(bytes))
+    pub(super) fn take(&self) -> AlignedBuffer {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        made.unwrap_or_else(|| AlignedBuffer::zeroed(self.bytes))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::ExportError;
-use super::prepare::Batches;
+use super::prepare::BatchMemories;
 use super::read::{self, Batch};
 use super::upload::Finished;
 use crate::block::{AlignedBuffer, BlockSource};
@@ -36,7 +36,7 @@ pub(super) struct Work {
     outcomes: Mutex<Outcomes>,
     index: Arc<Index>,
     sealer: Sealer,
-    memories: Batches,
+    memories: BatchMemories,
     bounds: ExportBounds,
     chunk_size: ChunkSize,
     verification: Verification,
@@ -80,7 +80,7 @@ impl Work {
         content: ContentBuilder,
         index: Arc<Index>,
         sealer: Sealer,
-        memories: Batches,
+        memories: BatchMemories,
         bounds: ExportBounds,
         chunk_size: ChunkSize,
         verification: Verification,
@@ -107,7 +107,7 @@ impl Work {
 
     /// Memory for a batch. What it holds does not count.
     pub(super) fn batch_memory(&self) -> AlignedBuffer {
-        self.memories.take(self.bounds.batch_chunks * self.chunk_bytes())
+        self.memories.take()
     }
 
     /// The next chunks, at most a batch. Empty at the end.
