@@ -3,7 +3,7 @@
 //! The tools take turns within each repetition, so that what slows the machine for a while slows all of them. Before each
 //! measured command everything written is synced and the image is dropped from the cache, so that everyone reads it through the
 //! (loop) device again. What is restored is compared with the image, byte for byte, after the clock has stopped. Figures are
-//! medians, each by itself.
+//! medians, each by itself; of short cases Windlass and the limit have more turns, one right after the other.
 
 mod bench;
 mod filesystem;
