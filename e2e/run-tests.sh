@@ -115,26 +115,4 @@ if [ "$part" != unprivileged ]; then
     done < <(executables)
 fi
 
-# Two sorts of lines count: `test result: ok. 12 passed; 0 failed; 1 ignored; ...` of each test binary, and
-# `csi-sanity xfs mount: 77 passed, 0 failed, 19 skipped` of each run of csi-sanity.
-read -r passed failed skipped < <(awk '
-    /^test result: / {
-        for (i = 2; i <= NF; i++) {
-            if ($i ~ /^passed/) passed += $(i - 1)
-            if ($i ~ /^failed/) failed += $(i - 1)
-            if ($i ~ /^ignored/) skipped += $(i - 1)
-        }
-    }
-    /^csi-sanity .*: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ {
-        passed += $(NF - 5); failed += $(NF - 3); skipped += $(NF - 1)
-    }
-    END { print passed + 0, failed + 0, skipped + 0 }' "$log")
-passed=$((passed + passed_steps))
-failed=$((failed + broken))
-[ "$passed" -gt "$passed_steps" ] || failed=$((failed + 1))
-
-say ""
-grep -E '^test .* \.\.\. FAILED$' "$log" | sort -u
-say "$skipped skipped (each with its reason above); all output is in $log"
-say "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+e2e/summary.sh "$log" "$passed_steps" "$broken"

@@ -157,8 +157,7 @@ for source in ${replays[@]+"${replays[@]}"}; do
     say "== $source ended with status ${PIPESTATUS[0]}"
 done
 
-# A file counts as broken when it did not end, or ended badly without a summary of its own. The lines that count are those
-# that e2e/run-tests.sh counts.
+# A file counts as broken when it did not end, or ended badly without a summary of its own.
 for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do
     outcome=$(awk -v begin="== $source" '
         $0 == begin { inside = 1 }
@@ -169,23 +168,5 @@ for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do
         broken=$((broken + 1))
     fi
 done
-read -r passed failed skipped < <(awk '
-    /^test result: / {
-        for (i = 2; i <= NF; i++) {
-            if ($i ~ /^passed/) passed += $(i - 1)
-            if ($i ~ /^failed/) failed += $(i - 1)
-            if ($i ~ /^ignored/) skipped += $(i - 1)
-        }
-    }
-    /^csi-sanity .*: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ {
-        passed += $(NF - 5); failed += $(NF - 3); skipped += $(NF - 1)
-    }
-    END { print passed + 0, failed + 0, skipped + 0 }' "$log")
-failed=$((failed + broken))
-[ "$passed" -gt 0 ] || failed=$((failed + 1))
 
-say ""
-grep -E '^test .* \.\.\. FAILED$' "$log" | sort -u
-say "$skipped skipped (each with its reason above); all output is in $log"
-say "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+e2e/summary.sh "$log" 0 "$broken"
