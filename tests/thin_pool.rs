@@ -8,7 +8,7 @@ mod thin_support;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 
 use thin_support::{MIB, create, cut, disks, make, new_volume, open, over_anything, turn};
@@ -226,12 +226,43 @@ fn a_pool_on_two_devices_is_found_by_either() {
     let pool = open(&disks[0]);
     assert_eq!(pool.volumes().unwrap().len(), 2);
     drop(pool);
-    // The disks are for other tests: what lies on the second would be found as half of a pool.
-    for disk in &disks[..2] {
-        let file = File::options().write(true).open(disk).unwrap();
-        let size = windlass::block::device::size(&file).unwrap();
-        file.write_all_at(&vec![0; MIB as usize], 0).unwrap();
-        file.write_all_at(&vec![0; MIB as usize], size - MIB).unwrap();
-        file.sync_all().unwrap();
-    }
+    disks[..2].iter().for_each(|disk| forget(disk));
+}
+
+/// Wipes the labels of a disk that is for other tests: what lies on the second would be found as half of a pool.
+fn forget(disk: &Path) {
+    let file = File::options().write(true).open(disk).unwrap();
+    let size = windlass::block::device::size(&file).unwrap();
+    file.write_all_at(&vec![0; MIB as usize], 0).unwrap();
+    file.write_all_at(&vec![0; MIB as usize], size - MIB).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// The number of a device that went with its last descriptor is soon another's: here those of two pools come and go side by side.
+#[test]
+fn a_descriptor_is_of_its_own_device_however_fast_numbers_change_hands() {
+    const ROUNDS: u32 = 200;
+    let (_disk, _turn) = disk();
+    let disks = disks();
+    std::thread::scope(|scope| {
+        for (disk, mark) in disks[..2].iter().zip([1, 2]) {
+            scope.spawn(move || {
+                make(disk);
+                let pool = open(disk);
+                let volume = create(&pool, "one", 64 * MIB, None);
+                write(&pool, &volume, 0, &[mark; 4096]);
+                pool.detach(Object::Volume(volume.id)).unwrap();
+                let snapshot = cut(&pool, "cut", &volume);
+                for round in 0..ROUNDS {
+                    let earlier = pool.lease(snapshot.id).unwrap();
+                    std::thread::scope(|scope| {
+                        scope.spawn(move || drop(earlier));
+                        assert_eq!(read_snapshot(&pool, snapshot.id, 0, 4096), [mark; 4096], "round {round}");
+                    });
+                }
+                pool.delete_snapshot(snapshot.id).unwrap();
+            });
+        }
+    });
+    disks[..2].iter().for_each(|disk| forget(disk));
 }

@@ -215,8 +215,14 @@ impl ThinDevices {
 
     fn open_node(&self, object: Object, info: &DeviceInfo, access: Access) -> Result<File, PoolError> {
         let path = self.node(object, info)?;
-        let file = File::options().read(true).write(access == Access::ReadWrite).open(&path);
-        file.map_err(|error| PoolError::io(format!("open {}", path.display()), error))
+        let failed = |error| PoolError::io(format!("open {}", path.display()), error);
+        let file = File::options().read(true).write(access == Access::ReadWrite).open(&path).map_err(failed)?;
+        // One that goes with its last descriptor may have gone before this one was there, and its number to a device of somebody else.
+        // From here on neither can happen.
+        match self.info(object)? {
+            Some(now) if now.number == info.number => Ok(file),
+            _ => Err(failed(io::Error::other("it is gone, and another device may have its number"))),
+        }
     }
 
     fn remove_node(&self, name: &DmName) {
