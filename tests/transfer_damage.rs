@@ -14,8 +14,9 @@ use windlass::repository::check::Depth;
 use windlass::repository::store::fault::{Call, FaultyStore};
 use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind, PutMode};
+use windlass::repository::tree::FileSelector;
 use windlass::repository::{Id, LockMode, LockOwner, Repository, RepositoryError, Store};
-use windlass::transfer::{ExportError, FullReason, Locking};
+use windlass::transfer::{ExportError, FullReason, Image, ImageReader, Locking, Progress, RestoreOptions, Target, restore};
 
 /// What happens to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,6 +240,21 @@ async fn leave_lock(repository: &Repository, store: &MemoryStore, time: &str, ex
     let key = Key::File(Kind::Lock, Id::of(&sealed));
     store.put(key, sealed.into(), PutMode::Overwrite).await.unwrap();
     key
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_whose_lock_turns_out_not_to_hold_fails_and_says_by_whom() {
+    let chain = Chain::new().await;
+    let repository = reopen(chain.store.clone()).await.unwrap();
+    let image = Image::open(&repository, &chain.second.to_string(), &FileSelector::Only, Locking::Shared).await.unwrap();
+    // Of one who looked for locks before this one was stored.
+    leave_lock(&repository, &chain.store, "2999-01-01T00:00:00Z", true).await;
+    let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
+    let restored = restore(&image, fresh_sink(chain.size()), &options, &Progress::new(), &CancellationToken::new()).await;
+    let error = restored.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("since 2999"), "{error}");
+    let error = ImageReader::open(image).await.err().unwrap();
+    assert!(error.to_string().contains("since 2999"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,6 +15,9 @@
 //! restic asks whether a lock's process is alive by sending it SIGHUP, which would end a process that does not expect it. So
 //! taking a lock makes this process survive SIGHUP from then on, as restic does itself.
 //!
+//! A restore works during those 200 ms: it changes nothing of the repository, and what it writes is not published before the lock
+//! was found to hold ([`LockGuard::confirm`]). At worst it reads what a competitor is removing, and fails.
+//!
 //! An export checks its lock before it stores its snapshot ([`LockGuard::check`]): with the lock held all along, nothing that
 //! the snapshot refers to was removed. A crash leaves a lock that becomes stale by itself.
 
@@ -200,6 +203,7 @@ impl Held {
 /// the background if a runtime is there, else leaves it to become stale in 30 minutes.
 pub struct LockGuard {
     repository: Repository,
+    mode: LockMode,
     held: Arc<Mutex<Held>>,
     refresh: JoinHandle<()>,
     released: bool,
@@ -212,6 +216,21 @@ impl fmt::Debug for LockGuard {
 }
 
 impl LockGuard {
+    /// The second half of [`Repository::lock`]: waits until a competitor's lock would show, and looks for one. Until this has
+    /// succeeded the lock protects nothing: what was read meanwhile may have been about to be removed.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Locked`] naming the other; the lock is then to be released.
+    pub async fn confirm(&self) -> Result<(), RepositoryError> {
+        let (own, age) = {
+            let held = self.held.lock().await;
+            (held.id, held.stored.elapsed())
+        };
+        // Nothing announces a competitor's lock: the protocol is to wait this long and look.
+        let _ = tokio::time::timeout(SETTLE.saturating_sub(age), std::future::pending::<()>()).await;
+        self.repository.refuse_if_excluded(self.mode, Some(own)).await
+    }
+
     /// Makes sure that the lock still holds. To be called before every step that relies on nobody having removed anything.
     ///
     /// # Errors
@@ -283,22 +302,28 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::Locked`] naming the other.
     pub async fn lock(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
-        survive_hangup();
-        self.refuse_if_excluded(mode, None).await?;
-        let id = self.save_document(Kind::Lock, &LockFile::new(mode, self.lock_owner())).await?;
-        // From here on the guard's drop takes it away again.
-        let held = Arc::new(Mutex::new(Held::new(id)));
-        let refresh = tokio::spawn(refresh(self.clone(), mode, Arc::clone(&held)));
-        let guard = LockGuard { repository: self.clone(), held, refresh, released: false };
-        // Nothing announces a competitor's lock: the protocol is to wait this long and look.
-        let _ = tokio::time::timeout(SETTLE, std::future::pending::<()>()).await;
-        match self.refuse_if_excluded(mode, Some(id)).await {
+        let guard = self.announce_lock(mode).await?;
+        match guard.confirm().await {
             Ok(()) => Ok(guard),
             Err(error) => {
                 guard.release().await?;
                 Err(error)
             }
         }
+    }
+
+    /// The first half of [`lock`](Self::lock): the lock is stored, and holds if [`LockGuard::confirm`] says so.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock).
+    pub async fn announce_lock(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
+        survive_hangup();
+        self.refuse_if_excluded(mode, None).await?;
+        let id = self.save_document(Kind::Lock, &LockFile::new(mode, self.lock_owner())).await?;
+        // From here on the guard's drop takes it away again.
+        let held = Arc::new(Mutex::new(Held::new(id)));
+        let refresh = tokio::spawn(refresh(self.clone(), mode, Arc::clone(&held)));
+        Ok(LockGuard { repository: self.clone(), mode, held, refresh, released: false })
     }
 
     /// Removes locks that nobody refreshes any more, and old leftovers of puts that were cut off; returns how many locks.

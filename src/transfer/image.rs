@@ -1,4 +1,8 @@
 //! The image of a volume in a repository, opened to be restored: found, and protected from a prune while it is read.
+//!
+//! It is open, and may be read, before its lock is known to hold, which takes 200 ms; whoever reads it confirms the lock meanwhile
+//! ([`Image::confirm_lock`]) and makes nothing of what was read before that. What cannot be read may be what a prune is just
+//! removing, so that a lock that does not hold is the reason that is told.
 
 use std::sync::Arc;
 
@@ -31,7 +35,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens the file `which` of the snapshot that `snapshot` names: its id, the beginning of one, or `latest`.
+    /// Opens the file `which` of the snapshot that `snapshot` names: its id, the beginning of one, or `latest`. The lock is announced
+    /// and not confirmed yet.
     ///
     /// # Errors
     /// When the repository is locked by another, or the snapshot or the file does not exist, is ambiguous or does not read.
@@ -42,7 +47,7 @@ impl Image {
         locking: Locking,
     ) -> Result<Self, RepositoryError> {
         let lock = match locking {
-            Locking::Shared => Some(repository.lock(LockMode::Shared).await?),
+            Locking::Shared => Some(repository.announce_lock(LockMode::Shared).await?),
             Locking::None => None,
         };
         match find(repository, snapshot, which).await {
@@ -52,9 +57,24 @@ impl Image {
                 Ok(Self { repository: repository.clone(), index, content, size_bytes, path, snapshot, metadata, lock })
             }
             Err(error) => {
+                let excluded = match &lock {
+                    Some(lock) => lock.confirm().await.err(),
+                    None => None,
+                };
                 release(lock).await;
-                Err(error)
+                Err(excluded.unwrap_or(error))
             }
+        }
+    }
+
+    /// Makes sure that the lock holds, and did since the image was opened.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Locked`]: then what was read may not be whole.
+    pub(super) async fn confirm_lock(&self) -> Result<(), RepositoryError> {
+        match &self.lock {
+            Some(lock) => lock.confirm().await,
+            None => Ok(()),
         }
     }
 

@@ -65,14 +65,16 @@ impl ImageReader {
     /// Begins to read `image`; looks all of its blobs up once.
     ///
     /// # Errors
-    /// [`ReadImageError::Plan`] when a blob is missing or the sizes disagree.
+    /// [`ReadImageError::Plan`] when a blob is missing or the sizes disagree; [`ReadImageError::Repository`] when it is locked.
     pub async fn open(image: Image) -> Result<Self, ReadImageError> {
         let (index, content, bytes) = (Arc::clone(&image.index), image.content.clone(), image.size_bytes);
         let planned = tokio::task::spawn_blocking(move || {
             let locate = move |id: &Id| index.get(BlobKind::Data, id);
             RestorePlan::new(content, bytes, bytes, Box::new(locate))
         });
-        let plan = Arc::new(planned.await.map_err(RepositoryError::from)??);
+        let (planned, confirmed) = tokio::join!(planned, image.confirm_lock());
+        confirmed?;
+        let plan = Arc::new(planned.map_err(RepositoryError::from)??);
         Ok(Self { image, plan, cache: Mutex::default() })
     }
 

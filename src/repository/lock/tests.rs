@@ -63,6 +63,20 @@ async fn two_at_once_never_both_lock_exclusively() {
 }
 
 #[tokio::test]
+async fn an_announced_lock_holds_unless_a_competitor_came_before_it() {
+    let store = Arc::new(MemoryStore::new());
+    let repository = repository(&store).await;
+    let lock = repository.announce_lock(LockMode::Shared).await.unwrap();
+    lock.confirm().await.unwrap();
+    // As if it had been stored between the look and ours.
+    leave_lock(&repository, LockMode::Exclusive, &owner("node-b", 7), Duration::ZERO).await;
+    let error = lock.confirm().await.unwrap_err();
+    assert!(error.to_string().contains("root@node-b (process 7)"), "{error}");
+    lock.release().await.unwrap();
+    assert_eq!(store.list(Kind::Lock).await.unwrap().len(), 1, "that of node-b");
+}
+
+#[tokio::test]
 async fn a_removed_lock_is_noticed() {
     let store = Arc::new(MemoryStore::new());
     let repository = repository(&store).await;

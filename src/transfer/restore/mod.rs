@@ -17,6 +17,9 @@
 //! **Cancellation** as in an export: stages look between two blobs and while they wait; the call returns when all its threads
 //! have ended.
 //!
+//! **The repository's lock** takes 200 ms to be known to hold. The restore begins without waiting for that, and does not end before;
+//! a repository that turns out to be locked by another stops it, like any other error.
+//!
 //! **Memory**: see [`budget`](super::budget); the list and the index are in [scratch space](crate::scratch) when they are long, and
 //! are gone through in windows.
 //!
@@ -201,7 +204,21 @@ pub async fn restore(
         }
         result
     };
-    let blobs = match tokio::join!(workers, downloads) {
+    let lock = async {
+        // Of one that has failed it does not matter.
+        let confirmed = tokio::select! {
+            confirmed = image.confirm_lock() => confirmed,
+            () = stop.cancelled() => Ok(()),
+        };
+        if confirmed.is_err() {
+            stop.cancel();
+        }
+        confirmed
+    };
+    let (worked, downloaded, confirmed) = tokio::join!(workers, downloads, lock);
+    // Whatever else went wrong may follow from this.
+    confirmed?;
+    let blobs = match (worked, downloaded) {
         (Ok(()), Ok(blobs)) => blobs,
         (Err(worker), Err(download)) => return Err(worker.or(download)),
         (Err(error), Ok(_)) | (Ok(()), Err(error)) => return Err(error),
