@@ -114,7 +114,9 @@ macro_rules! calls {
 impl Csi {
     /// A client of the socket at `path`; connects at the first call.
     pub fn connect(path: &Path) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // Its own thread, so that it answers between calls too: a server that stops asks its clients whether anything is under way, and
+        // gives one that says nothing 20 s.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let channel = {
             let _inside = runtime.enter();
             Endpoint::from_shared(format!("unix://{}", path.display())).unwrap().connect_lazy()

@@ -1,8 +1,9 @@
 //! Serves the layer's services on one private unix socket.
 //!
 //! Connections are never closed for being idle or old: sidecars hold one for their lifetime and exit when it drops. On a stop
-//! no new call is taken; calls that run may end within [`STOP_GRACE`]. Work on blocking threads outlives its call either way,
-//! and whatever a stop interrupts is recovered at the next start like after a crash.
+//! no new call is taken; calls that run may end within [`STOP_GRACE`], and as long is waited for a client that does not say whether it
+//! has any. Work on blocking threads outlives its call either way, and whatever a stop interrupts is recovered at the next start like
+//! after a crash.
 
 mod log;
 mod socket;
@@ -80,7 +81,7 @@ pub async fn serve(socket: PrivateSocket, routes: Routes, stop: CancellationToke
     tokio::select! {
         result = server => Ok(result?),
         () = overdue => {
-            tracing::warn!(seconds = STOP_GRACE.as_secs(), "calls are still running; stopping all the same");
+            tracing::warn!(seconds = STOP_GRACE.as_secs(), "calls are still running, or a client does not answer; stopping all the same");
             Ok(())
         }
     }
