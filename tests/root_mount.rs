@@ -278,6 +278,61 @@ fn clones_are_mounted_beside_their_source() {
 }
 
 #[test]
+fn a_copy_of_a_btrfs_with_a_log_tree_mounts_beside_its_source_with_what_was_fsynced() {
+    let sandbox = Sandbox::new();
+    let mounter = SystemMounter::new();
+    let pool = sandbox.pool(FsType::Xfs);
+    let path = |name: &str| pool.directory().join(name);
+    let source = sparse_file(&path("source"), smallest(FsType::Btrfs));
+    let source_device = attach(&source, Access::ReadWrite);
+    mounter.make_file_system(&source_device.path, FsType::Btrfs, Formatting::Blank).unwrap();
+    let source_mount = sandbox.directory("source");
+    mounter.mount(&request(&source_device, &source_mount, FsType::Btrfs, Access::ReadWrite)).unwrap();
+    std::fs::write(source_mount.join("committed"), pattern(1, 1 << 20)).unwrap();
+    mounter.sync(&source_mount).unwrap();
+    let content = pattern(2, 1 << 20);
+    std::fs::write(source_mount.join("fsynced"), &content).unwrap();
+    File::open(source_mount.join("fsynced")).unwrap().sync_all().unwrap();
+
+    // What a power cut would leave, and a snapshot of a volume that is used raw.
+    let copy = sparse_file(&path("copy"), 0);
+    reflink::clone_file(&source, &copy).unwrap();
+    let device = attach(&copy, Access::ReadWrite);
+    let dump = || {
+        let output = Command::new("btrfs").args(["inspect-internal", "dump-super"]).arg(&device.path).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let field = |dump: &str, name: &str| {
+        let line = dump.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t')).unwrap();
+        line.trim().to_owned()
+    };
+    let before = dump();
+    assert_ne!(field(&before, "log_root"), "0", "the copy was to have a log tree");
+    for _ in 0..2 {
+        mounter.renew_identity(&device.path, FsType::Btrfs).unwrap();
+    }
+    let after = dump();
+    assert_ne!(field(&after, "fsid"), field(&before, "fsid"));
+    for kept in ["generation", "root", "log_root"] {
+        assert_eq!(field(&after, kept), field(&before, kept));
+    }
+    let target = sandbox.directory("copy");
+    mounter.mount(&request(&device, &target, FsType::Btrfs, Access::ReadWrite)).unwrap();
+    assert!(matches!(mounter.renew_identity(&device.path, FsType::Btrfs), Err(MountError::Busy(_))));
+    assert_eq!(std::fs::read(target.join("fsynced")).unwrap(), content);
+    assert_eq!(std::fs::read(target.join("committed")).unwrap(), pattern(1, 1 << 20));
+    std::fs::write(target.join("own"), b"own").unwrap();
+    assert_eq!(std::fs::read(source_mount.join("fsynced")).unwrap(), content);
+    for (mount_point, device) in [(&target, &device), (&source_mount, &source_device)] {
+        mounter.unmount(mount_point).unwrap();
+        assert_clean(&device.path, FsType::Btrfs);
+        loop_device::detach(device).unwrap();
+    }
+    drop((source, copy));
+    pool.close().unwrap();
+}
+
+#[test]
 fn a_frozen_file_system_is_told_from_one_that_others_froze() {
     let sandbox = Sandbox::new();
     let mounter = SystemMounter::new();

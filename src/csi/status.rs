@@ -108,6 +108,7 @@ fn mount_internal(error: &MountError) -> Code {
         | MountError::Path { .. }
         | MountError::Option(_)
         | MountError::NotBlank { .. }
+        | MountError::Unsound { .. }
         | MountError::Program { .. }
         | MountError::Io { .. } => Code::Internal,
     }
@@ -240,8 +241,8 @@ pub fn node_stage(error: CallError) -> Status {
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
-            // Never reformatted: somebody has to look.
-            MountError::NotBlank { .. } => Code::FailedPrecondition,
+            // Never reformatted, nor used while it is damaged: somebody has to look.
+            MountError::NotBlank { .. } | MountError::Unsound { .. } => Code::FailedPrecondition,
             MountError::NotFound(_) => Code::FailedPrecondition,
             MountError::Busy(_) | MountError::Program { .. } | MountError::Io { .. } => Code::Internal,
         },
@@ -258,7 +259,7 @@ pub fn node_publish(error: CallError) -> Status {
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
             // The staging path, or the parent of the target path.
-            MountError::NotFound(_) => Code::FailedPrecondition,
+            MountError::NotFound(_) | MountError::Unsound { .. } => Code::FailedPrecondition,
             MountError::NotBlank { .. } | MountError::Busy(_) | MountError::Program { .. } | MountError::Io { .. } => {
                 Code::Internal
             }
@@ -276,9 +277,11 @@ pub fn node_undo(error: CallError) -> Status {
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
             MountError::Busy(_) => Code::FailedPrecondition,
-            MountError::NotFound(_) | MountError::NotBlank { .. } | MountError::Program { .. } | MountError::Io { .. } => {
-                Code::Internal
-            }
+            MountError::NotFound(_)
+            | MountError::NotBlank { .. }
+            | MountError::Unsound { .. }
+            | MountError::Program { .. }
+            | MountError::Io { .. } => Code::Internal,
         },
     };
     status(code, &error)
@@ -293,9 +296,11 @@ pub fn node_stats(error: CallError) -> Status {
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
             MountError::NotFound(_) => Code::NotFound,
-            MountError::Busy(_) | MountError::NotBlank { .. } | MountError::Program { .. } | MountError::Io { .. } => {
-                Code::Internal
-            }
+            MountError::Busy(_)
+            | MountError::NotBlank { .. }
+            | MountError::Unsound { .. }
+            | MountError::Program { .. }
+            | MountError::Io { .. } => Code::Internal,
         },
     };
     status(code, &error)
@@ -310,9 +315,11 @@ pub fn node_expand(error: CallError) -> Status {
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
             MountError::NotFound(_) => Code::NotFound,
-            MountError::Busy(_) | MountError::NotBlank { .. } | MountError::Program { .. } | MountError::Io { .. } => {
-                Code::Internal
-            }
+            MountError::Busy(_)
+            | MountError::NotBlank { .. }
+            | MountError::Unsound { .. }
+            | MountError::Program { .. }
+            | MountError::Io { .. } => Code::Internal,
         },
     };
     status(code, &error)

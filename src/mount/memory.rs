@@ -365,7 +365,7 @@ impl Mounter for MemoryMounter {
         let mut state = self.begin(Verb::RenewIdentity, device)?;
         if fs_type == FsType::Btrfs {
             if state.mounts.iter().any(|entry| entry.source == through_descriptor(device)) {
-                return Err(MountError::Program { program: "btrfstune", output: "the device is mounted".to_owned() });
+                return Err(MountError::Busy(device.to_owned()));
             }
             state.last_id += 1;
             state.device(device).identity = state.last_id;

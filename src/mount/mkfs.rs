@@ -127,12 +127,6 @@ pub(super) fn grow_unmounted_ext4(device: &Path) -> Result<(), MountError> {
     program::run("resize2fs", [device])
 }
 
-/// Gives an unmounted Btrfs a new UUID. Only its superblock changes: the blocks go on carrying the old one, which the
-/// superblock remembers (metadata_uuid, since Linux 5.0), so this is quick whatever its size.
-pub(super) fn renew_btrfs_identity(device: &Path) -> Result<(), MountError> {
-    program::run("btrfstune", ["-f".as_ref(), "-m".as_ref(), device.as_os_str()])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 //! without root over [`memory::MemoryMounter`]. mountinfo is the truth for mounts: nothing here remembers what it mounted.
 //! All calls block.
 
+mod btrfs_identity;
 pub mod image;
 pub mod memory;
 pub mod mkfs;
@@ -59,6 +60,14 @@ pub enum MountError {
         device: PathBuf,
         /// What was found.
         found: String,
+    },
+    /// A file system that must not be used as it is; an administrator has to look.
+    #[error("{place}: {reason}")]
+    Unsound {
+        /// The device, or where it is mounted.
+        place: PathBuf,
+        /// What is wrong, and what helps.
+        reason: String,
     },
     /// A program of the system failed; the text is its last lines.
     #[error("{program} failed: {output}")]
@@ -226,7 +235,7 @@ pub trait Mounter: Send + Sync {
     /// source (Btrfs); does nothing for the others.
     ///
     /// # Errors
-    /// [`MountError::Program`], [`MountError::Io`].
+    /// [`MountError::Busy`] when it is mounted, [`MountError::Unsound`], [`MountError::Io`].
     fn renew_identity(&self, device: &Path, fs_type: FsType) -> Result<(), MountError>;
 
     /// Fill state of the file system mounted at `path`.

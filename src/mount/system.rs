@@ -22,7 +22,8 @@ use super::options::{self, MountOptions};
 use super::path::through_descriptor;
 use super::probe::{self, Finding};
 use super::{
-    FileSystemStats, Formatting, Freeze, MountEntry, MountError, MountRequest, Mounter, Probe, mkfs, mountinfo, topmost,
+    FileSystemStats, Formatting, Freeze, MountEntry, MountError, MountRequest, Mounter, Probe, btrfs_identity, mkfs, mountinfo,
+    topmost,
 };
 use crate::block::{Access, FileSource, bind, device, freeze};
 use crate::failpoint;
@@ -165,7 +166,7 @@ impl Mounter for SystemMounter {
             FsType::Ext4 | FsType::Xfs => Ok(()),
             FsType::Btrfs => {
                 failpoint::hit("mount.identity.before");
-                mkfs::renew_btrfs_identity(device)?;
+                btrfs_identity::renew(device)?;
                 self.flush_device(device)?;
                 failpoint::hit("mount.identity.after");
                 tracing::info!(device = %device.display(), "gave a copied file system an identity of its own");
