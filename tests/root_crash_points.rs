@@ -5,6 +5,7 @@
 
 mod common;
 mod crash_points;
+mod share;
 
 use std::fs;
 use std::io::Write;
@@ -17,6 +18,7 @@ use common::program::{built_tool, command, run, run_ok, windlass};
 use common::{MIB, wait_for};
 use crash_points::{Ground, SIZE, points};
 use csi_proto::csi::v1 as proto;
+use share::Share;
 
 crash_points!(on_xfs: Xfs);
 crash_points!(on_btrfs: Btrfs);
@@ -91,7 +93,9 @@ fn an_export_killed_at_every_step_leaves_a_sound_repository_and_the_next_one_com
 
     let path = common::restic::volume_file(&restic(&repository, &["ls", "--json", "latest"]).text());
 
-    for (number, point) in all.iter().enumerate() {
+    let share = Share::of_this_run();
+    let taken: Vec<_> = all.iter().enumerate().filter(|(number, _)| share.takes(*number as u64)).collect();
+    for &(number, point) in &taken {
         println!("killed at {point:?}");
         let repository = fresh(&ground, number + 1);
         ground.bench.arm(&point.kill());
@@ -111,7 +115,7 @@ fn an_export_killed_at_every_step_leaves_a_sound_repository_and_the_next_one_com
         assert!(dumped[..data.len()] == data && dumped[data.len()..].iter().all(|byte| *byte == 0), "other content");
         fs::remove_dir_all(&repository).unwrap();
     }
-    println!("{} kills", all.len());
+    println!("{share}: {} kills of {}", taken.len(), all.len());
     wait_for("leases to end", Duration::from_secs(10), || {
         let request = proto::DeleteSnapshotRequest { snapshot_id: snapshot.clone(), ..Default::default() };
         ground.csi().delete_snapshot(request).ok()

@@ -4,13 +4,14 @@
 //! answered is in the catalogue and every byte of it in the data, found by the mappings that `thin_dump` tells; the one that was
 //! under way is there or is not; and catalogue and metadata differ by nothing but what an intent names. The ext4 and the XFS of volumes
 //! that were mounted replay their journals, have no errors and have the files that were synced. The log is that of
-//! `thin_power_cut_thin`, which also recovers from some of the cuts, for that needs device-mapper.
+//! `thin_power_cut_thin`, which also recovers from some of the cuts, for that needs device-mapper. Of all these cuts a run takes its share.
 // vm: replays=thin_power_cut_thin
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod power_cut;
 mod root_support;
+mod share;
 mod thin_cut;
 
 use std::fs::File;
@@ -21,6 +22,7 @@ use power_cut::log::WriteLog;
 use power_cut::replay::{Cut, CutKind, Replay};
 use power_cut::verify::verify_records;
 use root_support::Sandbox;
+use share::Share;
 use thin_cut::stored::Stored;
 use thin_cut::{FILE_SYSTEMS, LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
 use windlass::block::Access;
@@ -29,9 +31,9 @@ use windlass::mount::image;
 use windlass::types::{FsType, LogicalBlockSize};
 
 /// The least number of flushes that the power is cut at.
-const FLUSHES: usize = 500;
+const FLUSHES: u64 = 500;
 /// Of how many cuts one is followed by mounting and checking the volumes with files.
-const MOUNTED: usize = 8;
+const MOUNTED: u64 = 8;
 
 /// Says where the power was cut if the test fails there.
 struct Where<'a>(&'a Cut, Option<&'a Step>);
@@ -72,7 +74,8 @@ fn a_busy_thin_pool_keeps_what_was_promised() {
 
     let mut steps = steps().peekable();
     let (mut promised, mut marked) = (Promised::default(), 0);
-    let (mut flushes, mut torn, mut checked, mut interrupted, mut with_maps) = (0, 0, 0, 0, 0);
+    let share = Share::of_this_run();
+    let (mut flushes, mut torn, mut taken, mut checked, mut interrupted, mut with_maps) = (0, 0, 0, 0, 0, 0);
     let (mut with_losses, mut most_lost) = (0, 0);
     while let Some(cut) = replay.next_cut().unwrap() {
         // Before the first mark there is no pool yet, which nobody was promised.
@@ -81,6 +84,14 @@ fn a_busy_thin_pool_keeps_what_was_promised() {
             promised.apply(&steps.next().unwrap());
             marked += 1;
         }
+        let number = flushes + torn;
+        match cut.kind {
+            CutKind::Flushed => flushes += 1,
+            CutKind::Torn { .. } => torn += 1,
+        }
+        if !share.takes(number) {
+            continue;
+        }
         let under_way = steps.peek();
         let _where = Where(&cut, under_way);
         File::options().write(true).open(replay.image()).unwrap().set_len(POOL).unwrap();
@@ -88,7 +99,8 @@ fn a_busy_thin_pool_keeps_what_was_promised() {
         stored.verify_records(under_way);
         let records = (stored.catalogue.volumes().unwrap(), stored.catalogue.snapshots().unwrap());
         verify_records(records, &promised.state, operation(under_way), |object, bytes| stored.content(object, bytes));
-        if (flushes + torn) % MOUNTED == 0
+        taken += 1;
+        if taken % MOUNTED == 0
             && let Some(files) = &promised.files
         {
             for fs_type in FILE_SYSTEMS {
@@ -104,20 +116,17 @@ fn a_busy_thin_pool_keeps_what_was_promised() {
             assert_eq!(used, stored.data_blocks_used() - lost);
         }
         (with_losses, most_lost) = (with_losses + usize::from(lost > 0), most_lost.max(lost));
-        interrupted += usize::from(stored.is_interrupted());
-        with_maps += usize::from(stored.has_maps());
-        match cut.kind {
-            CutKind::Flushed => flushes += 1,
-            CutKind::Torn { .. } => torn += 1,
-        }
+        interrupted += u64::from(stored.is_interrupted());
+        with_maps += u64::from(stored.has_maps());
     }
     assert_eq!(marked, STEPS, "steps that were promised");
     println!(
-        "the power was cut at {flushes} flushes and at {torn} moments between, in {:.0} s; of these cuts {interrupted} left a \
+        "{share}: the power was cut at {taken} of {flushes} flushes and {torn} moments between, in {:.0} s; of these cuts {interrupted} left a \
          change interrupted and {with_maps} the map of a deleted snapshot; the mounted volumes were checked after {checked}; \
          {with_losses} left blocks with nobody, {most_lost} at most",
         begun.elapsed().as_secs_f64()
     );
     assert!(flushes >= FLUSHES, "only {flushes} flushes in the log");
-    assert!(torn > 0 && checked > 0 && interrupted > FLUSHES / 10 && with_maps > 0, "too little was cut");
+    let enough = torn > 0 && taken >= share.at_least(flushes + torn);
+    assert!(enough && checked > 0 && interrupted > share.part(FLUSHES / 10) && with_maps > 0, "too little was cut");
 }

@@ -6,5 +6,6 @@
 
 mod common;
 mod crash_points;
+mod share;
 
 crash_points!(on_a_thin_pool: Thin);

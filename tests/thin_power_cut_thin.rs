@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod power_cut;
+mod share;
 mod thin_cut;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use power_cut::mark::Marker;
 use power_cut::replay::Replay;
 use power_cut::scene::run;
 use power_cut::verify::{verify, verify_use};
+use share::Share;
 use thin_cut::stored::Stored;
 use thin_cut::{FILE_SYSTEMS, LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
 use windlass::block::Access;
@@ -29,10 +31,10 @@ use windlass::pool::thin::format::{CreateOptions, DevicePaths, Others};
 use windlass::pool::thin::{RepairOutcome, create_pool, open_pool, repair};
 use windlass::types::{LogicalBlockSize, Object};
 
-/// Of how many cuts one is recovered from.
-const RECOVERED: usize = 20;
-/// The least number of cuts that are recovered from.
-const RECOVERIES: usize = 30;
+/// Of how many cuts one is recovered from, if the run's share takes it.
+const RECOVERED: u64 = 20;
+/// The least number of cuts that there are to be recovered from.
+const RECOVERIES: u64 = 30;
 
 fn open(device: &Path) -> OwnedPool {
     open_pool(device, Arc::new(NothingToHold)).unwrap()
@@ -148,7 +150,7 @@ fn check_files(pool: &OwnedPool, mounted: &Path, promised: &Promised) {
 }
 
 /// Recovers from some of the cuts. `disk` takes the images.
-fn recover_from_cuts(log: &WriteLog, disk: &str) -> usize {
+fn recover_from_cuts(log: &WriteLog, disk: &str, share: Share) -> u64 {
     let work = tempfile::tempdir().unwrap();
     run("mkfs.xfs", &["-q", "-f", disk], &[]);
     run("mount", &[disk], &[work.path()]);
@@ -165,7 +167,7 @@ fn recover_from_cuts(log: &WriteLog, disk: &str) -> usize {
             marked += 1;
         }
         cuts += 1;
-        if cuts % RECOVERED == 0 {
+        if cuts % RECOVERED == 0 && share.takes(cuts / RECOVERED) {
             println!("recovery from {cut:?} with {:?} under way", steps.peek());
             let lost = recover(replay.image(), &work.path().join("metadata"), mounted.path(), &promised, steps.peek());
             recovered += 1;
@@ -188,7 +190,8 @@ fn a_busy_pool_is_recovered_from_power_cuts_and_recovery_leaks_nothing() {
     let log = WriteLog::open(Path::new(disks[1])).unwrap();
     println!("{STEPS} steps, {} entries in the log, {:.0} s", log.entries().len(), begun.elapsed().as_secs_f64());
     let begun = Instant::now();
-    let recovered = recover_from_cuts(&log, disks[2]);
-    println!("recovered from {recovered} cuts in {:.0} s", begun.elapsed().as_secs_f64());
-    assert!(recovered >= RECOVERIES, "only {recovered} recoveries");
+    let share = Share::of_this_run();
+    let recovered = recover_from_cuts(&log, disks[2], share);
+    println!("{share}: recovered from {recovered} cuts in {:.0} s", begun.elapsed().as_secs_f64());
+    assert!(recovered >= share.at_least(RECOVERIES), "only {recovered} recoveries");
 }

@@ -3,18 +3,21 @@
 //! `thin_dump`, and for some pairs `thin_delta`. While both snapshots exist the answers must be theirs block for block. Against
 //! a base that was deleted and kept as an anchor nothing may be missing; what is said too much is counted.
 //!
-//! `WINDLASS_RANDOM_OPERATIONS` is how many, `WINDLASS_RANDOM_SEED` repeats a run, as far as writers in flight can be repeated.
+//! `WINDLASS_RANDOM_OPERATIONS` is how many, `WINDLASS_RANDOM_SEED` repeats a run, as far as writers in flight can be repeated. Without
+//! them a run takes its share of the operations, with a seed of its own.
 
 // vm: disks=6G memory=3072 limit=3000
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod random_volumes;
+mod share;
 mod thin_random;
 mod thin_support;
 
 use std::time::{Duration, Instant};
 
+use share::Share;
 use thin_random::model::Model;
 
 const OPERATIONS: u64 = 10_000;
@@ -28,9 +31,10 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn whatever_is_done_to_volumes_their_bytes_and_what_is_said_of_them_are_right() {
     let disks = std::env::var("WINDLASS_VM_DISKS").expect("WINDLASS_VM_DISKS names the disks of the virtual machine");
-    let operations = number("WINDLASS_RANDOM_OPERATIONS").unwrap_or(OPERATIONS);
-    let seed = number("WINDLASS_RANDOM_SEED").unwrap_or(5);
-    println!("{operations} operations, seed {seed}");
+    let share = Share::of_this_run();
+    let operations = number("WINDLASS_RANDOM_OPERATIONS").unwrap_or(share.part(OPERATIONS));
+    let seed = number("WINDLASS_RANDOM_SEED").unwrap_or(share.seed(5));
+    println!("{share}: {operations} operations, seed {seed}");
     let begin = Instant::now();
     let mut model = Model::new(disks.split(':').next().unwrap().into(), seed);
     let mut comparing = Duration::ZERO;

@@ -8,6 +8,8 @@
 //! * the same request succeeds, and once more with the same answer;
 //! * the content is what was written;
 //! * after deletes by CSI nothing is left: no record, file, device, mount, nor anything quarantined.
+//!
+//! Of these steps a run takes its share; calls and kinds of pools begin to count at different numbers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::disallowed_types, reason = "the answers of gRPC calls are compared")]
@@ -22,6 +24,7 @@ use super::common::csi::{Csi, Paths, Source, Use, capacity, new_snapshot, new_vo
 use super::common::fixture::{Bench, PoolFileSystem};
 use super::common::node::Node;
 use super::common::{GIB, MIB};
+use super::share::Share;
 use csi_proto::csi::v1 as proto;
 use tonic::Status;
 
@@ -550,22 +553,31 @@ pub fn survives_a_kill_at_every_step(scenario: &Scenario, file_system: PoolFileS
     let mut ground = Ground::new(file_system);
     let reference = run_undisturbed(&mut ground, scenario);
     assert!(!reference.points.is_empty(), "the call hits no failure point: is the node built with them?");
-    let mut work: VecDeque<(Point, Option<Point>)> = reference.points.iter().map(|point| (point.clone(), None)).collect();
-    let mut recovery_points = BTreeSet::new();
+    let share = Share::of_this_run();
+    let first = reference.points.len() as u64 + file_system as u64;
+    let mut work: VecDeque<(Point, Option<Point>)> = (first..)
+        .zip(&reference.points)
+        .filter(|(number, _)| share.takes(*number))
+        .map(|(_, point)| (point.clone(), None))
+        .collect();
+    let in_the_call = work.len();
+    let (mut recovery_points, mut in_recovery) = (BTreeSet::new(), 0);
     while let Some((point, again)) = work.pop_front() {
         // Printed only when the test fails: says where.
         println!("killed at {point:?}{}", again.as_ref().map(|again| format!(", then at {again:?}")).unwrap_or_default());
         let recovery = run_killed(&mut ground, scenario, &reference, &point, again.as_ref());
         if again.is_none() {
             for found in recovery {
-                if recovery_points.insert(found.name.clone()) {
+                let number = first + recovery_points.len() as u64;
+                if recovery_points.insert(found.name.clone()) && share.takes(number) {
                     work.push_back((point.clone(), Some(found)));
+                    in_recovery += 1;
                 }
             }
         }
     }
     println!(
-        "{} kills in the call, {} more in recovery, {:.1} s",
+        "{share}: {in_the_call} kills in the call of {}, {in_recovery} more in recovery of {}, {:.1} s",
         reference.points.len(),
         recovery_points.len(),
         start.elapsed().as_secs_f64()
