@@ -1,8 +1,11 @@
 # Each target does its own set-up on a fresh Debian, as root.
 #
 #   make demo   the main job end to end on real files; ends with `N passed, N failed`
-#   make test   lints, and all tests, unprivileged and root; ends with `N passed, N failed`
-#   make test-thin    the tests that need device-mapper, in a virtual machine, and power cuts; ends with `N passed, N failed`
+#   make test   lints, and all tests: unprivileged, root, and in virtual machines; of the long ones a share that turns with the commit;
+#               ends with `N passed, N failed`
+#   make test-full    the same with the whole of the long ones
+#   make test-thin    of these the tests that need device-mapper, in virtual machines, and power cuts; ends with `N passed, N failed`
+#   make test-thin-full    the same with the whole of the long ones
 #   make fuzz   feeds made-up bytes to whatever reads those of others, FUZZ_SECONDS (60) a target; ends with `N passed, N failed`
 #   make lint   formatting and clippy only
 #   make bench  speed, memory and space beside restic, borg, rustic and kopia; some 25 minutes, results in tests/bench/RESULTS.md
@@ -14,10 +17,9 @@
 
 SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
-FEATURES := root-tests,failpoints
-LINTED := $(FEATURES),thin-tests
+FEATURES := root-tests,failpoints,thin-tests
 
-.PHONY: all demo test test-thin fuzz soak lint bench bench-quick bench-memory bench-thin build clean
+.PHONY: all demo test test-full test-thin test-thin-full fuzz soak lint bench bench-quick bench-memory bench-thin build clean
 
 all: build
 
@@ -31,8 +33,14 @@ demo: build
 test:
 	@e2e/run-tests.sh
 
+test-full:
+	@e2e/run-tests.sh full
+
 test-thin:
-	@e2e/run-thin-tests.sh
+	@e2e/run-thin-tests.sh sampled
+
+test-thin-full:
+	@e2e/run-thin-tests.sh full
 
 fuzz:
 	@e2e/run-fuzz.sh
@@ -40,7 +48,7 @@ fuzz:
 lint:
 	@e2e/setup.sh test
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --features $(LINTED) -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
 
 # All of the machine's two first processors are the tools' while they are measured; nothing else should run.
 bench:

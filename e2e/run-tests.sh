@@ -2,75 +2,61 @@
 # Lints, builds every test once, runs all of them, and ends with one line: `N passed, N failed`.
 #
 # The tests that need no root run as an unprivileged user (by setpriv when this is root): that is how we know that they
-# need none. The files tests/root_*.rs then run as root. Everything printed is also in target/test.log.
+# need none. The files tests/root_*.rs then run as root. Meanwhile e2e/run-thin-tests.sh runs those that need device-mapper in
+# virtual machines, one at a time; what it prints follows when this machine's are done. Everything printed is also in target/test.log.
 #
-#   e2e/run-tests.sh [all|unprivileged|root] [FILTER]
+#   e2e/run-tests.sh [all|full|unprivileged|root] [FILTER]
 #
-# `all` is what `make test` runs; the other two leave the lints out. FILTER is a part of the names of the tests wanted.
-# e2e/run-thin-tests.sh runs those that need device-mapper: tests/thin_*.rs and what follows them.
+# `all` is what `make test` runs: of the tests that take long it runs a share (e2e/testing.sh). `full` runs the whole of them. The
+# other two leave out the lints and the virtual machines, and run whole tests. FILTER is a part of the names of the tests wanted.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 part=${1:-all}
 filter=${2:-}
-features=root-tests,failpoints
 log=target/test.log
-[ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
-export CARGO_TERM_COLOR=never CARGO_MANIFEST_DIR=$PWD
-export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
+thin_log=target/thin-test.log
+. e2e/testing.sh
+export CARGO_MANIFEST_DIR=$PWD
+# Longer than the virtual machines' part takes beside everything else. What hangs has to be told before somebody ends the run.
+thin_limit=2700
 mkdir -p target
 : >"$log"
 passed_steps=0
-broken=0
 
-say() { printf '%s\n' "$*" | tee -a "$log"; }
+case $part in
+    all | full | unprivileged | root) ;;
+    *) printf 'usage: %s [all|full|unprivileged|root] [FILTER]\n' "$0" >&2; exit 2 ;;
+esac
+is_whole_run() { [ "$part" = all ] || [ "$part" = full ]; }
+
+end() {
+    e2e/summary.sh "$log" "$passed_steps"
+    exit
+}
 
 # step NAME COMMAND...: a check that is one command.
 step() {
-    local name=$1
+    local name=$1 output=$scratch/step
     shift
     say "== $name"
-    if "$@" 2>&1 | tee -a "$log"; then
+    if "$@" 2>&1 | tee -a "$log" | tee "$output"; then
         passed_steps=$((passed_steps + 1))
     else
-        say "$name failed"
-        broken=$((broken + 1))
+        broke "$name failed" "$(grep -A 5 -E '^error' "$output" | head -n 15 || tail -n 15 "$output")"
     fi
 }
 
-give_up() {
-    say "$*"
-    say "$passed_steps passed, $((broken + 1)) failed"
-    exit 1
-}
+set_up() { e2e/setup.sh "$1" 2>&1 | tee -a "$log"; }
 
-if [ "$part" != unprivileged ] && [ "$(id -u)" != 0 ]; then
-    give_up "the root tests need root (mounts, loop devices); e2e/run-tests.sh unprivileged runs the others"
-fi
-
-e2e/setup.sh test 2>&1 | tee -a "$log" || give_up "the machine could not be set up"
-
-if [ "$part" = all ]; then
+lint() {
     step "cargo fmt --check" cargo fmt --all --check
-    step "cargo clippy" cargo clippy -q --workspace --all-targets --features "$features,thin-tests" -- -D warnings
-fi
-
-# One build serves both parts: failure injection does nothing unless the environment asks for it.
-say "== build"
-build=$(cargo test --workspace --features "$features" --no-run 2>&1) || give_up "$build"
-
-# Lines like `Executable tests/root_demo.rs (target/debug/deps/root_demo-0123)`, in the order of the build.
-executables() {
-    printf '%s\n' "$build" | sed -n 's/^ *Executable \(unittests \)\?\([^ ]*\) (\(.*\))$/\2 \3/p'
+    step "cargo clippy" cargo clippy -q --workspace --all-targets --features "$features" -- -D warnings
 }
-
-scratch=
-cleanup() { [ -z "$scratch" ] || rm -rf "$scratch"; }
-trap cleanup EXIT
 
 # run_one SOURCE COMMAND...: a test binary that ends badly without a summary of its own (a crash) is counted by its absence.
 run_one() {
-    local source=$1 before after status
+    local source=$1 before after status begin=$SECONDS
     shift
     say "== $source"
     before=$(grep -c '^test result: ' "$log")
@@ -78,16 +64,15 @@ run_one() {
     status=${PIPESTATUS[0]}
     after=$(grep -c '^test result: ' "$log")
     if [ "$status" -ne 0 ] && [ "$before" = "$after" ]; then
-        say "$source ended with status $status and without a result"
-        broken=$((broken + 1))
+        broke "$source ended with status $status and without a result" "$(section "$source")"
     fi
+    say "== $source took $((SECONDS - begin)) s"
 }
 
-if [ "$part" != root ]; then
-    unprivileged=()
+run_unprivileged() {
+    local unprivileged=() source executable
     if [ "$(id -u)" = 0 ]; then
-        scratch=$(mktemp -d /tmp/windlass-unprivileged.XXXXXX)
-        chown 65534:65534 "$scratch"
+        chown 65534:65534 "$scratch/home"
         unprivileged=(setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs)
         if ! "${unprivileged[@]}" test -r "$PWD/Cargo.toml" 2>/dev/null; then
             # The checkout lies in a directory of root's alone. Reading past that is the one thing granted.
@@ -96,23 +81,84 @@ if [ "$part" != root ]; then
                 --inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search
                 --bounding-set=-all,+dac_read_search)
         fi
-        unprivileged+=(env HOME="$scratch" TMPDIR="$scratch" USER=nobody)
+        unprivileged+=(env HOME="$scratch/home" TMPDIR="$scratch/home" USER=nobody)
     fi
     while read -r source executable; do
         case $source in
-            tests/root_*) ;;
+            tests/root_* | tests/thin_*) ;;
             *) run_one "$source" "${unprivileged[@]}" "$executable" $filter ;;
         esac
-    done < <(executables)
+    done <<<"$executables"
     run_one "examples in the documentation" cargo test -q --workspace --features "$features" --doc -- $filter
-fi
+}
 
-if [ "$part" != unprivileged ]; then
+run_root() {
+    local source executable
     while read -r source executable; do
         case $source in
+            # These look at what the virtual machines leave: e2e/run-thin-tests.sh.
+            tests/root_power_*) ;;
             tests/root_*) run_one "$source" "$executable" --show-output $filter ;;
         esac
-    done < <(executables)
-fi
+    done <<<"$executables"
+}
 
-e2e/summary.sh "$log" "$passed_steps" "$broken"
+# The virtual machines are emulated where there is no KVM, and take a processor. They get less of this machine than its own
+# tests, which have deadlines.
+thin=
+start_thin() {
+    : >"$thin_log"
+    printf '%s\n' "$executables" >"$scratch/executables"
+    local bound=()
+    [ "$part" = full ] || bound=(timeout --kill-after 30 "$thin_limit")
+    # A group of its own, to be ended as one.
+    set -m
+    nice -n 5 "${bound[@]}" e2e/run-thin-tests.sh --beside "$scratch/executables" '' "$filter" </dev/null >"$scratch/thin" 2>&1 &
+    thin=$!
+    set +m
+}
+
+end_thin() {
+    say "== what ran in virtual machines meanwhile"
+    # In the background, so that a signal ends the waiting.
+    { tail -n +1 -f --pid="$thin" "$scratch/thin" | tee -a "$log"; } &
+    local following=$! status
+    wait "$thin"
+    status=$?
+    wait "$following"
+    thin=
+    # It counts by itself what did not end well, unless it came to its own end early.
+    grep -q '^== the virtual machines are done$' "$log" ||
+        broke "the virtual machines' tests ended with status $status" "$(tail -n 15 "$scratch/thin")"
+}
+
+scratch=$(mktemp -d /tmp/windlass-unprivileged.XXXXXX)
+chmod 711 "$scratch"
+mkdir "$scratch/home"
+cleanup() {
+    trap '' INT TERM
+    [ -z "$thin" ] || kill -- "-$thin" 2>/dev/null
+    rm -rf "$scratch"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+if [ "$part" != unprivileged ] && [ "$(id -u)" != 0 ]; then
+    broke "the root tests need root (mounts, loop devices); e2e/run-tests.sh unprivileged runs the others"
+    end
+fi
+if is_whole_run; then
+    choose_share "$([ "$part" = full ] && echo full || echo sampled)"
+    stage "setup" set_up thin || { broke "the machine could not be set up" "$(tail -n 15 "$log")"; end; }
+else
+    stage "setup" set_up test || { broke "the machine could not be set up" "$(tail -n 15 "$log")"; end; }
+fi
+stage "build" build_tests || end
+if is_whole_run; then
+    start_thin
+    stage "lints" lint
+fi
+[ "$part" = root ] || stage "unprivileged tests" run_unprivileged
+[ "$part" = unprivileged ] || stage "root tests" run_root
+[ -z "$thin" ] || stage "virtual machines and replays beyond the others' end" end_thin
+end

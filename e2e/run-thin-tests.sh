@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds the tests that need device-mapper, runs them in a virtual machine, and ends with one line: `N passed, N failed`.
 #
-#   e2e/run-thin-tests.sh [FILE [TEST]]
+#   e2e/run-thin-tests.sh [sampled|full] [FILE [TEST]]
 #
-# FILE is a part of the names of the test files wanted (tests/thin_*.rs), TEST a part of the names of the tests in them.
-# e2e/vm/run runs any other command in such a machine.
+# FILE is a part of the names of the test files wanted (tests/thin_*.rs), TEST a part of the names of the tests in them. What takes
+# long is run whole, unless `sampled` says that a share of it will do (e2e/testing.sh). e2e/vm/run runs any other command in such a machine.
 #
 # A test file may say what it needs, in a line that begins with `// vm:`
 #
@@ -20,34 +20,52 @@
 # WINDLASS_VM_KEEP=1 it stays there after the end, for replays by hand.
 #
 # Everything printed is also in target/thin-test.log, the kernels' messages are in target/thin/FILE/console.log.
+#
+# e2e/run-tests.sh calls it as `e2e/run-thin-tests.sh --beside EXECUTABLES FILE TEST`: the machine is set up, the tests are built, as the
+# lines of the file EXECUTABLES say, others run at the same time, and the caller counts what came of it all.
 set -uo pipefail
 shopt -s nullglob
 cd "$(dirname "$0")/.."
 
+share=full
+built=
+patience=1
+case ${1-} in
+    sampled | full) share=$1; shift ;;
+    # The same takes longer when this machine has other work.
+    --beside) built=$2 patience=2; shift 2 ;;
+esac
 files=${1:-}
 filter=${2:-}
-features=root-tests,failpoints,thin-tests
 log=target/thin-test.log
 kept=target/thin
-[ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
-export CARGO_TERM_COLOR=never
-# Emulated, unoptimised code is what the time goes into. Only our own crates are built again for it: the libraries are those
-# of the other tests. Symbols for backtraces are left in, the rest of what debuggers read would only be copied about.
-export CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=none
+. e2e/testing.sh
 mkdir -p target "$kept"
 : >"$log"
 
-say() { printf '%s\n' "$*" | tee -a "$log"; }
+scratch=
+cleanup() {
+    # Whoever ends a group ends it twice.
+    trap '' INT TERM
+    [ -z "$scratch" ] || rm -rf "$scratch"
+    # Gigabytes, and of no use without the tests that were to look at them.
+    [ -n "${WINDLASS_VM_KEEP-}" ] || rm -f "$kept"/*/disk*
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
 
-broken=0
+end() {
+    say "== the virtual machines are done"
+    [ -z "$built" ] || exit 0
+    e2e/summary.sh "$log" 0
+    exit
+}
 give_up() {
-    say "$*"
-    say "0 passed, 1 failed"
-    exit 1
+    broke "$@"
+    end
 }
 
 [ "$(id -u)" = 0 ] || give_up "the replays mount file systems: run this as root"
-e2e/setup.sh thin 2>&1 | tee -a "$log" || give_up "the machine could not be set up"
 
 # need SOURCE WORD DEFAULT: what the file's header says about WORD.
 need() {
@@ -76,28 +94,30 @@ for source in ${replays[@]+"${replays[@]}"}; do
 done
 [ ${#wanted[@]} -gt 0 ] || give_up "no test file has $files in its name"
 
-say "== build"
-targets=()
-for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do targets+=(--test "$(basename "$source" .rs)"); done
-build=$(cargo test --features "$features" "${targets[@]}" --no-run 2>&1) || give_up "$build"
+set_up() { e2e/setup.sh thin 2>&1 | tee -a "$log"; }
+if [ -n "$built" ]; then
+    executables=$(cat "$built")
+else
+    choose_share "$share"
+    stage "setup" set_up || give_up "the machine could not be set up" "$(tail -n 15 "$log")"
+    targets=()
+    for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do targets+=(--test "$(basename "$source" .rs)"); done
+    stage "build" build_tests "${targets[@]}" || end
+fi
 declare -A executable
-while read -r source path; do executable[$source]=$(realpath "$path"); done < <(
-    printf '%s\n' "$build" | sed -n 's/^ *Executable \([^ ]*\) (\(.*\))$/\1 \2/p')
-[ ${#executable[@]} = $((${#targets[@]} / 2)) ] || give_up "$build"
+while read -r source path; do executable[$source]=$(realpath "$path"); done <<<"$executables"
+for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do
+    [ -n "${executable[$source]-}" ] || give_up "$source was not built"
+done
 
 scratch=$(mktemp -d /tmp/windlass-thin.XXXXXX)
-cleanup() {
-    rm -rf "$scratch"
-    # Gigabytes, and of no use without the tests that were to look at them.
-    [ -n "${WINDLASS_VM_KEEP-}" ] || rm -f "$kept"/*/disk*
-}
-trap cleanup EXIT
 
 # One payload for all: the programs are at their own paths, the disks of file systems beneath them are shared and read-only.
 any=${executable[${wanted[0]}]}
 payload=("$(dirname "$(dirname "$any")")/windlass")
 for source in "${wanted[@]}"; do payload+=("${executable[$source]}"); done
 for tool in csi-sanity restic; do payload+=("$PWD/target/tools/$tool" "$(realpath "target/tools/$tool")"); done
+begin=$SECONDS
 e2e/vm/payload "$scratch/payload.img" "${payload[@]}" || give_up "the payload could not be made"
 
 # machine NAME MEMORY DISKS KEEP SOURCE...: the tests of some files in one machine.
@@ -117,15 +137,19 @@ machine() {
     {
         # The root is an overlay, which promises direct I/O to loop devices and fails it.
         printf 'export RUST_BACKTRACE=1 WINDLASS_SCRATCH_DIR=/dev/shm\n'
+        printf 'export WINDLASS_SHARE=%q\n' "${WINDLASS_SHARE-}"
         for source in "$@"; do
-            own=$(need "$source" limit 600)
+            own=$(($(need "$source" limit 600) * patience))
             limit=$((limit + own))
-            printf 'echo "== %s"\ntimeout --kill-after 10 %s %q --show-output %q\n' "$source" "$own" "${executable[$source]}" "$filter"
+            printf 'echo "== %s"; begin=$SECONDS\n' "$source"
+            printf 'timeout --kill-after 10 %s %q --show-output %q\n' "$own" "${executable[$source]}" "$filter"
             printf 'echo "== %s ended with status $?"\n' "$source"
+            printf 'echo "== %s took $((SECONDS - begin)) s"\n' "$source"
         done
     } >"$scratch/script"
     # The machine's own start and end come on top.
-    e2e/vm/run --payload "$scratch/payload.img" --memory "$memory" --limit "$((limit + 60))" --out "$kept/$name/out" \
+    say "== machine $name"
+    e2e/vm/run --payload "$scratch/payload.img" --memory "$memory" --limit "$((limit + 60 * patience))" --out "$kept/$name/out" \
         --console "$kept/$name/console.log" ${options[@]+"${options[@]}"} \
         -- bash -c "$(cat "$scratch/script")" </dev/null 2>&1 | tee -a "$log"
 }
@@ -147,15 +171,23 @@ for source in "${wanted[@]}"; do
     [ -n "$disks" ] || continue
     machine "$(basename "$source" .rs)" "$(need "$source" memory 2048)" "$disks" "$(need "$source" keep no)" "$source"
 done
+say "== stage virtual machines took $((SECONDS - begin)) s"
+
 # Replays sync file systems all the time, which costs nothing in memory. What they keep there is some hundred MiB each.
 if [ -z "${TMPDIR-}" ] && [ "$(df --output=avail --block-size=1M /dev/shm 2>/dev/null | tail -n 1)" -ge 4096 ]; then
     export TMPDIR=/dev/shm
 fi
-for source in ${replays[@]+"${replays[@]}"}; do
-    say "== $source"
-    WINDLASS_VM_KEPT=$PWD/$kept "${executable[$source]}" --show-output $filter </dev/null 2>&1 | tee -a "$log"
-    say "== $source ended with status ${PIPESTATUS[0]}"
-done
+replay() {
+    local source begin
+    for source in "${replays[@]}"; do
+        begin=$SECONDS
+        say "== $source"
+        WINDLASS_VM_KEPT=$PWD/$kept "${executable[$source]}" --show-output $filter </dev/null 2>&1 | tee -a "$log"
+        say "== $source ended with status ${PIPESTATUS[0]}"
+        say "== $source took $((SECONDS - begin)) s"
+    done
+}
+[ ${#replays[@]} = 0 ] || stage "replays" replay
 
 # A file counts as broken when it did not end, or ended badly without a summary of its own.
 for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do
@@ -163,10 +195,6 @@ for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do
         $0 == begin { inside = 1 }
         inside && /^test result: / { result = 1 }
         index($0, begin " ended with status ") == 1 { print result ? "told" : "silent"; inside = 0 }' "$log")
-    if [ "$outcome" != told ]; then
-        say "$source ended without a result"
-        broken=$((broken + 1))
-    fi
+    [ "$outcome" = told ] || broke "$source ended without a result" "$(section "$source")"
 done
-
-e2e/summary.sh "$log" 0 "$broken"
+end
