@@ -2,7 +2,11 @@
 //!
 //! With `--standalone` one process serves everything on one private socket: Identity, Controller and Node of CSI, and the
 //! internal Pools and Transfers services. Order at the start: paths and names checked, pools opened and recovered, socket bound,
-//! `ready unix:///...` printed, calls taken. Whatever is wrong shows before the socket exists.
+//! `ready unix:///...` printed, calls taken. Whatever is wrong with the command line shows before the socket exists.
+//!
+//! A pool that does not open is no reason not to serve the others, nor not to start: its disk may come later, and it is tried
+//! again until then (`pool::set`). Until one is open the node says that it is unhealthy, and why. Only when no pool opens and
+//! each of them is served by another process the command ends with that: a second node was started by mistake.
 //!
 //! At SIGTERM or SIGINT: no more calls are taken, transfers are cancelled and undo what they must, calls that run may end, the
 //! socket goes, the pools are released. Mounts and devices stay: pods go on while the driver restarts. After SIGKILL the next
@@ -27,11 +31,11 @@ use crate::mount::path::Root;
 use crate::mount::system::SystemMounter;
 use crate::mount::{self, MountError, Mounter};
 use crate::pool::Quiesce;
-use crate::pool::owned::OwnedPool;
+use crate::pool::set::{Pace, PoolSet, PoolSource};
 
 use super::endpoint::EndpointArgs;
 use super::exit::{CliError, Exit};
-use super::open_pool::{OpenPool, require_root};
+use super::open_pool::{LastError, PoolPath, SERVED, require_root};
 use super::output::print_text;
 
 /// Arguments of `node`.
@@ -74,14 +78,11 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
     let socket =
         PrivateSocket::bind(endpoint.path()).map_err(|error| socket_error(format!("cannot serve on {endpoint}"), error))?;
 
-    let pools: Vec<Arc<OwnedPool>> = opened.pools.iter().map(|pool| Arc::clone(&pool.pool)).collect();
+    let pools = opened.pools;
     let transfers = Transfers::new(pools.clone(), opened.layer.node().as_str());
     let routes = server::routes(&opened.layer)
-        .add_service(PoolsServer::new(PoolsService::new(pools)).max_encoding_message_size(usize::MAX))
+        .add_service(PoolsServer::new(PoolsService::new(pools.clone())).max_encoding_message_size(usize::MAX))
         .add_service(TransfersServer::new(transfers.clone()));
-    for pool in &opened.pools {
-        tracing::info!(pool = %pool.pool.id(), location = pool.pool.location(), "serving a pool");
-    }
     print_text(&format!("ready {endpoint}"))?;
     let ending = async {
         stop.cancelled().await;
@@ -92,6 +93,8 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
     let (served, ()) = tokio::join!(server::serve(socket, routes, stop.clone()), async {
         ending.await;
     });
+    // A panic in it leaves what the end of the process closes anyway.
+    let _ = tokio::task::spawn_blocking(move || pools.close()).await;
     served.map_err(|error| CliError::because(Exit::Failed, format!("cannot serve on {endpoint}"), error))?;
     tracing::info!("stopped; mounts and devices stay");
     Ok(())
@@ -100,7 +103,7 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
 /// What a node holds while it serves.
 struct Opened {
     layer: NodeLayer,
-    pools: Vec<OpenPool>,
+    pools: PoolSet,
 }
 
 fn open(args: &NodeArgs) -> Result<Opened, CliError> {
@@ -113,11 +116,27 @@ fn open(args: &NodeArgs) -> Result<Opened, CliError> {
         mount::boot_id().map_err(|error: MountError| CliError::because(Exit::Failed, "cannot tell which boot this is", error))?;
     let mounter: Arc<dyn Mounter> = Arc::new(SystemMounter::new());
     let quiesce: Arc<dyn Quiesce> = Arc::new(MountQuiesce::new(Arc::clone(&mounter)));
-    let pools =
-        args.pools.iter().map(|path| OpenPool::open(path, Arc::clone(&quiesce))).collect::<Result<Vec<OpenPool>, CliError>>()?;
-    let owned = pools.iter().map(|pool| Arc::clone(&pool.pool)).collect();
-    let layer = NodeLayer::new(owned, mounter, NodeOptions { node, root, boot_id, statistics_timeout: None });
+    let paths: Vec<_> = args.pools.iter().map(|path| PoolPath::new(path.clone(), Arc::clone(&quiesce))).collect();
+    let errors: Vec<_> = paths.iter().map(PoolPath::last_error).collect();
+    let sources = paths.into_iter().map(|path| Box::new(path) as Box<dyn PoolSource>).collect();
+    let pools = PoolSet::start(sources, Pace::default())
+        .map_err(|error| CliError::because(Exit::Failed, "cannot watch over the pools", error))?;
+    if pools.pools().is_empty() {
+        let errors: Vec<Option<CliError>> = errors.iter().map(LastError::take).collect();
+        if let Some(error) = mistake(errors) {
+            pools.close();
+            return Err(error);
+        }
+        tracing::warn!("no pool is open; the node is unhealthy until one is");
+    }
+    let layer = NodeLayer::new(pools.clone(), mounter, NodeOptions { node, root, boot_id, statistics_timeout: None });
     Ok(Opened { layer, pools })
+}
+
+/// The first of the reasons why no pool opened, if all of them say that another process serves it.
+fn mistake(errors: Vec<Option<CliError>>) -> Option<CliError> {
+    let served = |error: &Option<CliError>| error.as_ref().is_some_and(|error| error.advice() == Some(SERVED));
+    if errors.iter().all(served) { errors.into_iter().flatten().next() } else { None }
 }
 
 fn node_name(given: Option<&str>) -> Result<NodeName, CliError> {

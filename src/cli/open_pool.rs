@@ -1,11 +1,12 @@
 //! Opening and making pools at a path, whatever is there: a directory, an image file with a file system in it, or a block device.
 
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mount::image::{self, ImageError, ImageFileSystem};
 use crate::pool::owned::OwnedPool;
+use crate::pool::set::{OpenedPool, PoolSource};
 use crate::pool::thin::RepairReport;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
 use crate::pool::{PoolError, Quiesce, reflink, thin};
@@ -18,7 +19,7 @@ use super::exit::{CliError, Exit};
 pub struct OpenPool {
     /// The pool.
     pub pool: Arc<OwnedPool>,
-    _image: Option<ImageFileSystem>,
+    image: Option<ImageFileSystem>,
 }
 
 impl OpenPool {
@@ -31,15 +32,86 @@ impl OpenPool {
         let what = || format!("cannot open the pool {}", path.display());
         if path.is_dir() {
             let pool = reflink::open_pool(path, quiesce).map_err(|error| pool_error(what(), error))?;
-            return Ok(Self { pool: Arc::new(pool), _image: None });
+            return Ok(Self { pool: Arc::new(pool), image: None });
         }
         if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
             let pool = thin::open_pool(path, quiesce).map_err(|error| device_error(what(), error))?;
-            return Ok(Self { pool: Arc::new(pool), _image: None });
+            return Ok(Self { pool: Arc::new(pool), image: None });
         }
         let image = image::open(path).map_err(|error| image_error(what(), error))?;
-        let pool = reflink::open_pool(image.directory(), quiesce).map_err(|error| pool_error(what(), error))?;
-        Ok(Self { pool: Arc::new(pool), _image: Some(image) })
+        let pool = match reflink::open_pool(image.directory(), quiesce) {
+            Ok(pool) => pool,
+            Err(error) => {
+                if let PoolError::Io { .. } = &error {
+                    take_down(&image);
+                }
+                return Err(pool_error(what(), error));
+            }
+        };
+        Ok(Self { pool: Arc::new(pool), image: Some(image) })
+    }
+}
+
+/// Unmounts and detaches an image whose pool did not open because the file system does not work: one that shut down works again only
+/// when it is mounted anew, which the next attempt does. While volumes in it are in use it stays.
+fn take_down(image: &ImageFileSystem) {
+    if let Err(error) = image.close() {
+        tracing::warn!(image = %image.image().display(), %error, "a file system that does not work cannot be unmounted yet");
+    }
+}
+
+/// The place of a pool as the command line names it.
+pub struct PoolPath {
+    path: PathBuf,
+    quiesce: Arc<dyn Quiesce>,
+    /// Why the last attempt failed, for whoever started the process.
+    last: LastError,
+}
+
+/// Why the last attempt to open a pool failed; nothing when it did not. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct LastError(Arc<Mutex<Option<CliError>>>);
+
+impl LastError {
+    /// Takes it.
+    pub fn take(&self) -> Option<CliError> {
+        self.lock().take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<CliError>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PoolPath {
+    /// The pool at `path`, which may not be there yet.
+    pub fn new(path: PathBuf, quiesce: Arc<dyn Quiesce>) -> Self {
+        Self { path, quiesce, last: LastError::default() }
+    }
+
+    /// Where the reason of the last failure will be.
+    pub fn last_error(&self) -> LastError {
+        self.last.clone()
+    }
+}
+
+impl PoolSource for PoolPath {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn open(&self) -> Result<OpenedPool, String> {
+        match OpenPool::open(&self.path, Arc::clone(&self.quiesce)) {
+            Ok(OpenPool { pool, image }) => {
+                *self.last.lock() = None;
+                Ok(OpenedPool { pool, foundation: Box::new(image) })
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                *self.last.lock() = Some(error);
+                Err(reason)
+            }
+        }
     }
 }
 
@@ -118,6 +190,9 @@ pub fn require_root(what: &str) -> Result<(), CliError> {
         .advise("run it as root, or in a privileged container"))
 }
 
+/// Advice when another process has the pool.
+pub const SERVED: &str = "a node serves this pool; stop it first";
+
 const MAKE_IMAGE: &str = "`windlass pool create --image PATH --size SIZE` makes an image file that can hold one";
 
 /// What the failure of an image means, and what to do about it.
@@ -127,7 +202,7 @@ fn image_error(what: String, error: ImageError) -> CliError {
         ImageError::Size { .. } => (Exit::Usage, Some("give a --size such as 10GiB")),
         ImageError::NoSpace { .. } => (Exit::Refused, Some("make room, or choose a smaller --size or another place")),
         ImageError::Unsuitable { .. } => (Exit::Refused, Some(MAKE_IMAGE)),
-        ImageError::Locked(_) => (Exit::Refused, Some("a node serves this pool; stop it first")),
+        ImageError::Locked(_) => (Exit::Refused, Some(SERVED)),
         ImageError::Attached { .. } => (Exit::Refused, None),
         ImageError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             (Exit::NotFound, Some("`windlass pool create` makes a pool, in a directory or an image file"))
@@ -140,7 +215,7 @@ fn image_error(what: String, error: ImageError) -> CliError {
 /// What the failure of a pool means, and what to do about it.
 fn pool_error(what: String, error: PoolError) -> CliError {
     let (exit, advice) = match &error {
-        PoolError::Owned(_) => (Exit::Refused, Some("a node serves this pool; stop it first")),
+        PoolError::Owned(_) => (Exit::Refused, Some(SERVED)),
         PoolError::Unsupported(_) => (Exit::Refused, Some(MAKE_IMAGE)),
         PoolError::NoSpace(_) => (Exit::Refused, Some("make room, or choose another place")),
         PoolError::Format(_) => (Exit::Refused, Some("a pool is made in an empty directory, by `windlass pool create`")),
@@ -155,7 +230,7 @@ fn pool_error(what: String, error: PoolError) -> CliError {
 /// What the failure of a pool on a block device means, and what to do about it. Its texts say themselves what was found.
 pub fn device_error(what: String, error: PoolError) -> CliError {
     let (exit, advice) = match &error {
-        PoolError::Owned(_) => (Exit::Refused, Some("a node serves this pool; stop it first")),
+        PoolError::Owned(_) => (Exit::Refused, Some(SERVED)),
         PoolError::NoSpace(_) => (Exit::Refused, Some("give a larger device, or a smaller --metadata-size")),
         PoolError::InUse { .. } | PoolError::Unsupported(_) | PoolError::Format(_) => (Exit::Refused, None),
         PoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {

@@ -42,10 +42,15 @@ impl Identity for NodeLayer {
         }))
     }
 
-    /// Cheap on purpose: it never waits for a disk, so that a slow one does not get the process killed.
+    /// Cheap on purpose: it never waits for a disk, so that a slow one does not get the process killed. A pool that has failed is no
+    /// reason to be unhealthy while another works: a restart would take that one away too, and the failed one is tried again anyway.
     async fn probe(&self, _: Request<proto::ProbeRequest>) -> Result<Response<proto::ProbeResponse>, Status> {
-        if self.pools.is_empty() {
-            return Err(status::unhealthy("there is no pool on this node; make one with `windlass pool create`"));
+        if self.pools.pools().is_empty() {
+            let failed: Vec<_> = self.pools.failed().iter().map(ToString::to_string).collect();
+            return Err(match failed.is_empty() {
+                true => status::unhealthy("there is no pool on this node; make one with `windlass pool create`"),
+                false => status::unhealthy(format!("no pool of this node is open: {}", failed.join("; "))),
+            });
         }
         Ok(Response::new(proto::ProbeResponse { ready: Some(true) }))
     }

@@ -16,6 +16,7 @@ use crate::mount::Mounter;
 use crate::mount::path::Root;
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Snapshot, Volume};
+use crate::pool::set::PoolSet;
 use crate::types::{PoolId, SnapshotHandle, VolumeHandle};
 
 use super::error::{CallError, RequestError};
@@ -44,7 +45,7 @@ pub struct NodeOptions {
 /// The CSI services over the pools of one node. Clones are the same layer.
 #[derive(Clone)]
 pub struct NodeLayer {
-    pub(super) pools: Arc<[Arc<OwnedPool>]>,
+    pub(super) pools: PoolSet,
     pub(super) mounter: Arc<dyn Mounter>,
     pub(super) root: Arc<Root>,
     pub(super) node: NodeName,
@@ -54,8 +55,8 @@ pub struct NodeLayer {
 }
 
 impl NodeLayer {
-    /// A layer over `pools`, which may be none: then it is unhealthy, and says so.
-    pub fn new(pools: Vec<Arc<OwnedPool>>, mounter: Arc<dyn Mounter>, options: NodeOptions) -> Self {
+    /// A layer over `pools`. While none of them is open it is unhealthy, and says so.
+    pub fn new(pools: impl Into<PoolSet>, mounter: Arc<dyn Mounter>, options: NodeOptions) -> Self {
         let NodeOptions { node, root, boot_id, statistics_timeout } = options;
         let statistics_timeout = statistics_timeout.unwrap_or(STATISTICS_TIMEOUT);
         Self {
@@ -69,9 +70,9 @@ impl NodeLayer {
         }
     }
 
-    /// The pools of this node.
-    pub fn pools(&self) -> &[Arc<OwnedPool>] {
-        &self.pools
+    /// The pools of this node that are open.
+    pub fn pools(&self) -> Vec<Arc<OwnedPool>> {
+        self.pools.pools()
     }
 
     /// Name of this node.
@@ -79,26 +80,35 @@ impl NodeLayer {
         &self.node
     }
 
-    /// Ids of the pools.
+    /// Ids of the pools that are open.
     pub(super) fn pool_ids(&self) -> Vec<PoolId> {
-        self.pools.iter().map(|pool| pool.id()).collect()
+        self.pools().iter().map(|pool| pool.id()).collect()
     }
 
     /// The pool with this id.
     ///
     /// # Errors
-    /// [`super::error::Fault::PoolElsewhere`]: whether the object exists is for its owner to say.
-    pub(super) fn pool(&self, field: &'static str, id: PoolId) -> Result<&Arc<OwnedPool>, RequestError> {
-        self.pools.iter().find(|pool| pool.id() == id).ok_or_else(|| {
-            RequestError::pool_elsewhere(field, format!("belongs to pool {}, which is not on this node", id.label()))
-        })
+    /// [`super::error::Fault::PoolElsewhere`]: whether the object exists is for its owner to say, once it can be asked.
+    pub(super) fn pool(&self, field: &'static str, id: PoolId) -> Result<Arc<OwnedPool>, RequestError> {
+        self.pools.get(id).map_err(|absent| RequestError::pool_elsewhere(field, absent.to_string()))
+    }
+
+    /// Refuses lists that would lack what a failed pool holds.
+    ///
+    /// # Errors
+    /// [`super::error::Fault::PoolElsewhere`].
+    pub(super) fn check_complete(&self) -> Result<(), RequestError> {
+        match self.pools.failed().first() {
+            None => Ok(()),
+            Some(failed) => Err(RequestError::pool_elsewhere("list", format!("would lack what {failed}"))),
+        }
     }
 
     /// A volume and its pool.
     ///
     /// # Errors
     /// Not found, said by its pool; [`super::error::Fault::PoolElsewhere`]; whatever the pool reports.
-    pub(super) fn volume(&self, field: &'static str, handle: VolumeHandle) -> Result<(&Arc<OwnedPool>, Volume), CallError> {
+    pub(super) fn volume(&self, field: &'static str, handle: VolumeHandle) -> Result<(Arc<OwnedPool>, Volume), CallError> {
         let pool = self.pool(field, handle.pool)?;
         let volume = pool.volume(handle.volume)?.ok_or_else(|| no_such(field))?;
         Ok((pool, volume))
@@ -108,7 +118,7 @@ impl NodeLayer {
     ///
     /// # Errors
     /// As for `volume`.
-    pub(super) fn snapshot(&self, field: &'static str, handle: SnapshotHandle) -> Result<(&Arc<OwnedPool>, Snapshot), CallError> {
+    pub(super) fn snapshot(&self, field: &'static str, handle: SnapshotHandle) -> Result<(Arc<OwnedPool>, Snapshot), CallError> {
         let pool = self.pool(field, handle.pool)?;
         let snapshot = pool.snapshot(handle.snapshot)?.ok_or_else(|| no_such(field))?;
         Ok((pool, snapshot))

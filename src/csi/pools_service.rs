@@ -1,28 +1,30 @@
 //! The internal Pools service: what the pools of this node hold, for people.
 //!
 //! Looking at a pool walks its objects' extents, which takes a while on a large one; it runs on a blocking thread and takes no
-//! lock, so it holds nothing up. An object that goes while it is looked at is left out.
+//! lock, so it holds nothing up. An object that goes while it is looked at is left out. A pool that has failed, or fails while it is looked
+//! at, is described by the reason; the others are as they are.
 
-use std::sync::Arc;
+use std::time::SystemTime;
 
 use csi_proto::windlass::v1 as windlass;
 use csi_proto::windlass::v1::pools_server::Pools;
 use tonic::{Request, Response, Status};
 
 use crate::pool::owned::{AnchorStatus, OwnedPool, PoolStatus};
+use crate::pool::set::{FailedPool, Member, PoolSet};
 use crate::pool::{Changes, MetadataUsage, ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
-use crate::types::{Object, ObjectName, SnapshotHandle, VolumeHandle, VolumeSize};
+use crate::types::{Object, ObjectName, PoolId, SnapshotHandle, VolumeHandle, VolumeSize};
 
 /// The Pools service over the pools of a node.
 #[derive(Clone)]
 pub struct PoolsService {
-    pools: Vec<Arc<OwnedPool>>,
+    pools: PoolSet,
 }
 
 impl PoolsService {
     /// The service over `pools`.
-    pub fn new(pools: Vec<Arc<OwnedPool>>) -> Self {
-        Self { pools }
+    pub fn new(pools: impl Into<PoolSet>) -> Self {
+        Self { pools: pools.into() }
     }
 }
 
@@ -33,12 +35,38 @@ impl Pools for PoolsService {
         _request: Request<windlass::GetPoolStatusRequest>,
     ) -> Result<Response<windlass::GetPoolStatusResponse>, Status> {
         let pools = self.pools.clone();
-        let looked = tokio::task::spawn_blocking(move || pools.iter().map(|pool| status(pool)).collect::<Result<Vec<_>, _>>());
-        let pools = looked
-            .await
-            .map_err(|error| Status::internal(format!("looking at the pools ended early: {error}")))?
-            .map_err(|error| Status::internal(error.to_string()))?;
+        let looked = tokio::task::spawn_blocking(move || pools.members().iter().map(|member| describe(&pools, member)).collect());
+        let pools = looked.await.map_err(|error| Status::internal(format!("looking at the pools ended early: {error}")))?;
         Ok(Response::new(windlass::GetPoolStatusResponse { pools }))
+    }
+}
+
+fn describe(pools: &PoolSet, member: &Member) -> windlass::PoolStatus {
+    match member {
+        Member::Open(pool) => status(pool).unwrap_or_else(|error| {
+            tracing::warn!(pool = %pool.id(), %error, "a pool cannot be looked at");
+            pools.suspect(pool.id());
+            failed(Some(pool.id()), pool.location(), error.to_string())
+        }),
+        Member::Failed(FailedPool { place, id, reason, since, next_attempt }) => {
+            let lasted = SystemTime::from(*since).elapsed().unwrap_or_default().as_secs();
+            let next = match next_attempt {
+                Some(wait) => format!("tried again in {} s", wait.as_secs()),
+                None => "being tried now".to_owned(),
+            };
+            failed(*id, place.clone(), format!("{reason} (for {lasted} s; {next})"))
+        }
+    }
+}
+
+/// A pool of which no more is known.
+fn failed(id: Option<PoolId>, path: String, problem: String) -> windlass::PoolStatus {
+    windlass::PoolStatus {
+        pool_id: id.map(|id| id.to_string()).unwrap_or_default(),
+        path,
+        state: "failed".to_owned(),
+        problem,
+        ..Default::default()
     }
 }
 

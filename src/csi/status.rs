@@ -330,8 +330,8 @@ pub fn unimplemented(call: &'static str) -> Status {
     Status::unimplemented(format!("{call} is not offered by this driver"))
 }
 
-/// Probe, when there is no pool.
-pub fn unhealthy(reason: &'static str) -> Status {
+/// Probe, when no pool is open.
+pub fn unhealthy(reason: impl Into<String>) -> Status {
     Status::failed_precondition(reason)
 }
 

@@ -1,6 +1,6 @@
 //! Topology: what a node offers, what a volume needs, and which pools satisfy a requirement.
 //!
-//! A node offers `topology.windlass.dev/node: NAME` and `topology.windlass.dev/pool-ID: "true"` for each of its pools. A volume
+//! A node offers `topology.windlass.dev/node: NAME` and `topology.windlass.dev/pool-ID: "true"` for each of its open pools. A volume
 //! carries its pool's key alone, so that a disk that moves to another node takes its volumes' affinity along. A requirement
 //! comes as terms that each describe a node with all of its labels; so one that names several pools of ours is satisfied by each
 //! of them.

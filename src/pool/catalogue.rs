@@ -24,6 +24,7 @@ mod room;
 mod tables;
 mod thin;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -243,6 +244,15 @@ impl Catalogue {
     pub fn volumes(&self) -> Result<Vec<Volume>, PoolError> {
         let reading = self.database.begin_read().map_err(failed)?;
         tables::all(&reading.open_table(VOLUMES).map_err(failed)?)
+    }
+
+    /// The names of all volumes.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn volume_names(&self) -> Result<BTreeSet<ObjectName>, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        tables::names(&reading.open_table(NAMES).map_err(failed)?, VOLUMES)
     }
 
     /// A snapshot by id.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
 
-use super::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolKind, PoolUsage};
+use super::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage};
 use crate::block::Access;
 use crate::types::{ByteRange, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize, range};
 
@@ -56,6 +56,9 @@ pub enum Moment {
 /// Called around every verb.
 pub type Hook = Arc<dyn Fn(Verb, Moment) -> Result<(), PoolError> + Send + Sync>;
 
+/// Called for [`Pool::health`]. May fail it, or block it like a disk that hangs.
+pub type HealthHook = Arc<dyn Fn() -> Result<(), PoolError> + Send + Sync>;
+
 struct Stored {
     file: File,
     attached: Option<Access>,
@@ -66,6 +69,7 @@ pub struct MemoryPool {
     total_bytes: u64,
     objects: Mutex<BTreeMap<Object, Stored>>,
     hook: Mutex<Option<Hook>>,
+    health_hook: Mutex<Option<HealthHook>>,
 }
 
 impl Default for MemoryPool {
@@ -84,12 +88,17 @@ impl std::fmt::Debug for MemoryPool {
 impl MemoryPool {
     /// An empty pool that says it holds `total_bytes`.
     pub fn with_capacity(total_bytes: u64) -> Self {
-        Self { total_bytes, objects: Mutex::default(), hook: Mutex::default() }
+        Self { total_bytes, objects: Mutex::default(), hook: Mutex::default(), health_hook: Mutex::default() }
     }
 
     /// Sets or removes the hook.
     pub fn set_hook(&self, hook: Option<Hook>) {
         *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = hook;
+    }
+
+    /// Sets or removes what is asked about the pool's health.
+    pub fn set_health_hook(&self, hook: Option<HealthHook>) {
+        *self.health_hook.lock().unwrap_or_else(PoisonError::into_inner) = hook;
     }
 
     fn call(&self, verb: Verb, moment: Moment) -> Result<(), PoolError> {
@@ -237,6 +246,12 @@ impl Pool for MemoryPool {
         let target = self.open(Object::Snapshot(target), Access::ReadOnly)?;
         let changed = compare(&base, &target).map_err(|error| PoolError::io("compare in memory", error))?;
         Ok(Box::new(range::coalesce(changed.into_iter().map(Ok))))
+    }
+
+    fn health(&self) -> Result<PoolHealth, PoolError> {
+        let hook = self.health_hook.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        hook.map_or(Ok(()), |hook| hook())?;
+        Ok(PoolHealth::default())
     }
 
     fn usage(&self) -> Result<PoolUsage, PoolError> {

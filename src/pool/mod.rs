@@ -9,6 +9,7 @@
 //!   change as intent, act, commit; answers repeated requests from the record (`Created | Existing`); and carries the verbs of
 //!   the internal Blocks service: lease, hidden restore target with commit, export records. It keeps deleted snapshots that
 //!   somebody may ask for the changes since (anchors).
+//! * [`PoolSet`](set::PoolSet), the pools of a node, each of which may fail and come back without the others.
 //!
 //! All calls block; the layers above run them on blocking threads.
 
@@ -21,6 +22,7 @@ pub mod owned;
 pub mod quiesce;
 pub mod record;
 pub mod reflink;
+pub mod set;
 pub mod stopped;
 pub mod thin;
 

@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
 use nix::sys::statfs::{XFS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
@@ -48,7 +49,9 @@ use self::extents::SnapshotExtents;
 use self::layout::Layout;
 use super::catalogue::Catalogue;
 use super::owned::OwnedPool;
-use super::{Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolKind, PoolUsage, Quiesce};
+use super::{
+    Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage, Quiesce,
+};
 use crate::block::fiemap::{self, FiemapOptions, Unwritten, WriteOut};
 use crate::block::loop_device::{self, DirectIo, LoopDevice, LoopError, LoopOptions};
 use crate::block::{Access, btrfs, file_ops, reflink};
@@ -396,6 +399,18 @@ impl Pool for ReflinkPool {
         let size = after.metadata().map_err(|error| self.io("look at", target, error))?.len();
         let differing = changed::compare(self.extents(base, before)?, self.extents(target, after)?);
         Ok(Box::new(range::coalesce(changed::up_to(differing, size))))
+    }
+
+    /// A file system that shut down answers questions about its space as if nothing had happened; it opens nothing.
+    fn health(&self) -> Result<PoolHealth, PoolError> {
+        match File::open(self.layout.root()) {
+            Ok(_) => Ok(PoolHealth::default()),
+            // Of this process or the machine, and no fault of the pool.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+                Ok(PoolHealth::default())
+            }
+            Err(error) => Err(PoolError::io(format!("open {}", self.location()), error)),
+        }
     }
 
     fn usage(&self) -> Result<PoolUsage, PoolError> {

@@ -1,5 +1,5 @@
-//! GetCapacity: what new volumes may take. A place or a pool that is not here has none, which is no error: the sidecar asks for
-//! every class and every node.
+//! GetCapacity: what new volumes may take. A place or a pool that is not here, or has failed, has none, which is no error: the sidecar asks
+//! for every class and every node.
 
 use csi_proto::csi::v1 as proto;
 
@@ -43,21 +43,22 @@ pub(super) fn check(_: &NodeLayer, request: proto::GetCapacityRequest) -> Result
 pub(super) fn capacity(layer: &NodeLayer, checked: Checked) -> Result<proto::GetCapacityResponse, CallError> {
     let nothing = proto::GetCapacityResponse { available_capacity: 0, maximum_volume_size: None, minimum_volume_size: None };
     let Some(Question { parameters, mode, place }) = checked else { return Ok(nothing) };
-    let ids = layer.pool_ids();
+    let pools = layer.pools();
+    let ids: Vec<_> = pools.iter().map(|pool| pool.id()).collect();
     let mut allowed = match &place {
         Some(place) => topology::pools_of_term(place, &layer.node, &ids),
         None => ids,
     };
     if let Some(selector) = &parameters.pool {
-        let selected = create::selected(layer, selector).ok();
+        let selected = create::selected(layer, &pools, selector).ok();
         allowed.retain(|&id| selected == Some(id));
     }
     if allowed.is_empty() {
         return Ok(nothing);
     }
     let (mut total, mut largest) = (0_u64, 0_u64);
-    for pool in layer.pools().iter().filter(|pool| allowed.contains(&pool.id())) {
-        let available = pool.available_bytes()?;
+    for pool in pools.iter().filter(|pool| allowed.contains(&pool.id())) {
+        let Some(available) = create::available(layer, pool) else { continue };
         total = total.saturating_add(available);
         largest = largest.max(available);
     }

@@ -4,6 +4,9 @@
 //! record. Otherwise the pool is chosen: the one that the parameter `pool` names, the source's, or, of those that the topology
 //! allows, the one with the most room. Everything that the pool makes durable is its own business (`pool::owned`); nothing
 //! here needs undoing.
+//!
+//! A pool that has failed takes no part: no volume is placed there. A name that it is known to have is answered by nobody until it is
+//! back (UNAVAILABLE, which is asked again); of names that nobody knows, see `pool::set`.
 
 use std::sync::Arc;
 
@@ -67,10 +70,14 @@ pub(super) fn create(layer: &NodeLayer, checked: Checked) -> Result<proto::Creat
         None => None,
     };
     let (pool, new) = match existing(layer, &checked.name)? {
-        Some((pool, volume)) => (pool, repeated(layer, pool, &volume, checked)?),
+        Some((pool, volume)) => {
+            let new = repeated(layer, &pool, &volume, checked)?;
+            (pool, new)
+        }
         None => first(layer, checked)?,
     };
-    let volume = pool.create_volume(&new)?.into_inner();
+    let volume = pool.create_volume(&new).inspect_err(|_| layer.pools.suspect(pool.id()))?.into_inner();
+    layer.pools.made(pool.id(), &volume.name);
     Ok(proto::CreateVolumeResponse { volume: Some(answer::volume(pool.id(), &volume)) })
 }
 
@@ -78,19 +85,35 @@ const VOLUME: &str = "volume_content_source.volume.volume_id";
 const SNAPSHOT: &str = "volume_content_source.snapshot.snapshot_id";
 const REQUISITE: &str = "accessibility_requirements.requisite";
 
-type PoolRef<'a> = &'a Arc<OwnedPool>;
-
-fn existing<'a>(layer: &'a NodeLayer, name: &ObjectName) -> Result<Option<(PoolRef<'a>, Volume)>, CallError> {
+/// The volume of this name and its pool.
+///
+/// # Errors
+/// [`Fault::PoolElsewhere`](crate::csi::error::Fault::PoolElsewhere) when a pool that cannot be asked has it.
+fn existing(layer: &NodeLayer, name: &ObjectName) -> Result<Option<(Arc<OwnedPool>, Volume)>, CallError> {
+    let mut unread = None;
     for pool in layer.pools() {
-        if let Some(volume) = pool.volume_by_name(name)? {
-            return Ok(Some((pool, volume)));
+        match pool.volume_by_name(name) {
+            Ok(Some(volume)) => return Ok(Some((pool, volume))),
+            Ok(None) => {}
+            // It is failing, and not known to have failed yet. A moment later it will be, and the repetition goes on without it.
+            Err(error) => {
+                layer.pools.suspect(pool.id());
+                unread = Some(error);
+            }
         }
     }
-    Ok(None)
+    if let Some(failed) = layer.pools.failed_owner(name) {
+        return Err(RequestError::pool_elsewhere(
+            "name",
+            format!("a volume `{name}` is in a pool that cannot be asked: {failed}"),
+        )
+        .into());
+    }
+    unread.map_or(Ok(None), |error| Err(error.into()))
 }
 
 /// The request as its volume's pool is to compare it with the record. What the pool does not know is compared here.
-fn repeated(layer: &NodeLayer, pool: PoolRef<'_>, volume: &Volume, checked: Checked) -> Result<NewVolume, CallError> {
+fn repeated(layer: &NodeLayer, pool: &OwnedPool, volume: &Volume, checked: Checked) -> Result<NewVolume, CallError> {
     let conflict = |field, what: &str| {
         RequestError::already_exists(field, format!("the volume `{}` exists already with {what}", volume.name))
     };
@@ -112,7 +135,7 @@ fn repeated(layer: &NodeLayer, pool: PoolRef<'_>, volume: &Volume, checked: Chec
 }
 
 /// A request whose name no pool knows: the pool is chosen, and the source looked at.
-fn first(layer: &NodeLayer, checked: Checked) -> Result<(PoolRef<'_>, NewVolume), CallError> {
+fn first(layer: &NodeLayer, checked: Checked) -> Result<(Arc<OwnedPool>, NewVolume), CallError> {
     let source = checked.source.map(|source| look_at(layer, source)).transpose()?;
     let pool = choose(layer, &checked)?;
     let mode = mode_of(&checked.capabilities.access_type, source.and_then(|source| source.fs_type));
@@ -191,17 +214,22 @@ fn new_volume(checked: Checked, mode: VolumeMode) -> NewVolume {
 }
 
 /// The pool of a new volume.
-fn choose<'a>(layer: &'a NodeLayer, checked: &Checked) -> Result<PoolRef<'a>, CallError> {
-    if layer.pools().is_empty() {
-        return Err(RequestError::exhausted(REQUISITE, format!("node `{}` has no pool", layer.node.as_str())).into());
+fn choose(layer: &NodeLayer, checked: &Checked) -> Result<Arc<OwnedPool>, CallError> {
+    let pools = layer.pools();
+    if pools.is_empty() {
+        return Err(RequestError::exhausted(REQUISITE, format!("node `{}` has no open pool", layer.node.as_str())).into());
     }
-    let groups = topology::candidates(checked.requirement.as_ref(), &layer.node, &layer.pool_ids())?;
-    let selected = checked.parameters.pool.as_ref().map(|selector| selected(layer, selector)).transpose()?;
+    let ids: Vec<PoolId> = pools.iter().map(|pool| pool.id()).collect();
+    let groups = topology::candidates(checked.requirement.as_ref(), &layer.node, &ids)?;
+    let selected = checked.parameters.pool.as_ref().map(|selector| selected(layer, &pools, selector)).transpose()?;
     for group in groups {
-        let group = group.into_iter().filter(|&id| selected.is_none_or(|selected| selected == id));
-        let group = group.filter(|&id| checked.source.is_none_or(|source| source.pool() == id));
-        if let Some(pool) = roomiest(layer, group)? {
-            return Ok(pool);
+        let allowed = |id: PoolId| {
+            group.contains(&id)
+                && selected.is_none_or(|selected| selected == id)
+                && checked.source.is_none_or(|source| source.pool() == id)
+        };
+        if let Some(pool) = roomiest(layer, pools.iter().filter(|pool| allowed(pool.id()))) {
+            return Ok(Arc::clone(pool));
         }
     }
     let (field, reason) = match checked.source {
@@ -211,12 +239,12 @@ fn choose<'a>(layer: &'a NodeLayer, checked: &Checked) -> Result<PoolRef<'a>, Ca
     Err(RequestError::exhausted(field, reason).into())
 }
 
-/// The pool that a selector names.
+/// Which of the open `pools` a selector names.
 ///
 /// # Errors
 /// Exhausted: another node may have it.
-pub(super) fn selected(layer: &NodeLayer, selector: &PoolSelector) -> Result<PoolId, RequestError> {
-    let found = layer.pools().iter().find(|pool| match selector {
+pub(super) fn selected(layer: &NodeLayer, pools: &[Arc<OwnedPool>], selector: &PoolSelector) -> Result<PoolId, RequestError> {
+    let found = pools.iter().find(|pool| match selector {
         PoolSelector::Id(id) => pool.id() == *id,
         PoolSelector::Path(path) => std::path::Path::new(&pool.location()) == path,
     });
@@ -225,15 +253,27 @@ pub(super) fn selected(layer: &NodeLayer, selector: &PoolSelector) -> Result<Poo
         .ok_or_else(|| RequestError::exhausted("parameters.pool", format!("node `{}` has no such pool", layer.node.as_str())))
 }
 
-fn roomiest(layer: &NodeLayer, group: impl Iterator<Item = PoolId>) -> Result<Option<PoolRef<'_>>, CallError> {
-    let mut best: Option<(u64, PoolRef<'_>)> = None;
-    for id in group {
-        let pool = layer.pool("parameters.pool", id)?;
-        let available = pool.available_bytes()?;
+/// The pool with the most room; none of those that do not say what they have.
+fn roomiest<'a>(layer: &NodeLayer, pools: impl Iterator<Item = &'a Arc<OwnedPool>>) -> Option<&'a Arc<OwnedPool>> {
+    let mut best: Option<(u64, &Arc<OwnedPool>)> = None;
+    for pool in pools {
+        let Some(available) = available(layer, pool) else { continue };
         // The first of equals, so that the choice does not depend on anything else.
         if best.is_none_or(|(most, _)| available > most) {
             best = Some((available, pool));
         }
     }
-    Ok(best.map(|(_, pool)| pool))
+    best.map(|(_, pool)| pool)
+}
+
+/// What new volumes may take of a pool, in bytes; `None` when it does not answer.
+pub(super) fn available(layer: &NodeLayer, pool: &OwnedPool) -> Option<u64> {
+    match pool.available_bytes() {
+        Ok(available) => Some(available),
+        Err(error) => {
+            tracing::warn!(pool = %pool.id(), %error, "a pool does not say what room it has");
+            layer.pools.suspect(pool.id());
+            None
+        }
+    }
 }

@@ -29,7 +29,7 @@ pub(super) fn delete(layer: &NodeLayer, handle: Option<VolumeHandle>) -> Result<
         pool.delete_volume(handle.volume)?;
         return Ok(done);
     };
-    let situation = Situation::look(layer, pool, volume)?;
+    let situation = Situation::look(layer, &pool, volume)?;
     if let Some(path) = situation.first_use() {
         let reason = format!("is in use at {}; unpublish and unstage it first", path.display());
         return Err(RequestError::precondition(VOLUME_ID, reason).into());

@@ -1,6 +1,7 @@
 //! ListVolumes, ListSnapshots and ControllerGetVolume.
 //!
-//! Only what is ready is listed: nothing that is being made, restored or deleted.
+//! Only what is ready is listed: nothing that is being made, restored or deleted. While a pool has failed there are no lists but those of
+//! one pool (invariant 8): an orchestrator takes what is not listed for gone.
 
 use csi_proto::csi::v1 as proto;
 
@@ -19,12 +20,14 @@ pub(super) fn check_volumes(
     layer: &NodeLayer,
     request: proto::ListVolumesRequest,
 ) -> Result<PageRequest<VolumeHandle>, RequestError> {
-    PageRequest::new(request.max_entries, &request.starting_token, &layer.pool_ids(), |handle| handle.pool)
+    PageRequest::new(request.max_entries, &request.starting_token, &layer.pools.known_ids(), |handle| handle.pool)
 }
 
 pub(super) fn volumes(layer: &NodeLayer, page: PageRequest<VolumeHandle>) -> Result<proto::ListVolumesResponse, CallError> {
+    layer.check_complete()?;
+    let pools = layer.pools();
     let mut all = Vec::new();
-    for pool in layer.pools() {
+    for pool in &pools {
         let listed = pool.volumes()?.into_iter();
         all.extend(listed.map(|volume| (VolumeHandle { pool: pool.id(), volume: volume.id }, (pool, volume))));
     }
@@ -61,7 +64,7 @@ pub(super) fn get_volume(
     let (pool, volume) = layer.volume(VOLUME_ID, handle.ok_or_else(|| no_such(VOLUME_ID))?)?;
     Ok(proto::ControllerGetVolumeResponse {
         status: Some(proto::controller_get_volume_response::VolumeStatus {
-            published_node_ids: published_node_ids(layer, pool, &volume)?,
+            published_node_ids: published_node_ids(layer, &pool, &volume)?,
         }),
         volume: Some(answer::volume(pool.id(), &volume)),
     })
@@ -82,9 +85,12 @@ pub(super) fn check_snapshots(layer: &NodeLayer, request: proto::ListSnapshotsRe
     Ok(SnapshotFilter {
         snapshot: snapshot.transpose()?,
         source: source.transpose()?,
-        page: PageRequest::new(request.max_entries, &request.starting_token, &layer.pool_ids(), |handle: &SnapshotHandle| {
-            handle.pool
-        })?,
+        page: PageRequest::new(
+            request.max_entries,
+            &request.starting_token,
+            &layer.pools.known_ids(),
+            |handle: &SnapshotHandle| handle.pool,
+        )?,
     })
 }
 
@@ -99,8 +105,14 @@ pub(super) fn snapshots(layer: &NodeLayer, filter: SnapshotFilter) -> Result<pro
     if let Some(handle) = by_source {
         layer.pool("source_volume_id", handle.pool)?;
     }
+    if filter.snapshot.is_none() && filter.source.is_none() {
+        layer.check_complete()?;
+    }
     if !nothing {
         for pool in layer.pools() {
+            if by_source.is_some_and(|source| source.pool != pool.id()) {
+                continue;
+            }
             let handle = |snapshot: &Snapshot| SnapshotHandle { pool: pool.id(), snapshot: snapshot.id };
             let listed = match by_id {
                 Some(wanted) if wanted.pool == pool.id() => pool.snapshot(wanted.snapshot)?.into_iter().collect(),

@@ -165,3 +165,6 @@ impl Controller for NodeLayer {
         Err(status::unimplemented("ControllerModifyVolume"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,11 +38,19 @@ pub(super) fn create(layer: &NodeLayer, checked: CheckedCreate) -> Result<proto:
     // Beside no other operation on the volume: a file system that is being made or grown is no content, and a second freeze
     // would take the first for a stranger's.
     let _source = layer.locks.take(SOURCE_ID, Key::Volume(source), Hold::Exclusive)?;
-    // A snapshot name is one name on the node, whichever pool has it.
+    // A snapshot name is one name on the node, whichever pool has it. A repeated request names the same source and so the same pool: the
+    // other pools are asked about mistakes only, and one that cannot be asked is no reason to have no snapshots of this one.
     for other in layer.pools().iter().filter(|other| other.id() != pool.id()) {
-        if other.snapshot_by_name(&name)?.is_some() {
-            let reason = format!("the snapshot `{name}` exists already with another source volume");
-            return Err(RequestError::already_exists("name", reason).into());
+        match other.snapshot_by_name(&name) {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                let reason = format!("the snapshot `{name}` exists already with another source volume");
+                return Err(RequestError::already_exists("name", reason).into());
+            }
+            Err(error) => {
+                tracing::warn!(pool = %other.id(), %error, "a pool does not say whether it has a snapshot");
+                layer.pools.suspect(other.id());
+            }
         }
     }
     let groups = topology::candidates(requirement.as_ref(), &layer.node, &layer.pool_ids())?;

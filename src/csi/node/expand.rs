@@ -38,7 +38,7 @@ pub(super) fn check(_: &NodeLayer, request: proto::NodeExpandVolumeRequest) -> R
 
 pub(super) fn expand(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeExpandVolumeResponse, CallError> {
     let handle = checked.handle.ok_or_else(|| no_such(VOLUME_ID))?;
-    let pool = layer.pool(VOLUME_ID, handle.pool)?;
+    let pool = &layer.pool(VOLUME_ID, handle.pool)?;
     let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
     let (_, volume) = layer.volume(VOLUME_ID, handle)?;
     let situation = Situation::look(layer, pool, volume)?;

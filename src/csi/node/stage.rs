@@ -47,7 +47,7 @@ pub(super) fn stage(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeSt
     let Checked { handle, path, capability } = checked;
     let handle = handle.ok_or_else(|| no_such(VOLUME_ID))?;
     let target = confined(STAGING_PATH, layer.root.resolve(&path));
-    let pool = layer.pool(VOLUME_ID, handle.pool)?;
+    let pool = &layer.pool(VOLUME_ID, handle.pool)?;
     let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
     let (_, volume) = layer.volume(VOLUME_ID, handle)?;
     let target = target?;

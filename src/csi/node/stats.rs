@@ -66,7 +66,7 @@ pub(super) async fn stats(layer: &NodeLayer, checked: Checked) -> Result<proto::
 
 fn look(layer: &NodeLayer, handle: VolumeHandle, path: &std::path::Path) -> Result<proto::NodeGetVolumeStatsResponse, CallError> {
     let (pool, volume) = layer.volume(VOLUME_ID, handle)?;
-    let situation = Situation::look(layer, pool, volume)?;
+    let situation = Situation::look(layer, &pool, volume)?;
     let not_here = || RequestError::not_found(VOLUME_PATH, format!("the volume is not at {}", path.display()));
     let staged = situation.volume.mode == VolumeMode::Block && situation.record(path, PublicationKind::Staged).is_some();
     if !staged && !matches!(situation.at(path), At::Volume(_)) {

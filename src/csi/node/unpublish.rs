@@ -32,7 +32,7 @@ pub(super) fn unpublish(
 ) -> Result<proto::NodeUnpublishVolumeResponse, CallError> {
     let done = Ok(proto::NodeUnpublishVolumeResponse {});
     let Some(handle) = handle else { return done };
-    let pool = layer.pool(VOLUME_ID, handle.pool)?;
+    let pool = &layer.pool(VOLUME_ID, handle.pool)?;
     let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
     let Some(volume) = pool.volume(handle.volume)? else { return done };
     let situation = Situation::look(layer, pool, volume)?;

@@ -33,7 +33,7 @@ pub(super) fn unstage(
 ) -> Result<proto::NodeUnstageVolumeResponse, CallError> {
     let done = Ok(proto::NodeUnstageVolumeResponse {});
     let Some(handle) = handle else { return done };
-    let pool = layer.pool(VOLUME_ID, handle.pool)?;
+    let pool = &layer.pool(VOLUME_ID, handle.pool)?;
     let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
     let Some(volume) = pool.volume(handle.volume)? else { return done };
     let situation = Situation::look(layer, pool, volume)?;

@@ -28,7 +28,7 @@ pub(super) struct Ranges {
 pub(super) fn allocated(layer: &NodeLayer, snapshot: Option<SnapshotHandle>, start_bytes: u64) -> Result<Ranges, CallError> {
     let (pool, lease) = lease(layer, SNAPSHOT_ID, snapshot, start_bytes)?;
     let ranges = lease.allocated()?;
-    Ok(Ranges { ranges, lease, pool: Arc::clone(pool) })
+    Ok(Ranges { ranges, lease, pool })
 }
 
 /// The ranges in which the target may differ from the base.
@@ -38,16 +38,16 @@ pub(super) fn allocated(layer: &NodeLayer, snapshot: Option<SnapshotHandle>, sta
 pub(super) fn delta(layer: &NodeLayer, pair: Pair, start_bytes: u64) -> Result<Ranges, CallError> {
     let (pool, lease) = lease(layer, TARGET_ID, pair.target, start_bytes)?;
     let base = pair.base.ok_or_else(|| no_such(BASE_ID))?;
-    let ranges = changed_since(pool, &lease, base.snapshot)?;
-    Ok(Ranges { ranges, lease, pool: Arc::clone(pool) })
+    let ranges = changed_since(&pool, &lease, base.snapshot)?;
+    Ok(Ranges { ranges, lease, pool })
 }
 
-fn lease<'a>(
-    layer: &'a NodeLayer,
+fn lease(
+    layer: &NodeLayer,
     field: &'static str,
     handle: Option<SnapshotHandle>,
     start_bytes: u64,
-) -> Result<(&'a Arc<OwnedPool>, Lease), CallError> {
+) -> Result<(Arc<OwnedPool>, Lease), CallError> {
     let handle = handle.ok_or_else(|| no_such(field))?;
     let pool = layer.pool(field, handle.pool)?;
     let lease = pool.lease(handle.snapshot).map_err(|error| missing(field, error))?;

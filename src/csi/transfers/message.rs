@@ -6,6 +6,7 @@ use csi_proto::windlass::v1 as windlass;
 use tonic::Status;
 
 use crate::pool::owned::OwnedPool;
+use crate::pool::set::{Absent, Member};
 use crate::repository::{self, Environment, Location, Password, Repository};
 use crate::types::{PoolId, SnapshotHandle};
 
@@ -29,32 +30,36 @@ pub(super) async fn open(access: Option<windlass::RepositoryAccess>) -> Result<R
 /// The pool and handle of a snapshot. A text that is no handle of ours is the handle of nothing.
 ///
 /// # Errors
-/// NOT_FOUND; UNAVAILABLE for a pool that is not here, since only its owner may say "not found".
+/// NOT_FOUND; UNAVAILABLE for a pool that is not here or has failed, since only its owner may say "not found".
 pub(super) fn snapshot(transfers: &Transfers, text: &str) -> Result<(Arc<OwnedPool>, SnapshotHandle), Status> {
     if text.is_empty() {
         return Err(Status::invalid_argument("snapshot_id: is required"));
     }
     let handle: SnapshotHandle = text.parse().map_err(|_| Status::not_found("snapshot_id: does not exist"))?;
-    let pool = transfers.pools.iter().find(|pool| pool.id() == handle.pool);
-    let pool = pool.ok_or_else(|| Status::unavailable(format!("snapshot_id: its pool {} is not on this node", handle.pool)))?;
-    Ok((Arc::clone(pool), handle))
+    let pool = transfers.pools.get(handle.pool).map_err(|absent| Status::unavailable(format!("snapshot_id: {absent}")))?;
+    Ok((pool, handle))
 }
 
-/// The pool that a request names, or the only one.
+/// The pool that a request names, or the only one that the node has.
 ///
 /// # Errors
-/// NOT_FOUND; INVALID_ARGUMENT when none is named and there are several.
+/// NOT_FOUND; INVALID_ARGUMENT when none is named and there are several; UNAVAILABLE for one that has failed.
 pub(super) fn pool(transfers: &Transfers, text: &str) -> Result<Arc<OwnedPool>, Status> {
-    match (text, transfers.pools.as_slice()) {
-        ("", [pool]) => Ok(Arc::clone(pool)),
-        ("", pools) => {
-            let ids: Vec<_> = pools.iter().map(|pool| pool.id().to_string()).collect();
-            Err(Status::invalid_argument(format!("pool_id: this node has several pools, name one of {}", ids.join(", "))))
+    let named = match (text, transfers.pools.members().as_slice()) {
+        ("", [Member::Open(pool)]) => return Ok(Arc::clone(pool)),
+        ("", [Member::Failed(failed)]) => return Err(Status::unavailable(format!("pool_id: {failed}"))),
+        ("", _) => {
+            let ids: Vec<_> = transfers.pools.known_ids().iter().map(ToString::to_string).collect();
+            let ids = ids.join(", ");
+            return Err(Status::invalid_argument(format!("pool_id: this node has several pools, name one of {ids}")));
         }
-        (text, pools) => {
-            let id: Option<PoolId> = text.parse().ok();
-            let found = pools.iter().find(|pool| Some(pool.id()) == id);
-            found.cloned().ok_or_else(|| Status::not_found(format!("pool_id: there is no pool {text} on this node")))
+        (text, _) => text.parse::<PoolId>().ok().map(|id| transfers.pools.get(id)),
+    };
+    match named {
+        Some(Ok(pool)) => Ok(pool),
+        Some(Err(absent @ Absent::Failed(_))) => Err(Status::unavailable(format!("pool_id: {absent}"))),
+        Some(Err(Absent::Elsewhere { .. })) | None => {
+            Err(Status::not_found(format!("pool_id: there is no pool {text} on this node")))
         }
     }
 }

@@ -29,7 +29,7 @@ use csi_proto::windlass::v1::transfers_server::Transfers as TransfersApi;
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::pool::owned::OwnedPool;
+use crate::pool::set::PoolSet;
 
 use registry::{Registry, Watched, is_final};
 
@@ -39,7 +39,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// The transfers of a node. Clones are the same.
 #[derive(Clone)]
 pub struct Transfers {
-    pools: Vec<Arc<OwnedPool>>,
+    pools: PoolSet,
     /// Host that exports name when the caller names none.
     node: Arc<str>,
     registry: Registry,
@@ -47,8 +47,8 @@ pub struct Transfers {
 
 impl Transfers {
     /// No transfers yet, over `pools`. `node` is this node's name.
-    pub fn new(pools: Vec<Arc<OwnedPool>>, node: &str) -> Self {
-        Self { pools, node: node.into(), registry: Registry::new() }
+    pub fn new(pools: impl Into<PoolSet>, node: &str) -> Self {
+        Self { pools: pools.into(), node: node.into(), registry: Registry::new() }
     }
 
     /// Starts no more transfers, cancels those that run, and waits until they have undone what they must.

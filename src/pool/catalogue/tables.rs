@@ -1,5 +1,7 @@
 //! Tables, keys and the encoding of records.
 
+use std::collections::BTreeSet;
+
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,6 +44,20 @@ pub(super) fn failed(error: impl Into<redb::Error>) -> PoolError {
 pub(super) fn name_key(of: Records, name: &ObjectName) -> Vec<u8> {
     use redb::TableHandle;
     [of.name().as_bytes(), b"\0", name.as_str().as_bytes()].concat()
+}
+
+/// The names in one of the two name spaces.
+pub(super) fn names(table: &ReadRecords, of: Records) -> Result<BTreeSet<ObjectName>, PoolError> {
+    use redb::TableHandle;
+    let prefix = [of.name().as_bytes(), b"\0"].concat();
+    let mut names = BTreeSet::new();
+    for entry in table.range(prefix.as_slice()..).map_err(failed)? {
+        let (key, _) = entry.map_err(failed)?;
+        let Some(name) = key.value().strip_prefix(prefix.as_slice()) else { break };
+        let name = String::from_utf8(name.to_vec()).ok().and_then(|name| ObjectName::try_from(name).ok());
+        names.insert(name.ok_or_else(|| PoolError::Catalogue("a name does not read back".to_owned()))?);
+    }
+    Ok(names)
 }
 
 pub(super) fn export_key(volume: VolumeId, repository: &str) -> Vec<u8> {

@@ -1,9 +1,11 @@
 //! What a pool says about itself.
 
+use std::collections::BTreeSet;
+
 use super::OwnedPool;
 use crate::pool::record::Anchor;
 use crate::pool::{ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
-use crate::types::{Object, PoolId};
+use crate::types::{Object, ObjectName, PoolId};
 
 /// State of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,24 @@ impl OwnedPool {
             }
         }
         Ok(states)
+    }
+
+    /// Whether the pool can be used: its disk and its catalogue answer. A pool that takes no changes, or is full, can.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`], [`PoolError::Catalogue`]: what is asked of it will fail, until it is opened anew.
+    pub fn check(&self) -> Result<(), PoolError> {
+        self.pool.health()?;
+        self.pool.usage()?;
+        Ok(())
+    }
+
+    /// The names of all volumes, and of those that are being made or restored.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn volume_names(&self) -> Result<BTreeSet<ObjectName>, PoolError> {
+        self.catalogue.volume_names()
     }
 
     /// State of the pool now; quarantined and damaged objects as found at the start.
