@@ -1,10 +1,12 @@
 //! Loop devices: a file as a block device.
 //!
 //! * **One attachment a file.** The kernel would bind a second device to the same file, with a page cache of its own, and
-//!   both would write. [`attach`] looks first, by the backing file's device and inode (names change, inodes do not). Two
-//!   processes are kept apart by the lock on the pool, two threads of this one by a lock here.
+//!   both would write. [`attach`] looks first (`search`): the path's end in sysfs narrows, the inode decides. Two processes
+//!   are kept apart by the lock on the pool, two threads of this one by a claim on the file that refuses the second.
+//! * **Devices of others are not opened**, for that may hang as long as a file system does; and no lock is held while
+//!   anything is looked at. A hung file system stops what is asked of its own files only.
 //! * **No autoclear.** A device must survive this process: pods go on while the driver restarts. Whoever starts finds the
-//!   devices again by [`find`].
+//!   devices again.
 //! * **Direct I/O** is read back after it was asked for: the kernel falls back without a word.
 //! * **Detaching** is confirmed by looking. `LOOP_CLR_FD` of a device that is open elsewhere succeeds and does nothing but mark
 //!   it for later, so that its file would vanish under a later mount. [`detach`] first claims the device exclusively, which a
@@ -13,19 +15,23 @@
 //! * A crash leaves devices attached or not, never half: configuring is one call. What was attached before a crash is found by
 //!   inode and either used or detached by the layer above.
 //!
-//! Device nodes that are missing (a container's /dev does not follow the host's) are made.
+//! Device nodes that are missing (a container's /dev does not follow the host's) are made. A free device whose name in /dev
+//! is taken by another device's node is passed over.
 
 mod raw;
+mod search;
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::raw::{LoopConfig, LoopInfo};
+pub use self::search::{beneath, find, find_named, recall};
 use super::{Access, device};
 use crate::failpoint;
 use crate::types::LogicalBlockSize;
@@ -35,10 +41,12 @@ use crate::types::LogicalBlockSize;
 const OPENERS_LINGER: Duration = Duration::from_millis(800);
 /// How often it looks meanwhile; the kernel offers no event for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// Free devices tried before giving up: another process may take each between the question and the answer.
-const RACES: u32 = 64;
+/// Free devices tried before giving up: another thread or process may take each between the question and the answer, and each
+/// that does has its device then. This process has 512 threads that may block; as many again are left to others.
+const RACES: u32 = 1024;
 
-static ATTACHING: Mutex<()> = Mutex::new(());
+/// The files that are being attached. One for each thread at most.
+static ATTACHING: LazyLock<Mutex<HashSet<BackingFile>>> = LazyLock::new(Mutex::default);
 
 /// Why a loop device operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +54,9 @@ pub enum LoopError {
     /// The file is attached already; a second device would be a second cache over the same bytes.
     #[error("the file is attached already as {}", .0.path.display())]
     Attached(Box<LoopDevice>),
+    /// Another thread is attaching the file at this moment.
+    #[error("the file is being attached by another call")]
+    Attaching,
     /// The device is mounted, claimed or open. It was left as it was.
     #[error("{}: is in use", .0.display())]
     Busy(PathBuf),
@@ -64,6 +75,17 @@ pub enum LoopError {
         size: u64,
         /// Logical block size in bytes.
         block_size: u32,
+    },
+    /// The name of the device is taken in /dev.
+    #[error("{}: is the node of another device", .0.display())]
+    WrongNode(PathBuf),
+    /// The file system of the file behind a device does not tell the file's state.
+    #[error("state of {}: {source}", .device.display())]
+    Silent {
+        /// The device.
+        device: PathBuf,
+        /// The system's answer.
+        source: io::Error,
     },
     /// A call of the system failed.
     #[error("{action}: {source}")]
@@ -143,18 +165,28 @@ pub struct LoopDevice {
     pub label: String,
 }
 
-/// Attaches a file, open for what `options` ask, to a free loop device.
+/// Attaches a file, open for what `options` ask, to a free loop device. The file is known by its own name alone.
 ///
 /// # Errors
-/// [`LoopError::Attached`] when it is attached already; [`LoopError::NoDirectIo`], [`LoopError::Size`], [`LoopError::Io`].
+/// [`LoopError::Attached`] when it is attached already; [`LoopError::Attaching`], [`LoopError::NoDirectIo`],
+/// [`LoopError::Size`], [`LoopError::WrongNode`], [`LoopError::Io`].
 pub fn attach(file: &File, options: &LoopOptions<'_>) -> Result<LoopDevice, LoopError> {
+    attach_named(file, &search::name_of(file)?, options)
+}
+
+/// Like [`attach`], of a file whose path ends in `tail` for whoever looks at it; see [`find_named`].
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_named(file: &File, tail: &Path, options: &LoopOptions<'_>) -> Result<LoopDevice, LoopError> {
     let size = device::size(file).map_err(LoopError::io("size of the backing file"))?;
     let block_size = options.block_size.bytes();
     if size == 0 || !size.is_multiple_of(block_size.into()) {
         return Err(LoopError::Size { size, block_size });
     }
-    let _guard = ATTACHING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(attached) = find(file)?.into_iter().next() {
+    let expected = BackingFile::of(file).map_err(LoopError::io("state of the backing file"))?;
+    let _claim = Claim::on(expected)?;
+    if let Some(attached) = find_named(file, tail)?.into_iter().next() {
         return Err(LoopError::Attached(Box::new(attached)));
     }
     failpoint::hit("block.attach.before");
@@ -166,7 +198,6 @@ pub fn attach(file: &File, options: &LoopOptions<'_>) -> Result<LoopDevice, Loop
     };
     let info = raw::status(node.as_fd()).map_err(|source| undo(LoopError::io(format!("state of {}", path.display()))(source)))?;
     let attached = describe(number, path, &info);
-    let expected = BackingFile::of(file).map_err(|source| undo(LoopError::io("state of the backing file")(source)))?;
     if attached.backing != expected {
         let source = io::Error::other("another file is behind it");
         return Err(undo(LoopError::io(format!("attach {}", attached.path.display()))(source)));
@@ -174,43 +205,28 @@ pub fn attach(file: &File, options: &LoopOptions<'_>) -> Result<LoopDevice, Loop
     if !attached.direct_io && options.direct_io == DirectIo::Required {
         return Err(undo(LoopError::NoDirectIo { device: attached.path, block_size }));
     }
+    search::remember(expected, attached.number);
     failpoint::hit("block.attach.after");
     Ok(attached)
 }
 
-/// The devices attached to the open file: none, or one if everybody attaches by [`attach`].
-///
-/// # Errors
-/// [`LoopError::Io`].
-pub fn find(file: &File) -> Result<Vec<LoopDevice>, LoopError> {
-    let backing = BackingFile::of(file).map_err(LoopError::io("state of the backing file"))?;
-    Ok(list()?.into_iter().filter(|device| device.backing == backing).collect())
+/// The right to attach a file, which one thread has at a time.
+struct Claim(BackingFile);
+
+impl Claim {
+    fn on(file: BackingFile) -> Result<Self, LoopError> {
+        if attaching().insert(file) { Ok(Self(file)) } else { Err(LoopError::Attaching) }
+    }
 }
 
-/// Every attached loop device, in the order of their numbers.
-///
-/// # Errors
-/// [`LoopError::Io`].
-pub fn list() -> Result<Vec<LoopDevice>, LoopError> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir("/sys/block").map_err(LoopError::io("read /sys/block"))? {
-        let entry = entry.map_err(LoopError::io("read /sys/block"))?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("loop")).and_then(|number| number.parse().ok());
-        // The directory `loop` is there while a file is attached. A device that comes or goes meanwhile may be missed or
-        // not, as with any list.
-        if let Some(number) = number
-            && entry.path().join("loop").is_dir()
-        {
-            numbers.push(number);
-        }
+impl Drop for Claim {
+    fn drop(&mut self) {
+        attaching().remove(&self.0);
     }
-    numbers.sort_unstable();
-    let mut devices = Vec::new();
-    for number in numbers {
-        devices.extend(look(number)?);
-    }
-    Ok(devices)
+}
+
+fn attaching() -> MutexGuard<'static, HashSet<BackingFile>> {
+    ATTACHING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is attached as the loop device with this number; `None` when nothing is.
@@ -229,7 +245,7 @@ fn look(number: u32) -> Result<Option<LoopDevice>, LoopError> {
     match raw::status(node.as_fd()) {
         Ok(info) => Ok(Some(describe(number, path, &info))),
         Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(LoopError::io(format!("state of {}", path.display()))(error)),
+        Err(source) => Err(LoopError::Silent { device: path, source }),
     }
 }
 
@@ -244,6 +260,7 @@ pub fn detach(device: &LoopDevice) -> Result<(), LoopError> {
     loop {
         match detach_once(device)? {
             Detached::Gone => {
+                search::forget(device.backing);
                 failpoint::hit("block.detach.after");
                 return Ok(());
             }
@@ -320,30 +337,66 @@ pub fn refresh_capacity(device: &LoopDevice) -> Result<(), LoopError> {
     raw::refresh_capacity(node.as_fd()).map_err(LoopError::io(action()))
 }
 
+/// What became of an attempt to attach a file to a certain device.
+enum Attempt {
+    /// It is open here.
+    Attached(u32, PathBuf, File),
+    /// Somebody else was faster.
+    Taken,
+    /// Its name in /dev is another device's.
+    WrongNode(PathBuf),
+}
+
 fn configure(file: &File, options: &LoopOptions<'_>) -> Result<(u32, PathBuf, File), LoopError> {
     let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control");
     let control = control.map_err(LoopError::io("open /dev/loop-control (is the kernel module `loop` loaded?)"))?;
     let mut config = LoopConfig::new(file.as_raw_fd(), options);
-    let mut last = io::Error::from_raw_os_error(libc::EBUSY);
     for _ in 0..RACES {
         let number = raw::free_device(control.as_fd()).map_err(LoopError::io("find a free loop device"))?;
-        let path = node_path(number)?;
-        let mut open = OpenOptions::new();
-        let node = match open.read(true).write(options.access == Access::ReadWrite).open(&path) {
-            Ok(node) => node,
-            Err(error) if is_race(&error) => {
-                last = error;
-                continue;
-            }
-            Err(error) => return Err(LoopError::io(format!("open {}", path.display()))(error)),
-        };
-        match raw::configure(node.as_fd(), &mut config) {
-            Ok(()) => return Ok((number, path, node)),
-            Err(error) if is_race(&error) => last = error,
-            Err(error) => return Err(LoopError::io(format!("attach {}", path.display()))(error)),
+        match configure_one(number, options.access, &mut config)? {
+            Attempt::Attached(number, path, node) => return Ok((number, path, node)),
+            Attempt::Taken => {}
+            Attempt::WrongNode(_) => return configure_another(&control, options.access, &mut config),
         }
     }
+    let last = io::Error::from_raw_os_error(libc::EBUSY);
     Err(LoopError::io(format!("{RACES} free loop devices were taken by others in turn"))(last))
+}
+
+/// The kernel calls a device free whose name in /dev is another's, and would for ever. So what else is free is tried, once
+/// each, and at last a new device.
+fn configure_another(control: &File, access: Access, config: &mut LoopConfig) -> Result<(u32, PathBuf, File), LoopError> {
+    for number in search::unattached()? {
+        if let Attempt::Attached(number, path, node) = configure_one(number, access, config)? {
+            return Ok((number, path, node));
+        }
+    }
+    let number = raw::add_device(control.as_fd()).map_err(LoopError::io("add a loop device"))?;
+    match configure_one(number, access, config)? {
+        Attempt::Attached(number, path, node) => Ok((number, path, node)),
+        Attempt::Taken => Err(LoopError::io(format!("attach /dev/loop{number}"))(io::Error::from_raw_os_error(libc::EBUSY))),
+        Attempt::WrongNode(path) => Err(LoopError::WrongNode(path)),
+    }
+}
+
+fn configure_one(number: u32, access: Access, config: &mut LoopConfig) -> Result<Attempt, LoopError> {
+    let path = match node_path(number) {
+        Ok(path) => path,
+        Err(LoopError::WrongNode(path)) => return Ok(Attempt::WrongNode(path)),
+        // Removed meanwhile.
+        Err(LoopError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(Attempt::Taken),
+        Err(error) => return Err(error),
+    };
+    let node = match OpenOptions::new().read(true).write(access == Access::ReadWrite).open(&path) {
+        Ok(node) => node,
+        Err(error) if is_race(&error) => return Ok(Attempt::Taken),
+        Err(error) => return Err(LoopError::io(format!("open {}", path.display()))(error)),
+    };
+    match raw::configure(node.as_fd(), config) {
+        Ok(()) => Ok(Attempt::Attached(number, path, node)),
+        Err(error) if is_race(&error) => Ok(Attempt::Taken),
+        Err(error) => Err(LoopError::io(format!("attach {}", path.display()))(error)),
+    }
 }
 
 fn describe(number: u32, path: PathBuf, info: &LoopInfo) -> LoopDevice {
@@ -364,8 +417,8 @@ fn node_path(number: u32) -> Result<PathBuf, LoopError> {
     let action = || format!("device node {}", path.display());
     let wanted = expected_number(number).map_err(LoopError::io(action()))?;
     match rdev(&path) {
-        Ok(found) if found == wanted => return Ok(path),
-        Ok(_) => return Err(LoopError::io(action())(io::Error::other("is the node of another device"))),
+        Ok(Some(found)) if found == wanted => return Ok(path),
+        Ok(_) => return Err(LoopError::WrongNode(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(LoopError::io(action())(error)),
     }
@@ -376,15 +429,16 @@ fn node_path(number: u32) -> Result<PathBuf, LoopError> {
         Err(error) => return Err(LoopError::io(action())(error.into())),
     }
     match rdev(&path) {
-        Ok(found) if found == wanted => Ok(path),
-        Ok(_) => Err(LoopError::io(action())(io::Error::other("is the node of another device"))),
+        Ok(Some(found)) if found == wanted => Ok(path),
+        Ok(_) => Err(LoopError::WrongNode(path)),
         Err(error) => Err(LoopError::io(action())(error)),
     }
 }
 
-fn rdev(path: &Path) -> io::Result<u64> {
+/// The number of the block device whose node this is; `None` when it is anything else.
+fn rdev(path: &Path) -> io::Result<Option<u64>> {
     let metadata = std::fs::symlink_metadata(path)?;
-    if metadata.file_type().is_block_device() { Ok(metadata.rdev()) } else { Err(io::Error::other("is no block device")) }
+    Ok(metadata.file_type().is_block_device().then(|| metadata.rdev()))
 }
 
 /// The device number that sysfs gives; partitions of loop devices shift the minors, so it is not always 7:N.

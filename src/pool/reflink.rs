@@ -16,8 +16,8 @@
 //! is in it; that ioctl commits its transaction, so a snapshot is there whole and durable or not at all, under its final name. A
 //! copy that must also grow is made under a temporary name like a file. Volumes there are NODATACOW unless checksums are asked for.
 //!
-//! *Attachment* is a loop device with direct I/O, found by the file's inode whenever it is asked for and never remembered:
-//! devices outlive this process. There is one for a file, or none.
+//! *Attachment* is a loop device with direct I/O, found by the file's inode whenever it is asked for: devices outlive this
+//! process. There is one for a file, or none. Only devices whose file is called like the object are opened.
 //!
 //! *Changed ranges* come from comparing the physical places of two snapshots' extents: what both share at the same offset is
 //! the same, everything else is reported. Both files exist while they are compared, so no place was given to other data
@@ -178,6 +178,12 @@ impl ReflinkPool {
         }
     }
 
+    /// The end of that file's path, by which its loop device is found: the object's id, whatever mount namespace looks.
+    fn tail(&self, object: Object) -> PathBuf {
+        let path = self.data_path(object);
+        path.strip_prefix(self.layout.parent(object)).map_or_else(|_| path.clone(), Path::to_path_buf)
+    }
+
     fn open_data(&self, object: Object, access: Access) -> Result<File, PoolError> {
         let path = self.data_path(object);
         let mut options = File::options();
@@ -197,7 +203,7 @@ impl ReflinkPool {
 
     /// The loop device of an object's file.
     fn device(&self, object: Object, file: &File) -> Result<Option<LoopDevice>, PoolError> {
-        let mut devices = loop_device::find(file).map_err(|error| loop_error(object, error))?;
+        let mut devices = loop_device::find_named(file, &self.tail(object)).map_err(|error| loop_error(object, error))?;
         let device = devices.pop();
         if let (Some(one), Some(other)) = (&device, devices.first()) {
             let by =
@@ -358,7 +364,7 @@ impl Pool for ReflinkPool {
             Object::Snapshot(id) => id.to_string(),
         };
         let options = LoopOptions { access, block_size: self.logical_block_size(), label: &label, direct_io: DirectIo::Required };
-        let device = loop_device::attach(&file, &options).map_err(|error| loop_error(object, error))?;
+        let device = loop_device::attach_named(&file, &self.tail(object), &options).map_err(|error| loop_error(object, error))?;
         Ok(Attachment { device: device.path, access: device.access })
     }
 
@@ -368,7 +374,7 @@ impl Pool for ReflinkPool {
             Err(PoolError::Missing(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        for device in loop_device::find(&file).map_err(|error| loop_error(object, error))? {
+        for device in loop_device::find_named(&file, &self.tail(object)).map_err(|error| loop_error(object, error))? {
             loop_device::detach(&device).map_err(|error| loop_error(object, error))?;
         }
         Ok(())
@@ -376,7 +382,13 @@ impl Pool for ReflinkPool {
 
     fn attachment(&self, object: Object) -> Result<Option<Attachment>, PoolError> {
         let file = self.open_data(object, Access::ReadOnly)?;
-        Ok(self.device(object, &file)?.map(|device| Attachment { device: device.path, access: device.access }))
+        // Asked for each volume each minute, so the device that was found before is looked at first.
+        let known = loop_device::recall(&file, &self.tail(object)).map_err(|error| loop_error(object, error))?;
+        let device = match known {
+            Some(device) => Some(device),
+            None => self.device(object, &file)?,
+        };
+        Ok(device.map(|device| Attachment { device: device.path, access: device.access }))
     }
 
     fn open(&self, object: Object, access: Access) -> Result<File, PoolError> {
@@ -461,11 +473,14 @@ fn check_estimate(counts: &[(Object, u64)], stall: Duration) -> Result<(), PoolE
 fn loop_error(object: Object, error: LoopError) -> PoolError {
     match error {
         LoopError::Attached(device) => PoolError::InUse { object, by: device.path.display().to_string() },
+        LoopError::Attaching => PoolError::InUse { object, by: "another call, which is attaching it".to_owned() },
         LoopError::Busy(path) => PoolError::InUse { object, by: format!("{}, which is open or mounted", path.display()) },
         error @ LoopError::NoDirectIo { .. } => PoolError::Unsupported(error.to_string()),
         error @ LoopError::Size { .. } => {
             PoolError::io(format!("attach {object}"), io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))
         }
+        error @ LoopError::WrongNode(_) => PoolError::io(format!("attach {object}"), io::Error::other(error)),
+        LoopError::Silent { device, source } => PoolError::io(format!("{object}: state of {}", device.display()), source),
         LoopError::Io { action, source } => PoolError::io(format!("{object}: {action}"), source),
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test support; no test uses all of it")]
 
+pub mod fuse;
+
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
@@ -44,11 +46,7 @@ impl Sandbox {
     }
 
     fn loops(&self) -> Vec<LoopDevice> {
-        let is_ours = |device: &LoopDevice| {
-            let backing = std::fs::read_to_string(format!("/sys/block/loop{}/loop/backing_file", device.number));
-            backing.is_ok_and(|backing| Path::new(backing.trim_end()).starts_with(&self.real))
-        };
-        loop_device::list().unwrap().into_iter().filter(is_ours).collect()
+        loop_device::beneath(&self.real).unwrap()
     }
 
     fn mount_points(&self) -> Vec<PathBuf> {

@@ -11,6 +11,7 @@ const SET_STATUS64: libc::Ioctl = 0x4c04;
 const GET_STATUS64: libc::Ioctl = 0x4c05;
 const SET_CAPACITY: libc::Ioctl = 0x4c07;
 const CONFIGURE: libc::Ioctl = 0x4c0a;
+const CTL_ADD: libc::Ioctl = 0x4c80;
 const CTL_GET_FREE: libc::Ioctl = 0x4c82;
 
 const READ_ONLY: u32 = 1;
@@ -112,6 +113,13 @@ fn put_label(field: &mut [u8; 64], label: &str) {
 pub(super) fn free_device(control: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: LOOP_CTL_GET_FREE takes no argument.
     let number = unsafe { ioctl::with_value(control, CTL_GET_FREE, 0) }?;
+    u32::try_from(number).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Makes a device with a number that is not used.
+pub(super) fn add_device(control: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: LOOP_CTL_ADD takes the number by value; -1 asks for any.
+    let number = unsafe { ioctl::with_value(control, CTL_ADD, libc::c_ulong::MAX) }?;
     u32::try_from(number).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 

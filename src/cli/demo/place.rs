@@ -197,14 +197,7 @@ fn mounts_beneath(folder: &Path, mounter: &dyn Mounter) -> Result<Vec<PathBuf>, 
 }
 
 fn loops_beneath(folder: &Path) -> Result<Vec<loop_device::LoopDevice>, CliError> {
-    let devices = loop_device::list().map_err(|error| CliError::because(Exit::Failed, "cannot list the loop devices", error))?;
-    Ok(devices.into_iter().filter(|device| backing_path(device.number).is_some_and(|path| path.starts_with(folder))).collect())
-}
-
-/// The path of the file behind a loop device, as it was when it was attached.
-fn backing_path(number: u32) -> Option<PathBuf> {
-    let text = fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file")).ok()?;
-    Some(PathBuf::from(text.trim_end_matches('\n').trim_end_matches(" (deleted)")))
+    loop_device::beneath(folder).map_err(|error| CliError::because(Exit::Failed, "cannot list the loop devices", error))
 }
 
 #[cfg(test)]
