@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod host_rules;
 mod root_support;
 
 use std::collections::BTreeMap;
@@ -18,12 +19,14 @@ use root_support::fuse::Fuse;
 use root_support::{Sandbox, attach, sparse_file};
 use windlass::block::Access;
 use windlass::block::loop_device::{self, LoopDevice, LoopError};
+use windlass::dm::node::DIRECTORY;
 use windlass::pool::DataChecksum;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
 use windlass::pool::reflink::{create_pool, open_pool};
-use windlass::types::{CapacityRange, FsType, Object, VolumeSize};
+use windlass::pool::thin::names::{Names, Part};
+use windlass::types::{CapacityRange, FsType, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
 
 const MIB: u64 = 1 << 20;
 /// Longest time for what takes some milliseconds each.
@@ -146,6 +149,47 @@ fn what_was_found_before_is_looked_at_again_each_time() {
     assert_eq!(loop_device::recall(&file, name).unwrap(), None);
     assert_eq!(loop_device::find(&file).unwrap(), []);
     drop(reused);
+}
+
+#[test]
+fn the_shipped_rules_keep_the_host_from_every_loop_device_of_a_pool() {
+    for fs_type in [FsType::Xfs, FsType::Btrfs] {
+        let sandbox = Sandbox::new();
+        let image = sandbox.pool(fs_type);
+        let directory = image.directory().join("pool");
+        create_pool(&directory).unwrap();
+        let pool = open_pool(&directory, Arc::new(NothingToHold)).unwrap();
+        let volume = pool.create_volume(&new_volume("volume")).unwrap().into_inner().id;
+        let request = NewSnapshot { name: "cut".to_owned().try_into().unwrap(), source: volume, parameters: BTreeMap::new() };
+        let snapshot = pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id;
+        for (object, access) in [(Object::Volume(volume), Access::ReadWrite), (Object::Snapshot(snapshot), Access::ReadOnly)] {
+            let node = pool.attach(object, access).unwrap().device;
+            let name = node.file_name().unwrap().to_str().unwrap();
+            let backing = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap();
+            assert!(host_rules::udev_leaves_alone(name, "loop/backing_file", backing.trim_end()), "{backing}");
+            assert!(host_rules::lvm_leaves_out(node.to_str().unwrap()), "{}", node.display());
+            pool.detach(object).unwrap();
+        }
+        drop(pool);
+        image.close().unwrap();
+    }
+    assert!(!host_rules::udev_leaves_alone("loop0", "loop/backing_file", "/srv/disk.img"));
+    assert!(!host_rules::lvm_leaves_out("/dev/sda"));
+}
+
+#[test]
+fn the_shipped_rules_keep_the_host_from_every_device_of_a_thin_pool() {
+    let names = Names::new(PoolId::random());
+    let objects = [Part::Object(Object::Volume(VolumeId::random())), Part::Object(Object::Snapshot(SnapshotId::random()))];
+    for part in [Part::Catalogue, Part::Metadata, Part::Data, Part::Pool].into_iter().chain(objects) {
+        let (name, uuid) = (names.name(part).unwrap().to_string(), names.uuid(part).unwrap().to_string());
+        assert!(host_rules::udev_leaves_alone("dm-7", "dm/uuid", &uuid), "{uuid}");
+        for directory in ["/dev/mapper", DIRECTORY] {
+            assert!(host_rules::lvm_leaves_out(&format!("{directory}/{name}")), "{directory}/{name}");
+        }
+    }
+    assert!(!host_rules::udev_leaves_alone("dm-7", "dm/uuid", "LVM-abc"));
+    assert!(!host_rules::lvm_leaves_out("/dev/mapper/vg-root"));
 }
 
 /// Set in the process that has a /dev of its own.
