@@ -197,6 +197,13 @@ impl Pool for MemoryPool {
         })
     }
 
+    fn size(&self, object: Object) -> Result<VolumeSize, PoolError> {
+        let objects = self.objects();
+        let file = &objects.get(&object).ok_or(PoolError::Missing(object))?.file;
+        let bytes = file.metadata().map_err(|error| PoolError::io("look at an object in memory", error))?.len();
+        VolumeSize::new(bytes).map_err(|error| PoolError::io(format!("size of {object}"), io::Error::other(error)))
+    }
+
     fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
         self.around(Verb::Attach, || {
             let mut objects = self.objects();

@@ -293,6 +293,12 @@ pub trait Pool: Send + Sync {
     /// [`PoolError::NoSpace`], [`PoolError::Io`].
     fn grow(&self, volume: VolumeId, size: VolumeSize) -> Result<(), PoolError>;
 
+    /// The size of an object as it is stored. After a growth that failed it may be more than anybody was told.
+    ///
+    /// # Errors
+    /// [`PoolError::Missing`], [`PoolError::Io`].
+    fn size(&self, object: Object) -> Result<VolumeSize, PoolError>;
+
     /// Makes the device of an object. Attached already with at least this access: the same device again.
     ///
     /// # Errors

@@ -346,8 +346,15 @@ impl Pool for ReflinkPool {
         }
     }
 
+    fn size(&self, object: Object) -> Result<VolumeSize, PoolError> {
+        let file = self.open_data(object, Access::ReadOnly)?;
+        let bytes = file.metadata().map_err(|error| self.io("look at", object, error))?.len();
+        VolumeSize::new(bytes).map_err(|error| self.io("size of", object, io::Error::other(error)))
+    }
+
     fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
         let file = self.open_data(object, access)?;
+        let direct_io = self.direct_io(object, &file)?;
         if let Some(device) = self.device(object, &file)? {
             if device.vanishing {
                 // Somebody detached it while it was open; given out again, it would vanish under its next user.

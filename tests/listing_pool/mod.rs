@@ -49,6 +49,9 @@ impl Pool for Injected {
     fn grow(&self, volume: VolumeId, size: VolumeSize) -> Result<(), PoolError> {
         self.inner.grow(volume, size)
     }
+    fn size(&self, object: Object) -> Result<VolumeSize, PoolError> {
+        self.inner.size(object)
+    }
     fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
         self.inner.attach(object, access)
     }

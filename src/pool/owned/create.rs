@@ -106,11 +106,14 @@ impl OwnedPool {
 
     fn source(&self, source: Object) -> Result<Source, PoolError> {
         let found = match source {
-            Object::Volume(id) => self.catalogue.volume(id)?.map(|volume| Source {
-                size: volume.size,
-                checksum: volume.checksum,
-                logical_block_size: volume.logical_block_size,
-            }),
+            Object::Volume(id) => match self.catalogue.volume(id)? {
+                Some(volume) => {
+                    self.check_sound(source)?;
+                    let volume = self.settle_size(volume)?;
+                    Some(Source { size: volume.size, checksum: volume.checksum, logical_block_size: volume.logical_block_size })
+                }
+                None => None,
+            },
             Object::Snapshot(id) => self.catalogue.snapshot(id)?.map(|snapshot| Source {
                 size: snapshot.size,
                 checksum: snapshot.checksum,

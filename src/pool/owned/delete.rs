@@ -25,6 +25,7 @@ impl OwnedPool {
         }
         // A device without a publication is a remnant: of another boot's mounts, or of an attach whose caller died.
         self.detach_remnant(object)?;
+        let interrupted = self.growths(id)?;
         let intent = self.catalogue.commit("delete_volume.intent", |change| {
             // Publications are recorded without this lock: one that came since the look above is decided on here.
             if let Some(publication) = change.publications(id)?.first() {
@@ -32,16 +33,19 @@ impl OwnedPool {
             }
             change.remove_volume(&volume)?;
             // A growth that was interrupted is over with the volume.
-            for (id, intent) in self.catalogue.intents()? {
-                if matches!(intent, Intent::Grow { volume: grown, .. } if grown == volume.id) {
-                    change.drop_intent(id)?;
-                }
-            }
+            interrupted.iter().try_for_each(|&growth| change.drop_intent(growth))?;
             change.add_intent(&Intent::DeleteVolume { volume: volume.clone() })
         })?;
         self.delete_object(object, intent, |pool| {
+            // An interrupted growth may have made it larger than its record, and its device must follow: both are again
+            // what they were, but for the record, which is as large as the object.
+            let stored = pool.pool.size(object)?;
+            let reinstated = Volume { size: volume.size.max(stored), ..volume.clone() };
             pool.catalogue.commit("delete_volume.reinstate", |change| {
-                change.put_volume(&volume)?;
+                change.put_volume(&reinstated)?;
+                if !interrupted.is_empty() {
+                    change.add_intent(&Intent::Grow { volume: id, size: reinstated.size })?;
+                }
                 change.drop_intent(intent)
             })
         })?;

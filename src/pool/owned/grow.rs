@@ -1,14 +1,21 @@
 //! Growing volumes. They never shrink.
+//!
+//! The steps are an intent, the growth of the object and its device, and a commit of the record. A growth that fails half way may leave the
+//! object larger than its record. A record that says less than the device holds would cut snapshots and exports short, so the
+//! record is brought to the object's size ([`OwnedPool::settle_size`]) as soon as the failure is seen, and again before anything is
+//! read from the record that must be whole: the next growth, to whatever size, and each snapshot and copy. The intent of the
+//! failed growth stays until a later one or the next start has made the device follow as well.
 
 use super::{OwnedPool, act};
 use crate::pool::PoolError;
-use crate::pool::intent::Intent;
+use crate::pool::intent::{Intent, IntentId};
 use crate::pool::record::Volume;
 use crate::types::{CapacityRange, Object, VolumeId};
 
 impl OwnedPool {
     /// Grows a volume into a range, attached or not. A volume that lies in it, or above its lower bound without an upper
-    /// one, stays as it is. The file system on it is grown by the layer above.
+    /// one, stays as it is. The file system on it is grown by the layer above. When an earlier growth failed half way, the
+    /// volume is at least as large as that one left it.
     ///
     /// # Errors
     /// [`PoolError::Missing`], [`PoolError::Size`] (it is larger than the limit, or no size lies in the range),
@@ -16,26 +23,29 @@ impl OwnedPool {
     pub fn grow_volume(&self, id: VolumeId, capacity: CapacityRange) -> Result<Volume, PoolError> {
         let object = Object::Volume(id);
         let _locked = self.lock_objects([object])?;
-        let mut volume = self.catalogue.volume(id)?.ok_or(PoolError::Missing(object))?;
+        let volume = self.catalogue.volume(id)?.ok_or(PoolError::Missing(object))?;
         self.check_sound(object)?;
+        let mut volume = self.settle_size(volume)?;
         let no_size =
             || PoolError::Size(format!("the volume has {} bytes, and volumes do not shrink: no size fits", volume.size.bytes()));
         let size = capacity.choose(volume.size, volume.size).ok_or_else(no_size)?;
-        if size == volume.size {
+        let interrupted = self.growths(id)?;
+        if size == volume.size && interrupted.is_empty() {
             return Ok(volume);
         }
         self.check_fits(size)?;
         let intent = self.catalogue.commit("grow.intent", |change| {
-            // A growth of this volume that failed earlier is superseded: it was to a size that is asked for again, or not.
-            for (earlier, intent) in self.catalogue.intents()? {
-                if matches!(intent, Intent::Grow { volume, .. } if volume == id) {
-                    change.drop_intent(earlier)?;
-                }
-            }
+            // Growths of this volume that failed earlier are superseded: the record has the size they came to, and this one
+            // brings the device along.
+            interrupted.iter().try_for_each(|&earlier| change.drop_intent(earlier))?;
             change.add_intent(&Intent::Grow { volume: id, size })
         })?;
-        // On an error the intent stays: the object may have grown, and the next attempt or start brings the record along.
-        act("grow", || self.pool.grow(id, size))?;
+        if let Err(error) = act("grow", || self.pool.grow(id, size)) {
+            if let Err(unsettled) = self.settle_size(volume) {
+                tracing::warn!(volume = %id, error = %unsettled, "after a failed growth the size of a volume is not recorded yet");
+            }
+            return Err(error);
+        }
         volume.size = size;
         self.catalogue.commit("grow.commit", |change| {
             // Read again: publications and format are recorded without this lock's knowledge of the rest of the record.
@@ -46,5 +56,38 @@ impl OwnedPool {
         })?;
         tracing::info!(volume = %id, size = size.bytes(), "volume grown");
         Ok(volume)
+    }
+
+    /// The record of a volume, whose lock is held, brought to at least the size that its object has.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`], [`PoolError::Catalogue`].
+    pub(super) fn settle_size(&self, mut volume: Volume) -> Result<Volume, PoolError> {
+        let object = Object::Volume(volume.id);
+        let stored = match self.pool.size(object) {
+            Ok(stored) => stored,
+            // Whatever is wanted of it says so.
+            Err(PoolError::Missing(_)) => return Ok(volume),
+            Err(error) => return Err(error),
+        };
+        if stored <= volume.size {
+            return Ok(volume);
+        }
+        self.catalogue.commit("settle_size", |change| {
+            let mut current = change.volume(volume.id)?.ok_or(PoolError::Missing(object))?;
+            current.size = current.size.max(stored);
+            change.put_volume(&current)
+        })?;
+        tracing::warn!(volume = %volume.id, recorded = volume.size.bytes(), size = stored.bytes(),
+            "a volume had grown further than its record said: the record follows");
+        volume.size = stored;
+        Ok(volume)
+    }
+
+    /// Growths of a volume that were begun and not finished.
+    pub(super) fn growths(&self, id: VolumeId) -> Result<Vec<IntentId>, PoolError> {
+        let mut growths = self.catalogue.intents()?;
+        growths.retain(|(_, intent)| matches!(intent, Intent::Grow { volume, .. } if *volume == id));
+        Ok(growths.into_iter().map(|(id, _)| id).collect())
     }
 }

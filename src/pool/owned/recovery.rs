@@ -88,12 +88,14 @@ fn recover_one(
             tracing::info!(snapshot = %snapshot.id, name = %snapshot.name, "interrupted deletion of a snapshot finished");
         }
         Intent::Grow { volume, size } => {
+            let mut stored = *size;
             if catalogue.volume(*volume)?.is_some() {
                 act("recover_grow", || pool.grow(*volume, *size))?;
+                stored = pool.size(Object::Volume(*volume))?;
             }
             catalogue.commit("recover.grow", |change| {
                 if let Some(mut record) = change.volume(*volume)? {
-                    record.size = record.size.max(*size);
+                    record.size = record.size.max(stored);
                     change.put_volume(&record)?;
                 }
                 change.drop_intent(id)

@@ -95,6 +95,7 @@ impl OwnedPool {
         let source = Object::Volume(request.source);
         let volume = self.catalogue.volume(request.source)?.ok_or(PoolError::SourceMissing(source))?;
         self.check_sound(source)?;
+        let volume = self.settle_size(volume)?;
         Ok(Snapshot {
             id: SnapshotId::random(),
             name: request.name.clone(),

@@ -311,6 +311,10 @@ impl Pool for ThinPool {
         self.devices.resize(&thin, size.max(thin.size))
     }
 
+    fn size(&self, object: Object) -> Result<VolumeSize, PoolError> {
+        self.record(object).map(|thin| thin.size)
+    }
+
     fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
         self.devices.attach(&self.device_record(object)?, access)
     }
