@@ -27,18 +27,28 @@ pub fn clone_file(source: &File, destination: &File) -> io::Result<()> {
     unsafe { ioctl::with_value(destination.as_fd(), FICLONE, number) }.map(drop)
 }
 
-/// Whether files in `directory` can share extents, found by trying it with two nameless files.
+/// Whether the file system of an empty file, open for reading and writing, can share extents; found by asking it to share nothing
+/// with itself. Nothing is written or allocated, so a full file system answers as well.
+///
+/// # Errors
+/// Whatever the system reports beyond "cannot"; `InvalidInput` when the file is not empty.
+pub fn has_reflink(empty: &File) -> io::Result<bool> {
+    if empty.metadata()?.len() != 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an empty file"));
+    }
+    match clone_file(empty, empty) {
+        Ok(()) => Ok(true),
+        Err(error) if cannot(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether files in `directory` can share extents, found by trying it with two nameless files. Takes a block of it for a moment.
 ///
 /// # Errors
 /// Whatever the system reports beyond "cannot".
 pub fn supports_reflink(directory: &Path) -> io::Result<bool> {
     let nameless = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory);
-    let cannot = |error: &io::Error| {
-        matches!(
-            error.raw_os_error(),
-            Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL | libc::EXDEV | libc::ENOSYS | libc::EISDIR)
-        )
-    };
     let attempt = || {
         let (source, destination) = (nameless()?, nameless()?);
         source.write_all_at(&[0x5a; 4096], 0)?;
@@ -49,4 +59,11 @@ pub fn supports_reflink(directory: &Path) -> io::Result<bool> {
         Err(error) if cannot(&error) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+fn cannot(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL | libc::EXDEV | libc::ENOSYS | libc::EISDIR)
+    )
 }

@@ -24,6 +24,9 @@
 //! meanwhile. Defragmentation or balancing over-reports, never under-reports. Unwritten extents are holes. On XFS the extents
 //! come from FIEMAP, on Btrfs from the snapshot's tree (`extents`).
 //!
+//! *A full pool* opens, is recovered and emptied: [`ReflinkPool::open`] writes nothing, and deletions take only what file systems keep
+//! back for them.
+//!
 //! A crash between any two steps leaves a temporary name (swept), or an object that the catalogue has an intent for. This
 //! module never copies data to share it, and never touches a name that it did not give.
 
@@ -101,7 +104,7 @@ pub fn create_pool(directory: &Path) -> Result<PoolId, PoolError> {
     }
     let layout = Layout::new(absolute(directory)?);
     layout.check_unused()?;
-    check_sharing(layout.root())?;
+    try_sharing(layout.root())?;
     let _lock = lock(&layout)?;
     // Again, now that nobody else can be at it.
     layout.check_unused()?;
@@ -127,8 +130,12 @@ fn absolute(directory: &Path) -> Result<PathBuf, PoolError> {
     fs::canonicalize(directory).map_err(|error| PoolError::io(format!("find the directory {}", directory.display()), error))
 }
 
-fn check_sharing(directory: &Path) -> Result<(), PoolError> {
-    let supported = reflink::supports_reflink(directory);
+/// Tries it, which takes a block of the file system: for a new pool.
+fn try_sharing(directory: &Path) -> Result<(), PoolError> {
+    check_sharing(directory, reflink::supports_reflink(directory))
+}
+
+fn check_sharing(directory: &Path, supported: io::Result<bool>) -> Result<(), PoolError> {
     if supported.map_err(|error| PoolError::io(format!("try to share extents in {}", directory.display()), error))? {
         return Ok(());
     }
@@ -157,8 +164,10 @@ impl ReflinkPool {
     pub fn open(directory: &Path) -> Result<Self, PoolError> {
         let layout = Layout::new(absolute(directory)?);
         layout.check_used()?;
-        check_sharing(layout.root())?;
         let lock = lock(&layout)?;
+        // The pool was made where sharing had been tried. Whether it still lies on such a file system is asked without writing:
+        // a pool without a free byte must open, for whoever makes room in it needs it open.
+        check_sharing(layout.root(), reflink::has_reflink(&lock))?;
         let look = |error| PoolError::io(format!("look at the file system of {}", layout.root().display()), error);
         let (sharing, mechanism) = if btrfs::is_btrfs(layout.root()).map_err(look)? {
             (Sharing::Subvolumes, "btrfs")

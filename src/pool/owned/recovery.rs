@@ -15,12 +15,23 @@ pub(super) struct Findings {
     pub(super) damaged: BTreeMap<Object, String>,
 }
 
-/// Finishes or undoes every interrupted change, oldest first. One that resists is logged and kept for the next start.
+/// Ends every hold that was left, then finishes or undoes every interrupted change, oldest first. One that resists is logged and
+/// kept for the next start; so is one for whose commit there is no room, since a full pool must open to be emptied.
 pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quiesce) -> Result<(), PoolError> {
-    for (id, intent) in catalogue.intents()? {
-        match recover_one(pool, catalogue, quiesce, id, &intent) {
+    let intents = catalogue.intents()?;
+    // All of them before the first change: no writer waits for a catalogue that does not take one.
+    let mut held = BTreeSet::new();
+    for (id, intent) in &intents {
+        let (Intent::CreateVolume { holds, .. } | Intent::CreateSnapshots { holds, .. }) = intent else { continue };
+        if let Err(error) = release(pool, quiesce, holds) {
+            tracing::error!(intent = id.0, ?intent, %error, "a hold that an earlier process left could not be ended");
+            held.insert(*id);
+        }
+    }
+    for (id, intent) in intents.into_iter().filter(|(id, _)| !held.contains(id)) {
+        match recover_one(pool, catalogue, id, &intent) {
             Ok(()) => {}
-            // The catalogue must work; the rest may be a matter of one object.
+            // The catalogue must work; the rest may be a matter of one object, or of room.
             Err(error @ PoolError::Catalogue(_)) => return Err(error),
             Err(error) => tracing::error!(intent = id.0, ?intent, %error, "an interrupted change could not be recovered"),
         }
@@ -28,16 +39,9 @@ pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quie
     Ok(())
 }
 
-fn recover_one(
-    pool: &dyn Pool,
-    catalogue: &Catalogue,
-    quiesce: &dyn Quiesce,
-    id: IntentId,
-    intent: &Intent,
-) -> Result<(), PoolError> {
+fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, intent: &Intent) -> Result<(), PoolError> {
     match intent {
-        Intent::CreateVolume { volume, holds } => {
-            release(pool, quiesce, holds)?;
+        Intent::CreateVolume { volume, .. } => {
             act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
             catalogue.commit("recover.undo_volume", |change| {
                 pool.unregister(change, Object::Volume(volume.id))?;
@@ -45,8 +49,7 @@ fn recover_one(
             })?;
             tracing::warn!(volume = %volume.id, name = %volume.name, "interrupted creation of a volume undone");
         }
-        Intent::CreateSnapshots { snapshots, holds } => {
-            release(pool, quiesce, holds)?;
+        Intent::CreateSnapshots { snapshots, .. } => {
             for snapshot in snapshots {
                 act("recover_delete", || remove(pool, Object::Snapshot(snapshot.id)))?;
             }
