@@ -25,7 +25,7 @@
 //! * One operation per object and name; a second gets [`PoolError::Busy`]. Sources are pinned, so that many copies may be
 //!   made of one snapshot at a time.
 //! * A deleted snapshot that somebody used is kept as an anchor (`anchors`): invisible, a base for what changed since, and
-//!   evicted before anything is refused for want of space.
+//!   evicted before anything is refused for want of space, and while writers have no more than the reserve left (`watch`).
 //! * Objects that no record names are quarantined: reported by [`OwnedPool::status`], never touched. Records whose object is
 //!   missing or cut short stay, are reported as damaged, and refuse to be used: they are never taken for deleted.
 //! * It never sees a mount: whether a volume may be formatted is recorded here and decided above.
@@ -42,6 +42,7 @@ mod retention;
 mod snapshots;
 mod status;
 mod volumes;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -52,6 +53,7 @@ pub use self::lease::Lease;
 use self::restore::Restoring;
 pub use self::restore::{RestoreStart, RestoreTarget};
 pub use self::status::{AnchorStatus, PoolStatus};
+use self::watch::Watch;
 use super::catalogue::Catalogue;
 use super::locks::{Key, Locked, OperationLocks};
 use super::{Demand, FREEZE_DEADLINE, Pool, PoolError, PoolKind, Quiesce, Release};
@@ -61,13 +63,15 @@ use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
 
 /// A pool with its catalogue. All methods block and may be called from several threads.
 pub struct OwnedPool {
+    // Ended before all else goes.
+    watch: Option<Watch>,
     // Dropped before the pool, on whose device it may lie.
     catalogue: Catalogue,
     pool: Arc<dyn Pool>,
     quiesce: Arc<dyn Quiesce>,
     locks: OperationLocks,
-    restoring: Mutex<BTreeMap<VolumeId, Restoring>>,
-    quarantined: Vec<String>,
+    restoring: Arc<Mutex<BTreeMap<VolumeId, Restoring>>>,
+    quarantined: Arc<[String]>,
     /// Objects that a record names and that are missing or too short, each with what is wrong.
     damaged: Arc<Mutex<Damaged>>,
 }
@@ -91,16 +95,40 @@ impl OwnedPool {
         recovery::recover(pool.as_ref(), &catalogue, quiesce.as_ref())?;
         let findings = recovery::compare(pool.as_ref(), &catalogue)?;
         let owned = Self {
+            watch: None,
             pool,
             catalogue,
             quiesce,
             locks: OperationLocks::default(),
-            restoring: Mutex::default(),
-            quarantined: findings.quarantined,
+            restoring: Arc::default(),
+            quarantined: findings.quarantined.into(),
             damaged: Arc::new(Mutex::new(findings.damaged)),
         };
         owned.evict_leftovers()?;
         Ok(owned)
+    }
+
+    /// Watches the pool's space from now on, until it is dropped: anchors give way to writers (`watch`).
+    ///
+    /// # Errors
+    /// [`PoolError::Io`] when no thread can be started.
+    pub fn watched(mut self) -> Result<Self, PoolError> {
+        self.watch = Some(Watch::start(self.shared())?);
+        Ok(self)
+    }
+
+    /// Another reference to the same open pool, without its watch.
+    fn shared(&self) -> Self {
+        Self {
+            watch: None,
+            catalogue: self.catalogue.clone(),
+            pool: Arc::clone(&self.pool),
+            quiesce: Arc::clone(&self.quiesce),
+            locks: self.locks.clone(),
+            restoring: Arc::clone(&self.restoring),
+            quarantined: Arc::clone(&self.quarantined),
+            damaged: Arc::clone(&self.damaged),
+        }
     }
 
     /// The pool's identity.

@@ -123,7 +123,7 @@ pub fn create_pool(directory: &Path) -> Result<PoolId, PoolError> {
 pub fn open_pool(directory: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, PoolError> {
     let pool = ReflinkPool::open(directory)?;
     let catalogue = Catalogue::open(&pool.layout.catalogue())?;
-    OwnedPool::open(Arc::new(pool), catalogue, quiesce)
+    OwnedPool::open(Arc::new(pool), catalogue, quiesce)?.watched()
 }
 
 fn absolute(directory: &Path) -> Result<PathBuf, PoolError> {

@@ -45,6 +45,13 @@ fn describe(pool: &windlass::PoolStatus) -> String {
         pool.volume_count,
         pool.snapshot_count,
     );
+    let (anchors, held) = anchors(pool);
+    if anchors > 0 {
+        text.push_str(&format!(
+            "  {anchors} deleted snapshots are kept as bases of increments: they hold {}, given up when space is short\n",
+            size(held)
+        ));
+    }
     if let Some(thin) = &pool.thin {
         text.push_str(&format!(
             "  metadata: {} of {} used, transaction {}; new volumes are refused at {} %, new snapshots at {} %\n",
@@ -87,6 +94,12 @@ fn describe(pool: &windlass::PoolStatus) -> String {
     text
 }
 
+/// How many deleted snapshots are kept, and what they hold at least that nothing else does, in bytes.
+fn anchors(pool: &windlass::PoolStatus) -> (usize, u64) {
+    let anchors = pool.objects.iter().filter(|object| object.kind == "anchor");
+    anchors.fold((0, 0), |(count, held), anchor| (count + 1, held + anchor.exclusive_bytes))
+}
+
 fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
     let object = |object: &windlass::ObjectUsage| {
         json!({
@@ -113,6 +126,8 @@ fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
         "thin": pool.thin.as_ref().map(thin_json),
         "volume_count": pool.volume_count,
         "snapshot_count": pool.snapshot_count,
+        "anchor_count": anchors(pool).0,
+        "anchor_bytes": anchors(pool).1,
         "quarantined": pool.quarantined,
         "objects": pool.objects.iter().map(object).collect::<Vec<_>>(),
     })
@@ -152,6 +167,15 @@ mod tests {
         assert!(text.starts_with("pool p reflink at /srv (xfs): ready\n  4.0 GiB of 10.0 GiB available, 1.0 GiB kept"), "{text}");
         assert!(text.contains("left alone: volumes/lost\n") && text.contains("v-1"), "{text}");
         assert_eq!(to_json(&pool)["objects"][0]["name"], "data");
+    }
+
+    #[test]
+    fn what_deleted_snapshots_hold_is_said() {
+        let anchor = || windlass::ObjectUsage { kind: "anchor".to_owned(), exclusive_bytes: 1 << 20, ..Default::default() };
+        let volume = windlass::ObjectUsage { kind: "volume".to_owned(), exclusive_bytes: 1 << 30, ..Default::default() };
+        let pool = windlass::PoolStatus { objects: vec![volume, anchor(), anchor()], ..Default::default() };
+        assert!(describe(&pool).contains("2 deleted snapshots are kept as bases of increments: they hold 2.0 MiB"));
+        assert_eq!((&to_json(&pool)["anchor_count"], &to_json(&pool)["anchor_bytes"]), (&json!(2), &json!(2 << 20)));
     }
 
     #[test]

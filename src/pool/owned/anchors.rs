@@ -3,8 +3,8 @@
 //! A snapshot that somebody used (exported it, read its ranges, made a volume from it) is usually the base of that consumer's
 //! next increment, and usually deleted by then. Its deletion takes it out of sight as any other does, name and all, but moves
 //! its record to the anchors in the same commit, and the object stays what it was. Which ones are kept is decided in
-//! `retention`; the rest is *evicted*, and so are all that hold data, oldest first, before a new volume or snapshot is refused for
-//! want of space.
+//! `retention`, and so is the order in which the rest goes: what is surplus is *evicted* at once, and those that hold data before
+//! a new volume or snapshot is refused for want of space, and while writers have only the reserve left (`watch`).
 //!
 //! * Deletion into an anchor is one commit: before it the snapshot is there, after it the anchor is.
 //! * A pool that need not keep the snapshot itself then reduces it ([`Pool::condense`](crate::pool::Pool::condense)), which is an
@@ -19,7 +19,7 @@
 
 use std::collections::BTreeSet;
 
-use super::retention::{Origin, age, surplus};
+use super::retention::{Origin, eviction_order, surplus};
 use super::{OwnedPool, act};
 use crate::pool::catalogue::Change;
 use crate::pool::intent::Intent;
@@ -102,7 +102,7 @@ impl OwnedPool {
         }
     }
 
-    /// Space of the pool after as many anchors were evicted, oldest first, as it takes to make room for new volumes and
+    /// Space of the pool after as many anchors were evicted, in their order, as it takes to make room for new volumes and
     /// snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
     pub(super) fn make_room(&self, demand: Demand) -> Result<PoolUsage, PoolError> {
         let usage = self.pool.usage()?;
@@ -115,7 +115,7 @@ impl OwnedPool {
             return Ok(usage);
         }
         let mut freed = 0_u64;
-        for anchor in self.anchors_oldest_first()? {
+        for anchor in self.anchors_to_evict()? {
             let held = self.held_by(&anchor);
             if held.is_some_and(|held| held.allocated == 0) {
                 // Reduced to what is needed of it as a base: its eviction would free nothing.
@@ -143,7 +143,7 @@ impl OwnedPool {
     }
 
     /// Goes on with deletions of snapshots, evictions among them, whose act failed earlier in this process.
-    fn finish_evictions(&self) -> Result<(), PoolError> {
+    pub(super) fn finish_evictions(&self) -> Result<(), PoolError> {
         for (_, intent) in self.catalogue.intents()? {
             if let Intent::DeleteSnapshot { snapshot } = intent
                 && let Err(error) = self.finish_deletion(Object::Snapshot(snapshot.id))
@@ -161,8 +161,7 @@ impl OwnedPool {
     pub fn available_bytes(&self) -> Result<u64, PoolError> {
         let mut usage = self.pool.usage()?;
         if usage.available() == 0 {
-            let evictable: u64 = self.catalogue.anchors()?.iter().map(|anchor| self.exclusive_bytes(anchor)).sum();
-            usage.free = usage.free.saturating_add(evictable);
+            usage.free = usage.free.saturating_add(self.held_by_anchors()?);
         }
         Ok(usage.available())
     }
@@ -173,17 +172,26 @@ impl OwnedPool {
     }
 
     /// The space that an anchor refers to, if that can be told.
-    fn held_by(&self, anchor: &Anchor) -> Option<ObjectUsage> {
+    pub(super) fn held_by(&self, anchor: &Anchor) -> Option<ObjectUsage> {
         self.pool.object_usage(Object::Snapshot(anchor.snapshot.id)).ok()
     }
 
-    fn anchors_oldest_first(&self) -> Result<Vec<Anchor>, PoolError> {
+    /// What all anchors together hold at least that nothing else does, in bytes: what is shared by two of them only is left out.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub(super) fn held_by_anchors(&self) -> Result<u64, PoolError> {
+        Ok(self.catalogue.anchors()?.iter().map(|anchor| self.exclusive_bytes(anchor)).sum())
+    }
+
+    /// All anchors, in the order in which they are given up for space.
+    pub(super) fn anchors_to_evict(&self) -> Result<Vec<Anchor>, PoolError> {
         let mut anchors = self.catalogue.anchors()?;
-        anchors.sort_unstable_by_key(|anchor| age(&anchor.snapshot));
+        eviction_order(&mut anchors);
         Ok(anchors)
     }
 
-    fn evict(&self, anchor: &Anchor) -> Result<Eviction, PoolError> {
+    pub(super) fn evict(&self, anchor: &Anchor) -> Result<Eviction, PoolError> {
         let snapshot = &anchor.snapshot;
         let object = Object::Snapshot(snapshot.id);
         let _locked = match self.locks.lock([Key::Object(object)]) {
@@ -212,7 +220,7 @@ impl OwnedPool {
 
 /// What became of an eviction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Eviction {
+pub(super) enum Eviction {
     /// The anchor is gone.
     Done,
     /// Somebody reads it, or evicts it just now.

@@ -33,6 +33,16 @@ pub(super) fn surplus(origin: Origin, live: &[Snapshot], anchors: &[Anchor]) -> 
     surplus
 }
 
+/// Puts the anchors of a pool into the order in which they are given up for space.
+///
+/// First those that only volumes were made from: whoever copies a snapshot on the node itself loses nothing but an increment that was never asked for. Then the
+/// bases of repositories and metadata clients, the one first that was cut longest ago: its consumer has not come back for the
+/// longest time. So copies that are made and dropped every hour never cost a daily backup its base.
+pub(super) fn eviction_order(anchors: &mut [Anchor]) {
+    let is_base = |snapshot: &Snapshot| snapshot.used_by.iter().any(|consumer| *consumer != Consumer::Source);
+    anchors.sort_unstable_by_key(|anchor| (is_base(&anchor.snapshot), age(&anchor.snapshot)));
+}
+
 /// Orders the snapshots of a pool by their cuts, the oldest first; the id tells those of one set apart. The clock, which may
 /// have jumped, decides only between records that are older than the numbers.
 pub(super) fn age(snapshot: &Snapshot) -> (u64, Timestamp, SnapshotId) {
@@ -126,6 +136,19 @@ mod tests {
         let anchors = [anchor(1, &[repository("a")])];
         assert_eq!(serials(Origin::Deleted, &[snapshot(2, &[])], &anchors), Vec::<u64>::new());
         assert_eq!(serials(Origin::Deleted, &[], &anchors), [1]);
+    }
+
+    #[test]
+    fn for_space_local_copies_go_before_bases_of_backups_and_the_oldest_first() {
+        let daily = repository("daily");
+        let mut anchors = [
+            anchor(1, std::slice::from_ref(&daily)),
+            anchor(4, &[META]),
+            anchor(2, &[Consumer::Source]),
+            anchor(3, &[Consumer::Source, META]),
+        ];
+        eviction_order(&mut anchors);
+        assert_eq!(anchors.map(|anchor| anchor.snapshot.serial), [2, 1, 3, 4]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl OwnedPool {
             snapshots: self.catalogue.snapshots()?.len(),
             anchors: self.catalogue.anchors()?.len(),
             restores: self.restoring().len(),
-            quarantined: self.quarantined.clone(),
+            quarantined: self.quarantined.to_vec(),
             damaged: self.damaged().iter().map(|(object, what)| format!("{object}: {what}")).collect(),
         })
     }

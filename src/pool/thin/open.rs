@@ -107,7 +107,7 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
         _active: Active(Arc::clone(&stack)),
         _monitor: Monitor::start(Watched { dm, name, place, block_size, growth: Growth::new(devices, stack) })?,
     };
-    OwnedPool::open(Arc::new(pool), catalogue, quiesce)
+    OwnedPool::open(Arc::new(pool), catalogue, quiesce)?.watched()
 }
 
 /// Makes a pool. Interrupted, it may be called again.

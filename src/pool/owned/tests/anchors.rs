@@ -1,5 +1,6 @@
 //! Deleted snapshots that are kept: what they answer, and when they go.
 
+use super::super::watch::Seen;
 use super::*;
 use crate::pool::record::Consumer;
 use crate::types::RangeStream;
@@ -322,4 +323,48 @@ fn an_eviction_that_failed_is_repeated_when_room_is_wanted() {
     world.create("two");
     assert!(!world.stored(base.id));
     world.assert_tidy();
+}
+
+#[test]
+fn writers_are_given_anchors_one_at_a_time_until_they_have_more_than_the_reserve() {
+    let world = World::over(MemoryPool::with_capacity(20 * MIB), Arc::new(NothingToHold));
+    let request = NewVolume { capacity: CapacityRange::exactly(bytes(16 * MIB)), ..new_volume("one") };
+    let volume = world.owned.create_volume(&request).unwrap().into_inner();
+    world.write(volume.id, 0, &vec![7; 4 * MIB as usize]);
+    let [copied, daily, weekly] =
+        [Consumer::Source, repository("aa"), repository("bb")].map(|by| world.leave_anchor("base", volume.id, &by).id);
+    // 16 MiB of 20 are taken, 2 are the reserve.
+    let mut seen = Seen::default();
+    world.owned.look(&mut seen);
+    assert_eq!(world.anchored(), [copied, daily, weekly]);
+    // A writer comes down to the reserve.
+    world.write(volume.id, 4 * MIB, &vec![7; 2 * MIB as usize]);
+    world.owned.look(&mut seen);
+    assert_eq!(world.anchored(), [daily, weekly], "a copy's goes before a backup's, though it is younger than none");
+    world.owned.look(&mut seen);
+    assert_eq!(world.anchored(), [daily, weekly], "that was enough");
+    world.write(volume.id, 6 * MIB, &vec![7; 4 * MIB as usize]);
+    // The oldest is read.
+    let reader = world.owned.locks.pin(daily).unwrap();
+    world.owned.look(&mut seen);
+    assert_eq!(world.anchored(), [daily]);
+    world.owned.look(&mut seen);
+    world.write(volume.id, 10 * MIB, &vec![7; 4 * MIB as usize]);
+    for _ in 0..3 {
+        world.owned.look(&mut seen);
+        assert_eq!(world.anchored(), [daily]);
+    }
+    drop(reader);
+    world.owned.look(&mut seen);
+    assert_eq!(world.anchored(), []);
+    world.assert_tidy();
+}
+
+#[test]
+fn a_watch_ends_with_its_pool() {
+    let world = World::new();
+    let again = OwnedPool::open(world.memory.clone(), world.catalogue.clone(), world.quiesce.clone()).unwrap().watched().unwrap();
+    let held = Arc::strong_count(&world.memory);
+    drop(again);
+    assert_eq!(Arc::strong_count(&world.memory), held - 2, "the pool's reference and its watch's");
 }
