@@ -208,6 +208,7 @@ mod tests {
             "windlass pool create --image /srv/pool.img --size 10GiB --filesystem btrfs",
             "windlass pool create --device /dev/sdb --force --block-size 128KiB --metadata-size 1GiB",
             "windlass pool create --metadata-device /dev/vg/m --data-device /dev/vg/d --replace-pool 0f5f9a50-38e4-4b68-8a06-2e4bd2e2a2a1",
+            "windlass pool grow --image /srv/pool.img --size 20GiB",
             "windlass pool import",
             "windlass pool import --device /dev/sdb",
             "windlass pool repair --device /dev/sdb",
@@ -251,6 +252,7 @@ mod tests {
             "windlass pool create /srv/pool --force",
             "windlass pool create --metadata-device /dev/vg/m",
             "windlass pool create --metadata-device /dev/vg/m --data-device /dev/vg/d --metadata-size 1GiB",
+            "windlass pool grow --image /srv/pool.img",
             "windlass pool repair",
             "windlass export s --repository relative/path",
         ] {

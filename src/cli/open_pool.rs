@@ -4,7 +4,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::mount::image::{self, ImageError, ImageFileSystem};
+use crate::mount::image::{self, Grown, ImageError, ImageFileSystem};
 use crate::pool::owned::OwnedPool;
 use crate::pool::set::{OpenedPool, PoolSource};
 use crate::pool::thin::RepairReport;
@@ -38,7 +38,7 @@ impl OpenPool {
             let pool = thin::open_pool(path, quiesce).map_err(|error| device_error(what(), error))?;
             return Ok(Self { pool: Arc::new(pool), image: None });
         }
-        let image = image::open(path).map_err(|error| image_error(what(), error))?;
+        let mut image = image::open(path).map_err(|error| image_error(what(), error))?;
         let pool = match reflink::open_pool(image.directory(), quiesce) {
             Ok(pool) => pool,
             Err(error) => {
@@ -48,6 +48,7 @@ impl OpenPool {
                 return Err(pool_error(what(), error));
             }
         };
+        image.follow_growth().map_err(|error| image_error(what(), error))?;
         Ok(Self { pool: Arc::new(pool), image: Some(image) })
     }
 }
@@ -152,6 +153,17 @@ pub fn create_in_image(path: &Path, bytes: u64, fs_type: FsType) -> Result<PoolI
     made
 }
 
+/// Enlarges an image file, and the file system in it unless a node serves it, which does so by itself. Blocks.
+///
+/// # Errors
+/// [`Exit::NotFound`]; [`Exit::Refused`] when there is no room around it or it is no pool image; [`Exit::Usage`] for a size that
+/// cannot be, or when this is not root; [`Exit::Failed`].
+pub fn grow_image(path: &Path, bytes: u64) -> Result<Grown, CliError> {
+    let what = format!("cannot grow the image {}", path.display());
+    require_root(&what)?;
+    image::grow(path, bytes).map_err(|error| image_error(what, error))
+}
+
 /// Makes a thin pool on one block device or two. Blocks.
 ///
 /// # Errors
@@ -200,6 +212,7 @@ fn image_error(what: String, error: ImageError) -> CliError {
     let (exit, advice) = match &error {
         ImageError::Exists(_) => (Exit::Refused, Some("choose another path; what is there is never overwritten")),
         ImageError::Size { .. } => (Exit::Usage, Some("give a --size such as 10GiB")),
+        ImageError::Shrinks { .. } => (Exit::Usage, Some("an image is only ever enlarged; a smaller pool is a new one")),
         ImageError::NoSpace { .. } => (Exit::Refused, Some("make room, or choose a smaller --size or another place")),
         ImageError::Unsuitable { .. } => (Exit::Refused, Some(MAKE_IMAGE)),
         ImageError::Locked(_) => (Exit::Refused, Some(SERVED)),

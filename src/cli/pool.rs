@@ -1,6 +1,7 @@
-//! `windlass pool`: make pools, look at them on their disks and in a running node, repair them.
+//! `windlass pool`: make and enlarge pools, look at them on their disks and in a running node, repair them.
 
 mod create;
+mod grow;
 mod import;
 mod repair;
 mod status;
@@ -17,6 +18,8 @@ pub use create::PoolFileSystem;
 pub enum PoolCommand {
     /// Make a pool: on a block device, in a directory whose file system shares extents (XFS, Btrfs), or in an image file that holds one
     Create(create::CreateArgs),
+    /// Enlarge a pool that lies in an image file, while a node serves it or not
+    Grow(grow::GrowArgs),
     /// Look at pools on block devices that came from elsewhere: what is on them, and how to serve it. Changes nothing
     Import(import::ImportArgs),
     /// Check and repair the metadata of a pool on a block device, which no node may be serving
@@ -32,6 +35,7 @@ pub enum PoolCommand {
 pub async fn run(command: PoolCommand, format: Format) -> Result<(), CliError> {
     match command {
         PoolCommand::Create(args) => create::run(args, format).await,
+        PoolCommand::Grow(args) => grow::run(args, format).await,
         PoolCommand::Import(args) => import::run(args, format).await,
         PoolCommand::Repair(args) => repair::run(args, format).await,
         PoolCommand::Status(args) => status::run(&args, format).await,

@@ -3,7 +3,8 @@
 //! [`create`] makes the image under a temporary name beside its own and renames it when the file system in it is whole and
 //! durable, so an image that exists is complete. A crash leaves `.NAME.creating`, which the next attempt overwrites. The image
 //! is sparse: it takes from the file system around it what it holds. Whether that could hold all of it is checked once,
-//! at creation; keeping it so is up to whoever shares that file system.
+//! at creation and growth; keeping it so is up to whoever shares that file system. [`grow`] enlarges an image, in use or not
+//! (`growth`).
 //!
 //! [`open`] locks the image, attaches it and mounts it at `IMAGE.mount`, each step only if it is not done: the loop device is
 //! found by the image's inode, the mount in mountinfo. So it does not matter at which step an earlier process ended. The mount
@@ -14,6 +15,8 @@
 //! description of its own, not on the one that is attached: the kernel keeps that one open, lock included, as long as the
 //! device exists.
 
+mod growth;
+
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -23,6 +26,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::statvfs;
 
+use self::growth::Follower;
+pub use self::growth::{Grown, grow};
 use super::probe::{self, Finding};
 use super::system::SystemMounter;
 use super::{Formatting, MountError, MountRequest, Mounter, Probe, mkfs, topmost};
@@ -55,6 +60,16 @@ pub enum ImageError {
         wanted: u64,
         /// What is free.
         available: u64,
+    },
+    /// The size asked for is less than it has.
+    #[error("{path}: has {current} bytes, more than {bytes}; images do not shrink")]
+    Shrinks {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        current: u64,
+        /// The size asked for.
+        bytes: u64,
     },
     /// A file system without shared extents was asked for or found.
     #[error("{path}: {found} cannot hold a pool; xfs and btrfs can")]
@@ -101,6 +116,8 @@ impl ImageError {
 /// A mounted image. Dropping it leaves it mounted and releases the lock.
 #[derive(Debug)]
 pub struct ImageFileSystem {
+    // Ends before the lock does.
+    follower: Option<Follower>,
     image: PathBuf,
     directory: PathBuf,
     device: LoopDevice,
@@ -178,11 +195,20 @@ fn fill(temporary: &Path, bytes: u64, fs_type: FsType) -> Result<Flock<File>, Im
     Ok(file)
 }
 
-/// Locks, attaches and mounts an image, as far as that is not done.
+/// Locks, attaches and mounts an image, as far as that is not done, and lets its file system grow to it. A file system that does
+/// not grow is used as it is.
 ///
 /// # Errors
 /// [`ImageError::Locked`] while another process has it open; [`ImageError::Unsuitable`], [`ImageError::Attached`], ...
 pub fn open(path: &Path) -> Result<ImageFileSystem, ImageError> {
+    let opened = open_as_it_is(path)?;
+    if let Err(error) = opened.follow() {
+        tracing::warn!(image = %opened.image.display(), %error, "the file system of a pool image may be smaller than it");
+    }
+    Ok(opened)
+}
+
+fn open_as_it_is(path: &Path) -> Result<ImageFileSystem, ImageError> {
     // mountinfo and the name of the mount point go by the real name, however the image is reached.
     let image = path.canonicalize().map_err(ImageError::io("open", path))?;
     let io = |what| ImageError::io(what, &image);
@@ -196,7 +222,7 @@ pub fn open(path: &Path) -> Result<ImageFileSystem, ImageError> {
     let (parent, name) = split(&image)?;
     let directory = parent.join(with_affixes("", &name, ".mount"));
     mount(&device, &directory, fs_type)?;
-    Ok(ImageFileSystem { image, directory, device, fs_type, _lock: lock_file })
+    Ok(ImageFileSystem { follower: None, image, directory, device, fs_type, _lock: lock_file })
 }
 
 /// Where [`open`] mounts an image. The image itself must exist.
