@@ -131,6 +131,8 @@ pub enum DirectIo {
     Required,
     /// Through the page cache where the file system has none.
     IfPossible,
+    /// Through the page cache. A flush of the device is an fsync of its file either way.
+    Off,
 }
 
 /// How to attach a file.
@@ -345,6 +347,20 @@ enum Attempt {
     Taken,
     /// Its name in /dev is another device's.
     WrongNode(PathBuf),
+}
+
+/// Lets the device go through the page cache of the file system beneath from now on. It may be in use.
+///
+/// # Errors
+/// [`LoopError::Io`].
+pub fn end_direct_io(device: &LoopDevice) -> Result<(), LoopError> {
+    let action = || format!("end direct I/O of {}", device.path.display());
+    let node = File::open(&device.path).map_err(LoopError::io(action()))?;
+    let info = raw::status(node.as_fd()).map_err(LoopError::io(action()))?;
+    if info.backing() != device.backing {
+        return Err(LoopError::io(action())(io::Error::other("another file is behind it")));
+    }
+    raw::end_direct_io(node.as_fd()).map_err(LoopError::io(action()))
 }
 
 fn configure(file: &File, options: &LoopOptions<'_>) -> Result<(u32, PathBuf, File), LoopError> {

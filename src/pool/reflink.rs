@@ -16,8 +16,15 @@
 //! is in it; that ioctl commits its transaction, so a snapshot is there whole and durable or not at all, under its final name. A
 //! copy that must also grow is made under a temporary name like a file. Volumes there are NODATACOW unless checksums are asked for.
 //!
-//! *Attachment* is a loop device with direct I/O, found by the file's inode whenever it is asked for: devices outlive this
-//! process. There is one for a file, or none. Only devices whose file is called like the object are opened.
+//! *Attachment* is a loop device with direct I/O, except of volumes with checksums. Btrfs checksums what it writes, and a guest may
+//! change a page while it is written (ext4 and raw block users do), which leaves data that does not read: before Linux 6.15 direct I/O
+//! wrote the page as it became, not as it was summed; since then it copies, as the page cache does, and is no longer direct. So those
+//! are attached through the page cache, whatever the kernel. Nothing acknowledged as durable is lost by that: the device says
+//! that it has a write cache, and a flush or a write with FUA is an fsync of the file beneath; a snapshot writes out what is dirty
+//! before it is cut, and reads of the file see the same cache.
+//!
+//! A device is found by the file's inode whenever it is asked for, and never remembered: devices outlive this process. There is one
+//! for a file, or none. Only devices whose file is called like the object are opened.
 //!
 //! *Changed ranges* come from comparing the physical places of two snapshots' extents: what both share at the same offset is
 //! the same, everything else is reported. Both files exist while they are compared, so no place was given to other data
@@ -210,6 +217,15 @@ impl ReflinkPool {
         })
     }
 
+    /// How an object is attached: see above.
+    fn direct_io(&self, object: Object, file: &File) -> Result<DirectIo, PoolError> {
+        let has_checksums = match self.sharing {
+            Sharing::Files => false,
+            Sharing::Subvolumes => !file_ops::is_no_cow(file).map_err(|error| self.io("look at the flags of", object, error))?,
+        };
+        Ok(if has_checksums { DirectIo::Off } else { DirectIo::Required })
+    }
+
     /// The loop device of an object's file.
     fn device(&self, object: Object, file: &File) -> Result<Option<LoopDevice>, PoolError> {
         let mut devices = loop_device::find_named(file, &self.tail(object)).map_err(|error| loop_error(object, error))?;
@@ -372,6 +388,10 @@ impl Pool for ReflinkPool {
                 let by = format!("{}, which is attached read-only", device.path.display());
                 return Err(PoolError::InUse { object, by });
             } else {
+                if device.direct_io && direct_io == DirectIo::Off {
+                    // Attached by an earlier version.
+                    loop_device::end_direct_io(&device).map_err(|error| loop_error(object, error))?;
+                }
                 return Ok(Attachment { device: device.path, access: device.access });
             }
         }
@@ -379,7 +399,7 @@ impl Pool for ReflinkPool {
             Object::Volume(id) => id.to_string(),
             Object::Snapshot(id) => id.to_string(),
         };
-        let options = LoopOptions { access, block_size: self.logical_block_size(), label: &label, direct_io: DirectIo::Required };
+        let options = LoopOptions { access, block_size: self.logical_block_size(), label: &label, direct_io };
         let device = loop_device::attach_named(&file, &self.tail(object), &options).map_err(|error| loop_error(object, error))?;
         Ok(Attachment { device: device.path, access: device.access })
     }

@@ -3,13 +3,14 @@
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
-use super::{BackingFile, LoopOptions};
+use super::{BackingFile, DirectIo, LoopOptions};
 use crate::block::{Access, ioctl};
 
 const CLR_FD: libc::Ioctl = 0x4c01;
 const SET_STATUS64: libc::Ioctl = 0x4c04;
 const GET_STATUS64: libc::Ioctl = 0x4c05;
 const SET_CAPACITY: libc::Ioctl = 0x4c07;
+const SET_DIRECT_IO: libc::Ioctl = 0x4c08;
 const CONFIGURE: libc::Ioctl = 0x4c0a;
 const CTL_ADD: libc::Ioctl = 0x4c80;
 const CTL_GET_FREE: libc::Ioctl = 0x4c82;
@@ -96,8 +97,12 @@ impl LoopConfig {
     pub(super) fn new(fd: RawFd, options: &LoopOptions<'_>) -> Self {
         let mut info = LoopInfo::EMPTY;
         info.flags = match options.access {
-            Access::ReadOnly => DIRECT_IO | READ_ONLY,
-            Access::ReadWrite => DIRECT_IO,
+            Access::ReadOnly => READ_ONLY,
+            Access::ReadWrite => 0,
+        };
+        info.flags |= match options.direct_io {
+            DirectIo::Required | DirectIo::IfPossible => DIRECT_IO,
+            DirectIo::Off => 0,
         };
         put_label(&mut info.file_name, options.label);
         Self { fd: fd.cast_unsigned(), block_size: options.block_size.bytes(), info, reserved: [0; 8] }
@@ -149,6 +154,11 @@ pub(super) fn clear(node: BorrowedFd<'_>) -> io::Result<()> {
 pub(super) fn refresh_capacity(node: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: LOOP_SET_CAPACITY ignores its argument.
     unsafe { ioctl::with_value(node, SET_CAPACITY, 0) }.map(drop)
+}
+
+pub(super) fn end_direct_io(node: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: LOOP_SET_DIRECT_IO takes a number by value.
+    unsafe { ioctl::with_value(node, SET_DIRECT_IO, 0) }.map(drop)
 }
 
 #[cfg(test)]
