@@ -193,7 +193,7 @@ pub struct ObjectUsage {
     pub allocated: u64,
     /// What only this object refers to: a lower bound of what its deletion frees.
     pub exclusive: u64,
-    /// Number of extents, of which a cut by FICLONE takes about 9 us each; of a thin pool, of data blocks.
+    /// Number of extents, of which a cut by FICLONE takes some 20 us each; of a thin pool, of data blocks.
     pub extents: u64,
 }
 
@@ -262,7 +262,8 @@ pub trait Pool: Send + Sync {
     /// Write-order consistency over the set is the caller's (freeze all, cut all, thaw all). On an error no member is left.
     ///
     /// # Errors
-    /// [`PoolError::TooSlow`] when the estimated stall exceeds `stall`; [`PoolError::NoSpace`], [`PoolError::Io`].
+    /// [`PoolError::TooSlow`] when it blocked writers for longer than `stall` all the same, though [`Pool::check_stall`] had been asked;
+    /// [`PoolError::NoSpace`], [`PoolError::Io`].
     fn snapshot(&self, cuts: &[Cut], stall: Duration) -> Result<(), PoolError>;
 
     /// Whether cuts of all these would block their writers for longer than `stall`. Asked before anybody is stopped for a cut;
@@ -278,7 +279,7 @@ pub trait Pool: Send + Sync {
     /// copy from an interrupted attempt is made anew.
     ///
     /// # Errors
-    /// As for [`Pool::create`]; [`PoolError::TooSlow`] when the source is a volume and the estimated stall exceeds `stall`.
+    /// As for [`Pool::create`]; [`PoolError::TooSlow`] as for [`Pool::snapshot`].
     fn copy(&self, source: Object, volume: VolumeId, spec: ObjectSpec, stall: Duration) -> Result<(), PoolError>;
 
     /// Deletes an object and the remains of interrupted attempts at it. Absent is success.

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::layout::{Entry, Layout, Name};
 use crate::block::{file_ops, reflink};
@@ -26,26 +27,41 @@ pub(super) fn create(layout: &Layout, object: Object, size: VolumeSize) -> Resul
     })
 }
 
-/// Clones every source, then settles all of them: the moment of the cut is the clones alone.
-pub(super) fn snapshot(layout: &Layout, cuts: &[(File, Object)]) -> Result<(), PoolError> {
+/// Clones every source, then settles all of them: the moment of the cut is the clones alone. `took` is told how long they took, and
+/// may refuse.
+pub(super) fn snapshot(
+    layout: &Layout,
+    cuts: &[(File, Object)],
+    took: impl FnOnce(Duration) -> Result<(), PoolError>,
+) -> Result<(), PoolError> {
     let mut clones = Vec::new();
+    let start = Instant::now();
     for (source, object) in cuts {
         let file = new_temporary(layout, *object)?;
         reflink::clone_file(source, &file).map_err(failed("clone into", &layout.temporary(*object)))?;
         clones.push((file, *object));
         failpoint::hit("reflink.clone.after");
     }
+    took(start.elapsed())?;
     for (file, object) in &clones {
         file.sync_all().map_err(failed("sync", &layout.temporary(*object)))?;
     }
     clones.iter().try_for_each(|(_, object)| publish(layout, *object))
 }
 
-pub(super) fn copy(layout: &Layout, source: &File, object: Object, size: VolumeSize) -> Result<(), PoolError> {
+pub(super) fn copy(
+    layout: &Layout,
+    source: &File,
+    object: Object,
+    size: VolumeSize,
+    took: impl FnOnce(Duration) -> Result<(), PoolError>,
+) -> Result<(), PoolError> {
     finish_or_sweep(layout, object, || {
         let file = new_temporary(layout, object)?;
         let path = layout.temporary(object);
+        let start = Instant::now();
         reflink::clone_file(source, &file).map_err(failed("clone into", &path))?;
+        took(start.elapsed())?;
         failpoint::hit("reflink.clone.after");
         file_ops::set_len_sync(&file, size.bytes()).map_err(failed("set the size of", &path))
     })
