@@ -523,7 +523,9 @@ async fn node_stage_and_unstage() {
     let result = client.node_unstage_volume(unstage(&volume, "")).await;
     table.refused("unstage: no path", result, InvalidArgument, "staging_target_path");
     let result = client.node_unstage_volume(unstage(VOLUME_ELSEWHERE, &path)).await;
-    table.refused("unstage: elsewhere", result, Unavailable, "volume_id");
+    table.refused("unstage: elsewhere, and something else is there", result, FailedPrecondition, "staging_target_path");
+    let result = client.node_unstage_volume(unstage(VOLUME_ELSEWHERE, &node.staging("empty"))).await;
+    table.accepted("unstage: elsewhere, and nothing is there", result);
     let result = client.node_unstage_volume(unstage(&second, &path)).await;
     table.refused("unstage: of another volume", result, FailedPrecondition, "staging_target_path");
     for id in NOT_OURS {
@@ -597,7 +599,13 @@ async fn node_publish_and_unpublish() {
         "target_path",
     );
     let result = client.node_unpublish_volume(unpublish(VOLUME_ELSEWHERE, &target)).await;
-    table.refused("unpublish: elsewhere", result, Unavailable, "volume_id");
+    table.refused("unpublish: elsewhere, and something else is there", result, FailedPrecondition, "target_path");
+    let empty = node.staging("empty");
+    let result = client.node_unpublish_volume(unpublish(VOLUME_ELSEWHERE, &empty)).await;
+    table.accepted("unpublish: elsewhere, and nothing is there", result);
+    assert!(!std::path::Path::new(&empty).exists());
+    let result = client.node_unpublish_volume(unpublish(VOLUME_ELSEWHERE, "/etc")).await;
+    table.refused("unpublish: elsewhere, outside of the root", result, InvalidArgument, "target_path");
     let result = client.node_unpublish_volume(unpublish(&unstaged, &target)).await;
     table.refused("unpublish: of another volume", result, FailedPrecondition, "target_path");
     for id in NOT_OURS {

@@ -17,3 +17,18 @@ async fn everything_works_on_a_btrfs_pool() {
 async fn everything_works_on_an_xfs_pool() {
     csi_layer::everything_works(PoolFileSystem::Xfs).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pool_left_is_taken_down_without_it_on_xfs() {
+    csi_layer::teardown_needs_no_pool(PoolFileSystem::Xfs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pool_left_is_taken_down_without_it_on_btrfs() {
+    csi_layer::teardown_needs_no_pool(PoolFileSystem::Btrfs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_looked_at_is_no_final_refusal() {
+    csi_layer::a_device_that_is_looked_at_is_no_final_refusal(PoolFileSystem::Xfs).await;
+}

@@ -14,3 +14,13 @@ use common::fixture::PoolFileSystem;
 async fn everything_works_on_a_thin_pool() {
     csi_layer::everything_works(PoolFileSystem::Thin).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pool_left_is_taken_down_without_it() {
+    csi_layer::teardown_needs_no_pool(PoolFileSystem::Thin).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_looked_at_is_no_final_refusal() {
+    csi_layer::a_device_that_is_looked_at_is_no_final_refusal(PoolFileSystem::Thin).await;
+}

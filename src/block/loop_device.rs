@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use self::raw::{LoopConfig, LoopInfo};
 pub use self::search::{beneath, find, find_named, recall};
+use super::sysfs::{self, Beneath};
 use super::{Access, device};
 use crate::failpoint;
 use crate::types::LogicalBlockSize;
@@ -323,6 +324,50 @@ fn detach_once(device: &LoopDevice) -> Result<Detached, LoopError> {
 
 fn is_attached(device: &LoopDevice) -> Result<bool, LoopError> {
     Ok(look(device.number)?.is_some_and(|now| now.backing == device.backing))
+}
+
+/// Detaches the loop device with this number from the file of this path, as the kernel keeps it, without asking the file's file system:
+/// that may be dead, or not be mounted any more. Nothing or another file attached there by now is success.
+///
+/// # Errors
+/// [`LoopError::Busy`] when it is mounted, claimed or open, after a wait as of [`detach`]. Where it is only open, it goes when it is
+/// closed. [`LoopError::Io`].
+pub fn detach_from(number: u32, backing: &Path) -> Result<(), LoopError> {
+    let path = node_path(number)?;
+    let major_minor = |rdev: u64| {
+        let part = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
+        (part(nix::sys::stat::major(rdev)), part(nix::sys::stat::minor(rdev)))
+    };
+    let device = major_minor(expected_number(number).map_err(LoopError::io(format!("number of {}", path.display())))?);
+    let is_behind = || match sysfs::beneath(device) {
+        Ok(found) => Ok(found == Some(Beneath::File(backing.to_owned()))),
+        Err(error) => Err(LoopError::io(format!("file of {}", path.display()))(error)),
+    };
+    let deadline = Instant::now() + OPENERS_LINGER;
+    failpoint::hit("block.detach.before");
+    while is_behind()? {
+        match OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(&path) {
+            // While it is claimed nobody attaches another file to it.
+            Ok(node) if is_behind()? => match raw::clear(node.as_fd()) {
+                Ok(()) => {}
+                Err(error) if is_gone(&error) || error.raw_os_error() == Some(libc::EBUSY) => {}
+                Err(error) => return Err(LoopError::io(format!("detach {}", path.display()))(error)),
+            },
+            Ok(_) => break,
+            Err(error) if is_gone(&error) => break,
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(error) => return Err(LoopError::io(format!("open {}", path.display()))(error)),
+        }
+        if !is_behind()? {
+            break;
+        }
+        if Instant::now() >= deadline {
+            return Err(LoopError::Busy(path));
+        }
+        std::thread::park_timeout(LOOK_AGAIN);
+    }
+    failpoint::hit("block.detach.after");
+    Ok(())
 }
 
 /// Lets the device take the size its file has now.

@@ -19,6 +19,7 @@ pub mod loop_device;
 pub mod memory;
 pub mod reflink;
 pub mod signature;
+pub mod sysfs;
 pub mod users;
 
 use std::io;

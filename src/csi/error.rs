@@ -98,7 +98,22 @@ pub enum CallError {
     /// A mount, a device or a path.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// It failed, and what it had made or was to undo is there still: only a repetition ends it. Never told by a final code.
+    #[error("{cause}; {left}: repeat the call")]
+    Unfinished {
+        /// Why it failed.
+        cause: String,
+        /// What is left.
+        left: &'static str,
+    },
     /// The thread that did the work ended without an answer: what it did is not known.
     #[error("the work ended without an answer; repeat the call")]
     Lost,
+}
+
+impl CallError {
+    /// [`CallError::Unfinished`], with what is `left`.
+    pub fn unfinished(cause: impl std::fmt::Display, left: &'static str) -> Self {
+        Self::Unfinished { cause: cause.to_string(), left }
+    }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::mount::Mounter;
 use crate::mount::path::Root;
+use crate::pool::kernel_devices::{KernelDevices, SystemDevices};
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Snapshot, Volume};
 use crate::pool::set::PoolSet;
@@ -47,6 +48,7 @@ pub struct NodeOptions {
 pub struct NodeLayer {
     pub(super) pools: PoolSet,
     pub(super) mounter: Arc<dyn Mounter>,
+    pub(super) devices: Arc<dyn KernelDevices>,
     pub(super) root: Arc<Root>,
     pub(super) node: NodeName,
     pub(super) boot_id: Arc<str>,
@@ -62,12 +64,18 @@ impl NodeLayer {
         Self {
             pools: pools.into(),
             mounter,
+            devices: Arc::new(SystemDevices),
             root: Arc::new(root),
             node,
             boot_id: boot_id.into(),
             statistics_timeout,
             locks: Locks::default(),
         }
+    }
+
+    /// The same layer, that finds devices of volumes there instead of in the kernel of this machine.
+    pub fn with_devices(self, devices: Arc<dyn KernelDevices>) -> Self {
+        Self { devices, ..self }
     }
 
     /// The pools of this node that are open.

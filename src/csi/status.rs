@@ -52,7 +52,7 @@ fn status(code: Code, error: &CallError) -> Status {
 pub fn read(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::Busy(_) => Code::Aborted,
@@ -78,7 +78,7 @@ pub fn snapshot_metadata(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
         // It was not said that everything was sent, so the caller goes on where it was cut off.
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::Busy(_) => Code::Aborted,
@@ -119,7 +119,7 @@ pub fn create_volume(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
         // The work may have come to its end: only a repetition tells.
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::NameTaken { .. } => Code::AlreadyExists,
@@ -147,7 +147,7 @@ pub fn create_volume(error: CallError) -> Status {
 pub fn delete(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::InUse { .. } => Code::FailedPrecondition,
             PoolError::Busy(_) => Code::Aborted,
@@ -173,7 +173,7 @@ pub fn delete(error: CallError) -> Status {
 pub fn create_snapshot(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::NameTaken { .. } => Code::AlreadyExists,
@@ -194,7 +194,7 @@ pub fn create_snapshot(error: CallError) -> Status {
 pub fn controller_expand(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::Size(_) => Code::OutOfRange,
@@ -237,7 +237,7 @@ fn pool_on_node(error: &PoolError) -> Code {
 pub fn node_stage(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
@@ -254,7 +254,7 @@ pub fn node_stage(error: CallError) -> Status {
 pub fn node_publish(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
@@ -272,7 +272,7 @@ pub fn node_publish(error: CallError) -> Status {
 pub fn node_undo(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
@@ -292,6 +292,7 @@ pub fn node_stats(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
         CallError::Lost => Code::Internal,
+        CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
@@ -310,7 +311,7 @@ pub fn node_stats(error: CallError) -> Status {
 pub fn node_expand(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost => Code::Unavailable,
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,

@@ -145,6 +145,20 @@ impl MemoryMounter {
         self.state().device(device).frozen
     }
 
+    /// Mounts a device above whatever is at `target`, as somebody else may.
+    pub fn mount_by_others(&self, device: &Path, target: &Path, fs_type: FsType) {
+        self.state().push(MountEntry {
+            id: 0,
+            device: number_of(device),
+            root: PathBuf::from("/"),
+            mount_point: target.to_owned(),
+            options: words(Access::ReadWrite, MsFlags::empty()),
+            fs_type: fs_type.name().to_owned(),
+            source: device.to_owned(),
+            super_options: Vec::new(),
+        });
+    }
+
     /// Forgets mounts and freezes, as a new boot of the machine does.
     pub fn reboot(&self) {
         let mut state = self.state();

@@ -491,6 +491,11 @@ impl Pool for ReflinkPool {
     }
 }
 
+/// Whether a path, however the directory of its pool was reached, is that of the file of a volume.
+pub(super) fn is_file_of(path: &Path, volume: VolumeId) -> bool {
+    Layout::is_file_of(path, volume)
+}
+
 fn loop_error(object: Object, error: LoopError) -> PoolError {
     match error {
         LoopError::Attached(device) => PoolError::InUse { object, by: device.path.display().to_string() },
@@ -509,6 +514,20 @@ fn loop_error(object: Object, error: LoopError) -> PoolError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_of_a_volume_is_known_however_its_pool_was_reached() {
+        let (volume, other) = (VolumeId::random(), VolumeId::random());
+        for pool in ["/", "/var/lib/pool", "/somewhere/else"] {
+            let file = Layout::new(pool.into()).object(Object::Volume(volume));
+            for path in [file.clone(), file.join("data")] {
+                assert!(is_file_of(&path, volume) && !is_file_of(&path, other), "{}", path.display());
+            }
+            assert!(!is_file_of(&file.join("data/more"), volume));
+            assert!(!is_file_of(&Layout::new(pool.into()).temporary(Object::Volume(volume)), volume));
+        }
+        assert!(!is_file_of(Path::new(&format!("/home/{volume}")), volume));
+    }
 
     #[test]
     fn a_directory_without_a_pool_says_how_to_make_one() {

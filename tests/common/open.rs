@@ -49,13 +49,25 @@ impl OpenPool {
     /// # Panics
     /// When there is no node of this name or place.
     pub fn layer(&self, node: &str) -> NodeLayer {
+        self.layer_over(vec![Arc::clone(&self.pool)], node)
+    }
+
+    /// The services of the same node when it does not have the pool any more.
+    ///
+    /// # Panics
+    /// When there is no node of this name or place.
+    pub fn layer_without_pool(&self, node: &str) -> NodeLayer {
+        self.layer_over(Vec::new(), node)
+    }
+
+    fn layer_over(&self, pools: Vec<Arc<OwnedPool>>, node: &str) -> NodeLayer {
         let options = NodeOptions {
             node: NodeName::try_from(node.to_owned()).unwrap(),
             root: Root::open(&self.root).unwrap(),
             boot_id: windlass::mount::boot_id().unwrap(),
             statistics_timeout: None,
         };
-        NodeLayer::new(vec![Arc::clone(&self.pool)], mounter(), options)
+        NodeLayer::new(pools, mounter(), options)
     }
 
     /// The file beneath a volume, by which it can be written to when it has no device; a thin pool has none.

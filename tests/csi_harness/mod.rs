@@ -24,7 +24,9 @@ use windlass::csi::{NodeLayer, NodeName, NodeOptions};
 use windlass::mount::Mounter;
 use windlass::mount::memory::MemoryMounter;
 use windlass::mount::path::Root;
+use windlass::pool::PoolError;
 use windlass::pool::catalogue::Catalogue;
+use windlass::pool::kernel_devices::{KernelDevice, KernelDevices};
 use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::OwnedPool;
 use windlass::types::{Object, PoolId, VolumeHandle};
@@ -54,6 +56,41 @@ pub struct Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// The devices that pools in memory have made: what the kernel would still have of them.
+#[derive(Debug)]
+struct LeftDevices(Vec<Arc<OwnedPool>>);
+
+impl LeftDevices {
+    fn pool(&self, volume: VolumeHandle) -> Option<&Arc<OwnedPool>> {
+        self.0.iter().find(|pool| pool.id() == volume.pool)
+    }
+}
+
+impl KernelDevices for LeftDevices {
+    fn of_volume(&self, volume: VolumeHandle) -> Result<Vec<KernelDevice>, PoolError> {
+        let Some(pool) = self.pool(volume) else { return Ok(Vec::new()) };
+        let attachment = pool.attachment(Object::Volume(volume.volume))?;
+        let device = |path: PathBuf| KernelDevice { number: MemoryMounter::new().device_number(&path).unwrap(), path };
+        Ok(attachment.map(|attachment| device(attachment.device)).into_iter().collect())
+    }
+
+    fn is_void(&self, _: &str, number: (u32, u32)) -> Result<bool, PoolError> {
+        for pool in &self.0 {
+            for volume in pool.volumes()? {
+                let handle = VolumeHandle { pool: pool.id(), volume: volume.id };
+                if self.of_volume(handle)?.iter().any(|device| device.number == number) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn detach(&self, volume: VolumeHandle) -> Result<(), PoolError> {
+        self.pool(volume).map_or(Ok(()), |pool| pool.detach(Object::Volume(volume.volume)))
     }
 }
 
@@ -108,12 +145,31 @@ impl Node {
         Self::on(Arc::clone(&other.directory), Arc::clone(&other.mounter), other.pools.clone(), boot_id, socket).await
     }
 
+    /// The same machine when its pools are gone: what they had mounted and attached is there still.
+    pub async fn without_pools(other: &Self) -> Self {
+        let boot_id = windlass::mount::boot_id().unwrap();
+        let devices = Arc::new(LeftDevices(other.pools.clone()));
+        let (directory, mounter) = (Arc::clone(&other.directory), Arc::clone(&other.mounter));
+        Self::over(directory, mounter, Vec::new(), &boot_id, "without-pools.sock", |layer| layer.with_devices(devices)).await
+    }
+
     async fn on(
         directory: Arc<tempfile::TempDir>,
         mounter: Arc<MemoryMounter>,
         pools: Vec<Arc<OwnedPool>>,
         boot_id: &str,
         socket: &str,
+    ) -> Self {
+        Self::over(directory, mounter, pools, boot_id, socket, |layer| layer).await
+    }
+
+    async fn over(
+        directory: Arc<tempfile::TempDir>,
+        mounter: Arc<MemoryMounter>,
+        pools: Vec<Arc<OwnedPool>>,
+        boot_id: &str,
+        socket: &str,
+        change: impl FnOnce(NodeLayer) -> NodeLayer,
     ) -> Self {
         let root = directory.path().join("kubelet");
         std::fs::create_dir_all(&root).unwrap();
@@ -123,7 +179,7 @@ impl Node {
             boot_id: boot_id.to_owned(),
             statistics_timeout: None,
         };
-        let layer = NodeLayer::new(pools.clone(), Arc::clone(&mounter) as Arc<dyn Mounter>, options);
+        let layer = change(NodeLayer::new(pools.clone(), Arc::clone(&mounter) as Arc<dyn Mounter>, options));
         let path = directory.path().join(socket);
         let socket = PrivateSocket::bind(&path).unwrap();
         let stop = CancellationToken::new();

@@ -9,9 +9,10 @@ mod node;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 
-use csi_proto::csi::v1::DeleteSnapshotRequest;
 use csi_proto::csi::v1::controller_server::Controller;
+use csi_proto::csi::v1::node_server::Node;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
+use csi_proto::csi::v1::{DeleteSnapshotRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest};
 use node::{Fixture, block, from_snapshot, from_volume, mount};
 use tonic::{Code, Request};
 use windlass::mount::Mounter;
@@ -37,6 +38,64 @@ pub async fn everything_works(kind: PoolFileSystem) {
     assert!(!mounts.iter().any(|entry| entry.mount_point.starts_with(&fixture.root)));
     let status = fixture.layer.pools()[0].status().unwrap();
     assert_eq!((status.volumes, status.snapshots), (0, 0));
+}
+
+/// Takes down what a pool left that is not there any more: mounts of a file system, a bound device, and a bound device that is gone.
+pub async fn teardown_needs_no_pool(kind: PoolFileSystem) {
+    let bench = Bench::with_pool(kind, GIB);
+    let fixture = Fixture::new(&bench, kind);
+    let mut volumes = Vec::new();
+    for (name, capability) in [
+        ("mounted", mount(FsType::Ext4, Mode::SingleNodeWriter)),
+        ("btrfs", mount(FsType::Btrfs, Mode::SingleNodeWriter)),
+        ("raw", block(Mode::SingleNodeWriter)),
+        ("gone", block(Mode::SingleNodeWriter)),
+    ] {
+        let volume = fixture.create(name, SIZE, capability.clone(), None).await;
+        let (staging, target) = (fixture.staging(&format!("{name}-staging")), fixture.path(&format!("{name}-target")));
+        fixture.stage(&volume, &staging, capability.clone()).await;
+        fixture.publish(&volume, &staging, &target, capability, false).await;
+        volumes.push((volume, staging, target));
+    }
+    fixture.remove_device(&volumes[3].0);
+    let layer = fixture.without_pool();
+    let unpublish = async |volume: &str, target: &str| {
+        let request = NodeUnpublishVolumeRequest { volume_id: volume.into(), target_path: target.into() };
+        layer.node_unpublish_volume(Request::new(request)).await.map(drop).map_err(|status| status.code())
+    };
+    let unstage = async |volume: &str, staging: &str| {
+        let request = NodeUnstageVolumeRequest { volume_id: volume.into(), staging_target_path: staging.into() };
+        layer.node_unstage_volume(Request::new(request)).await.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(unpublish(&volumes[1].0, &volumes[0].2).await, Err(Code::FailedPrecondition));
+    assert_eq!(unpublish(&volumes[0].0, &volumes[2].2).await, Err(Code::FailedPrecondition));
+    assert_eq!(unstage(&volumes[2].0, &volumes[2].1).await, Err(Code::FailedPrecondition));
+    for (volume, staging, target) in &volumes {
+        for _ in 0..2 {
+            assert_eq!(unpublish(volume, target).await, Ok(()), "{target}");
+        }
+        assert!(!std::path::Path::new(target).exists());
+        for _ in 0..2 {
+            assert_eq!(unstage(volume, staging).await, Ok(()), "{staging}");
+        }
+    }
+    assert_eq!(bench.attached(), Vec::<String>::new());
+}
+
+/// A device that somebody has open for a moment when all mounts are gone: the caller comes again.
+pub async fn a_device_that_is_looked_at_is_no_final_refusal(kind: PoolFileSystem) {
+    let bench = Bench::with_pool(kind, GIB);
+    let fixture = Fixture::new(&bench, kind);
+    let volume = fixture.create("raw", SIZE, block(Mode::SingleNodeWriter), None).await;
+    let staging = fixture.staging("raw");
+    fixture.stage(&volume, &staging, block(Mode::SingleNodeWriter)).await;
+    let visitor = fs::File::open(fixture.device(&volume).unwrap()).unwrap();
+    let request = || NodeUnstageVolumeRequest { volume_id: volume.clone(), staging_target_path: staging.clone() };
+    let refused = fixture.layer.node_unstage_volume(Request::new(request())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    drop(visitor);
+    fixture.layer.node_unstage_volume(Request::new(request())).await.unwrap();
+    assert_eq!(bench.attached(), Vec::<String>::new());
 }
 
 /// A volume with a file system: its snapshot, copies of both, and growth.

@@ -10,7 +10,7 @@ use csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume,
 use csi_proto::csi::v1::*;
 use tonic::{Code, Request};
 use windlass::csi::NodeLayer;
-use windlass::types::FsType;
+use windlass::types::{FsType, Object, VolumeHandle};
 
 use crate::common::fixture::{Bench, PoolFileSystem};
 use crate::common::open::OpenPool;
@@ -19,13 +19,30 @@ use crate::common::open::OpenPool;
 pub struct Fixture {
     pub layer: NodeLayer,
     pub root: PathBuf,
-    _pool: OpenPool,
+    pool: OpenPool,
 }
 
 impl Fixture {
     pub fn new(bench: &Bench, kind: PoolFileSystem) -> Self {
         let pool = OpenPool::new(bench, kind);
-        Self { layer: pool.layer("node-1"), root: bench.root(), _pool: pool }
+        Self { layer: pool.layer("node-1"), root: bench.root(), pool }
+    }
+
+    /// The same node without its pool: what that has mounted and attached stays.
+    pub fn without_pool(&self) -> NodeLayer {
+        self.pool.layer_without_pool("node-1")
+    }
+
+    /// The device of a volume, if it has one.
+    pub fn device(&self, volume: &str) -> Option<PathBuf> {
+        let handle: VolumeHandle = volume.parse().unwrap();
+        self.pool.pool.attachment(Object::Volume(handle.volume)).unwrap().map(|attachment| attachment.device)
+    }
+
+    /// Removes a volume's device behind the driver's back.
+    pub fn remove_device(&self, volume: &str) {
+        let handle: VolumeHandle = volume.parse().unwrap();
+        self.pool.pool.detach(Object::Volume(handle.volume)).unwrap();
     }
 
     pub fn path(&self, name: &str) -> String {

@@ -2,10 +2,12 @@
 
 mod expand;
 mod format;
+mod presence;
 mod publish;
 pub(crate) mod situation;
 mod stage;
 mod stats;
+mod teardown;
 mod unpublish;
 mod unstage;
 

@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 
 use crate::csi::error::CallError;
 use crate::csi::node_layer::NodeLayer;
-use crate::mount::{MountEntry, MountError};
+use crate::mount::MountEntry;
 use crate::pool::Attachment;
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Publication, PublicationKind, Volume, VolumeMode};
 use crate::types::Object;
 
+pub(super) use super::presence::At;
+use super::presence::{Device, Presence};
 use super::step;
 
 /// One volume on this node.
@@ -25,20 +27,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) volume: Volume,
     /// Its device, if it has one.
     pub(crate) attachment: Option<Attachment>,
-    number: Option<(u32, u32)>,
-    mounts: Vec<MountEntry>,
+    presence: Presence<'a>,
     records: Vec<Publication>,
-}
-
-/// What is mounted at a path.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum At<'a> {
-    /// Nothing.
-    Nothing,
-    /// The volume.
-    Volume(&'a MountEntry),
-    /// Something else.
-    Other(&'a MountEntry),
 }
 
 impl<'a> Situation<'a> {
@@ -48,47 +38,25 @@ impl<'a> Situation<'a> {
     /// Whatever the pool and the mount table report.
     pub(crate) fn look(layer: &'a NodeLayer, pool: &'a OwnedPool, volume: Volume) -> Result<Self, CallError> {
         let attachment = pool.attachment(Object::Volume(volume.id))?;
-        let number = match &attachment {
-            Some(attachment) => Some(layer.mounter.device_number(&attachment.device)?),
+        let device = match &attachment {
+            Some(Attachment { device, .. }) => {
+                Some(Device { path: device.clone(), number: layer.mounter.device_number(device)? })
+            }
             None => None,
         };
-        let (mounts, records) = (layer.mounter.mounts()?, pool.publications(volume.id)?);
-        Ok(Self { layer, pool, volume, attachment, number, mounts, records })
+        let presence = Presence::new(layer, device.into_iter().collect(), layer.mounter.mounts()?);
+        let records = pool.publications(volume.id)?;
+        Ok(Self { layer, pool, volume, attachment, presence, records })
     }
 
     /// What is mounted at a path, topmost.
     pub(crate) fn at(&self, path: &Path) -> At<'_> {
-        let real = self.real(path);
-        match self.mounts.iter().rev().find(|entry| entry.mount_point == real) {
-            None => At::Nothing,
-            Some(entry) if self.is_ours(entry) => At::Volume(entry),
-            Some(entry) => At::Other(entry),
-        }
-    }
-
-    /// The path as mountinfo shows it. What cannot be resolved has nothing mounted on it that could be found by it.
-    fn real(&self, path: &Path) -> PathBuf {
-        self.layer.root.resolve(path).map_or_else(|_| path.to_owned(), |confined| confined.real_path().to_owned())
-    }
-
-    /// Whether a mount shows this volume: its file system, or a node of its device bound somewhere.
-    fn is_ours(&self, entry: &MountEntry) -> bool {
-        let (Some(attachment), Some(number)) = (&self.attachment, self.number) else { return false };
-        match self.volume.mode {
-            // Btrfs shows a device number of its own, but names the device.
-            VolumeMode::Filesystem(_) => entry.device == number || entry.source == attachment.device,
-            // Device nodes lie in the file system of /dev. Nothing else is looked at: it might hang.
-            VolumeMode::Block => {
-                matches!(entry.fs_type.as_str(), "devtmpfs" | "tmpfs")
-                    && entry.root != Path::new("/")
-                    && self.layer.mounter.device_number(&entry.mount_point).is_ok_and(|found| found == number)
-            }
-        }
+        self.presence.at(path)
     }
 
     /// All mounts of this volume.
     pub(crate) fn mounts(&self) -> impl Iterator<Item = &MountEntry> {
-        self.mounts.iter().filter(|entry| self.is_ours(entry))
+        self.presence.mounts()
     }
 
     /// The record of a path that counts.
@@ -156,21 +124,12 @@ impl<'a> Situation<'a> {
         Ok(())
     }
 
-    /// Takes everything of this volume off a path.
+    /// Takes everything of this volume off a path; see [`Presence::unmount`].
     ///
     /// # Errors
     /// Busy, above all.
     pub(crate) fn unmount(&self, path: &Path) -> Result<(), CallError> {
-        let real = self.real(path);
-        // Each of them once, however many lie above each other; what else is there was refused before.
-        for _ in self.mounts.iter().filter(|entry| entry.mount_point == real) {
-            match self.layer.root.resolve(path) {
-                Ok(confined) => step!("unmount", self.layer.mounter.unmount(&confined.into_unmount_target().path()))?,
-                Err(MountError::NotFound(_)) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        self.presence.unmount(path).map(drop)
     }
 
     /// The pool.

@@ -1,7 +1,7 @@
 //! NodeUnpublishVolume: unmount, remove the target, forget.
 //!
-//! What is not mounted is a success, and its empty target goes all the same. Nothing is ever removed but an empty file or
-//! directory.
+//! By what is mounted, whatever became of the pool (`teardown`). What is not mounted is a success, and its empty target goes all the
+//! same. Nothing is ever removed but an empty file or directory.
 
 use std::path::PathBuf;
 
@@ -13,8 +13,8 @@ use crate::csi::node_layer::NodeLayer;
 use crate::csi::validate::{self, path};
 use crate::types::VolumeHandle;
 
-use super::situation::{At, Situation};
-use super::{TARGET_PATH, VOLUME_ID, occupied, remove_target};
+use super::teardown::Teardown;
+use super::{TARGET_PATH, VOLUME_ID, remove_target};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -32,16 +32,11 @@ pub(super) fn unpublish(
 ) -> Result<proto::NodeUnpublishVolumeResponse, CallError> {
     let done = Ok(proto::NodeUnpublishVolumeResponse {});
     let Some(handle) = handle else { return done };
-    let pool = &layer.pool(VOLUME_ID, handle.pool)?;
+    let pool = layer.pool(VOLUME_ID, handle.pool).ok();
     let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
-    let Some(volume) = pool.volume(handle.volume)? else { return done };
-    let situation = Situation::look(layer, pool, volume)?;
-    match situation.at(&path) {
-        At::Other(entry) => return Err(occupied(TARGET_PATH, &path, &entry.source)),
-        At::Volume(_) => situation.unmount(&path)?,
-        At::Nothing => {}
-    }
+    let teardown = Teardown::look(layer, pool.as_deref(), handle)?;
+    teardown.unmount(TARGET_PATH, &path)?;
     remove_target(layer, &path)?;
-    situation.remove_record(&path)?;
+    teardown.forget(&path);
     done
 }

@@ -1,7 +1,12 @@
 //! NodeUnstageVolume: unmount, detach, forget.
 //!
-//! In this order, so that a crash leaves a void record at most. What is not staged is a success, and a volume that does not exist
-//! is not staged: the kubelet would ask for ever. A file system in use is an error.
+//! By what is mounted and what the kernel has, whatever became of the pool (`teardown`). In this order, so that a crash leaves a void
+//! record at most. What is not staged is a success, and a volume that does not exist is not staged: the kubelet would ask for ever. A
+//! file system in use is an error. A device that somebody has open when all mounts are gone is unavailable: it is most likely looked at,
+//! and the next call removes it.
+//!
+//! Where the pool cannot say which other mounts are publications, the path is unmounted and the call refused until they are gone. So two
+//! staging paths of one volume come off in either order.
 
 use std::path::PathBuf;
 
@@ -14,8 +19,8 @@ use crate::csi::validate::{self, path};
 use crate::pool::record::PublicationKind;
 use crate::types::VolumeHandle;
 
-use super::situation::{At, Situation};
-use super::{STAGING_PATH, VOLUME_ID, occupied};
+use super::teardown::Teardown;
+use super::{STAGING_PATH, VOLUME_ID};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -33,30 +38,21 @@ pub(super) fn unstage(
 ) -> Result<proto::NodeUnstageVolumeResponse, CallError> {
     let done = Ok(proto::NodeUnstageVolumeResponse {});
     let Some(handle) = handle else { return done };
-    let pool = &layer.pool(VOLUME_ID, handle.pool)?;
+    let pool = layer.pool(VOLUME_ID, handle.pool).ok();
     let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
-    let Some(volume) = pool.volume(handle.volume)? else { return done };
-    let situation = Situation::look(layer, pool, volume)?;
+    let teardown = Teardown::look(layer, pool.as_deref(), handle)?;
 
-    let others = situation.live().filter(|record| record.path != path);
+    let others = teardown.live().filter(|record| record.path != path);
     let (staged, published): (Vec<_>, Vec<_>) = others.partition(|record| record.kind == PublicationKind::Staged);
     if let (true, Some(record)) = (staged.is_empty(), published.first()) {
         let reason = format!("is still published at {}", record.path.display());
         return Err(RequestError::precondition(VOLUME_ID, reason).into());
     }
-    match situation.at(&path) {
-        At::Other(entry) => return Err(occupied(STAGING_PATH, &path, &entry.source)),
-        At::Volume(_) => situation.unmount(&path)?,
-        At::Nothing => {}
+    let is_last = staged.is_empty();
+    teardown.unmount(STAGING_PATH, &path)?;
+    if is_last {
+        teardown.detach(VOLUME_ID)?;
     }
-    if staged.is_empty() {
-        let now = Situation::look(layer, pool, situation.volume.clone())?;
-        if let Some(entry) = now.mounts().next() {
-            let reason = format!("is still mounted at {}", entry.mount_point.display());
-            return Err(RequestError::precondition(VOLUME_ID, reason).into());
-        }
-        now.detach()?;
-    }
-    situation.remove_record(&path)?;
+    teardown.forget(&path);
     done
 }

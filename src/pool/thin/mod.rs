@@ -46,4 +46,5 @@ mod usage;
 pub use open::{create_pool, open_pool};
 pub use pool::ThinPool;
 pub use repair::{RepairOutcome, RepairReport, repair};
+pub(super) use take_down::remove_device;
 pub use take_down::take_down;

@@ -4,19 +4,23 @@
 //! open is removed, from above downwards; what is in use refuses it, and what is above that stays too. Nothing on the disk changes,
 //! and the next owner makes the devices anew.
 //!
+//! The device of a single volume likewise, when its pool is not on this machine any more ([`remove_device`]).
+//!
 //! The same for a disk that is to be made into a new pool: the devices of a pool whose making was killed hold it, and so may those of one
 //! that is given up.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::devices::{LabelledDevice, PoolDevices};
 use super::label::{Label, State};
-use super::names::Names;
+use super::names::{Names, Part};
 use super::open::{device_mapper, lock, nodes};
 use super::stack::{Stack, TakenDown};
+use crate::dm::{DmError, Removal};
 use crate::pool::PoolError;
-use crate::types::PoolId;
+use crate::types::{Object, PoolId, VolumeHandle};
 
 /// Removes every device-mapper device of the pool on the device at `path`, which may be either of two. None there is success.
 ///
@@ -51,6 +55,25 @@ pub(super) fn take_down_given_up(paths: &[&Path], given_up: Option<PoolId>) -> R
             Ok(()) | Err(PoolError::Format(_)) => {}
             Err(error) => return Err(error),
         }
+    }
+    Ok(())
+}
+
+/// Removes the device of one volume, whatever became of its pool. None there is success.
+///
+/// # Errors
+/// [`PoolError::InUse`] while it is open or mounted; [`PoolError::Unsupported`] without device-mapper; [`PoolError::Io`].
+pub(in crate::pool) fn remove_device(volume: VolumeHandle) -> Result<(), PoolError> {
+    let object = Object::Volume(volume.volume);
+    let name = Names::new(volume.pool).name(Part::Object(object))?;
+    match device_mapper()?.remove(&name, Removal::Now) {
+        Ok(()) | Err(DmError::Missing(_)) => {}
+        Err(DmError::Busy(_)) => return Err(PoolError::InUse { object, by: format!("{name}, which is open or mounted") }),
+        Err(error) => return Err(PoolError::io(format!("remove the device of {object}"), io::Error::other(error))),
+    }
+    let node_removed = nodes()?.remove(&name);
+    if let Err(error) = node_removed {
+        tracing::warn!(%name, %error, "a device node is left");
     }
     Ok(())
 }
