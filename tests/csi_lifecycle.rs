@@ -13,7 +13,7 @@ use csi_proto::csi::v1::*;
 use tonic::Code;
 use windlass::block::Access;
 use windlass::mount::memory::{Failure, MemoryMounter, Verb};
-use windlass::mount::{FileSystemStats, Formatting, Freeze, MountEntry, MountError, MountRequest, Mounter, Probe};
+use windlass::mount::{FileSystemStats, Formatting, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe};
 use windlass::pool::memory::{MemoryPool, Moment, Verb as PoolVerb};
 use windlass::pool::record::FormatState;
 use windlass::types::{FsType, Object, SnapshotHandle, VolumeHandle};
@@ -808,10 +808,8 @@ impl Mounter for Hung {
         grow(device: &Path, mount_point: &Path, fs_type: FsType) -> ();
         grow_unmounted(device: &Path, fs_type: FsType) -> ();
         renew_identity(device: &Path, fs_type: FsType) -> ();
-        sync(mount_point: &Path) -> ();
+        open_mounted(device: &Path) -> Option<Arc<dyn MountedFileSystem>>;
         flush_device(device: &Path) -> ();
-        freeze(mount_point: &Path) -> Freeze;
-        thaw(mount_point: &Path) -> ();
     }
 
     fn stats(&self, path: &Path) -> Result<FileSystemStats, MountError> {

@@ -98,7 +98,7 @@ fn a_file_system_is_made_found_mounted_grown_and_clean() {
         let after = mounter.stats(&target).unwrap();
         let expected = fs_type != FsType::Ext4 || may_grow_mounted_ext4();
         assert!(!expected || after.total_bytes >= before.total_bytes + bytes / 2, "{fs_type}: {before:?} {after:?}");
-        mounter.sync(&target).unwrap();
+        mounter.open_mounted(&device.path).unwrap().unwrap().sync().unwrap();
 
         let user = File::open(target.join("file")).unwrap();
         assert!(matches!(mounter.unmount(&target), Err(MountError::Busy(path)) if path == target));
@@ -238,14 +238,16 @@ fn clones_are_mounted_beside_their_source() {
         std::fs::write(source_mount.join("file"), &content).unwrap();
 
         // A consistent cut: synced, frozen, cloned, thawed.
-        mounter.sync(&source_mount).unwrap();
-        assert_eq!(mounter.freeze(&source_mount).unwrap(), Freeze::Ours);
+        let mounted = mounter.open_mounted(&source_device.path).unwrap().unwrap();
+        mounted.sync().unwrap();
+        assert_eq!(mounted.freeze().unwrap(), Freeze::Ours);
         let (writable, snapshot) = (sparse_file(&path("writable"), 0), sparse_file(&path("snapshot"), 0));
         reflink::clone_file(&source, &writable).unwrap();
         reflink::clone_file(&source, &snapshot).unwrap();
-        mounter.thaw(&source_mount).unwrap();
+        mounted.thaw().unwrap();
         std::fs::write(source_mount.join("file"), b"changed").unwrap();
-        mounter.sync(&source_mount).unwrap();
+        mounted.sync().unwrap();
+        drop(mounted);
 
         let clone_device = attach(&writable, Access::ReadWrite);
         for _ in 0..2 {
@@ -289,7 +291,7 @@ fn a_copy_of_a_btrfs_with_a_log_tree_mounts_beside_its_source_with_what_was_fsyn
     let source_mount = sandbox.directory("source");
     mounter.mount(&request(&source_device, &source_mount, FsType::Btrfs, Access::ReadWrite)).unwrap();
     std::fs::write(source_mount.join("committed"), pattern(1, 1 << 20)).unwrap();
-    mounter.sync(&source_mount).unwrap();
+    mounter.open_mounted(&source_device.path).unwrap().unwrap().sync().unwrap();
     let content = pattern(2, 1 << 20);
     std::fs::write(source_mount.join("fsynced"), &content).unwrap();
     File::open(source_mount.join("fsynced")).unwrap().sync_all().unwrap();
@@ -340,16 +342,63 @@ fn a_frozen_file_system_is_told_from_one_that_others_froze() {
         let (_file, device) = formatted(&sandbox, fs_type.name(), smallest(fs_type), fs_type);
         let target = sandbox.directory(&format!("{fs_type}-mount"));
         mounter.mount(&request(&device, &target, fs_type, Access::ReadWrite)).unwrap();
-        mounter.thaw(&target).unwrap();
-        assert_eq!(mounter.freeze(&target).unwrap(), Freeze::Ours);
-        assert_eq!(mounter.freeze(&target).unwrap(), Freeze::Foreign);
-        mounter.thaw(&target).unwrap();
-        mounter.thaw(&target).unwrap();
+        let mounted = mounter.open_mounted(&device.path).unwrap().unwrap();
+        mounted.thaw().unwrap();
+        assert_eq!(mounted.freeze().unwrap(), Freeze::Ours);
+        assert_eq!(mounted.freeze().unwrap(), Freeze::Foreign);
+        mounted.thaw().unwrap();
+        mounted.thaw().unwrap();
+        drop(mounted);
         std::fs::write(target.join("file"), b"live again").unwrap();
         mounter.flush_device(&device.path).unwrap();
         mounter.unmount(&target).unwrap();
         loop_device::detach(&device).unwrap();
     }
+}
+
+#[test]
+fn a_freeze_and_its_thaw_are_of_the_volume_whatever_becomes_of_its_mount() {
+    let sandbox = Sandbox::new();
+    let mounter = SystemMounter::new();
+    let (_file, device) = formatted(&sandbox, "volume", 64 * MIB, FsType::Ext4);
+    let target = sandbox.directory("mount");
+    let mount = || mounter.mount(&request(&device, &target, FsType::Ext4, Access::ReadWrite)).unwrap();
+    let umount = |arguments: &[&str]| assert!(Command::new("umount").args(arguments).arg(&target).status().unwrap().success());
+    mount();
+    let mounted = mounter.open_mounted(&device.path).unwrap().unwrap();
+    umount(&["--lazy"]);
+    assert_eq!(mounted.freeze().unwrap(), Freeze::Ours);
+    std::fs::write(target.join("beneath"), b"not frozen").unwrap();
+    // The same file system, mounted anew: it is this one that is frozen, and thawed.
+    mount();
+    assert_eq!(mounter.open_mounted(&device.path).unwrap().unwrap().freeze().unwrap(), Freeze::Foreign);
+    mounted.thaw().unwrap();
+    std::fs::write(target.join("file"), b"live again").unwrap();
+    drop(mounted);
+
+    // A bind of a file, or of a directory, and nothing else: still this volume. What covers it is not it.
+    let (file, part) = (sandbox.path("bound-file"), sandbox.directory("bound-part"));
+    File::create(&file).unwrap();
+    std::fs::create_dir(target.join("part")).unwrap();
+    for (from, to) in [(target.join("file"), &file), (target.join("part"), &part)] {
+        mounter.bind(&from, to, Access::ReadWrite, &[]).unwrap();
+    }
+    assert_eq!(mounter.open_mounted(&device.path).unwrap().unwrap().mount_point(), target);
+    let covered = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&target).status().unwrap();
+    assert!(covered.success());
+    for gone in [&part, &file] {
+        let mounted = mounter.open_mounted(&device.path).unwrap().unwrap();
+        assert!([&part, &file].map(PathBuf::as_path).contains(&mounted.mount_point()));
+        assert_eq!(mounted.freeze().unwrap(), Freeze::Ours);
+        mounted.thaw().unwrap();
+        drop(mounted);
+        mounter.unmount(gone).unwrap();
+    }
+    assert!(matches!(mounter.open_mounted(&device.path), Err(MountError::Unsound { .. })));
+    umount(&[]);
+    umount(&[]);
+    assert!(mounter.open_mounted(&device.path).unwrap().is_none());
+    loop_device::detach(&device).unwrap();
 }
 
 #[test]

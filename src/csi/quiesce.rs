@@ -7,20 +7,41 @@
 //! Every freeze ends: by [`Held::release`], by dropping the hold, or by a watchdog at the deadline ([`Stopped`]). A process that dies
 //! leaves its intent in the pool's catalogue; [`Quiesce::release_leftovers`] thaws at the next start.
 //!
-//! A file system that somebody else froze (EBUSY) stands still already: it is cut, and left to them.
+//! A file system that somebody else froze (EBUSY) stands still already: it is cut, left to them, and said ([`Held::foreign`]), so that no
+//! later start takes it for a freeze of ours.
+//!
+//! Each file system is opened once, and the descriptor is checked to be of the device ([`MountedFileSystem`]): write-out, freeze and thaw
+//! are of the volume, whatever others mount or unmount meanwhile.
+//!
+//! A fault that ends by itself (something is just being unmounted) is told from one that does not (a file system that shut down, or that
+//! cannot be frozen): only the former is worth another attempt.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mount::{Freeze, MountEntry, MountError, Mounter};
+use crate::mount::{Freeze, MountError, MountedFileSystem, Mounter};
 use crate::pool::stopped::{Late, Stopped};
 use crate::pool::{Held, Quiesce, QuiesceError, Release};
 
 impl From<MountError> for QuiesceError {
     fn from(error: MountError) -> Self {
-        Self(error.to_string())
+        let text = error.to_string();
+        match error {
+            // Being mounted or unmounted at this moment.
+            MountError::NotFound(_) | MountError::Busy(_) => Self::Transient(text),
+            MountError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => Self::Transient(text),
+                _ => Self::Lasting(text),
+            },
+            MountError::Path { .. }
+            | MountError::Option(_)
+            | MountError::NotBlank { .. }
+            | MountError::Unsound { .. }
+            | MountError::Program { .. } => Self::Lasting(text),
+        }
     }
 }
 
@@ -30,12 +51,14 @@ pub struct MountQuiesce {
     mounter: Arc<dyn Mounter>,
 }
 
+type FileSystem = Arc<dyn MountedFileSystem>;
+
 /// What the devices of a hold carry.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Devices {
-    /// One mount point of each file system.
-    file_systems: Vec<PathBuf>,
-    /// Devices without a mounted file system.
+    /// Devices with a mounted file system.
+    file_systems: Vec<(PathBuf, FileSystem)>,
+    /// Devices without one.
     raw: Vec<PathBuf>,
 }
 
@@ -46,82 +69,85 @@ impl MountQuiesce {
     }
 
     fn look(&self, devices: &[PathBuf]) -> Result<Devices, MountError> {
-        let mounts = self.mounter.mounts()?;
         let mut found = Devices::default();
         let mut numbers = BTreeSet::new();
         for device in devices {
-            let number = self.mounter.device_number(device)?;
-            if !numbers.insert(number) {
+            if !numbers.insert(self.mounter.device_number(device)?) {
                 continue;
             }
-            let shows = |entry: &&MountEntry| entry.device == number || entry.source == *device;
-            match mounts.iter().find(shows) {
-                Some(entry) => found.file_systems.push(entry.mount_point.clone()),
+            match self.mounter.open_mounted(device)? {
+                Some(file_system) => found.file_systems.push((device.clone(), file_system)),
                 None => found.raw.push(device.clone()),
             }
         }
         Ok(found)
     }
+}
 
-    fn freeze_all(&self, mount_points: &[PathBuf], deadline: Duration) -> Result<Stopped<PathBuf>, QuiesceError> {
-        let mounter = Arc::clone(&self.mounter);
-        let frozen = Stopped::until(deadline, move |mount_point: &PathBuf| thaw(&*mounter, mount_point))
-            .map_err(|error| QuiesceError(format!("no watchdog could be started: {error}")))?;
-        for mount_point in mount_points {
-            let late = || QuiesceError(format!("{}: freezing took longer than the deadline", mount_point.display()));
-            match self.mounter.freeze(mount_point)? {
-                Freeze::Foreign => {
-                    tracing::info!(mount_point = %mount_point.display(), "frozen by someone else; cut as it is, and left frozen")
-                }
-                Freeze::Ours => frozen.add(mount_point.clone()).map_err(|Late| late())?,
+/// Freezes them all. From the first freeze on every way out ends the hold.
+fn freeze_all(file_systems: Vec<(PathBuf, FileSystem)>, deadline: Duration) -> Result<Hold, QuiesceError> {
+    let frozen = Stopped::until(deadline, thaw)
+        .map_err(|error| QuiesceError::Transient(format!("no watchdog could be started: {error}")))?;
+    let mut foreign = Vec::new();
+    for (device, file_system) in file_systems {
+        let mount_point = file_system.mount_point().to_owned();
+        let late = || QuiesceError::Transient(format!("{}: freezing took longer than the deadline", mount_point.display()));
+        match file_system.freeze()? {
+            Freeze::Foreign => {
+                tracing::info!(mount_point = %mount_point.display(), "frozen by someone else; cut as it is, and left frozen");
+                foreign.push(device);
             }
+            Freeze::Ours => frozen.add(file_system).map_err(|Late| late())?,
         }
-        Ok(frozen)
     }
+    Ok(Hold { frozen: Some(frozen), foreign })
 }
 
 /// A hold in effect: the file systems that are frozen, if there are any. Devices alone are only flushed, which takes as long as it
 /// takes.
+#[derive(Default)]
 struct Hold {
-    frozen: Option<Stopped<PathBuf>>,
+    frozen: Option<Stopped<FileSystem>>,
+    foreign: Vec<PathBuf>,
 }
 
 impl Held for Hold {
+    fn foreign(&self) -> &[PathBuf] {
+        &self.foreign
+    }
+
     fn release(self: Box<Self>) -> Release {
         self.frozen.map_or(Release::InTime, Stopped::release)
     }
 }
 
 /// A thaw that fails leaves somebody's writers blocked: it is tried again at once, and then said loudly.
-fn thaw(mounter: &dyn Mounter, mount_point: &Path) {
-    let result = mounter.thaw(mount_point).or_else(|_| mounter.thaw(mount_point));
-    match result {
-        Ok(()) => tracing::debug!(mount_point = %mount_point.display(), "thawed"),
-        Err(error) => {
-            tracing::error!(mount_point = %mount_point.display(), %error, "could not be thawed; run `fsfreeze --unfreeze`")
-        }
+fn thaw(file_system: &FileSystem) {
+    let mount_point = file_system.mount_point().display();
+    match file_system.thaw().or_else(|_| file_system.thaw()) {
+        Ok(()) => tracing::debug!(%mount_point, "thawed"),
+        Err(error) => tracing::error!(%mount_point, %error, "could not be thawed; run `fsfreeze --unfreeze`"),
     }
 }
 
 impl Quiesce for MountQuiesce {
     fn hold(&self, devices: &[PathBuf], deadline: Duration) -> Result<Box<dyn Held>, QuiesceError> {
         let found = self.look(devices)?;
-        for mount_point in &found.file_systems {
-            self.mounter.sync(mount_point)?;
+        for (_, file_system) in &found.file_systems {
+            file_system.sync()?;
         }
-        // From here on every way out ends the hold.
-        let frozen = if found.file_systems.is_empty() { None } else { Some(self.freeze_all(&found.file_systems, deadline)?) };
+        let hold = if found.file_systems.is_empty() { Hold::default() } else { freeze_all(found.file_systems, deadline)? };
         // Last, so that as little as possible is written between the flush and the cut.
         for device in &found.raw {
             self.mounter.flush_device(device)?;
         }
-        Ok(Box::new(Hold { frozen }))
+        Ok(Box::new(hold))
     }
 
     fn release_leftovers(&self, devices: &[PathBuf]) -> Result<(), QuiesceError> {
-        for mount_point in self.look(devices)?.file_systems {
-            self.mounter.thaw(&mount_point)?;
-            tracing::info!(mount_point = %mount_point.display(), "thawed what an earlier process may have left frozen");
+        for (_, file_system) in self.look(devices)?.file_systems {
+            file_system.thaw()?;
+            tracing::info!(mount_point = %file_system.mount_point().display(), "thawed what an earlier process may have left frozen");
         }
         Ok(())
     }

@@ -63,6 +63,7 @@ pub fn read(error: CallError) -> Status {
             | PoolError::Unsupported(_)
             | PoolError::TooSlow { .. }
             | PoolError::Quiesce(_)
+            | PoolError::CannotQuiesce(_)
             | PoolError::Owned(_)
             | PoolError::Format(_)
             | PoolError::Catalogue(_)
@@ -90,6 +91,7 @@ pub fn snapshot_metadata(error: CallError) -> Status {
             | PoolError::NoSpace(_)
             | PoolError::TooSlow { .. }
             | PoolError::Quiesce(_)
+            | PoolError::CannotQuiesce(_)
             | PoolError::Owned(_)
             | PoolError::Format(_)
             | PoolError::Catalogue(_)
@@ -131,8 +133,8 @@ pub fn create_volume(error: CallError) -> Status {
             PoolError::Busy(_) | PoolError::InUse { .. } | PoolError::Quiesce(_) => Code::Aborted,
             // Gone between two steps; the repetition finds out what is true now.
             PoolError::Missing(_) => Code::Aborted,
-            // Does not go away by itself: the source has too many extents. Rolled back.
-            PoolError::TooSlow { .. } => Code::FailedPrecondition,
+            // Does not go away by itself: the source has too many extents, or its file system cannot be frozen. Rolled back.
+            PoolError::TooSlow { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
             // Whether the last commit took hold is not known.
             PoolError::Catalogue(_) => Code::Unavailable,
             // Rolled back before it was reported.
@@ -160,6 +162,7 @@ pub fn delete(error: CallError) -> Status {
             | PoolError::Unsupported(_)
             | PoolError::TooSlow { .. }
             | PoolError::Quiesce(_)
+            | PoolError::CannotQuiesce(_)
             | PoolError::Owned(_)
             | PoolError::Format(_)
             | PoolError::Io { .. } => Code::Internal,
@@ -180,8 +183,8 @@ pub fn create_snapshot(error: CallError) -> Status {
             PoolError::NoSpace(_) => Code::ResourceExhausted,
             // Nothing was kept; the next attempt may find the volume still.
             PoolError::Busy(_) | PoolError::InUse { .. } | PoolError::Quiesce(_) => Code::Aborted,
-            // Final until an administrator acts: the file system cannot share extents, or the volume has too many.
-            PoolError::Unsupported(_) | PoolError::TooSlow { .. } => Code::FailedPrecondition,
+            // Final until an administrator acts: the file system cannot share extents, or the volume has too many, or it shut down.
+            PoolError::Unsupported(_) | PoolError::TooSlow { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
             PoolError::Catalogue(_) => Code::Unavailable,
             PoolError::Size(_) | PoolError::Owned(_) | PoolError::Format(_) | PoolError::Io { .. } => Code::Internal,
         },
@@ -200,7 +203,7 @@ pub fn controller_expand(error: CallError) -> Status {
             PoolError::Size(_) => Code::OutOfRange,
             // Retried, and right so: space may come back.
             PoolError::NoSpace(_) => Code::ResourceExhausted,
-            PoolError::InUse { .. } => Code::FailedPrecondition,
+            PoolError::InUse { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
             PoolError::Busy(_) | PoolError::Quiesce(_) => Code::Aborted,
             PoolError::Unsupported(_) => Code::InvalidArgument,
             PoolError::Catalogue(_) => Code::Unavailable,
@@ -219,7 +222,7 @@ pub fn controller_expand(error: CallError) -> Status {
 fn pool_on_node(error: &PoolError) -> Code {
     match error {
         PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
-        PoolError::InUse { .. } => Code::FailedPrecondition,
+        PoolError::InUse { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
         PoolError::Busy(_) | PoolError::Quiesce(_) => Code::Aborted,
         PoolError::NoSpace(_) => Code::ResourceExhausted,
         PoolError::Size(_) => Code::OutOfRange,
@@ -357,6 +360,7 @@ mod tests {
             PoolError::Unsupported("x".to_owned()),
             PoolError::TooSlow { object, extents: 1, estimate: Duration::ZERO, limit: Duration::ZERO },
             PoolError::Quiesce("x".to_owned()),
+            PoolError::CannotQuiesce("x".to_owned()),
             PoolError::Owned("x".to_owned()),
             PoolError::Format("x".to_owned()),
             PoolError::Catalogue("x".to_owned()),
@@ -378,6 +382,7 @@ mod tests {
             | PoolError::Size(_)
             | PoolError::Unsupported(_)
             | PoolError::TooSlow { .. }
+            | PoolError::CannotQuiesce(_)
             | PoolError::Owned(_)
             | PoolError::Format(_)
             | PoolError::Io { .. } => false,

@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::mount::MsFlags;
 
 use super::options;
 use super::path::through_descriptor;
-use super::{FileSystemStats, Formatting, Freeze, MountEntry, MountError, MountRequest, Mounter, Probe, topmost};
+use super::{
+    FileSystemStats, Formatting, Freeze, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe, topmost,
+};
 use crate::block::Access;
 use crate::types::FsType;
 
@@ -33,6 +35,7 @@ pub enum Verb {
     GrowUnmounted,
     RenewIdentity,
     Stats,
+    OpenMounted,
     Sync,
     FlushDevice,
     Freeze,
@@ -79,10 +82,18 @@ impl Default for Device {
     }
 }
 
-/// A [`Mounter`] in memory.
-#[derive(Debug, Default)]
+/// A [`Mounter`] in memory. Clones are of the same one.
+#[derive(Debug, Clone, Default)]
 pub struct MemoryMounter {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+}
+
+/// A file system that was mounted when it was opened.
+#[derive(Debug)]
+struct Opened {
+    mounter: MemoryMounter,
+    device: PathBuf,
+    mount_point: PathBuf,
 }
 
 impl MemoryMounter {
@@ -404,25 +415,38 @@ impl Mounter for MemoryMounter {
         })
     }
 
-    fn sync(&self, mount_point: &Path) -> Result<(), MountError> {
-        self.begin(Verb::Sync, mount_point)?.containing(mount_point).map(drop)
+    fn open_mounted(&self, device: &Path) -> Result<Option<Arc<dyn MountedFileSystem>>, MountError> {
+        let state = self.begin(Verb::OpenMounted, device)?;
+        let device = through_descriptor(device);
+        let entry = state.mounts.iter().find(|entry| entry.is_of(&device, number_of(&device)));
+        Ok(entry.map(|entry| {
+            let (mounter, mount_point) = (self.clone(), entry.mount_point.clone());
+            Arc::new(Opened { mounter, device, mount_point }) as Arc<dyn MountedFileSystem>
+        }))
     }
 
     fn flush_device(&self, device: &Path) -> Result<(), MountError> {
         self.begin(Verb::FlushDevice, device).map(drop)
     }
+}
 
-    fn freeze(&self, mount_point: &Path) -> Result<Freeze, MountError> {
-        let mut state = self.begin(Verb::Freeze, mount_point)?;
-        let source = state.containing(mount_point)?.source.clone();
-        let held = state.device(&source);
-        Ok(if std::mem::replace(&mut held.frozen, true) { Freeze::Foreign } else { Freeze::Ours })
+impl MountedFileSystem for Opened {
+    fn mount_point(&self) -> &Path {
+        &self.mount_point
     }
 
-    fn thaw(&self, mount_point: &Path) -> Result<(), MountError> {
-        let mut state = self.begin(Verb::Thaw, mount_point)?;
-        let source = state.containing(mount_point)?.source.clone();
-        state.device(&source).frozen = false;
+    fn sync(&self) -> Result<(), MountError> {
+        self.mounter.begin(Verb::Sync, &self.mount_point).map(drop)
+    }
+
+    fn freeze(&self) -> Result<Freeze, MountError> {
+        let mut state = self.mounter.begin(Verb::Freeze, &self.mount_point)?;
+        let frozen = std::mem::replace(&mut state.device(&self.device).frozen, true);
+        Ok(if frozen { Freeze::Foreign } else { Freeze::Ours })
+    }
+
+    fn thaw(&self) -> Result<(), MountError> {
+        self.mounter.begin(Verb::Thaw, &self.mount_point)?.device(&self.device).frozen = false;
         Ok(())
     }
 }
@@ -470,14 +494,16 @@ mod tests {
         let number = fixture.mounter.device_number(Path::new(DEVICE)).unwrap();
         assert!(mounts.iter().all(|entry| entry.shows(Path::new(DEVICE), number)));
         assert_eq!((mounts[0].access(), mounts[1].access()), (Access::ReadWrite, Access::ReadOnly));
-        assert_eq!(fixture.mounter.freeze(&publish).unwrap(), Freeze::Ours);
-        assert_eq!(fixture.mounter.freeze(&stage).unwrap(), Freeze::Foreign);
-        fixture.mounter.thaw(&stage).unwrap();
+        let opened = fixture.mounter.open_mounted(Path::new(DEVICE)).unwrap().unwrap();
+        assert_eq!(opened.freeze().unwrap(), Freeze::Ours);
+        assert_eq!(opened.freeze().unwrap(), Freeze::Foreign);
+        opened.thaw().unwrap();
         for _ in 0..2 {
             fixture.mounter.unmount(&publish).unwrap();
             fixture.mounter.unmount(&stage).unwrap();
         }
         assert!(fixture.mounter.mounts().unwrap().is_empty());
+        assert!(fixture.mounter.open_mounted(Path::new(DEVICE)).unwrap().is_none());
     }
 
     #[test]

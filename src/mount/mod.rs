@@ -8,6 +8,7 @@ mod btrfs_identity;
 pub mod image;
 pub mod memory;
 pub mod mkfs;
+mod mounted;
 pub mod mountinfo;
 pub mod options;
 pub mod path;
@@ -18,6 +19,7 @@ pub mod system;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::block::Access;
 use crate::types::FsType;
@@ -120,7 +122,12 @@ impl MountEntry {
     /// Whether this is a mount of the whole file system on a device. Both the number and the path are needed: Btrfs shows a
     /// number of its own, the others may have been mounted by another path of the same device.
     pub fn shows(&self, device: &Path, number: (u32, u32)) -> bool {
-        self.root == Path::new("/") && (self.device == number || self.source == device)
+        self.root == Path::new("/") && self.is_of(device, number)
+    }
+
+    /// Whether this is a mount of the file system on a device, or of a part of it.
+    pub fn is_of(&self, device: &Path, number: (u32, u32)) -> bool {
+        self.device == number || self.source == device
     }
 
     /// Whether writing through this mount is possible.
@@ -244,29 +251,42 @@ pub trait Mounter: Send + Sync {
     /// [`MountError::NotFound`], [`MountError::Io`].
     fn stats(&self, path: &Path) -> Result<FileSystemStats, MountError>;
 
-    /// Writes out everything that is dirty (`syncfs`).
+    /// Opens the file system that is mounted from a device, wherever that is; none when it is mounted nowhere.
     ///
     /// # Errors
-    /// [`MountError::Io`].
-    fn sync(&self, mount_point: &Path) -> Result<(), MountError>;
+    /// [`MountError::NotFound`] for the device, [`MountError::Unsound`] when no mount of it can be opened, [`MountError::Io`].
+    fn open_mounted(&self, device: &Path) -> Result<Option<Arc<dyn MountedFileSystem>>, MountError>;
 
     /// Flushes a block device's page cache and write cache.
     ///
     /// # Errors
     /// [`MountError::Io`].
     fn flush_device(&self, device: &Path) -> Result<(), MountError>;
+}
 
-    /// Freezes the file system (FIFREEZE).
-    ///
-    /// # Errors
-    /// [`MountError::Io`]; EBUSY is not an error but [`Freeze::Foreign`].
-    fn freeze(&self, mount_point: &Path) -> Result<Freeze, MountError>;
+/// A mounted file system that is held open: whatever becomes of its mounts, all verbs are about this one. It stays mounted as long as
+/// the value lives.
+pub trait MountedFileSystem: Send + Sync {
+    /// Where it was found, for people.
+    fn mount_point(&self) -> &Path;
 
-    /// Thaws the file system (FITHAW). Not frozen is success.
+    /// Writes out everything that is dirty (`syncfs`).
     ///
     /// # Errors
     /// [`MountError::Io`].
-    fn thaw(&self, mount_point: &Path) -> Result<(), MountError>;
+    fn sync(&self) -> Result<(), MountError>;
+
+    /// Freezes it (FIFREEZE).
+    ///
+    /// # Errors
+    /// [`MountError::Io`]; EBUSY is not an error but [`Freeze::Foreign`].
+    fn freeze(&self) -> Result<Freeze, MountError>;
+
+    /// Thaws it (FITHAW). Not frozen is success.
+    ///
+    /// # Errors
+    /// [`MountError::Io`].
+    fn thaw(&self) -> Result<(), MountError>;
 }
 
 /// What [`Mounter::make_file_system`] may write over.

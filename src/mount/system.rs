@@ -9,10 +9,11 @@
 //!   XFS always leaves a record in its log; so a mount that fails because of it is tried once more without recovery. A
 //!   snapshot that was cut without a freeze of ours then shows the state before the last journal entries.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -22,10 +23,10 @@ use super::options::{self, MountOptions};
 use super::path::through_descriptor;
 use super::probe::{self, Finding};
 use super::{
-    FileSystemStats, Formatting, Freeze, MountEntry, MountError, MountRequest, Mounter, Probe, btrfs_identity, mkfs, mountinfo,
-    topmost,
+    FileSystemStats, Formatting, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe, btrfs_identity, mkfs,
+    mounted, mountinfo, topmost,
 };
-use crate::block::{Access, FileSource, bind, device, freeze};
+use crate::block::{Access, FileSource, bind, device};
 use crate::failpoint;
 use crate::types::{FsType, LogicalBlockSize};
 
@@ -187,33 +188,14 @@ impl Mounter for SystemMounter {
         })
     }
 
-    fn sync(&self, mount_point: &Path) -> Result<(), MountError> {
-        let directory = open_directory(mount_point)?;
-        freeze::sync_file_system(&directory).map_err(|error| path_error("sync", mount_point, error))
+    fn open_mounted(&self, device: &Path) -> Result<Option<Arc<dyn MountedFileSystem>>, MountError> {
+        let opened = mounted::open(device, self.device_number(device)?)?;
+        Ok(opened.map(|opened| Arc::new(opened) as Arc<dyn MountedFileSystem>))
     }
 
     fn flush_device(&self, device: &Path) -> Result<(), MountError> {
         let file = File::open(device).map_err(|error| path_error("open", device, error))?;
         file.sync_all().and_then(|()| device::flush_buffers(&file)).map_err(|error| path_error("flush", device, error))
-    }
-
-    fn freeze(&self, mount_point: &Path) -> Result<Freeze, MountError> {
-        let directory = open_directory(mount_point)?;
-        failpoint::hit("mount.freeze.before");
-        let frozen = freeze::freeze(&directory).map_err(|error| path_error("freeze", mount_point, error))?;
-        failpoint::hit("mount.freeze.after");
-        Ok(match frozen {
-            freeze::Frozen::Now => Freeze::Ours,
-            freeze::Frozen::Already => Freeze::Foreign,
-        })
-    }
-
-    fn thaw(&self, mount_point: &Path) -> Result<(), MountError> {
-        let directory = open_directory(mount_point)?;
-        failpoint::hit("mount.thaw.before");
-        freeze::thaw(&directory).map_err(|error| path_error("thaw", mount_point, error))?;
-        failpoint::hit("mount.thaw.after");
-        Ok(())
     }
 }
 
@@ -252,10 +234,6 @@ pub(super) fn examine(path: &Path) -> Result<Finding, MountError> {
         probe::examine(&FileSource::new(file, size, LogicalBlockSize::B4096)?)
     };
     attempt().map_err(|error| path_error("look at", path, error))
-}
-
-fn open_directory(path: &Path) -> Result<File, MountError> {
-    OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path).map_err(|error| path_error("open", path, error))
 }
 
 /// The path as mountinfo shows it: descriptors and symbolic links resolved, except in the last component.

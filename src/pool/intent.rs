@@ -3,6 +3,8 @@
 //! An intent is in the catalogue exactly while its act may be half done. What an interrupted one means at the next start is
 //! decided in `owned::recovery`.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::record::{Snapshot, Volume};
@@ -20,14 +22,14 @@ pub enum Intent {
     CreateVolume {
         /// The record as it will be.
         volume: Volume,
-        /// The source volume that may be held still for the copy.
+        /// The source volume that may be held still for the copy, by us.
         holds: Vec<VolumeId>,
     },
     /// A set of snapshots is being cut. Interrupted: undone.
     CreateSnapshots {
         /// The records as they will be, but for the time of the cut.
         snapshots: Vec<Snapshot>,
-        /// The volumes that may be held still for it.
+        /// The volumes that may be held still for it, by us.
         holds: Vec<VolumeId>,
     },
     /// A volume is being deleted; it is no longer visible. Interrupted: finished.
@@ -52,4 +54,19 @@ pub enum Intent {
         /// The record as it will be.
         volume: Volume,
     },
+}
+
+impl Intent {
+    /// The same change without the holds of these volumes: somebody else holds them still.
+    #[must_use]
+    pub fn without_holds(&self, foreign: &BTreeSet<VolumeId>) -> Self {
+        let mut narrowed = self.clone();
+        match &mut narrowed {
+            Self::CreateVolume { holds, .. } | Self::CreateSnapshots { holds, .. } => {
+                holds.retain(|volume| !foreign.contains(volume))
+            }
+            Self::DeleteVolume { .. } | Self::DeleteSnapshot { .. } | Self::Grow { .. } | Self::Restore { .. } => {}
+        }
+        narrowed
+    }
 }

@@ -462,6 +462,9 @@ pub enum PoolError {
     /// The freeze could not be made, or its deadline passed before the cut returned; nothing was kept.
     #[error("the volume could not be held still: {0}")]
     Quiesce(String),
+    /// The volume's file system cannot be held still, and that will not change by itself; nothing was kept.
+    #[error("the volume cannot be held still: {0}")]
+    CannotQuiesce(String),
     /// Another process owns the pool.
     #[error("{0}: the pool is in use by another process")]
     Owned(String),

@@ -11,11 +11,12 @@
 //! | deletion, eviction of an anchor | an intent, no record | finished |
 //! | deletion into an anchor | the snapshot, or the anchor | nothing: one commit |
 //! | growth | an intent beside the record | finished |
-//! | anything under a hold | the volumes that may be held are in the intent | the hold is ended first |
+//! | anything under a hold | the volumes that we may hold are in the intent | the hold is ended first |
 //!
-//! The last row has a gap that the kernel leaves: a freeze carries no owner. If the process died after its intent and before its
-//! own freeze, and somebody else had frozen the file system, the next start ends that foreign freeze. The window is the
-//! time between one commit and one ioctl.
+//! The last row has a gap that the kernel leaves: a freeze carries no owner, and only an attempt to freeze tells that somebody else
+//! did. So an intent names the volumes that are about to be held; those that turn out to be frozen by somebody else are taken from it
+//! in a commit of its own before the cut begins. If the process dies between these two commits (a write-out and one ioctl lie between them),
+//! the next start ends that foreign freeze.
 //!
 //! An act that fails is undone at once; if that fails too, or the process is told to stop meanwhile, the intent stays and
 //! the next start undoes it. A *commit* that fails is never undone: it may have reached the disk. Nothing here is cancelled
@@ -55,8 +56,9 @@ pub use self::restore::{RestoreStart, RestoreTarget};
 pub use self::status::{AnchorStatus, PoolStatus};
 use self::watch::Watch;
 use super::catalogue::Catalogue;
+use super::intent::{Intent, IntentId};
 use super::locks::{Key, Locked, OperationLocks};
-use super::{Demand, FREEZE_DEADLINE, Pool, PoolError, PoolKind, Quiesce, Release};
+use super::{Demand, FREEZE_DEADLINE, Held, Pool, PoolError, PoolKind, Quiesce, Release};
 use crate::block::Access;
 use crate::failpoint;
 use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
@@ -77,6 +79,9 @@ pub struct OwnedPool {
 }
 
 type Damaged = BTreeMap<Object, String>;
+
+/// Volumes that somebody may be writing to, with their devices.
+type Written = BTreeMap<VolumeId, PathBuf>;
 
 impl std::fmt::Debug for OwnedPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -204,27 +209,34 @@ impl OwnedPool {
     }
 
     /// The devices of those volumes that somebody may be writing to.
-    fn written_devices(&self, volumes: &BTreeSet<VolumeId>) -> Result<Vec<PathBuf>, PoolError> {
-        let mut devices = Vec::new();
+    fn written_devices(&self, volumes: &BTreeSet<VolumeId>) -> Result<Written, PoolError> {
+        let mut devices = Written::new();
         for &volume in volumes {
             if let Some(attachment) = self.pool.attachment(Object::Volume(volume))?
                 && attachment.access == Access::ReadWrite
             {
-                devices.push(attachment.device);
+                devices.insert(volume, attachment.device);
             }
         }
         Ok(devices)
     }
 
-    /// Runs `cut` while the devices are held still. An error means that whatever the cut made must be thrown away.
-    fn while_held<T>(&self, devices: &[PathBuf], cut: impl FnOnce() -> Result<T, PoolError>) -> Result<T, PoolError> {
+    /// Runs `cut`, which `intent` is about, while the devices are held still. An error means that whatever the cut made must be thrown
+    /// away.
+    fn while_held<T>(
+        &self,
+        devices: &Written,
+        intent: (IntentId, &Intent),
+        cut: impl FnOnce() -> Result<T, PoolError>,
+    ) -> Result<T, PoolError> {
         if devices.is_empty() {
             return cut();
         }
+        let paths: Vec<PathBuf> = devices.values().cloned().collect();
         failpoint::hit("pool.hold.before");
-        let held = self.quiesce.hold(devices, FREEZE_DEADLINE).map_err(|error| PoolError::Quiesce(error.0))?;
+        let held = self.quiesce.hold(&paths, FREEZE_DEADLINE)?;
         failpoint::hit("pool.hold.after");
-        let result = cut();
+        let result = self.disown(held.as_ref(), devices, intent).and_then(|()| cut());
         failpoint::hit("pool.release.before");
         let released = held.release();
         failpoint::hit("pool.release.after");
@@ -238,6 +250,16 @@ impl OwnedPool {
                 )))
             }
         }
+    }
+
+    /// Takes those volumes from the intent that somebody else holds: should this process die in the cut, the next start leaves them.
+    fn disown(&self, held: &dyn Held, devices: &Written, (id, intent): (IntentId, &Intent)) -> Result<(), PoolError> {
+        let is_foreign = |(_, device): &(&VolumeId, &PathBuf)| held.foreign().contains(*device);
+        let foreign: BTreeSet<VolumeId> = devices.iter().filter(is_foreign).map(|(&volume, _)| volume).collect();
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        self.catalogue.commit("hold.foreign", |change| change.replace_intent(id, &intent.without_holds(&foreign)))
     }
 }
 

@@ -9,16 +9,34 @@
 //! * [`Held::release`] ends the hold and says whether it had lasted until then. [`Release::Expired`] means that the devices may
 //!   have been written to before the cut returned: the cut is thrown away.
 //! * Dropping a hold ends it as well.
+//! * What somebody else holds still already is left to them; [`Held::foreign`] names it, and whoever cuts records it before the cut.
 //! * [`Quiesce::release_leftovers`] is for the start of a process: the catalogue says that an earlier one was about to hold
-//!   these devices. It ends the hold if one is left.
+//!   these devices, and of none that it found them held by somebody else. It ends the hold if one is left.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why devices could not be held still, or not be released. The text is for people.
+use super::PoolError;
+
+/// Why devices could not be held still, or not be released. The texts are for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct QuiesceError(pub String);
+pub enum QuiesceError {
+    /// Ends by itself: another attempt may succeed.
+    #[error("{0}")]
+    Transient(String),
+    /// Stays until somebody acts: a file system that shut down, or that cannot be frozen.
+    #[error("{0}")]
+    Lasting(String),
+}
+
+impl From<QuiesceError> for PoolError {
+    fn from(error: QuiesceError) -> Self {
+        match error {
+            QuiesceError::Transient(text) => Self::Quiesce(text),
+            QuiesceError::Lasting(text) => Self::CannotQuiesce(text),
+        }
+    }
+}
 
 /// The ability to hold devices still. Implemented over the mount table by the layer above.
 pub trait Quiesce: Send + Sync {
@@ -37,6 +55,9 @@ pub trait Quiesce: Send + Sync {
 
 /// A hold in effect. Dropping it ends it too.
 pub trait Held: Send {
+    /// Those of the devices that somebody else was holding still already: they stay so when this hold ends.
+    fn foreign(&self) -> &[PathBuf];
+
     /// Ends the hold.
     fn release(self: Box<Self>) -> Release;
 }
@@ -67,6 +88,10 @@ impl Quiesce for NothingToHold {
 }
 
 impl Held for HoldsNothing {
+    fn foreign(&self) -> &[PathBuf] {
+        &[]
+    }
+
     fn release(self: Box<Self>) -> Release {
         Release::InTime
     }

@@ -7,8 +7,8 @@ pub mod fuse;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopDevice, LoopOptions};
+use windlass::block::{Access, freeze};
 use windlass::mount::image::{self, ImageFileSystem};
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{MountRequest, Mounter};
@@ -65,7 +65,7 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         let mounter = SystemMounter::new();
         for mount_point in self.mount_points() {
-            let _ = mounter.thaw(&mount_point);
+            let _ = File::open(&mount_point).and_then(|directory| freeze::thaw(&directory));
         }
         // Pools lie in images in pools: each round frees what the one before was holding.
         for _ in 0..4 {

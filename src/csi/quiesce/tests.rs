@@ -94,6 +94,7 @@ fn what_somebody_else_froze_is_cut_and_stays_frozen() {
     let (theirs, ours) = (fixture.mounted("theirs"), fixture.mounted("ours"));
     fixture.mounter.freeze_by_others(&theirs);
     let hold = fixture.quiesce.hold(&[theirs.clone(), ours.clone()], LONG).unwrap();
+    assert_eq!(hold.foreign(), std::slice::from_ref(&theirs));
     assert_eq!(hold.release(), Release::InTime);
     assert!(fixture.mounter.is_frozen(&theirs));
     assert!(!fixture.mounter.is_frozen(&ours));
@@ -115,6 +116,36 @@ fn a_failed_freeze_thaws_the_ones_before_it() {
         fixture.mounter.fail_next(verb, failure);
         assert!(fixture.quiesce.hold(&devices, LONG).is_err());
         assert!(!fixture.mounter.is_frozen(&one) && !fixture.mounter.is_frozen(&two));
+    }
+}
+
+#[test]
+fn what_is_unmounted_during_the_cut_is_thawed_all_the_same() {
+    let fixture = Fixture::new();
+    let device = fixture.mounted("one");
+    let hold = fixture.quiesce.hold(std::slice::from_ref(&device), LONG).unwrap();
+    // As `umount --lazy` does.
+    fixture.mounter.unmount(&fixture.directory.path().join("one")).unwrap();
+    assert_eq!(hold.release(), Release::InTime);
+    assert!(!fixture.mounter.is_frozen(&device));
+}
+
+#[test]
+fn faults_that_end_by_themselves_are_told_from_those_that_last() {
+    let fixture = Fixture::new();
+    let device = fixture.mounted("one");
+    let fault = |verb, failure| {
+        fixture.mounter.fail_next(verb, failure);
+        fixture.quiesce.hold(std::slice::from_ref(&device), LONG).map(drop).unwrap_err()
+    };
+    for failure in [Failure::Busy, Failure::NotFound, Failure::Io(std::io::ErrorKind::Interrupted)] {
+        assert!(matches!(fault(Verb::OpenMounted, failure), QuiesceError::Transient(_)), "{failure:?}");
+    }
+    for verb in [Verb::Sync, Verb::Freeze] {
+        // A file system that shut down; one that cannot be frozen.
+        for kind in [std::io::ErrorKind::Other, std::io::ErrorKind::Unsupported, std::io::ErrorKind::NotADirectory] {
+            assert!(matches!(fault(verb, Failure::Io(kind)), QuiesceError::Lasting(_)), "{verb:?} {kind:?}");
+        }
     }
 }
 

@@ -49,7 +49,9 @@ pub(super) fn pool(field: &str, error: &PoolError) -> Status {
         PoolError::Size(_) => Code::OutOfRange,
         PoolError::Busy(_) => Code::Aborted,
         PoolError::NoSpace(_) => Code::ResourceExhausted,
-        PoolError::InUse { .. } | PoolError::Quiesce(_) | PoolError::TooSlow { .. } => Code::FailedPrecondition,
+        PoolError::InUse { .. } | PoolError::Quiesce(_) | PoolError::CannotQuiesce(_) | PoolError::TooSlow { .. } => {
+            Code::FailedPrecondition
+        }
         PoolError::Unsupported(_) => Code::InvalidArgument,
         PoolError::Owned(_) | PoolError::Format(_) | PoolError::Catalogue(_) | PoolError::Io { .. } => Code::Internal,
     };

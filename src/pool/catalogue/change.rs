@@ -102,6 +102,17 @@ impl<'a> Change<'a> {
         Ok(IntentId(id))
     }
 
+    /// Records an intent anew, in place of what it said.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn replace_intent(&mut self, id: IntentId, intent: &Intent) -> Result<(), PoolError> {
+        let encoded = encode(intent)?;
+        self.transaction.open_table(INTENTS).map_err(failed)?.insert(id.0, encoded.as_slice()).map_err(failed)?;
+        self.spend(encoded.len());
+        Ok(())
+    }
+
     /// Drops an intent. Absent is fine.
     ///
     /// # Errors

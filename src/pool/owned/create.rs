@@ -24,7 +24,7 @@ impl OwnedPool {
     ///
     /// # Errors
     /// [`PoolError::NameTaken`], [`PoolError::SourceMissing`], [`PoolError::Size`], [`PoolError::NoSpace`], [`PoolError::Busy`],
-    /// [`PoolError::Unsupported`], [`PoolError::TooSlow`], [`PoolError::Quiesce`]: nothing is left behind. [`PoolError::Io`],
+    /// [`PoolError::Unsupported`], [`PoolError::TooSlow`], [`PoolError::Quiesce`], [`PoolError::CannotQuiesce`]: nothing is left behind. [`PoolError::Io`],
     /// [`PoolError::Catalogue`]: to be repeated.
     pub fn create_volume(&self, request: &NewVolume) -> Result<Outcome<Volume>, PoolError> {
         let _name = self.locks.lock([Key::VolumeName(request.name.clone())])?;
@@ -35,25 +35,25 @@ impl OwnedPool {
         let _source = request.source.map(|source| self.claim_source(source)).transpose()?;
         let volume = self.plan_volume(request, "volume")?;
         let _locked = self.lock_objects([Object::Volume(volume.id)])?;
-        let holds = match volume.source {
-            Some(Object::Volume(source)) => vec![source],
-            _ => Vec::new(),
+        let copied = match volume.source {
+            Some(Object::Volume(source)) => BTreeSet::from([source]),
+            _ => BTreeSet::new(),
         };
-        let devices = self.written_devices(&holds.iter().copied().collect::<BTreeSet<_>>())?;
+        let devices = self.written_devices(&copied)?;
         if let (Some(source), false) = (volume.source, devices.is_empty()) {
             self.pool.check_stall(&[source], FREEZE_DEADLINE)?;
         }
-        let intent = Intent::CreateVolume { volume: volume.clone(), holds };
+        let planned = Intent::CreateVolume { volume: volume.clone(), holds: devices.keys().copied().collect() };
         let intent = self.catalogue.commit("create_volume.intent", |change| {
             self.pool.register(change, &[(Object::Volume(volume.id), volume.size)])?;
-            change.add_intent(&intent)
+            change.add_intent(&planned)
         })?;
         let spec = ObjectSpec { size: volume.size, checksum: volume.checksum };
         let made = match volume.source {
             None => act("create", || self.pool.create(volume.id, spec)),
-            Some(source) => {
-                self.while_held(&devices, || act("copy", || self.pool.copy(source, volume.id, spec, FREEZE_DEADLINE)))
-            }
+            Some(source) => self.while_held(&devices, (intent, &planned), || {
+                act("copy", || self.pool.copy(source, volume.id, spec, FREEZE_DEADLINE))
+            }),
         };
         if let Err(error) = made {
             self.undo_creation(intent, &[Object::Volume(volume.id)]);

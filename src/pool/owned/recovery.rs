@@ -130,7 +130,7 @@ fn release(pool: &dyn Pool, quiesce: &dyn Quiesce, holds: &[VolumeId]) -> Result
     if devices.is_empty() {
         return Ok(());
     }
-    act("release_leftovers", || quiesce.release_leftovers(&devices).map_err(|error| PoolError::Quiesce(error.0)))
+    act("release_leftovers", || quiesce.release_leftovers(&devices).map_err(PoolError::from))
 }
 
 /// Compares what is recorded with what is stored. Nothing is changed.

@@ -18,7 +18,7 @@ impl OwnedPool {
     ///
     /// # Errors
     /// [`PoolError::NameTaken`] (also when only some of a set exist), [`PoolError::SourceMissing`], [`PoolError::NoSpace`],
-    /// [`PoolError::TooSlow`], [`PoolError::Quiesce`], [`PoolError::Busy`]: no member is left behind. [`PoolError::Io`],
+    /// [`PoolError::TooSlow`], [`PoolError::Quiesce`], [`PoolError::CannotQuiesce`], [`PoolError::Busy`]: no member is left behind. [`PoolError::Io`],
     /// [`PoolError::Catalogue`]: to be repeated.
     pub fn create_snapshots(&self, requests: &[NewSnapshot]) -> Result<Vec<Outcome<Snapshot>>, PoolError> {
         check_distinct(requests)?;
@@ -36,15 +36,14 @@ impl OwnedPool {
             let sources: Vec<Object> = sources.iter().copied().map(Object::Volume).collect();
             self.pool.check_stall(&sources, FREEZE_DEADLINE)?;
         }
-        let holds = if devices.is_empty() { Vec::new() } else { sources.into_iter().collect() };
-        let intent = Intent::CreateSnapshots { snapshots: snapshots.clone(), holds };
+        let planned = Intent::CreateSnapshots { snapshots: snapshots.clone(), holds: devices.keys().copied().collect() };
         let objects: Vec<_> = snapshots.iter().map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size)).collect();
         let intent = self.catalogue.commit("create_snapshots.intent", |change| {
             self.pool.register(change, &objects)?;
-            change.add_intent(&intent)
+            change.add_intent(&planned)
         })?;
         let cuts: Vec<Cut> = snapshots.iter().map(|snapshot| Cut { source: snapshot.source, snapshot: snapshot.id }).collect();
-        let cut = self.while_held(&devices, || {
+        let cut = self.while_held(&devices, (intent, &planned), || {
             // The one time that every answer gives: between the last write that is in the cut and the first that is not.
             let created = Timestamp::now();
             act("snapshot", || self.pool.snapshot(&cuts, FREEZE_DEADLINE))?;

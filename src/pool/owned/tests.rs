@@ -127,7 +127,9 @@ fn this_boot() -> String {
 #[derive(Default)]
 struct Recorder {
     expire: bool,
-    refuse: bool,
+    refuse: Option<QuiesceError>,
+    /// Somebody else has frozen all of it.
+    foreign: bool,
     held: Arc<AtomicUsize>,
     holds: Mutex<Vec<Vec<PathBuf>>>,
     leftovers: Mutex<Vec<Vec<PathBuf>>>,
@@ -135,6 +137,7 @@ struct Recorder {
 
 struct Recorded {
     expire: bool,
+    foreign: Vec<PathBuf>,
     held: Arc<AtomicUsize>,
 }
 
@@ -142,11 +145,12 @@ impl Quiesce for Recorder {
     fn hold(&self, devices: &[PathBuf], deadline: Duration) -> Result<Box<dyn Held>, QuiesceError> {
         assert_eq!(deadline, FREEZE_DEADLINE);
         self.holds.lock().unwrap().push(devices.to_vec());
-        if self.refuse {
-            return Err(QuiesceError("frozen solid".to_owned()));
+        if let Some(error) = &self.refuse {
+            return Err(error.clone());
         }
         self.held.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(Recorded { expire: self.expire, held: self.held.clone() }))
+        let foreign = if self.foreign { devices.to_vec() } else { Vec::new() };
+        Ok(Box::new(Recorded { expire: self.expire, foreign, held: self.held.clone() }))
     }
 
     fn release_leftovers(&self, devices: &[PathBuf]) -> Result<(), QuiesceError> {
@@ -156,6 +160,10 @@ impl Quiesce for Recorder {
 }
 
 impl Held for Recorded {
+    fn foreign(&self) -> &[PathBuf] {
+        &self.foreign
+    }
+
     fn release(self: Box<Self>) -> Release {
         if self.expire { Release::Expired } else { Release::InTime }
     }
@@ -351,14 +359,23 @@ fn only_what_may_be_written_to_is_held_and_all_of_it_at_once() {
 
 #[test]
 fn a_cut_whose_hold_expired_or_was_refused_is_thrown_away() {
-    for recorder in [Recorder { expire: true, ..Recorder::default() }, Recorder { refuse: true, ..Recorder::default() }] {
+    let transient = Some(QuiesceError::Transient("being unmounted".to_owned()));
+    let lasting = Some(QuiesceError::Lasting("shut down".to_owned()));
+    for (expire, refuse) in [(true, None), (false, transient), (false, lasting)] {
+        let lasts = matches!(refuse, Some(QuiesceError::Lasting(_)));
+        let is_told = |error: PoolError| match error {
+            PoolError::Quiesce(_) => !lasts,
+            PoolError::CannotQuiesce(_) => lasts,
+            _ => false,
+        };
+        let recorder = Recorder { expire, refuse, ..Recorder::default() };
         let world = World::over(MemoryPool::default(), Arc::new(recorder));
         let volume = world.create("one");
         world.owned.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap();
         let cut = world.owned.create_snapshots(&[new_snapshot("snap", volume.id)]);
-        assert!(matches!(cut, Err(PoolError::Quiesce(_))));
+        assert!(is_told(cut.unwrap_err()));
         let copy = NewVolume { source: Some(Object::Volume(volume.id)), ..new_volume("copy") };
-        assert!(matches!(world.owned.create_volume(&copy), Err(PoolError::Quiesce(_))));
+        assert!(is_told(world.owned.create_volume(&copy).unwrap_err()));
         assert_eq!((world.owned.snapshots().unwrap().len(), world.owned.volumes().unwrap().len()), (0, 1));
         world.assert_tidy();
     }
@@ -380,6 +397,30 @@ fn a_hold_ends_also_when_the_cut_panics() {
     world.restart();
     assert_eq!(*recorder.leftovers.lock().unwrap(), vec![vec![device]]);
     world.assert_tidy();
+}
+
+#[test]
+fn a_start_after_a_death_in_the_cut_leaves_what_somebody_else_froze() {
+    for foreign in [true, false] {
+        for verb in [Verb::Snapshot, Verb::Copy] {
+            let recorder = Arc::new(Recorder { foreign, ..Recorder::default() });
+            let mut world = World::over(MemoryPool::default(), recorder.clone());
+            let volume = world.create("one");
+            world.owned.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap();
+            world.memory.set_hook(Some(Arc::new(move |called, _| if called == verb { panic!("killed here") } else { Ok(()) })));
+            let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match verb {
+                Verb::Copy => {
+                    let copy = NewVolume { source: Some(Object::Volume(volume.id)), ..new_volume("copy") };
+                    world.owned.create_volume(&copy).map(drop)
+                }
+                _ => world.owned.create_snapshots(&[new_snapshot("snap", volume.id)]).map(drop),
+            }));
+            assert!(died.is_err());
+            world.restart();
+            assert_eq!(recorder.leftovers.lock().unwrap().is_empty(), foreign, "{verb:?}");
+            world.assert_tidy();
+        }
+    }
 }
 
 #[test]
