@@ -1,13 +1,19 @@
 //! Serves the layer's services on one private unix socket.
 //!
+//! Any client of gRPC is served, whatever `:authority` it makes of a socket's path (`authority`).
+//!
 //! Connections are never closed for being idle or old: sidecars hold one for their lifetime and exit when it drops. On a stop
 //! no new call is taken; calls that run may end within [`STOP_GRACE`], and as long is waited for a client that does not say whether it
 //! has any. Work on blocking threads outlives its call either way, and whatever a stop interrupts is recovered at the next start like
 //! after a crash.
 
+mod authority;
+mod connection;
+mod frames;
 mod log;
 mod socket;
 
+pub use connection::Connection;
 pub use socket::{Incoming, PrivateSocket, SocketError};
 
 use std::time::Duration;

@@ -17,8 +17,10 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio_stream::Stream;
+
+use super::connection::Connection;
 
 /// Why the socket could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +157,7 @@ pub struct Incoming {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Stream for Incoming {
-    type Item = io::Result<UnixStream>;
+    type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -166,7 +168,7 @@ impl Stream for Incoming {
                 }
             }
             match self.listener.poll_accept(cx) {
-                Poll::Ready(Ok((stream, _))) => return Poll::Ready(Some(Ok(stream))),
+                Poll::Ready(Ok((stream, _))) => return Poll::Ready(Some(Ok(Connection::new(stream)))),
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(%error, "a connection could not be accepted");
