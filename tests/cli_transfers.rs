@@ -54,6 +54,21 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(next).collect()
 }
 
+/// The volume that is exported.
+fn new_volume() -> NewVolume {
+    NewVolume {
+        name: name("source"),
+        capacity: CapacityRange::exactly(VolumeSize::new(SIZE).unwrap()),
+        minimum: VolumeSize::new(4096).unwrap(),
+        mode: VolumeMode::Filesystem(FsType::Ext4),
+        access_modes: vec![AccessMode::SingleNodeWriter],
+        mount_flags: vec![],
+        parameters: BTreeMap::new(),
+        checksum: DataChecksum::Off,
+        source: None,
+    }
+}
+
 impl Bench {
     fn new() -> Self {
         let pool = MemoryPool::with_capacity(1 << 30);
@@ -80,17 +95,7 @@ impl Bench {
 
     /// A volume with data, holes and zeros in it, and a snapshot of it.
     fn snapshot(&self) -> (VolumeId, SnapshotId) {
-        let request = NewVolume {
-            name: name("source"),
-            capacity: CapacityRange::exactly(VolumeSize::new(SIZE).unwrap()),
-            minimum: VolumeSize::new(4096).unwrap(),
-            mode: VolumeMode::Filesystem(FsType::Ext4),
-            access_modes: vec![AccessMode::SingleNodeWriter],
-            mount_flags: vec![],
-            parameters: BTreeMap::new(),
-            checksum: DataChecksum::Off,
-            source: None,
-        };
+        let request = new_volume();
         let RestoreStart::Target(target) = self.pool.begin_restore(&request).unwrap() else { panic!("it existed") };
         target.file().write_all_at(&noise(3 << 20), 12_288).unwrap();
         target.file().write_all_at(&vec![0; 1 << 20], 6 << 20).unwrap();
@@ -155,7 +160,8 @@ impl Bench {
 }
 
 fn is_final(progress: &proto::TransferProgress) -> bool {
-    matches!(progress.state(), TransferState::Succeeded | TransferState::Failed | TransferState::Canceled)
+    use TransferState::{Canceled, Failed, Refused, Succeeded};
+    matches!(progress.state(), Succeeded | Failed | Canceled | Refused)
 }
 
 /// Changes a byte in the midst of every pack.
@@ -214,6 +220,26 @@ async fn a_larger_volume_ends_in_zeros() {
     assert_eq!(content.len() as u64, 2 * SIZE);
     assert_eq!(content[..SIZE as usize], bench.content(snapshot));
     assert!(content[SIZE as usize..].iter().all(|&byte| byte == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_no_use_on_the_pools_devices_is_not_published() {
+    let bench = Bench::new();
+    bench.repository().await;
+    let request = NewVolume { mode: VolumeMode::Block, ..new_volume() };
+    let RestoreStart::Target(target) = bench.pool.begin_restore(&request).unwrap() else { panic!("it existed") };
+    // A disk of 512 bytes a block, partitioned.
+    target.file().write_all_at(b"EFI PART", 512).unwrap();
+    let volume = bench.pool.commit_restore(target.volume()).unwrap().id;
+    bench.exported(bench.cut("cut", volume)).await;
+    let free = bench.pool.status().unwrap().usage.free;
+    for _ in 0..2 {
+        let refused = bench.restored(bench.restore("restored")).await;
+        assert_eq!(refused.state(), TransferState::Refused, "{}", refused.message);
+        assert!(refused.message.contains("GPT") && refused.message.contains("512"), "{}", refused.message);
+        assert_eq!(bench.pool.volumes().unwrap().len(), 1);
+        assert_eq!(bench.pool.status().unwrap().usage.free, free);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -243,6 +243,59 @@ fn we_restore_an_image_that_restic_wrote_from_its_standard_input() {
 }
 
 #[test]
+fn an_image_that_would_be_of_no_use_on_the_pools_devices_is_not_restored_to_one() {
+    let bench = Bench::with_pool(PoolFileSystem::Xfs, 4 * GIB);
+    let node = bench.start();
+    let csi = node.csi();
+    let repository = bench.path().join("repository");
+    run_ok(restic(Path::new("restic"), &repository).args(["init", "--repository-version", "2"]));
+    let source = bench.path().join("foreign.img");
+    let stored = bench.stored();
+    let back_up = || {
+        run_ok(
+            restic(Path::new("restic"), &repository)
+                .args(["backup", "--stdin", "--stdin-filename", "disk.img"])
+                .stdin(File::open(&source).unwrap()),
+        );
+    };
+    let restore = |arguments: &[&str]| {
+        let mut command = ours(&["restore", "--volume", "restored", "--endpoint", &node.endpoint()], &repository);
+        run(command.args(arguments))
+    };
+    let make = |sector: &str| {
+        File::create(&source).unwrap().set_len(512 * MIB).unwrap();
+        run_ok(command("mkfs.xfs").args(["-q", "-f", "-s", sector]).arg(&source));
+        back_up();
+    };
+
+    make("size=512");
+    for arguments in [&["--fs-type", "xfs"][..], &["--block"]] {
+        let ended = restore(arguments);
+        assert_eq!(ended.code, Some(4));
+        let text = ended.failure();
+        assert!(text.contains("512 bytes"), "{text}");
+        assert_eq!(csi.volume_ids(), Vec::<String>::new());
+    }
+    // To a file it is restored all the same.
+    run_ok(ours(&["restore"], &repository).arg("--file").arg(bench.path().join("restored.img")));
+
+    make("size=4096");
+    let ended = restore(&["--fs-type", "ext4"]);
+    assert_eq!(ended.code, Some(4));
+    let text = ended.failure();
+    assert!(text.contains("xfs, not ext4"), "{text}");
+    // Nothing was left: neither the name nor the space.
+    assert_eq!(csi.volume_ids(), Vec::<String>::new());
+    assert_eq!(bench.stored(), stored);
+    restore(&["--fs-type", "xfs"]).success();
+    let id = csi.volume_ids().pop().unwrap();
+    let paths = csi.bring_up(&bench.root(), "restored", &id, Use::Mount("xfs"));
+    csi.take_down(&id, &paths);
+    csi.drop_volume(&id);
+    node.stop();
+}
+
+#[test]
 fn a_wrong_password_and_a_damaged_pack_are_errors_that_say_so() {
     let exported = exported(PoolFileSystem::Xfs);
     let wrong =

@@ -13,7 +13,7 @@ use super::progress::{Progress, Step, Unit};
 /// still awaited, so that nothing runs on behind a command that has returned.
 ///
 /// # Errors
-/// [`Exit::Failed`] when the transfer failed, [`Exit::Interrupted`] when it was cancelled, [`Exit::Unavailable`] when the node
+/// [`Exit::Failed`] when the transfer failed, [`Exit::Refused`] when it would be of no use, [`Exit::Interrupted`] when it was cancelled, [`Exit::Unavailable`] when the node
 /// went away before its end.
 pub async fn follow(
     node: &Node,
@@ -50,6 +50,9 @@ pub async fn follow(
         match message.state() {
             TransferState::Succeeded => return Ok(message),
             TransferState::Failed => return Err(CliError::because(Exit::Failed, format!("{title} failed"), message.message)),
+            TransferState::Refused => {
+                return Err(CliError::because(Exit::Refused, format!("{title} was refused"), message.message));
+            }
             TransferState::Canceled => {
                 return Err(CliError::interrupted(format!("{title} was cancelled"))
                     .advise("what had been written already is used again when the command is repeated"));

@@ -5,6 +5,7 @@
 //! All calls block.
 
 mod btrfs_identity;
+pub mod fit;
 pub mod image;
 pub mod memory;
 pub mod mkfs;

@@ -61,6 +61,8 @@ pub enum Ended {
     Cancelled,
     /// It failed; the text says why and holds no secret.
     Failed(String),
+    /// It is not to be: the same request would always end so. The text says why.
+    Refused(String),
 }
 
 /// Why no slot was given.
@@ -247,6 +249,7 @@ impl Slot {
                 Ok(_) => tracing::info!(transfer = id, kind, "transfer succeeded"),
                 Err(Ended::Cancelled) => tracing::info!(transfer = id, kind, "transfer cancelled"),
                 Err(Ended::Failed(reason)) => tracing::warn!(transfer = id, kind, reason, "transfer failed"),
+                Err(Ended::Refused(reason)) => tracing::warn!(transfer = id, kind, reason, "transfer refused"),
             }
             state.send_modify(|progress| finish(progress, result));
             registry.ended(&id);
@@ -272,6 +275,10 @@ fn finish(transfer: &mut TransferProgress, result: Result<Done, Ended>) {
             transfer.set_state(TransferState::Failed);
             transfer.message = reason;
         }
+        Err(Ended::Refused(reason)) => {
+            transfer.set_state(TransferState::Refused);
+            transfer.message = reason;
+        }
     }
 }
 
@@ -294,7 +301,8 @@ fn with_counters(mut transfer: TransferProgress, progress: &Progress) -> Transfe
 
 /// True for a state that does not change any more.
 pub fn is_final(transfer: &TransferProgress) -> bool {
-    matches!(transfer.state(), TransferState::Succeeded | TransferState::Failed | TransferState::Canceled)
+    use TransferState::{Canceled, Failed, Refused, Succeeded};
+    matches!(transfer.state(), Succeeded | Failed | Canceled | Refused)
 }
 
 #[cfg(test)]

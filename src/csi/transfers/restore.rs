@@ -1,19 +1,23 @@
 //! A repository into a new volume.
 //!
-//! Order: slot, repository and image opened, hidden target made, answer; then, detached from the call: the pipeline, and the
-//! commit that makes the volume visible. The target is invisible and its name claimed from the moment it is made; whatever ends
+//! Order: slot, repository and image opened, hidden target made, answer; then, detached from the call: the pipeline, a look
+//! at what was restored (`mount::fit`: an image that nothing is known of may be of no use on this pool's devices), and the commit
+//! that makes the volume visible. The target is invisible and its name claimed from the moment it is made; whatever ends
 //! the restore before its commit (failure, cancellation, a panic) deletes it, and a crash leaves that to the pool's next
 //! start. The commit is the only step that anybody sees.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use csi_proto::windlass::v1 as windlass;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::block::FileSink;
+use crate::block::{FileSink, FileSource};
 use crate::csi::validate::size;
+use crate::mount::fit::{self, Misfit};
 use crate::pool::DataChecksum;
 use crate::pool::owned::{OwnedPool, RestoreStart, RestoreTarget};
 use crate::pool::record::{AccessMode, NewVolume, VolumeMode};
@@ -48,18 +52,21 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartRestore
     let image = image.map_err(|error| status::repository(&error))?;
     let planned = check_block_size(image.metadata(), pool.logical_block_size())
         .and_then(|()| plan(&request, name, image.size_bytes(), image.metadata()));
-    let target = match planned {
-        Ok(volume) => begin(&pool, volume).await,
+    let begun = match planned {
+        Ok(volume) => {
+            let wanted = claimed(volume.mode, image.metadata());
+            begin(&pool, volume).await.map(|target| (target, wanted))
+        }
         Err(refusal) => Err(refusal),
     };
-    let target = match target {
-        Ok(target) => target,
+    let (target, wanted) = match begun {
+        Ok(begun) => begun,
         Err(refusal) => {
             image.close().await;
             return Err(refusal);
         }
     };
-    let restore = Restore { pool, image, budget, progress: slot.progress(), cancel: slot.cancellation() };
+    let restore = Restore { pool, image, wanted, budget, progress: slot.progress(), cancel: slot.cancellation() };
     Ok(slot.spawn(restore.run(target)))
 }
 
@@ -141,6 +148,17 @@ fn mode(request: &windlass::StartRestoreRequest, metadata: Option<&Metadata>) ->
     }
 }
 
+/// The file system that the request alone says is in the image. What was exported as a file system is restored whatever became of
+/// it: there may be something to repair.
+fn claimed(mode: VolumeMode, metadata: Option<&Metadata>) -> Option<FsType> {
+    match mode {
+        VolumeMode::Filesystem(fs_type) if metadata.and_then(|metadata| metadata.filesystem.as_deref()).is_none() => {
+            Some(fs_type)
+        }
+        VolumeMode::Filesystem(_) | VolumeMode::Block => None,
+    }
+}
+
 /// Makes the hidden target.
 ///
 /// # Errors
@@ -159,6 +177,8 @@ async fn begin(pool: &Arc<OwnedPool>, volume: NewVolume) -> Result<RestoreTarget
 struct Restore {
     pool: Arc<OwnedPool>,
     image: Image,
+    /// The file system that must be in it.
+    wanted: Option<FsType>,
     budget: Budget,
     progress: Progress,
     cancel: CancellationToken,
@@ -167,6 +187,7 @@ struct Restore {
 impl Restore {
     async fn run(self, target: RestoreTarget) -> Result<Done, Ended> {
         let (pool, id, size) = (Arc::clone(&self.pool), target.volume(), target.size());
+        let (restored, wanted) = (target.file().try_clone(), self.wanted);
         // In a task of its own, so that a panic in it ends in the abort below.
         let copied = tokio::spawn(self.copy(target)).await;
         let copied = match copied {
@@ -175,7 +196,11 @@ impl Restore {
             Ok(Err(error)) => Err(Ended::Failed(status::chain(&error))),
             Err(error) => Err(Ended::Failed(format!("the restore ended early: {error}"))),
         };
-        let committed = match copied {
+        let fitting = match copied {
+            Ok(report) => look(restored, size, wanted, pool.logical_block_size()).await.map(|()| report),
+            Err(ended) => Err(ended),
+        };
+        let committed = match fitting {
             Ok(report) => commit(&pool, id).await.map(|()| report),
             Err(ended) => Err(ended),
         };
@@ -204,6 +229,25 @@ impl Restore {
         };
         self.image.let_go(&self.cancel).await;
         result
+    }
+}
+
+/// Looks at what was restored before anybody else can.
+async fn look(
+    restored: io::Result<File>,
+    size: VolumeSize,
+    wanted: Option<FsType>,
+    device: LogicalBlockSize,
+) -> Result<(), Ended> {
+    let looked = tokio::task::spawn_blocking(move || {
+        let image = FileSource::new(restored?, size.bytes(), LogicalBlockSize::B4096)?;
+        fit::check(&image, wanted, device)
+    });
+    match looked.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error @ (Misfit::FileSystem { .. } | Misfit::Blocks { .. }))) => Err(Ended::Refused(error.to_string())),
+        Ok(Err(error @ Misfit::Io(_))) => Err(Ended::Failed(error.to_string())),
+        Err(error) => Err(Ended::Failed(format!("the look at the image ended early: {error}"))),
     }
 }
 
@@ -264,6 +308,15 @@ mod tests {
         assert!(!refused(Mode::Block, LogicalBlockSize::B512));
         assert!(!refused(Mode::Filesystem, LogicalBlockSize::B4096));
         assert!(check_block_size(None, LogicalBlockSize::B4096).is_ok());
+    }
+
+    #[test]
+    fn a_file_system_that_only_the_request_speaks_of_must_be_there() {
+        let ext4 = VolumeMode::Filesystem(FsType::Ext4);
+        assert_eq!(claimed(ext4, None), Some(FsType::Ext4));
+        assert_eq!(claimed(ext4, Some(&exported(Mode::Block, None))), Some(FsType::Ext4));
+        assert_eq!(claimed(ext4, Some(&exported(Mode::Filesystem, Some("ext4")))), None);
+        assert_eq!(claimed(VolumeMode::Block, None), None);
     }
 
     #[test]
