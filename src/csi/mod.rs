@@ -9,6 +9,7 @@
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
 
+mod allowance;
 mod answer;
 mod controller;
 pub mod error;

@@ -20,6 +20,7 @@ use crate::pool::record::{Snapshot, Volume};
 use crate::pool::set::PoolSet;
 use crate::types::{PoolId, SnapshotHandle, VolumeHandle};
 
+use super::allowance;
 use super::error::{CallError, RequestError};
 use super::locks::Locks;
 use super::topology::NodeName;
@@ -138,7 +139,7 @@ pub(super) fn no_such(field: &'static str) -> RequestError {
     RequestError::not_found(field, "does not exist")
 }
 
-/// Runs `work` on a blocking thread, where it goes on when the caller is gone.
+/// Runs `work` on a blocking thread, where it goes on when the caller is gone; the call counts as long.
 ///
 /// # Errors
 /// Those of the work; [`CallError::Lost`] when it panicked or the runtime is stopping.
@@ -147,7 +148,12 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, CallError> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+    let call = allowance::current();
+    let counted = move || {
+        let _call = call;
+        work()
+    };
+    tokio::task::spawn_blocking(counted).await.unwrap_or_else(|error| {
         tracing::error!(%error, "the work of a call was lost");
         Err(CallError::Lost)
     })

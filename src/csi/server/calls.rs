@@ -57,7 +57,9 @@ where
                 None => None,
             };
             let Some(running) = running.map(Arc::new) else {
-                return Ok(Status::unavailable("too many calls of this kind are waiting for their turn; repeat it later").into_http());
+                return Ok(
+                    Status::unavailable("too many calls of this kind are waiting for their turn; repeat it later").into_http()
+                );
             };
             let answer = allowance::within(Arc::clone(&running), inner.call(request)).await?;
             Ok(answer.map(|body| Body::new(CountedBody { body, _running: running })))
@@ -75,10 +77,7 @@ impl HttpBody for CountedBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::server::Connected;
 
 use super::frames::Frames;
@@ -17,6 +18,7 @@ const READ_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
+    _slot: OwnedSemaphorePermit,
     frames: Frames,
     ready: Vec<u8>,
     /// How much of that was taken.
@@ -25,8 +27,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, frames: Frames::new(), ready: Vec::new(), taken: 0, ended: false }
+    /// A connection that takes a slot as long as it lasts.
+    pub(super) fn new(stream: UnixStream, slot: OwnedSemaphorePermit) -> Self {
+        Self { stream, _slot: slot, frames: Frames::new(), ready: Vec::new(), taken: 0, ended: false }
     }
 }
 

@@ -2,12 +2,16 @@
 //!
 //! Any client of gRPC is served, whatever `:authority` it makes of a socket's path (`authority`).
 //!
+//! Connections and calls are counted and bounded for each socket (`socket`, `calls`): whoever makes many waits, and nobody waits
+//! with what takes volumes down for those who do anything else.
+//!
 //! Connections are never closed for being idle or old: sidecars hold one for their lifetime and exit when it drops. On a stop
 //! no new call is taken; calls that run may end within [`STOP_GRACE`], and as long is waited for a client that does not say whether it
 //! has any. Work on blocking threads outlives its call either way, and whatever a stop interrupts is recovered at the next start like
 //! after a crash.
 
 mod authority;
+mod calls;
 mod connection;
 mod frames;
 mod log;
@@ -69,6 +73,9 @@ pub fn routes(layer: &NodeLayer) -> Routes {
     )
 }
 
+/// Calls under way that one client may have; more wait there. Beside other clients it gets what they leave of the allowances.
+const CALLS_OF_A_CONNECTION: u32 = 512;
+
 /// Serves `routes` on `socket` until `stop` is cancelled, then lets the calls that run end.
 ///
 /// # Errors
@@ -76,7 +83,9 @@ pub fn routes(layer: &NodeLayer) -> Routes {
 pub async fn serve(socket: PrivateSocket, routes: Routes, stop: CancellationToken) -> Result<(), ServeError> {
     let incoming = socket.into_incoming()?;
     let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(CALLS_OF_A_CONNECTION)
         .layer(log::LogLayer)
+        .layer(calls::CallsLayer::default())
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let overdue = async {

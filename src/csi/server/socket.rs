@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,7 +19,9 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
 use tokio::net::UnixListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
+use tokio_util::sync::PollSemaphore;
 
 use super::connection::Connection;
 
@@ -121,7 +124,18 @@ impl PrivateSocket {
     /// # Errors
     /// When the runtime does not take the socket.
     pub fn into_incoming(self) -> io::Result<Incoming> {
-        Ok(Incoming { listener: UnixListener::from_std(self.listener)?, pause: None, _file: self.file })
+        self.into_incoming_of(CONNECTIONS)
+    }
+
+    fn into_incoming_of(self, connections: usize) -> io::Result<Incoming> {
+        Ok(Incoming {
+            listener: UnixListener::from_std(self.listener)?,
+            pause: None,
+            slots: PollSemaphore::new(Arc::new(Semaphore::new(connections))),
+            slot: None,
+            is_full: false,
+            _file: self.file,
+        })
     }
 }
 
@@ -149,9 +163,18 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
 pub struct Incoming {
     listener: UnixListener,
     pause: Option<Pin<Box<tokio::time::Interval>>>,
+    slots: PollSemaphore,
+    /// For the next connection.
+    slot: Option<OwnedSemaphorePermit>,
+    is_full: bool,
     // Dropped last: the file goes when nobody listens any more.
     _file: SocketFile,
 }
+
+/// Connections at once: the kubelet makes one for each call, some hundred at once when a full node comes up; sidecars and commands
+/// have one each. A process has 1024 descriptors unless it is given more, and the other half is for files and devices. Further
+/// clients wait in the kernel until one goes.
+const CONNECTIONS: usize = 512;
 
 /// Between two failed accepts: short beside the 1 s after which a sidecar gives up connecting, long beside a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -167,10 +190,31 @@ impl Stream for Incoming {
                     Poll::Pending => return Poll::Pending,
                 }
             }
+            let slot = match self.slot.take() {
+                Some(slot) => slot,
+                None => match self.slots.poll_acquire(cx) {
+                    Poll::Ready(Some(slot)) => slot,
+                    // Never: the slots last as long as this.
+                    Poll::Ready(None) => return Poll::Ready(None),
+                    Poll::Pending => {
+                        if !std::mem::replace(&mut self.is_full, true) {
+                            tracing::warn!("as many clients are connected as may be; others wait");
+                        }
+                        return Poll::Pending;
+                    }
+                },
+            };
             match self.listener.poll_accept(cx) {
-                Poll::Ready(Ok((stream, _))) => return Poll::Ready(Some(Ok(Connection::new(stream)))),
-                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok((stream, _))) => {
+                    self.is_full = false;
+                    return Poll::Ready(Some(Ok(Connection::new(stream, slot))));
+                }
+                Poll::Pending => {
+                    self.slot = Some(slot);
+                    return Poll::Pending;
+                }
                 Poll::Ready(Err(error)) => {
+                    self.slot = Some(slot);
                     tracing::warn!(%error, "a connection could not be accepted");
                     let start = tokio::time::Instant::now() + ACCEPT_PAUSE;
                     self.pause = Some(Box::pin(tokio::time::interval_at(start, ACCEPT_PAUSE)));
@@ -184,6 +228,8 @@ impl Stream for Incoming {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use futures::StreamExt;
+
     use super::*;
 
     #[test]
@@ -196,6 +242,19 @@ mod tests {
         drop(socket);
         assert!(!path.exists());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_beyond_the_last_slot_waits_until_another_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        let mut incoming = PrivateSocket::bind(&path).unwrap().into_incoming_of(2).unwrap();
+        let _clients = [(); 3].map(|()| StdUnixStream::connect(&path).unwrap());
+        let first = incoming.next().await.unwrap().unwrap();
+        let _second = incoming.next().await.unwrap().unwrap();
+        assert!(futures::poll!(incoming.next()).is_pending());
+        drop(first);
+        assert!(incoming.next().await.unwrap().is_ok());
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //!
 //! The work happens on blocking threads, one message at a time and only when the transport asks for the next: a client that
 //! reads slowly holds no thread and no more than two messages in memory, and one that goes away stops the listing at the
-//! next range. The snapshots cannot be deleted while the stream lives; nothing else is locked, so a snapshot can be read,
+//! next range. The snapshots cannot be deleted while the stream lives, which ends when its client does not read for long
+//! (`turns`); nothing else is locked, so a snapshot can be read,
 //! exported and restored from meanwhile.
 //!
 //! The one thing that is written: a snapshot whose ranges were all read is recorded as used by a metadata client, which makes it
@@ -20,6 +21,7 @@
 mod messages;
 mod ranges;
 mod request;
+mod turns;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -43,6 +45,7 @@ use super::{answer, status};
 use messages::Messages;
 use ranges::Ranges;
 use request::Page;
+use turns::{PATIENCE, Turns};
 
 pub(super) use messages::MAX_MESSAGE_BYTES;
 
@@ -101,11 +104,22 @@ async fn answers(
     let opened = detached(move || Ok(Listing::new(open()?, page, cancelled)));
     let listing = opened.await.map_err(status::snapshot_metadata)?;
     let size = listing.lease.size();
-    let stream = futures::stream::unfold(Some((listing, given_up)), |state| async move {
-        let (listing, given_up) = state?;
+    let turns = Turns::new(listing, PATIENCE);
+    let stream = futures::stream::unfold(Some((turns, given_up)), |state| async move {
+        let (turns, given_up) = state?;
+        let Some(listing) = turns.take() else {
+            return Some((
+                Err(Status::deadline_exceeded("the stream was not read for too long; begin again where it ended")),
+                None,
+            ));
+        };
         // A client that goes away drops this future, and with it the guard that stops the listing.
         match detached(move || listing.step()).await {
-            Ok(Some((blocks, rest))) => Some((Ok(blocks), rest.map(|rest| (rest, given_up)))),
+            Ok(Some((blocks, Some(rest)))) => {
+                turns.put(rest);
+                Some((Ok(blocks), Some((turns, given_up))))
+            }
+            Ok(Some((blocks, None))) => Some((Ok(blocks), None)),
             Ok(None) => None,
             Err(error) => Some((Err(status::snapshot_metadata(error)), None)),
         }
