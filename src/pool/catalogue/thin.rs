@@ -2,7 +2,8 @@
 //! the pool's metadata carry as their transaction id.
 //!
 //! Thin ids are given out in ascending order by a stored counter and never again: a mapping's time tells what changed since a
-//! snapshot only if nobody else ever had the snapshot's number.
+//! snapshot only if nobody else ever had the snapshot's number. Whatever the metadata hold without a record is above it or below:
+//! the owner raises the counter above everything that is stored, so that no device of somebody else is ever taken for a new one.
 
 use redb::{ReadableDatabase, ReadableTable};
 
@@ -92,6 +93,28 @@ impl Change<'_> {
         Ok(thin)
     }
 
+    /// Gives out no thin id below `first` any more; whether that is news.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn skip_thin_ids(&mut self, first: u64) -> Result<bool, PoolError> {
+        let mut meta = self.transaction.open_table(META).map_err(failed)?;
+        let is_news = number(&meta, NEXT_THIN_ID)? < first;
+        if is_news {
+            meta.insert(NEXT_THIN_ID, first.to_string().as_str()).map_err(failed)?;
+        }
+        Ok(is_news)
+    }
+
+    /// Gives an object another thin id, since a device that is not its own has the one it was given.
+    ///
+    /// # Errors
+    /// As for [`Change::add_thin_object`].
+    pub fn renumber_thin_object(&mut self, thin: &ThinObject) -> Result<ThinObject, PoolError> {
+        self.remove(THIN_OBJECTS, &object_key(thin.object))?;
+        self.add_thin_object(thin.object, thin.size)
+    }
+
     /// Replaces what is remembered about an object.
     ///
     /// # Errors
@@ -155,6 +178,26 @@ mod tests {
         assert_eq!(catalogue.thin_object(two).unwrap(), None);
         assert_eq!(add(two).id.number(), 2);
         assert_eq!(catalogue.thin_objects().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_id_that_something_else_has_is_skipped_and_never_given_out() {
+        let catalogue = Catalogue::in_memory().unwrap();
+        let object = Object::Volume(VolumeId::random());
+        let commit = |first| catalogue.commit("test", |change| change.skip_thin_ids(first)).unwrap();
+        assert!(commit(5));
+        assert!(!commit(5) && !commit(3), "the counter never goes back");
+        let size = VolumeSize::DEFAULT;
+        let thin = catalogue.commit("test", |change| change.add_thin_object(object, size)).unwrap();
+        assert_eq!(thin.id.number(), 5);
+        let again = catalogue.commit("test", |change| change.renumber_thin_object(&thin)).unwrap();
+        assert_eq!((again.id.number(), again.object, again.size), (6, object, size));
+        assert_eq!(catalogue.thin_objects().unwrap(), [again]);
+        // Beyond the last one there is none.
+        commit(1 << 24);
+        let full = catalogue.commit("test", |change| change.renumber_thin_object(&again));
+        assert!(matches!(full, Err(PoolError::NoSpace(_))), "{full:?}");
+        assert_eq!(catalogue.thin_objects().unwrap(), [again]);
     }
 
     #[test]

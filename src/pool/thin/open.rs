@@ -13,7 +13,11 @@
 //! 7. the *epoch*: raised in the catalogue, then carried by the metadata as their transaction id. The two are the same, or the
 //!    metadata's is one behind when the process died between the two. Anything else means that one of them was put back to an
 //!    earlier state, and the pool is refused;
-//! 8. what was left of a metadata snapshot let go; then the owner's recovery, which compares every record with what is there.
+//! 8. what was left of a metadata snapshot let go; the counter of thin ids raised above everything that the metadata hold, whoever
+//!    made it; then the owner's recovery, which compares every record with what is there.
+//!
+//! A pool that takes no changes, since its metadata are used up or must be checked, opens all the same: of these steps it skips those that
+//! change the metadata, and what recovery cannot do there is logged and left for a later start.
 //!
 //! A crash anywhere leaves devices in the kernel, which the next owner finds, and an epoch that is one ahead.
 //!
@@ -25,7 +29,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::devices::{Copies, PoolDevices};
 use super::format::{self, CreateOptions};
@@ -36,7 +40,7 @@ use super::layout::MetadataNeed;
 use super::metadata::MetadataGate;
 use super::monitor::{Monitor, Watched};
 use super::names::{Names, Part};
-use super::pool::ThinPool;
+use super::pool::{ThinPool, first_free_id};
 use super::region::Region;
 use super::stack::{Active, Places, Stack};
 use super::take_down::take_down_given_up;
@@ -92,6 +96,7 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
         .map_err(|error| PoolError::io("read the metadata", error))?;
     begin_epoch(&dm, &name, &catalogue, &place)?;
     gate.sweep()?;
+    let first_own_id = claim_ids(&gate, &catalogue)?;
     let pool_device = stack.activate_pool(&places)?;
     let block_size = places.block_size;
     let pool = ThinPool {
@@ -104,6 +109,8 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
         block_size,
         logical_block_size: logical_block_size(&stack)?,
         usages: UsageTable::default(),
+        first_own_id,
+        taken: Mutex::default(),
         _active: Active(Arc::clone(&stack)),
         _monitor: Monitor::start(Watched { dm, name, place, block_size, growth: Growth::new(devices, stack) })?,
     };
@@ -264,6 +271,17 @@ fn begin_epoch(dm: &DeviceMapper, name: &DmName, catalogue: &Catalogue, place: &
     failpoint::hit("thin.epoch.between");
     let message = PoolMessage::SetTransactionId { from: state.transaction_id, to: TransactionId::new(next) };
     dm.message(name, &message).map_err(|error| io("set the transaction id of the pool", error))
+}
+
+/// Raises the counter of thin ids above everything that the metadata hold; the first id that is given out from now on.
+fn claim_ids(gate: &MetadataGate, catalogue: &Catalogue) -> Result<u64, PoolError> {
+    let next = catalogue.next_thin_id()?;
+    let first = first_free_id(gate, next)?;
+    if first > next {
+        catalogue.commit("claim_ids", |change| change.skip_thin_ids(first))?;
+        tracing::warn!(next, first, pool = %catalogue.id(), "the metadata hold thin devices that the catalogue does not know of: their ids are skipped");
+    }
+    Ok(first)
 }
 
 /// Whether the metadata carry the catalogue's epoch, or the one before it.

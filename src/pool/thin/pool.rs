@@ -4,6 +4,12 @@
 //! commit of the intent: so whatever a crash leaves in the metadata has a record, and a thin id without one is nobody's of ours.
 //! Thin ids are never used twice. Every message to the pool is durable when it returns: the kernel commits its metadata with it.
 //!
+//! **A thin device that no record names is somebody's data**, and is neither given out nor deleted. So the owner gives out ids above
+//! everything that is stored ([`first_free_id`]), and where a new id turns out to be taken all the same (another program made a device
+//! meanwhile), the object gets another one, and nothing is done to what was found. Only below the ids of this process can there be the
+//! remains of an interrupted attempt at the same object. What is left open: a device that another program makes under the very id
+//! of an object between the commit of its intent and its creation, if the process dies there as well, is undone with the object.
+//!
 //! | verb | acts |
 //! |---|---|
 //! | create | `create_thin` |
@@ -13,12 +19,15 @@
 //! | condense | the map of what a deleted snapshot held into the catalogue, then `delete` |
 //!
 //! A repeated verb finds that the kernel did it already and goes on. Snapshots and copies have no device until they are opened.
+//!
+//! A pool that takes no changes (its metadata are used up) refuses these messages. A deleted snapshot that is kept stays whole then, until
+//! the pool takes changes again; looking ([`Pool::scan`]) changes nothing, so that such a pool opens whatever was interrupted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,6 +80,10 @@ pub struct ThinPool {
     pub(super) block_size: DataBlockSize,
     pub(super) logical_block_size: LogicalBlockSize,
     pub(super) usages: UsageTable,
+    /// Thin ids from here on were first given out by this process.
+    pub(super) first_own_id: u64,
+    /// Ids of that kind under which somebody else's device was found. No object has them.
+    pub(super) taken: Mutex<BTreeSet<ThinId>>,
     // The last: everything that holds a device of the pool is gone by then.
     pub(super) _active: Active,
 }
@@ -131,6 +144,9 @@ impl ThinPool {
 
     /// Deletes a thin device; absent is fine. Waits for the kernel to be done with a device that went with its last descriptor.
     fn delete_thin(&self, thin: &ThinObject) -> Result<(), PoolError> {
+        if self.taken.lock().unwrap_or_else(PoisonError::into_inner).contains(&thin.id) {
+            return Ok(());
+        }
         let message = PoolMessage::Delete { id: thin.id };
         let deadline = Instant::now() + TAKEN_APART;
         loop {
@@ -149,14 +165,40 @@ impl ThinPool {
         }
     }
 
+    /// Whether what the kernel has under the id of an object that is being made can be of an interrupted attempt at it.
+    fn may_be_remains(&self, thin: &ThinObject) -> bool {
+        u64::from(thin.id.number()) < self.first_own_id
+    }
+
+    /// Gives an object, whose id somebody else's device turned out to have, one that nothing stored has.
+    fn renumber(&self, thin: &ThinObject) -> Result<ThinObject, PoolError> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(thin.id);
+        tracing::error!(id = thin.id.number(), object = %thin.object, pool = %self.name,
+            "a thin device that no record names has an id that was never given out: another program uses the pool; it is left alone");
+        let first = first_free_id(&self.gate, 0)?;
+        self.catalogue.commit("renumber", |change| {
+            change.skip_thin_ids(first)?;
+            change.renumber_thin_object(thin)
+        })
+    }
+
+    /// The object whose record was read before it may have got another id.
+    fn delete_made(&self, object: Object) -> Result<(), PoolError> {
+        self.catalogue.thin_object(object)?.map_or(Ok(()), |thin| self.delete_thin(&thin))
+    }
+
     /// Makes `target` share everything that `origin` refers to; remains of an interrupted attempt at it are made anew.
     fn share(&self, origin: &ThinObject, target: &ThinObject) -> Result<(), PoolError> {
         let message = PoolMessage::CreateSnap { id: target.id, origin: origin.id };
         match self.send(&message) {
             Ok(()) => {}
-            Err(DmError::ExistsThin(_)) => {
+            Err(DmError::ExistsThin(_)) if self.may_be_remains(target) => {
                 self.delete_thin(target)?;
                 self.message(&message)?;
+            }
+            Err(DmError::ExistsThin(_)) => {
+                let target = self.renumber(target)?;
+                self.message(&PoolMessage::CreateSnap { id: target.id, origin: origin.id })?;
             }
             Err(error) => return Err(self.refused(&message, error)),
         }
@@ -231,13 +273,17 @@ impl Pool for ThinPool {
         let thin = self.device_record(Object::Volume(volume))?;
         let message = PoolMessage::CreateThin { id: thin.id };
         match self.send(&message) {
+            Ok(()) => {}
             // By an attempt that was interrupted: nobody has written to it.
-            Ok(()) | Err(DmError::ExistsThin(_)) => {
-                failpoint::hit("thin.create_thin.after");
-                Ok(())
+            Err(DmError::ExistsThin(_)) if self.may_be_remains(&thin) && self.stored_ids()?.get(&thin.id) == Some(&0) => {}
+            Err(DmError::ExistsThin(_)) => {
+                let thin = self.renumber(&thin)?;
+                self.message(&PoolMessage::CreateThin { id: thin.id })?;
             }
-            Err(error) => Err(failed(&message, error)),
+            Err(error) => return Err(failed(&message, error)),
         }
+        failpoint::hit("thin.create_thin.after");
+        Ok(())
     }
 
     fn snapshot(&self, cuts: &[Cut], stall: Duration) -> Result<(), PoolError> {
@@ -256,7 +302,7 @@ impl Pool for ThinPool {
         let cut_all = || members.iter().try_for_each(|(origin, target)| self.share(origin, target));
         while_suspended(&self.dm, &written, stall, cut_all).inspect_err(|_| {
             for (_, target) in &members {
-                if let Err(error) = self.delete_thin(target) {
+                if let Err(error) = self.delete_made(target.object) {
                     // The caller deletes again, and the next start does.
                     tracing::warn!(object = %target.object, %error, "part of a failed set of snapshots is left");
                 }
@@ -273,7 +319,7 @@ impl Pool for ThinPool {
         let target = self.device_record(Object::Volume(volume))?;
         let written: Vec<DmName> = self.devices.writable(source)?.into_iter().collect();
         while_suspended(&self.dm, &written, stall, || self.share(&origin, &target)).inspect_err(|_| {
-            if let Err(error) = self.delete_thin(&target) {
+            if let Err(error) = self.delete_made(target.object) {
                 tracing::warn!(object = %target.object, %error, "a failed copy is left");
             }
         })
@@ -410,6 +456,47 @@ impl Pool for ThinPool {
     }
 }
 
+/// The first thin id, from `next` on, above everything that the metadata hold, and above their clock: every snapshot that was ever taken
+/// raised it by one and had an id, so that the counter of ids is never behind it.
+///
+/// # Errors
+/// [`PoolError::Io`] when the metadata cannot be read.
+pub(super) fn first_free_id(gate: &MetadataGate, next: u64) -> Result<u64, PoolError> {
+    gate.walk(|metadata| {
+        let ids = metadata.devices()?.into_iter().map(|(id, _)| id);
+        Ok::<_, WalkError>(above(next, ids, metadata.superblock().time))
+    })
+}
+
+/// See [`first_free_id`].
+pub(super) fn above(next: u64, stored: impl Iterator<Item = ThinId>, time: ThinTime) -> u64 {
+    stored.map(|id| u64::from(id.number()) + 1).fold(next.max(time.number().into()), u64::max)
+}
+
 fn failed(message: &PoolMessage, error: DmError) -> PoolError {
     PoolError::io(format!("send `{message}` to the pool"), io::Error::other(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_given_out_above_everything_that_is_stored() {
+        let id = |number| ThinId::new(number).unwrap();
+        let time = |number| ThinTime::new(number).unwrap();
+        for (next, stored, clock, first) in [
+            (0, vec![], 0, 0),
+            (3, vec![0, 1, 2], 1, 3),
+            (3, vec![0, 2], 1, 3),
+            // The catalogue was put back to an earlier state, or another program made devices.
+            (1, vec![0, 1, 2], 1, 3),
+            (1, vec![4711], 1, 4712),
+            (1, vec![(1 << 24) - 1], 1, 1 << 24),
+            // All that raised the clock is deleted.
+            (1, vec![0], 9, 9),
+        ] {
+            assert_eq!(above(next, stored.iter().copied().map(id), time(clock)), first, "{next}, {stored:?}, {clock}");
+        }
+    }
 }
