@@ -54,6 +54,7 @@ pub use self::lease::Lease;
 use self::restore::Restoring;
 pub use self::restore::{RestoreStart, RestoreTarget};
 pub use self::status::{AnchorStatus, PoolStatus};
+pub(in crate::pool) use self::volumes::boot_id;
 use self::watch::Watch;
 use super::catalogue::Catalogue;
 use super::intent::{Intent, IntentId};
@@ -61,7 +62,7 @@ use super::locks::{Key, Locked, OperationLocks};
 use super::{Demand, FREEZE_DEADLINE, Held, Pool, PoolError, PoolKind, Quiesce, Release};
 use crate::block::Access;
 use crate::failpoint;
-use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
+use crate::types::{LogicalBlockSize, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
 
 /// A pool with its catalogue. All methods block and may be called from several threads.
 pub struct OwnedPool {
@@ -76,6 +77,8 @@ pub struct OwnedPool {
     quarantined: Arc<[String]>,
     /// Objects that a record names and that are missing or too short, each with what is wrong.
     damaged: Arc<Mutex<Damaged>>,
+    /// Anchors that could not be reduced when it was tried: those of a pool that took no changes then.
+    unreduced: Arc<Mutex<BTreeSet<SnapshotId>>>,
 }
 
 type Damaged = BTreeMap<Object, String>;
@@ -108,6 +111,7 @@ impl OwnedPool {
             restoring: Arc::default(),
             quarantined: findings.quarantined.into(),
             damaged: Arc::new(Mutex::new(findings.damaged)),
+            unreduced: Arc::default(),
         };
         owned.evict_leftovers()?;
         Ok(owned)
@@ -133,6 +137,7 @@ impl OwnedPool {
             restoring: Arc::clone(&self.restoring),
             quarantined: Arc::clone(&self.quarantined),
             damaged: Arc::clone(&self.damaged),
+            unreduced: Arc::clone(&self.unreduced),
         }
     }
 
@@ -181,6 +186,7 @@ impl OwnedPool {
     /// Refuses what would take space from a pool that has none to give, even without its anchors.
     fn check_room(&self, demand: Demand, what: &str) -> Result<(), PoolError> {
         self.check_working()?;
+        self.condense_left();
         let usage = self.make_room(demand)?;
         if usage.available_to(demand) > 0 {
             return Ok(());

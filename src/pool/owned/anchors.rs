@@ -18,6 +18,7 @@
 //! An eviction that fails never fails the request it was a part of.
 
 use std::collections::BTreeSet;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::retention::{Origin, eviction_order, surplus};
 use super::{OwnedPool, act};
@@ -95,11 +96,23 @@ impl OwnedPool {
     }
 
     /// Reduces an anchor to what is needed of it, so that it holds no data. If that fails it stays whole, which costs space and
-    /// nothing else; the next start tries again.
+    /// nothing else; it is tried again with the next change of the pool ([`OwnedPool::condense_left`]), and by the next start.
     pub(super) fn condense(&self, anchor: SnapshotId) {
         if let Err(error) = act("condense", || self.pool.condense(anchor)) {
             tracing::warn!(%anchor, %error, "an anchor keeps its data for now");
+            self.unreduced().insert(anchor);
         }
+    }
+
+    /// Goes on with anchors that could not be reduced earlier in this process. The pool took changes a moment ago.
+    pub(super) fn condense_left(&self) {
+        // What fails again is there again for the next time.
+        let left = std::mem::take(&mut *self.unreduced());
+        left.into_iter().for_each(|anchor| self.condense(anchor));
+    }
+
+    fn unreduced(&self) -> MutexGuard<'_, BTreeSet<SnapshotId>> {
+        self.unreduced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Space of the pool after as many anchors were evicted, in their order, as it takes to make room for new volumes and
@@ -194,6 +207,8 @@ impl OwnedPool {
     pub(super) fn evict(&self, anchor: &Anchor) -> Result<Eviction, PoolError> {
         let snapshot = &anchor.snapshot;
         let object = Object::Snapshot(snapshot.id);
+        // Where nothing can be deleted, an anchor is worth more than an intent to be rid of it.
+        self.check_working()?;
         let _locked = match self.locks.lock([Key::Object(object)]) {
             Ok(locked) => locked,
             Err(PoolError::Busy(_)) => return Ok(Eviction::Postponed),
@@ -212,6 +227,7 @@ impl OwnedPool {
                 change.drop_intent(intent)
             })
         })?;
+        self.unreduced().remove(&snapshot.id);
         self.forget_snapshot(snapshot, intent)?;
         tracing::info!(anchor = %snapshot.id, volume = %snapshot.source, "anchor evicted");
         Ok(Eviction::Done)

@@ -80,6 +80,7 @@ impl OwnedPool {
         })?;
         let Some(intent) = intent else {
             tracing::info!(snapshot = %id, name = %snapshot.name, "snapshot deleted, and kept as an anchor");
+            self.condense_left();
             self.condense(id);
             self.evict_surplus(snapshot.source);
             return Ok(());

@@ -149,7 +149,10 @@ fn may_become(from: FormatState, to: FormatState) -> bool {
 }
 
 /// The id of this boot.
-fn boot_id() -> Result<String, PoolError> {
+///
+/// # Errors
+/// [`PoolError::Io`].
+pub(in crate::pool) fn boot_id() -> Result<String, PoolError> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(PATH).map_err(|source| PoolError::io(format!("read {PATH}"), source))?;
     Ok(text.trim().to_owned())

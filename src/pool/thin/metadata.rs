@@ -95,7 +95,15 @@ impl MetadataGate {
         if status.running().is_none_or(|state| state.held_root.is_none()) {
             return Ok(());
         }
-        self.release().map_err(|error| refused("release a snapshot of the pool's metadata", error))?;
+        match self.release() {
+            Ok(()) => {}
+            // A pool that is read-only lets go of nothing, and its metadata are read as they are.
+            Err(error) if self.is_at_rest() => {
+                tracing::warn!(pool = %self.pool, %error, "a snapshot of the pool's metadata stays until the pool takes changes");
+                return Ok(());
+            }
+            Err(error) => return Err(refused("release a snapshot of the pool's metadata", error)),
+        }
         tracing::warn!(pool = %self.pool, "released a snapshot of the pool's metadata that an earlier process left");
         Ok(())
     }

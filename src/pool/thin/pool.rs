@@ -335,6 +335,8 @@ impl Pool for ThinPool {
         let object = Object::Snapshot(snapshot);
         let Some(thin) = self.catalogue.thin_object(object)? else { return Ok(()) };
         if thin.stored == ThinStored::Device {
+            // A pool that could not delete the device afterwards keeps it whole, and its base exact.
+            self.check_working()?;
             self.devices.check_none(object)?;
             let map = self.gate.walk(|metadata| {
                 let mut map = KeptMapBuilder::new(metadata.details(thin.id)?.creation_time, KEPT_RUNS);
@@ -433,11 +435,8 @@ impl Pool for ThinPool {
                     found.push(Found::Object { object: thin.object, size: thin.size.bytes() });
                 }
                 ThinStored::Device => {}
+                // Where the device is still there, it was about to be deleted: whoever reduces anchors goes on with that.
                 ThinStored::Map => {
-                    if is_stored {
-                        // The map is durable; the device was about to be deleted.
-                        self.delete_thin(&thin)?;
-                    }
                     if let Object::Snapshot(id) = thin.object
                         && self.kept(id).is_ok()
                     {

@@ -368,3 +368,35 @@ fn a_watch_ends_with_its_pool() {
     drop(again);
     assert_eq!(Arc::strong_count(&world.memory), held - 2, "the pool's reference and its watch's");
 }
+
+#[test]
+fn an_anchor_that_could_not_be_reduced_is_reduced_with_the_next_change() {
+    let mut world = World::new();
+    let volume = world.create("one");
+    world.fail(Verb::Condense, Moment::Before);
+    let base = world.leave_anchor("snap", volume.id, &Consumer::MetadataClient);
+    assert_eq!(world.anchored(), [base.id], "it is deleted all the same");
+    let reduced = Arc::new(AtomicUsize::new(0));
+    let count = |world: &World| {
+        let reduced = Arc::clone(&reduced);
+        world.memory.set_hook(Some(Arc::new(move |verb, moment| {
+            if (verb, moment) == (Verb::Condense, Moment::After) {
+                reduced.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        })));
+    };
+    count(&world);
+    world.create("two");
+    assert_eq!(reduced.load(Ordering::Relaxed), 1);
+    world.create("three");
+    assert_eq!(reduced.load(Ordering::Relaxed), 1, "once is enough");
+    // Likewise by a start, whatever earlier ones could do.
+    world.fail(Verb::Condense, Moment::Before);
+    world.owned = OwnedPool::open(world.memory.clone(), world.catalogue.clone(), world.quiesce.clone()).unwrap();
+    count(&world);
+    world.create("four");
+    assert_eq!(reduced.load(Ordering::Relaxed), 2);
+    world.restart();
+    world.assert_tidy();
+}
