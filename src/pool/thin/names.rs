@@ -95,6 +95,21 @@ impl Names {
     }
 }
 
+/// Whether a mount whose root in its file system is `root`, as mountinfo has it, shows the node of the device `name`: a bind mount of
+/// `/dev/windlass/NAME`. The kernel adds `//deleted` when the node was removed, with its device or before it.
+pub fn is_node_of(root: &str, name: &DmName) -> bool {
+    let path = root.strip_suffix("//deleted").unwrap_or(root);
+    path.rsplit('/').next() == Some(name.as_str())
+}
+
+/// The pool and volume whose device's node a mount with this root shows, or showed before the node was removed; `None` for any other.
+/// Of a bind mount of a raw volume the device may be gone, and with it every other way to tell whose it is.
+pub fn volume_of_bind(root: &str) -> Option<(PoolId, VolumeId)> {
+    let path = root.strip_suffix("//deleted").unwrap_or(root);
+    let (pool, volume) = path.rsplit('/').next()?.strip_prefix("windlass-")?.split_once("-v-")?;
+    Some((pool.parse().ok()?, volume.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +133,22 @@ mod tests {
         }
         for text in ["", "LVM-abc", "WINDLASS-", "WINDLASS-windlass-x-pool"] {
             assert_eq!(names.part_of(text), None);
+        }
+    }
+
+    #[test]
+    fn a_bind_of_a_volumes_node_is_known_also_when_the_node_is_gone() {
+        let (pool, volume) = (PoolId::random(), VolumeId::random());
+        let name = |object| Names::new(pool).name(Part::Object(object)).unwrap();
+        let (ours, other) = (name(Object::Volume(volume)), name(Object::Snapshot(SnapshotId::random())));
+        for root in [format!("/windlass/{ours}"), format!("/windlass/{ours}//deleted"), format!("/{ours}")] {
+            assert_eq!(volume_of_bind(&root), Some((pool, volume)), "{root}");
+            assert!(is_node_of(&root, &ours) && !is_node_of(&root, &other), "{root}");
+        }
+        let others = ["/", "/dm-3", "//deleted", "/windlass/windlass-x-v-y", "/pods/one//deleted"];
+        for root in others.map(str::to_owned).into_iter().chain([format!("/windlass/{other}"), format!("/windlass/{ours}/x")]) {
+            assert_eq!(volume_of_bind(&root), None, "{root}");
+            assert!(!is_node_of(&root, &ours), "{root}");
         }
     }
 }

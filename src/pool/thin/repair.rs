@@ -4,15 +4,17 @@
 //! refuses to make it larger or writable until the flag is gone, and only a check may take it away. What the check and the repair do is
 //! the business of thin-provisioning-tools, which are run as they are; everything around them is here:
 //!
-//! 1. the pool is locked as by an owner, and taken down; a volume that is in use refuses it;
+//! 1. the pool is locked as by an owner, and taken down. A volume that anybody has open, mounted, staged or published refuses it, and
+//!    nothing is removed before it is known that nobody has (`take_down`). If the device was enlarged, the metadata get their share;
 //! 2. what an earlier repair was writing when it was interrupted is written to its end;
 //! 3. `thin_check` over the metadata's device. Sound: what it does not look at is looked at here, which is whether the space map of the
 //!    data agrees with the devices. Blocks that are allocated and that no device has, as a power cut leaves them, are given back
 //!    ([`Reclaim`]) in a copy of the metadata, which `thin_check` must find sound. Then the flag is cleared, by the same program,
-//!    which checks once more;
+//!    which checks once more. Giving back is a favour: where the copy cannot be made, the metadata are no less sound, and the report
+//!    says what was left;
 //! 4. not sound, or a block that a device has is free there, which the kernel would give to another as well: `thin_repair` into a file (through a loop device, since it insists on direct I/O, which not every file system has), which
 //!    `thin_check` must find sound. It would give leaked blocks back as well, but it may write what snapshots share once for
-//!    each of them, for which there need not be room;
+//!    each of them, for which there need not be room: the error says so then, and that a larger device is the cure;
 //! 5. the copy, or what was rebuilt, is written over the metadata, which an interruption does not hurt ([`spare`]);
 //! 6. the catalogue's epoch is set to what the metadata carry, and its records compared with the thin devices that are there. What is
 //!    missing is reported, and again by every start; nothing is deleted.
@@ -28,10 +30,13 @@ use std::sync::Arc;
 
 use super::devices::PoolDevices;
 use super::growth;
+use super::layout::MetadataNeed;
 use super::names::{Names, Part};
 use super::open::{device_mapper, lock, nodes, open_catalogue};
+use super::pool::above;
+use super::stack::Stack;
 use super::spare::{self, Finished, Spare};
-use super::stack::{Stack, TakenDown};
+use super::take_down::{Records, take_down_idle};
 use super::tools::{Attached, Verdict, run};
 use crate::block::device;
 use crate::dm::DataBlocks;
@@ -79,9 +84,10 @@ pub fn repair(path: &Path) -> Result<RepairReport, PoolError> {
     let devices = PoolDevices::open(path)?;
     let stack = Stack::new(Arc::clone(&dm), Arc::new(nodes()?), Names::new(devices.pool()));
     let lock = lock(&stack, &devices, path)?;
-    if stack.take_down_idle()? == TakenDown::InUse {
-        return Err(PoolError::Owned(format!("{}: volumes of it are in use", path.display())));
-    }
+    take_down_idle(&stack, &lock, Records::Count)?;
+    // Only now that this process owns it.
+    let mut devices = PoolDevices::open(path)?;
+    growth::lay_out(&mut devices, MetadataNeed::BySize)?;
     let report = repair_locked(&stack, &devices, lock, path);
     stack.take_down()?;
     report
@@ -109,9 +115,14 @@ fn repair_locked(stack: &Stack, devices: &PoolDevices, lock: File, path: &Path) 
     let reclaimed_bytes = bytes(earlier).saturating_add(bytes(mended.reclaimed));
     let catalogue = open_catalogue(lock, path)?;
     let (missing, unknown) = reconcile(&catalogue, &node)?;
-    tracing::warn!(
-        pool = %devices.pool(), ?outcome, reclaimed_bytes, missing = missing.len(), unknown = unknown.len(), "metadata repaired"
-    );
+    let (missing_count, unknown_count) = (missing.len(), unknown.len());
+    if outcome == RepairOutcome::Sound && missing_count + unknown_count == 0 && mended.findings.is_empty() {
+        tracing::info!(pool = %devices.pool(), reclaimed_bytes, "the metadata are sound");
+    } else {
+        tracing::warn!(
+            pool = %devices.pool(), ?outcome, reclaimed_bytes, missing = missing_count, unknown = unknown_count, "metadata repaired"
+        );
+    }
     let left_bytes = bytes(mended.left);
     Ok(RepairReport { outcome, reclaimed_bytes, left_bytes, findings: mended.findings, missing, unknown })
 }
@@ -126,7 +137,7 @@ struct Mended {
 
 /// Checks the metadata, and does what they need.
 fn mend(node: &Path, spare: PathBuf) -> Result<Mended, PoolError> {
-    let plan = match inspect(node, node)? {
+    let plan = match inspect(node)? {
         Ok(plan) => plan,
         Err(findings) => {
             rebuild(node, spare)?;
@@ -134,8 +145,17 @@ fn mend(node: &Path, spare: PathBuf) -> Result<Mended, PoolError> {
             return Ok(Mended { outcome: RepairOutcome::Rebuilt, reclaimed, left, findings });
         }
     };
+    let (mut reclaimed, mut left, mut findings) = (plan.reclaimed, plan.left, String::new());
     if plan.is_needed() {
-        reclaim(node, spare, &plan)?;
+        match without_leaks(node, spare.clone(), &plan) {
+            Ok(spare) => spare.replace(node)?,
+            Err(error) => {
+                spare::discard(&spare)?;
+                findings = format!("blocks that are allocated to nothing could not be given back: {error}\n");
+                left = DataBlocks::new(left.count() + reclaimed.count());
+                reclaimed = DataBlocks::default();
+            }
+        }
     }
     let outcome = match needs_check(node)? {
         Check::Needed => {
@@ -144,22 +164,21 @@ fn mend(node: &Path, spare: PathBuf) -> Result<Mended, PoolError> {
         }
         Check::NotNeeded => RepairOutcome::Sound,
     };
-    Ok(Mended { outcome, reclaimed: plan.reclaimed, left: plan.left, findings: String::new() })
+    Ok(Mended { outcome, reclaimed, left, findings })
 }
 
-/// What is to be reclaimed of metadata, or what is wrong with them. `thin_check` is given `device`; they are read from `file`, which holds
-/// the same.
-fn inspect(device: &Path, file: &Path) -> Result<Result<Reclaim, String>, PoolError> {
+/// What is to be reclaimed of metadata, or what is wrong with them.
+fn inspect(device: &Path) -> Result<Result<Reclaim, String>, PoolError> {
     if let Verdict::Unsound(text) = run("thin_check", &[device.as_os_str()])? {
         return Ok(Err(text));
     }
-    let io = |error| PoolError::io(format!("read {}", file.display()), error);
-    let metadata = File::open(file).and_then(MetadataFile::new).map_err(io)?;
+    let io = |error| PoolError::io(format!("read {}", device.display()), error);
+    let metadata = File::open(device).and_then(MetadataFile::new).map_err(io)?;
     match Reclaim::plan(&metadata, NEVER) {
         Ok(plan) => Ok(Ok(plan)),
         // A check that does not look at the space map of the data overlooks this.
         Err(error @ (MetadataError::Damaged { .. } | MetadataError::Io { .. })) => Ok(Err(error.to_string())),
-        Err(error) => Err(PoolError::Format(format!("{}: {error}", file.display()))),
+        Err(error) => Err(PoolError::Format(format!("{}: {error}", device.display()))),
     }
 }
 
@@ -178,30 +197,47 @@ fn needs_check(node: &Path) -> Result<Check, PoolError> {
 
 /// Makes the metadata anew in a file, and writes that over the device.
 fn rebuild(node: &Path, spare: PathBuf) -> Result<(), PoolError> {
-    let spare = Spare::make(spare, length(node)?)?;
+    let bytes = length(node)?;
+    let spare = Spare::make(spare, bytes)?;
     let attached = Attached::new(spare.file())?;
-    run("thin_repair", &["-i".as_ref(), node.as_os_str(), "-o".as_ref(), attached.path().as_os_str()])?
-        .sound("rebuild the metadata")?;
-    check(&attached, &spare)?;
+    let made = run("thin_repair", &["-i".as_ref(), node.as_os_str(), "-o".as_ref(), attached.path().as_os_str()])?;
+    if let Verdict::Unsound(text) = made {
+        return Err(PoolError::Format(not_rebuilt(&text, bytes)));
+    }
+    check(&attached)?;
     drop(attached);
     spare.replace(node)
 }
 
-/// Gives leaked blocks back in a copy of the metadata, and writes that over the device.
-fn reclaim(node: &Path, spare: PathBuf, plan: &Reclaim) -> Result<(), PoolError> {
+/// Says why metadata could not be rebuilt in so many bytes, with what the program said of it.
+fn not_rebuilt(said: &str, bytes: u64) -> String {
+    // What versions before 1.0 and those since say; the former abort.
+    let is_too_small = ["allocate new block", "out of metadata space", "No space left"].iter().any(|words| said.contains(words));
+    let cure = if is_too_small {
+        format!(
+            "; rebuilt, what snapshots share is written once for each of them, for which {bytes} bytes of metadata are too few: enlarge \
+             the device and repair again"
+        )
+    } else {
+        String::new()
+    };
+    format!("rebuild the metadata: {said}{cure}; nothing was changed")
+}
+
+/// A copy of the metadata in which leaked blocks are given back, known to be sound.
+fn without_leaks(node: &Path, spare: PathBuf, plan: &Reclaim) -> Result<Spare, PoolError> {
     let spare = Spare::make(spare, length(node)?)?;
     spare.copy(node, &plan.changes)?;
     let attached = Attached::new(spare.file())?;
-    if check(&attached, &spare)?.is_needed() {
+    if check(&attached)?.is_needed() {
         return Err(PoolError::Format("blocks that were given back are leaked still; nothing was changed".to_owned()));
     }
-    drop(attached);
-    spare.replace(node)
+    Ok(spare)
 }
 
 /// Demands that metadata in a file are sound; what could be reclaimed in them.
-fn check(attached: &Attached, spare: &Spare) -> Result<Reclaim, PoolError> {
-    let found = inspect(attached.path(), spare.path())?;
+fn check(attached: &Attached) -> Result<Reclaim, PoolError> {
+    let found = inspect(attached.path())?;
     found.map_err(|text| PoolError::Format(format!("check what is to be written over the metadata: {text}; nothing was changed")))
 }
 
@@ -221,6 +257,8 @@ fn reconcile(catalogue: &Catalogue, node: &Path) -> Result<(Vec<String>, Vec<Str
         catalogue.commit("repair.epoch", |change| change.set_epoch(carried))?;
     }
     let devices = metadata.devices().map_err(|error| io(io::Error::other(error)))?;
+    let first = above(catalogue.next_thin_id()?, devices.iter().map(|(id, _)| *id), metadata.superblock().time);
+    catalogue.commit("repair.ids", |change| change.skip_thin_ids(first))?;
     let mut ids: BTreeSet<_> = devices.into_iter().map(|(id, _)| id).collect();
     let mut missing = Vec::new();
     for thin in catalogue.thin_objects()? {
@@ -229,4 +267,46 @@ fn reconcile(catalogue: &Catalogue, node: &Path) -> Result<(Vec<String>, Vec<Str
         }
     }
     Ok((missing, ids.into_iter().map(|id| format!("thin device {id}")).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Metadata of 512 blocks, all of which are used.
+    const USED_UP: &[u8] = include_bytes!("../../../tests/thin_metadata/used-up.bin.zst");
+
+    fn used_up(folder: &Path) -> PathBuf {
+        let node = folder.join("node");
+        std::fs::write(&node, zstd::decode_all(USED_UP).unwrap()).unwrap();
+        node
+    }
+
+    #[test]
+    fn metadata_that_are_used_up_and_sound_are_called_sound() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = used_up(folder.path());
+        let plan = inspect(&node).unwrap().unwrap();
+        assert_eq!((plan.reclaimed, plan.left, plan.is_needed()), (DataBlocks::new(1), DataBlocks::default(), true));
+        // Also where the block that is allocated to nothing cannot be given back, for want of a place for the copy.
+        let before = std::fs::read(&node).unwrap();
+        let mended = mend(&node, folder.path().join("none").join("spare")).unwrap();
+        assert_eq!((mended.outcome, mended.reclaimed, mended.left), (RepairOutcome::Sound, DataBlocks::default(), DataBlocks::new(1)));
+        assert!(mended.findings.contains("could not be given back"), "{}", mended.findings);
+        assert!(std::fs::read(&node).unwrap() == before);
+    }
+
+    #[test]
+    fn what_does_not_fit_when_it_is_rebuilt_is_told_with_its_cure() {
+        let aborted = "thin_repair ended with signal: 6 (SIGABRT): transaction_manager::new_block() couldn't allocate new block";
+        let text = not_rebuilt(aborted, 2 << 20);
+        assert!(text.contains("2097152 bytes of metadata are too few: enlarge the device and repair again"), "{text}");
+        assert!(!not_rebuilt("thin_repair ended with exit status: 1: no compatible roots found", 2 << 20).contains("enlarge"));
+    }
+
+    #[test]
+    fn a_program_that_was_killed_has_not_said_that_all_is_well() {
+        let killed = run("sh", &["-c".as_ref(), "kill -ABRT $$".as_ref()]).unwrap();
+        assert!(matches!(killed, Verdict::Unsound(text) if text.contains("signal: 6")));
+    }
 }

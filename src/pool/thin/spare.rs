@@ -176,11 +176,6 @@ impl Spare {
         &self.file
     }
 
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Makes it what the metadata on `node` are, but for some blocks.
     ///
     /// # Errors
@@ -281,6 +276,14 @@ fn write_first(node: &Path, first: &First) -> io::Result<()> {
     let target = OpenOptions::new().write(true).open(node)?;
     target.write_all_at(first, 0)?;
     target.sync_all()
+}
+
+/// Removes what was made and is not to be written.
+///
+/// # Errors
+/// [`PoolError::Io`].
+pub(super) fn discard(path: &Path) -> Result<(), PoolError> {
+    remove(path)
 }
 
 fn remove(path: &Path) -> Result<(), PoolError> {

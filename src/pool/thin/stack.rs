@@ -37,6 +37,7 @@ use crate::dm::{DeviceNumber, DmName};
 use crate::dm::{PoolFeatures, Target, TargetKind};
 use crate::failpoint;
 use crate::pool::{PoolError, PoolUsage};
+use crate::types::Object;
 
 /// A segment and the device it lies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,19 +161,28 @@ impl Stack {
         Ok(TakenDown::All)
     }
 
-    /// As [`Stack::take_down`], after removing the thin devices that nobody has open.
-    pub(super) fn take_down_idle(&self) -> Result<TakenDown, PoolError> {
+    /// The thin devices of the pool that are there.
+    pub(super) fn objects(&self) -> Result<Vec<ObjectDevice>, PoolError> {
         let listed = self.dm.list().map_err(|error| PoolError::io("list the devices", io::Error::other(error)))?;
+        let mut found = Vec::new();
         for device in listed {
-            let Some(part @ Part::Object(_)) = device.uuid.as_deref().and_then(|uuid| self.names.part_of(uuid)) else { continue };
-            let name = self.names.name(part)?;
-            match self.dm.remove(&name, Removal::Now) {
-                Ok(()) | Err(DmError::Missing(_)) => self.nodes.remove(&name).map_err(|error| no_node(&name, error))?,
-                Err(DmError::Busy(_)) => return Ok(TakenDown::InUse),
-                Err(error) => return Err(failed("remove", &name, error)),
+            let Some(Part::Object(object)) = device.uuid.as_deref().and_then(|uuid| self.names.part_of(uuid)) else { continue };
+            let name = self.names.name(Part::Object(object))?;
+            if let Some(info) = self.dm.info(&name).map_err(|error| failed("look at", &name, error))? {
+                found.push(ObjectDevice { object, name, open_count: info.open_count });
             }
         }
-        self.take_down()
+        Ok(found)
+    }
+
+    /// Removes a thin device; one that somebody has opened by now is [`PoolError::InUse`].
+    pub(super) fn remove_object(&self, device: &ObjectDevice) -> Result<(), PoolError> {
+        let name = &device.name;
+        match self.dm.remove(name, Removal::Now) {
+            Ok(()) | Err(DmError::Missing(_)) => self.nodes.remove(name).map_err(|error| no_node(name, error)),
+            Err(DmError::Busy(_)) => Err(PoolError::InUse { object: device.object, by: format!("{name}, which was just opened") }),
+            Err(error) => Err(failed("remove", name, error)),
+        }
     }
 
     /// Removes a device now, or with its last descriptor.
@@ -269,6 +279,15 @@ impl Drop for Active {
             Err(error) => tracing::warn!(pool, %error, "the pool's devices stay"),
         }
     }
+}
+
+/// A thin device in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ObjectDevice {
+    pub(super) object: Object,
+    pub(super) name: DmName,
+    /// How many have it open or mounted. A bind mount of its node is none.
+    pub(super) open_count: u32,
 }
 
 /// See [`Stack::take_down`].

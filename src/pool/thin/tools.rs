@@ -48,7 +48,9 @@ pub(super) fn run(program: &str, arguments: &[&OsStr]) -> Result<Verdict, PoolEr
     Ok(Verdict::Unsound(format!("{program} ended with {}: {}", output.status, text.trim())))
 }
 
-/// A file as a device, since the programs insist on direct I/O, which not every file system has. Detached when this is dropped.
+/// A file as a device, since the programs insist on direct I/O, which not every file system has, and some that say so have not: what is
+/// written through the cache of an overlay reads as zeros past it. So the device goes through that cache, as whoever writes the file
+/// does. Detached when this is dropped.
 pub(super) struct Attached(LoopDevice);
 
 impl Attached {
@@ -59,7 +61,7 @@ impl Attached {
             access: Access::ReadWrite,
             block_size: LogicalBlockSize::B4096,
             label: "windlass-repair",
-            direct_io: DirectIo::IfPossible,
+            direct_io: DirectIo::Off,
         };
         let attached = loop_device::attach(file, &options).map(Self);
         attached.map_err(|error| PoolError::io("attach a loop device", io::Error::other(error)))
