@@ -179,7 +179,13 @@ impl ThinDevices {
         // What is mounted is left as it is: its file system may be frozen by somebody, and need not be still for this.
         let options = SuspendOptions { file_system: FileSystem::Leave, flush: Flush::Wait };
         self.dm.suspend(&name, options).map_err(failed)?;
-        self.dm.resume(&name).map(drop).map_err(failed)
+        // A table that the kernel does not take after all is dropped by the attempt; the second goes on with the one before, so
+        // that nobody's writes wait until the next start for what was not grown.
+        let grown = self.dm.resume(&name);
+        if grown.is_err() {
+            self.dm.resume(&name).map_err(failed)?;
+        }
+        grown.map(drop).map_err(failed)
     }
 
     fn target(&self, thin: &ThinObject, size: VolumeSize) -> Result<Target, PoolError> {
