@@ -21,7 +21,7 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use space_map::DataMap;
-use thin_support::{MIB, create, cut, disks, make, make_with, new_volume, open, turn, wait_for};
+use thin_support::{MIB, create, cut, disks, make, make_with, new_volume, open, over_anything, turn, wait_for};
 use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopOptions};
 use windlass::dm::metadata::{BLOCK_BYTES, SUPERBLOCK_SEED, checksum};
@@ -31,7 +31,8 @@ use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{AccessMode, Consumer, Publication, PublicationKind, Volume, VolumeMode};
 use windlass::pool::thin::devices::LabelledDevice;
-use windlass::pool::thin::{RepairOutcome, open_pool, repair};
+use windlass::pool::thin::format::DevicePaths;
+use windlass::pool::thin::{History, RepairOutcome, create_pool, open_pool, repair};
 use windlass::pool::{Changes, PoolError};
 use windlass::scratch::Scratch;
 use windlass::types::{ByteRange, LogicalBlockSize, Object, PoolId, SnapshotId};
@@ -216,29 +217,95 @@ fn metadata_that_were_zeroed_are_refused_and_never_formatted() {
     ground.check(&ground.open());
 }
 
+/// Takes the pool over so many times, each time writing to the volume, cutting a snapshot and keeping it as an anchor only.
+fn sessions(ground: &Ground, count: u64) {
+    for number in 0..count {
+        let pool = ground.open();
+        write(&pool, &ground.volume, 10 + number);
+        let cut = cut(&pool, &format!("session-{number}"), &ground.volume);
+        pool.record_use(cut.id, Consumer::MetadataClient).unwrap();
+        pool.delete_snapshot(cut.id).unwrap();
+    }
+}
+
+/// Writes 4 KiB to so many MiB of a volume that is not attached.
+fn write(pool: &OwnedPool, volume: &Volume, mib: u64) {
+    let file = write_access(pool, volume);
+    file.write_all_at(&[9; 4096], mib * MIB).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    pool.detach(Object::Volume(volume.id)).unwrap();
+}
+
+/// Nothing of before is a base; what comes after is, and exact.
+fn check_history_is_broken(pool: &OwnedPool, ground: &Ground) {
+    assert_eq!(pool.anchors().unwrap(), Vec::new(), "an anchor of a time that never was is kept");
+    let target = cut(pool, "target", &ground.volume);
+    let refused = pool.lease(target.id).unwrap().changed_since(ground.snapshot).map(drop);
+    assert!(matches!(refused, Err(PoolError::Unsupported(_))), "{refused:?}");
+    pool.record_use(target.id, Consumer::MetadataClient).unwrap();
+    pool.delete_snapshot(target.id).unwrap();
+    write(pool, &ground.volume, 40);
+    let later = cut(pool, "later", &ground.volume);
+    let changed = pool.lease(later.id).unwrap().changed_since(target.id).unwrap();
+    let changed: Vec<_> = changed.map(|range| range.unwrap()).collect();
+    assert_eq!(changed, [ByteRange::new(40 * MIB, BLOCK).unwrap()]);
+    pool.delete_snapshot(later.id).unwrap();
+}
+
 #[test]
 fn metadata_that_were_put_back_to_an_earlier_state_are_refused_until_they_are_repaired() {
     let ground = Ground::new();
     let (offset, length) = (ground.metadata(), ground.metadata_length());
-    let before = ground.read(offset, length);
-    for _ in 0..3 {
+    // By one session, which is the likeliest, and by more.
+    for count in [1, 4] {
         drop(ground.open());
+        let before = ground.read(offset, length);
+        sessions(&ground, count - 1);
+        let pool = ground.open();
+        let lost = create(&pool, "lost", 64 * MIB, None);
+        drop(pool);
+        ground.write(offset, &before);
+        assert!(ground.refused().contains("metadata were put back"), "{}", ground.refused());
+        let report = repair(&ground.disk).unwrap();
+        assert_eq!((report.outcome, report.history), (RepairOutcome::Sound, History::Broken));
+        assert!(report.findings.contains("metadata were put back"), "{}", report.findings);
+        assert_eq!(report.missing, [Object::Volume(lost.id).to_string()]);
+        let pool = ground.open();
+        ground.check(&pool);
+        let damaged = pool.status().unwrap().damaged;
+        assert!(damaged.len() == 1 && damaged[0].contains(&lost.id.to_string()), "{damaged:?}");
+        // It can be deleted, and is then forgotten.
+        pool.delete_volume(lost.id).unwrap();
+        assert_eq!(pool.status().unwrap().damaged, Vec::<String>::new());
+        check_history_is_broken(&pool, &ground);
     }
-    let pool = ground.open();
-    let lost = create(&pool, "lost", 64 * MIB, None);
-    drop(pool);
-    ground.write(offset, &before);
-    assert!(ground.refused().contains("metadata were put back"), "{}", ground.refused());
+    // A repair of what is as it was breaks nothing.
+    assert_eq!(repair(&ground.disk).unwrap().history, History::Whole);
+}
+
+#[test]
+fn one_of_two_devices_that_was_put_back_is_noticed() {
+    let turn = turn();
+    let [data, metadata] = disks().try_into().unwrap();
+    let devices = DevicePaths::Two { metadata: metadata.clone(), data: data.clone() };
+    let mut options = over_anything(devices);
+    options.given_up_pool = LabelledDevice::read(&data).ok().map(|device| device.label().pool);
+    let id = create_pool(&options).unwrap();
+    // All that is on the device with label, catalogue and metadata.
+    let length = usize::try_from(windlass::block::device::size(&raw(&metadata)).unwrap()).unwrap();
+    let ground = Ground::on(turn, metadata, id);
+    let before = ground.read(0, length);
+    sessions(&ground, 2);
+    ground.write(0, &before);
+    assert!(ground.refused().contains("put back to an earlier state"), "{}", ground.refused());
     let report = repair(&ground.disk).unwrap();
-    assert_eq!(report.outcome, RepairOutcome::Sound);
-    assert_eq!(report.missing, [Object::Volume(lost.id).to_string()]);
+    assert_eq!(report.history, History::Broken);
+    assert!(report.findings.contains(&data.display().to_string()), "{}", report.findings);
     let pool = ground.open();
-    ground.check(&pool);
-    let damaged = pool.status().unwrap().damaged;
-    assert!(damaged.len() == 1 && damaged[0].contains(&lost.id.to_string()), "{damaged:?}");
-    // It can be deleted, and is then forgotten.
-    pool.delete_volume(lost.id).unwrap();
-    assert_eq!(pool.status().unwrap().damaged, Vec::<String>::new());
+    check_history_is_broken(&pool, &ground);
+    drop(pool);
+    ground.write(0, &vec![0; usize::try_from(MIB).unwrap()]);
 }
 
 #[test]
@@ -281,7 +348,7 @@ fn devices_that_no_record_names_are_never_given_out_nor_destroyed() {
     let ground = Ground::on(turn, disk, id);
     // The catalogue of before the volume and its snapshot: thin devices 0 and 1 are nobody's now, and so is the next id.
     ground.write(segment.offset(), &empty);
-    assert!(ground.refused().contains("catalogue were put back"), "{}", ground.refused());
+    assert!(ground.refused().contains("put back to an earlier state"), "{}", ground.refused());
     assert_eq!(repair(&ground.disk).unwrap().unknown, ["thin device 0", "thin device 1"]);
     let pool = ground.open();
     let quarantined = pool.status().unwrap().quarantined;
@@ -398,7 +465,8 @@ fn what_is_deleted_while_the_pool_takes_no_changes_hinders_no_start_and_is_reduc
     drop(file);
     pool.detach(Object::Volume(ground.volume.id)).unwrap();
     let later = cut(&pool, "later", &ground.volume);
-    let changed: Vec<_> = pool.lease(later.id).unwrap().changed_since(ground.snapshot).unwrap().map(|range| range.unwrap()).collect();
+    let changed: Vec<_> =
+        pool.lease(later.id).unwrap().changed_since(ground.snapshot).unwrap().map(|range| range.unwrap()).collect();
     assert_eq!(changed, [ByteRange::new(2 * MIB, BLOCK).unwrap()]);
     drop(pool);
     let left = ground.data_map();

@@ -245,9 +245,10 @@ pub fn device_error(what: String, error: PoolError) -> CliError {
     let (exit, advice) = match &error {
         PoolError::Owned(_) => (Exit::Refused, Some(SERVED)),
         PoolError::NoSpace(_) => (Exit::Refused, Some("give a larger device, or a smaller --metadata-size")),
-        PoolError::InUse { .. } => {
-            (Exit::Refused, Some("unmount it, or let a node unpublish and unstage it (end the pods that use it); then stop the node"))
-        }
+        PoolError::InUse { .. } => (
+            Exit::Refused,
+            Some("unmount it, or let a node unpublish and unstage it (end the pods that use it); then stop the node"),
+        ),
         PoolError::Unsupported(_) | PoolError::Format(_) => (Exit::Refused, None),
         PoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             (Exit::NotFound, Some("`windlass pool import` lists the block devices that carry a pool"))

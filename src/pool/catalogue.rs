@@ -40,6 +40,7 @@ use self::tables::{
     ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, anchor_key, export_key, failed, later_table,
     name_key,
 };
+pub use self::thin::EpochStep;
 use super::PoolError;
 use super::intent::{Intent, IntentId};
 use super::record::{Anchor, ExportRecord, Publication, Snapshot, Volume};

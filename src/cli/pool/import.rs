@@ -124,6 +124,9 @@ fn problems(found: &Examined) -> Vec<String> {
     {
         problems.push(error);
     }
+    if let Ok(catalogue) = &found.catalogue {
+        problems.extend(found.devices.iter().filter_map(|device| catalogue.check_label(device).err()));
+    }
     problems
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::pool::thin::{RepairOutcome, RepairReport};
+use crate::pool::thin::{History, RepairOutcome, RepairReport};
 
 use super::super::exit::{CliError, Exit};
 use super::super::open_pool;
@@ -58,6 +58,12 @@ fn describe(report: &RepairReport, device: &str) -> String {
     for line in report.findings.lines() {
         text.push_str(&format!("  found: {line}\n"));
     }
+    if report.history == History::Broken {
+        text.push_str(
+            "  a part of the pool is of an earlier state, or rebuilt: volumes may show old data, or what others have written; check them, \
+             and restore what is not whole. What changed since the snapshots of before is not told any more: the next exports are full\n",
+        );
+    }
     for missing in &report.missing {
         text.push_str(&format!("  gone: {missing}\n"));
     }
@@ -80,6 +86,10 @@ fn to_json(report: &RepairReport) -> serde_json::Value {
         "findings": report.findings,
         "missing": report.missing,
         "unknown": report.unknown,
+        "history": match report.history {
+            History::Whole => "whole",
+            History::Broken => "broken",
+        },
     })
 }
 
@@ -96,13 +106,16 @@ mod tests {
             findings: "bad checksum\nmissing devices".to_owned(),
             missing: vec!["volume x".to_owned()],
             unknown: vec!["thin device 7".to_owned()],
+            history: History::Broken,
         };
         let text = describe(&report, "/dev/sdx");
         assert!(text.starts_with("/dev/sdx: the metadata were damaged"), "{text}");
         for line in ["  found: bad checksum\n", "  gone: volume x\n", "  no record, left alone: thin device 7\n"] {
             assert!(text.contains(line), "{text}");
         }
-        assert_eq!(to_json(&report)["outcome"], "rebuilt");
+        assert!(text.contains("the next exports are full\n"), "{text}");
+        let json = to_json(&report);
+        assert_eq!((&json["outcome"], &json["history"]), (&"rebuilt".into(), &"broken".into()));
     }
 
     #[test]
@@ -114,6 +127,7 @@ mod tests {
             findings: String::new(),
             missing: Vec::new(),
             unknown: Vec::new(),
+            history: History::Whole,
         };
         let text = describe(&report, "/dev/sdx");
         assert!(text.contains("  196608 bytes that a power cut left allocated to nothing were given back\n"), "{text}");

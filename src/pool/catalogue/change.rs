@@ -12,6 +12,9 @@ use crate::pool::intent::{Intent, IntentId};
 use crate::pool::record::{Anchor, AnchorLimit, Consumer, ExportRecord, Publication, Snapshot, Volume};
 use crate::types::{ObjectName, SnapshotId, VolumeId};
 
+/// Key of the counter of intents.
+pub(super) const NEXT_INTENT: &str = "next_intent";
+
 /// What a change may do to the catalogue. Nothing is visible to others before the commit.
 pub struct Change<'a> {
     pub(super) transaction: &'a WriteTransaction,
@@ -92,10 +95,10 @@ impl<'a> Change<'a> {
         }
         // The counter is stored, so that the id of a dropped intent does not come back.
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
-        let stored = meta.get("next_intent").map_err(failed)?.map(|value| value.value().to_owned());
+        let stored = meta.get(NEXT_INTENT).map_err(failed)?.map(|value| value.value().to_owned());
         let unreadable = |_| PoolError::Catalogue("the counter of intents does not read back".to_owned());
         let id = stored.map_or(Ok(1), |text| text.parse::<u64>()).map_err(unreadable)?;
-        meta.insert("next_intent", (id + 1).to_string().as_str()).map_err(failed)?;
+        meta.insert(NEXT_INTENT, (id + 1).to_string().as_str()).map_err(failed)?;
         let encoded = encode(intent)?;
         self.transaction.open_table(INTENTS).map_err(failed)?.insert(id, encoded.as_slice()).map_err(failed)?;
         self.spend(encoded.len());

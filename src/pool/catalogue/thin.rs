@@ -8,7 +8,7 @@
 use redb::{ReadableDatabase, ReadableTable};
 
 use super::Catalogue;
-use super::change::Change;
+use super::change::{Change, NEXT_INTENT};
 use super::tables::{KEPT_MAPS, META, THIN_OBJECTS, TableLike, all, encode, failed, get, later_table, object_key};
 use crate::dm::units::ThinId;
 use crate::pool::PoolError;
@@ -17,6 +17,29 @@ use crate::types::{Object, SnapshotId, VolumeSize};
 
 const NEXT_THIN_ID: &str = "next_thin_id";
 const EPOCH: &str = "epoch";
+const EPOCH_STEP: &str = "epoch_step";
+const FIRST_DELTA_BASE: &str = "first_delta_base";
+
+/// How far the last beginning of an epoch came, as far as the catalogue knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EpochStep {
+    /// It is not recorded: a program of a version that did not record it had the pool last.
+    Unknown,
+    /// The epoch is being carried to the metadata and the labels; whoever did that may have died meanwhile.
+    Pending,
+    /// The metadata and the labels carry it.
+    Settled,
+}
+
+impl EpochStep {
+    const fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Unknown => None,
+            Self::Pending => Some("pending"),
+            Self::Settled => Some("settled"),
+        }
+    }
+}
 
 impl Catalogue {
     /// What is remembered about an object of a thin pool.
@@ -68,6 +91,30 @@ impl Catalogue {
     pub fn epoch(&self) -> Result<u64, PoolError> {
         let reading = self.database.begin_read().map_err(failed)?;
         number(&reading.open_table(META).map_err(failed)?, EPOCH)
+    }
+
+    /// How far the beginning of the epoch came.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn epoch_step(&self) -> Result<EpochStep, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        let meta = reading.open_table(META).map_err(failed)?;
+        let epoch = number(&meta, EPOCH)?;
+        let stored = meta.get(EPOCH_STEP).map_err(failed)?.map(|value| value.value().to_owned());
+        // With the epoch that it is said of: one that was raised by a program that does not say it is told by that.
+        let is = |step: &EpochStep| step.word().is_some_and(|word| stored.as_deref() == Some(format!("{word} {epoch}").as_str()));
+        Ok([EpochStep::Pending, EpochStep::Settled].into_iter().find(is).unwrap_or(EpochStep::Unknown))
+    }
+
+    /// The first cut (see [`Snapshot::serial`](crate::pool::record::Snapshot::serial)) from which what changed since can be told: those
+    /// before it are of before the pool, or a part of it, was put back to an earlier state or rebuilt. Zero when none is.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn first_delta_base(&self) -> Result<u64, PoolError> {
+        let reading = self.database.begin_read().map_err(failed)?;
+        number(&reading.open_table(META).map_err(failed)?, FIRST_DELTA_BASE)
     }
 }
 
@@ -144,13 +191,29 @@ impl Change<'_> {
         self.put_thin_object(&ThinObject { stored: ThinStored::Map, ..*thin })
     }
 
-    /// Sets the epoch.
+    /// Sets the epoch, and how far it came.
     ///
     /// # Errors
     /// [`PoolError::Catalogue`].
-    pub fn set_epoch(&mut self, epoch: u64) -> Result<(), PoolError> {
+    pub fn set_epoch(&mut self, epoch: u64, step: EpochStep) -> Result<(), PoolError> {
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
         meta.insert(EPOCH, epoch.to_string().as_str()).map_err(failed)?;
+        match step.word() {
+            Some(word) => meta.insert(EPOCH_STEP, format!("{word} {epoch}").as_str()).map(drop).map_err(failed)?,
+            None => meta.remove(EPOCH_STEP).map(drop).map_err(failed)?,
+        }
+        Ok(())
+    }
+
+    /// Makes every snapshot and anchor that there is useless as a base: what changed since is not told any more.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn break_history(&mut self) -> Result<(), PoolError> {
+        let mut meta = self.transaction.open_table(META).map_err(failed)?;
+        // A cut has the number of its intent, and those ascend whatever becomes of them.
+        let first = meta.get(NEXT_INTENT).map_err(failed)?.map_or_else(|| "1".to_owned(), |value| value.value().to_owned());
+        meta.insert(FIRST_DELTA_BASE, first.as_str()).map_err(failed)?;
         Ok(())
     }
 }
@@ -221,7 +284,24 @@ mod tests {
     fn the_epoch_starts_at_zero_and_is_what_was_set() {
         let catalogue = Catalogue::in_memory().unwrap();
         assert_eq!(catalogue.epoch().unwrap(), 0);
-        catalogue.commit("test", |change| change.set_epoch(7)).unwrap();
-        assert_eq!(catalogue.epoch().unwrap(), 7);
+        let set = |epoch, step| catalogue.commit("test", |change| change.set_epoch(epoch, step)).unwrap();
+        assert_eq!(catalogue.epoch_step().unwrap(), EpochStep::Unknown);
+        set(7, EpochStep::Pending);
+        assert_eq!((catalogue.epoch().unwrap(), catalogue.epoch_step().unwrap()), (7, EpochStep::Pending));
+        set(7, EpochStep::Settled);
+        assert_eq!(catalogue.epoch_step().unwrap(), EpochStep::Settled);
+    }
+
+    #[test]
+    fn an_epoch_that_another_version_raised_is_not_taken_for_settled() {
+        let catalogue = Catalogue::in_memory().unwrap();
+        catalogue.commit("test", |change| change.set_epoch(7, EpochStep::Settled)).unwrap();
+        // As a version does that knows nothing of steps.
+        let raise = |change: &mut Change<'_>| {
+            let mut meta = change.transaction.open_table(META).map_err(failed)?;
+            meta.insert(EPOCH, "8").map(drop).map_err(failed)
+        };
+        catalogue.commit("test", raise).unwrap();
+        assert_eq!((catalogue.epoch().unwrap(), catalogue.epoch_step().unwrap()), (8, EpochStep::Unknown));
     }
 }

@@ -13,7 +13,8 @@
 //!   intent. A crash between finishes it; a crash before the first leaves one anchor too many, which the next start evicts.
 //! * An anchor that a stream reads is pinned and passed over; the next change of its volume, or the next start, evicts it.
 //! * An anchor whose object is missing or cut short is worthless, for comparing with it would hide changes: the next start
-//!   evicts it.
+//!   evicts it. So is one of before a part of the pool was put back to an earlier state
+//!   ([`first_delta_base`](crate::pool::catalogue::Catalogue::first_delta_base)).
 //!
 //! An eviction that fails never fails the request it was a part of.
 
@@ -81,12 +82,12 @@ impl OwnedPool {
     /// Evicts what an earlier process left to be evicted: surplus of any volume, and anchors that cannot answer exactly.
     pub(super) fn evict_leftovers(&self) -> Result<(), PoolError> {
         let mut volumes = BTreeSet::new();
+        let first = self.catalogue.first_delta_base()?;
         for anchor in self.catalogue.anchors()? {
             volumes.insert(anchor.snapshot.source);
-            if self.check_sound(Object::Snapshot(anchor.snapshot.id)).is_err()
-                && let Err(error) = self.evict(&anchor)
-            {
-                tracing::warn!(anchor = %anchor.snapshot.id, %error, "a damaged anchor is kept for now, and not used");
+            let is_useless = anchor.snapshot.serial < first || self.check_sound(Object::Snapshot(anchor.snapshot.id)).is_err();
+            if is_useless && let Err(error) = self.evict(&anchor) {
+                tracing::warn!(anchor = %anchor.snapshot.id, %error, "an anchor that tells nothing any more is kept for now, and not used");
             }
         }
         volumes.into_iter().for_each(|volume| self.evict_surplus(volume));

@@ -68,13 +68,13 @@ impl OwnedPool {
             return Err(PoolError::InUse { object, by: "an export or a copy that reads it".to_owned() });
         }
         self.detach_remnant(object)?;
-        let is_sound = self.check_sound(object).is_ok();
+        let is_base = self.check_sound(object).is_ok() && snapshot.serial >= self.catalogue.first_delta_base()?;
         let intent = self.catalogue.commit("delete_snapshot.intent", |change| {
             // Uses are recorded without this lock: one that came since the look above is decided on here.
             let snapshot = change.snapshot(id)?.unwrap_or_else(|| snapshot.clone());
             change.remove_snapshot(&snapshot)?;
             match fate(change, &snapshot)? {
-                Fate::Kept(anchor) if is_sound => change.put_anchor(&anchor).map(|()| None),
+                Fate::Kept(anchor) if is_base => change.put_anchor(&anchor).map(|()| None),
                 _ => change.add_intent(&Intent::DeleteSnapshot { snapshot }).map(Some),
             }
         })?;

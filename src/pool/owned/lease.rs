@@ -86,7 +86,8 @@ impl Lease {
     /// deleted, if it was kept as an anchor: the answer is as exact as ever.
     ///
     /// # Errors
-    /// [`PoolError::Missing`] when there is no such base; [`PoolError::Unsupported`] when it is of another volume, or
+    /// [`PoolError::Missing`] when there is no such base; [`PoolError::Unsupported`] when it is of another volume, was cut before the pool,
+    /// or a part of it, was put back to an earlier state or rebuilt, or
     /// was deleted and is younger than this one, in a pool that needs no more of a base than what tells of later changes;
     /// [`PoolError::Busy`], [`PoolError::Io`] (also when the data of the base is damaged); the stream may fail later.
     pub fn changed_since(&self, base: SnapshotId) -> Result<RangeStream, PoolError> {
@@ -103,6 +104,12 @@ impl Lease {
         check_sound(&self.damaged, object)?;
         if record.source != self.snapshot.source {
             return Err(PoolError::Unsupported(format!("snapshot {base} is of another volume than {}", self.snapshot.id)));
+        }
+        if record.serial < self.catalogue.first_delta_base()? {
+            return Err(PoolError::Unsupported(format!(
+                "snapshot {base} was cut before a part of the pool was put back to an earlier state, or its metadata were repaired: what \
+                 changed since is not known"
+            )));
         }
         Ok(clipped(self.pool.changed(base, self.snapshot.id)?, self.snapshot.size, Some(pin)))
     }

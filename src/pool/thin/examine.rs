@@ -11,13 +11,13 @@ use crate::block::{Access, AlignedBuffer, BlockSource, device};
 use crate::dm::metadata::{BLOCK_BYTES, Superblock};
 use crate::dm::units::DataBlockSize;
 use crate::pool::PoolError;
-use crate::pool::catalogue::Catalogue;
+use crate::pool::catalogue::{Catalogue, EpochStep};
 use crate::pool::record::{Snapshot, Volume};
 use crate::types::PoolId;
 
 use super::devices::{Copies, OpenDevice, PoolDevices};
+use super::epoch;
 use super::label::{Role, State};
-use super::open;
 use super::region::Region;
 
 /// A pool as its devices tell of it.
@@ -52,6 +52,8 @@ pub struct ExaminedDevice {
     pub bytes: u64,
     /// What part of the pool it is.
     pub role: Role,
+    /// The epoch in its label.
+    pub epoch: Option<u64>,
     /// Whether both labels are whole.
     pub copies: Copies,
     /// Bytes that it has more than its label says, since it grew.
@@ -80,6 +82,8 @@ pub struct ExaminedCatalogue {
     pub interrupted: usize,
     /// How often the pool was taken over.
     pub epoch: u64,
+    /// How far the last time came.
+    pub epoch_step: EpochStep,
 }
 
 impl ExaminedCatalogue {
@@ -88,7 +92,15 @@ impl ExaminedCatalogue {
     /// # Errors
     /// A text when one of the two was put back to an earlier state.
     pub fn check_epoch(&self, transaction_id: u64) -> Result<(), String> {
-        open::check_epoch(transaction_id, self.epoch)
+        epoch::check_metadata(self.epoch, self.epoch_step, transaction_id).map(drop)
+    }
+
+    /// Whether the label of a device is of the epoch of this catalogue.
+    ///
+    /// # Errors
+    /// A text when that device, or the one with the catalogue, was put back to an earlier state.
+    pub fn check_label(&self, device: &ExaminedDevice) -> Result<(), String> {
+        epoch::check_label(self.epoch, self.epoch_step, &device.path, device.epoch)
     }
 }
 
@@ -119,6 +131,7 @@ fn examine_devices(devices: &PoolDevices, activity: Activity) -> Examined {
         path: device.path().to_owned(),
         bytes: device.bytes(),
         role: device.label().role,
+        epoch: device.label().epoch,
         copies: device.judgement().copies,
         grown_bytes: device.judgement().grown_bytes,
     };
@@ -152,6 +165,7 @@ fn catalogue(devices: &PoolDevices) -> Result<ExaminedCatalogue, String> {
             anchors: catalogue.anchors()?.len(),
             interrupted: catalogue.intents()?.len(),
             epoch: catalogue.epoch()?,
+            epoch_step: catalogue.epoch_step()?,
         })
     };
     read().map_err(|error| error.to_string())

@@ -157,7 +157,17 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
 
 fn making(pool: PoolId, link: Link, role: Role, block_size: DataBlockSize, device_bytes: u64, segments: &Segments) -> Label {
     let device_bytes = usable_bytes(device_bytes);
-    Label { pool, link, generation: 1, role, state: State::Making, device_bytes, block_size, segments: segments.clone() }
+    Label {
+        pool,
+        link,
+        generation: 1,
+        epoch: None,
+        role,
+        state: State::Making,
+        device_bytes,
+        block_size,
+        segments: segments.clone(),
+    }
 }
 
 fn unplanned(device: &Taken, error: LayoutError) -> PoolError {

@@ -13,7 +13,8 @@
 //! | 48 | 8 | generation |
 //! | 56 | 8 | bytes of the device |
 //! | 64 | 4 | bytes of a data block |
-//! | 68 | 2, 2, 2, 6 | numbers of catalogue, metadata and data segments; zero |
+//! | 68 | 2, 2, 2 | numbers of catalogue, metadata and data segments |
+//! | 74 | 6 | the epoch of the pool, one more than it is; zero where none was written, as by the first versions, which read over it |
 //! | 80 | 16 | link: random, the same on the devices of one pool |
 //! | 96 | 16 each | the segments: offset and length in bytes |
 //!
@@ -39,6 +40,9 @@ pub const RESERVED: u64 = 1 << 20;
 pub const MAX_SEGMENTS: usize = 64;
 /// Format version that this program writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
+
+/// Epochs are below this: six bytes hold one more than an epoch. A pool taken over once in a millisecond would last 8,900 years.
+pub const EPOCH_LIMIT: u64 = (1 << 48) - 1;
 
 const MAGIC: [u8; 16] = *b"windlass pool\r\n\0";
 const SEGMENTS_AT: usize = 96;
@@ -232,6 +236,9 @@ pub struct Label {
     pub link: Link,
     /// Raised by every rewrite; starts at 1.
     pub generation: u64,
+    /// The epoch in which whoever owned the pool last began: the same as its catalogue's, and below [`EPOCH_LIMIT`]. `None` in labels of
+    /// the first versions.
+    pub epoch: Option<u64>,
     /// Which part of the pool this is.
     pub role: Role,
     /// How far it was made.
@@ -281,7 +288,8 @@ impl Label {
             // At most MAX_SEGMENTS.
             at.put(&(count as u16).to_le_bytes());
         }
-        at.put(&[0; 6]);
+        // Checked above.
+        at.put(&self.epoch.map_or(0, |epoch| epoch + 1).to_le_bytes()[..6]);
         at.put(&self.link.0);
         for segment in segments {
             at.put(&segment.range().offset().to_le_bytes());
@@ -324,12 +332,15 @@ impl Label {
         if counts[0] > 1 || expected > block.len() || length as usize != expected {
             return Err(damaged("its length is not that of its segments"));
         }
-        let _zeros = from.take::<6>();
+        let stamped = from.take::<6>();
+        let mut epoch = [0; 8];
+        epoch[..6].copy_from_slice(&stamped);
+        let epoch = u64::from_le_bytes(epoch).checked_sub(1);
         let link = Link(from.take());
         let mut lists = counts.map(|count| (0..count).map(|_| from.segment()).collect::<Result<Vec<Segment>, LabelError>>());
         let [catalogue, metadata, data] = lists.each_mut().map(|list| std::mem::replace(list, Ok(Vec::new())));
         let segments = Segments { catalogue: catalogue?.pop(), metadata: metadata?, data: data? };
-        let label = Self { pool, link, generation, role, state, device_bytes, block_size, segments };
+        let label = Self { pool, link, generation, epoch, role, state, device_bytes, block_size, segments };
         label.check()?;
         Ok(label)
     }
@@ -337,6 +348,9 @@ impl Label {
     fn check(&self) -> Result<(), LabelError> {
         if !self.device_bytes.is_multiple_of(BLOCK) {
             return Err(damaged(format!("its device of {} bytes is not made of whole blocks", self.device_bytes)));
+        }
+        if self.epoch.is_some_and(|epoch| epoch >= EPOCH_LIMIT) {
+            return Err(damaged("its epoch is beyond all epochs"));
         }
         if self.generation == 0 {
             return Err(damaged("it has no generation"));

@@ -7,6 +7,7 @@
 //!   metadata, usage                walks over the pool's metadata; what each object takes
 //!   stack, growth, monitor         catalogue, metadata, data and pool in the kernel; growing; watching
 //! open, format, repair, take_down  taking over, making, repairing, leaving
+//!   epoch                          whether a part was put back to an earlier state
 //!   spare, tools                   metadata made in a file and written over a pool's; thin-provisioning-tools
 //! examine                          looking without changing
 //! devices, label, layout, region   what is on the disk
@@ -23,6 +24,7 @@
 
 mod cut;
 pub mod devices;
+pub mod epoch;
 pub mod examine;
 pub mod format;
 mod growth;
@@ -45,6 +47,6 @@ mod usage;
 
 pub use open::{create_pool, open_pool};
 pub use pool::ThinPool;
-pub use repair::{RepairOutcome, RepairReport, repair};
+pub use repair::{History, RepairOutcome, RepairReport, repair};
 pub(super) use take_down::remove_device;
 pub use take_down::take_down;

@@ -5,14 +5,13 @@
 //! 1. the labels, read ([`PoolDevices`]); a pool whose making was interrupted is refused;
 //! 2. the catalogue's device, made or found, and opened *exclusively*: that is the lock. It is the kernel's, on the block device, so
 //!    neither mount namespaces nor copies of device nodes get around it, and it ends with the process, however that ends;
-//! 3. the labels once more, now that nobody else writes them; renewed where a copy is damaged; grown with their devices;
-//! 4. the catalogue. Its id must be the labels';
+//! 3. the labels once more, now that nobody else writes them, and the catalogue: its id must be the labels', and its epoch ([`epoch`]);
+//! 4. the labels, renewed where a copy is damaged; grown with their devices;
 //! 5. the superblock of the metadata. **The kernel formats what has none**, so a pool whose metadata do not say what the label says
 //!    is never activated;
 //! 6. metadata, data and pool, made or found; what was left suspended goes on;
-//! 7. the *epoch*: raised in the catalogue, then carried by the metadata as their transaction id. The two are the same, or the
-//!    metadata's is one behind when the process died between the two. Anything else means that one of them was put back to an
-//!    earlier state, and the pool is refused;
+//! 7. the [`epoch`]: compared with the metadata's, then raised in the catalogue, the metadata and the labels. What does not fit means
+//!    that a part of the pool was put back to an earlier state, and the pool is refused;
 //! 8. what was left of a metadata snapshot let go; the counter of thin ids raised above everything that the metadata hold, whoever
 //!    made it; then the owner's recovery, which compares every record with what is there.
 //!
@@ -32,9 +31,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::devices::{Copies, PoolDevices};
+use super::epoch;
 use super::format::{self, CreateOptions};
 use super::growth::{self, Growth};
-use super::health;
 use super::label::{Label, State};
 use super::layout::MetadataNeed;
 use super::metadata::MetadataGate;
@@ -50,16 +49,12 @@ use crate::block::device;
 use crate::dm::DeviceMapper;
 use crate::dm::DeviceNodes;
 use crate::dm::DmError;
-use crate::dm::DmName;
-use crate::dm::PoolMessage;
-use crate::dm::ThinPoolStatus;
-use crate::dm::TransactionId;
 use crate::dm::metadata::{BLOCK_BYTES, MetadataFile, Superblock};
 use crate::dm::node::DIRECTORY;
 use crate::failpoint;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::owned::OwnedPool;
-use crate::pool::{Changes, PoolError, Quiesce};
+use crate::pool::{PoolError, Quiesce};
 use crate::types::{ByteRange, LogicalBlockSize, PoolId};
 
 /// Takes over the pool on the device at `path`, which may be either of two, and recovers it.
@@ -82,11 +77,14 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let stack = Arc::new(Stack::new(Arc::clone(&dm), Arc::clone(&nodes), names));
     let lock = lock(&stack, &devices, path)?;
     let mut devices = PoolDevices::open(path)?;
+    let catalogue = open_catalogue(lock, path)?;
+    check_id(&catalogue, &devices)?;
+    if let Some(problem) = epoch::label_problems(&devices, &catalogue)?.first() {
+        return Err(PoolError::Format(format!("{}: {problem}; nothing was changed", path.display())));
+    }
     renew_labels(&mut devices)?;
     // How full the metadata are is known when the pool is active; the monitor asks for more then.
     growth::lay_out(&mut devices, MetadataNeed::BySize)?;
-    let catalogue = open_catalogue(lock, path)?;
-    check_id(&catalogue, &devices)?;
     let places = growth::places(&devices)?;
     let place = devices.metadata().path().display().to_string();
     activate(&stack, &places, &place)?;
@@ -94,7 +92,7 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let name = names.name(Part::Pool)?;
     let gate = MetadataGate::new(Arc::clone(&dm), name.clone(), stack.open_metadata(&places)?)
         .map_err(|error| PoolError::io("read the metadata", error))?;
-    begin_epoch(&dm, &name, &catalogue, &place)?;
+    epoch::begin(&dm, &name, &catalogue, &mut devices, &place)?;
     gate.sweep()?;
     let first_own_id = claim_ids(&gate, &catalogue)?;
     let pool_device = stack.activate_pool(&places)?;
@@ -129,7 +127,7 @@ pub fn create_pool(options: &CreateOptions) -> Result<PoolId, PoolError> {
     let mut devices = format::begin(options)?;
     let id = devices.pool();
     let stack = Stack::new(Arc::clone(&dm), Arc::new(nodes()?), Names::new(id));
-    let made = fill(&dm, &stack, &devices).and_then(|()| {
+    let made = fill(&dm, &stack, &mut devices).and_then(|()| {
         failpoint::hit("thin.create.before_ready");
         set_state(&mut devices, State::Ready)
     });
@@ -141,17 +139,18 @@ pub fn create_pool(options: &CreateOptions) -> Result<PoolId, PoolError> {
 }
 
 /// Everything between the two states of the labels.
-fn fill(dm: &DeviceMapper, stack: &Stack, devices: &PoolDevices) -> Result<(), PoolError> {
-    let path = devices.metadata().path();
-    let region = Region::create(lock(stack, devices, path)?).map_err(|error| PoolError::io("make the catalogue", error))?;
+fn fill(dm: &DeviceMapper, stack: &Stack, devices: &mut PoolDevices) -> Result<(), PoolError> {
+    let path = devices.metadata().path().to_owned();
+    let place = path.display().to_string();
+    let region = Region::create(lock(stack, devices, &path)?).map_err(|error| PoolError::io("make the catalogue", error))?;
     let catalogue = Catalogue::create_on(region, devices.pool())?;
     let places = growth::places(devices)?;
     stack.activate_metadata(&places)?;
     wipe_superblock(stack)?;
     let name = stack.names().name(Part::Pool)?;
     stack.activate_pool(&places)?;
-    begin_epoch(dm, &name, &catalogue, &path.display().to_string())?;
-    check_superblock(stack, &places, &path.display().to_string())
+    epoch::begin(dm, &name, &catalogue, devices, &place)?;
+    check_superblock(stack, &places, &place)
 }
 
 pub(super) fn device_mapper() -> Result<Arc<DeviceMapper>, PoolError> {
@@ -251,28 +250,6 @@ fn wipe_superblock(stack: &Stack) -> Result<(), PoolError> {
     device::zero_out(&file, block).and_then(|()| file.sync_all()).map_err(io)
 }
 
-/// Raises the epoch, in the catalogue first. A pool that takes no changes is left as it is, for reading.
-fn begin_epoch(dm: &DeviceMapper, name: &DmName, catalogue: &Catalogue, place: &str) -> Result<(), PoolError> {
-    let io = |action: &str, error| PoolError::io(action, io::Error::other(error));
-    let status = dm.thin_pool_status(name).map_err(|error| io("ask for the status of the pool", error))?;
-    let health = health::judge(&status, place);
-    let ThinPoolStatus::Running(state) = &status else {
-        let problem = health.problem.unwrap_or_default();
-        return Err(PoolError::io(format!("take over the pool at {place}"), io::Error::other(problem)));
-    };
-    let (carried, epoch) = (state.transaction_id.number(), catalogue.epoch()?);
-    check_epoch(carried, epoch).map_err(|text| PoolError::Format(format!("{place}: {text}; nothing was changed")))?;
-    if health.changes == Changes::Refused {
-        tracing::error!(pool = %name, problem = health.problem, "the pool takes no changes; what it holds can be read");
-        return Ok(());
-    }
-    let next = epoch + 1;
-    catalogue.commit("begin_epoch", |change| change.set_epoch(next))?;
-    failpoint::hit("thin.epoch.between");
-    let message = PoolMessage::SetTransactionId { from: state.transaction_id, to: TransactionId::new(next) };
-    dm.message(name, &message).map_err(|error| io("set the transaction id of the pool", error))
-}
-
 /// Raises the counter of thin ids above everything that the metadata hold; the first id that is given out from now on.
 fn claim_ids(gate: &MetadataGate, catalogue: &Catalogue) -> Result<u64, PoolError> {
     let next = catalogue.next_thin_id()?;
@@ -284,35 +261,10 @@ fn claim_ids(gate: &MetadataGate, catalogue: &Catalogue) -> Result<u64, PoolErro
     Ok(first)
 }
 
-/// Whether the metadata carry the catalogue's epoch, or the one before it.
-pub(super) fn check_epoch(carried: u64, epoch: u64) -> Result<(), String> {
-    if carried == epoch || carried.checked_add(1) == Some(epoch) {
-        return Ok(());
-    }
-    let which = if carried < epoch { "metadata" } else { "catalogue" };
-    Err(format!(
-        "its metadata have the transaction id {carried} and its catalogue the epoch {epoch}: the {which} were put back to an earlier \
-         state behind our back, or another program used the pool"
-    ))
-}
-
 fn logical_block_size(stack: &Stack) -> Result<LogicalBlockSize, PoolError> {
     let path = stack.node(Part::Data)?;
     let io = |error| PoolError::io(format!("look at {}", path.display()), error);
     let bytes = File::open(&path).and_then(|file| device::logical_block_bytes(&file)).map_err(io)?;
     LogicalBlockSize::from_bytes(bytes)
         .ok_or_else(|| PoolError::Unsupported(format!("logical blocks of {bytes} bytes are not supported: 512 and 4096 are")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_epoch_that_is_not_the_metadatas_is_refused_unless_a_crash_explains_it() {
-        for (carried, epoch, fits) in [(0, 0, true), (0, 1, true), (7, 7, true), (7, 8, true), (7, 9, false), (8, 7, false)] {
-            assert_eq!(check_epoch(carried, epoch).is_ok(), fits, "{carried} and {epoch}");
-        }
-        assert!(check_epoch(9, 7).unwrap_err().contains("catalogue were put back"));
-    }
 }

@@ -16,8 +16,10 @@
 //!    `thin_check` must find sound. It would give leaked blocks back as well, but it may write what snapshots share once for
 //!    each of them, for which there need not be room: the error says so then, and that a larger device is the cure;
 //! 5. the copy, or what was rebuilt, is written over the metadata, which an interruption does not hurt ([`spare`]);
-//! 6. the catalogue's epoch is set to what the metadata carry, and its records compared with the thin devices that are there. What is
-//!    missing is reported, and again by every start; nothing is deleted.
+//! 6. the catalogue's epoch, and that of the labels, is set to what the metadata carry, and the catalogue's records are compared with the
+//!    thin devices that are there. What is missing is reported, and again by every start; nothing is deleted. Where a part of the pool was
+//!    put back to an earlier state, or the metadata were rebuilt, the history is broken ([`epoch`]). Creations that a catalogue
+//!    of an earlier state says were interrupted are forgotten and their devices left: they may have been finished since.
 //!
 //! Metadata that were repaired may have lost mappings: that the pool works again does not mean that every volume is whole, and the
 //! report says so.
@@ -29,21 +31,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::devices::PoolDevices;
+use super::epoch::{self, Carried};
 use super::growth;
 use super::layout::MetadataNeed;
 use super::names::{Names, Part};
 use super::open::{device_mapper, lock, nodes, open_catalogue};
 use super::pool::above;
-use super::stack::Stack;
 use super::spare::{self, Finished, Spare};
+use super::stack::Stack;
 use super::take_down::{Records, take_down_idle};
 use super::tools::{Attached, Verdict, run};
 use crate::block::device;
 use crate::dm::DataBlocks;
 use crate::dm::metadata::{MetadataError, MetadataFile, NEVER, Reclaim, Superblock, ThinMetadata};
 use crate::pool::PoolError;
-use crate::pool::catalogue::Catalogue;
+use crate::pool::catalogue::{Catalogue, Change};
+use crate::pool::intent::Intent;
 use crate::pool::record::ThinStored;
+use crate::types::Object;
 
 /// What a repair found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +66,18 @@ pub struct RepairReport {
     pub missing: Vec<String>,
     /// Thin devices that no record names.
     pub unknown: Vec<String>,
+    /// Whether what changed since the snapshots of before can still be told.
+    pub history: History,
+}
+
+/// Whether the pool is what it was, as far as that can be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum History {
+    /// It is.
+    Whole,
+    /// A part of it was put back to an earlier state, or rebuilt: volumes may hold what others wrote, and nothing that was cut before is a
+    /// base of an increment any more.
+    Broken,
 }
 
 /// What was done to the metadata.
@@ -88,12 +105,12 @@ pub fn repair(path: &Path) -> Result<RepairReport, PoolError> {
     // Only now that this process owns it.
     let mut devices = PoolDevices::open(path)?;
     growth::lay_out(&mut devices, MetadataNeed::BySize)?;
-    let report = repair_locked(&stack, &devices, lock, path);
+    let report = repair_locked(&stack, &mut devices, lock, path);
     stack.take_down()?;
     report
 }
 
-fn repair_locked(stack: &Stack, devices: &PoolDevices, lock: File, path: &Path) -> Result<RepairReport, PoolError> {
+fn repair_locked(stack: &Stack, devices: &mut PoolDevices, lock: File, path: &Path) -> Result<RepairReport, PoolError> {
     // Taking the pool down marked it to go with the descriptor that is the lock; it must stay until the end.
     let places = growth::places(devices)?;
     stack.activate_catalogue(&places)?;
@@ -114,7 +131,10 @@ fn repair_locked(stack: &Stack, devices: &PoolDevices, lock: File, path: &Path) 
     let bytes = |blocks: DataBlocks| blocks.count().saturating_mul(places.block_size.bytes());
     let reclaimed_bytes = bytes(earlier).saturating_add(bytes(mended.reclaimed));
     let catalogue = open_catalogue(lock, path)?;
-    let (missing, unknown) = reconcile(&catalogue, &node)?;
+    let was_rebuilt = outcome == RepairOutcome::Rebuilt || finished == Finished::Lost;
+    let Reconciled { put_back, history, missing, unknown } =
+        reconcile(&catalogue, devices, &node, if was_rebuilt { History::Broken } else { History::Whole })?;
+    mended.findings.extend(put_back.iter().map(|text| format!("{text}\n")));
     let (missing_count, unknown_count) = (missing.len(), unknown.len());
     if outcome == RepairOutcome::Sound && missing_count + unknown_count == 0 && mended.findings.is_empty() {
         tracing::info!(pool = %devices.pool(), reclaimed_bytes, "the metadata are sound");
@@ -124,7 +144,7 @@ fn repair_locked(stack: &Stack, devices: &PoolDevices, lock: File, path: &Path) 
         );
     }
     let left_bytes = bytes(mended.left);
-    Ok(RepairReport { outcome, reclaimed_bytes, left_bytes, findings: mended.findings, missing, unknown })
+    Ok(RepairReport { outcome, reclaimed_bytes, left_bytes, findings: mended.findings, missing, unknown, history })
 }
 
 /// What was found of the metadata, and done to them.
@@ -247,26 +267,61 @@ fn length(node: &Path) -> Result<u64, PoolError> {
         .map_err(|error| PoolError::io(format!("look at {}", node.display()), error))
 }
 
-/// Sets the catalogue's epoch to what the metadata carry; recorded objects without a thin device, and thin devices without a record.
-fn reconcile(catalogue: &Catalogue, node: &Path) -> Result<(Vec<String>, Vec<String>), PoolError> {
+/// What came of comparing catalogue, metadata and labels.
+struct Reconciled {
+    /// What was put back to an earlier state.
+    put_back: Vec<String>,
+    history: History,
+    missing: Vec<String>,
+    unknown: Vec<String>,
+}
+
+/// Sets the epoch of catalogue and labels to what the metadata carry; recorded objects without a thin device, and thin devices without a
+/// record. `mended` is what is known of the history by what was done to the metadata.
+fn reconcile(catalogue: &Catalogue, devices: &mut PoolDevices, node: &Path, mended: History) -> Result<Reconciled, PoolError> {
     let io = |error| PoolError::io(format!("read {}", node.display()), error);
     let file = File::open(node).and_then(MetadataFile::new).map_err(io)?;
     let metadata = ThinMetadata::live(&file, NEVER).map_err(|error| io(io::Error::other(error)))?;
-    let carried = metadata.superblock().transaction_id;
-    if carried != catalogue.epoch()? {
-        catalogue.commit("repair.epoch", |change| change.set_epoch(carried))?;
-    }
-    let devices = metadata.devices().map_err(|error| io(io::Error::other(error)))?;
-    let first = above(catalogue.next_thin_id()?, devices.iter().map(|(id, _)| *id), metadata.superblock().time);
-    catalogue.commit("repair.ids", |change| change.skip_thin_ids(first))?;
-    let mut ids: BTreeSet<_> = devices.into_iter().map(|(id, _)| id).collect();
+    let (carried, epoch) = (metadata.superblock().transaction_id, catalogue.epoch()?);
+    let mut put_back = epoch::label_problems(devices, catalogue)?;
+    let found = epoch::check_metadata(epoch, catalogue.epoch_step()?, carried);
+    let is_behind = found == Ok(Carried::OneBehind);
+    put_back.extend(found.err());
+    let history = if put_back.is_empty() && !is_behind { mended } else { History::Broken };
+    let thin_devices = metadata.devices().map_err(|error| io(io::Error::other(error)))?;
+    let first = above(catalogue.next_thin_id()?, thin_devices.iter().map(|(id, _)| *id), metadata.superblock().time);
+    // Known before anything says that all is settled.
+    catalogue.commit("repair.history", |change| {
+        change.skip_thin_ids(first)?;
+        if carried > epoch {
+            forget_creations(catalogue, change)?;
+        }
+        if history == History::Broken { change.break_history() } else { Ok(()) }
+    })?;
+    epoch::settle(catalogue, devices, carried)?;
+    let mut ids: BTreeSet<_> = thin_devices.into_iter().map(|(id, _)| id).collect();
     let mut missing = Vec::new();
     for thin in catalogue.thin_objects()? {
         if !ids.remove(&thin.id) && thin.stored == ThinStored::Device {
             missing.push(thin.object.to_string());
         }
     }
-    Ok((missing, ids.into_iter().map(|id| format!("thin device {id}")).collect()))
+    let unknown = ids.into_iter().map(|id| format!("thin device {id}")).collect();
+    Ok(Reconciled { put_back, history, missing, unknown })
+}
+
+/// Forgets creations that were under way in the state that a catalogue was put back to. To undo them would delete what was finished since.
+fn forget_creations(catalogue: &Catalogue, change: &mut Change<'_>) -> Result<(), PoolError> {
+    for (id, intent) in catalogue.intents()? {
+        let objects: Vec<Object> = match &intent {
+            Intent::CreateVolume { volume, .. } | Intent::Restore { volume } => vec![Object::Volume(volume.id)],
+            Intent::CreateSnapshots { snapshots, .. } => snapshots.iter().map(|cut| Object::Snapshot(cut.id)).collect(),
+            Intent::DeleteVolume { .. } | Intent::DeleteSnapshot { .. } | Intent::Grow { .. } => continue,
+        };
+        objects.into_iter().try_for_each(|object| change.remove_thin_object(object))?;
+        change.drop_intent(id)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -291,7 +346,10 @@ mod tests {
         // Also where the block that is allocated to nothing cannot be given back, for want of a place for the copy.
         let before = std::fs::read(&node).unwrap();
         let mended = mend(&node, folder.path().join("none").join("spare")).unwrap();
-        assert_eq!((mended.outcome, mended.reclaimed, mended.left), (RepairOutcome::Sound, DataBlocks::default(), DataBlocks::new(1)));
+        assert_eq!(
+            (mended.outcome, mended.reclaimed, mended.left),
+            (RepairOutcome::Sound, DataBlocks::default(), DataBlocks::new(1))
+        );
         assert!(mended.findings.contains("could not be given back"), "{}", mended.findings);
         assert!(std::fs::read(&node).unwrap() == before);
     }

@@ -180,7 +180,9 @@ impl Stack {
         let name = &device.name;
         match self.dm.remove(name, Removal::Now) {
             Ok(()) | Err(DmError::Missing(_)) => self.nodes.remove(name).map_err(|error| no_node(name, error)),
-            Err(DmError::Busy(_)) => Err(PoolError::InUse { object: device.object, by: format!("{name}, which was just opened") }),
+            Err(DmError::Busy(_)) => {
+                Err(PoolError::InUse { object: device.object, by: format!("{name}, which was just opened") })
+            }
             Err(error) => Err(failed("remove", name, error)),
         }
     }

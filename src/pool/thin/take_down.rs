@@ -90,7 +90,9 @@ fn read(device: &File) -> Option<Catalogue> {
         .map_err(|error| PoolError::io("read the catalogue", error))
         .and_then(|region| Catalogue::read_only(&region, "the catalogue"));
     catalogue
-        .inspect_err(|error| tracing::warn!(%error, "what is staged is not known; what is open, mounted or bound is seen all the same"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "what is staged is not known; what is open, mounted or bound is seen all the same"),
+        )
         .ok()
 }
 
@@ -179,7 +181,8 @@ mod tests {
             access: Access::ReadWrite,
             boot_id: boot.to_owned(),
         };
-        let by = |open_count, publications: &[Publication], roots: &[String]| user(&device(open_count), publications, "now", roots);
+        let by =
+            |open_count, publications: &[Publication], roots: &[String]| user(&device(open_count), publications, "now", roots);
         assert_eq!(by(0, &[], &[]), None);
         assert_eq!(by(0, &[publication(PublicationKind::Published, "before")], &["/".to_owned()]), None);
         assert!(by(1, &[], &[]).unwrap().contains("open or mounted"));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::pool::catalogue::EpochStep;
 use crate::pool::thin::devices::LabelsError;
 use crate::pool::thin::examine::{ExaminedCatalogue, ExaminedDevice};
 use crate::pool::thin::format::DataBlockSize;
@@ -18,10 +19,18 @@ fn examined() -> Examined {
             path: "/dev/sdb".into(),
             bytes: 2 << 30,
             role: Role::Whole,
+            epoch: Some(7),
             copies: Copies::Whole,
             grown_bytes: 0,
         }],
-        catalogue: Ok(ExaminedCatalogue { volumes: Vec::new(), snapshots: Vec::new(), anchors: 0, interrupted: 0, epoch: 7 }),
+        catalogue: Ok(ExaminedCatalogue {
+            volumes: Vec::new(),
+            snapshots: Vec::new(),
+            anchors: 0,
+            interrupted: 0,
+            epoch: 7,
+            epoch_step: EpochStep::Settled,
+        }),
         superblock: Ok(superblock(7)),
     }
 }
@@ -57,7 +66,8 @@ fn a_whole_pool_says_how_it_is_served() {
 #[test]
 fn whatever_keeps_a_pool_from_being_served_is_said_and_how_is_not() {
     type Spoil = fn(&mut Examined);
-    let spoilt: [(Spoil, &str); 4] = [
+    let spoilt: [(Spoil, &str); 5] = [
+        (|found| found.devices[0].epoch = Some(5), "the label of /dev/sdb has the epoch 5"),
         (|found| found.superblock = Err("its superblock is all zeros".to_owned()), "all zeros"),
         (|found| found.catalogue = Err("is damaged".to_owned()), "its catalogue: is damaged"),
         (|found| found.superblock = Ok(superblock(9)), "put back to an earlier state"),
@@ -96,6 +106,7 @@ fn devices_are_listed_with_their_pools_or_what_is_wrong_with_them() {
         pool: PoolId::from_bytes([1; 16]),
         link: Link::random(),
         generation: 1,
+        epoch: None,
         role: Role::Data,
         state: State::Making,
         device_bytes: 1 << 30,

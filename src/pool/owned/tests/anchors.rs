@@ -400,3 +400,35 @@ fn an_anchor_that_could_not_be_reduced_is_reduced_with_the_next_change() {
     world.restart();
     world.assert_tidy();
 }
+
+#[test]
+fn nothing_of_before_the_history_was_broken_is_a_base() {
+    let mut world = World::new();
+    let volume = world.create("one");
+    let anchor = world.leave_anchor("anchor", volume.id, &Consumer::MetadataClient);
+    let before = world.cut("before", volume.id);
+    world.owned.put_export(&export(&before, "ab")).unwrap();
+    world.write(volume.id, 4096, &[2; 4096]);
+    let target = world.cut("target", volume.id);
+    assert_eq!(world.changed(anchor.id, target.id).unwrap(), [block(1)]);
+    assert_eq!(world.changed(before.id, target.id).unwrap(), [block(1)]);
+
+    world.catalogue.commit("test", |change| change.break_history()).unwrap();
+    world.restart();
+    for base in [before.id, target.id] {
+        assert!(matches!(world.changed(base, target.id), Err(PoolError::Unsupported(_))), "{base}");
+    }
+    assert_eq!(world.anchored(), [], "what tells nothing any more is not kept");
+    assert!(matches!(world.changed(anchor.id, target.id), Err(PoolError::Missing(_))));
+    world.owned.delete_snapshot(before.id).unwrap();
+    assert_eq!(world.anchored(), [], "nor does it become an anchor");
+
+    // From here on all is as ever.
+    let base = world.leave_anchor("new", volume.id, &repository("ab"));
+    world.write(volume.id, 8192, &[3; 4096]);
+    let target = world.cut("newer", volume.id);
+    assert_eq!(world.changed(base.id, target.id).unwrap(), [block(2)]);
+    world.restart();
+    world.assert_tidy();
+    assert_eq!(world.changed(base.id, target.id).unwrap(), [block(2)]);
+}

@@ -21,7 +21,17 @@ fn label_of(pool: PoolId, role: Role, device_bytes: u64) -> Label {
         Role::Metadata => pair.metadata,
         Role::Data => pair.data,
     };
-    Label { pool, link: link(), generation: 1, role, state: State::Ready, device_bytes, block_size: plan.block_size, segments }
+    Label {
+        pool,
+        link: link(),
+        generation: 1,
+        epoch: None,
+        role,
+        state: State::Ready,
+        device_bytes,
+        block_size: plan.block_size,
+        segments,
+    }
 }
 
 fn whole(generation: u64, device_bytes: u64) -> Label {

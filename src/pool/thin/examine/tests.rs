@@ -36,6 +36,7 @@ fn pool(folder: &Path, state: State) -> (PathBuf, Label) {
         pool: PoolId::random(),
         link: Link::random(),
         generation: 1,
+        epoch: None,
         role: Role::Whole,
         state,
         device_bytes: SIZE,

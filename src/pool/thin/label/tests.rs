@@ -13,6 +13,7 @@ fn whole() -> Label {
         pool: PoolId::from_bytes([7; 16]),
         link: Link([9; 16]),
         generation: 3,
+        epoch: Some(12),
         role: Role::Whole,
         state: State::Ready,
         device_bytes: 200 * MIB,
@@ -28,8 +29,9 @@ fn whole() -> Label {
 /// Labels of every role, with any number of segments of any sizes one after another, gaps between them.
 fn labels() -> impl Strategy<Value = Label> {
     let runs = proptest::collection::vec((0_u64..50, 1_u64..5000), 2..2 * MAX_SEGMENTS);
-    (any::<([u8; 16], [u8; 16])>(), 1_u64.., 1_u64..=16384, any::<bool>(), 0..3_usize, runs).prop_map(
-        |((pool, link), generation, units, ready, role, runs)| {
+    let epoch = proptest::option::of(0..EPOCH_LIMIT);
+    (any::<([u8; 16], [u8; 16])>(), (1_u64.., epoch), 1_u64..=16384, any::<bool>(), 0..3_usize, runs).prop_map(
+        |((pool, link), (generation, epoch), units, ready, role, runs)| {
             let mut at = RESERVED;
             let mut all: Vec<Segment> = Vec::new();
             for (gap, blocks) in runs {
@@ -63,6 +65,7 @@ fn labels() -> impl Strategy<Value = Label> {
                 pool: PoolId::from_bytes(pool),
                 link: Link(link),
                 generation,
+                epoch,
                 role,
                 state: if ready { State::Ready } else { State::Making },
                 device_bytes: at + RESERVED,
@@ -118,6 +121,14 @@ fn a_cut_off_write_of_a_label_is_damage_and_zeros_are_none() {
 }
 
 #[test]
+fn a_label_without_an_epoch_is_that_of_the_first_versions() {
+    let block = Label { epoch: None, ..whole() }.encode().unwrap();
+    assert_eq!(block[74..80], [0; 6]);
+    assert_eq!(Label::decode(&block).unwrap().epoch, None);
+    assert_eq!(whole().encode().unwrap()[74..80], [13, 0, 0, 0, 0, 0]);
+}
+
+#[test]
 fn a_newer_format_is_told_by_its_number_and_not_called_damaged() {
     let mut block = whole().encode().unwrap();
     block[16..20].copy_from_slice(&2_u32.to_le_bytes());
@@ -130,7 +141,8 @@ fn a_newer_format_is_told_by_its_number_and_not_called_damaged() {
 #[test]
 fn labels_that_contradict_themselves_are_not_written() {
     type Spoil = fn(&mut Label);
-    let spoilt: [(&str, Spoil); 9] = [
+    let spoilt: [(&str, Spoil); 10] = [
+        ("an epoch of too many bytes", |label| label.epoch = Some(EPOCH_LIMIT)),
         ("over the first label", |label| label.segments.data[0] = segment(0, MIB)),
         ("over the second label", |label| label.segments.data[0] = segment(26 * MIB, 174 * MIB)),
         ("over another segment", |label| label.segments.metadata.push(segment(20 * MIB, MIB))),
@@ -170,7 +182,7 @@ fn the_bytes_of_a_label_do_not_change_from_version_to_version() {
             "0000800c00000000",
             "00000100",
             "010001000100",
-            "000000000000",
+            "0d0000000000",
             "09090909090909090909090909090909",
         )
     );

@@ -19,7 +19,9 @@ fn check(role: Role, segments: &Segments, block_size: DataBlockSize, device_byte
     for segment in segments.all() {
         assert!(segment.range().offset().is_multiple_of(MIB) && segment.range().length().is_multiple_of(MIB), "{segment:?}");
     }
-    Label { pool, link: Link::random(), generation: 1, role, state, device_bytes, block_size, segments }.encode().unwrap();
+    Label { pool, link: Link::random(), generation: 1, epoch: None, role, state, device_bytes, block_size, segments }
+        .encode()
+        .unwrap();
 }
 
 /// Sizes of devices, small ones as often as large ones.
