@@ -1,7 +1,7 @@
 //! Words of device-mapper's table and status lines.
 //!
-//! Lines are taken strictly: a word that is not known, missing or too many is an error. A line that says something we do not
-//! know of is not one that we may act on.
+//! Lines are taken strictly: a word that is not known or missing is an error, and so is one too many in a table. A line that says
+//! something we do not know of is not one that we may act on. A status line may go on after what we know: newer kernels add words at its end.
 
 use std::str::SplitAsciiWhitespace;
 

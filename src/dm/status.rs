@@ -115,7 +115,6 @@ impl FromStr for ThinPoolStatus {
             None => None,
             Some(word) => Some(MetadataBlocks::new(number(word).ok_or_else(|| unknown(LOW_WATER, word))?)),
         };
-        words.end()?;
         Ok(Self::Running(PoolState {
             transaction_id,
             metadata_used: MetadataBlocks::new(metadata_used),
@@ -227,7 +226,6 @@ impl FromStr for ThinStatus {
         let mapped = words.take("number of mapped sectors", sectors)?;
         let highest =
             words.take("highest mapped sector", |word| if word == NONE { Some(None) } else { sectors(word).map(Some) })?;
-        words.end()?;
         Ok(Self::Running { mapped, highest })
     }
 }
@@ -275,7 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_not_known_missing_or_too_many_are_errors() {
+    fn words_that_newer_kernels_add_at_the_end_are_read_over() {
+        let line = "0 141/2048 0/512 - rw discard_passdown error_if_no_space - 1024";
+        assert_eq!(format!("{line} new 7").parse::<ThinPoolStatus>(), line.parse());
+        assert_eq!("5 6 7".parse::<ThinStatus>(), "5 6".parse());
+    }
+
+    #[test]
+    fn words_that_are_not_known_or_missing_are_errors() {
         for line in [
             "",
             "0",
@@ -287,13 +292,12 @@ mod tests {
             "0 141/2048 0/512 - rw discard_passdown error - 1024",
             "0 141/2048 0/512 - rw discard_passdown error_if_no_space check 1024",
             "0 141/2048 0/512 - rw discard_passdown error_if_no_space - -",
-            "0 141/2048 0/512 - rw discard_passdown error_if_no_space - 1024 new",
             "Fail 0",
             "fail",
         ] {
             assert!(line.parse::<ThinPoolStatus>().is_err(), "{line}");
         }
-        for line in ["", "5", "- -", "5 x", "5 6 7", "-", "36028797018963968 -"] {
+        for line in ["", "5", "- -", "5 x", "-", "36028797018963968 -"] {
             assert!(line.parse::<ThinStatus>().is_err(), "{line}");
         }
     }
