@@ -242,6 +242,8 @@ pub fn node_stage(error: CallError) -> Status {
         CallError::Request(error) => request(error),
         CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
+        // A file system writes to its log when it is mounted or grown, for which a full pool may have no block.
+        CallError::Mount(error) if error.is_out_of_space() => Code::ResourceExhausted,
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
             // Never reformatted, nor used while it is damaged: somebody has to look.
@@ -316,6 +318,8 @@ pub fn node_expand(error: CallError) -> Status {
         CallError::Request(error) => request(error),
         CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
+        // A file system writes to its log when it is mounted or grown, for which a full pool may have no block.
+        CallError::Mount(error) if error.is_out_of_space() => Code::ResourceExhausted,
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
             MountError::NotFound(_) => Code::NotFound,
@@ -411,6 +415,18 @@ mod tests {
         assert_eq!(node_undo(busy()).code(), Code::FailedPrecondition);
         let in_use = PoolError::InUse { object: Object::Volume(VolumeId::from_bytes([0; 16])), by: "a mount".to_owned() };
         assert_eq!(node_undo(in_use.into()).code(), Code::FailedPrecondition);
+    }
+
+    #[test]
+    fn a_file_system_that_finds_no_room_in_the_pool_says_that_the_pool_is_full() {
+        let full = || MountError::io("mount /dev/x")(io::Error::from_raw_os_error(libc::ENOSPC));
+        let program =
+            || MountError::Program { program: "xfs_growfs", output: "XFS_IOC_FSGROWFSDATA: No space left on device".into() };
+        for make in [node_stage, node_expand] {
+            assert_eq!(make(full().into()).code(), Code::ResourceExhausted);
+            assert_eq!(make(program().into()).code(), Code::ResourceExhausted);
+            assert_eq!(make(MountError::Busy("/x".into()).into()).code(), Code::Internal);
+        }
     }
 
     #[test]

@@ -96,6 +96,16 @@ impl MountError {
         let action = action.into();
         move |source| Self::Io { action, source }
     }
+
+    /// Whether the pool beneath had no room for what a file system must write to be made, mounted or grown.
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            // Programs say it in the words of the system; they are run with `LC_ALL=C`.
+            Self::Program { output, .. } => output.contains("No space left on device"),
+            _ => false,
+        }
+    }
 }
 
 /// One line of mountinfo, as far as it matters here.

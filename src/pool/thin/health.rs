@@ -1,4 +1,9 @@
 //! What a thin pool's status means, and what to do about it. Pure.
+//!
+//! Which writes a pool without a free block still takes is the kernel's doing: those to blocks of a volume that were written since its last
+//! snapshot was cut. All others need a block: what was never written, and what is older than the cut, for the kernel copies it
+//! first. It goes by times, not by who still has a block, so that the deletion of the snapshot does not help; nor does anything
+//! else: the time of a volume's last cut is in the metadata, no message takes it back, and a snapshot or copy inherits it.
 
 use crate::dm::units::DataBlockSize;
 use crate::dm::{DataBlocks, MetadataBlocks};
@@ -41,6 +46,10 @@ pub(super) fn usage(status: &ThinPoolStatus, block_size: DataBlockSize) -> PoolU
     }
 }
 
+/// The problem of a pool without a free data block.
+const OUT_OF_SPACE: &str = "the pool is out of space: writes fail, but those to blocks that were written since the volume's last snapshot, \
+    deleted ones among them; delete volumes or snapshots, or enlarge the device, and it goes on by itself";
+
 /// What is wrong, the gravest first; `None` when all is well.
 fn problem(status: &ThinPoolStatus, place: &str) -> Option<String> {
     let repair = || format!("stop the node and run `windlass pool repair --device {place}`");
@@ -56,17 +65,19 @@ fn problem(status: &ThinPoolStatus, place: &str) -> Option<String> {
             repair()
         )),
         ThinPoolStatus::Running(state) => match state.mode {
+            // The kernel notices it with the next write that fails.
+            PoolMode::ReadWrite if state.data_total.count() > 0 && state.data_free().count() == 0 => Some(OUT_OF_SPACE.to_owned()),
+            PoolMode::ReadWrite if state.metadata_total.count() > 0 && state.metadata_free().count() == 0 => Some(
+                "the pool's metadata are used up, and it goes read-only with the next change; enlarge the device, or delete snapshots"
+                    .to_owned(),
+            ),
             PoolMode::ReadWrite => None,
             PoolMode::ReadOnly => Some(format!(
                 "the pool is read-only, most likely because its metadata are used up; enlarge the device, and it goes on by itself, or \
                  else {}",
                 repair()
             )),
-            PoolMode::OutOfDataSpace => Some(
-                "the pool is out of space: writes to unallocated blocks fail; delete volumes or snapshots, or enlarge the device, and \
-                 it goes on by itself"
-                    .to_owned(),
-            ),
+            PoolMode::OutOfDataSpace => Some(OUT_OF_SPACE.to_owned()),
         },
     }
 }
@@ -88,6 +99,9 @@ mod tests {
                 Changes::Taken,
                 Some("delete"),
             ),
+            // As after a restart: nobody has written yet.
+            ("7 10/4096 16384/16384 - rw discard_passdown error_if_no_space - 1024", Changes::Taken, Some("out of space")),
+            ("7 4096/4096 10/16384 - rw discard_passdown error_if_no_space - 1024", Changes::Taken, Some("metadata are used up")),
             (
                 "7 4096/4096 10/16384 - ro discard_passdown error_if_no_space needs_check 1024",
                 Changes::Refused,
