@@ -7,10 +7,13 @@
 //! version reads them with defaults.
 //!
 //! * Every change goes through [`Catalogue::commit`]: one transaction, durable (file synced) when it returns `Ok`. When it
-//!   returns an error the change may or may not be there; whoever gets one does nothing more about it in this process, and
-//!   the next start finds out (`owned::recovery`).
-//! * After an I/O error the database refuses everything until it is opened anew: the pool stands still rather than
-//!   promising what it cannot record.
+//!   returns an error the change may or may not be there; whoever gets one does nothing more about it, and what it left is found out
+//!   from the intents, in this process or by the next start (`owned::recovery`).
+//! * After an I/O error the database refuses everything until it is opened anew, which the next call does (`connection`).
+//! * **It never needs space of its pool**: a file is allocated beforehand and overwritten in place (`allocated`), a region is its own;
+//!   what is new is refused while there is room for all deletions (`room`). So a pool without a free block can be emptied.
+//! * Running out of space in a commit all the same is [`PoolError::Catalogue`] like any other error of it: it is not known whether the
+//!   change is there, which is no final answer.
 //! * Opening never changes a file that is not ours: it is first read into memory whole and examined there (a catalogue is some
 //!   megabytes). A newer format, another program's file and a damaged one are refused with [`PoolError::Format`].
 //! * The file is made under another name and renamed when it is complete; a crash before leaves nothing that opens. Mode 0600.
@@ -18,24 +21,25 @@
 //!
 //! It keeps no secrets, and it is not locked against other processes by itself but by the pool's lock.
 
+mod allocated;
 mod change;
+mod connection;
 mod examine;
 mod room;
 mod tables;
 mod thin;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend};
+use redb::backends::InMemoryBackend;
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, StorageBackend};
 
+use self::allocated::AllocatedFile;
 pub use self::change::Change;
-use self::room::Room;
+use self::connection::{Connection, Home, Opened};
 use self::tables::{
     ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, anchor_key, export_key, failed, later_table,
     name_key,
@@ -52,21 +56,15 @@ use crate::types::{ObjectName, PoolId, SnapshotId, VolumeId};
 /// Format version that this program writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
 
-/// Cache of the database in bytes: all of an ordinary catalogue.
-const CACHE_BYTES: usize = 16 << 20;
-
-/// An open catalogue. A clone is another reference to the same open database.
+/// An open catalogue. A clone is another reference to the same open database, which is opened again when it fails.
 #[derive(Clone)]
 pub struct Catalogue {
-    database: Arc<Database>,
-    id: PoolId,
-    /// Of a catalogue whose storage cannot grow.
-    room: Option<Arc<Room>>,
+    connection: Arc<Connection>,
 }
 
 impl std::fmt::Debug for Catalogue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Catalogue").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Catalogue").field("id", &self.id()).finish_non_exhaustive()
     }
 }
 
@@ -79,17 +77,10 @@ impl Catalogue {
         if fs::symlink_metadata(path).is_ok() {
             return Err(PoolError::Format(format!("{}: exists already", path.display())));
         }
-        let unfinished = path.with_extension("new");
+        let unfinished = allocated::unfinished(path);
         let io = |what: &str, source| PoolError::io(format!("{what} {}", unfinished.display()), source);
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", error)),
-            _ => {}
-        }
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&unfinished);
-        let file = file.map_err(|error| io("create", error))?;
-        // Whatever the umask, nobody else reads it.
-        file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(|error| io("protect", error))?;
-        drop(Self::create_over(FileBackend::new(file).map_err(failed)?, id)?);
+        allocated::remove(&unfinished).map_err(|error| io("remove", error))?;
+        drop(create_over(AllocatedFile::create(&unfinished)?, id)?);
         failpoint::hit("catalogue.create.before");
         fs::rename(&unfinished, path).map_err(|error| io("rename", error))?;
         let parent = path.parent().unwrap_or(Path::new("/"));
@@ -102,53 +93,29 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`PoolError::Format`] when it is of a newer format, damaged or no catalogue; [`PoolError::Io`] (`NotFound` among it),
-    /// [`PoolError::Catalogue`].
+    /// [`PoolError::Catalogue`]. One that can be read and not be changed is no error: [`Catalogue::check_works`] says so.
     pub fn open(path: &Path) -> Result<Self, PoolError> {
-        let id = examine::file(path)?;
-        let database = Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(failed)?;
-        Ok(Self { database: Arc::new(database), id, room: None })
+        Connection::open(Home::File(path.to_owned())).map(Self::on)
     }
 
     /// Makes the catalogue of a new pool on a device that is its own: open for reading and writing, and held by the caller.
     ///
     /// # Errors
-    /// [`PoolError::NoSpace`] when the device is too small; [`PoolError::Io`], [`PoolError::Catalogue`].
+    /// [`PoolError::NoSpace`] or [`PoolError::Catalogue`] when the device is too small; [`PoolError::Io`].
     pub fn create_device(device: File, id: PoolId) -> Result<Self, PoolError> {
-        let region = Region::create(device).map_err(|source| PoolError::io("make the catalogue's region", source))?;
-        let room = Some(Arc::new(Room::new(region.gauge())));
-        Ok(Self { room, ..Self::create_on(region, id)? })
+        let cloned = device.try_clone().map_err(|source| PoolError::io("use the catalogue's device", source))?;
+        let region = Region::create(cloned).map_err(|source| PoolError::io("make the catalogue's region", source))?;
+        drop(create_over(region, id)?);
+        Self::open_device(device, "the catalogue's region")
     }
 
     /// Opens the catalogue on a device of its own, as for [`Catalogue::create_device`]. Nothing is changed unless it is one of ours.
+    /// `what` names it in errors.
     ///
     /// # Errors
     /// As for [`Catalogue::open`].
-    pub fn open_device(device: File) -> Result<Self, PoolError> {
-        let region = Region::open(device).map_err(|source| match source.kind() {
-            io::ErrorKind::InvalidData => PoolError::Format(format!("the catalogue's region: {source}; nothing was changed")),
-            _ => PoolError::io("open the catalogue's region", source),
-        })?;
-        let room = Some(Arc::new(Room::new(region.gauge())));
-        Ok(Self { room, ..Self::open_on(region, "the catalogue's region")? })
-    }
-
-    /// Makes the catalogue of a new pool on empty storage.
-    ///
-    /// # Errors
-    /// [`PoolError::NoSpace`] when the region is too small; [`PoolError::Catalogue`].
-    pub fn create_on(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
-        Self::create_over(storage, id)
-    }
-
-    /// Opens the catalogue that `storage` holds. Nothing is changed unless it is one of ours. `what` names it in errors.
-    ///
-    /// # Errors
-    /// As for [`Catalogue::open`].
-    pub fn open_on(storage: impl StorageBackend, what: &str) -> Result<Self, PoolError> {
-        let (id, copy) = examine::storage(&storage, what)?;
-        drop(copy);
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
-        Ok(Self { database: Arc::new(database), id, room: None })
+    pub fn open_device(device: File, what: &str) -> Result<Self, PoolError> {
+        Connection::open(Home::Device(device, what.to_owned())).map(Self::on)
     }
 
     /// The catalogue that `storage` holds, read into memory: what is changed in it is gone with it. Nothing is written to `storage`.
@@ -157,7 +124,7 @@ impl Catalogue {
     /// As for [`Catalogue::open`].
     pub fn read_only(storage: &impl StorageBackend, what: &str) -> Result<Self, PoolError> {
         let (id, copy) = examine::storage(storage, what)?;
-        Ok(Self { database: Arc::new(copy), id, room: None })
+        Ok(Self::on(Connection::over(copy, Home::Memory, id)))
     }
 
     /// A catalogue that lives as long as its last clone.
@@ -165,48 +132,74 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn in_memory() -> Result<Self, PoolError> {
-        Self::create_over(InMemoryBackend::new(), PoolId::random())
-    }
-
-    fn create_over(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
+        let id = PoolId::random();
+        let database = redb::Builder::new().create_with_backend(InMemoryBackend::new()).map_err(failed)?;
         initialise(&database, id)?;
-        Ok(Self { database: Arc::new(database), id, room: None })
+        Ok(Self::on(Connection::over(database, Home::Memory, id)))
     }
 
-    /// A catalogue on storage that a test provides; made if the storage is empty.
+    /// A catalogue on storage that a test provides, also when it is opened again; made if the storage is empty.
     #[cfg(test)]
-    pub(super) fn over(storage: impl StorageBackend, id: PoolId) -> Result<Self, PoolError> {
+    pub(super) fn over(storage: impl StorageBackend + Clone, id: PoolId) -> Result<Self, PoolError> {
         if storage.len().map_err(|error| PoolError::Catalogue(format!("{error:?}")))? == 0 {
-            return Self::create_over(storage, id);
+            drop(create_over(storage.clone(), id)?);
         }
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(failed)?;
-        Ok(Self { database: Arc::new(database), id, room: None })
+        Self::opened_by("a test's catalogue", move || Box::new(storage.clone()))
+    }
+
+    /// Makes one on empty storage of a test.
+    #[cfg(test)]
+    pub(super) fn made_on(storage: impl StorageBackend, id: PoolId) -> Result<(), PoolError> {
+        create_over(storage, id).map(drop)
+    }
+
+    /// The catalogue on storage that a test provides each time it is opened.
+    #[cfg(test)]
+    pub(super) fn opened_by(
+        what: &str,
+        open: impl Fn() -> Box<dyn StorageBackend> + Send + Sync + 'static,
+    ) -> Result<Self, PoolError> {
+        Connection::open(Home::Test(what.to_owned(), Box::new(open))).map(Self::on)
     }
 
     /// Makes it as catalogues were before there were anchors.
     #[cfg(test)]
     pub(super) fn drop_anchors_table(&self) -> Result<(), PoolError> {
-        let transaction = self.database.begin_write().map_err(failed)?;
+        let transaction = self.connection.writer()?.database.begin_write().map_err(failed)?;
         transaction.delete_table(ANCHORS).map_err(failed)?;
         transaction.commit().map_err(failed)
     }
 
+    fn on(connection: Connection) -> Self {
+        Self { connection: Arc::new(connection) }
+    }
+
     /// The pool's identity.
     pub fn id(&self) -> PoolId {
-        self.id
+        self.connection.id()
     }
 
     /// Makes one durable change: all of it or, on an error of `change`, nothing. `label` names its failpoints.
     ///
     /// # Errors
-    /// What `change` returns; [`PoolError::Catalogue`] and [`PoolError::NoSpace`] from the database, after which it is not
-    /// known whether the change is there.
+    /// What `change` returns, [`PoolError::NoSpace`] among it when the catalogue has no room for something new; and from the database
+    /// [`PoolError::Catalogue`], after which it is not known whether the change is there.
     pub fn commit<T>(&self, label: &str, change: impl FnOnce(&mut Change<'_>) -> Result<T, PoolError>) -> Result<T, PoolError> {
-        let mut transaction = self.database.begin_write().map_err(failed)?;
+        let result = self.try_commit(label, change);
+        match &result {
+            Ok(_) => self.connection.note_success(),
+            Err(PoolError::Catalogue(_)) => self.connection.note_failure(),
+            Err(_) => {}
+        }
+        result
+    }
+
+    fn try_commit<T>(&self, label: &str, change: impl FnOnce(&mut Change<'_>) -> Result<T, PoolError>) -> Result<T, PoolError> {
+        let opened = self.connection.writer()?;
+        let mut transaction = opened.database.begin_write().map_err(failed)?;
         transaction.set_durability(Durability::Immediate).map_err(failed)?;
         // An error drops the transaction, which aborts it.
-        let value = change(&mut Change::new(&transaction, self.room.as_deref()))?;
+        let value = change(&mut Change::new(&transaction, opened.room.as_deref()))?;
         if failpoint::ENABLED {
             failpoint::hit(&format!("catalogue.{label}.before"));
         }
@@ -217,12 +210,32 @@ impl Catalogue {
         Ok(value)
     }
 
+    /// Whether a commit works: known from the last one, and tried when that one failed.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn check_works(&self) -> Result<(), PoolError> {
+        if self.connection.is_thought_to_work() {
+            return Ok(());
+        }
+        self.commit("check", |change| change.touch())
+    }
+
+    /// How many commits have failed in this process: each may have left an intent that nobody works on.
+    pub fn failed_commits(&self) -> u64 {
+        self.connection.failed_commits()
+    }
+
+    fn begin_read(&self) -> Result<ReadTransaction, PoolError> {
+        self.connection.reader()?.database.begin_read().map_err(failed)
+    }
+
     /// A volume by id.
     ///
     /// # Errors
     /// [`PoolError::Catalogue`], as for all that follow.
     pub fn volume(&self, id: VolumeId) -> Result<Option<Volume>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         tables::get(&reading.open_table(VOLUMES).map_err(failed)?, id.as_bytes())
     }
 
@@ -231,7 +244,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn volume_by_name(&self, name: &ObjectName) -> Result<Option<Volume>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         match tables::get::<VolumeId>(&reading.open_table(NAMES).map_err(failed)?, &name_key(VOLUMES, name))? {
             Some(id) => tables::get(&reading.open_table(VOLUMES).map_err(failed)?, id.as_bytes()),
             None => Ok(None),
@@ -243,7 +256,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn volumes(&self) -> Result<Vec<Volume>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         tables::all(&reading.open_table(VOLUMES).map_err(failed)?)
     }
 
@@ -252,7 +265,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn volume_names(&self) -> Result<BTreeSet<ObjectName>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         tables::names(&reading.open_table(NAMES).map_err(failed)?, VOLUMES)
     }
 
@@ -261,7 +274,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         tables::get(&reading.open_table(SNAPSHOTS).map_err(failed)?, id.as_bytes())
     }
 
@@ -270,7 +283,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn snapshot_by_name(&self, name: &ObjectName) -> Result<Option<Snapshot>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         match tables::get::<SnapshotId>(&reading.open_table(NAMES).map_err(failed)?, &name_key(SNAPSHOTS, name))? {
             Some(id) => tables::get(&reading.open_table(SNAPSHOTS).map_err(failed)?, id.as_bytes()),
             None => Ok(None),
@@ -282,7 +295,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         tables::all(&reading.open_table(SNAPSHOTS).map_err(failed)?)
     }
 
@@ -291,7 +304,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn anchor(&self, volume: VolumeId, id: SnapshotId) -> Result<Option<Anchor>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         match later_table(&reading, ANCHORS).map_err(failed)? {
             Some(table) => tables::get(&table, &anchor_key(volume, id)),
             None => Ok(None),
@@ -303,7 +316,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn anchors(&self) -> Result<Vec<Anchor>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         later_table(&reading, ANCHORS).map_err(failed)?.map_or(Ok(Vec::new()), |table| tables::all(&table))
     }
 
@@ -312,7 +325,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn intents(&self) -> Result<Vec<(IntentId, Intent)>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         tables::numbered(&reading.open_table(INTENTS).map_err(failed)?)
     }
 
@@ -321,7 +334,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn publications(&self, volume: VolumeId) -> Result<Vec<Publication>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         let stored = tables::get(&reading.open_table(PUBLICATIONS).map_err(failed)?, volume.as_bytes())?;
         Ok(stored.unwrap_or_default())
     }
@@ -331,7 +344,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn export(&self, repository: &str, volume: VolumeId) -> Result<Option<ExportRecord>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         tables::get(&reading.open_table(EXPORTS).map_err(failed)?, &export_key(volume, repository))
     }
 
@@ -340,9 +353,16 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn exports(&self, volume: VolumeId) -> Result<Vec<ExportRecord>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         tables::with_prefix(&reading.open_table(EXPORTS).map_err(failed)?, volume.as_bytes())
     }
+}
+
+/// Makes the database of a new catalogue on empty storage.
+fn create_over(storage: impl StorageBackend, id: PoolId) -> Result<Opened, PoolError> {
+    let opened = Opened::open(Box::new(storage), None)?;
+    initialise(&opened.database, id)?;
+    Ok(opened)
 }
 
 fn initialise(database: &Database, id: PoolId) -> Result<(), PoolError> {

@@ -53,7 +53,8 @@ pub(super) fn pool(field: &str, error: &PoolError) -> Status {
             Code::FailedPrecondition
         }
         PoolError::Unsupported(_) => Code::InvalidArgument,
-        PoolError::Owned(_) | PoolError::Format(_) | PoolError::Catalogue(_) | PoolError::Io { .. } => Code::Internal,
+        PoolError::Catalogue(_) => Code::Unavailable,
+        PoolError::Owned(_) | PoolError::Format(_) | PoolError::Io { .. } => Code::Internal,
     };
     Status::new(code, format!("{field}: {}", chain(error)))
 }

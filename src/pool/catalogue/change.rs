@@ -2,7 +2,7 @@
 
 use redb::{ReadableTable, WriteTransaction};
 
-use super::room::Room;
+use super::room::{Need, Room};
 use super::tables::{
     ANCHORS, EXPORTS, INTENTS, META, NAMES, PUBLICATIONS, Records, SNAPSHOTS, VOLUMES, all, anchor_key, encode, export_key,
     failed, get, name_key, with_prefix,
@@ -27,8 +27,18 @@ impl<'a> Change<'a> {
     }
 
     /// Refuses what would make the catalogue larger when there is no room for it.
-    pub(super) fn check_room(&self) -> Result<(), PoolError> {
-        self.room.map_or(Ok(()), |room| room.check(self.transaction))
+    pub(super) fn check_room(&self, need: Need) -> Result<(), PoolError> {
+        self.room.map_or(Ok(()), |room| room.check(self.transaction, need))
+    }
+
+    /// Changes nothing that counts, so that its commit shows whether one works.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub(super) fn touch(&mut self) -> Result<(), PoolError> {
+        let mut meta = self.transaction.open_table(META).map_err(failed)?;
+        meta.insert("touched", "").map_err(failed)?;
+        Ok(())
     }
 
     /// Writes a volume's record and claims its name.
@@ -90,7 +100,9 @@ impl<'a> Change<'a> {
     /// [`PoolError::NoSpace`] for one to create when the catalogue has no room; [`PoolError::Catalogue`].
     pub fn add_intent(&mut self, intent: &Intent) -> Result<IntentId, PoolError> {
         match intent {
-            Intent::CreateVolume { .. } | Intent::CreateSnapshots { .. } | Intent::Restore { .. } => self.check_room()?,
+            Intent::CreateVolume { .. } | Intent::CreateSnapshots { .. } | Intent::Restore { .. } => {
+                self.check_room(Need::New)?
+            }
             Intent::DeleteVolume { .. } | Intent::DeleteSnapshot { .. } | Intent::Grow { .. } => {}
         }
         // The counter is stored, so that the id of a dropped intent does not come back.
@@ -137,10 +149,13 @@ impl<'a> Change<'a> {
     /// Replaces the publications of a volume.
     ///
     /// # Errors
-    /// [`PoolError::Catalogue`].
+    /// [`PoolError::NoSpace`] for more of them than before when the catalogue has no room; [`PoolError::Catalogue`].
     pub fn set_publications(&mut self, volume: VolumeId, publications: &[Publication]) -> Result<(), PoolError> {
         if publications.is_empty() {
             return self.remove(PUBLICATIONS, volume.as_bytes());
+        }
+        if publications.len() > self.publications(volume)?.len() {
+            self.check_room(Need::Note)?;
         }
         self.put(PUBLICATIONS, volume.as_bytes(), &encode(&publications)?)
     }
@@ -148,8 +163,9 @@ impl<'a> Change<'a> {
     /// Writes the record of an export, in place of an earlier one of this volume to this repository.
     ///
     /// # Errors
-    /// [`PoolError::Catalogue`].
+    /// [`PoolError::NoSpace`] when the catalogue has no room; [`PoolError::Catalogue`].
     pub fn put_export(&mut self, export: &ExportRecord) -> Result<(), PoolError> {
+        self.check_room(Need::Note)?;
         self.put(EXPORTS, &export_key(export.volume, &export.repository), &encode(export)?)
     }
 

@@ -24,17 +24,17 @@ const REDB_MAGIC: &[u8; 9] = b"redb\x1a\n\xa9\r\n";
 /// Bytes that are copied at once.
 const PIECE: usize = 1 << 20;
 
-/// The pool id in the catalogue at `path`.
-pub(super) fn file(path: &Path) -> Result<PoolId, PoolError> {
+/// The pool id in the catalogue at `path`, and a copy of it in memory.
+pub(super) fn file(path: &Path) -> Result<(PoolId, Database), PoolError> {
     let what = path.display().to_string();
     let io = |source| PoolError::io(format!("read the catalogue {what}"), source);
     let file = File::open(path).map_err(io)?;
     let length = file.metadata().map_err(io)?.len();
-    examined(length, |offset, piece: &mut [u8]| file.read_exact_at(piece, offset).map_err(io), &what).map(|(id, _)| id)
+    examined(length, |offset, piece: &mut [u8]| file.read_exact_at(piece, offset).map_err(io), &what)
 }
 
 /// The pool id in the catalogue that `storage` holds, and a copy of it in memory. `what` names it in errors.
-pub(super) fn storage(storage: &impl StorageBackend, what: &str) -> Result<(PoolId, Database), PoolError> {
+pub(super) fn storage(storage: &(impl StorageBackend + ?Sized), what: &str) -> Result<(PoolId, Database), PoolError> {
     let io = |source| PoolError::io(format!("read the catalogue of {what}"), source);
     let length = storage.len().map_err(io)?;
     examined(length, |offset, piece: &mut [u8]| storage.read(offset, piece).map_err(io), what)

@@ -29,13 +29,11 @@ pub(super) const INTENTS: TableDefinition<'static, u64, &'static [u8]> = TableDe
 /// Value of `magic` in `meta`.
 pub(super) const MAGIC: &str = "windlass catalogue";
 
-/// An error of the database as one of the pool; a full file system stays recognisable.
+/// An error of the database as one of the pool. A full file system is one too, and never [`PoolError::NoSpace`]: that says that nothing
+/// was done, and whoever commits does not know.
 pub(super) fn failed(error: impl Into<redb::Error>) -> PoolError {
     match error.into() {
-        redb::Error::Io(source) => match PoolError::io("write the catalogue", source) {
-            PoolError::Io { source, .. } => PoolError::Catalogue(source.to_string()),
-            full => full,
-        },
+        redb::Error::Io(source) => PoolError::Catalogue(source.to_string()),
         other => PoolError::Catalogue(other.to_string()),
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use super::*;
@@ -143,7 +144,7 @@ fn a_newer_format_is_refused_by_its_number() {
     let (_directory, path) = directory();
     let catalogue = Catalogue::create(&path, PoolId::random()).unwrap();
     {
-        let transaction = catalogue.database.begin_write().unwrap();
+        let transaction = catalogue.connection.writer().unwrap().database.begin_write().unwrap();
         transaction.open_table(META).unwrap().insert("format", "2").unwrap();
         transaction.commit().unwrap();
     }
@@ -252,5 +253,5 @@ fn a_catalogue_in_a_region_refuses_what_is_new_before_it_is_full_and_deletions_g
     let intent = Intent::CreateVolume { volume: volume("new"), holds: Vec::new() };
     catalogue.commit("test", |change| change.add_intent(&intent)).unwrap();
     drop(catalogue);
-    assert_eq!(Catalogue::open_device(open()).unwrap().intents().unwrap().len(), 1);
+    assert_eq!(Catalogue::open_device(open(), "the region").unwrap().intents().unwrap().len(), 1);
 }

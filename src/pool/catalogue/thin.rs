@@ -5,10 +5,11 @@
 //! snapshot only if nobody else ever had the snapshot's number. Whatever the metadata hold without a record is above it or below:
 //! the owner raises the counter above everything that is stored, so that no device of somebody else is ever taken for a new one.
 
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableTable;
 
 use super::Catalogue;
 use super::change::{Change, NEXT_INTENT};
+use super::room::Need;
 use super::tables::{KEPT_MAPS, META, THIN_OBJECTS, TableLike, all, encode, failed, get, later_table, object_key};
 use crate::dm::units::ThinId;
 use crate::pool::PoolError;
@@ -47,7 +48,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`], as for all that follow.
     pub fn thin_object(&self, object: Object) -> Result<Option<ThinObject>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         match later_table(&reading, THIN_OBJECTS).map_err(failed)? {
             Some(table) => get(&table, &object_key(object)),
             None => Ok(None),
@@ -59,7 +60,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn thin_objects(&self) -> Result<Vec<ThinObject>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         later_table(&reading, THIN_OBJECTS).map_err(failed)?.map_or(Ok(Vec::new()), |table| all(&table))
     }
 
@@ -68,7 +69,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn kept_map(&self, snapshot: SnapshotId) -> Result<Option<Vec<u8>>, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         match later_table(&reading, KEPT_MAPS).map_err(failed)? {
             Some(table) => table.value(snapshot.as_bytes()),
             None => Ok(None),
@@ -80,7 +81,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn next_thin_id(&self) -> Result<u64, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         number(&reading.open_table(META).map_err(failed)?, NEXT_THIN_ID)
     }
 
@@ -89,7 +90,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn epoch(&self) -> Result<u64, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         number(&reading.open_table(META).map_err(failed)?, EPOCH)
     }
 
@@ -98,7 +99,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn epoch_step(&self) -> Result<EpochStep, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         let meta = reading.open_table(META).map_err(failed)?;
         let epoch = number(&meta, EPOCH)?;
         let stored = meta.get(EPOCH_STEP).map_err(failed)?.map(|value| value.value().to_owned());
@@ -113,7 +114,7 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn first_delta_base(&self) -> Result<u64, PoolError> {
-        let reading = self.database.begin_read().map_err(failed)?;
+        let reading = self.begin_read()?;
         number(&reading.open_table(META).map_err(failed)?, FIRST_DELTA_BASE)
     }
 }
@@ -186,7 +187,7 @@ impl Change<'_> {
     /// # Errors
     /// [`PoolError::NoSpace`] when the catalogue has no room for it; [`PoolError::Catalogue`].
     pub fn keep_map(&mut self, thin: &ThinObject, snapshot: SnapshotId, encoded: &[u8]) -> Result<(), PoolError> {
-        self.check_room()?;
+        self.check_room(Need::New)?;
         self.put(KEPT_MAPS, snapshot.as_bytes(), encoded)?;
         self.put_thin_object(&ThinObject { stored: ThinStored::Map, ..*thin })
     }

@@ -40,7 +40,6 @@ use super::metadata::MetadataGate;
 use super::monitor::{Monitor, Watched};
 use super::names::{Names, Part};
 use super::pool::{ThinPool, first_free_id};
-use super::region::Region;
 use super::stack::{Active, Places, Stack};
 use super::take_down::take_down_given_up;
 use super::thin_devices::ThinDevices;
@@ -142,8 +141,7 @@ pub fn create_pool(options: &CreateOptions) -> Result<PoolId, PoolError> {
 fn fill(dm: &DeviceMapper, stack: &Stack, devices: &mut PoolDevices) -> Result<(), PoolError> {
     let path = devices.metadata().path().to_owned();
     let place = path.display().to_string();
-    let region = Region::create(lock(stack, devices, &path)?).map_err(|error| PoolError::io("make the catalogue", error))?;
-    let catalogue = Catalogue::create_on(region, devices.pool())?;
+    let catalogue = Catalogue::create_device(lock(stack, devices, &path)?, devices.pool())?;
     let places = growth::places(devices)?;
     stack.activate_metadata(&places)?;
     wipe_superblock(stack)?;
@@ -166,12 +164,7 @@ pub(super) fn nodes() -> Result<DeviceNodes, PoolError> {
 
 /// Opens the catalogue on its device, which the owner holds.
 pub(super) fn open_catalogue(device: File, path: &Path) -> Result<Catalogue, PoolError> {
-    let what = format!("the catalogue of {}", path.display());
-    let region = Region::open(device).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => PoolError::Format(format!("{what}: {error}; nothing was changed")),
-        _ => PoolError::io(format!("open {what}"), error),
-    })?;
-    Catalogue::open_on(region, &what)
+    Catalogue::open_device(device, &format!("the catalogue of {}", path.display()))
 }
 
 /// Opens the catalogue's device exclusively.

@@ -150,6 +150,24 @@ impl Region {
         capacity(self.range)
     }
 
+    /// Makes the content at least twice as long as it is, with zeros behind it, if the region holds that: the whole region, or a
+    /// half, a quarter, ... of it. To be called before the database opens it, which counts the new end as free pages.
+    ///
+    /// A database that is closed gives up whatever is unused at its end, and one that needs more doubles its length. From a length that is no such
+    /// part of the region it could not double to the end of it; and once it is longer than half, it could not grow at all.
+    ///
+    /// # Errors
+    /// Whatever the system reports.
+    pub fn stretch(&self) -> io::Result<()> {
+        let length = self.len()?;
+        let mut part = self.capacity();
+        while part / 2 >= length.saturating_mul(2) && length > 0 {
+            part /= 2;
+        }
+        let whole_pages = part - part % BLOCK;
+        if length > 0 && whole_pages > length { self.set_len(whole_pages) } else { Ok(()) }
+    }
+
     /// Tells how full it is, also when the database has it.
     pub fn gauge(&self) -> Gauge {
         self.gauge.clone()

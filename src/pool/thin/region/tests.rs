@@ -275,12 +275,17 @@ fn damage_and_foreign_bytes_are_refused_by_what_they_are() {
     assert_eq!(small.open().unwrap_err().kind(), io::ErrorKind::InvalidInput);
 }
 
+fn opened(disk: &Disk) -> Result<Catalogue, PoolError> {
+    let disk = disk.clone();
+    Catalogue::opened_by("the device", move || Box::new(disk.open().unwrap()))
+}
+
 #[test]
 fn a_catalogue_lives_in_a_region_and_is_read_without_being_changed() {
     let disk = Disk::used(9 * MIB);
     let id = PoolId::random();
-    drop(Catalogue::create_on(disk.create(), id).unwrap());
-    assert_eq!(Catalogue::open_on(disk.open().unwrap(), "the device").unwrap().id(), id);
+    Catalogue::made_on(disk.create(), id).unwrap();
+    assert_eq!(opened(&disk).unwrap().id(), id);
     let before = disk.0.lock().unwrap().0.clone();
     let reading = || Region::open_for_reading(Box::new(disk.clone()), disk.range()).unwrap();
     let read = Catalogue::read_only(&reading(), "the device").unwrap();
@@ -290,12 +295,39 @@ fn a_catalogue_lives_in_a_region_and_is_read_without_being_changed() {
 }
 
 #[test]
+fn a_region_is_stretched_to_a_part_from_which_doubling_reaches_its_end() {
+    for region_bytes in [9 * MIB, 257 * MIB, 11 * MIB + 4096] {
+        for content in [MIB, MIB + 4096, 3 * MIB + 8192, 6 * MIB] {
+            let disk = Disk::used(region_bytes);
+            let region = disk.create();
+            region.stretch().unwrap();
+            assert_eq!(region.len().unwrap(), 0, "an empty one is the database's to begin");
+            region.set_len(content).unwrap();
+            region.write(content - 4, b"last").unwrap();
+            region.stretch().unwrap();
+            region.sync_data().unwrap();
+            let region = disk.open().unwrap();
+            let length = region.len().unwrap();
+            let mut reached = length;
+            while reached * 2 <= region.capacity() {
+                reached *= 2;
+            }
+            assert!(region.capacity() - reached < MIB, "{content} in {region_bytes}: {length}, {reached}");
+            assert!(length >= 2 * content || length + 4096 > region.capacity(), "{content} in {region_bytes}: {length}");
+            let mut read = vec![0xff; 8];
+            region.read(content - 4, &mut read).unwrap();
+            assert_eq!(&read, b"last\0\0\0\0");
+        }
+    }
+}
+
+#[test]
 fn a_spoilt_catalogue_in_a_region_is_refused_and_left_as_it_was() {
     let disk = Disk::used(9 * MIB);
-    drop(Catalogue::create_on(disk.create(), PoolId::random()).unwrap());
+    Catalogue::made_on(disk.create(), PoolId::random()).unwrap();
     disk.0.lock().unwrap().0[CONTENT_AT as usize..][..64].fill(0);
     let before = disk.0.lock().unwrap().0.clone();
-    let error = Catalogue::open_on(disk.open().unwrap(), "the device").unwrap_err();
+    let error = opened(&disk).unwrap_err();
     assert!(matches!(&error, PoolError::Format(text) if text.starts_with("the device: ")), "{error}");
     assert!(disk.0.lock().unwrap().0 == before);
 }
