@@ -18,9 +18,10 @@
 //! in a commit of its own before the cut begins. If the process dies between these two commits (a write-out and one ioctl lie between them),
 //! the next start ends that foreign freeze.
 //!
-//! An act that fails is undone at once; if that fails too, or the process is told to stop meanwhile, the intent stays and
-//! the next start undoes it. A *commit* that fails is never undone: it may have reached the disk. Nothing here is cancelled
-//! half way: callers run these methods on threads that outlive the request.
+//! An act that fails is undone at once; if that fails too, or the process is told to stop meanwhile, the intent stays. A *commit* that
+//! fails is never undone by its call: it may have reached the disk. What either leaves is found out before the next change, once the catalogue
+//! works again (`settle`), and else by the next start. Nothing here is cancelled half way: callers run these methods on threads that
+//! outlive the request.
 //!
 //! * Answers to repeated requests come from the record (`idempotent`), never from the request.
 //! * One operation per object and name; a second gets [`PoolError::Busy`]. Sources are pinned, so that many copies may be
@@ -40,6 +41,7 @@ mod lease;
 mod recovery;
 mod restore;
 mod retention;
+mod settle;
 mod snapshots;
 mod status;
 mod volumes;
@@ -53,6 +55,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use self::lease::Lease;
 use self::restore::Restoring;
 pub use self::restore::{RestoreStart, RestoreTarget};
+use self::settle::Leftovers;
 pub use self::status::{AnchorStatus, PoolStatus};
 pub(in crate::pool) use self::volumes::boot_id;
 use self::watch::Watch;
@@ -79,6 +82,8 @@ pub struct OwnedPool {
     damaged: Arc<Mutex<Damaged>>,
     /// Anchors that could not be reduced when it was tried: those of a pool that took no changes then.
     unreduced: Arc<Mutex<BTreeSet<SnapshotId>>>,
+    /// What failed calls may have left.
+    leftovers: Arc<Leftovers>,
 }
 
 type Damaged = BTreeMap<Object, String>;
@@ -97,10 +102,11 @@ impl OwnedPool {
     /// to do, and compares records with objects.
     ///
     /// # Errors
-    /// [`PoolError::Io`], [`PoolError::Catalogue`] when pool or catalogue cannot be read. An interrupted change that can be
-    /// neither finished nor undone is no error: it is logged, reported by [`OwnedPool::status`] and tried again at the next start.
+    /// [`PoolError::Io`], [`PoolError::Catalogue`] when pool or catalogue cannot be read. A catalogue that takes no changes is no error
+    /// ([`OwnedPool::check_catalogue`] says so), nor is an interrupted change that can be neither finished nor undone: it is logged and
+    /// tried again before the next change, and at the next start.
     pub fn open(pool: Arc<dyn Pool>, catalogue: Catalogue, quiesce: Arc<dyn Quiesce>) -> Result<Self, PoolError> {
-        recovery::recover(pool.as_ref(), &catalogue, quiesce.as_ref())?;
+        let settled = recovery::recover(pool.as_ref(), &catalogue, quiesce.as_ref())?;
         let findings = recovery::compare(pool.as_ref(), &catalogue)?;
         let owned = Self {
             watch: None,
@@ -112,6 +118,7 @@ impl OwnedPool {
             quarantined: findings.quarantined.into(),
             damaged: Arc::new(Mutex::new(findings.damaged)),
             unreduced: Arc::default(),
+            leftovers: Arc::new(Leftovers::of(settled)),
         };
         owned.evict_leftovers()?;
         Ok(owned)
@@ -138,6 +145,7 @@ impl OwnedPool {
             quarantined: Arc::clone(&self.quarantined),
             damaged: Arc::clone(&self.damaged),
             unreduced: Arc::clone(&self.unreduced),
+            leftovers: Arc::clone(&self.leftovers),
         }
     }
 

@@ -27,6 +27,7 @@ impl OwnedPool {
     /// [`PoolError::Unsupported`], [`PoolError::TooSlow`], [`PoolError::Quiesce`], [`PoolError::CannotQuiesce`]: nothing is left behind. [`PoolError::Io`],
     /// [`PoolError::Catalogue`]: to be repeated.
     pub fn create_volume(&self, request: &NewVolume) -> Result<Outcome<Volume>, PoolError> {
+        self.settle();
         let _name = self.locks.lock([Key::VolumeName(request.name.clone())])?;
         if let Some(existing) = self.catalogue.volume_by_name(&request.name)? {
             idempotent::check_volume(&existing, request)?;
@@ -137,12 +138,13 @@ impl OwnedPool {
         })
     }
 
-    /// Undoes a creation whose act failed. What cannot be undone now is undone at the next start: the intent stays.
+    /// Undoes a creation whose act failed. What cannot be undone now is undone before the next change: the intent stays.
     pub(super) fn undo_creation(&self, intent: IntentId, objects: &[Object]) {
         for &object in objects {
             failpoint::hit("pool.undo.before");
             if let Err(error) = self.pool.delete(object) {
-                tracing::error!(%object, %error, "a failed creation could not be undone; the next start will");
+                tracing::error!(%object, %error, "a failed creation could not be undone yet");
+                self.note_unsettled();
                 return;
             }
             failpoint::hit("pool.undo.after");
@@ -152,7 +154,8 @@ impl OwnedPool {
             change.drop_intent(intent)
         });
         if let Err(error) = undone {
-            tracing::error!(%error, "a failed creation could not be forgotten; the next start will");
+            tracing::error!(%error, "a failed creation could not be forgotten yet");
+            self.note_unsettled();
         }
     }
 }

@@ -15,6 +15,7 @@ impl OwnedPool {
     /// [`PoolError::InUse`] while it is staged or published in this boot, or its device is in use; [`PoolError::Busy`];
     /// [`PoolError::Io`], [`PoolError::Catalogue`]: to be repeated.
     pub fn delete_volume(&self, id: VolumeId) -> Result<(), PoolError> {
+        self.settle();
         let object = Object::Volume(id);
         let Some(seen) = self.catalogue.volume(id)? else { return self.finish_deletion(object) };
         let _locked = self.locks.lock([Key::Object(object), Key::VolumeName(seen.name)])?;
@@ -60,6 +61,7 @@ impl OwnedPool {
     /// [`PoolError::InUse`] while it is leased, copied or attached; [`PoolError::Busy`]; [`PoolError::Io`],
     /// [`PoolError::Catalogue`]: to be repeated.
     pub fn delete_snapshot(&self, id: SnapshotId) -> Result<(), PoolError> {
+        self.settle();
         let object = Object::Snapshot(id);
         let Some(seen) = self.catalogue.snapshot(id)? else { return self.finish_deletion(object) };
         let _locked = self.locks.lock([Key::Object(object), Key::SnapshotName(seen.name)])?;

@@ -21,6 +21,7 @@ impl OwnedPool {
     /// [`PoolError::Missing`], [`PoolError::Size`] (it is larger than the limit, or no size lies in the range),
     /// [`PoolError::NoSpace`], [`PoolError::Busy`]; [`PoolError::Io`], [`PoolError::Catalogue`]: to be repeated.
     pub fn grow_volume(&self, id: VolumeId, capacity: CapacityRange) -> Result<Volume, PoolError> {
+        self.settle();
         let object = Object::Volume(id);
         let _locked = self.lock_objects([object])?;
         let volume = self.catalogue.volume(id)?.ok_or(PoolError::Missing(object))?;

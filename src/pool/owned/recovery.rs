@@ -1,4 +1,4 @@
-//! What a start does about the process before it.
+//! What a start does about the process before it; and this process about its own calls that failed (`settle`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,31 +15,44 @@ pub(super) struct Findings {
     pub(super) damaged: BTreeMap<Object, String>,
 }
 
-/// Ends every hold that was left, then finishes or undoes every interrupted change, oldest first. One that resists is logged and
-/// kept for the next start; so is one for whose commit there is no room, since a full pool must open to be emptied.
-pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quiesce) -> Result<(), PoolError> {
-    let intents = catalogue.intents()?;
-    // All of them before the first change: no writer waits for a catalogue that does not take one.
-    let mut held = BTreeSet::new();
-    for (id, intent) in &intents {
-        let (Intent::CreateVolume { holds, .. } | Intent::CreateSnapshots { holds, .. }) = intent else { continue };
-        if let Err(error) = release(pool, quiesce, holds) {
-            tracing::error!(intent = id.0, ?intent, %error, "a hold that an earlier process left could not be ended");
-            held.insert(*id);
-        }
-    }
-    for (id, intent) in intents.into_iter().filter(|(id, _)| !held.contains(id)) {
-        match recover_one(pool, catalogue, id, &intent) {
-            Ok(()) => {}
-            // The catalogue must work; the rest may be a matter of one object, or of room.
-            Err(error @ PoolError::Catalogue(_)) => return Err(error),
-            Err(error) => tracing::error!(intent = id.0, ?intent, %error, "an interrupted change could not be recovered"),
-        }
-    }
-    Ok(())
+/// Whether anything was left for later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// Nothing.
+    Wholly,
+    /// Some intents.
+    InPart,
 }
 
-fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, intent: &Intent) -> Result<(), PoolError> {
+/// Ends what a dead process may have held, then finishes or undoes every interrupted change, oldest first. One that resists is
+/// logged and kept for later. The holds come first, and end also when nothing can be written (invariant 4); a catalogue that can
+/// be read and not be changed ends the rest, and the pool serves what needs no change.
+pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quiesce) -> Result<Settled, PoolError> {
+    let mut settled = Settled::Wholly;
+    let mut released = Vec::new();
+    for (id, intent) in catalogue.intents()? {
+        match release(pool, quiesce, holds(&intent)) {
+            Ok(()) => released.push((id, intent)),
+            Err(error) => {
+                tracing::error!(intent = id.0, ?intent, %error, "volumes of an interrupted change may still be held");
+                settled = Settled::InPart;
+            }
+        }
+    }
+    for (id, intent) in released {
+        if let Err(error) = recover_one(pool, catalogue, id, &intent) {
+            tracing::error!(intent = id.0, ?intent, %error, "an interrupted change could not be recovered");
+            settled = Settled::InPart;
+            if matches!(error, PoolError::Catalogue(_)) {
+                break;
+            }
+        }
+    }
+    Ok(settled)
+}
+
+/// Finishes or undoes one interrupted change, which nobody works on and nothing is held for.
+pub(super) fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, intent: &Intent) -> Result<(), PoolError> {
     match intent {
         Intent::CreateVolume { volume, .. } => {
             act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
@@ -114,6 +127,14 @@ fn remove(pool: &dyn Pool, object: Object) -> Result<(), PoolError> {
     match pool.detach(object) {
         Ok(()) | Err(PoolError::Missing(_)) => pool.delete(object),
         Err(error) => Err(error),
+    }
+}
+
+/// The volumes that may be held still for it.
+fn holds(intent: &Intent) -> &[VolumeId] {
+    match intent {
+        Intent::CreateVolume { holds, .. } | Intent::CreateSnapshots { holds, .. } => holds,
+        Intent::DeleteVolume { .. } | Intent::DeleteSnapshot { .. } | Intent::Grow { .. } | Intent::Restore { .. } => &[],
     }
 }
 

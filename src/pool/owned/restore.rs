@@ -68,6 +68,7 @@ impl OwnedPool {
     /// # Errors
     /// As for [`OwnedPool::create_volume`]; [`PoolError::Unsupported`] when the request names a content source.
     pub fn begin_restore(&self, request: &NewVolume) -> Result<RestoreStart, PoolError> {
+        self.settle();
         let name = Key::VolumeName(request.name.clone());
         if request.source.is_some() {
             return Err(PoolError::Unsupported("a volume is either restored or copied from another object".to_owned()));
@@ -160,9 +161,11 @@ impl OwnedPool {
 
     fn discard_restore(&self, restoring: &mut Restoring) -> Result<(), PoolError> {
         let volume = &restoring.volume;
-        // Recorded before anything is deleted: when a commit of this restore has failed, nobody knows whether it is on the
-        // disk, the catalogue refuses this one too, and the next start finds the volume whole or the intent.
         restoring.intent = self.catalogue.commit("abort_restore.intent", |change| {
+            // A commit that failed may have reached the disk all the same. Its name is locked, so nobody was told of the volume.
+            if let Some(recorded) = change.volume(volume.id)? {
+                change.remove_volume(&recorded)?;
+            }
             change.drop_intent(restoring.intent)?;
             change.add_intent(&Intent::DeleteVolume { volume: volume.clone() })
         })?;

@@ -22,6 +22,7 @@ impl OwnedPool {
     /// [`PoolError::Catalogue`]: to be repeated.
     pub fn create_snapshots(&self, requests: &[NewSnapshot]) -> Result<Vec<Outcome<Snapshot>>, PoolError> {
         check_distinct(requests)?;
+        self.settle();
         let _names = self.locks.lock(requests.iter().map(|request| Key::SnapshotName(request.name.clone())))?;
         if let Some(existing) = self.existing_set(requests)? {
             return Ok(existing.into_iter().map(Outcome::Existing).collect());

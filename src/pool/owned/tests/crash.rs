@@ -168,9 +168,39 @@ struct DiskState {
     /// Syncs until it dies, and whether that last one still takes effect.
     dies: Option<(usize, Moment)>,
     dead: bool,
+    /// Changes that still fit before there is no space, if there is an end of it.
+    fits: Option<usize>,
+    /// Whether anything did not fit.
+    was_full: bool,
+}
+
+impl DiskState {
+    /// Takes space for one change.
+    fn take_space(&mut self) -> io::Result<()> {
+        match &mut self.fits {
+            None => Ok(()),
+            Some(0) => {
+                self.was_full = true;
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            Some(fits) => {
+                *fits -= 1;
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Disk {
+    /// So many changes still fit; all of them when `None`.
+    fn set_room(&self, fits: Option<usize>) {
+        self.state.lock().unwrap().fits = fits;
+    }
+
+    fn was_full(&self) -> bool {
+        self.state.lock().unwrap().was_full
+    }
+
     fn die_at(&self, sync: usize, moment: Moment) {
         self.state.lock().unwrap().dies = Some((sync, moment));
     }
@@ -203,12 +233,15 @@ impl redb::StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.alive()?.written.resize(len as usize, 0);
+        let mut state = self.alive()?;
+        state.take_space()?;
+        state.written.resize(len as usize, 0);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.alive()?;
+        state.take_space()?;
         match &mut state.dies {
             Some((0, moment)) => {
                 if *moment == Moment::After {
@@ -229,7 +262,9 @@ impl redb::StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let offset = offset as usize;
-        self.alive()?.written.get_mut(offset..offset + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+        let mut state = self.alive()?;
+        state.take_space()?;
+        state.written.get_mut(offset..offset + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
         Ok(())
     }
 }
@@ -292,4 +327,79 @@ fn a_commit_that_fails_is_neither_undone_nor_lost() {
         }
     }
     assert!(cuts >= 2 * 2 * OPERATIONS.len(), "{cuts}");
+}
+
+#[test]
+fn a_commit_that_finds_no_space_is_settled_in_the_same_process_once_there_is_some() {
+    let mut full = 0;
+    for (what, _, operation) in OPERATIONS {
+        let undisturbed = {
+            let (world, volume, snapshot) = prepared();
+            operation(&world, volume, snapshot).unwrap();
+            visible(&world)
+        };
+        for fits in 0.. {
+            let disk = Disk::default();
+            let (world, volume, snapshot) = prepared_on(&disk);
+            disk.set_room(Some(fits));
+            let result = operation(&world, volume, snapshot);
+            if !disk.was_full() {
+                result.unwrap();
+                break;
+            }
+            full += 1;
+            // Not known to have been done, and not known not to: never the final answer that a full pool is.
+            assert!(matches!(result, Ok(()) | Err(PoolError::Catalogue(_))), "{what}: {result:?}");
+            let works = world.owned.check_catalogue();
+            assert!(matches!(works, Err(PoolError::Catalogue(_))), "{what}: {works:?}");
+            // What is there can be looked at all the same.
+            world.owned.volumes().unwrap();
+            assert!(world.owned.create_volume(&new_volume("another")).is_err());
+            disk.set_room(None);
+            if fits % 2 == 0 {
+                world.owned.check_catalogue().unwrap();
+                // What is left is that of a restore, which goes on until its commit or abort.
+                assert!(world.catalogue.intents().unwrap().len() <= world.owned.restoring().len(), "{what}, after {fits}");
+            }
+            operation(&world, volume, snapshot).or_else(|error| finished(&world, what, error)).unwrap();
+            assert_eq!(visible(&world), undisturbed, "{what}, after {fits}");
+            world.owned.check_catalogue().unwrap();
+            world.assert_tidy();
+            if world.owned.snapshot(snapshot).unwrap().is_some() {
+                assert_eq!(world.read(Object::Snapshot(snapshot), 0, 4), b"kept", "{what}");
+            }
+        }
+    }
+    assert!(full >= 10 * OPERATIONS.len(), "{full}");
+}
+
+/// A restore goes on where it stopped: its commit, or its abort, is repeated.
+fn finished(world: &World, what: &str, error: PoolError) -> Result<(), PoolError> {
+    let PoolError::Busy(_) = error else { return Err(error) };
+    let id = *world.owned.restoring().keys().next().ok_or(error)?;
+    if what == "abort" { world.owned.abort_restore(id) } else { world.owned.commit_restore(id).map(drop) }
+}
+
+#[test]
+fn a_pool_whose_catalogue_takes_no_changes_opens_ends_what_was_held_and_recovers_when_it_does() {
+    let disk = Disk::default();
+    let (mut world, volume, _) = prepared_on(&disk);
+    world.memory.set_hook(Some(Arc::new(|verb, _| if verb == Verb::Snapshot { panic!("killed here") } else { Ok(()) })));
+    assert!(catch_unwind(AssertUnwindSafe(|| world.owned.create_snapshots(&[new_snapshot("new", volume)]))).is_err());
+    world.memory.set_hook(None);
+    let quiesce = Arc::new(Recorder::default());
+    let dead = disk.revived();
+    dead.set_room(Some(0));
+    world.catalogue = Catalogue::over(dead.clone(), PoolId::random()).unwrap();
+    world.owned = OwnedPool::open(world.memory.clone(), world.catalogue.clone(), quiesce.clone()).unwrap();
+    assert_eq!(quiesce.leftovers.lock().unwrap().len(), 1);
+    assert_eq!(world.owned.volumes().unwrap().len(), 1);
+    assert!(matches!(world.owned.check_catalogue(), Err(PoolError::Catalogue(_))));
+    assert!(matches!(world.owned.delete_volume(volume), Err(PoolError::Catalogue(_))));
+    assert_eq!(world.catalogue.intents().unwrap().len(), 1);
+    dead.set_room(None);
+    world.owned.check_catalogue().unwrap();
+    world.assert_tidy();
+    world.owned.delete_volume(volume).unwrap();
+    world.assert_tidy();
 }
