@@ -21,9 +21,12 @@ pub struct Page<T> {
 pub struct PageRequest<H> {
     /// Entries come after this one.
     after: Option<H>,
-    /// At most so many; `None` for all.
-    limit: Option<usize>,
+    /// At most so many.
+    limit: usize,
 }
+
+/// Most entries of one page, whatever is asked for. A Go client takes messages of 4 MiB, and an entry has at most 500 bytes.
+pub const MAX_ENTRIES: usize = 8192;
 
 impl<H: Ord + Copy + std::fmt::Display + std::str::FromStr> PageRequest<H> {
     /// Checks `max_entries` and `starting_token`. `pool` names the pool of a handle; a token of a pool that is not among
@@ -33,8 +36,8 @@ impl<H: Ord + Copy + std::fmt::Display + std::str::FromStr> PageRequest<H> {
     /// Invalid for negative `max_entries`; [`super::error::Fault::Token`] for a token that was not issued by us.
     pub fn new(max_entries: i32, starting_token: &str, pools: &[PoolId], pool: fn(&H) -> PoolId) -> Result<Self, RequestError> {
         let limit = match usize::try_from(max_entries) {
-            Ok(0) => None,
-            Ok(limit) => Some(limit),
+            Ok(0) => MAX_ENTRIES,
+            Ok(limit) => limit.min(MAX_ENTRIES),
             Err(_) => return Err(RequestError::invalid("max_entries", "must not be negative")),
         };
         let foreign = || RequestError::token("starting_token", "was not issued by this driver; list again from the start");
@@ -50,10 +53,8 @@ impl<H: Ord + Copy + std::fmt::Display + std::str::FromStr> PageRequest<H> {
         entries.retain(|(handle, _)| self.after.is_none_or(|after| *handle > after));
         entries.sort_unstable_by_key(|(handle, _)| *handle);
         let mut next_token = String::new();
-        if let Some(limit) = self.limit
-            && entries.len() > limit
-        {
-            entries.truncate(limit);
+        if entries.len() > self.limit {
+            entries.truncate(self.limit);
             next_token = entries.last().map(|(handle, _)| handle.to_string()).unwrap_or_default();
         }
         Page { entries, next_token }
@@ -85,6 +86,31 @@ mod tests {
         assert_eq!(rest.entries.iter().map(|entry| entry.1).collect::<Vec<_>>(), [4, 5]);
         assert_eq!(rest.next_token, "");
         assert_eq!(request(9, "").unwrap().cut(list(&[1])).next_token, "");
+    }
+
+    #[test]
+    fn a_page_is_never_more_than_a_client_takes() {
+        let numbers = 0..=u16::MAX;
+        let all: Vec<_> = numbers
+            .map(|number| {
+                let mut id = [0; 16];
+                id[..2].copy_from_slice(&number.to_be_bytes());
+                (VolumeHandle { pool: POOL, volume: VolumeId::from_bytes(id) }, number)
+            })
+            .collect();
+        for asked in [0, 100_000] {
+            let (mut token, mut seen) = (String::new(), 0);
+            loop {
+                let page = request(asked, &token).unwrap().cut(all.clone());
+                assert!(page.entries.len() <= MAX_ENTRIES);
+                seen += page.entries.len();
+                token = page.next_token;
+                if token.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(seen, all.len());
+        }
     }
 
     #[test]
