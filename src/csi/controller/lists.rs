@@ -10,8 +10,7 @@ use crate::csi::error::{CallError, RequestError};
 use crate::csi::node_layer::{NodeLayer, no_such};
 use crate::csi::token::PageRequest;
 use crate::csi::validate;
-use crate::pool::owned::OwnedPool;
-use crate::pool::record::{Snapshot, Volume};
+use crate::pool::record::Snapshot;
 use crate::types::{SnapshotHandle, VolumeHandle};
 
 const VOLUME_ID: &str = "volume_id";
@@ -32,22 +31,12 @@ pub(super) fn volumes(layer: &NodeLayer, page: PageRequest<VolumeHandle>) -> Res
         all.extend(listed.map(|volume| (VolumeHandle { pool: pool.id(), volume: volume.id }, (pool, volume))));
     }
     let page = page.cut(all);
-    let entries = page.entries.into_iter().map(|(_, (pool, volume))| {
-        Ok(proto::list_volumes_response::Entry {
-            status: Some(proto::list_volumes_response::VolumeStatus {
-                published_node_ids: published_node_ids(layer, pool, &volume)?,
-            }),
-            volume: Some(answer::volume(pool.id(), &volume)),
-        })
+    let entries = page.entries.into_iter().map(|(_, (pool, volume))| proto::list_volumes_response::Entry {
+        // Where a volume is published is told only by drivers that publish in the controller.
+        status: None,
+        volume: Some(answer::volume(pool.id(), &volume)),
     });
-    Ok(proto::ListVolumesResponse { entries: entries.collect::<Result<_, CallError>>()?, next_token: page.next_token })
-}
-
-/// This node, if the volume is staged or published in this boot.
-fn published_node_ids(layer: &NodeLayer, pool: &OwnedPool, volume: &Volume) -> Result<Vec<String>, CallError> {
-    let records = pool.publications(volume.id)?;
-    let published = records.iter().any(|record| record.boot_id == *layer.boot_id);
-    Ok(published.then(|| layer.node.as_str().to_owned()).into_iter().collect())
+    Ok(proto::ListVolumesResponse { entries: entries.collect(), next_token: page.next_token })
 }
 
 pub(super) fn check_get_volume(
@@ -63,9 +52,8 @@ pub(super) fn get_volume(
 ) -> Result<proto::ControllerGetVolumeResponse, CallError> {
     let (pool, volume) = layer.volume(VOLUME_ID, handle.ok_or_else(|| no_such(VOLUME_ID))?)?;
     Ok(proto::ControllerGetVolumeResponse {
-        status: Some(proto::controller_get_volume_response::VolumeStatus {
-            published_node_ids: published_node_ids(layer, &pool, &volume)?,
-        }),
+        // Required, and empty where volumes are not published in the controller.
+        status: Some(proto::controller_get_volume_response::VolumeStatus { published_node_ids: Vec::new() }),
         volume: Some(answer::volume(pool.id(), &volume)),
     })
 }

@@ -17,8 +17,8 @@ use tonic::{Request, Response, Status};
 use super::node_layer::NodeLayer;
 use super::status;
 
-/// What is advertised. Volume health is not: sidecars and test suites of CSI 1.12 refuse values they do not know.
-const CAPABILITIES: [RpcType; 11] = [
+/// What is advertised. Where volumes are published is not, for that is told by drivers that publish in the controller. Volume health is not: sidecars and test suites of CSI 1.12 refuse values they do not know.
+const CAPABILITIES: [RpcType; 10] = [
     RpcType::CreateDeleteVolume,
     RpcType::ListVolumes,
     RpcType::GetCapacity,
@@ -26,7 +26,6 @@ const CAPABILITIES: [RpcType; 11] = [
     RpcType::ListSnapshots,
     RpcType::CloneVolume,
     RpcType::ExpandVolume,
-    RpcType::ListVolumesPublishedNodes,
     RpcType::GetVolume,
     RpcType::SingleNodeMultiWriter,
     RpcType::GetSnapshot,
