@@ -1,12 +1,14 @@
 //! csi-sanity, the CSI project's own conformance suite, against the real node over a real pool. What it skips is printed with its
 //! reason.
 
+#![allow(dead_code, reason = "each test binary uses a part of this")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 use std::fs;
 
 use super::common::GIB;
 use super::common::fixture::{Bench, PoolFileSystem};
+use super::common::node::Node;
 use super::common::program::{built_tool, command, run};
 use serde::Deserialize;
 
@@ -56,11 +58,22 @@ impl Spec {
 pub fn conforms(file_system: PoolFileSystem, access: &str) {
     let bench = Bench::with_pool(file_system, 16 * GIB);
     let node = bench.start();
+    println!("csi-sanity on {}", file_system.name());
+    passes(&bench, &node, access, None);
+    assert_eq!(node.csi().volume_ids(), Vec::<String>::new(), "volumes are left");
+    assert_eq!(node.csi().snapshot_ids(), Vec::<String>::new(), "snapshots are left");
+    node.stop();
+    assert_eq!(bench.attached(), Vec::<String>::new());
+}
+
+/// Runs the suite against a node, but for the specs that a regular expression leaves out.
+pub fn passes(bench: &Bench, node: &Node, access: &str, left_out: Option<&str>) {
     let report = bench.path().join("report.json");
     let ended = run(command(built_tool("csi-sanity"))
+        .args(left_out.map(|specs| format!("-ginkgo.skip={specs}")))
         .arg(format!("-csi.endpoint={}", node.endpoint()))
-        .arg(format!("-csi.mountdir={}", bench.root().join("target").display()))
-        .arg(format!("-csi.stagingdir={}", bench.root().join("staging").display()))
+        .arg(format!("-csi.mountdir={}", bench.root().join("sanity-target").display()))
+        .arg(format!("-csi.stagingdir={}", bench.root().join("sanity-staging").display()))
         .arg(format!("-csi.testvolumesize={GIB}"))
         .arg(format!("-csi.testvolumeexpandsize={}", 2 * GIB))
         .arg(format!("-csi.testvolumeaccesstype={access}"))
@@ -86,13 +99,9 @@ pub fn conforms(file_system: PoolFileSystem, access: &str) {
             }
         }
     }
-    println!("csi-sanity {} {access}: {passed} passed, {failed} failed, {skipped} skipped", file_system.name());
+    println!("csi-sanity {access}: {passed} passed, {failed} failed, {skipped} skipped");
 
     assert!(failed == 0 && ended.code == Some(0), "csi-sanity ended with {:?}\n{}", ended.code, ended.text());
     // Were the services not offered, everything would be skipped and nothing fail.
-    assert!(passed >= 60, "only {passed} specs ran");
-    assert_eq!(node.csi().volume_ids(), Vec::<String>::new(), "volumes are left");
-    assert_eq!(node.csi().snapshot_ids(), Vec::<String>::new(), "snapshots are left");
-    node.stop();
-    assert_eq!(bench.attached(), Vec::<String>::new());
+    assert!(passed >= 60 || left_out.is_some() && passed >= 40, "only {passed} specs ran");
 }
