@@ -106,8 +106,14 @@ async fn create_volume() {
         ),
         (
             "bad pool",
-            CreateVolumeRequest { parameters: parameters(&[("pool", "p")]), ..base() },
+            CreateVolumeRequest { parameters: parameters(&[("pool", "P")]), ..base() },
             InvalidArgument,
+            "parameters.pool",
+        ),
+        (
+            "pool name of another node",
+            CreateVolumeRequest { parameters: parameters(&[("pool", "nowhere")]), ..base() },
+            ResourceExhausted,
             "parameters.pool",
         ),
         (
@@ -321,6 +327,7 @@ async fn volumes() {
         ("empty range", &volume, bytes(0, 0), Code::InvalidArgument, "capacity_range"),
         ("negative", &volume, bytes(-1, 0), Code::InvalidArgument, "required_bytes"),
         ("limit below required", &volume, bytes(SIZE * 2, SIZE), Code::OutOfRange, "limit_bytes"),
+        ("more than the pool", &volume, bytes(9 << 30, 0), Code::OutOfRange, "the whole pool"),
         ("limit below present", &volume, bytes(0, SIZE / 2), Code::OutOfRange, "limit_bytes"),
         ("too large", &volume, bytes(i64::MAX, 0), Code::OutOfRange, "required_bytes"),
         ("unknown", "nothing", bytes(SIZE, 0), Code::NotFound, "volume_id"),

@@ -110,6 +110,18 @@ impl Node {
         Ok(pools.get_pool_status(windlass::GetPoolStatusRequest {}).await.answer("the pools cannot be listed")?.pools)
     }
 
+    /// Changes what was chosen for a pool.
+    ///
+    /// # Errors
+    /// As the node answers.
+    pub async fn set_pool_properties(
+        &self,
+        request: windlass::SetPoolPropertiesRequest,
+    ) -> Result<windlass::SetPoolPropertiesResponse, CliError> {
+        let mut pools = PoolsClient::new(self.channel.clone());
+        pools.set_pool_properties(request).await.answer("the pool's properties cannot be set")
+    }
+
     /// Names by handle, of everything that is stored.
     ///
     /// # Errors
@@ -140,10 +152,17 @@ impl Node {
             return Ok(named.to_owned());
         }
         let named_so = |object: &&windlass::ObjectUsage| object.kind == kind.name() && object.name == named;
-        let names = self.names().await?;
-        let found: Vec<_> = names.values().filter(named_so).map(|object| object.handle.clone()).collect();
+        let pools = self.pools().await?;
+        let found: Vec<_> =
+            pools.iter().flat_map(|pool| &pool.objects).filter(named_so).map(|object| object.handle.clone()).collect();
+        let failed = pools.iter().find(|pool| pool.state == "failed");
         match found.as_slice() {
             [handle] => Ok(handle.clone()),
+            [] if let Some(failed) = failed => {
+                let what = format!("no open pool has a {} `{named}`, and the pool at {} has failed", kind.name(), failed.path);
+                Err(CliError::because(Exit::Unavailable, what, failed.problem.clone())
+                    .advise("`windlass pool status` shows the pools"))
+            }
             [] => Err(CliError::new(Exit::NotFound, format!("there is no {} `{named}`", kind.name()))
                 .advise(format!("`windlass {} list` shows what there is", kind.name()))),
             _ => Err(CliError::new(Exit::Refused, format!("more than one {} is named `{named}`", kind.name()))

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mount::image::{self, Grown, ImageError, ImageFileSystem};
 use crate::pool::owned::OwnedPool;
+use crate::pool::properties::PoolProperties;
 use crate::pool::set::{OpenedPool, PoolSource};
 use crate::pool::thin::RepairReport;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
@@ -120,9 +121,9 @@ impl PoolSource for PoolPath {
 ///
 /// # Errors
 /// [`Exit::Refused`] when there is something already, or its file system cannot share extents; [`Exit::Failed`].
-pub fn create_in_directory(directory: &Path) -> Result<PoolId, CliError> {
+pub fn create_in_directory(directory: &Path, properties: &PoolProperties) -> Result<PoolId, CliError> {
     let was_there = directory.symlink_metadata().is_ok();
-    reflink::create_pool(directory).map_err(|error| {
+    reflink::create_pool_with(directory, properties).map_err(|error| {
         if !was_there {
             // Made by this call; one that is not empty by now is kept.
             let _ = std::fs::remove_dir(directory);
@@ -137,12 +138,12 @@ pub fn create_in_directory(directory: &Path) -> Result<PoolId, CliError> {
 /// # Errors
 /// [`Exit::Refused`] when something is there already, there is no room, or it is in use; [`Exit::Usage`] for a size that cannot
 /// be, or when this is not root; [`Exit::Failed`].
-pub fn create_in_image(path: &Path, bytes: u64, fs_type: FsType) -> Result<PoolId, CliError> {
+pub fn create_in_image(path: &Path, bytes: u64, fs_type: FsType, properties: &PoolProperties) -> Result<PoolId, CliError> {
     let what = || format!("cannot make a pool in the image {}", path.display());
     require_root(&what())?;
     image::create(path, bytes, fs_type).map_err(|error| image_error(what(), error))?;
     let made = image::open(path).map_err(|error| image_error(what(), error)).and_then(|mounted| {
-        let made = create_in_directory(mounted.directory());
+        let made = create_in_directory(mounted.directory(), properties);
         let closed = mounted.close().map_err(|error| image_error(what(), error));
         made.and_then(|id| closed.map(|()| id))
     });
@@ -169,14 +170,14 @@ pub fn grow_image(path: &Path, bytes: u64) -> Result<Grown, CliError> {
 /// # Errors
 /// [`Exit::Refused`] when a device is in use, too small, or carries something that was not given up, and without device-mapper;
 /// [`Exit::Usage`] when this is not root; [`Exit::NotFound`], [`Exit::Failed`].
-pub fn create_on_devices(options: &CreateOptions) -> Result<PoolId, CliError> {
+pub fn create_on_devices(options: &CreateOptions, properties: &PoolProperties) -> Result<PoolId, CliError> {
     let places = match &options.devices {
         DevicePaths::One(path) => path.display().to_string(),
         DevicePaths::Two { metadata, data } => format!("{} and {}", metadata.display(), data.display()),
     };
     let what = format!("cannot make a pool on {places}");
     require_root(&what)?;
-    thin::create_pool(options).map_err(|error| device_error(what, error))
+    thin::create_pool_with(options, properties).map_err(|error| device_error(what, error))
 }
 
 /// Checks and repairs the metadata of the thin pool on a block device. Blocks.

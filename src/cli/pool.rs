@@ -3,6 +3,7 @@
 mod create;
 mod grow;
 mod import;
+mod properties;
 mod repair;
 mod status;
 
@@ -24,6 +25,10 @@ pub enum PoolCommand {
     Import(import::ImportArgs),
     /// Check and repair the metadata of a pool on a block device, which no node may be serving
     Repair(repair::RepairArgs),
+    /// Give a pool of a running node another name, by which StorageClasses choose it (`pool: NAME`)
+    Rename(properties::RenameArgs),
+    /// Change what was chosen for a pool of a running node
+    Set(properties::SetArgs),
     /// Show the pools of a running node: their space, and what takes it
     Status(status::StatusArgs),
 }
@@ -38,6 +43,8 @@ pub async fn run(command: PoolCommand, format: Format) -> Result<(), CliError> {
         PoolCommand::Grow(args) => grow::run(args, format).await,
         PoolCommand::Import(args) => import::run(args, format).await,
         PoolCommand::Repair(args) => repair::run(args, format).await,
+        PoolCommand::Rename(args) => properties::rename(args, format).await,
+        PoolCommand::Set(args) => properties::set(args, format).await,
         PoolCommand::Status(args) => status::run(&args, format).await,
     }
 }

@@ -15,6 +15,7 @@ mod controller;
 pub mod error;
 mod identity;
 pub mod locks;
+mod named_pool;
 mod node;
 mod node_layer;
 pub mod pools_service;

@@ -1,4 +1,4 @@
-//! The internal Pools service: what the pools of this node hold, for people.
+//! The internal Pools service: what the pools of this node hold, and what was chosen for them, for people.
 //!
 //! Looking at a pool walks its objects' extents, which takes a while on a large one; it runs on a blocking thread and takes no
 //! lock, so it holds nothing up. An object that goes while it is looked at is left out. A pool that has failed, or fails while it is looked
@@ -11,9 +11,14 @@ use csi_proto::windlass::v1::pools_server::Pools;
 use tonic::{Request, Response, Status};
 
 use crate::pool::owned::{AnchorStatus, OwnedPool, PoolStatus};
+use crate::pool::properties::{OverprovisionRatio, PoolName};
 use crate::pool::set::{FailedPool, Member, PoolSet};
 use crate::pool::{Changes, MetadataUsage, ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
 use crate::types::{Object, ObjectName, PoolId, SnapshotHandle, VolumeHandle, VolumeSize};
+
+use super::error::{CallError, RequestError};
+use super::named_pool;
+use super::node_layer::detached;
 
 /// The Pools service over the pools of a node.
 #[derive(Clone)]
@@ -39,6 +44,37 @@ impl Pools for PoolsService {
         let pools = looked.await.map_err(|error| Status::internal(format!("looking at the pools ended early: {error}")))?;
         Ok(Response::new(windlass::GetPoolStatusResponse { pools }))
     }
+
+    async fn set_pool_properties(
+        &self,
+        request: Request<windlass::SetPoolPropertiesRequest>,
+    ) -> Result<Response<windlass::SetPoolPropertiesResponse>, Status> {
+        let (pools, request) = (self.pools.clone(), request.into_inner());
+        detached(move || set_properties(&pools, &request)).await.map(Response::new).map_err(super::status::set_pool_properties)
+    }
+}
+
+fn set_properties(
+    pools: &PoolSet,
+    request: &windlass::SetPoolPropertiesRequest,
+) -> Result<windlass::SetPoolPropertiesResponse, CallError> {
+    let name = request.name.as_deref().map(str::parse::<PoolName>).transpose();
+    let name = name.map_err(|error| RequestError::invalid("name", error.to_string()))?;
+    let ratio = request.overprovision_ratio.as_deref().map(str::parse::<OverprovisionRatio>).transpose();
+    let ratio = ratio.map_err(|error| RequestError::invalid("overprovision_ratio", error.to_string()))?;
+    if name.is_none() && ratio.is_none() {
+        return Err(RequestError::invalid("name", "nothing is to be changed").into());
+    }
+    let pool = named_pool::find(pools, "pool_id", &request.pool_id)?;
+    let properties = pool.set_properties(|properties| {
+        properties.name = name.unwrap_or_else(|| std::mem::take(&mut properties.name));
+        properties.overprovision_ratio = ratio.unwrap_or(properties.overprovision_ratio);
+    })?;
+    Ok(windlass::SetPoolPropertiesResponse {
+        pool_id: pool.id().to_string(),
+        name: properties.name.to_string(),
+        overprovision_ratio: properties.overprovision_ratio.to_string(),
+    })
 }
 
 fn describe(pools: &PoolSet, member: &Member) -> windlass::PoolStatus {
@@ -86,6 +122,7 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
         let handle = SnapshotHandle { pool: pool.id(), snapshot: snapshot.id }.to_string();
         objects.push(described("anchor", handle, &snapshot.name, snapshot.size, usage));
     }
+    let (properties, promises) = (pool.properties()?, pool.promises()?);
     let (thin, state) = (thin(&status), state(&status.usage, &status.health, &status.damaged));
     Ok(windlass::PoolStatus {
         pool_id: status.id.to_string(),
@@ -100,6 +137,9 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
         state: state.to_owned(),
         snapshot_reserve_bytes: status.usage.snapshot_reserve,
         thin,
+        name: properties.name.to_string(),
+        overprovision_ratio: properties.overprovision_ratio.to_string(),
+        promised_bytes: promises.promised,
         problem: status.health.problem.unwrap_or_default(),
         quarantined: status.quarantined.into_iter().chain(status.damaged).collect(),
         objects,

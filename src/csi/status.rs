@@ -333,6 +333,34 @@ pub fn node_expand(error: CallError) -> Status {
     status(code, &error)
 }
 
+/// SetPoolProperties of the Pools service: a person reads it.
+pub fn set_pool_properties(error: CallError) -> Status {
+    let code = match &error {
+        CallError::Request(error) => request(error),
+        // Whether it took hold is not known.
+        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Pool(error) => match error {
+            PoolError::Catalogue(_) => Code::Unavailable,
+            PoolError::NoSpace(_) => Code::ResourceExhausted,
+            PoolError::Busy(_) => Code::Aborted,
+            PoolError::Missing(_)
+            | PoolError::SourceMissing(_)
+            | PoolError::NameTaken { .. }
+            | PoolError::Size(_)
+            | PoolError::InUse { .. }
+            | PoolError::Unsupported(_)
+            | PoolError::TooSlow { .. }
+            | PoolError::Quiesce(_)
+            | PoolError::CannotQuiesce(_)
+            | PoolError::Owned(_)
+            | PoolError::Format(_)
+            | PoolError::Io { .. } => Code::Internal,
+        },
+        CallError::Mount(error) => mount_internal(error),
+    };
+    status(code, &error)
+}
+
 /// A call that this driver does not offer; its capability is not advertised.
 pub fn unimplemented(call: &'static str) -> Status {
     Status::unimplemented(format!("{call} is not offered by this driver"))

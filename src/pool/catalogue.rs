@@ -1,6 +1,6 @@
 //! The catalogue: the durable record of what was promised, on the pool's own disk.
 //!
-//! One redb database, in a file of the pool's directory or in a region of its device. Tables: `meta` (magic, format version, pool id), `volumes`, `snapshots`, `names` (unique within volumes and
+//! One redb database, in a file of the pool's directory or in a region of its device. Tables: `meta` (magic, format version, pool id, properties), `volumes`, `snapshots`, `names` (unique within volumes and
 //! within snapshots), `intents` (what is under way, hidden restores among it), `publications`, `exports`, `anchors` (deleted
 //! snapshots that are kept; catalogues of the first versions lack this table), and of a thin pool `thin_objects` (which number each
 //! object has in the pool's metadata) and `kept_maps` (what is kept of deleted snapshots; the one table that is no JSON). Values are JSON, so that `windlass` of a later
@@ -47,6 +47,7 @@ use self::tables::{
 pub use self::thin::EpochStep;
 use super::PoolError;
 use super::intent::{Intent, IntentId};
+use super::properties::PoolProperties;
 use super::record::{Anchor, ExportRecord, Publication, Snapshot, Volume};
 use super::thin::region::Region;
 use crate::block::file_ops;
@@ -179,6 +180,27 @@ impl Catalogue {
         self.connection.id()
     }
 
+    /// What was chosen for the pool; the defaults where nothing was.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn properties(&self) -> Result<PoolProperties, PoolError> {
+        let reading = self.begin_read()?;
+        tables::properties(&reading.open_table(META).map_err(failed)?)
+    }
+
+    /// Records what was chosen for the pool.
+    ///
+    /// # Errors
+    /// As for [`Catalogue::commit`].
+    pub fn set_properties(&self, properties: &PoolProperties) -> Result<(), PoolError> {
+        // Of a new pool, which has the defaults without saying so.
+        if *properties == self.properties()? {
+            return Ok(());
+        }
+        self.commit("set_properties", |change| change.set_properties(properties))
+    }
+
     /// Makes one durable change: all of it or, on an error of `change`, nothing. `label` names its failpoints.
     ///
     /// # Errors
@@ -267,6 +289,16 @@ impl Catalogue {
     pub fn volume_names(&self) -> Result<BTreeSet<ObjectName>, PoolError> {
         let reading = self.begin_read()?;
         tables::names(&reading.open_table(NAMES).map_err(failed)?, VOLUMES)
+    }
+
+    /// The sizes of all volumes, and of those that are being made, restored or grown, in bytes.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn promised(&self) -> Result<u64, PoolError> {
+        // The intents first: one that ends in between is a volume by then, and counts once.
+        let intents = self.intents()?;
+        Ok(change::promised(&self.volumes()?, intents.iter().map(|(_, intent)| intent)))
     }
 
     /// A snapshot by id.

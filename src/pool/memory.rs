@@ -18,7 +18,7 @@ use std::time::Duration;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
 
-use super::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage};
+use super::{Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage};
 use crate::block::Access;
 use crate::types::{ByteRange, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize, range};
 
@@ -69,6 +69,7 @@ struct Stored {
 /// A pool in memory.
 pub struct MemoryPool {
     total_bytes: u64,
+    checksums: bool,
     objects: Mutex<BTreeMap<Object, Stored>>,
     hook: Mutex<Option<Hook>>,
     health_hook: Mutex<Option<HealthHook>>,
@@ -90,7 +91,13 @@ impl std::fmt::Debug for MemoryPool {
 impl MemoryPool {
     /// An empty pool that says it holds `total_bytes`.
     pub fn with_capacity(total_bytes: u64) -> Self {
-        Self { total_bytes, objects: Mutex::default(), hook: Mutex::default(), health_hook: Mutex::default() }
+        Self { total_bytes, checksums: true, objects: Mutex::default(), hook: Mutex::default(), health_hook: Mutex::default() }
+    }
+
+    /// The pool as one that cannot keep checksums of data, as on XFS.
+    #[must_use]
+    pub fn without_checksums(self) -> Self {
+        Self { checksums: false, ..self }
     }
 
     /// Sets or removes the hook.
@@ -148,6 +155,10 @@ impl Pool for MemoryPool {
 
     fn logical_block_size(&self) -> LogicalBlockSize {
         LogicalBlockSize::B4096
+    }
+
+    fn supports(&self, checksum: DataChecksum) -> bool {
+        self.checksums || checksum == DataChecksum::Off
     }
 
     fn create(&self, volume: VolumeId, spec: ObjectSpec) -> Result<(), PoolError> {

@@ -20,6 +20,7 @@ pub mod kernel_devices;
 pub mod locks;
 pub mod memory;
 pub mod owned;
+pub mod properties;
 pub mod quiesce;
 pub mod record;
 pub mod reflink;
@@ -250,6 +251,11 @@ pub trait Pool: Send + Sync {
 
     /// Logical block size of the devices it attaches.
     fn logical_block_size(&self) -> LogicalBlockSize;
+
+    /// Whether it can make volumes with this setting. A pool keeps no checksums unless it says so.
+    fn supports(&self, checksum: DataChecksum) -> bool {
+        checksum == DataChecksum::Off
+    }
 
     /// Makes an empty volume. It exists already with this size: success.
     ///

@@ -38,6 +38,7 @@ mod create;
 mod delete;
 mod grow;
 mod lease;
+mod promise;
 mod recovery;
 mod restore;
 mod retention;
@@ -53,6 +54,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::lease::Lease;
+pub use self::promise::Promises;
 use self::restore::Restoring;
 pub use self::restore::{RestoreStart, RestoreTarget};
 use self::settle::Leftovers;
@@ -62,7 +64,7 @@ use self::watch::Watch;
 use super::catalogue::Catalogue;
 use super::intent::{Intent, IntentId};
 use super::locks::{Key, Locked, OperationLocks};
-use super::{Demand, FREEZE_DEADLINE, Held, Pool, PoolError, PoolKind, Quiesce, Release};
+use super::{DataChecksum, Demand, FREEZE_DEADLINE, Held, Pool, PoolError, PoolKind, Quiesce, Release};
 use crate::block::Access;
 use crate::failpoint;
 use crate::types::{LogicalBlockSize, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
@@ -162,6 +164,11 @@ impl OwnedPool {
     /// Where it is, for people.
     pub fn location(&self) -> String {
         self.pool.location()
+    }
+
+    /// Whether it can make volumes with this setting.
+    pub fn supports(&self, checksum: DataChecksum) -> bool {
+        self.pool.supports(checksum)
     }
 
     /// Logical block size of its volumes' devices.

@@ -61,6 +61,7 @@ use self::layout::Layout;
 use self::stall::Stalls;
 use super::catalogue::Catalogue;
 use super::owned::OwnedPool;
+use super::properties::PoolProperties;
 use super::{
     Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage, Quiesce,
 };
@@ -103,6 +104,14 @@ impl std::fmt::Debug for ReflinkPool {
 /// [`PoolError::Format`] when the directory holds a pool or anything else; [`PoolError::Unsupported`] when its file system
 /// cannot share extents; [`PoolError::Owned`], [`PoolError::NoSpace`], [`PoolError::Io`].
 pub fn create_pool(directory: &Path) -> Result<PoolId, PoolError> {
+    create_pool_with(directory, &PoolProperties::default())
+}
+
+/// Makes a new pool with these properties, as for [`create_pool`].
+///
+/// # Errors
+/// As for [`create_pool`].
+pub fn create_pool_with(directory: &Path, properties: &PoolProperties) -> Result<PoolId, PoolError> {
     match fs::DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(PoolError::io(format!("make the directory {}", directory.display()), error));
@@ -117,7 +126,7 @@ pub fn create_pool(directory: &Path) -> Result<PoolId, PoolError> {
     layout.check_unused()?;
     layout.make_directories()?;
     let id = PoolId::random();
-    Catalogue::create(&layout.catalogue(), id)?;
+    Catalogue::create(&layout.catalogue(), id)?.set_properties(properties)?;
     tracing::info!(pool = %id, directory = %layout.root().display(), "pool made");
     Ok(id)
 }
@@ -275,6 +284,10 @@ impl Pool for ReflinkPool {
 
     fn logical_block_size(&self) -> LogicalBlockSize {
         LogicalBlockSize::B4096
+    }
+
+    fn supports(&self, checksum: DataChecksum) -> bool {
+        self.sharing == Sharing::Subvolumes || checksum == DataChecksum::Off
     }
 
     fn create(&self, volume: VolumeId, spec: ObjectSpec) -> Result<(), PoolError> {

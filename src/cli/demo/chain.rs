@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::block::Access;
 use crate::block::loop_device::{self, DirectIo, LoopOptions};
 use crate::mount::system::SystemMounter;
+use crate::pool::properties::PoolProperties;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
 use crate::repository::check::Depth;
 use crate::repository::{Environment, KdfCost, Location, Repository};
@@ -354,11 +355,14 @@ impl Chain {
 
 /// Makes a pool in the image; what a node is told to serve.
 fn make_pool(kind: DemoPool, image: &Path, bytes: u64) -> Result<PathBuf, CliError> {
+    let properties = PoolProperties::default();
     match kind {
-        DemoPool::Image(file_system) => create_in_image(image, bytes, file_system.fs_type()).map(|_| image.to_owned()),
+        DemoPool::Image(file_system) => {
+            create_in_image(image, bytes, file_system.fs_type(), &properties).map(|_| image.to_owned())
+        }
         DemoPool::Thin => {
             let device = attach_image(image, bytes)?;
-            create_on_devices(&CreateOptions::on(DevicePaths::One(device.clone()))).map(|_| device)
+            create_on_devices(&CreateOptions::on(DevicePaths::One(device.clone())), &properties).map(|_| device)
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::json;
 
+use crate::pool::properties::{OverprovisionRatio, PoolName, PoolProperties};
 use crate::pool::thin::format::{CreateOptions, DataBlockSize, DevicePaths, Others};
 use crate::types::{FsType, PoolId};
 
@@ -23,6 +24,12 @@ use super::super::size::ByteSize;
 pub struct CreateArgs {
     /// Directory of the pool; made if it does not exist
     directory: Option<PathBuf>,
+    /// Name by which StorageClasses choose the pool (`pool: NAME`); pools of several nodes may have one [default: default]
+    #[arg(long, default_value_t, hide_default_value = true)]
+    name: PoolName,
+    /// By how much the sizes promised to volumes may exceed the size of the pool, from 1 to 1000
+    #[arg(long, value_name = "RATIO", default_value_t)]
+    overprovision_ratio: OverprovisionRatio,
     /// Make an image file with a file system in it, and the pool in that
     #[arg(long, value_name = "PATH", requires = "size")]
     image: Option<PathBuf>,
@@ -99,11 +106,13 @@ impl Place {
         }
     }
 
-    fn create(&self) -> Result<PoolId, CliError> {
+    fn create(&self, properties: &PoolProperties) -> Result<PoolId, CliError> {
         match self {
-            Self::Directory(path) => open_pool::create_in_directory(path),
-            Self::Image { path, bytes, file_system } => open_pool::create_in_image(path, *bytes, file_system.fs_type()),
-            Self::Devices(options) => open_pool::create_on_devices(options),
+            Self::Directory(path) => open_pool::create_in_directory(path, properties),
+            Self::Image { path, bytes, file_system } => {
+                open_pool::create_in_image(path, *bytes, file_system.fs_type(), properties)
+            }
+            Self::Devices(options) => open_pool::create_on_devices(options, properties),
         }
     }
 }
@@ -113,8 +122,9 @@ impl Place {
 /// # Errors
 /// [`CliError`].
 pub async fn run(args: CreateArgs, format: Format) -> Result<(), CliError> {
+    let properties = PoolProperties { name: args.name.clone(), overprovision_ratio: args.overprovision_ratio };
     let place = place(args)?;
-    let work = move || place.create().map(|id| (place.path().to_owned(), id));
+    let work = move || place.create(&properties).map(|id| (place.path().to_owned(), id));
     let made = tokio::task::spawn_blocking(work).await;
     let (path, id) = made.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "the pool was not made", error)))?;
     match format {

@@ -31,12 +31,17 @@ pub async fn run(args: &StatusArgs, format: Format) -> Result<(), CliError> {
 
 /// A pool for people: what it is, its space, and a table of what takes it.
 fn describe(pool: &windlass::PoolStatus) -> String {
+    if pool.state == "failed" {
+        let id = if pool.pool_id.is_empty() { "of unknown id" } else { &pool.pool_id };
+        return format!("pool {id} at {}: failed\n  {}\n", pool.path, pool.problem);
+    }
     let size = |bytes: u64| ByteSize::new(bytes).to_string();
     let available = pool.free_bytes.saturating_sub(pool.reserve_bytes);
     let place = if pool.path.is_empty() { String::new() } else { format!(" at {} ({})", pool.path, pool.filesystem) };
     let mut text = format!(
-        "pool {} {}{place}: {}\n  {} of {} available, {} kept free; {} volumes, {} snapshots\n",
+        "pool {} `{}` {}{place}: {}\n  {} of {} available, {} kept free; {} volumes, {} snapshots; {} promised, at most {} times the size\n",
         pool.pool_id,
+        pool.name,
         pool.kind,
         pool.state,
         size(available),
@@ -44,6 +49,8 @@ fn describe(pool: &windlass::PoolStatus) -> String {
         size(pool.reserve_bytes),
         pool.volume_count,
         pool.snapshot_count,
+        size(pool.promised_bytes),
+        pool.overprovision_ratio,
     );
     let (anchors, held) = anchors(pool);
     if anchors > 0 {
@@ -114,6 +121,7 @@ fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
     };
     json!({
         "pool_id": pool.pool_id,
+        "name": pool.name,
         "kind": pool.kind,
         "path": pool.path,
         "filesystem": pool.filesystem,
@@ -123,6 +131,8 @@ fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
         "free_bytes": pool.free_bytes,
         "reserve_bytes": pool.reserve_bytes,
         "snapshot_reserve_bytes": pool.snapshot_reserve_bytes,
+        "overprovision_ratio": pool.overprovision_ratio,
+        "promised_bytes": pool.promised_bytes,
         "thin": pool.thin.as_ref().map(thin_json),
         "volume_count": pool.volume_count,
         "snapshot_count": pool.snapshot_count,
@@ -151,6 +161,7 @@ mod tests {
     fn a_pool_is_described_with_its_space_and_what_takes_it() {
         let pool = windlass::PoolStatus {
             pool_id: "p".to_owned(),
+            name: "fast".to_owned(),
             kind: "reflink".to_owned(),
             path: "/srv".to_owned(),
             filesystem: "xfs".to_owned(),
@@ -164,7 +175,10 @@ mod tests {
             ..Default::default()
         };
         let text = describe(&pool);
-        assert!(text.starts_with("pool p reflink at /srv (xfs): ready\n  4.0 GiB of 10.0 GiB available, 1.0 GiB kept"), "{text}");
+        assert!(
+            text.starts_with("pool p `fast` reflink at /srv (xfs): ready\n  4.0 GiB of 10.0 GiB available, 1.0 GiB kept"),
+            "{text}"
+        );
         assert!(text.contains("left alone: volumes/lost\n") && text.contains("v-1"), "{text}");
         assert_eq!(to_json(&pool)["objects"][0]["name"], "data");
     }
@@ -176,6 +190,17 @@ mod tests {
         let pool = windlass::PoolStatus { objects: vec![volume, anchor(), anchor()], ..Default::default() };
         assert!(describe(&pool).contains("2 deleted snapshots are kept as bases of increments: they hold 2.0 MiB"));
         assert_eq!((&to_json(&pool)["anchor_count"], &to_json(&pool)["anchor_bytes"]), (&json!(2), &json!(2 << 20)));
+    }
+
+    #[test]
+    fn a_failed_pool_shows_why_and_no_figures() {
+        let pool = windlass::PoolStatus {
+            path: "/srv".to_owned(),
+            state: "failed".to_owned(),
+            problem: "its disk is gone".to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(describe(&pool), "pool of unknown id at /srv: failed\n  its disk is gone\n");
     }
 
     #[test]

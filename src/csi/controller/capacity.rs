@@ -1,5 +1,5 @@
 //! GetCapacity: what new volumes may take. A place or a pool that is not here, or has failed, has none, which is no error: the sidecar asks
-//! for every class and every node.
+//! for every class and every node. What is left to be promised counts as much as what is free, whichever is less.
 
 use csi_proto::csi::v1 as proto;
 
@@ -10,6 +10,7 @@ use crate::csi::topology;
 use crate::csi::validate::capability::{self, AccessType, CapabilitySet};
 use crate::csi::validate::parameters::{self, VolumeParameters};
 use crate::csi::validate::size;
+use crate::pool::owned::OwnedPool;
 use crate::pool::record::VolumeMode;
 use crate::types::{FsType, VolumeSize};
 
@@ -50,14 +51,15 @@ pub(super) fn capacity(layer: &NodeLayer, checked: Checked) -> Result<proto::Get
         None => ids,
     };
     if let Some(selector) = &parameters.pool {
-        let selected = create::selected(layer, &pools, selector).ok();
-        allowed.retain(|&id| selected == Some(id));
+        let selected = create::selected(layer, &pools, selector);
+        allowed.retain(|id| selected.contains(id));
     }
     if allowed.is_empty() {
         return Ok(nothing);
     }
     let (mut total, mut largest) = (0_u64, 0_u64);
-    for pool in pools.iter().filter(|pool| allowed.contains(&pool.id())) {
+    let suits = |pool: &OwnedPool| allowed.contains(&pool.id()) && pool.supports(parameters.checksum);
+    for pool in pools.iter().filter(|pool| suits(pool)) {
         let Some(available) = create::available(layer, pool) else { continue };
         total = total.saturating_add(available);
         largest = largest.max(available);

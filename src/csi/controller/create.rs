@@ -1,8 +1,9 @@
 //! CreateVolume.
 //!
 //! The name is the key of idempotency, over all pools of the node: a name that a pool knows is answered by that pool, from its
-//! record. Otherwise the pool is chosen: the one that the parameter `pool` names, the source's, or, of those that the topology
-//! allows, the one with the most room. Everything that the pool makes durable is its own business (`pool::owned`); nothing
+//! record. Otherwise the pool is chosen: of those that the parameter `pool` names (a name may be several pools'), that the topology
+//! allows and that can make such a volume, the one with the most room; of a copy, the source's. What no pool here can do, another
+//! node's may: RESOURCE_EXHAUSTED. Everything that the pool makes durable is its own business (`pool::owned`); nothing
 //! here needs undoing.
 //!
 //! A pool that has failed takes no part: no volume is placed there. A name that it is known to have is answered by nobody until it is
@@ -19,7 +20,7 @@ use crate::csi::validate::capability::{self, AccessType, CapabilitySet};
 use crate::csi::validate::parameters::{self, PoolSelector, VolumeParameters};
 use crate::csi::validate::source::{self, ContentSource};
 use crate::csi::validate::{self, size};
-use crate::csi::{answer, topology};
+use crate::csi::{answer, named_pool, topology};
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{AccessMode, NewVolume, Volume, VolumeMode};
 use crate::types::{CapacityRange, FsType, ObjectName, PoolId, VolumeSize};
@@ -221,36 +222,42 @@ fn choose(layer: &NodeLayer, checked: &Checked) -> Result<Arc<OwnedPool>, CallEr
     }
     let ids: Vec<PoolId> = pools.iter().map(|pool| pool.id()).collect();
     let groups = topology::candidates(checked.requirement.as_ref(), &layer.node, &ids)?;
-    let selected = checked.parameters.pool.as_ref().map(|selector| selected(layer, &pools, selector)).transpose()?;
+    let selected = checked.parameters.pool.as_ref().map(|selector| selected(layer, &pools, selector));
+    if selected.as_ref().is_some_and(Vec::is_empty) {
+        let reason = format!("node `{}` has no such pool that is open", layer.node.as_str());
+        return Err(RequestError::exhausted("parameters.pool", reason).into());
+    }
+    // What contradicts a source, which is where it is, is said by its pool.
+    let suits = |pool: &OwnedPool| checked.source.is_some() || pool.supports(checked.parameters.checksum);
+    if !pools.iter().any(|pool| suits(pool) && selected.as_ref().is_none_or(|selected| selected.contains(&pool.id()))) {
+        let reason = format!("no pool of node `{}` that may be chosen keeps checksums of data", layer.node.as_str());
+        return Err(RequestError::exhausted("parameters.checksum", reason).into());
+    }
     for group in groups {
         let allowed = |id: PoolId| {
             group.contains(&id)
-                && selected.is_none_or(|selected| selected == id)
+                && selected.as_ref().is_none_or(|selected| selected.contains(&id))
                 && checked.source.is_none_or(|source| source.pool() == id)
         };
-        if let Some(pool) = roomiest(layer, pools.iter().filter(|pool| allowed(pool.id()))) {
+        if let Some(pool) = roomiest(layer, pools.iter().filter(|pool| allowed(pool.id()) && suits(pool))) {
             return Ok(Arc::clone(pool));
         }
     }
     let (field, reason) = match checked.source {
         Some(source) => (source.field(), "is in a pool that the request does not allow; it cannot be copied to another one"),
-        None => ("parameters.pool", "is not a pool that accessibility_requirements allow"),
+        None => ("parameters.pool", "is not a pool that accessibility_requirements and the other parameters allow"),
     };
     Err(RequestError::exhausted(field, reason).into())
 }
 
-/// Which of the open `pools` a selector names.
-///
-/// # Errors
-/// Exhausted: another node may have it.
-pub(super) fn selected(layer: &NodeLayer, pools: &[Arc<OwnedPool>], selector: &PoolSelector) -> Result<PoolId, RequestError> {
-    let found = pools.iter().find(|pool| match selector {
+/// Which of the open `pools` a selector names: none when only another node may have one.
+pub(super) fn selected(layer: &NodeLayer, pools: &[Arc<OwnedPool>], selector: &PoolSelector) -> Vec<PoolId> {
+    let found = pools.iter().filter(|pool| match selector {
         PoolSelector::Id(id) => pool.id() == *id,
         PoolSelector::Path(path) => std::path::Path::new(&pool.location()) == path,
+        PoolSelector::Name(name) => named_pool::has_name(&layer.pools, pool, name),
     });
-    found
-        .map(|pool| pool.id())
-        .ok_or_else(|| RequestError::exhausted("parameters.pool", format!("node `{}` has no such pool", layer.node.as_str())))
+    found.map(|pool| pool.id()).collect()
 }
 
 /// The pool with the most room; none of those that do not say what they have.
@@ -268,7 +275,7 @@ fn roomiest<'a>(layer: &NodeLayer, pools: impl Iterator<Item = &'a Arc<OwnedPool
 
 /// What new volumes may take of a pool, in bytes; `None` when it does not answer.
 pub(super) fn available(layer: &NodeLayer, pool: &OwnedPool) -> Option<u64> {
-    match pool.available_bytes() {
+    match pool.room_for_volumes() {
         Ok(available) => Some(available),
         Err(error) => {
             tracing::warn!(pool = %pool.id(), %error, "a pool does not say what room it has");

@@ -1,8 +1,10 @@
-//! What the services of a node say while one of its pools has failed.
+//! Placement, and what the services of a node say while one of its pools has failed.
 
 use std::sync::Arc;
 
 use csi_proto::csi::v1 as proto;
+use csi_proto::windlass::v1 as windlass;
+use csi_proto::windlass::v1::pools_server::Pools;
 use proto::controller_server::Controller;
 use proto::identity_server::Identity;
 use proto::node_server::Node;
@@ -10,12 +12,20 @@ use proto::volume_capability::access_mode::Mode;
 use proto::volume_capability::{AccessMode, AccessType, BlockVolume};
 use tonic::{Code, Request};
 
+use crate::csi::pools_service::PoolsService;
 use crate::csi::{NodeLayer, NodeName, NodeOptions};
 use crate::mount::memory::MemoryMounter;
 use crate::mount::path::Root;
+use crate::pool::memory::MemoryPool;
 use crate::pool::set::PoolSet;
 use crate::pool::set::tests::{Disk, start, wait_for};
 use crate::types::VolumeHandle;
+
+const GIB: i64 = 1 << 30;
+
+fn map(pairs: &[(&str, &str)]) -> std::collections::HashMap<String, String> {
+    pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
 
 struct World {
     layer: NodeLayer,
@@ -37,15 +47,20 @@ impl World {
     }
 
     async fn create(&self, name: &str) -> Result<VolumeHandle, Code> {
+        self.create_with(name, 1 << 20, &[]).await
+    }
+
+    async fn create_with(&self, name: &str, bytes: i64, parameters: &[(&str, &str)]) -> Result<VolumeHandle, Code> {
         let capability = proto::VolumeCapability {
             access_type: Some(AccessType::Block(BlockVolume {})),
             access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
         };
-        let range = proto::CapacityRange { required_bytes: 1 << 20, limit_bytes: 0 };
+        let range = proto::CapacityRange { required_bytes: bytes, limit_bytes: 0 };
         let request = proto::CreateVolumeRequest {
             name: name.to_owned(),
             capacity_range: Some(range),
             volume_capabilities: vec![capability],
+            parameters: map(parameters),
             ..Default::default()
         };
         let answer = self.layer.create_volume(Request::new(request)).await.map_err(|status| status.code())?;
@@ -58,8 +73,36 @@ impl World {
     }
 
     async fn capacity(&self) -> i64 {
-        let answer = self.layer.get_capacity(Request::new(proto::GetCapacityRequest::default())).await;
-        answer.unwrap().into_inner().available_capacity
+        self.capacity_with(&[]).await
+    }
+
+    async fn capacity_with(&self, parameters: &[(&str, &str)]) -> i64 {
+        let request = proto::GetCapacityRequest { parameters: map(parameters), ..Default::default() };
+        self.layer.get_capacity(Request::new(request)).await.unwrap().into_inner().available_capacity
+    }
+
+    async fn expand(&self, volume: VolumeHandle, bytes: i64) -> Result<i64, Code> {
+        let capacity_range = Some(proto::CapacityRange { required_bytes: bytes, limit_bytes: 0 });
+        let request =
+            proto::ControllerExpandVolumeRequest { volume_id: volume.to_string(), capacity_range, ..Default::default() };
+        let answer = self.layer.controller_expand_volume(Request::new(request)).await.map_err(|status| status.code())?;
+        Ok(answer.into_inner().capacity_bytes)
+    }
+
+    /// The service that people ask.
+    fn pools(&self) -> PoolsService {
+        PoolsService::new(self.set.clone())
+    }
+
+    async fn rename(&self, pool: &str, name: &str) -> Result<(), Code> {
+        let request =
+            windlass::SetPoolPropertiesRequest { pool_id: pool.to_owned(), name: Some(name.to_owned()), ..Default::default() };
+        self.pools().set_pool_properties(Request::new(request)).await.map(drop).map_err(|status| status.code())
+    }
+
+    async fn set_ratio(&self, ratio: &str) -> Result<(), Code> {
+        let request = windlass::SetPoolPropertiesRequest { overprovision_ratio: Some(ratio.to_owned()), ..Default::default() };
+        self.pools().set_pool_properties(Request::new(request)).await.map(drop).map_err(|status| status.code())
     }
 
     async fn pool_keys(&self) -> usize {
@@ -120,5 +163,83 @@ async fn a_node_without_an_open_pool_says_why_it_is_unhealthy() {
     wait_for(&world.set, "the pool is there", |set| set.pools().len() == 1);
     world.probe().await.unwrap();
     world.create("data").await.unwrap();
+    world.set.close();
+}
+
+#[tokio::test]
+async fn a_class_names_pools_and_the_roomiest_of_that_name_is_taken() {
+    let of = |name, gib: u64| Disk::of(name, MemoryPool::with_capacity(gib << 30));
+    let (small, large, other) = (of("small", 8), of("large", 16), of("other", 64));
+    let world = World::new(&[small.clone(), large.clone(), other.clone()]);
+    let fast = [("pool", "fast")];
+    assert_eq!(world.create_with("none", GIB, &fast).await, Err(Code::ResourceExhausted), "another node may have one");
+    assert_eq!(world.capacity_with(&fast).await, 0);
+    for disk in [&small, &large] {
+        world.rename(&disk.id().to_string(), "fast").await.unwrap();
+    }
+    assert_eq!(world.create_with("fast", GIB, &fast).await.unwrap().pool, large.id());
+    let label = other.id().label();
+    assert_eq!(world.create_with("by-id", GIB, &[("pool", &label)]).await.unwrap().pool, other.id());
+    assert_eq!(world.create_with("default", GIB, &[("pool", "default")]).await.unwrap().pool, other.id());
+    let both = world.capacity_with(&fast).await;
+    assert!(both > 16 * GIB && both < world.capacity().await, "{both}");
+    assert_eq!(world.rename("fast", "faster").await, Err(Code::InvalidArgument), "two pools have that name");
+    assert_eq!(world.rename("slow", "fast").await, Err(Code::NotFound));
+    assert_eq!(world.rename("default", "Not a name").await, Err(Code::InvalidArgument));
+    // A name of another time is answered as before: the class is what is compared, not what the pool is called now.
+    world.rename(&large.id().to_string(), "slow").await.unwrap();
+    assert_eq!(world.create_with("fast", GIB, &fast).await.unwrap().pool, large.id());
+    world.set.close();
+}
+
+#[tokio::test]
+async fn a_pool_promises_no_more_than_its_ratio_times_its_size() {
+    let world = World::new(&[Disk::of("two", MemoryPool::with_capacity(2 << 30))]);
+    world.set_ratio("2").await.unwrap();
+    assert_eq!(world.set_ratio("0.5").await, Err(Code::InvalidArgument));
+    let mut made = Vec::new();
+    for number in 0..12 {
+        match world.create_with(&format!("volume-{number}"), 2 * GIB, &[]).await {
+            Ok(volume) => made.push(volume),
+            Err(code) => assert_eq!(code, Code::ResourceExhausted),
+        }
+    }
+    assert_eq!(made.len(), 2);
+    assert_eq!(world.capacity().await, 0);
+    // What was promised is kept, and answered again.
+    assert_eq!(world.create_with("volume-0", 2 * GIB, &[]).await, Ok(made[0]));
+    world.delete(made[1]).await.unwrap();
+    assert!((1..=2 * GIB).contains(&world.capacity().await));
+    let small = world.create_with("small", GIB, &[]).await.unwrap();
+    assert_eq!(world.expand(small, 2 * GIB).await, Ok(2 * GIB));
+    world.delete(made[0]).await.unwrap();
+    let other = world.create_with("other", 3 * GIB / 2, &[]).await.unwrap();
+    assert_eq!(world.create_with("third", GIB, &[]).await, Err(Code::ResourceExhausted));
+    world.set_ratio("1").await.unwrap();
+    assert_eq!(world.expand(other, 2 * GIB).await, Err(Code::ResourceExhausted), "it may be raised again");
+    world.set_ratio("3").await.unwrap();
+    assert_eq!(world.expand(other, 2 * GIB).await, Ok(2 * GIB));
+    assert_eq!(
+        world.expand(other, 3 * GIB).await,
+        Err(Code::OutOfRange),
+        "the whole pool is smaller, and a volume does not move"
+    );
+    world.set.close();
+}
+
+#[tokio::test]
+async fn what_another_pool_can_do_is_asked_of_that_pool() {
+    let roomy = Disk::of("roomy", MemoryPool::with_capacity(64 << 30).without_checksums());
+    let able = Disk::new("able");
+    let world = World::new(&[roomy.clone(), able.clone()]);
+    let checksum = [("checksum", "true")];
+    assert_eq!(world.create_with("plain", GIB, &[]).await.unwrap().pool, roomy.id());
+    assert_eq!(world.create_with("checked", GIB, &checksum).await.unwrap().pool, able.id());
+    assert!(world.capacity_with(&checksum).await <= 8 * GIB);
+    able.die();
+    world.set.suspect(able.id());
+    wait_for(&world.set, "the pool has failed", |set| set.pools().len() == 1);
+    assert_eq!(world.create_with("another", GIB, &checksum).await, Err(Code::ResourceExhausted), "another node may have one");
+    assert_eq!(world.capacity_with(&checksum).await, 0);
     world.set.close();
 }

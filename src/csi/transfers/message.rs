@@ -5,10 +5,11 @@ use std::sync::Arc;
 use csi_proto::windlass::v1 as windlass;
 use tonic::Status;
 
+use crate::csi::node_layer::detached;
+use crate::csi::{self, named_pool};
 use crate::pool::owned::OwnedPool;
-use crate::pool::set::{Absent, Member};
 use crate::repository::{self, Environment, Location, Password, Repository};
-use crate::types::{PoolId, SnapshotHandle};
+use crate::types::SnapshotHandle;
 
 use super::Transfers;
 use super::status;
@@ -44,22 +45,8 @@ pub(super) fn snapshot(transfers: &Transfers, text: &str) -> Result<(Arc<OwnedPo
 ///
 /// # Errors
 /// NOT_FOUND; INVALID_ARGUMENT when none is named and there are several; UNAVAILABLE for one that has failed.
-pub(super) fn pool(transfers: &Transfers, text: &str) -> Result<Arc<OwnedPool>, Status> {
-    let named = match (text, transfers.pools.members().as_slice()) {
-        ("", [Member::Open(pool)]) => return Ok(Arc::clone(pool)),
-        ("", [Member::Failed(failed)]) => return Err(Status::unavailable(format!("pool_id: {failed}"))),
-        ("", _) => {
-            let ids: Vec<_> = transfers.pools.known_ids().iter().map(ToString::to_string).collect();
-            let ids = ids.join(", ");
-            return Err(Status::invalid_argument(format!("pool_id: this node has several pools, name one of {ids}")));
-        }
-        (text, _) => text.parse::<PoolId>().ok().map(|id| transfers.pools.get(id)),
-    };
-    match named {
-        Some(Ok(pool)) => Ok(pool),
-        Some(Err(absent @ Absent::Failed(_))) => Err(Status::unavailable(format!("pool_id: {absent}"))),
-        Some(Err(Absent::Elsewhere { .. })) | None => {
-            Err(Status::not_found(format!("pool_id: there is no pool {text} on this node")))
-        }
-    }
+pub(super) async fn pool(transfers: &Transfers, text: &str) -> Result<Arc<OwnedPool>, Status> {
+    let (pools, text) = (transfers.pools.clone(), text.to_owned());
+    let found = detached(move || Ok(named_pool::find(&pools, "pool_id", &text)?));
+    found.await.map_err(csi::status::read)
 }

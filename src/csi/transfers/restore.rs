@@ -35,7 +35,7 @@ use super::{Transfers, export, message, status};
 /// # Errors
 /// The status of whatever is wrong with the request.
 pub(super) async fn start(transfers: &Transfers, request: windlass::StartRestoreRequest) -> Result<String, Status> {
-    let pool = message::pool(transfers, &request.pool_id)?;
+    let pool = message::pool(transfers, &request.pool_id).await?;
     let budget = export::budget(request.workers, request.memory_bytes)?;
     let name = ObjectName::try_from(request.volume_name.clone())
         .map_err(|error| Status::invalid_argument(format!("volume_name: {error}")))?;

@@ -1,6 +1,6 @@
 //! Parameters of StorageClasses and VolumeSnapshotClasses.
 //!
-//! Known are `pool` (a pool's id or its path), `checksum` (`true` or `false`) and `deltaAnchors` (how many deleted snapshots of a
+//! Known are `pool` (a pool's name, its id or its path), `checksum` (`true` or `false`) and `deltaAnchors` (how many deleted snapshots of a
 //! volume are kept to tell what changed since them). Everything that begins with
 //! `csi.storage.k8s.io/` belongs to the sidecars and is let through, `fstype` among it, which is understood. Any other key is
 //! refused: a misspelt parameter that is ignored is found out too late.
@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use crate::csi::error::RequestError;
 use crate::pool::DataChecksum;
+use crate::pool::properties::{PoolName, PoolNameError};
 use crate::pool::record::AnchorLimit;
 use crate::types::{FsType, PoolId};
 
@@ -25,6 +26,8 @@ pub enum PoolSelector {
     Id(PoolId),
     /// The pool at this path.
     Path(PathBuf),
+    /// Any pool of this name.
+    Name(PoolName),
 }
 
 /// Checked parameters of a volume.
@@ -47,7 +50,13 @@ fn pool(value: &str) -> Result<PoolSelector, RequestError> {
     if value.starts_with('/') && !value.contains('\0') {
         return Ok(PoolSelector::Path(PathBuf::from(value)));
     }
-    Err(RequestError::invalid("parameters.pool", "must be the id of a pool or its absolute path"))
+    let name = value.parse().map_err(|error: PoolNameError| {
+        RequestError::invalid(
+            "parameters.pool",
+            format!("must be the name of a pool, its id or its absolute path; a name {error}"),
+        )
+    })?;
+    Ok(PoolSelector::Name(name))
 }
 
 /// The parameters of a volume.
@@ -127,6 +136,7 @@ mod tests {
         assert_eq!(checked.fs_type, Some(FsType::Xfs));
         assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["checksum", "deltaAnchors", "pool"]);
         assert_eq!(check(&[("pool", &id.to_string())]).unwrap().pool, Some(PoolSelector::Id(id)));
+        assert_eq!(check(&[("pool", "fast")]).unwrap().pool, Some(PoolSelector::Name("fast".parse().unwrap())));
         assert_eq!(check(&[("pool", "/data")]).unwrap().pool, Some(PoolSelector::Path("/data".into())));
     }
 
@@ -134,7 +144,8 @@ mod tests {
     fn unknown_keys_and_bad_values_are_refused_by_name() {
         for (key, value) in [
             ("Pool", "x"),
-            ("pool", "x"),
+            ("pool", "Fast"),
+            ("pool", "x y"),
             ("pool", ""),
             ("checksum", "yes"),
             ("deltaAnchors", "33"),

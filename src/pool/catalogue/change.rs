@@ -1,19 +1,41 @@
 //! The writes of one transaction.
 
+use std::collections::BTreeMap;
+
 use redb::{ReadableTable, WriteTransaction};
 
 use super::room::{Need, Room};
 use super::tables::{
-    ANCHORS, EXPORTS, INTENTS, META, NAMES, PUBLICATIONS, Records, SNAPSHOTS, VOLUMES, all, anchor_key, encode, export_key,
-    failed, get, name_key, with_prefix,
+    self, ANCHORS, EXPORTS, INTENTS, META, NAMES, PROPERTIES, PUBLICATIONS, Records, SNAPSHOTS, VOLUMES, all, anchor_key, encode,
+    export_key, failed, get, name_key, with_prefix,
 };
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
+use crate::pool::properties::PoolProperties;
 use crate::pool::record::{Anchor, AnchorLimit, Consumer, ExportRecord, Publication, Snapshot, Volume};
 use crate::types::{ObjectName, SnapshotId, VolumeId};
 
 /// Key of the counter of intents.
 pub(super) const NEXT_INTENT: &str = "next_intent";
+
+/// The sizes promised to volumes that exist or are under way. One that is being grown counts with the size it will have.
+pub(super) fn promised<'a>(volumes: &[Volume], intents: impl Iterator<Item = &'a Intent>) -> u64 {
+    let mut sizes: BTreeMap<VolumeId, u64> = volumes.iter().map(|volume| (volume.id, volume.size.bytes())).collect();
+    for intent in intents {
+        let (id, size) = match intent {
+            Intent::CreateVolume { volume, .. } | Intent::Restore { volume } => (volume.id, volume.size),
+            Intent::Grow { volume, size } if sizes.contains_key(volume) => (*volume, *size),
+            // What is being deleted is promised to nobody.
+            Intent::Grow { .. }
+            | Intent::CreateSnapshots { .. }
+            | Intent::DeleteVolume { .. }
+            | Intent::DeleteSnapshot { .. } => continue,
+        };
+        let known = sizes.entry(id).or_default();
+        *known = size.bytes().max(*known);
+    }
+    sizes.values().fold(0, |sum, size| sum.saturating_add(*size))
+}
 
 /// What a change may do to the catalogue. Nothing is visible to others before the commit.
 pub struct Change<'a> {
@@ -39,6 +61,36 @@ impl<'a> Change<'a> {
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
         meta.insert("touched", "").map_err(failed)?;
         Ok(())
+    }
+
+    /// What was chosen for the pool, as this transaction sees it.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn properties(&mut self) -> Result<PoolProperties, PoolError> {
+        tables::properties(&self.transaction.open_table(META).map_err(failed)?)
+    }
+
+    /// Records what was chosen for the pool.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn set_properties(&mut self, properties: &PoolProperties) -> Result<(), PoolError> {
+        let text =
+            serde_json::to_string(properties).map_err(|error| PoolError::Catalogue(format!("encode a record: {error}")))?;
+        self.transaction.open_table(META).map_err(failed)?.insert(PROPERTIES, text.as_str()).map_err(failed)?;
+        self.spend(PROPERTIES.len() + text.len());
+        Ok(())
+    }
+
+    /// The sizes of all volumes, and of those that are being made, restored or grown, in bytes, as this transaction sees them.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn promised(&mut self) -> Result<u64, PoolError> {
+        let volumes: Vec<Volume> = all(&self.transaction.open_table(VOLUMES).map_err(failed)?)?;
+        let intents = tables::numbered(&self.transaction.open_table(INTENTS).map_err(failed)?)?;
+        Ok(promised(&volumes, intents.iter().map(|(_, intent)| intent)))
     }
 
     /// Writes a volume's record and claims its name.

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
+use crate::pool::properties::PoolProperties;
 use crate::types::{Object, ObjectName, SnapshotId, VolumeId};
 
 pub(super) type Records = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -26,6 +27,9 @@ pub(super) const THIN_OBJECTS: Records = TableDefinition::new("thin_objects");
 pub(super) const KEPT_MAPS: Records = TableDefinition::new("kept_maps");
 pub(super) const INTENTS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("intents");
 
+/// Key in `meta` of what was chosen for the pool, as JSON. Catalogues of the first versions lack it.
+pub(super) const PROPERTIES: &str = "properties";
+
 /// Value of `magic` in `meta`.
 pub(super) const MAGIC: &str = "windlass catalogue";
 
@@ -42,6 +46,14 @@ pub(super) fn failed(error: impl Into<redb::Error>) -> PoolError {
 pub(super) fn name_key(of: Records, name: &ObjectName) -> Vec<u8> {
     use redb::TableHandle;
     [of.name().as_bytes(), b"\0", name.as_str().as_bytes()].concat()
+}
+
+/// What was chosen for the pool.
+pub(super) fn properties(meta: &impl ReadableTable<&'static str, &'static str>) -> Result<PoolProperties, PoolError> {
+    match meta.get(PROPERTIES).map_err(failed)? {
+        Some(text) => decode(text.value().as_bytes()),
+        None => Ok(PoolProperties::default()),
+    }
 }
 
 /// The names in one of the two name spaces.

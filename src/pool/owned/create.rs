@@ -45,7 +45,9 @@ impl OwnedPool {
             self.pool.check_stall(&[source], FREEZE_DEADLINE)?;
         }
         let planned = Intent::CreateVolume { volume: volume.clone(), holds: devices.keys().copied().collect() };
+        let total = self.pool.usage()?.total;
         let intent = self.catalogue.commit("create_volume.intent", |change| {
+            self.check_promise(change, total, volume.size.bytes())?;
             self.pool.register(change, &[(Object::Volume(volume.id), volume.size)])?;
             change.add_intent(&planned)
         })?;

@@ -18,7 +18,7 @@ impl OwnedPool {
     /// volume is at least as large as that one left it.
     ///
     /// # Errors
-    /// [`PoolError::Missing`], [`PoolError::Size`] (it is larger than the limit, or no size lies in the range),
+    /// [`PoolError::Missing`], [`PoolError::Size`] (it is larger than the limit, no size lies in the range, or it is more than the pool has),
     /// [`PoolError::NoSpace`], [`PoolError::Busy`]; [`PoolError::Io`], [`PoolError::Catalogue`]: to be repeated.
     pub fn grow_volume(&self, id: VolumeId, capacity: CapacityRange) -> Result<Volume, PoolError> {
         self.settle();
@@ -34,11 +34,17 @@ impl OwnedPool {
         if size == volume.size && interrupted.is_empty() {
             return Ok(volume);
         }
-        self.check_fits(size)?;
+        self.check_working()?;
+        let total = self.pool.usage()?.total;
+        if size.bytes() > total {
+            // It will not go to another pool, so more room elsewhere is no hope.
+            return Err(PoolError::Size(format!("{} bytes are more than the whole pool of {total} bytes", size.bytes())));
+        }
         let intent = self.catalogue.commit("grow.intent", |change| {
             // Growths of this volume that failed earlier are superseded: the record has the size they came to, and this one
             // brings the device along.
             interrupted.iter().try_for_each(|&earlier| change.drop_intent(earlier))?;
+            self.check_promise(change, total, size.bytes() - volume.size.bytes())?;
             change.add_intent(&Intent::Grow { volume: id, size })
         })?;
         if let Err(error) = act("grow", || self.pool.grow(id, size)) {

@@ -86,7 +86,9 @@ impl OwnedPool {
         }
         let volume = volume?;
         let intent = Intent::Restore { volume: volume.clone() };
+        let total = self.pool.usage()?.total;
         let intent = self.catalogue.commit("begin_restore.intent", |change| {
+            self.check_promise(change, total, volume.size.bytes())?;
             self.pool.register(change, &[(Object::Volume(id), volume.size)])?;
             change.add_intent(&intent)
         })?;

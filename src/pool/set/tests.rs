@@ -37,9 +37,13 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn new(name: &'static str) -> Self {
+        Self::of(name, MemoryPool::with_capacity(8 << 30))
+    }
+
+    pub(crate) fn of(name: &'static str, pool: MemoryPool) -> Self {
         Self {
             name,
-            pool: Arc::new(MemoryPool::with_capacity(8 << 30)),
+            pool: Arc::new(pool),
             catalogue: Catalogue::in_memory().unwrap(),
             failures: Arc::default(),
             opened: Arc::default(),

@@ -45,7 +45,7 @@ mod thin_devices;
 mod tools;
 mod usage;
 
-pub use open::{create_pool, open_pool};
+pub use open::{create_pool, create_pool_with, open_pool};
 pub use pool::ThinPool;
 pub use repair::{History, RepairOutcome, RepairReport, repair};
 pub(super) use take_down::remove_device;

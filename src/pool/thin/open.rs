@@ -53,6 +53,7 @@ use crate::dm::node::DIRECTORY;
 use crate::failpoint;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::owned::OwnedPool;
+use crate::pool::properties::PoolProperties;
 use crate::pool::{PoolError, Quiesce};
 use crate::types::{ByteRange, LogicalBlockSize, PoolId};
 
@@ -121,12 +122,20 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
 /// [`PoolError::Owned`]; [`PoolError::Unsupported`] without device-mapper; [`PoolError::NoSpace`] when it is too small;
 /// [`PoolError::Io`].
 pub fn create_pool(options: &CreateOptions) -> Result<PoolId, PoolError> {
+    create_pool_with(options, &PoolProperties::default())
+}
+
+/// Makes a new pool with these properties, as for [`create_pool`].
+///
+/// # Errors
+/// As for [`create_pool`].
+pub fn create_pool_with(options: &CreateOptions, properties: &PoolProperties) -> Result<PoolId, PoolError> {
     let dm = device_mapper()?;
     take_down_given_up(&options.devices.all(), options.given_up_pool)?;
     let mut devices = format::begin(options)?;
     let id = devices.pool();
     let stack = Stack::new(Arc::clone(&dm), Arc::new(nodes()?), Names::new(id));
-    let made = fill(&dm, &stack, &mut devices).and_then(|()| {
+    let made = fill(&dm, &stack, &mut devices, properties).and_then(|()| {
         failpoint::hit("thin.create.before_ready");
         set_state(&mut devices, State::Ready)
     });
@@ -138,10 +147,11 @@ pub fn create_pool(options: &CreateOptions) -> Result<PoolId, PoolError> {
 }
 
 /// Everything between the two states of the labels.
-fn fill(dm: &DeviceMapper, stack: &Stack, devices: &mut PoolDevices) -> Result<(), PoolError> {
+fn fill(dm: &DeviceMapper, stack: &Stack, devices: &mut PoolDevices, properties: &PoolProperties) -> Result<(), PoolError> {
     let path = devices.metadata().path().to_owned();
     let place = path.display().to_string();
     let catalogue = Catalogue::create_device(lock(stack, devices, &path)?, devices.pool())?;
+    catalogue.set_properties(properties)?;
     let places = growth::places(devices)?;
     stack.activate_metadata(&places)?;
     wipe_superblock(stack)?;

@@ -1,0 +1,183 @@
+//! What an administrator chose for a pool: its name, and how much it may promise. Recorded in the pool's catalogue, so that it travels with
+//! the disk; a catalogue that says nothing has the defaults.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::PoolId;
+
+/// The name by which StorageClasses choose a pool. Many nodes' pools share one, and so may several of one node.
+///
+/// 1 to 63 lower-case letters, digits, `-` and `.`, that begin and end with a letter or digit, and that cannot be taken for the id of
+/// a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PoolName(String);
+
+/// A text that is no name of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must have 1 to 63 lower-case letters, digits, `-` or `.`, begin and end with a letter or digit, and not look like the id of a pool"
+)]
+pub struct PoolNameError;
+
+impl PoolName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for PoolName {
+    /// `default`: of a pool that was given no other.
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl FromStr for PoolName {
+    type Err = PoolNameError;
+
+    fn from_str(text: &str) -> Result<Self, PoolNameError> {
+        let outer = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+        let bytes = text.as_bytes();
+        let is_name = bytes.len() <= 63 && bytes.iter().copied().all(inner) && outer(bytes.first()) && outer(bytes.last());
+        let is_id = PoolId::from_label(text).is_some() || text.parse::<PoolId>().is_ok();
+        if is_name && !is_id { Ok(Self(text.to_owned())) } else { Err(PoolNameError) }
+    }
+}
+
+impl TryFrom<String> for PoolName {
+    type Error = PoolNameError;
+
+    fn try_from(text: String) -> Result<Self, PoolNameError> {
+        text.parse()
+    }
+}
+
+impl From<PoolName> for String {
+    fn from(name: PoolName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for PoolName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// By how much the sizes promised to volumes may exceed the size of the pool: from 1 (every volume can be filled) to 1000, in hundredths.
+///
+/// Volumes, copies among them, count with the sizes that their users see, whatever they take. Snapshots do not count: they take nothing
+/// until their volume is overwritten, and what that takes is limited by what is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct OverprovisionRatio {
+    hundredths: u32,
+}
+
+/// A text that is no ratio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a number from 1 to 1000 with at most two digits after the point")]
+pub struct OverprovisionRatioError;
+
+impl OverprovisionRatio {
+    /// The most that a pool of `total` bytes may promise, in bytes.
+    pub fn limit(self, total: u64) -> u64 {
+        u64::try_from(u128::from(total) * u128::from(self.hundredths) / 100).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for OverprovisionRatio {
+    /// Ten. Volumes are mostly empty at first, and copies made for tests and restores promise the whole size of their source and take
+    /// almost nothing: a ratio near 1 refuses them in a pool that is almost empty. Without any limit a scheduler goes on
+    /// choosing the pool until it is full of other people's promises. A pool whose promises must hold says 1.
+    fn default() -> Self {
+        Self { hundredths: 1000 }
+    }
+}
+
+impl FromStr for OverprovisionRatio {
+    type Err = OverprovisionRatioError;
+
+    fn from_str(text: &str) -> Result<Self, OverprovisionRatioError> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str, most: usize| (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole, 4) || !digits(fraction, 2) {
+            return Err(OverprovisionRatioError);
+        }
+        let hundredths: u32 = format!("{whole}{fraction:0<2}").parse().map_err(|_| OverprovisionRatioError)?;
+        if (100..=100_000).contains(&hundredths) { Ok(Self { hundredths }) } else { Err(OverprovisionRatioError) }
+    }
+}
+
+impl TryFrom<String> for OverprovisionRatio {
+    type Error = OverprovisionRatioError;
+
+    fn try_from(text: String) -> Result<Self, OverprovisionRatioError> {
+        text.parse()
+    }
+}
+
+impl From<OverprovisionRatio> for String {
+    fn from(ratio: OverprovisionRatio) -> Self {
+        ratio.to_string()
+    }
+}
+
+impl fmt::Display for OverprovisionRatio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, fraction) = (self.hundredths / 100, self.hundredths % 100);
+        match fraction {
+            0 => write!(f, "{whole}"),
+            fraction if fraction % 10 == 0 => write!(f, "{whole}.{}", fraction / 10),
+            fraction => write!(f, "{whole}.{fraction:02}"),
+        }
+    }
+}
+
+/// What was chosen for a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PoolProperties {
+    /// Its name.
+    #[serde(default)]
+    pub name: PoolName,
+    /// How much it may promise.
+    #[serde(default)]
+    pub overprovision_ratio: OverprovisionRatio,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_label_that_is_no_id() {
+        for name in ["default", "fast", "nvme-2.raid", "a", &"a".repeat(63)] {
+            assert_eq!(name.parse::<PoolName>().unwrap().as_str(), name);
+        }
+        let id = PoolId::from_bytes([7; 16]);
+        let (label, text) = (id.label(), id.to_string());
+        for bad in ["", "-a", "a-", "Fast", "a b", "/a", "ä", &"a".repeat(64), &label, &text] {
+            assert_eq!(bad.parse::<PoolName>(), Err(PoolNameError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_read_back_as_it_was_written_and_multiplies() {
+        for (text, total, limit) in [("1", 100, 100), ("1.5", 100, 150), ("2.05", 100, 205), ("1000", 1 << 40, 1000 << 40)] {
+            let ratio: OverprovisionRatio = text.parse().unwrap();
+            assert_eq!((ratio.to_string().as_str(), ratio.limit(total)), (text, limit));
+            assert_eq!(serde_json::from_str::<OverprovisionRatio>(&serde_json::to_string(&ratio).unwrap()).unwrap(), ratio);
+        }
+        assert_eq!("1.50".parse::<OverprovisionRatio>().unwrap().to_string(), "1.5");
+        assert_eq!(OverprovisionRatio::default().limit(u64::MAX), u64::MAX);
+        for bad in ["", "0", "0.99", "1.", ".5", "1.234", "-2", "+2", "1e3", "1000.01", "10000", "unlimited", "2,5"] {
+            assert_eq!(bad.parse::<OverprovisionRatio>(), Err(OverprovisionRatioError), "{bad}");
+        }
+    }
+}
