@@ -1,4 +1,4 @@
-//! Memory that direct I/O accepts, and memory that is there before it is needed.
+//! Memory that direct I/O accepts, memory that is there before it is needed, and memory that is gone after.
 
 use std::fmt;
 use std::hint::black_box;
@@ -76,6 +76,29 @@ fn populate(memory: &mut [u8]) {
     // One byte of each page is written, with the value that it has.
     for byte in memory.iter_mut().step_by(ALIGNMENT) {
         *black_box(byte) = 0;
+    }
+}
+
+/// From how many bytes on what is allocated is a mapping of its own, which goes back to the system when it is freed.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES: libc::c_int = 128 << 10;
+/// How many freed bytes at the end of a heap are kept for the next.
+#[cfg(target_env = "gnu")]
+const KEPT_BYTES: libc::c_int = 64 << 10;
+
+/// Has this process give freed memory back to the system. To be called once, at its start.
+///
+/// Left to itself glibc raises its own threshold for mappings up to 32 MiB, to the size of whatever such mapping is freed. From then on
+/// the packs and batches of transfers come out of heaps, of which each thread may have one, and stay in there: a process that lives on
+/// grows to a multiple of what any one transfer takes. A threshold that is set stays as it is. Other C libraries do no such thing.
+pub fn give_freed_memory_back() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in [(libc::M_MMAP_THRESHOLD, MAPPED_BYTES), (libc::M_TRIM_THRESHOLD, KEPT_BYTES)] {
+        // SAFETY: two numbers are passed; they change where memory comes from that is allocated later, not whether it is valid, and
+        // glibc takes its own lock for it.
+        let is_taken = unsafe { libc::mallopt(parameter, value) };
+        // A refusal costs memory, and nothing else.
+        black_box(is_taken);
     }
 }
 

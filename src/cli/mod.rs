@@ -36,6 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
+use crate::block::buffer::give_freed_memory_back;
 use crate::telemetry::{self, LogFormat};
 
 use exit::{CliError, Exit};
@@ -92,6 +93,8 @@ impl Command {
 
 /// Parses the command line of this process and does what it says.
 pub fn run() -> ExitCode {
+    // Before any thread is there that allocates.
+    give_freed_memory_back();
     let format = requested_format(std::env::args());
     let parsed = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {

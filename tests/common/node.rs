@@ -121,6 +121,16 @@ impl Node {
         assert!(status.success(), "the node stopped with {status}\n{}", self.log_end());
     }
 
+    /// Its resident memory in bytes: now, and the most that it ever was.
+    pub fn resident_bytes(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+        };
+        (kib("VmRSS:"), kib("VmHWM:"))
+    }
+
     /// The last lines of its log.
     pub fn log_end(&self) -> String {
         log_end(&self.options.log)
