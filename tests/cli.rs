@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "called by tests only")]
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -78,6 +80,87 @@ fn errors_are_json_when_json_is_asked_for() {
     let (code, _, err) = run(&["volume", "bogus", "--output=json"]);
     let error: serde_json::Value = serde_json::from_str(&err).unwrap();
     assert_eq!((code, error["error"]["exit_code"].as_i64()), (2, Some(2)));
+}
+
+/// A name that is no UTF-8.
+fn no_text() -> &'static OsStr {
+    OsStr::from_bytes(b"caf\xe9")
+}
+
+#[test]
+fn an_argument_that_has_to_be_text_and_is_not_is_a_wrong_command_line() {
+    for arguments in [
+        &[][..],
+        &["bogus"],
+        &["volume", "create", "--size", "1GiB"],
+        &["volume", "create", "x", "--size"],
+        &["volume", "list", "--endpoint"],
+        &["snapshot", "delete"],
+        &["snapshot", "create", "x", "--volume"],
+        &["export", "x", "--tag", "a", "--repository"],
+        &["restore", "--file", "/nonexistent/x", "--repository", "/nonexistent", "--path"],
+        &["repository", "check", "--repository"],
+        &["node", "--standalone", "--pool", "/nonexistent", "--node-id"],
+        &["--output"],
+        &["--log-format"],
+    ] {
+        for asked in [Format::Text, Format::Json] {
+            let mut command = windlass(asked.arguments());
+            let output = command.args(arguments).arg(no_text()).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?} {asked:?}: {error}");
+            assert!(output.stdout.is_empty() && !error.contains("panicked"), "{arguments:?}: {error}");
+            if asked == Format::Json {
+                let error: serde_json::Value =
+                    serde_json::from_str(&error).unwrap_or_else(|bad| panic!("{arguments:?}: {bad}: {error}"));
+                assert_eq!(error["error"]["exit_code"], 2);
+            }
+        }
+    }
+}
+
+/// How errors are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl Format {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Text => &[],
+            Self::Json => &["--output=json"],
+        }
+    }
+}
+
+#[test]
+fn a_path_is_the_bytes_that_were_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let (place, password) = (folder.path().join("repository"), folder.path().join(no_text()));
+    std::fs::write(&password, "geheim\n").unwrap();
+    let place = place.to_str().unwrap();
+    let made = windlass(&["repository", "init", "--repository", place, "--password-file"]).arg(&password).output().unwrap();
+    assert_eq!(code(&made), 0, "{}", String::from_utf8_lossy(&made.stderr));
+    // That nothing of that name is there is found out, and told.
+    let missing = folder.path().join(OsString::from_iter([no_text(), OsStr::new("-gone")]));
+    let refused = windlass(&["repository", "init", "--repository", place, "--password-file"]).arg(&missing).output().unwrap();
+    assert_eq!(code(&refused), 3);
+    let target = folder.path().join("target");
+    std::fs::create_dir(&target).unwrap();
+    for format in ["text", "json"] {
+        let arguments = ["restore", "--repository", place, "--output", format, "--password-file"];
+        let restored = windlass(&arguments).arg(&password).arg("--file").arg(target.join(no_text())).output().unwrap();
+        assert_eq!(code(&restored), 3, "{}", String::from_utf8_lossy(&restored.stderr));
+        assert!(restored.stdout.is_empty());
+    }
+    assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+    let taken = target.join(no_text());
+    std::fs::write(&taken, "mine").unwrap();
+    let mut again = windlass(&["restore", "--repository", place, "--password-file"]);
+    let refused = again.arg(&password).arg("--file").arg(&taken).output().unwrap();
+    assert_eq!(code(&refused), 4, "what is there was not found by its name");
 }
 
 #[test]

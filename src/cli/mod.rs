@@ -5,7 +5,8 @@
 //! * exit codes as in [`exit::EXIT_CODES`];
 //! * SIGINT, SIGTERM and the end of the terminal end it with 130, after whatever it had begun was cancelled or undone. What a node was asked to do
 //!   before runs on there, except transfers, which are cancelled;
-//! * passwords come from the environment or from files, never from the command line.
+//! * passwords come from the environment or from files, never from the command line;
+//! * a path is the bytes that were given; whatever has to be text and is not UTF-8 is a wrong command line.
 
 pub mod client;
 pub mod endpoint;
@@ -27,6 +28,7 @@ mod restore_file;
 mod snapshot;
 mod volume;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -95,7 +97,7 @@ impl Command {
 pub fn run() -> ExitCode {
     // Before any thread is there that allocates.
     give_freed_memory_back();
-    let format = requested_format(std::env::args());
+    let format = requested_format(std::env::args_os());
     let parsed = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
@@ -128,8 +130,8 @@ fn not_parsed(error: &clap::Error, format: Format) -> ExitCode {
 }
 
 /// The format that a command line asks for, as far as that can be told without parsing it.
-fn requested_format(arguments: impl Iterator<Item = String>) -> Format {
-    let arguments: Vec<String> = arguments.collect();
+fn requested_format(arguments: impl Iterator<Item = OsString>) -> Format {
+    let arguments: Vec<OsString> = arguments.collect();
     let json = arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
         || arguments.iter().any(|argument| argument == "--output=json");
     if json { Format::Json } else { Format::Text }
@@ -265,7 +267,7 @@ mod tests {
 
     #[test]
     fn errors_are_json_when_json_was_asked_for_before_parsing_failed() {
-        let format = |line: &str| requested_format(line.split_whitespace().map(str::to_owned));
+        let format = |line: &str| requested_format(line.split_whitespace().map(OsString::from));
         assert_eq!(format("windlass volume list --output json --bogus"), Format::Json);
         assert_eq!(format("windlass --output=json bogus"), Format::Json);
         assert_eq!(format("windlass bogus json"), Format::Text);

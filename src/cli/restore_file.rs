@@ -67,7 +67,7 @@ pub async fn run(
         Format::Json => print_json(&json!({
             "repository_snapshot": report.snapshot.to_string(),
             "file_in_repository": name,
-            "path": path,
+            "path": path.to_string_lossy(),
             "size_bytes": size,
             "data_bytes": report.written_bytes,
             "fetched_bytes": report.fetched_bytes,

@@ -131,7 +131,7 @@ pub async fn run(args: CreateArgs, format: Format) -> Result<(), CliError> {
         Format::Text => {
             print_text(&format!("made the pool {id}; serve it: windlass node --standalone --pool {}", path.display()))
         }
-        Format::Json => print_json(&json!({ "pool_id": id.to_string(), "path": path })),
+        Format::Json => print_json(&json!({ "pool_id": id.to_string(), "path": path.to_string_lossy() })),
     }
 }
 

@@ -98,7 +98,7 @@ fn carries(role: String, state: State) -> String {
 fn listed_json(device: &FoundDevice) -> serde_json::Value {
     let label = device.label.as_ref();
     json!({
-        "path": device.path,
+        "path": device.path.to_string_lossy(),
         "bytes": device.bytes,
         "pool_id": label.ok().map(|label| label.pool.to_string()),
         "role": label.ok().map(|label| label.role.name()),
@@ -213,7 +213,7 @@ fn describe(found: &Examined, device: &Path) -> String {
 fn to_json(found: &Examined) -> serde_json::Value {
     let devices = found.devices.iter().map(|device| {
         json!({
-            "path": device.path,
+            "path": device.path.to_string_lossy(),
             "bytes": device.bytes,
             "role": device.role.name(),
             "grown_bytes": device.grown_bytes,
