@@ -11,8 +11,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::GIB;
+use common::csi::{Source, Use};
 use common::fixture::{Bench, PoolFileSystem};
+use common::{GIB, MIB};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use root_support::Sandbox;
@@ -106,6 +107,32 @@ fn every_verb_works_against_a_node_and_its_exit_codes_tell_outcomes_apart() {
 #[test]
 fn a_second_node_is_refused_and_a_node_that_was_killed_can_start_again() {
     verbs::a_second_node_is_refused(PoolFileSystem::Xfs);
+}
+
+#[test]
+fn a_pool_image_can_be_let_go_of_when_its_node_has_ended() {
+    for file_system in PoolFileSystem::ALL {
+        let bench = Bench::with_pool(file_system, GIB);
+        let close = || {
+            let closed = windlass(&["pool", "close", "--image"]).arg(bench.image()).output().unwrap();
+            (closed.status.code(), String::from_utf8_lossy(&closed.stderr).into_owned())
+        };
+        let node = bench.start();
+        let volume = node.csi().make_volume("data", 64 * MIB, Use::Block, &Source::Blank);
+        assert_eq!(close().0, Some(4), "a node serves it");
+        node.stop();
+        assert_eq!(close(), (Some(0), String::new()));
+        assert_eq!(bench.attached(), Vec::<String>::new());
+        // Nothing is left to do, and nothing was lost.
+        assert_eq!(close().0, Some(0));
+        let node = bench.start();
+        assert_eq!(node.csi().volume_ids(), [volume]);
+        node.stop();
+        assert_eq!(close().0, Some(0));
+    }
+    let sandbox = Sandbox::new();
+    let none = windlass(&["pool", "close", "--image"]).arg(sandbox.path("none")).output().unwrap();
+    assert_eq!(none.status.code(), Some(3));
 }
 
 #[test]

@@ -272,4 +272,6 @@ mod tests {
         assert_eq!(format("windlass --output=json bogus"), Format::Json);
         assert_eq!(format("windlass bogus json"), Format::Text);
     }
+            "windlass pool close --image /srv/pool.img",
 }
+            "windlass pool close",

@@ -4,6 +4,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::block::loop_device::LoopError;
+use crate::mount::MountError;
 use crate::mount::image::{self, Grown, ImageError, ImageFileSystem};
 use crate::pool::owned::OwnedPool;
 use crate::pool::properties::PoolProperties;
@@ -165,6 +167,18 @@ pub fn grow_image(path: &Path, bytes: u64) -> Result<Grown, CliError> {
     image::grow(path, bytes).map_err(|error| image_error(what, error))
 }
 
+/// Unmounts and detaches the image of a pool, whatever of that is still to be done. Blocks.
+///
+/// # Errors
+/// [`Exit::Refused`] while a node serves it or something in it is in use; [`Exit::Usage`] when this is not root; [`Exit::NotFound`],
+/// [`Exit::Failed`].
+pub fn close_image(path: &Path) -> Result<(), CliError> {
+    let what = || format!("cannot close the pool image {}", path.display());
+    require_root(&what())?;
+    let image = image::open(path).map_err(|error| image_error(what(), error))?;
+    image.close().map_err(|error| image_error(what(), error))
+}
+
 /// Makes a thin pool on one block device or two. Blocks.
 ///
 /// # Errors
@@ -220,6 +234,9 @@ fn image_error(what: String, error: ImageError) -> CliError {
         ImageError::Attached { .. } => (Exit::Refused, None),
         ImageError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             (Exit::NotFound, Some("`windlass pool create` makes a pool, in a directory or an image file"))
+        }
+        ImageError::Mount(MountError::Busy(_)) | ImageError::Loop(LoopError::Busy(_)) => {
+            (Exit::Refused, Some("something in it is in use: unpublish and unstage its volumes first, then repeat the command"))
         }
         ImageError::Mount(_) | ImageError::Loop(_) | ImageError::Io { .. } => (Exit::Failed, None),
     };
