@@ -10,10 +10,11 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use common::csi::{Source, Use};
+use common::csi::{Source, Use, new_volume};
 use common::fixture::{Bench, PoolFileSystem};
-use common::{GIB, MIB};
+use common::{GIB, MIB, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use root_support::Sandbox;
@@ -133,6 +134,28 @@ fn a_pool_image_can_be_let_go_of_when_its_node_has_ended() {
     let sandbox = Sandbox::new();
     let none = windlass(&["pool", "close", "--image"]).arg(sandbox.path("none")).output().unwrap();
     assert_eq!(none.status.code(), Some(3));
+}
+
+#[test]
+fn a_node_with_work_that_hangs_ends_within_its_grace_and_lets_go_of_the_pool() {
+    let bench = Bench::with_pool(PoolFileSystem::Xfs, GIB);
+    let node = bench.start_armable();
+    bench.clear_trace();
+    node.csi().make_volume("first", 64 * MIB, Use::Block, &Source::Blank);
+    let point = bench.trace().into_iter().find(|name| name.ends_with(".before")).expect("a volume is made in steps");
+    bench.clear_trace();
+    bench.arm(&format!("hang:1:{point}"));
+    let csi = node.csi();
+    std::thread::spawn(move || csi.create_volume(new_volume("second", 64 * MIB, Use::Block, &Source::Blank)));
+    wait_for("the call to hang", Duration::from_secs(20), || bench.trace().contains(&point).then_some(()));
+    // Within less than the 30 s of the kubelet.
+    node.stop();
+    bench.disarm();
+    // What hung is undone or finished; the name can be used.
+    let node = bench.start_armable();
+    let volumes = node.csi().make_volume("second", 64 * MIB, Use::Block, &Source::Blank);
+    assert!(node.csi().volume_ids().contains(&volumes));
+    node.stop();
 }
 
 #[test]

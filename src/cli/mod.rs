@@ -32,13 +32,16 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use crate::block::buffer::give_freed_memory_back;
+use crate::csi::server::STOP_GRACE;
 use crate::telemetry::{self, LogFormat};
 
 use exit::{CliError, Exit};
@@ -144,15 +147,56 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::because(Exit::Failed, "cannot start", error))?;
-    runtime.block_on(async {
+    let is_node = matches!(cli.command, Command::Node(_));
+    let result = runtime.block_on(async {
         let interrupt = interrupt(&cli.command)?;
         dispatch(cli.command, cli.output, &interrupt).await
-    })
+    });
+    if is_node {
+        // What hangs there, in the kernel or in a program, must not keep the process and with it the pools. Other commands wait for what
+        // they began: it undoes what it must, and a person waits for it.
+        runtime.shutdown_timeout(BLOCKED_GRACE);
+    }
+    result
+}
+
+/// How long work on blocking threads may go on when everything else of a node has ended. What is cut then is recovered at the next start,
+/// as after a crash.
+const BLOCKED_GRACE: Duration = Duration::from_secs(3);
+/// How long a node may take to stop, without that: its calls' grace, and as long as blocked work to let go of the pools. In all
+/// that is 26 s; the kubelet kills after 30.
+const NODE_GRACE: Duration = STOP_GRACE.saturating_add(BLOCKED_GRACE);
+
+/// Waits for the end of a node; once `stop` is cancelled no longer than `grace`.
+async fn end_within(
+    grace: Duration,
+    mut node: JoinHandle<Result<(), CliError>>,
+    stop: &CancellationToken,
+) -> Result<(), CliError> {
+    let ended = tokio::select! {
+        ended = &mut node => Ok(ended),
+        () = stop.cancelled() => tokio::time::timeout(grace, node).await,
+    };
+    match ended {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => Err(CliError::because(Exit::Failed, "the node failed", error)),
+        // It was asked to stop, and does: that is no failure.
+        Err(_) => {
+            tracing::warn!(
+                seconds = grace.as_secs(),
+                "stopping with work under way that does not end; the next start recovers it"
+            );
+            Ok(())
+        }
+    }
 }
 
 async fn dispatch(command: Command, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     match command {
-        Command::Node(args) => node::run(args, interrupt).await,
+        Command::Node(args) => {
+            let stop = interrupt.clone();
+            end_within(NODE_GRACE, tokio::spawn(async move { node::run(args, &stop).await }), interrupt).await
+        }
         Command::Export(args) => export::run(args, format, interrupt).await,
         Command::Restore(args) => restore::run(args, format, interrupt).await,
         Command::Demo(args) => demo::run(args, format, interrupt).await,
@@ -196,6 +240,16 @@ async fn unless<T>(interrupt: &CancellationToken, work: impl Future<Output = Res
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_node_that_does_not_end_is_left_behind_after_its_grace() {
+        let stop = CancellationToken::new();
+        let hung = tokio::spawn(std::future::pending());
+        stop.cancel();
+        end_within(Duration::from_millis(20), hung, &stop).await.unwrap();
+        let failed = tokio::spawn(async { Err(CliError::new(Exit::Refused, "taken")) });
+        assert_eq!(end_within(NODE_GRACE, failed, &CancellationToken::new()).await.unwrap_err().exit(), Exit::Refused);
+    }
+
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())
     }
@@ -217,6 +271,7 @@ mod tests {
             "windlass pool import",
             "windlass pool import --device /dev/sdb",
             "windlass pool repair --device /dev/sdb",
+            "windlass pool close --image /srv/pool.img",
             "windlass pool status --endpoint unix:///run/a.sock --output json",
             "windlass volume create data --size 1GiB --fs-type xfs --parameter checksum=true",
             "windlass volume create data --from-snapshot s --block",
@@ -259,6 +314,7 @@ mod tests {
             "windlass pool create --metadata-device /dev/vg/m --data-device /dev/vg/d --metadata-size 1GiB",
             "windlass pool grow --image /srv/pool.img",
             "windlass pool repair",
+            "windlass pool close",
             "windlass export s --repository relative/path",
         ] {
             assert!(parse(line).is_err_and(|error| error.exit_code() == 2), "{line}");
@@ -272,6 +328,4 @@ mod tests {
         assert_eq!(format("windlass --output=json bogus"), Format::Json);
         assert_eq!(format("windlass bogus json"), Format::Text);
     }
-            "windlass pool close --image /srv/pool.img",
 }
-            "windlass pool close",

@@ -7,8 +7,8 @@
 //!
 //! Connections are never closed for being idle or old: sidecars hold one for their lifetime and exit when it drops. On a stop
 //! no new call is taken; calls that run may end within [`STOP_GRACE`], and as long is waited for a client that does not say whether it
-//! has any. Work on blocking threads outlives its call either way, and whatever a stop interrupts is recovered at the next start like
-//! after a crash.
+//! has any. Work on blocking threads outlives its call either way; the process gives it a few seconds more, and whatever a stop
+//! interrupts is recovered at the next start like after a crash.
 
 mod authority;
 mod calls;
