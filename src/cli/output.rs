@@ -73,6 +73,11 @@ impl Table {
     }
 }
 
+/// A number of things, of which `one` is the name: `1 snapshot`, `2 snapshots`.
+pub fn counted(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Names come from elsewhere: control characters (colour codes, line feeds) must not reach the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()

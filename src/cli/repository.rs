@@ -7,7 +7,7 @@ use crate::repository::check::{CheckReport, Depth};
 use crate::repository::{KdfCost, Repository, RepositoryError, StoredSnapshot};
 
 use super::exit::{CliError, Exit};
-use super::output::{Align, Format, Table, print_json, print_text};
+use super::output::{Align, Format, Table, counted, print_json, print_text};
 use super::progress::{Progress, Step, Unit};
 use super::repository_access::{RepositoryArgs, repository_error};
 use super::size::ByteSize;
@@ -155,21 +155,21 @@ pub async fn checked(repository: &Repository, depth: Depth, format: Format) -> R
 fn summary(report: &CheckReport) -> String {
     let mut lines: Vec<String> = report.errors.iter().map(|error| format!("error: {error}")).collect();
     lines.push(format!(
-        "{} snapshots, {} trees, {} of {} blobs in use, {} packs{}",
-        report.snapshots,
-        report.trees,
+        "{}, {}, {} of {} in use, {}{}",
+        counted(report.snapshots, "snapshot"),
+        counted(report.trees, "tree"),
         report.blobs_used,
-        report.blobs_indexed,
-        report.packs,
+        counted(report.blobs_indexed, "blob"),
+        counted(report.packs, "pack"),
         if report.bytes_read > 0 { format!(", {} read", ByteSize::new(report.bytes_read)) } else { String::new() },
     ));
     if report.packs_unindexed > 0 {
         lines.push(format!(
-            "{} packs are in no index: left by interrupted exports, harmless; `restic prune` removes them",
-            report.packs_unindexed
+            "{} in no index: left by interrupted exports, harmless; `restic prune` removes what is there",
+            counted(report.packs_unindexed, "pack")
         ));
     }
-    lines.push(if report.is_clean() { "no errors were found".to_owned() } else { format!("{} errors", report.errors.len()) });
+    lines.push(if report.is_clean() { "no errors were found".to_owned() } else { counted(report.errors.len() as u64, "error") });
     lines.join("\n")
 }
 
@@ -183,6 +183,6 @@ mod tests {
         assert!(summary(&report).ends_with("no errors were found"));
         report.errors.push("pack abc is missing".to_owned());
         assert!(summary(&report).starts_with("error: pack abc is missing\n"));
-        assert!(summary(&report).ends_with("1 errors"));
+        assert!(summary(&report).ends_with("\n1 error"));
     }
 }

@@ -16,7 +16,7 @@ use crate::pool::thin::label::State;
 
 use super::super::exit::{CliError, Exit};
 use super::super::open_pool;
-use super::super::output::{Align, Format, Table, print_json, print_text};
+use super::super::output::{Align, Format, Table, counted, print_json, print_text};
 use super::super::size::ByteSize;
 
 /// Arguments of `pool import`.
@@ -179,7 +179,8 @@ fn describe(found: &Examined, device: &Path) -> String {
     match &found.catalogue {
         Ok(catalogue) => {
             let counts = (catalogue.volumes.len(), catalogue.snapshots.len(), catalogue.anchors);
-            text.push_str(&format!("  {} volumes, {} snapshots, {} kept for changes\n", counts.0, counts.1, counts.2));
+            let (volumes, snapshots) = (counted(counts.0 as u64, "volume"), counted(counts.1 as u64, "snapshot"));
+            text.push_str(&format!("  {volumes}, {snapshots}, {} kept for changes\n", counts.2));
             let mut table =
                 Table::new(&[("KIND", Align::Left), ("NAME", Align::Left), ("SIZE", Align::Right), ("ID", Align::Left)]);
             for volume in &catalogue.volumes {

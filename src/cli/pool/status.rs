@@ -7,7 +7,7 @@ use serde_json::json;
 use super::super::client::Node;
 use super::super::endpoint::EndpointArgs;
 use super::super::exit::CliError;
-use super::super::output::{Align, Format, Table, print_json, print_text};
+use super::super::output::{Align, Format, Table, counted, print_json, print_text};
 use super::super::size::ByteSize;
 
 /// Arguments of `pool status`.
@@ -39,7 +39,7 @@ fn describe(pool: &windlass::PoolStatus) -> String {
     let available = pool.free_bytes.saturating_sub(pool.reserve_bytes);
     let place = if pool.path.is_empty() { String::new() } else { format!(" at {} ({})", pool.path, pool.filesystem) };
     let mut text = format!(
-        "pool {} `{}` {}{place}: {}\n  {} of {} available, {} kept free; {} volumes, {} snapshots; {} promised, at most {} times the size\n",
+        "pool {} `{}` {}{place}: {}\n  {} of {} available, {} kept free; {}, {}; {} promised, at most {} times the size\n",
         pool.pool_id,
         pool.name,
         pool.kind,
@@ -47,15 +47,16 @@ fn describe(pool: &windlass::PoolStatus) -> String {
         size(available),
         size(pool.total_bytes),
         size(pool.reserve_bytes),
-        pool.volume_count,
-        pool.snapshot_count,
+        counted(pool.volume_count, "volume"),
+        counted(pool.snapshot_count, "snapshot"),
         size(pool.promised_bytes),
         pool.overprovision_ratio,
     );
     let (anchors, held) = anchors(pool);
     if anchors > 0 {
+        let (kept, hold) = if anchors == 1 { ("snapshot is", "it holds") } else { ("snapshots are", "they hold") };
         text.push_str(&format!(
-            "  {anchors} deleted snapshots are kept as bases of increments: they hold {}, given up when space is short\n",
+            "  {anchors} deleted {kept} kept as bases of increments: {hold} {}, given up when space is short\n",
             size(held)
         ));
     }
