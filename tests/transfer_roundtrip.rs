@@ -115,6 +115,18 @@ async fn a_second_export_of_the_same_data_stores_nothing_but_the_snapshot() {
 }
 
 #[tokio::test]
+async fn no_more_is_new_than_was_read() {
+    let (_, repository) = in_memory().await;
+    let data = Volume::random(64 << 10, 5).bytes;
+    // A little in each chunk; the rest of it is not allocated.
+    let volume = (0..6).fold(Volume::empty(6 << 20), |volume, chunk: u8| {
+        volume.with(usize::from(chunk) << 20, 64 << 10, |at| data[at % (64 << 10)] ^ chunk)
+    });
+    let report = export_volume(&repository, &volume, ChunkSize::SMALL).await.unwrap();
+    assert_eq!((report.new_chunks, report.read_bytes, report.new_bytes), (6, 6 * (64 << 10), 6 * (64 << 10)));
+}
+
+#[tokio::test]
 async fn equal_chunks_of_a_volume_are_stored_once_and_restored_everywhere() {
     let (_, repository) = in_memory().await;
     let block = Volume::random(1 << 20, 11).bytes;

@@ -28,7 +28,7 @@ pub struct RestoreArgs {
     /// Snapshot in the repository: its id, the beginning of it, or `latest`
     #[arg(long, value_name = "ID", default_value = "latest")]
     snapshot: String,
-    /// Which file of the snapshot; not needed when it holds only one
+    /// Which file of the snapshot; not needed for what `export` made, nor when the snapshot holds only one file
     #[arg(long, value_name = "FILE_IN_REPOSITORY")]
     path: Option<String>,
     /// Name of the volume to make
@@ -69,7 +69,7 @@ pub struct RestoreTuning {
 pub struct RestoreSource {
     /// Id, beginning of one, or `latest`.
     pub snapshot: String,
-    /// File in the snapshot; its only one when this is `None`.
+    /// File in the snapshot; when this is `None`, the volume that `export` put there, or else its only file.
     pub path: Option<String>,
 }
 

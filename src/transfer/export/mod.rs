@@ -105,7 +105,7 @@ pub struct ExportReport {
     pub chunks: u64,
     /// Of these, chunks that the repository did not have.
     pub new_chunks: u64,
-    /// Plain bytes of the new chunks.
+    /// Of what was read, what the new chunks hold, before compression.
     pub new_bytes: u64,
     /// Bytes of everything stored in packs.
     pub stored_bytes: u64,
@@ -310,7 +310,7 @@ async fn locked(
         zero_bytes: tally.counts.zero_bytes,
         chunks: tally.counts.chunks,
         new_chunks: tally.counts.new_chunks,
-        new_bytes: tally.counts.new_bytes,
+        new_bytes: tally.counts.new_read_bytes,
         stored_bytes: uploaded.stored_bytes(),
         verification: options.verification,
         elapsed: Duration::ZERO,

@@ -63,7 +63,10 @@ pub(super) struct Counts {
     pub(super) chunks: u64,
     pub(super) zero_bytes: u64,
     pub(super) new_chunks: u64,
+    /// Of the new chunks, all their bytes.
     pub(super) new_bytes: u64,
+    /// Of the new chunks, what was read: without what is not allocated.
+    pub(super) new_read_bytes: u64,
 }
 
 /// What the workers leave behind.
@@ -226,7 +229,7 @@ impl Worker {
 
     /// Packs a chunk unless it is stored, or another worker stores it.
     fn store(&mut self, batch: &Batch, at: usize, id: Id) -> Result<(), ExportError> {
-        let Chunk { index, range, .. } = batch.chunks()[at];
+        let Chunk { index, range, ref reads } = batch.chunks()[at];
         let length = range.length();
         let claim = self.work.index.claim(BlobKind::Data, &id)?;
         if claim == Claim::Yours {
@@ -245,6 +248,7 @@ impl Worker {
         if claim == Claim::Yours {
             outcomes.counts.new_chunks += 1;
             outcomes.counts.new_bytes += length;
+            outcomes.counts.new_read_bytes += reads.iter().map(|read| read.length()).sum::<u64>();
         }
         Ok(())
     }
