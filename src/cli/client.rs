@@ -248,8 +248,19 @@ fn exit_for(code: Code) -> Exit {
     }
 }
 
+/// Whether a status says that the connection broke: nothing of a cause crosses a connection, so one that has a cause was made at this end
+/// by the transport. Its code says little: Unknown or Internal for a node that died in the middle of an answer.
+fn is_disconnection(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
 fn refused(what: &str, status: &Status) -> CliError {
     let reason = if status.message().is_empty() { status.code().description() } else { status.message() };
+    if is_disconnection(status) {
+        return CliError::because(Exit::Unavailable, what, format!("the node went away: {reason}")).advise(
+            "start the node again; it finishes or undoes what was under way, and its log says more. Then repeat the command",
+        );
+    }
     let error = CliError::because(exit_for(status.code()), what, reason);
     match status.code() {
         Code::NotFound if reason.starts_with("repository:") => {
@@ -293,6 +304,18 @@ mod tests {
     fn a_refusal_says_what_was_tried_and_what_the_node_said() {
         let error = refused("the volume cannot be deleted", &Status::failed_precondition("it is published at /x"));
         assert_eq!(error.to_string(), "the volume cannot be deleted: it is published at /x");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_a_node_that_cannot_be_reached() {
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let error = refused("the export cannot be followed", &Status::from_error(Box::new(broken)));
+        assert_eq!(error.exit(), Exit::Unavailable, "{error}");
+        assert!(error.advice().is_some_and(|advice| advice.contains("repeat the command")));
+        // The same code from the node is the node's own failure.
+        for status in [Status::unknown("x"), Status::internal("x")] {
+            assert_eq!(refused("x", &status).exit(), Exit::Failed);
+        }
     }
 
     #[test]
