@@ -89,7 +89,7 @@ impl Bench {
     fn cut(&mut self) -> Snapshot {
         self.cuts += 1;
         let name = format!("s-{}", self.cuts).try_into().unwrap();
-        let request = NewSnapshot { name, source: self.volume, parameters: BTreeMap::new() };
+        let request = NewSnapshot { name, source: self.volume, parameters: BTreeMap::new(), kubernetes: Default::default() };
         self.pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
     }
 
@@ -161,6 +161,8 @@ fn request() -> NewVolume {
         parameters: BTreeMap::new(),
         checksum: DataChecksum::Off,
         source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 

@@ -66,6 +66,8 @@ fn new_volume() -> NewVolume {
         parameters: BTreeMap::new(),
         checksum: DataChecksum::Off,
         source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 
@@ -105,7 +107,7 @@ impl Bench {
     }
 
     fn cut(&self, of: &str, source: VolumeId) -> SnapshotId {
-        let request = NewSnapshot { name: name(of), source, parameters: BTreeMap::new() };
+        let request = NewSnapshot { name: name(of), source, parameters: BTreeMap::new(), kubernetes: Default::default() };
         self.pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id
     }
 

@@ -36,6 +36,8 @@ fn new_volume(name: &str, bytes: u64, checksum: DataChecksum) -> NewVolume {
         parameters: BTreeMap::new(),
         checksum,
         source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 
@@ -44,7 +46,12 @@ fn open(directory: &Path) -> OwnedPool {
 }
 
 fn cut(pool: &OwnedPool, name: &str, source: VolumeId) -> Snapshot {
-    let request = NewSnapshot { name: name.to_owned().try_into().unwrap(), source, parameters: BTreeMap::new() };
+    let request = NewSnapshot {
+        name: name.to_owned().try_into().unwrap(),
+        source,
+        parameters: BTreeMap::new(),
+        kubernetes: Default::default(),
+    };
     pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
 }
 

@@ -39,12 +39,19 @@ fn volume(pool: &OwnedPool, name: &str, bytes: u64) -> Volume {
         parameters: BTreeMap::new(),
         checksum: DataChecksum::Off,
         source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
     };
     pool.create_volume(&request).unwrap().into_inner()
 }
 
 fn cut(pool: &OwnedPool, name: &str, source: VolumeId) -> Snapshot {
-    let request = NewSnapshot { name: name.to_owned().try_into().unwrap(), source, parameters: BTreeMap::new() };
+    let request = NewSnapshot {
+        name: name.to_owned().try_into().unwrap(),
+        source,
+        parameters: BTreeMap::new(),
+        kubernetes: Default::default(),
+    };
     pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
 }
 

@@ -50,6 +50,8 @@ fn new_volume(name: &str) -> NewVolume {
         parameters: BTreeMap::new(),
         checksum: DataChecksum::Off,
         source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 
@@ -61,7 +63,12 @@ fn live(pool: &OwnedPool, name: &str) {
     assert_eq!(pool.attach(object, Access::ReadWrite).unwrap(), attachment);
     assert_eq!(pool.attachment(object).unwrap(), Some(attachment));
     pool.grow_volume(volume, CapacityRange::exactly(VolumeSize::new(32 * MIB).unwrap())).unwrap();
-    let request = NewSnapshot { name: format!("{name}-cut").try_into().unwrap(), source: volume, parameters: BTreeMap::new() };
+    let request = NewSnapshot {
+        name: format!("{name}-cut").try_into().unwrap(),
+        source: volume,
+        parameters: BTreeMap::new(),
+        kubernetes: Default::default(),
+    };
     let snapshot = pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id;
     pool.attach(Object::Snapshot(snapshot), Access::ReadOnly).unwrap();
     pool.detach(Object::Snapshot(snapshot)).unwrap();
@@ -160,7 +167,12 @@ fn the_shipped_rules_keep_the_host_from_every_loop_device_of_a_pool() {
         create_pool(&directory).unwrap();
         let pool = open_pool(&directory, Arc::new(NothingToHold)).unwrap();
         let volume = pool.create_volume(&new_volume("volume")).unwrap().into_inner().id;
-        let request = NewSnapshot { name: "cut".to_owned().try_into().unwrap(), source: volume, parameters: BTreeMap::new() };
+        let request = NewSnapshot {
+            name: "cut".to_owned().try_into().unwrap(),
+            source: volume,
+            parameters: BTreeMap::new(),
+            kubernetes: Default::default(),
+        };
         let snapshot = pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id;
         for (object, access) in [(Object::Volume(volume), Access::ReadWrite), (Object::Snapshot(snapshot), Access::ReadOnly)] {
             let node = pool.attach(object, access).unwrap().device;

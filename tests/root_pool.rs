@@ -48,6 +48,8 @@ fn new_volume(name: &str, bytes: u64) -> NewVolume {
         parameters: BTreeMap::new(),
         checksum: DataChecksum::Off,
         source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 
@@ -429,8 +431,12 @@ fn a_lease_reads_what_was_cut_and_knows_what_changed() {
         let device = pool.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap().device;
         let device = OpenOptions::new().write(true).open(device).unwrap();
         let cut = |name: &str| {
-            let request =
-                NewSnapshot { name: name.to_owned().try_into().unwrap(), source: volume.id, parameters: BTreeMap::new() };
+            let request = NewSnapshot {
+                name: name.to_owned().try_into().unwrap(),
+                source: volume.id,
+                parameters: BTreeMap::new(),
+                kubernetes: Default::default(),
+            };
             pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
         };
         let write = |seed: u64, offset: u64| {

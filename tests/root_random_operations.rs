@@ -161,6 +161,8 @@ impl Model {
             parameters: BTreeMap::new(),
             checksum: self.checksum,
             source,
+            foreign_source: None,
+            kubernetes: Default::default(),
         }
     }
 
@@ -271,7 +273,12 @@ impl Model {
         if volume.live.len() >= LIVE {
             self.delete_snapshot(index);
         }
-        let request = NewSnapshot { name: self.name("cut").try_into().unwrap(), source, parameters: BTreeMap::new() };
+        let request = NewSnapshot {
+            name: self.name("cut").try_into().unwrap(),
+            source,
+            parameters: BTreeMap::new(),
+            kubernetes: Default::default(),
+        };
         let id = self.pool().create_snapshots(&[request]).unwrap().remove(0).into_inner().id;
         let bytes = self.read(id);
         let volume = &mut self.volumes[index];

@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::csi::{Csi, Source, Use};
+use common::csi::{Csi, Source, Use, new_volume};
 use common::fixture::{Bench, PoolFileSystem};
 use common::node::Node;
 use common::program::{Ended, built_tool, command, run, run_ok, unmount, windlass};
 use common::restic::volume_file;
 use common::{GIB, MIB, wait_for};
+use csi_proto::csi::v1::CreateVolumeRequest;
 
 const PASSWORD: &str = "correct horse battery staple";
 const SIZE: u64 = 256 * MIB;
@@ -62,7 +63,10 @@ fn exported(file_system: PoolFileSystem) -> Exported {
     let node = bench.start();
     let csi = node.csi();
     let usage = Use::Mount("ext4");
-    let volume = csi.make_volume("source", SIZE, usage, &Source::Blank);
+    let named = [("csi.storage.k8s.io/pvc/name", "data"), ("csi.storage.k8s.io/pvc/namespace", "shop")];
+    let parameters = named.map(|(key, name)| (key.to_owned(), name.to_owned())).into();
+    let request = CreateVolumeRequest { parameters, ..new_volume("source", SIZE, usage, &Source::Blank) };
+    let volume = csi.create_volume(request).unwrap().volume.unwrap().volume_id;
     let paths = csi.bring_up(&bench.root(), "source", &volume, usage);
     let tree = paths.target.join("tree");
     run_ok(command("cp").args(["--archive", "/usr/share/common-licenses"]).arg(&tree));
@@ -94,6 +98,7 @@ fn exported(file_system: PoolFileSystem) -> Exported {
 /// The path of the volume in the only snapshot: the one that `restic snapshots` shows, and where `restic ls` finds it.
 fn path_in_snapshot(program: &Path, repository: &Path) -> String {
     let listed = run_ok(restic(program, repository).args(["snapshots", "--json"])).text();
+    assert!(listed.contains("\"pvc=shop/data\""), "the claim is not shown: {listed}");
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
     let path = volume_file(&run_ok(restic(program, repository).args(["ls", "--json", "latest"])).text());

@@ -79,7 +79,12 @@ fn fill(pool: &OwnedPool, volume: &Volume) -> u64 {
 }
 
 fn snapshot_request(name: &str, volume: &Volume) -> NewSnapshot {
-    NewSnapshot { name: name.to_owned().try_into().unwrap(), source: volume.id, parameters: Default::default() }
+    NewSnapshot {
+        name: name.to_owned().try_into().unwrap(),
+        source: volume.id,
+        parameters: Default::default(),
+        kubernetes: Default::default(),
+    }
 }
 
 #[test]

@@ -341,6 +341,8 @@ impl Bench {
             parameters: BTreeMap::new(),
             checksum: DataChecksum::Off,
             source: None,
+            foreign_source: None,
+            kubernetes: Default::default(),
         };
         let volume = pool.create_volume(&request).unwrap().into_inner().id;
         let attachment = pool.attach(Object::Volume(volume), Access::ReadWrite).unwrap();
@@ -362,7 +364,7 @@ impl Bench {
 
     fn cut(&self, name: &str) -> SnapshotId {
         let name = ObjectName::try_from(name.to_owned()).unwrap();
-        let request = NewSnapshot { name, source: self.volume, parameters: BTreeMap::new() };
+        let request = NewSnapshot { name, source: self.volume, parameters: BTreeMap::new(), kubernetes: Default::default() };
         self.pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id
     }
 

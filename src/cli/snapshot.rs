@@ -67,6 +67,11 @@ struct SnapshotView {
     created: String,
     ready_to_use: bool,
     exclusive_bytes: Option<u64>,
+    /// Namespace and name of its volume's claim at the cut.
+    pvc: Option<String>,
+    /// Namespace and name of the VolumeSnapshot.
+    volume_snapshot: Option<String>,
+    volume_snapshot_content: Option<String>,
 }
 
 /// Runs one verb.
@@ -94,7 +99,10 @@ fn view(snapshot: csi::Snapshot, name: Option<String>, usage: Option<csi_proto::
         size_bytes: u64::try_from(snapshot.size_bytes).unwrap_or(0),
         created: created.map(utc).unwrap_or_default(),
         ready_to_use: snapshot.ready_to_use,
-        exclusive_bytes: usage.map(|usage| usage.exclusive_bytes),
+        exclusive_bytes: usage.as_ref().map(|usage| usage.exclusive_bytes),
+        pvc: known(usage.as_ref().map(|usage| usage.pvc.clone())),
+        volume_snapshot: known(usage.as_ref().map(|usage| usage.volume_snapshot.clone())),
+        volume_snapshot_content: known(usage.map(|usage| usage.volume_snapshot_content)),
     }
 }
 
@@ -137,15 +145,30 @@ async fn list(args: &ListArgs, format: Format) -> Result<(), CliError> {
                 ("SIZE", Align::Right),
                 ("READY", Align::Left),
                 ("VOLUME", Align::Left),
+                ("PVC", Align::Left),
+                ("VOLUMESNAPSHOT", Align::Left),
             ];
             let mut table = Table::new(&columns);
             for view in views {
                 let size = ByteSize::new(view.size_bytes).to_string();
-                table.row([view.snapshot_id, view.name, view.created, size, ready(view.ready_to_use), view.source_volume_id]);
+                table.row([
+                    view.snapshot_id,
+                    view.name,
+                    view.created,
+                    size,
+                    ready(view.ready_to_use),
+                    view.source_volume_id,
+                    view.pvc.unwrap_or_default(),
+                    view.volume_snapshot.unwrap_or_default(),
+                ]);
             }
             print_text(&table.render())
         }
     }
+}
+
+fn known(name: Option<String>) -> Option<String> {
+    name.filter(|name| !name.is_empty())
 }
 
 fn ready(ready_to_use: bool) -> String {
@@ -171,6 +194,8 @@ async fn show(args: &OneArgs, format: Format) -> Result<(), CliError> {
                 format!("volume:     {}", snapshot.source_volume_id),
                 format!("ready:      {}", ready(snapshot.ready_to_use)),
             ];
+            lines.extend(snapshot.pvc.map(|name| format!("pvc:        {name}")));
+            lines.extend(snapshot.volume_snapshot.map(|name| format!("snapshot:   {name}")));
             lines.extend(snapshot.exclusive_bytes.map(|bytes| format!("exclusive:  {}", ByteSize::new(bytes))));
             print_text(&lines.join("\n"))
         }

@@ -127,6 +127,9 @@ struct VolumeView {
     exclusive_bytes: Option<u64>,
     extent_count: Option<u64>,
     source: Option<String>,
+    /// Namespace and name of its claim.
+    pvc: Option<String>,
+    pv: Option<String>,
     context: BTreeMap<String, String>,
 }
 
@@ -236,6 +239,8 @@ fn view(volume: csi::Volume, name: Option<String>, usage: Option<csi_proto::wind
         exclusive_bytes: usage.as_ref().map(|usage| usage.exclusive_bytes),
         extent_count: usage.as_ref().map(|usage| usage.extent_count),
         source,
+        pvc: usage.as_ref().map(|usage| usage.pvc.clone()).filter(|name| !name.is_empty()),
+        pv: usage.as_ref().map(|usage| usage.pv.clone()).filter(|name| !name.is_empty()),
         context: volume.volume_context.into_iter().collect(),
     }
 }
@@ -261,12 +266,14 @@ async fn list(args: &ListArgs, format: Format) -> Result<(), CliError> {
                 ("SIZE", Align::Right),
                 ("ALLOCATED", Align::Right),
                 ("EXCLUSIVE", Align::Right),
+                ("PVC", Align::Left),
             ];
             let mut table = Table::new(&columns);
             let shown = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| ByteSize::new(bytes).to_string());
             for volume in views {
                 let size = shown(Some(volume.size_bytes));
-                table.row([volume.volume_id, volume.name, size, shown(volume.allocated_bytes), shown(volume.exclusive_bytes)]);
+                let (allocated, exclusive) = (shown(volume.allocated_bytes), shown(volume.exclusive_bytes));
+                table.row([volume.volume_id, volume.name, size, allocated, exclusive, volume.pvc.unwrap_or_default()]);
             }
             print_text(&table.render())
         }
@@ -294,6 +301,8 @@ async fn show(args: &OneArgs, format: Format) -> Result<(), CliError> {
             lines.extend(sized("exclusive: ", volume.exclusive_bytes));
             lines.extend(volume.extent_count.map(|count| format!("extents:    {count}")));
             lines.extend(volume.source.map(|source| format!("source:     {source}")));
+            lines.extend(volume.pvc.map(|name| format!("pvc:        {name}")));
+            lines.extend(volume.pv.map(|name| format!("pv:         {name}")));
             lines.extend(volume.context.iter().map(|(key, value)| format!("context:    {key}={value}")));
             print_text(&lines.join("\n"))
         }

@@ -32,6 +32,12 @@ fn content_source(pool: PoolId, source: Object) -> proto::VolumeContentSource {
     proto::VolumeContentSource { r#type: Some(r#type) }
 }
 
+/// A snapshot of another pool, or one that a repository holds.
+fn foreign_source(handle: &str) -> proto::VolumeContentSource {
+    use proto::volume_content_source::{SnapshotSource, Type};
+    proto::VolumeContentSource { r#type: Some(Type::Snapshot(SnapshotSource { snapshot_id: handle.to_owned() })) }
+}
+
 /// A volume of `pool`.
 pub(super) fn volume(pool: PoolId, volume: &Volume) -> proto::Volume {
     proto::Volume {
@@ -39,7 +45,10 @@ pub(super) fn volume(pool: PoolId, volume: &Volume) -> proto::Volume {
         volume_id: VolumeHandle { pool, volume: volume.id }.to_string(),
         // Nothing: whatever a later call needs is in the catalogue, under the handle.
         volume_context: [].into(),
-        content_source: volume.source.map(|source| content_source(pool, source)),
+        content_source: match (&volume.foreign_source, volume.source) {
+            (Some(handle), _) => Some(foreign_source(handle)),
+            (None, source) => source.map(|source| content_source(pool, source)),
+        },
         accessible_topology: vec![topology::of_pool(pool)],
     }
 }

@@ -10,6 +10,7 @@ use csi_proto::windlass::v1 as windlass;
 use csi_proto::windlass::v1::pools_server::Pools;
 use tonic::{Request, Response, Status};
 
+use crate::pool::kubernetes::KubernetesNames;
 use crate::pool::owned::{AnchorStatus, OwnedPool, PoolStatus};
 use crate::pool::properties::{OverprovisionRatio, PoolName};
 use crate::pool::set::{FailedPool, Member, PoolSet};
@@ -111,16 +112,27 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
     let mut objects = Vec::new();
     for volume in pool.volumes()? {
         let handle = VolumeHandle { pool: pool.id(), volume: volume.id }.to_string();
-        objects.extend(object(pool, Object::Volume(volume.id), handle, &volume.name, volume.size)?);
+        objects.extend(object(
+            pool,
+            Object::Volume(volume.id),
+            handle,
+            Described::of(&volume.name, volume.size, &volume.kubernetes),
+        )?);
     }
     for snapshot in pool.snapshots()? {
         let handle = SnapshotHandle { pool: pool.id(), snapshot: snapshot.id }.to_string();
-        objects.extend(object(pool, Object::Snapshot(snapshot.id), handle, &snapshot.name, snapshot.size)?);
+        objects.extend(object(
+            pool,
+            Object::Snapshot(snapshot.id),
+            handle,
+            Described::of(&snapshot.name, snapshot.size, &snapshot.kubernetes),
+        )?);
     }
     for AnchorStatus { anchor, usage } in pool.anchor_status()? {
         let snapshot = anchor.snapshot;
         let handle = SnapshotHandle { pool: pool.id(), snapshot: snapshot.id }.to_string();
-        objects.push(described("anchor", handle, &snapshot.name, snapshot.size, usage));
+        let described = Described::of(&snapshot.name, snapshot.size, &snapshot.kubernetes);
+        objects.push(described.with("anchor", handle, usage));
     }
     let (properties, promises) = (pool.properties()?, pool.promises()?);
     let (thin, state) = (thin(&status), state(&status.usage, &status.health, &status.damaged));
@@ -179,8 +191,7 @@ fn object(
     pool: &OwnedPool,
     object: Object,
     handle: String,
-    name: &ObjectName,
-    size: VolumeSize,
+    described: Described<'_>,
 ) -> Result<Option<windlass::ObjectUsage>, PoolError> {
     let kind = match object {
         Object::Volume(_) => "volume",
@@ -191,18 +202,36 @@ fn object(
         Err(PoolError::Missing(_)) => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(Some(described(kind, handle, name, size, usage)))
+    Ok(Some(described.with(kind, handle, usage)))
 }
 
-fn described(kind: &str, handle: String, name: &ObjectName, size: VolumeSize, usage: ObjectUsage) -> windlass::ObjectUsage {
-    windlass::ObjectUsage {
-        handle,
-        name: name.to_string(),
-        kind: kind.to_owned(),
-        size_bytes: size.bytes(),
-        allocated_bytes: usage.allocated,
-        exclusive_bytes: usage.exclusive,
-        extent_count: usage.extents,
+/// What the record of an object says that people look for.
+struct Described<'a> {
+    name: &'a ObjectName,
+    size: VolumeSize,
+    kubernetes: &'a KubernetesNames,
+}
+
+impl<'a> Described<'a> {
+    fn of(name: &'a ObjectName, size: VolumeSize, kubernetes: &'a KubernetesNames) -> Self {
+        Self { name, size, kubernetes }
+    }
+
+    fn with(self, kind: &str, handle: String, usage: ObjectUsage) -> windlass::ObjectUsage {
+        let text = |name: Option<String>| name.unwrap_or_default();
+        windlass::ObjectUsage {
+            handle,
+            name: self.name.to_string(),
+            kind: kind.to_owned(),
+            size_bytes: self.size.bytes(),
+            allocated_bytes: usage.allocated,
+            exclusive_bytes: usage.exclusive,
+            extent_count: usage.extents,
+            pvc: text(self.kubernetes.claim.as_ref().map(ToString::to_string)),
+            pv: text(self.kubernetes.volume.as_ref().map(ToString::to_string)),
+            volume_snapshot: text(self.kubernetes.snapshot.as_ref().map(ToString::to_string)),
+            volume_snapshot_content: text(self.kubernetes.snapshot_content.as_ref().map(ToString::to_string)),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub fn check_volume(existing: &Volume, request: &NewVolume) -> Result<(), PoolEr
     let mut asked_modes = request.access_modes.clone();
     asked_modes.sort_unstable();
     asked_modes.dedup();
-    let difference = if existing.source != request.source {
+    let difference = if existing.source != request.source || existing.foreign_source != request.foreign_source {
         "content source"
     } else if !request.capacity.contains(existing.created_size) {
         "capacity"
@@ -69,6 +69,8 @@ mod tests {
             parameters: BTreeMap::from([("pool".to_owned(), "fast".to_owned())]),
             checksum: DataChecksum::Off,
             source: None,
+            foreign_source: None,
+            kubernetes: Default::default(),
         }
     }
 
@@ -87,6 +89,8 @@ mod tests {
             source: request.source,
             format: FormatState::Never,
             created: Timestamp::now(),
+            foreign_source: None,
+            kubernetes: Default::default(),
         }
     }
 
@@ -131,7 +135,12 @@ mod tests {
     #[test]
     fn a_snapshot_name_belongs_to_one_source_and_one_set_of_parameters() {
         let source = VolumeId::random();
-        let request = NewSnapshot { name: "snap".to_owned().try_into().unwrap(), source, parameters: BTreeMap::new() };
+        let request = NewSnapshot {
+            name: "snap".to_owned().try_into().unwrap(),
+            source,
+            parameters: BTreeMap::new(),
+            kubernetes: Default::default(),
+        };
         let snapshot = Snapshot {
             id: SnapshotId::random(),
             name: request.name.clone(),
@@ -146,6 +155,7 @@ mod tests {
             serial: 0,
             anchor_limit: AnchorLimit::default(),
             used_by: BTreeSet::new(),
+            kubernetes: Default::default(),
         };
         assert_eq!(difference(check_snapshot(&snapshot, &request)), None);
         let other = NewSnapshot { source: VolumeId::random(), ..request.clone() };

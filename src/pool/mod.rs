@@ -17,6 +17,7 @@ pub mod catalogue;
 pub mod idempotent;
 pub mod intent;
 pub mod kernel_devices;
+pub mod kubernetes;
 pub mod locks;
 pub mod memory;
 pub mod owned;

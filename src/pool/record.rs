@@ -13,6 +13,7 @@ use crate::dm::units::ThinId;
 use crate::types::{CapacityRange, FsType, LogicalBlockSize, Object, ObjectName, SnapshotId, Timestamp, VolumeId, VolumeSize};
 
 use super::DataChecksum;
+use super::kubernetes::KubernetesNames;
 
 /// Result of a creation: whether this call made the object, or an equal earlier one had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,8 +92,13 @@ pub struct NewVolume {
     pub parameters: BTreeMap<String, String>,
     /// Checksums or not.
     pub checksum: DataChecksum,
-    /// Where its content comes from, if from anywhere.
+    /// Where its content comes from, if from an object of this pool.
     pub source: Option<Object>,
+    /// The handle of the snapshot that it is restored from, if its content comes from elsewhere: another pool, or a repository. The text as it
+    /// is named in requests.
+    pub foreign_source: Option<String>,
+    /// What Kubernetes calls it.
+    pub kubernetes: KubernetesNames,
 }
 
 /// A volume, as recorded.
@@ -118,8 +124,14 @@ pub struct Volume {
     pub parameters: BTreeMap<String, String>,
     /// Checksums or not.
     pub checksum: DataChecksum,
-    /// Content source.
+    /// Content source, if it is an object of this pool.
     pub source: Option<Object>,
+    /// The handle of the snapshot that it was restored from, if its content comes from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_source: Option<String>,
+    /// What Kubernetes calls it.
+    #[serde(default)]
+    pub kubernetes: KubernetesNames,
     /// Whether mkfs may run.
     pub format: FormatState,
     /// When it was made.
@@ -149,6 +161,8 @@ pub struct NewSnapshot {
     pub source: VolumeId,
     /// VolumeSnapshotClass parameters that matter (`csi.storage.k8s.io/` keys removed).
     pub parameters: BTreeMap<String, String>,
+    /// What Kubernetes calls it.
+    pub kubernetes: KubernetesNames,
 }
 
 /// Who read a snapshot and may come back for what changed since.
@@ -232,6 +246,9 @@ pub struct Snapshot {
     /// Who used it and may ask what changed since.
     #[serde(default)]
     pub used_by: BTreeSet<Consumer>,
+    /// What Kubernetes calls it, and called its volume at the cut.
+    #[serde(default)]
+    pub kubernetes: KubernetesNames,
 }
 
 /// A deleted snapshot whose data is kept, so that what changed since can still be told. Nobody sees it, and its name is free.

@@ -52,6 +52,24 @@ pub struct Metadata {
     /// Its file system, by the name that mount(2) uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<String>,
+    /// Namespace of the PersistentVolumeClaim that the volume was for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pvc_namespace: Option<String>,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pvc_name: Option<String>,
+    /// Name of the PersistentVolume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pv_name: Option<String>,
+    /// Namespace of the VolumeSnapshot that was exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_snapshot_namespace: Option<String>,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_snapshot_name: Option<String>,
+    /// Name of its VolumeSnapshotContent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_snapshot_content_name: Option<String>,
 }
 
 /// Not metadata of a volume.
@@ -71,6 +89,12 @@ impl Metadata {
             chunk_bytes: None,
             mode: None,
             filesystem: None,
+            pvc_namespace: None,
+            pvc_name: None,
+            pv_name: None,
+            volume_snapshot_namespace: None,
+            volume_snapshot_name: None,
+            volume_snapshot_content_name: None,
         }
     }
 

@@ -62,6 +62,8 @@ impl Transferring {
             parameters: BTreeMap::new(),
             checksum,
             source: None,
+            foreign_source: None,
+            kubernetes: Default::default(),
         };
         let volume = pool.create_volume(&request).unwrap().into_inner().id;
         let transfers = Transfers::new(vec![Arc::clone(&pool)], "bench");
@@ -69,7 +71,12 @@ impl Transferring {
     }
 
     fn cut(&self, name: &str) -> SnapshotId {
-        let request = NewSnapshot { name: name.to_owned().try_into().unwrap(), source: self.volume, parameters: BTreeMap::new() };
+        let request = NewSnapshot {
+            name: name.to_owned().try_into().unwrap(),
+            source: self.volume,
+            parameters: BTreeMap::new(),
+            kubernetes: Default::default(),
+        };
         self.pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id
     }
 

@@ -269,6 +269,8 @@ pub fn new_volume(text: &str, capacity: CapacityRange, limit: AnchorLimit, sourc
         parameters: BTreeMap::from([(AnchorLimit::PARAMETER.to_owned(), limit.count().to_string())]),
         checksum: DataChecksum::Off,
         source,
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 
@@ -299,7 +301,12 @@ pub fn perform(pool: &OwnedPool, operation: &Operation) -> Result<(), PoolError>
         }
         Operation::Snapshot { cuts } => {
             let requests = cuts.iter().map(|(snapshot, volume)| {
-                Ok(NewSnapshot { name: name(snapshot), source: volume_of(pool, volume)?.id, parameters: BTreeMap::new() })
+                Ok(NewSnapshot {
+                    name: name(snapshot),
+                    source: volume_of(pool, volume)?.id,
+                    parameters: BTreeMap::new(),
+                    kubernetes: Default::default(),
+                })
             });
             pool.create_snapshots(&requests.collect::<Result<Vec<_>, PoolError>>()?)?;
         }

@@ -258,7 +258,12 @@ impl Model {
             self.delete_snapshot(Some(index));
         }
         let source = self.volumes[index].id;
-        let request = NewSnapshot { name: self.name("cut").try_into().unwrap(), source, parameters: BTreeMap::new() };
+        let request = NewSnapshot {
+            name: self.name("cut").try_into().unwrap(),
+            source,
+            parameters: BTreeMap::new(),
+            kubernetes: Default::default(),
+        };
         let id = self.pool().create_snapshots(&[request]).unwrap().remove(0).into_inner().id;
         let _lease = self.pool().lease(id).unwrap();
         let thin = self.thin_id(Object::Snapshot(id));

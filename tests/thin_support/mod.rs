@@ -77,6 +77,8 @@ pub fn new_volume(name: &str, bytes: u64, source: Option<Object>) -> NewVolume {
         parameters: BTreeMap::new(),
         checksum: DataChecksum::Off,
         source,
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 
@@ -85,7 +87,12 @@ pub fn create(pool: &OwnedPool, name: &str, bytes: u64, source: Option<Object>) 
 }
 
 pub fn cut(pool: &OwnedPool, name: &str, volume: &Volume) -> Snapshot {
-    let request = NewSnapshot { name: name.to_owned().try_into().unwrap(), source: volume.id, parameters: BTreeMap::new() };
+    let request = NewSnapshot {
+        name: name.to_owned().try_into().unwrap(),
+        source: volume.id,
+        parameters: BTreeMap::new(),
+        kubernetes: Default::default(),
+    };
     pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
 }
 

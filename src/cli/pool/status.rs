@@ -85,6 +85,7 @@ fn describe(pool: &windlass::PoolStatus) -> String {
             ("ALLOCATED", Align::Right),
             ("EXCLUSIVE", Align::Right),
             ("EXTENTS", Align::Right),
+            ("KUBERNETES", Align::Left),
         ]);
         for object in &pool.objects {
             table.row([
@@ -95,6 +96,7 @@ fn describe(pool: &windlass::PoolStatus) -> String {
                 size(object.allocated_bytes),
                 size(object.exclusive_bytes),
                 object.extent_count.to_string(),
+                known_as(object),
             ]);
         }
         text.push_str(&table.render());
@@ -108,6 +110,16 @@ fn anchors(pool: &windlass::PoolStatus) -> (usize, u64) {
     anchors.fold((0, 0), |(count, held), anchor| (count + 1, held + anchor.exclusive_bytes))
 }
 
+/// What Kubernetes calls an object, as far as it is known: its claim, and the snapshot of it.
+fn known_as(object: &windlass::ObjectUsage) -> String {
+    let names = [object.pvc.as_str(), object.volume_snapshot.as_str()];
+    names.into_iter().filter(|name| !name.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+fn known(name: &str) -> Option<&str> {
+    (!name.is_empty()).then_some(name)
+}
+
 fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
     let object = |object: &windlass::ObjectUsage| {
         json!({
@@ -118,6 +130,10 @@ fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
             "allocated_bytes": object.allocated_bytes,
             "exclusive_bytes": object.exclusive_bytes,
             "extent_count": object.extent_count,
+            "pvc": known(&object.pvc),
+            "pv": known(&object.pv),
+            "volume_snapshot": known(&object.volume_snapshot),
+            "volume_snapshot_content": known(&object.volume_snapshot_content),
         })
     };
     json!({

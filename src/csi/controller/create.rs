@@ -123,7 +123,9 @@ fn repeated(layer: &NodeLayer, pool: &OwnedPool, volume: &Volume, checked: Check
     if !within {
         return Err(conflict(REQUISITE, "another topology").into());
     }
-    if checked.source.is_some_and(|source| source.pool() != pool.id()) {
+    // Restored from a snapshot of another pool, or from a repository.
+    let foreign = checked.source.map(|source| source.handle()).filter(|handle| volume.foreign_source.as_ref() == Some(handle));
+    if foreign.is_none() && checked.source.is_some_and(|source| source.pool() != pool.id()) {
         return Err(conflict("volume_content_source", "another content source").into());
     }
     // The record answers for what the request leaves open, also when the source is gone by now.
@@ -132,7 +134,11 @@ fn repeated(layer: &NodeLayer, pool: &OwnedPool, volume: &Volume, checked: Check
         VolumeMode::Block => None,
     };
     let mode = mode_of(&checked.capabilities.access_type, recorded);
-    Ok(new_volume(checked, mode))
+    let new = new_volume(checked, mode);
+    Ok(match foreign {
+        Some(handle) => NewVolume { source: None, foreign_source: Some(handle), ..new },
+        None => new,
+    })
 }
 
 /// A request whose name no pool knows: the pool is chosen, and the source looked at.
@@ -211,6 +217,8 @@ fn new_volume(checked: Checked, mode: VolumeMode) -> NewVolume {
         parameters: checked.parameters.recorded,
         checksum: checked.parameters.checksum,
         source: checked.source.map(ContentSource::object),
+        foreign_source: None,
+        kubernetes: checked.parameters.kubernetes,
     }
 }
 

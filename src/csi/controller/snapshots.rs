@@ -1,12 +1,11 @@
 //! CreateSnapshot, DeleteSnapshot and GetSnapshot.
 
-use std::collections::BTreeMap;
-
 use csi_proto::csi::v1 as proto;
 
 use crate::csi::error::{CallError, RequestError};
 use crate::csi::locks::{Hold, Key};
 use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::validate::parameters::SnapshotParameters;
 use crate::csi::validate::{self, parameters};
 use crate::csi::{answer, topology};
 use crate::pool::record::{NewSnapshot, Outcome};
@@ -18,7 +17,7 @@ const SNAPSHOT_ID: &str = "snapshot_id";
 pub(super) struct CheckedCreate {
     name: ObjectName,
     source: Option<VolumeHandle>,
-    parameters: BTreeMap<String, String>,
+    parameters: SnapshotParameters,
     requirement: Option<proto::TopologyRequirement>,
 }
 
@@ -58,7 +57,8 @@ pub(super) fn create(layer: &NodeLayer, checked: CheckedCreate) -> Result<proto:
         let reason = "a snapshot is where its volume is, which does not satisfy it";
         return Err(RequestError::exhausted("accessibility_requirements.requisite", reason).into());
     }
-    let new = NewSnapshot { name, source: source.volume, parameters };
+    let SnapshotParameters { recorded, kubernetes } = parameters;
+    let new = NewSnapshot { name, source: source.volume, parameters: recorded, kubernetes };
     let snapshot = pool.create_snapshots(std::slice::from_ref(&new))?.into_iter().next().map(Outcome::into_inner);
     let snapshot = snapshot.ok_or(CallError::Lost)?;
     Ok(proto::CreateSnapshotResponse { snapshot: Some(answer::snapshot(pool.id(), &snapshot)) })

@@ -228,6 +228,99 @@ async fn a_pool_promises_no_more_than_its_ratio_times_its_size() {
 }
 
 #[tokio::test]
+async fn the_names_of_kubernetes_are_kept_and_never_compared() {
+    let world = World::new(&[Disk::new("one")]);
+    let named = |pvc: &'static str| {
+        [
+            ("csi.storage.k8s.io/pvc/name", pvc),
+            ("csi.storage.k8s.io/pvc/namespace", "shop"),
+            ("csi.storage.k8s.io/pv/name", "pvc-1"),
+        ]
+    };
+    let volume = world.create_with("pvc-1", GIB, &named("data")).await.unwrap();
+    assert_eq!(world.create_with("pvc-1", GIB, &named("other")).await, Ok(volume));
+    let request = proto::CreateSnapshotRequest {
+        name: "cut".to_owned(),
+        source_volume_id: volume.to_string(),
+        parameters: map(&[
+            ("csi.storage.k8s.io/volumesnapshot/name", "nightly"),
+            ("csi.storage.k8s.io/volumesnapshot/namespace", "shop"),
+            ("csi.storage.k8s.io/volumesnapshotcontent/name", "snapcontent-1"),
+        ]),
+        ..Default::default()
+    };
+    world.layer.create_snapshot(Request::new(request.clone())).await.unwrap();
+    let renamed = proto::CreateSnapshotRequest { parameters: map(&[]), ..request };
+    world.layer.create_snapshot(Request::new(renamed)).await.unwrap();
+    let status = world.pools().get_pool_status(Request::new(windlass::GetPoolStatusRequest {})).await.unwrap().into_inner();
+    let known: Vec<_> = status.pools[0]
+        .objects
+        .iter()
+        .map(|object| [&object.pvc, &object.pv, &object.volume_snapshot, &object.volume_snapshot_content].map(String::as_str))
+        .collect();
+    assert_eq!(known, [["shop/data", "pvc-1", "", ""], ["shop/data", "pvc-1", "shop/nightly", "snapcontent-1"]]);
+    world.set.close();
+}
+
+#[tokio::test]
+async fn a_volume_restored_from_elsewhere_repeats_its_answer_with_its_source() {
+    use crate::pool::owned::RestoreStart;
+    use crate::pool::record::{AccessMode as Recorded, NewVolume, VolumeMode};
+    use crate::types::{CapacityRange, PoolId, SnapshotHandle, SnapshotId, VolumeSize};
+
+    let world = World::new(&[Disk::new("one")]);
+    let pool = world.layer.pools().remove(0);
+    let elsewhere = SnapshotHandle { pool: PoolId::random(), snapshot: SnapshotId::random() };
+    let deleted_here = SnapshotHandle { pool: pool.id(), snapshot: SnapshotId::random() };
+    for (name, source) in [("from-elsewhere", elsewhere), ("from-a-repository", deleted_here)] {
+        let size = VolumeSize::at_least(1 << 20).unwrap();
+        let restored = NewVolume {
+            name: name.to_owned().try_into().unwrap(),
+            capacity: CapacityRange::exactly(size),
+            minimum: size,
+            mode: VolumeMode::Block,
+            access_modes: vec![Recorded::SingleNodeWriter],
+            mount_flags: Vec::new(),
+            parameters: Default::default(),
+            checksum: Default::default(),
+            source: None,
+            foreign_source: Some(source.to_string()),
+            kubernetes: Default::default(),
+        };
+        let RestoreStart::Target(target) = pool.begin_restore(&restored).unwrap() else { panic!("it is new") };
+        pool.commit_restore(target.volume()).unwrap();
+        let asked = |source: Option<SnapshotHandle>| {
+            let snapshot = |handle: SnapshotHandle| {
+                use proto::volume_content_source::{SnapshotSource, Type};
+                Type::Snapshot(SnapshotSource { snapshot_id: handle.to_string() })
+            };
+            let capability = proto::VolumeCapability {
+                access_type: Some(AccessType::Block(BlockVolume {})),
+                access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+            };
+            proto::CreateVolumeRequest {
+                name: name.to_owned(),
+                volume_capabilities: vec![capability],
+                volume_content_source: source.map(|handle| proto::VolumeContentSource { r#type: Some(snapshot(handle)) }),
+                ..Default::default()
+            }
+        };
+        for _ in 0..2 {
+            let answer = world.layer.create_volume(Request::new(asked(Some(source)))).await.unwrap().into_inner().volume.unwrap();
+            assert_eq!(answer.content_source, asked(Some(source)).volume_content_source);
+            assert_eq!(answer.volume_id, VolumeHandle { pool: pool.id(), volume: target.volume() }.to_string());
+        }
+        let other = SnapshotHandle { snapshot: SnapshotId::random(), ..source };
+        for different in [None, Some(other)] {
+            let refused = world.layer.create_volume(Request::new(asked(different))).await.unwrap_err();
+            assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
+        }
+    }
+    drop(pool);
+    world.set.close();
+}
+
+#[tokio::test]
 async fn what_another_pool_can_do_is_asked_of_that_pool() {
     let roomy = Disk::of("roomy", MemoryPool::with_capacity(64 << 30).without_checksums());
     let able = Disk::new("able");

@@ -73,6 +73,8 @@ mod tests {
             source,
             format,
             created: Timestamp::now(),
+            foreign_source: None,
+            kubernetes: Default::default(),
         }
     }
 

@@ -102,7 +102,8 @@ fn options(
         VolumeMode::Block => (Mode::Block, None),
         VolumeMode::Filesystem(fs_type) => (Mode::Filesystem, Some(fs_type.to_string())),
     };
-    tags.insert(0, format!("handle={handle}"));
+    let names = &snapshot.kubernetes;
+    tags.splice(0..0, std::iter::once(format!("handle={handle}")).chain(names.tags()));
     ExportOptions {
         path: format!("/{volume}/{FILE_NAME}"),
         hostname,
@@ -115,6 +116,12 @@ fn options(
             chunk_bytes: Some(chunk_size.bytes()),
             mode: Some(mode),
             filesystem,
+            pvc_namespace: names.claim.as_ref().map(|claim| claim.namespace.to_string()),
+            pvc_name: names.claim.as_ref().map(|claim| claim.name.to_string()),
+            pv_name: names.volume.as_ref().map(ToString::to_string),
+            volume_snapshot_namespace: names.snapshot.as_ref().map(|snapshot| snapshot.namespace.to_string()),
+            volume_snapshot_name: names.snapshot.as_ref().map(|snapshot| snapshot.name.to_string()),
+            volume_snapshot_content_name: names.snapshot_content.as_ref().map(ToString::to_string),
             ..Metadata::of_size(snapshot.size.bytes())
         },
         chunk_size,

@@ -19,12 +19,13 @@ use crate::block::{FileSink, FileSource};
 use crate::csi::validate::size;
 use crate::mount::fit::{self, Misfit};
 use crate::pool::DataChecksum;
+use crate::pool::kubernetes::KubernetesNames;
 use crate::pool::owned::{OwnedPool, RestoreStart, RestoreTarget};
 use crate::pool::record::{AccessMode, NewVolume, VolumeMode};
 use crate::repository::tree::FileSelector;
 use crate::transfer::metadata::{Metadata, Mode};
 use crate::transfer::{self, Budget, Image, Locking, Progress, RestoreError, RestoreOptions, RestoreReport, Target};
-use crate::types::{CapacityRange, FsType, LogicalBlockSize, ObjectName, VolumeHandle, VolumeId, VolumeSize};
+use crate::types::{CapacityRange, FsType, LogicalBlockSize, ObjectName, SnapshotHandle, VolumeHandle, VolumeId, VolumeSize};
 
 use super::registry::{Done, Ended, Kind};
 use super::{Transfers, export, message, status};
@@ -103,7 +104,14 @@ fn plan(
         parameters: BTreeMap::new(),
         checksum: DataChecksum::Off,
         source: None,
+        foreign_source: metadata.and_then(|metadata| metadata.snapshot_handle.clone()).filter(|handle| is_handle(handle)),
+        kubernetes: KubernetesNames::default(),
     })
+}
+
+/// Whether a text from a repository is the handle of a snapshot: whatever else it is would be no content source.
+fn is_handle(text: &str) -> bool {
+    text.parse::<SnapshotHandle>().is_ok()
 }
 
 /// What was written through a device of smaller blocks may not be usable through one of larger blocks: a partition table counts

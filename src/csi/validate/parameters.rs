@@ -2,7 +2,8 @@
 //!
 //! Known are `pool` (a pool's name, its id or its path), `checksum` (`true` or `false`) and `deltaAnchors` (how many deleted snapshots of a
 //! volume are kept to tell what changed since them). Everything that begins with
-//! `csi.storage.k8s.io/` belongs to the sidecars and is let through, `fstype` among it, which is understood. Any other key is
+//! `csi.storage.k8s.io/` belongs to the sidecars and is let through, among it `fstype`, which is understood, and the names of Kubernetes'
+//! objects, which are recorded and never compared. Any other key is
 //! refused: a misspelt parameter that is ignored is found out too late.
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use crate::csi::error::RequestError;
 use crate::pool::DataChecksum;
+use crate::pool::kubernetes::{KubernetesName, KubernetesNames, NamespacedName};
 use crate::pool::properties::{PoolName, PoolNameError};
 use crate::pool::record::AnchorLimit;
 use crate::types::{FsType, PoolId};
@@ -41,6 +43,17 @@ pub struct VolumeParameters {
     pub fs_type: Option<FsType>,
     /// What is recorded with the volume and compared when its creation is repeated: without the sidecars' keys.
     pub recorded: BTreeMap<String, String>,
+    /// What the sidecar says that Kubernetes calls it.
+    pub kubernetes: KubernetesNames,
+}
+
+/// Checked parameters of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SnapshotParameters {
+    /// What is recorded and compared: there are none of ours yet.
+    pub recorded: BTreeMap<String, String>,
+    /// What the sidecar says that Kubernetes calls it.
+    pub kubernetes: KubernetesNames,
 }
 
 fn pool(value: &str) -> Result<PoolSelector, RequestError> {
@@ -65,7 +78,7 @@ fn pool(value: &str) -> Result<PoolSelector, RequestError> {
 /// Invalid when a key is not known, a value is malformed, or the map is too large.
 pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, RequestError> {
     super::map(FIELD, parameters)?;
-    let mut checked = VolumeParameters::default();
+    let mut checked = VolumeParameters { kubernetes: kubernetes(parameters), ..VolumeParameters::default() };
     // In a fixed order, so that the same request gets the same refusal.
     for (key, value) in parameters.iter().collect::<BTreeMap<_, _>>() {
         match key.as_str() {
@@ -94,15 +107,31 @@ pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, 
     Ok(checked)
 }
 
-/// The parameters of a snapshot: there are none of ours yet.
+/// The names that the sidecars give (`--extra-create-metadata`). What no object can be called is left out: it is of no use to anybody, and
+/// no reason to make no volume.
+fn kubernetes(parameters: &HashMap<String, String>) -> KubernetesNames {
+    let name =
+        |key: &str| -> Option<KubernetesName> { parameters.get(&format!("{SIDECAR_PREFIX}{key}"))?.clone().try_into().ok() };
+    let namespaced = |kind: &str| {
+        Some(NamespacedName { namespace: name(&format!("{kind}/namespace"))?, name: name(&format!("{kind}/name"))? })
+    };
+    KubernetesNames {
+        claim: namespaced("pvc"),
+        volume: name("pv/name"),
+        snapshot: namespaced("volumesnapshot"),
+        snapshot_content: name("volumesnapshotcontent/name"),
+    }
+}
+
+/// The parameters of a snapshot.
 ///
 /// # Errors
 /// Invalid when a key is not known, or the map is too large.
-pub fn snapshot(parameters: &HashMap<String, String>) -> Result<BTreeMap<String, String>, RequestError> {
+pub fn snapshot(parameters: &HashMap<String, String>) -> Result<SnapshotParameters, RequestError> {
     super::map(FIELD, parameters)?;
     match parameters.keys().filter(|key| !key.starts_with(SIDECAR_PREFIX)).min() {
         Some(key) => Err(unknown(key)),
-        None => Ok(BTreeMap::new()),
+        None => Ok(SnapshotParameters { recorded: BTreeMap::new(), kubernetes: kubernetes(parameters) }),
     }
 }
 
@@ -129,8 +158,11 @@ mod tests {
             ("deltaAnchors", "0"),
             ("csi.storage.k8s.io/fstype", "xfs"),
             ("csi.storage.k8s.io/pvc/name", "data"),
+            ("csi.storage.k8s.io/pvc/namespace", "shop"),
+            ("csi.storage.k8s.io/pv/name", "Not a name"),
         ])
         .unwrap();
+        assert_eq!(checked.kubernetes.tags(), ["pvc=shop/data"]);
         assert_eq!(checked.pool, Some(PoolSelector::Id(id)));
         assert_eq!(checked.checksum, DataChecksum::On);
         assert_eq!(checked.fs_type, Some(FsType::Xfs));

@@ -31,6 +31,14 @@ impl ContentSource {
         }
     }
 
+    /// Its handle, as requests name it.
+    pub fn handle(self) -> String {
+        match self {
+            Self::Snapshot(handle) => handle.to_string(),
+            Self::Volume(handle) => handle.to_string(),
+        }
+    }
+
     /// The object within its pool.
     pub fn object(self) -> Object {
         match self {

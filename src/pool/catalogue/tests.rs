@@ -23,6 +23,8 @@ fn volume(name: &str) -> Volume {
         source: None,
         format: FormatState::Never,
         created: Timestamp::now(),
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 

@@ -101,6 +101,8 @@ impl OwnedPool {
             parameters: request.parameters.clone(),
             checksum: request.checksum,
             source: request.source,
+            foreign_source: request.foreign_source.clone(),
+            kubernetes: request.kubernetes.clone(),
             // A volume that was given content is never formatted (invariant 1), whatever the content is.
             format: if request.source.is_some() { FormatState::Copied } else { FormatState::Never },
             created: Timestamp::now(),

@@ -66,7 +66,8 @@ impl OwnedPool {
     /// claimed: other requests for the name get [`PoolError::Busy`].
     ///
     /// # Errors
-    /// As for [`OwnedPool::create_volume`]; [`PoolError::Unsupported`] when the request names a content source.
+    /// As for [`OwnedPool::create_volume`]; [`PoolError::Unsupported`] when the request names a content source
+    /// in this pool. A foreign one is recorded.
     pub fn begin_restore(&self, request: &NewVolume) -> Result<RestoreStart, PoolError> {
         self.settle();
         let name = Key::VolumeName(request.name.clone());

@@ -96,6 +96,7 @@ mod tests {
             serial,
             anchor_limit: AnchorLimit::default(),
             used_by: used_by.iter().cloned().collect::<BTreeSet<_>>(),
+            kubernetes: Default::default(),
         }
     }
 

@@ -110,6 +110,7 @@ impl OwnedPool {
             serial: 0,
             anchor_limit: volume.anchor_limit(),
             used_by: BTreeSet::new(),
+            kubernetes: request.kubernetes.of_snapshot(&volume.kubernetes),
         })
     }
 

@@ -70,10 +70,10 @@ impl OwnedPool {
     pub fn check(&self) -> Result<(), PoolError> {
         self.pool.health()?;
         self.pool.usage()?;
-        Ok(())
+        self.catalogue.check_works()
     }
 
-    /// The names of all volumes, and of those that are being made or restored.
+    /// The names of all volumes.
     ///
     /// # Errors
     /// [`PoolError::Catalogue`].

@@ -43,11 +43,13 @@ fn new_volume(text: &str) -> NewVolume {
         parameters: BTreeMap::new(),
         checksum: DataChecksum::Off,
         source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 
 fn new_snapshot(text: &str, source: VolumeId) -> NewSnapshot {
-    NewSnapshot { name: name(text), source, parameters: BTreeMap::new() }
+    NewSnapshot { name: name(text), source, parameters: BTreeMap::new(), kubernetes: Default::default() }
 }
 
 struct World {

@@ -119,6 +119,8 @@ fn volume(name: &str) -> NewVolume {
         parameters: BTreeMap::new(),
         checksum: Default::default(),
         source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
     }
 }
 
