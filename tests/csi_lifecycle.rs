@@ -499,6 +499,39 @@ async fn what_cannot_grow_mounted_grows_before_anybody_uses_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_that_gave_up_is_not_given_out_and_is_checked_when_nobody_uses_it() {
+    for word in ["emergency_ro", "shutdown"] {
+        let node = Node::start().await;
+        let capability = || mount("ext4", SHARED);
+        let (volume, staging) = staged(&node, "a", capability()).await;
+        let device = node.device(&volume).unwrap();
+        let target = node.path("pods/a/mount");
+        let request = || publish(&volume, &staging, &target, capability());
+        node.publish(request()).await.unwrap();
+        node.mounter.add_super_option(&device, word);
+        refused(node.publish(request()).await, Code::FailedPrecondition);
+        let other = node.path("pods/b/mount");
+        refused(node.publish(publish(&volume, &staging, &other, capability())).await, Code::FailedPrecondition);
+        for path in [&staging, &target] {
+            let stats = NodeGetVolumeStatsRequest { volume_id: volume.clone(), volume_path: path.clone(), ..Default::default() };
+            refused(node.node.clone().node_get_volume_stats(stats).await, Code::Internal);
+        }
+        refused(node.stage(&volume, &staging, capability()).await, Code::FailedPrecondition);
+        assert_eq!(node.mounted_at(&target), 1, "in use: left alone");
+        refused(node.stage(&volume, &node.staging("second"), capability()).await, Code::FailedPrecondition);
+
+        node.unpublish(&volume, &target).await.unwrap();
+        let checks = node.mounter.count(Verb::Check);
+        node.mounter.fail_next(Verb::Check, Failure::Unsound);
+        refused(node.stage(&volume, &staging, capability()).await, Code::FailedPrecondition);
+        assert_eq!((node.mounted_at(&staging), node.device(&volume)), (0, None), "refused, and nothing left");
+        node.stage(&volume, &staging, capability()).await.unwrap();
+        assert_eq!(node.mounter.count(Verb::Check), checks + 2);
+        node.publish(request()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_not_empty_is_removed() {
     let node = Node::start().await;
     let volume = node.volume("a", mount("ext4", WRITER)).await;
@@ -801,6 +834,7 @@ impl Mounter for Hung {
         device_number(device: &Path) -> (u32, u32);
         probe(device: &Path) -> Probe;
         make_file_system(device: &Path, fs_type: FsType, over: Formatting) -> ();
+        check(device: &Path, fs_type: FsType) -> ();
         mount(request: &MountRequest) -> ();
         bind(source: &Path, target: &Path, access: Access, options: &[String]) -> ();
         unmount(target: &Path) -> ();

@@ -147,6 +147,53 @@ fn an_unmounted_ext4_is_grown_with_its_journal_replayed() {
 }
 
 #[test]
+fn an_ext4_that_recorded_errors_is_checked_before_it_is_mounted_and_never_while_it_is() {
+    let sandbox = Sandbox::new();
+    let mounter = SystemMounter::new();
+    let (file, device) = formatted(&sandbox, "volume", 64 * MIB, FsType::Ext4);
+    let target = sandbox.directory("mount");
+    let mount = |options: &[&str]| {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let request = request(&device, &target, FsType::Ext4, Access::ReadWrite);
+        mounter.mount(&windlass::mount::MountRequest { options, ..request }).unwrap();
+    };
+    let entry = || topmost(&mounter.mounts().unwrap())[target.as_path()].clone();
+    mount(&["errors=remount-ro"]);
+    std::fs::write(target.join("file"), b"kept").unwrap();
+    File::open(target.join("file")).unwrap().sync_all().unwrap();
+    entry().check_usable(Access::ReadWrite).unwrap();
+    std::fs::write(format!("/sys/fs/ext4/loop{}/trigger_fs_error", device.number), b"by the test").unwrap();
+    assert!(matches!(entry().check_usable(Access::ReadWrite), Err(MountError::Unsound { .. })), "{:?}", entry());
+    entry().check_usable(Access::ReadOnly).unwrap();
+    assert!(matches!(mounter.check(&device.path, FsType::Ext4), Err(MountError::Busy(_))));
+    mounter.unmount(&target).unwrap();
+
+    let state = |device: &Path| {
+        let output = Command::new("dumpe2fs").arg("-h").arg(device).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("Filesystem state:")).unwrap().trim().to_owned()
+    };
+    assert_eq!(state(&device.path), "clean with errors");
+    // A device that cannot be written is left as it is.
+    std::fs::copy(sandbox.path("volume"), sandbox.path("copy")).unwrap();
+    let reader = attach(&File::open(sandbox.path("copy")).unwrap(), Access::ReadOnly);
+    mounter.check(&reader.path, FsType::Ext4).unwrap();
+    assert_eq!(state(&reader.path), "clean with errors");
+    loop_device::detach(&reader).unwrap();
+    for _ in 0..2 {
+        mounter.check(&device.path, FsType::Ext4).unwrap();
+        assert_eq!(state(&device.path), "clean");
+    }
+    mount(&[]);
+    entry().check_usable(Access::ReadWrite).unwrap();
+    assert_eq!(std::fs::read(target.join("file")).unwrap(), b"kept");
+    mounter.unmount(&target).unwrap();
+    assert_clean(&device.path, FsType::Ext4);
+    loop_device::detach(&device).unwrap();
+    drop(file);
+}
+
+#[test]
 fn nothing_is_formatted_over() {
     let sandbox = Sandbox::new();
     let mounter = SystemMounter::new();

@@ -28,6 +28,7 @@ pub enum Verb {
     DeviceNumber,
     Probe,
     MakeFileSystem,
+    Check,
     Mount,
     Bind,
     Unmount,
@@ -51,6 +52,8 @@ pub enum Failure {
     NotFound,
     /// [`MountError::Program`]
     Program,
+    /// [`MountError::Unsound`]
+    Unsound,
     /// [`MountError::Io`] of this kind.
     Io(io::ErrorKind),
 }
@@ -146,6 +149,14 @@ impl MemoryMounter {
         self.state().device(device).file_system_bytes
     }
 
+    /// Adds a word to the options of a device's mounted file system, as the kernel does when the file system gives up.
+    pub fn add_super_option(&self, device: &Path, word: &str) {
+        let number = number_of(device);
+        for entry in self.state().mounts.iter_mut().filter(|entry| entry.is_of(device, number)) {
+            entry.super_options.push(word.to_owned());
+        }
+    }
+
     /// Freezes the file system of a device as somebody else would.
     pub fn freeze_by_others(&self, device: &Path) {
         self.state().device(device).frozen = true;
@@ -191,6 +202,7 @@ impl MemoryMounter {
             Some(at) => Err(match state.failures.remove(at).1 {
                 Failure::Busy => MountError::Busy(subject),
                 Failure::NotFound => MountError::NotFound(subject),
+                Failure::Unsound => MountError::Unsound { place: subject, reason: "injected".to_owned() },
                 Failure::Program => MountError::Program { program: "test", output: "injected".to_owned() },
                 Failure::Io(kind) => MountError::io(format!("{verb:?} {}", subject.display()))(kind.into()),
             }),
@@ -277,6 +289,14 @@ impl Mounter for MemoryMounter {
         held.file_system_bytes = held.device_bytes;
         held.identity = last_id + 1;
         state.last_id += 1;
+        Ok(())
+    }
+
+    fn check(&self, device: &Path, _: FsType) -> Result<(), MountError> {
+        let state = self.begin(Verb::Check, device)?;
+        if state.mounts.iter().any(|entry| entry.source == through_descriptor(device)) {
+            return Err(MountError::Busy(device.to_owned()));
+        }
         Ok(())
     }
 

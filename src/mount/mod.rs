@@ -5,6 +5,7 @@
 //! All calls block.
 
 mod btrfs_identity;
+mod check;
 pub mod fit;
 pub mod image;
 pub mod memory;
@@ -146,6 +147,28 @@ impl MountEntry {
         let read_only = |options: &[String]| options.iter().any(|option| option == "ro");
         if read_only(&self.options) || read_only(&self.super_options) { Access::ReadOnly } else { Access::ReadWrite }
     }
+
+    /// Whether the file system does what it was mounted for, as far as the mount table says. A file system that gave up stays mounted: the
+    /// kernel adds `shutdown` to its options, or `emergency_ro` (since Linux 6.15; before, the file system turned `ro` under mounts
+    /// that are not). XFS says nothing there: its calls fail.
+    ///
+    /// # Errors
+    /// [`MountError::Unsound`] when nothing works any more, or nothing can be written though it was mounted for `expected`.
+    pub fn check_usable(&self, expected: Access) -> Result<(), MountError> {
+        let says = |word: &str| self.super_options.iter().chain(&self.options).any(|option| option == word);
+        let is_ro = |options: &[String]| options.iter().any(|option| option == "ro");
+        let became_read_only = says("emergency_ro") || is_ro(&self.super_options) && !is_ro(&self.options);
+        let fault = match expected {
+            _ if says("shutdown") => "has shut down after an error",
+            Access::ReadWrite if became_read_only => "became read-only after an error",
+            Access::ReadWrite | Access::ReadOnly => return Ok(()),
+        };
+        let reason = format!(
+            "the file system on {} {fault}: see the kernel's log. It is checked when it is staged anew: stop all pods that use it",
+            self.source.display()
+        );
+        Err(MountError::Unsound { place: self.mount_point.clone(), reason })
+    }
 }
 
 /// What to mount where.
@@ -216,6 +239,13 @@ pub trait Mounter: Send + Sync {
     /// # Errors
     /// [`MountError::NotBlank`] when the device holds anything but (`over` given) an unfinished file system of this type.
     fn make_file_system(&self, device: &Path, fs_type: FsType, over: Formatting) -> Result<(), MountError>;
+
+    /// Checks an unmounted file system that says of itself that it has errors, and mends what can be mended without losing anything
+    /// (ext4). Does nothing where there is no such mark. Takes as long as a full check where there is one.
+    ///
+    /// # Errors
+    /// [`MountError::Unsound`] when it must not be mounted as it is; [`MountError::Busy`] when it is mounted; [`MountError::Io`].
+    fn check(&self, device: &Path, fs_type: FsType) -> Result<(), MountError>;
 
     /// Mounts a device. XFS is mounted with `nouuid`, Btrfs clones beside their source (see `mount::system`).
     ///

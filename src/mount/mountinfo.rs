@@ -94,6 +94,28 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_file_system_that_gave_up_is_told_from_one_that_is_read_only_by_wish() {
+        let entry = |options: &str, super_options: &str| {
+            let line = format!("30 1 7:0 / /mnt {options} shared:1 - ext4 /dev/loop0 {super_options}");
+            parse(line.as_bytes()).unwrap().remove(0)
+        };
+        let usable = |options, super_options, expected| entry(options, super_options).check_usable(expected).is_ok();
+        for (options, super_options, reads, writes) in [
+            ("rw,relatime", "rw,errors=remount-ro", true, true),
+            // Read-only by wish: what is refused is asking for more, elsewhere.
+            ("ro,relatime", "ro", true, true),
+            ("ro,relatime", "rw", true, true),
+            ("rw,relatime", "ro,errors=remount-ro", true, false),
+            ("rw,relatime", "rw,errors=remount-ro,emergency_ro", true, false),
+            ("rw,relatime", "rw,shutdown", false, false),
+            ("ro,relatime", "rw,shutdown", false, false),
+        ] {
+            assert_eq!(usable(options, super_options, Access::ReadOnly), reads, "{options} {super_options}");
+            assert_eq!(usable(options, super_options, Access::ReadWrite), writes, "{options} {super_options}");
+        }
+    }
+
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
 

@@ -34,6 +34,16 @@ pub(super) fn run_accepting<S: AsRef<OsStr>>(
     run_at_most(LONGEST_RUN, program, arguments, accepted)
 }
 
+/// As [`run_accepting`], for at most `limit`.
+pub(super) fn run_within<S: AsRef<OsStr>>(
+    limit: Duration,
+    program: &'static str,
+    arguments: impl IntoIterator<Item = S>,
+    accepted: &[i32],
+) -> Result<(), MountError> {
+    run_at_most(limit, program, arguments, accepted)
+}
+
 fn run_at_most<S: AsRef<OsStr>>(
     limit: Duration,
     program: &'static str,

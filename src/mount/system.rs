@@ -5,13 +5,14 @@
 //!   a crash between any two calls leaves nothing to repair here.
 //! * **Clones beside their source**: XFS refuses a second file system with the same UUID unless told (`nouuid`); Btrfs gets
 //!   a new UUID before its first mount ([`Mounter::renew_identity`]); ext4 does not care.
+//! * **Sound before mounted**: an ext4 that recorded errors is checked first ([`Mounter::check`]); see `mount::check`.
 //! * **Read-only devices** (snapshots) cannot replay a journal. A snapshot cut under a freeze has nothing to replay, except that
 //!   XFS always leaves a record in its log; so a mount that fails because of it is tried once more without recovery. A
 //!   snapshot that was cut without a freeze of ours then shows the state before the last journal entries.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +24,8 @@ use super::options::{self, MountOptions};
 use super::path::through_descriptor;
 use super::probe::{self, Finding};
 use super::{
-    FileSystemStats, Formatting, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe, btrfs_identity, mkfs,
-    mounted, mountinfo, topmost,
+    FileSystemStats, Formatting, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe, btrfs_identity, check,
+    mkfs, mounted, mountinfo, topmost,
 };
 use crate::block::{Access, FileSource, bind, device};
 use crate::failpoint;
@@ -82,6 +83,31 @@ impl Mounter for SystemMounter {
         self.flush_device(device)?;
         failpoint::hit("mount.mkfs.after");
         tracing::info!(device = %device.display(), %fs_type, "made a file system");
+        Ok(())
+    }
+
+    fn check(&self, device: &Path, fs_type: FsType) -> Result<(), MountError> {
+        if fs_type != FsType::Ext4 || is_read_only(device)? {
+            return Ok(());
+        }
+        let number = self.device_number(device)?;
+        if self.mounts()?.iter().any(|entry| entry.is_of(device, number)) {
+            return Err(MountError::Busy(device.to_owned()));
+        }
+        let look = || {
+            let file = File::open(device)?;
+            let mut superblock = [0; check::SUPERBLOCK.1];
+            file.read_exact_at(&mut superblock, check::SUPERBLOCK.0)?;
+            Ok((check::is_asked_for(&superblock), device::size(&file)?))
+        };
+        let (is_asked_for, bytes) = look().map_err(|error| path_error("look at", device, error))?;
+        if is_asked_for {
+            failpoint::hit("mount.check.before");
+            check::mend_ext4(device, bytes)?;
+            self.flush_device(device)?;
+            failpoint::hit("mount.check.after");
+            tracing::warn!(device = %device.display(), %fs_type, "checked a file system that had errors; it is sound now");
+        }
         Ok(())
     }
 

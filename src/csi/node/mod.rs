@@ -19,8 +19,9 @@ use proto::node_service_capability::rpc::Type as RpcType;
 use proto::node_service_capability::{Rpc, Type};
 use tonic::{Request, Response, Status};
 
+use crate::block::Access;
 use crate::mount::MountError;
-use crate::pool::record::{Volume, VolumeMode};
+use crate::pool::record::{Publication, Volume, VolumeMode};
 
 use super::controller::call;
 use super::error::{CallError, RequestError};
@@ -79,6 +80,12 @@ fn mounted(result: Result<(), MountError>) -> Result<(), CallError> {
         MountError::Option(_) => RequestError::invalid("volume_capability.mount.mount_flags", error.to_string()).into(),
         error => error.into(),
     })
+}
+
+/// What a publication was to be able to do: mount flags may ask for less than its access mode does.
+fn expected_access(record: &Publication) -> Access {
+    let asks_to_read = record.mount_flags.iter().flat_map(|flags| flags.split(',')).any(|flag| flag == "ro");
+    if asks_to_read { Access::ReadOnly } else { record.access }
 }
 
 /// The refusal of a path where something else is mounted.

@@ -2,7 +2,7 @@
 //!
 //! Steps: (a block volume that may be written: `Content`) - record - make the target - bind. The staging path must be this
 //! volume's mount, seen in mountinfo: after a reboot an empty directory is there instead, and a pod that got it would write to the
-//! node's disk. A target that shows the volume already is not mounted on again, so mounts never stack.
+//! node's disk; and it must be usable: one that gave up after an error is refused, by what its mount says. A target that shows the volume already is not mounted on again, so mounts never stack.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,9 @@ use crate::pool::record::{FormatState, Publication, PublicationKind, VolumeMode}
 use crate::types::VolumeHandle;
 
 use super::situation::{At, Situation};
-use super::{CAPABILITY, STAGING_PATH, TARGET_PATH, VOLUME_ID, allowed, confined, mounted, occupied, remove_target, step};
+use super::{
+    CAPABILITY, STAGING_PATH, TARGET_PATH, VOLUME_ID, allowed, confined, expected_access, mounted, occupied, remove_target, step,
+};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -64,6 +66,9 @@ pub(super) fn publish(layer: &NodeLayer, checked: Checked) -> Result<proto::Node
 
     if let Some(existing) = situation.record(&target, PublicationKind::Published) {
         if *existing == wanted && capability.access_type.fits(situation.volume.mode) {
+            if let At::Volume(entry) = situation.at(&target) {
+                entry.check_usable(expected_of(&situation, &staging, access))?;
+            }
             return done;
         }
         let reason = format!("is published at {} with another capability or access", target.display());
@@ -172,6 +177,7 @@ fn staged_source(
         VolumeMode::Filesystem(_) => {
             let confined = confined(STAGING_PATH, layer.root.resolve(staging))?;
             let At::Volume(entry) = situation.at(staging) else { return Err(not_staged().into()) };
+            entry.check_usable(expected_of(situation, staging, access))?;
             if access == Access::ReadWrite && entry.access() == Access::ReadOnly && !asked_for_read_only(situation, staging) {
                 return Err(too_little().into());
             }
@@ -192,5 +198,10 @@ fn staged_source(
 /// Whether the mount flags of the stage asked for what the access mode does not: then nobody is surprised.
 fn asked_for_read_only(situation: &Situation<'_>, staging: &std::path::Path) -> bool {
     let staged = situation.record(staging, PublicationKind::Staged);
-    staged.is_some_and(|record| record.mount_flags.iter().flat_map(|flags| flags.split(',')).any(|flag| flag == "ro"))
+    staged.is_some_and(|record| record.access == Access::ReadWrite && expected_access(record) == Access::ReadOnly)
+}
+
+/// What the staged file system must be able to do for this publication.
+fn expected_of(situation: &Situation<'_>, staging: &std::path::Path, access: Access) -> Access {
+    if asked_for_read_only(situation, staging) { Access::ReadOnly } else { access }
 }

@@ -1,9 +1,12 @@
 //! NodeStageVolume: device, file system, mount.
 //!
-//! Steps, each durable: record - attach - (format: `Formatting`, mkfs, `Content`) or (a fresh copy: new identity, `Content`) -
+//! Steps, each durable: record - attach - (format: `Formatting`, mkfs, `Content`) or (check; a fresh copy: new identity, `Content`) -
 //! mount - grow. A crash after any of them leaves what the repetition finds and goes on from: a record without a mount is void; a
 //! device without a mount is used again, or taken away by NodeUnstageVolume or DeleteVolume; a volume in `Formatting` that is
 //! mounted nowhere is formatted again. A failure takes back the device and the record, if nothing else uses them.
+//!
+//! Mounted is not usable: a file system that gave up after an error (its mount says so) is refused while others use it, and is taken down,
+//! checked and mounted anew when nobody does. One that recorded errors is checked before it is mounted.
 //!
 //! A file system is attached for writing also when it is mounted read-only: its journal may have to be replayed. A copy for
 //! readers that is larger than its source is mounted for writing once, privately, to grow it. Raw block volumes are only attached.
@@ -25,7 +28,7 @@ use crate::types::{FsType, Object, VolumeHandle};
 
 use super::format::{self, Preparation};
 use super::situation::{At, Situation};
-use super::{CAPABILITY, STAGING_PATH, VOLUME_ID, allowed, confined, mounted, occupied, step};
+use super::{CAPABILITY, STAGING_PATH, VOLUME_ID, allowed, confined, expected_access, mounted, occupied, step};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -84,16 +87,23 @@ pub(super) fn stage(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeSt
     };
     let found = match situation.at(&path) {
         At::Other(entry) => return Err(occupied(STAGING_PATH, &path, &entry.source)),
-        At::Volume(entry) => Some(entry.access()),
+        At::Volume(entry) => Some((entry.access(), entry.check_usable(expected_access(&wanted)))),
         At::Nothing => None,
     };
     match found {
-        // An interrupted attempt was about to grow a copy for readers.
-        Some(Access::ReadWrite) if wanted.access == Access::ReadOnly => {
+        Some((_, Err(fault))) if situation.mounts().count() > 1 => return Err(fault.into()),
+        // Nobody uses it: taken down, it is checked and mounted anew.
+        Some((_, Err(fault))) => {
+            tracing::warn!(volume = %situation.volume.id, %fault, "staged anew");
             situation.unmount(&path)?;
             situation = Situation::look(layer, pool, situation.volume)?;
         }
-        Some(access) => {
+        // An interrupted attempt was about to grow a copy for readers.
+        Some((Access::ReadWrite, Ok(()))) if wanted.access == Access::ReadOnly => {
+            situation.unmount(&path)?;
+            situation = Situation::look(layer, pool, situation.volume)?;
+        }
+        Some((access, Ok(()))) => {
             situation.put_record(wanted)?;
             grow_if_writable(layer, &situation, target.real_path(), fs_type, access)?;
             return done;
@@ -133,7 +143,8 @@ fn stage_file_system(
         Ok::<_, CallError>(step!("unmount", layer.mounter.unmount(&mounted.path()))?)
     };
     // Where it is mounted already, all that follows was done.
-    if situation.mounts().next().is_some() {
+    if let Some(entry) = situation.mounts().next() {
+        entry.check_usable(expected_access(wanted))?;
         mount(wanted.access)?;
         return grow(wanted.access);
     }
@@ -169,10 +180,11 @@ fn prepare(layer: &NodeLayer, situation: &Situation<'_>, device: &Path, fs_type:
             set(FormatState::Content)?;
         }
         Preparation::RenewIdentity => {
+            step!("check", layer.mounter.check(device, fs_type))?;
             step!("identity", layer.mounter.renew_identity(device, fs_type))?;
             set(FormatState::Content)?;
         }
-        Preparation::None => {}
+        Preparation::None => step!("check", layer.mounter.check(device, fs_type))?,
     }
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! NodeGetVolumeStats.
 //!
 //! A file system whose device does not answer hangs whoever looks at it. So the look has a deadline of its own, it takes no lock
-//! that anything else needs, and while one hangs no second one is begun on the same volume.
+//! that anything else needs, and while one hangs no second one is begun on the same volume. A file system that gave up after an error is an
+//! error here: how full it is says nothing then, and health is not advertised.
 
 use std::path::PathBuf;
 
 use csi_proto::csi::v1 as proto;
 use proto::volume_usage::Unit;
 
+use crate::block::Access;
 use crate::csi::answer;
 use crate::csi::error::{CallError, Fault, RequestError};
 use crate::csi::locks::{Hold, Key};
@@ -17,7 +19,7 @@ use crate::pool::record::{PublicationKind, VolumeMode};
 use crate::types::VolumeHandle;
 
 use super::situation::{At, Situation};
-use super::{VOLUME_ID, VOLUME_PATH, confined};
+use super::{VOLUME_ID, VOLUME_PATH, confined, expected_access};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -69,8 +71,13 @@ fn look(layer: &NodeLayer, handle: VolumeHandle, path: &std::path::Path) -> Resu
     let situation = Situation::look(layer, &pool, volume)?;
     let not_here = || RequestError::not_found(VOLUME_PATH, format!("the volume is not at {}", path.display()));
     let staged = situation.volume.mode == VolumeMode::Block && situation.record(path, PublicationKind::Staged).is_some();
-    if !staged && !matches!(situation.at(path), At::Volume(_)) {
-        return Err(not_here().into());
+    match situation.at(path) {
+        At::Volume(entry) => {
+            let expected = situation.live().find(|record| record.path == path).map(expected_access);
+            entry.check_usable(expected.unwrap_or(Access::ReadOnly))?;
+        }
+        At::Nothing | At::Other(_) if !staged => return Err(not_here().into()),
+        At::Nothing | At::Other(_) => {}
     }
     if situation.volume.mode == VolumeMode::Block {
         let total = answer::size(situation.volume.size);
