@@ -13,8 +13,12 @@ use super::{Formatting, MountError, program};
 use crate::block::device;
 use crate::types::FsType;
 
-/// Smallest device on which a file system of this type is made, in bytes: what the programs accept, for ext4 what leaves
+/// Smallest device on which a file system of this type is made, in bytes, a multiple of 4096: what the programs accept, for ext4 what leaves
 /// room for a journal (without one, a power cut would lose files), and for Btrfs what the kernel can resize.
+///
+/// Measured: mkfs.ext4 1.47 makes a file system from 256 KiB on and a journal from 8 MiB on, which takes half of that; mkfs.btrfs 6.2
+/// needs 109 MiB, and the kernel resizes none to less than 256 MiB, so that a smaller one could not become a little larger; mkfs.xfs has
+/// refused less than 300 MiB since 5.19.
 pub const fn minimum_bytes(fs_type: FsType) -> u64 {
     match fs_type {
         FsType::Ext4 => 16 << 20,
@@ -130,6 +134,17 @@ pub(super) fn grow_unmounted_ext4(device: &Path) -> Result<(), MountError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_smallest_ext4_has_a_journal() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(minimum_bytes(FsType::Ext4)).unwrap();
+        make(image.path(), FsType::Ext4, Formatting::Blank).unwrap();
+        let output = std::process::Command::new("dumpe2fs").arg("-h").arg(image.path()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let features = text.lines().find(|line| line.starts_with("Filesystem features:")).unwrap();
+        assert!(features.contains("has_journal"), "{features}");
+    }
 
     #[test]
     fn only_a_blank_device_is_formatted_the_first_time() {

@@ -3,8 +3,9 @@
 use csi_proto::csi::v1 as proto;
 
 use crate::csi::error::RequestError;
+use crate::mount::mkfs;
 use crate::pool::record::VolumeMode;
-use crate::types::{CapacityRange, FsType, VolumeSize};
+use crate::types::{CapacityRange, VolumeSize};
 
 /// The range of a request; an absent one is any size.
 ///
@@ -27,16 +28,11 @@ pub fn capacity(range: Option<&proto::CapacityRange>) -> Result<CapacityRange, R
         .ok_or_else(|| RequestError::out_of_range("capacity_range.limit_bytes", "must not be less than required_bytes"))
 }
 
-/// The smallest volume of a mode: what mkfs accepts with blocks of 4096 bytes, with some room above it, and what can grow.
-///
-/// Measured: mkfs.ext4 1.47 needs 256 KiB, mkfs.btrfs 6.2 109 MiB, and mkfs.xfs has refused less than 300 MiB since 5.19. The kernel
-/// resizes no Btrfs to less than 256 MiB, so that a smaller one could not become a little larger.
+/// The smallest volume of a mode. For file systems: what is made well on it, and can grow ([`mkfs::minimum_bytes`]).
 pub fn minimum(mode: VolumeMode) -> VolumeSize {
     let bytes = match mode {
         VolumeMode::Block => VolumeSize::GRANULARITY,
-        VolumeMode::Filesystem(FsType::Ext4) => 1 << 20,
-        VolumeMode::Filesystem(FsType::Btrfs) => 256 << 20,
-        VolumeMode::Filesystem(FsType::Xfs) => 300 << 20,
+        VolumeMode::Filesystem(fs_type) => mkfs::minimum_bytes(fs_type),
     };
     // All of them are multiples of 4096 below the largest size.
     VolumeSize::at_least(bytes).unwrap_or(VolumeSize::DEFAULT)
@@ -46,6 +42,7 @@ pub fn minimum(mode: VolumeMode) -> VolumeSize {
 mod tests {
     use super::*;
     use crate::csi::error::Fault;
+    use crate::types::FsType;
 
     fn check(required_bytes: i64, limit_bytes: i64) -> Result<CapacityRange, Fault> {
         capacity(Some(&proto::CapacityRange { required_bytes, limit_bytes })).map_err(|error| error.fault)
