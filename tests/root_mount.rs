@@ -510,7 +510,9 @@ fn options_reach_the_file_system_and_bad_ones_change_nothing() {
     assert!(
         matches!(with(&["noatime", "journal_path=/dev/sda"]), Err(MountError::Option(option)) if option.starts_with("journal_path"))
     );
-    assert!(matches!(with(&["no-such-option"]), Err(MountError::Io { .. })));
+    assert!(matches!(with(&["noatime", "no-such-option"]), Err(MountError::Option(option)) if option == "no-such-option"));
+    let refused = with(&["noatime", "discard", "commit=soon"]).unwrap_err();
+    assert!(matches!(&refused, MountError::OptionRefused { option, .. } if option == "commit=soon"), "{refused}");
     assert!(mounter.mounts().unwrap().iter().all(|entry| entry.mount_point != target));
     with(&["noatime,nodev", "data=writeback"]).unwrap();
     let entries = mounter.mounts().unwrap();

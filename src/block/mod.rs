@@ -17,6 +17,7 @@ pub mod freeze;
 mod ioctl;
 pub mod loop_device;
 pub mod memory;
+pub mod mount_options;
 pub mod reflink;
 pub mod signature;
 pub mod sysfs;

@@ -38,6 +38,7 @@ impl From<MountError> for QuiesceError {
             },
             MountError::Path { .. }
             | MountError::Option(_)
+            | MountError::OptionRefused { .. }
             | MountError::NotBlank { .. }
             | MountError::Unsound { .. }
             | MountError::Program { .. } => Self::Lasting(text),

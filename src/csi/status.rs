@@ -109,6 +109,7 @@ fn mount_internal(error: &MountError) -> Code {
         | MountError::Busy(_)
         | MountError::Path { .. }
         | MountError::Option(_)
+        | MountError::OptionRefused { .. }
         | MountError::NotBlank { .. }
         | MountError::Unsound { .. }
         | MountError::Program { .. }
@@ -245,7 +246,7 @@ pub fn node_stage(error: CallError) -> Status {
         // A file system writes to its log when it is mounted or grown, for which a full pool may have no block.
         CallError::Mount(error) if error.is_out_of_space() => Code::ResourceExhausted,
         CallError::Mount(error) => match error {
-            MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
+            MountError::Path { .. } | MountError::Option(_) | MountError::OptionRefused { .. } => Code::InvalidArgument,
             // Never reformatted, nor used while it is damaged: somebody has to look.
             MountError::NotBlank { .. } | MountError::Unsound { .. } => Code::FailedPrecondition,
             MountError::NotFound(_) => Code::FailedPrecondition,
@@ -262,7 +263,7 @@ pub fn node_publish(error: CallError) -> Status {
         CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
-            MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
+            MountError::Path { .. } | MountError::Option(_) | MountError::OptionRefused { .. } => Code::InvalidArgument,
             // The staging path, or the parent of the target path.
             MountError::NotFound(_) | MountError::Unsound { .. } => Code::FailedPrecondition,
             MountError::NotBlank { .. } | MountError::Busy(_) | MountError::Program { .. } | MountError::Io { .. } => {
@@ -280,7 +281,7 @@ pub fn node_undo(error: CallError) -> Status {
         CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
-            MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
+            MountError::Path { .. } | MountError::Option(_) | MountError::OptionRefused { .. } => Code::InvalidArgument,
             MountError::Busy(_) => Code::FailedPrecondition,
             MountError::NotFound(_)
             | MountError::NotBlank { .. }
@@ -300,7 +301,7 @@ pub fn node_stats(error: CallError) -> Status {
         CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
-            MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
+            MountError::Path { .. } | MountError::Option(_) | MountError::OptionRefused { .. } => Code::InvalidArgument,
             MountError::NotFound(_) => Code::NotFound,
             MountError::Busy(_)
             | MountError::NotBlank { .. }
@@ -321,7 +322,7 @@ pub fn node_expand(error: CallError) -> Status {
         // A file system writes to its log when it is mounted or grown, for which a full pool may have no block.
         CallError::Mount(error) if error.is_out_of_space() => Code::ResourceExhausted,
         CallError::Mount(error) => match error {
-            MountError::Path { .. } | MountError::Option(_) => Code::InvalidArgument,
+            MountError::Path { .. } | MountError::Option(_) | MountError::OptionRefused { .. } => Code::InvalidArgument,
             MountError::NotFound(_) => Code::NotFound,
             MountError::Busy(_)
             | MountError::NotBlank { .. }

@@ -55,8 +55,16 @@ pub enum MountError {
         reason: &'static str,
     },
     /// A mount option that is not known or not allowed.
-    #[error("mount option `{0}` is not allowed")]
+    #[error("mount option `{0}` is not known or not allowed")]
     Option(String),
+    /// A mount option that the kernel refuses.
+    #[error("mount option `{option}` is refused by the kernel: {message}")]
+    OptionRefused {
+        /// The option.
+        option: String,
+        /// The kernel's words.
+        message: String,
+    },
     /// The device already has content where a file system was to be made.
     #[error("{device}: holds {found}; it was not formatted")]
     NotBlank {
@@ -250,7 +258,8 @@ pub trait Mounter: Send + Sync {
     /// Mounts a device. XFS is mounted with `nouuid`, Btrfs clones beside their source (see `mount::system`).
     ///
     /// # Errors
-    /// [`MountError::Option`] before anything is done; [`MountError::Busy`], [`MountError::NotFound`], [`MountError::Io`].
+    /// [`MountError::Option`] before anything is done, [`MountError::OptionRefused`]; [`MountError::Busy`], [`MountError::NotFound`],
+    /// [`MountError::Io`].
     fn mount(&self, request: &MountRequest) -> Result<(), MountError>;
 
     /// Bind-mounts a directory or a device node on an existing directory or file.

@@ -1,8 +1,11 @@
 //! Mount options as StorageClasses and capabilities give them.
 //!
-//! They come from people with fewer rights than this process. Flags of the mount itself are known by name; everything else is
-//! the file system's, and passed on unless it could reach beyond this one device, or stop the machine: another device or
-//! file by name or path, another view of the same file system, panics.
+//! They come from people with fewer rights than this process. Flags of the mount itself are known by name, and so are the options of each file
+//! system that may be given: those of ext4(5), xfs(5) and btrfs(5) that are about this one file system and no other device, file
+//! or machine. What is in no list is refused by its name: other devices (`logdev`), other views (`subvol`), repairs that an administrator makes by
+//! hand (`norecovery`), panics (`errors=panic`), and what nobody has thought of.
+//!
+//! The kernel separates options at commas, whatever quotes are around them; only security labels, which it takes out before, may have both.
 
 use nix::mount::MsFlags;
 
@@ -31,59 +34,159 @@ impl MountOptions {
     }
 }
 
-/// Names that no request may use, whatever their value.
-const DENIED: &[&str] = &[
-    // Another kind of mount.
-    "bind",
-    "rbind",
-    "move",
-    "remount",
-    "shared",
-    "rshared",
-    "slave",
-    "rslave",
-    "private",
-    "rprivate",
-    "unbindable",
-    "runbindable",
-    // What mount(8) would do with other files.
-    "loop",
-    "offset",
-    "sizelimit",
-    "encryption",
-    "helper",
-    "uhelper",
-    "verity",
-    "source",
-    "fd",
-    // Another device or file.
-    "device",
-    "logdev",
-    "rtdev",
-    "journal_path",
-    "journal_dev",
-    "subvol",
-    "subvolid",
-    "sb",
-    // Repairs and tests, which an administrator makes by hand.
-    "rescue",
-    "degraded",
-    "recovery",
-    "usebackuproot",
-    "norecovery",
-    "noload",
-    "nologreplay",
-    "test_dummy_encryption",
-    "skip_balance",
-    "check_int",
-    "check_int_data",
-    "check_int_print_mask",
-    "debug",
-    "abort",
+/// Of ext4.
+const EXT4: &[&str] = &[
+    "acl",
+    "noacl",
+    "user_xattr",
+    "nouser_xattr",
+    "bsddf",
+    "minixdf",
+    "grpid",
+    "bsdgroups",
+    "nogrpid",
+    "sysvgroups",
+    "resuid",
+    "resgid",
+    "errors",
+    "data",
+    "data_err",
+    "commit",
+    "barrier",
+    "nobarrier",
+    "journal_checksum",
+    "nojournal_checksum",
+    "journal_async_commit",
+    "journal_ioprio",
+    "delalloc",
+    "nodelalloc",
+    "auto_da_alloc",
+    "noauto_da_alloc",
+    "discard",
+    "nodiscard",
+    "stripe",
+    "inode_readahead_blks",
+    "max_batch_time",
+    "min_batch_time",
+    "init_itable",
+    "noinit_itable",
+    "dioread_lock",
+    "dioread_nolock",
+    "nodioread_nolock",
+    "block_validity",
+    "noblock_validity",
+    "max_dir_size_kb",
+    "quota",
+    "noquota",
+    "usrquota",
+    "grpquota",
+    "prjquota",
+    "i_version",
+    "iversion",
+    "noiversion",
+    "nombcache",
+    "no_mbcache",
+    "prefetch_block_bitmaps",
+    "no_prefetch_block_bitmaps",
+    "mb_optimize_scan",
+    "dax",
+    "inlinecrypt",
+    "nouid32",
 ];
 
-/// Options that stop the whole machine.
-const DENIED_EXACTLY: &[&str] = &["errors=panic", "fatal_errors=panic"];
+/// Of XFS.
+const XFS: &[&str] = &[
+    "allocsize",
+    "attr2",
+    "noattr2",
+    "dax",
+    "discard",
+    "nodiscard",
+    "grpid",
+    "bsdgroups",
+    "nogrpid",
+    "sysvgroups",
+    "filestreams",
+    "ikeep",
+    "noikeep",
+    "inode32",
+    "inode64",
+    "largeio",
+    "nolargeio",
+    "logbufs",
+    "logbsize",
+    "lifetime",
+    "nolifetime",
+    "noalign",
+    "nouuid",
+    "noquota",
+    "quota",
+    "uquota",
+    "usrquota",
+    "uqnoenforce",
+    "gquota",
+    "grpquota",
+    "gqnoenforce",
+    "pquota",
+    "prjquota",
+    "pqnoenforce",
+    "qnoenforce",
+    "sunit",
+    "swidth",
+    "swalloc",
+    "wsync",
+    "max_atomic_write",
+];
+
+/// Of Btrfs.
+const BTRFS: &[&str] = &[
+    "acl",
+    "noacl",
+    "autodefrag",
+    "noautodefrag",
+    "barrier",
+    "nobarrier",
+    "clear_cache",
+    "commit",
+    "compress",
+    "compress-force",
+    "datacow",
+    "nodatacow",
+    "datasum",
+    "nodatasum",
+    "discard",
+    "nodiscard",
+    "enospc_debug",
+    "noenospc_debug",
+    "flushoncommit",
+    "noflushoncommit",
+    "max_inline",
+    "metadata_ratio",
+    "space_cache",
+    "nospace_cache",
+    "ssd",
+    "ssd_spread",
+    "nossd",
+    "nossd_spread",
+    "thread_pool",
+    "treelog",
+    "notreelog",
+    "user_subvol_rm_allowed",
+];
+
+/// Labels of SELinux, for every file system. The kernel takes them out of the options with their quotes, before it separates the rest.
+const LABELS: &[&str] = &["context", "fscontext", "defcontext", "rootcontext"];
+
+fn allowed(fs_type: FsType) -> &'static [&'static str] {
+    match fs_type {
+        FsType::Ext4 => EXT4,
+        FsType::Xfs => XFS,
+        FsType::Btrfs => BTRFS,
+    }
+}
+
+/// Stops the whole machine at an error of one file system.
+const PANICS: &str = "errors=panic";
 
 /// Words for other programs than the kernel.
 const IGNORED: &[&str] = &["defaults", "rw", "auto", "noauto", "_netdev", "nofail"];
@@ -95,7 +198,7 @@ const IGNORED: &[&str] = &["defaults", "rw", "auto", "noauto", "_netdev", "nofai
 pub fn parse(options: &[String], fs_type: FsType, access: Access) -> Result<MountOptions, MountError> {
     let mut parsed = MountOptions { flags: access_flag(access), data: Vec::new() };
     for option in options.iter().flat_map(|options| split(options)) {
-        if IGNORED.contains(&option) || option.starts_with("x-") {
+        if is_ignored(option) {
             continue;
         }
         if let Some((flag, set)) = flag(option) {
@@ -103,7 +206,7 @@ pub fn parse(options: &[String], fs_type: FsType, access: Access) -> Result<Moun
             parsed.flags.set(flag, set);
             continue;
         }
-        check(option)?;
+        check_one(option, Some(fs_type))?;
         if !parsed.data.iter().any(|present| present == option) {
             parsed.data.push(option.to_owned());
         }
@@ -115,15 +218,27 @@ pub fn parse(options: &[String], fs_type: FsType, access: Access) -> Result<Moun
     Ok(parsed)
 }
 
+/// Checks the options of a mount, where the file system is not known (`None`) against those of all of them.
+///
+/// # Errors
+/// [`MountError::Option`], naming the first that is not allowed.
+pub fn check(options: &[String], fs_type: Option<FsType>) -> Result<(), MountError> {
+    let given = options.iter().flat_map(|options| split(options));
+    given.filter(|option| !is_ignored(option) && flag(option).is_none()).try_for_each(|option| check_one(option, fs_type))
+}
+
 /// Sorts and checks the options of a bind mount: flags of the mount; those of the file system were given when it was mounted,
 /// and are checked and otherwise ignored, because kubelet passes the same list to both.
 ///
 /// # Errors
 /// [`MountError::Option`], naming the first that is not allowed.
 pub fn parse_bind(options: &[String], access: Access) -> Result<MsFlags, MountError> {
-    // Which file system it is does not matter: its options are dropped.
-    let parsed = parse(options, FsType::Ext4, access)?;
-    Ok(parsed.flags & PER_MOUNT)
+    check(options, None)?;
+    let mut flags = access_flag(access);
+    for (flag, set) in options.iter().flat_map(|options| split(options)).filter_map(flag) {
+        flags.set(flag, set);
+    }
+    Ok(flags & PER_MOUNT)
 }
 
 /// Flags that a bind mount can have on its own; the others belong to the file system.
@@ -171,13 +286,25 @@ fn flag(option: &str) -> Option<(MsFlags, bool)> {
     })
 }
 
-fn check(option: &str) -> Result<(), MountError> {
-    let (name, value) = option.split_once('=').unwrap_or((option, ""));
-    let denied = DENIED.contains(&name) || DENIED_EXACTLY.contains(&option);
-    // Security labels hold colons and quotes, never slashes; no other option needs a path.
-    let odd_name = name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    let odd_value = value.bytes().any(|byte| byte == b'/' || byte == b'\\' || byte.is_ascii_control());
-    if denied || odd_name || odd_value { Err(MountError::Option(option.to_owned())) } else { Ok(()) }
+fn is_ignored(option: &str) -> bool {
+    IGNORED.contains(&option) || option.starts_with("x-")
+}
+
+fn check_one(option: &str, fs_type: Option<FsType>) -> Result<(), MountError> {
+    let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+    let is_made_of =
+        |value: &str, others: &[u8]| value.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte));
+    let is_allowed = if LABELS.contains(&name) {
+        value.is_some_and(|value| {
+            let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            is_made_of(quoted.unwrap_or(value), b"_-.:,")
+        })
+    } else {
+        let is_listed = |fs_type| allowed(fs_type).contains(&name);
+        let is_known = fs_type.map_or_else(|| FsType::ALL.into_iter().any(is_listed), is_listed);
+        is_known && option != PANICS && is_made_of(value.unwrap_or_default(), b"_-.:")
+    };
+    if is_allowed { Ok(()) } else { Err(MountError::Option(option.to_owned())) }
 }
 
 /// Splits at commas outside of double quotes: SELinux labels have commas in them.
@@ -250,9 +377,42 @@ mod tests {
             "data=ordered\nx",
             "rescue=all",
             "norecovery",
+            "nouuid",
             "a\\054b",
+            "no-such-option",
+            "data=\"ordered\"",
+            "usrjquota=\"a,errors=panic,jqfmt=vfsv0,grpjquota=b\"",
+            "context=\"a,errors=panic,b\"",
+            "context",
+            "context=a\"b",
         ] {
             assert!(matches!(parse_one(option), Err(MountError::Option(named)) if named == option), "{option}");
+        }
+    }
+
+    #[test]
+    fn each_file_system_has_options_of_its_own_and_what_people_use_is_among_them() {
+        for (fs_type, options) in [
+            (
+                FsType::Ext4,
+                "noatime,discard,data=ordered,commit=30,barrier=1,errors=remount-ro,stripe=256,nodelalloc,user_xattr,acl,dax=never",
+            ),
+            (
+                FsType::Xfs,
+                "noatime,nodiscard,nouuid,inode64,logbufs=8,logbsize=256k,allocsize=64m,largeio,swalloc,prjquota,sunit=64,swidth=128",
+            ),
+            (
+                FsType::Btrfs,
+                "relatime,compress=zstd:3,compress-force,ssd,nossd,discard=async,space_cache=v2,autodefrag,commit=5,nodatacow",
+            ),
+        ] {
+            let given = [options.to_owned()];
+            parse(&given, fs_type, Access::ReadWrite).unwrap();
+            check(&given, Some(fs_type)).unwrap();
+            check(&given, None).unwrap();
+            for other in FsType::ALL.into_iter().filter(|&other| other != fs_type) {
+                assert!(check(&given, Some(other)).is_err(), "options of {fs_type} for {other}");
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use super::{
     FileSystemStats, Formatting, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe, btrfs_identity, check,
     mkfs, mounted, mountinfo, topmost,
 };
-use crate::block::{Access, FileSource, bind, device};
+use crate::block::{Access, FileSource, bind, device, mount_options};
 use crate::failpoint;
 use crate::types::{FsType, LogicalBlockSize};
 
@@ -239,7 +239,26 @@ fn mount_device(device: &Path, target: &Path, fs_type: FsType, options: &MountOp
         };
         result = attempt([data.as_str(), without_recovery].join(",").trim_start_matches(','));
     }
-    result.map_err(|error| path_error(&format!("mount {} on", device.display()), target, error.into()))
+    result.map_err(|error| {
+        match error {
+            nix::Error::EINVAL => refused_option(fs_type, options),
+            _ => None,
+        }
+        .unwrap_or_else(|| path_error(&format!("mount {} on", device.display()), target, error.into()))
+    })
+}
+
+/// The option because of which the kernel refuses a mount, if it can be found.
+fn refused_option(fs_type: FsType, options: &MountOptions) -> Option<MountError> {
+    // Labels are the security module's, and quoted.
+    let own = options.data.iter().map(String::as_str).filter(|option| !option.contains("context="));
+    match mount_options::first_refused(fs_type.name(), own) {
+        Ok(refusal) => refusal.map(|refusal| MountError::OptionRefused { option: refusal.option, message: refusal.message }),
+        Err(error) => {
+            tracing::debug!(%fs_type, %error, "the kernel does not say which option it refuses");
+            None
+        }
+    }
 }
 
 /// Whether the kernel lets nobody write to the device.

@@ -21,6 +21,7 @@ use crate::csi::validate::parameters::{self, PoolSelector, VolumeParameters};
 use crate::csi::validate::source::{self, ContentSource};
 use crate::csi::validate::{self, size};
 use crate::csi::{answer, named_pool, topology};
+use crate::mount::options;
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{AccessMode, NewVolume, Volume, VolumeMode};
 use crate::types::{CapacityRange, FsType, ObjectName, PoolId, VolumeSize};
@@ -146,6 +147,11 @@ fn first(layer: &NodeLayer, checked: Checked) -> Result<(Arc<OwnedPool>, NewVolu
     let source = checked.source.map(|source| look_at(layer, source)).transpose()?;
     let pool = choose(layer, &checked)?;
     let mode = mode_of(&checked.capabilities.access_type, source.and_then(|source| source.fs_type));
+    if let VolumeMode::Filesystem(fs_type) = mode {
+        // Checked before against the options of all file systems, where the request names none.
+        options::check(checked.capabilities.access_type.flags(), Some(fs_type))
+            .map_err(|error| RequestError::invalid("volume_capabilities.mount.mount_flags", error.to_string()))?;
+    }
     if let (Some(named), Some(source)) = (checked.source, source) {
         fits_source(&checked, named, source, mode)?;
     }

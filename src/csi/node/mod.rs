@@ -77,7 +77,9 @@ fn remove_target(layer: &NodeLayer, path: &Path) -> Result<(), CallError> {
 /// The refusal of mount flags, by their field.
 fn mounted(result: Result<(), MountError>) -> Result<(), CallError> {
     result.map_err(|error| match error {
-        MountError::Option(_) => RequestError::invalid("volume_capability.mount.mount_flags", error.to_string()).into(),
+        MountError::Option(_) | MountError::OptionRefused { .. } => {
+            RequestError::invalid("volume_capability.mount.mount_flags", error.to_string()).into()
+        }
         error => error.into(),
     })
 }

@@ -22,7 +22,7 @@ use crate::csi::node_layer::{NodeLayer, no_such};
 use crate::csi::validate::capability::{self, Capability};
 use crate::csi::validate::{self, path};
 use crate::mount::path::Confined;
-use crate::mount::{MountError, MountRequest};
+use crate::mount::{MountError, MountRequest, options};
 use crate::pool::record::{FormatState, Publication, PublicationKind, VolumeMode};
 use crate::types::{FsType, Object, VolumeHandle};
 
@@ -85,6 +85,7 @@ pub(super) fn stage(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeSt
             return done;
         }
     };
+    mounted(options::check(&wanted.mount_flags, Some(fs_type)))?;
     let found = match situation.at(&path) {
         At::Other(entry) => return Err(occupied(STAGING_PATH, &path, &entry.source)),
         At::Volume(entry) => Some((entry.access(), entry.check_usable(expected_access(&wanted)))),

@@ -6,6 +6,7 @@ use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 
 use crate::block::Access;
 use crate::csi::error::RequestError;
+use crate::mount::options;
 use crate::pool::record::{AccessMode, VolumeMode};
 use crate::types::FsType;
 
@@ -107,10 +108,9 @@ fn access_type(field: &str, access_type: Option<&WireAccessType>) -> Result<Acce
     if mount.mount_flags.iter().any(|flag| flag.is_empty() || flag.contains('\0')) {
         return Err(RequestError::invalid(flags_field(), "must not be empty or contain NUL"));
     }
-    Ok(AccessType::Mount {
-        fs_type: fs_type(&format!("{field}.mount.fs_type"), &mount.fs_type)?,
-        flags: mount.mount_flags.clone(),
-    })
+    let fs_type = fs_type(&format!("{field}.mount.fs_type"), &mount.fs_type)?;
+    options::check(&mount.mount_flags, fs_type).map_err(|error| RequestError::invalid(flags_field(), error.to_string()))?;
+    Ok(AccessType::Mount { fs_type, flags: mount.mount_flags.clone() })
 }
 
 /// The file system of a request; the empty string leaves the choice to us.
@@ -239,6 +239,25 @@ mod tests {
             vec![mount("", Mode::Unknown)],
         ] {
             assert_eq!(capabilities(&bad).unwrap_err().fault, Fault::Invalid, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn mount_flags_are_those_of_the_file_system_and_a_refusal_names_the_one() {
+        let with = |fs_type: &str, flag: &str| {
+            let mut capability = mount(fs_type, Mode::SingleNodeWriter);
+            let Some(WireAccessType::Mount(mount)) = &mut capability.access_type else { unreachable!() };
+            mount.mount_flags = vec!["noatime".to_owned(), flag.to_owned()];
+            capabilities(&[capability])
+        };
+        with("btrfs", "compress=zstd").unwrap();
+        with("", "compress=zstd").unwrap();
+        for (fs_type, flag) in
+            [("ext4", "compress=zstd"), ("", "logdev=/dev/sda"), ("xfs", "norecovery"), ("ext4", "errors=panic")]
+        {
+            let error = with(fs_type, flag).unwrap_err();
+            assert_eq!((error.fault, error.field.as_ref()), (Fault::Invalid, "volume_capabilities[0].mount.mount_flags"));
+            assert!(error.to_string().contains(flag), "{error}");
         }
     }
 
