@@ -281,6 +281,14 @@ fn an_image_that_would_be_of_no_use_on_the_pools_devices_is_not_restored_to_one(
         assert!(text.contains("512 bytes"), "{text}");
         assert_eq!(csi.volume_ids(), Vec::<String>::new());
     }
+    // As a disk of the size it was made for it works.
+    restore(&["--fs-type", "xfs", "--logical-block-size", "512"]).success();
+    let id = csi.volume_ids().pop().unwrap();
+    let paths = csi.bring_up(&bench.root(), "restored", &id, Use::Mount("xfs"));
+    let device = run_ok(command("findmnt").args(["-n", "-o", "SOURCE", "--mountpoint"]).arg(&paths.target)).text();
+    assert_eq!(run_ok(command("blockdev").arg("--getss").arg(device.trim())).text().trim(), "512");
+    csi.take_down(&id, &paths);
+    csi.drop_volume(&id);
     // To a file it is restored all the same.
     run_ok(ours(&["restore"], &repository).arg("--file").arg(bench.path().join("restored.img")));
 

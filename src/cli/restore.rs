@@ -20,6 +20,7 @@ use super::restore_file;
 use super::size::ByteSize;
 use super::transfer::follow;
 use super::volume::{ModeArgs, Presentation};
+use crate::types::LogicalBlockSize;
 
 /// Arguments of `restore`.
 #[derive(Debug, Args)]
@@ -43,6 +44,9 @@ pub struct RestoreArgs {
     /// Pool to make the volume in, by its id; needed when the node has several
     #[arg(long, value_name = "ID", conflicts_with = "file")]
     pool: Option<String>,
+    /// Logical block size of the volume's device: 512 for what was written to a disk that has it [default: the pool's]
+    #[arg(long, value_name = "BYTES", conflicts_with = "file", value_parser = ["512", "4096"])]
+    logical_block_size: Option<String>,
     #[command(flatten)]
     mode: ModeArgs,
     #[command(flatten)]
@@ -82,6 +86,8 @@ pub struct RestoreTarget {
     pub size: Option<ByteSize>,
     /// Id of the pool; the node's only one when this is `None`.
     pub pool: Option<String>,
+    /// Logical block size of its device; the pool's own when this is `None`.
+    pub logical_block_size: Option<LogicalBlockSize>,
     /// How it is presented; as it was exported when this is `None`.
     pub presentation: Option<Presentation>,
 }
@@ -98,7 +104,9 @@ pub async fn run(args: RestoreArgs, format: Format, interrupt: &CancellationToke
         return restore_file::run(&access, &source, &path, &args.tuning, format, interrupt).await;
     };
     let node = Node::connect(&args.endpoint.endpoint()).await?;
-    let target = RestoreTarget { volume, size: args.size, pool: args.pool, presentation: args.mode.chosen() };
+    let logical_block_size = args.logical_block_size.as_deref().and_then(LogicalBlockSize::parse);
+    let presentation = args.mode.chosen();
+    let target = RestoreTarget { volume, size: args.size, pool: args.pool, logical_block_size, presentation };
     let result = restore(&node, &access, &source, &target, &args.tuning, format, interrupt).await?;
     match format {
         Format::Text => print_text(&result.volume_id),
@@ -140,6 +148,7 @@ pub async fn restore(
         block: target.presentation == Some(Presentation::Block),
         workers: tuning.workers.unwrap_or(0),
         memory_bytes: tuning.memory.map_or(0, ByteSize::bytes),
+        logical_block_bytes: target.logical_block_size.map_or(0, LogicalBlockSize::bytes),
     };
     let started = node.transfers().start_restore(request).await.answer("the restore cannot be started")?;
     let ended = follow(node, &started.transfer_id, "restore", format, interrupt).await?;

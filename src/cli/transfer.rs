@@ -51,7 +51,8 @@ pub async fn follow(
             TransferState::Succeeded => return Ok(message),
             TransferState::Failed => return Err(CliError::because(Exit::Failed, format!("{title} failed"), message.message)),
             TransferState::Refused => {
-                return Err(CliError::because(Exit::Refused, format!("{title} was refused"), message.message));
+                return Err(CliError::because(Exit::Refused, format!("{title} was refused"), message.message)
+                    .advise("a restore may ask for --logical-block-size 512, or for a --file"));
             }
             TransferState::Canceled => {
                 return Err(CliError::interrupted(format!("{title} was cancelled"))

@@ -161,6 +161,10 @@ impl Pool for MemoryPool {
         self.checksums || checksum == DataChecksum::Off
     }
 
+    fn offers(&self, _size: LogicalBlockSize) -> bool {
+        true
+    }
+
     fn create(&self, volume: VolumeId, spec: ObjectSpec) -> Result<(), PoolError> {
         self.around(Verb::Create, || {
             let file = new_file(spec.size.bytes())?;

@@ -258,6 +258,11 @@ pub trait Pool: Send + Sync {
         checksum == DataChecksum::Off
     }
 
+    /// Whether it attaches objects with logical blocks of this size.
+    fn offers(&self, size: LogicalBlockSize) -> bool {
+        size == self.logical_block_size()
+    }
+
     /// Makes an empty volume. It exists already with this size: success.
     ///
     /// # Errors
@@ -313,6 +318,14 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// [`PoolError::InUse`] when it is attached with less access than asked for; [`PoolError::Io`].
     fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError>;
+
+    /// As [`Pool::attach`], of an object with logical blocks of a size that the pool offers.
+    ///
+    /// # Errors
+    /// As [`Pool::attach`].
+    fn attach_in_blocks(&self, object: Object, access: Access, _size: LogicalBlockSize) -> Result<Attachment, PoolError> {
+        self.attach(object, access)
+    }
 
     /// Removes the device of an object, confirmed by looking. Not attached is success.
     ///

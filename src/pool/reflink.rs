@@ -290,6 +290,10 @@ impl Pool for ReflinkPool {
         self.sharing == Sharing::Subvolumes || checksum == DataChecksum::Off
     }
 
+    fn offers(&self, _size: LogicalBlockSize) -> bool {
+        true
+    }
+
     fn create(&self, volume: VolumeId, spec: ObjectSpec) -> Result<(), PoolError> {
         let object = Object::Volume(volume);
         match fs::metadata(self.data_path(object)) {
@@ -386,8 +390,16 @@ impl Pool for ReflinkPool {
     }
 
     fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
+        self.attach_in_blocks(object, access, self.logical_block_size())
+    }
+
+    fn attach_in_blocks(&self, object: Object, access: Access, size: LogicalBlockSize) -> Result<Attachment, PoolError> {
         let file = self.open_data(object, access)?;
-        let direct_io = self.direct_io(object, &file)?;
+        let direct_io = match (self.direct_io(object, &file)?, size) {
+            // Smaller blocks than the disk beneath has are made by the page cache.
+            (DirectIo::Required, LogicalBlockSize::B512) => DirectIo::IfPossible,
+            (wanted, _) => wanted,
+        };
         if let Some(device) = self.device(object, &file)? {
             if device.vanishing {
                 // Somebody detached it while it was open; given out again, it would vanish under its next user.
@@ -407,7 +419,7 @@ impl Pool for ReflinkPool {
             Object::Volume(id) => id.to_string(),
             Object::Snapshot(id) => id.to_string(),
         };
-        let options = LoopOptions { access, block_size: self.logical_block_size(), label: &label, direct_io };
+        let options = LoopOptions { access, block_size: size, label: &label, direct_io };
         let device = loop_device::attach_named(&file, &self.tail(object), &options).map_err(|error| loop_error(object, error))?;
         Ok(Attachment { device: device.path, access: device.access })
     }

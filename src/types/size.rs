@@ -80,6 +80,18 @@ pub enum LogicalBlockSize {
 }
 
 impl LogicalBlockSize {
+    /// Key of the StorageClass parameter.
+    pub const PARAMETER: &'static str = "logicalBlockSize";
+
+    /// The value of the parameter: `512` or `4096`.
+    pub fn parse(value: &str) -> Option<Self> {
+        match value {
+            "512" => Some(Self::B512),
+            "4096" => Some(Self::B4096),
+            _ => None,
+        }
+    }
+
     /// The size of this many bytes; `None` for any other than the two there are.
     pub const fn from_bytes(bytes: u32) -> Option<Self> {
         match bytes {

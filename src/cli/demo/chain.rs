@@ -132,7 +132,13 @@ impl Chain {
         let calls = self.pool(report, 2).await?;
         let restored = step(report, "restore into a new volume", async {
             let source = RestoreSource { snapshot: repository_snapshot, path: None };
-            let target = RestoreTarget { volume: "restored".to_owned(), size: None, pool: None, presentation: None };
+            let target = RestoreTarget {
+                volume: "restored".to_owned(),
+                size: None,
+                pool: None,
+                logical_block_size: None,
+                presentation: None,
+            };
             let tuning = RestoreTuning::default();
             let result = restore(&calls.node, &access, &source, &target, &tuning, self.options.format, &self.interrupt).await?;
             let told = format!("{} of {} is data", ByteSize::new(result.data_bytes), ByteSize::new(result.size_bytes));

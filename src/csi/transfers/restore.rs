@@ -51,23 +51,26 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartRestore
     let repository = message::open(request.repository.clone()).await?;
     let image = Image::open(&repository, &request.repository_snapshot, &which, Locking::Shared).await;
     let image = image.map_err(|error| status::repository(&error))?;
-    let planned = check_block_size(image.metadata(), pool.logical_block_size())
-        .and_then(|()| plan(&request, name, image.size_bytes(), image.metadata()));
+    let blocks = block_size(&request, pool.logical_block_size());
+    let planned = blocks.and_then(|blocks| {
+        check_block_size(image.metadata(), blocks)?;
+        Ok((plan(&request, name, image.size_bytes(), image.metadata())?, blocks))
+    });
     let begun = match planned {
-        Ok(volume) => {
+        Ok((volume, blocks)) => {
             let wanted = claimed(volume.mode, image.metadata());
-            begin(&pool, volume).await.map(|target| (target, wanted))
+            begin(&pool, volume).await.map(|target| (target, wanted, blocks))
         }
         Err(refusal) => Err(refusal),
     };
-    let (target, wanted) = match begun {
+    let (target, wanted, blocks) = match begun {
         Ok(begun) => begun,
         Err(refusal) => {
             image.close().await;
             return Err(refusal);
         }
     };
-    let restore = Restore { pool, image, wanted, budget, progress: slot.progress(), cancel: slot.cancellation() };
+    let restore = Restore { pool, image, wanted, blocks, budget, progress: slot.progress(), cancel: slot.cancellation() };
     Ok(slot.spawn(restore.run(target)))
 }
 
@@ -101,7 +104,11 @@ fn plan(
             AccessMode::SingleNodeMultiWriter,
         ],
         mount_flags: Vec::new(),
-        parameters: BTreeMap::new(),
+        // Recorded with the volume, as a class's would be.
+        parameters: match request.logical_block_bytes {
+            0 => BTreeMap::new(),
+            bytes => BTreeMap::from([(LogicalBlockSize::PARAMETER.to_owned(), bytes.to_string())]),
+        },
         checksum: DataChecksum::Off,
         source: None,
         foreign_source: metadata.and_then(|metadata| metadata.snapshot_handle.clone()).filter(|handle| is_handle(handle)),
@@ -114,6 +121,18 @@ fn is_handle(text: &str) -> bool {
     text.parse::<SnapshotHandle>().is_ok()
 }
 
+/// The logical block size that is asked for, or the pool's own.
+///
+/// # Errors
+/// INVALID_ARGUMENT for any other than the two there are.
+fn block_size(request: &windlass::StartRestoreRequest, own: LogicalBlockSize) -> Result<LogicalBlockSize, Status> {
+    match request.logical_block_bytes {
+        0 => Ok(own),
+        bytes => LogicalBlockSize::from_bytes(bytes)
+            .ok_or_else(|| Status::invalid_argument("logical_block_bytes: must be 512 or 4096")),
+    }
+}
+
 /// What was written through a device of smaller blocks may not be usable through one of larger blocks: a partition table counts
 /// in them. Our own file systems have sectors of 4 KiB and fit every pool.
 ///
@@ -124,7 +143,7 @@ fn check_block_size(metadata: Option<&Metadata>, pool: LogicalBlockSize) -> Resu
     match metadata.logical_block_bytes {
         Some(exported) if exported < pool.bytes() && metadata.mode != Some(Mode::Filesystem) => {
             Err(Status::failed_precondition(format!(
-                "pool_id: its devices have blocks of {} bytes, larger than the exported volume's of {exported}",
+                "logical_block_bytes: the volume's blocks of {} bytes would be larger than the exported volume's of {exported}",
                 pool.bytes()
             )))
         }
@@ -187,6 +206,8 @@ struct Restore {
     image: Image,
     /// The file system that must be in it.
     wanted: Option<FsType>,
+    /// Logical block size of the volume.
+    blocks: LogicalBlockSize,
     budget: Budget,
     progress: Progress,
     cancel: CancellationToken,
@@ -195,7 +216,7 @@ struct Restore {
 impl Restore {
     async fn run(self, target: RestoreTarget) -> Result<Done, Ended> {
         let (pool, id, size) = (Arc::clone(&self.pool), target.volume(), target.size());
-        let (restored, wanted) = (target.file().try_clone(), self.wanted);
+        let (restored, wanted, blocks) = (target.file().try_clone(), self.wanted, self.blocks);
         // In a task of its own, so that a panic in it ends in the abort below.
         let copied = tokio::spawn(self.copy(target)).await;
         let copied = match copied {
@@ -205,7 +226,7 @@ impl Restore {
             Err(error) => Err(Ended::Failed(format!("the restore ended early: {error}"))),
         };
         let fitting = match copied {
-            Ok(report) => look(restored, size, wanted, pool.logical_block_size()).await.map(|()| report),
+            Ok(report) => look(restored, size, wanted, blocks).await.map(|()| report),
             Err(ended) => Err(ended),
         };
         let committed = match fitting {

@@ -1,7 +1,7 @@
 //! Parameters of StorageClasses and VolumeSnapshotClasses.
 //!
-//! Known are `pool` (a pool's name, its id or its path), `checksum` (`true` or `false`) and `deltaAnchors` (how many deleted snapshots of a
-//! volume are kept to tell what changed since them). Everything that begins with
+//! Known are `pool` (a pool's name, its id or its path), `checksum` (`true` or `false`), `logicalBlockSize` (512 or 4096) and
+//! `deltaAnchors` (how many deleted snapshots of a volume are kept to tell what changed since them). Everything that begins with
 //! `csi.storage.k8s.io/` belongs to the sidecars and is let through, among it `fstype`, which is understood, and the names of Kubernetes'
 //! objects, which are recorded and never compared. Any other key is
 //! refused: a misspelt parameter that is ignored is found out too late.
@@ -14,7 +14,7 @@ use crate::pool::DataChecksum;
 use crate::pool::kubernetes::{KubernetesName, KubernetesNames, NamespacedName};
 use crate::pool::properties::{PoolName, PoolNameError};
 use crate::pool::record::AnchorLimit;
-use crate::types::{FsType, PoolId};
+use crate::types::{FsType, LogicalBlockSize, PoolId};
 
 /// Keys with this beginning belong to the sidecars.
 const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
@@ -96,6 +96,11 @@ pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, 
                     RequestError::invalid("parameters.deltaAnchors", format!("must be a number from 0 to {}", AnchorLimit::MAX))
                 })?;
             }
+            LogicalBlockSize::PARAMETER => {
+                LogicalBlockSize::parse(value)
+                    .map(drop)
+                    .ok_or_else(|| RequestError::invalid("parameters.logicalBlockSize", "must be `512` or `4096`"))?;
+            }
             FS_TYPE => checked.fs_type = super::capability::fs_type("parameters.csi.storage.k8s.io/fstype", value)?,
             key if key.starts_with(SIDECAR_PREFIX) => {}
             key => return Err(unknown(key)),
@@ -156,6 +161,7 @@ mod tests {
             ("pool", &label),
             ("checksum", "true"),
             ("deltaAnchors", "0"),
+            ("logicalBlockSize", "512"),
             ("csi.storage.k8s.io/fstype", "xfs"),
             ("csi.storage.k8s.io/pvc/name", "data"),
             ("csi.storage.k8s.io/pvc/namespace", "shop"),
@@ -166,7 +172,7 @@ mod tests {
         assert_eq!(checked.pool, Some(PoolSelector::Id(id)));
         assert_eq!(checked.checksum, DataChecksum::On);
         assert_eq!(checked.fs_type, Some(FsType::Xfs));
-        assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["checksum", "deltaAnchors", "pool"]);
+        assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["checksum", "deltaAnchors", "logicalBlockSize", "pool"]);
         assert_eq!(check(&[("pool", &id.to_string())]).unwrap().pool, Some(PoolSelector::Id(id)));
         assert_eq!(check(&[("pool", "fast")]).unwrap().pool, Some(PoolSelector::Name("fast".parse().unwrap())));
         assert_eq!(check(&[("pool", "/data")]).unwrap().pool, Some(PoolSelector::Path("/data".into())));
@@ -185,6 +191,8 @@ mod tests {
             ("deltaAnchors", "+4"),
             ("deltaAnchors", ""),
             ("deltaanchors", "4"),
+            ("logicalBlockSize", "1024"),
+            ("logicalBlockSize", ""),
             ("csi.storage.k8s.io/fstype", "ntfs"),
         ] {
             let error = check(&[(key, value)]).unwrap_err().to_string();

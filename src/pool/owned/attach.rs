@@ -3,7 +3,7 @@
 use super::{OwnedPool, act};
 use crate::block::Access;
 use crate::pool::{Attachment, ObjectUsage, PoolError};
-use crate::types::Object;
+use crate::types::{LogicalBlockSize, Object};
 
 impl OwnedPool {
     /// Makes the device of an object; attached already with at least this access, the same device again. Snapshots are
@@ -14,12 +14,12 @@ impl OwnedPool {
     /// [`PoolError::Busy`], [`PoolError::Io`].
     pub fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
         let _locked = self.lock_objects([object])?;
-        self.check_recorded(object)?;
+        let blocks = self.block_size_of(object)?;
         self.check_sound(object)?;
         if matches!(object, Object::Snapshot(_)) && access == Access::ReadWrite {
             return Err(PoolError::Unsupported(format!("{object} cannot be written to: make a volume from it")));
         }
-        let attachment = act("attach", || self.pool.attach(object, access))?;
+        let attachment = act("attach", || self.pool.attach_in_blocks(object, access, blocks))?;
         tracing::info!(%object, device = %attachment.device.display(), access = ?attachment.access, "attached");
         Ok(attachment)
     }
@@ -59,10 +59,15 @@ impl OwnedPool {
     }
 
     fn check_recorded(&self, object: Object) -> Result<(), PoolError> {
+        self.block_size_of(object).map(drop)
+    }
+
+    /// The logical block size that is recorded for an object.
+    fn block_size_of(&self, object: Object) -> Result<LogicalBlockSize, PoolError> {
         let recorded = match object {
-            Object::Volume(id) => self.catalogue.volume(id)?.is_some(),
-            Object::Snapshot(id) => self.catalogue.snapshot(id)?.is_some(),
+            Object::Volume(id) => self.catalogue.volume(id)?.map(|volume| volume.logical_block_size),
+            Object::Snapshot(id) => self.catalogue.snapshot(id)?.map(|snapshot| snapshot.logical_block_size),
         };
-        if recorded { Ok(()) } else { Err(PoolError::Missing(object)) }
+        recorded.ok_or(PoolError::Missing(object))
     }
 }

@@ -83,6 +83,7 @@ impl OwnedPool {
         if let Some(source) = &source {
             check_checksum(source, request.checksum)?;
         }
+        let logical_block_size = self.choose_block_size(request, source.as_ref())?;
         let size = choose_size(request, source.as_ref())?;
         self.check_fits(size)?;
         self.check_room(Demand::Volume, &format!("new {what}"))?;
@@ -94,7 +95,7 @@ impl OwnedPool {
             name: request.name.clone(),
             size,
             created_size: size,
-            logical_block_size: source.as_ref().map_or(self.pool.logical_block_size(), |source| source.logical_block_size),
+            logical_block_size,
             mode: request.mode,
             access_modes,
             mount_flags: request.mount_flags.clone(),
@@ -107,6 +108,24 @@ impl OwnedPool {
             format: if request.source.is_some() { FormatState::Copied } else { FormatState::Never },
             created: Timestamp::now(),
         })
+    }
+
+    /// The source's, or what the class asks for, or the pool's own.
+    fn choose_block_size(&self, request: &NewVolume, source: Option<&Source>) -> Result<LogicalBlockSize, PoolError> {
+        let wanted = request.parameters.get(LogicalBlockSize::PARAMETER).and_then(|value| LogicalBlockSize::parse(value));
+        let own = self.pool.logical_block_size();
+        match (source, wanted) {
+            (Some(source), Some(wanted)) if wanted != source.logical_block_size => Err(PoolError::Unsupported(format!(
+                "the source has logical blocks of {} bytes, and so has a copy of it: ask for those, or for none",
+                source.logical_block_size.bytes()
+            ))),
+            (Some(source), _) => Ok(source.logical_block_size),
+            (None, Some(wanted)) if !self.pool.offers(wanted) => Err(PoolError::Unsupported(format!(
+                "volumes of this pool have the logical blocks of its disk, of {} bytes",
+                own.bytes()
+            ))),
+            (None, wanted) => Ok(wanted.unwrap_or(own)),
+        }
     }
 
     fn source(&self, source: Object) -> Result<Source, PoolError> {

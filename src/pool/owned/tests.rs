@@ -217,6 +217,26 @@ fn a_snapshot_keeps_its_answer_when_its_volume_grows_and_goes() {
 }
 
 #[test]
+fn blocks_are_of_the_size_that_was_asked_for_and_copies_have_their_sources() {
+    let world = World::new();
+    let in_blocks = |value: &str, request: NewVolume| NewVolume {
+        parameters: BTreeMap::from([(LogicalBlockSize::PARAMETER.to_owned(), value.to_owned())]),
+        ..request
+    };
+    let make = |request: &NewVolume| world.owned.create_volume(request).map(|outcome| outcome.into_inner());
+    assert_eq!(make(&new_volume("own")).unwrap().logical_block_size, LogicalBlockSize::B4096);
+    let small = make(&in_blocks("512", new_volume("small"))).unwrap();
+    assert_eq!(small.logical_block_size, LogicalBlockSize::B512);
+    let snapshot = world.cut("snap", small.id);
+    assert_eq!(snapshot.logical_block_size, LogicalBlockSize::B512);
+    for (name, source) in [("clone", Object::Volume(small.id)), ("copy", Object::Snapshot(snapshot.id))] {
+        let copy = NewVolume { source: Some(source), ..new_volume(name) };
+        assert!(matches!(make(&in_blocks("4096", copy.clone())), Err(PoolError::Unsupported(_))));
+        assert_eq!(make(&copy).unwrap().logical_block_size, LogicalBlockSize::B512);
+    }
+}
+
+#[test]
 fn a_record_never_says_less_than_the_object_holds() {
     let up_to = |size| CapacityRange::new(Some(size), None).unwrap();
     let grown = |moment| {
