@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod common;
 mod root_support;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::csi::{Csi, Paths, Source, Use};
+use common::fixture::{Bench, PoolFileSystem};
+use common::program::{run_ok, windlass};
+use common::wait_for;
 use root_support::Sandbox;
 use windlass::block::buffer::AlignedBuffer;
 use windlass::block::loop_device;
@@ -27,6 +32,8 @@ use windlass::pool::{DataChecksum, ObjectSpec, Pool};
 use windlass::types::{CapacityRange, FsType, Object, VolumeId, VolumeSize};
 
 const MIB: u64 = 1 << 20;
+/// Longest wait for what happens by itself.
+const BOUND: Duration = Duration::from_secs(30);
 
 fn volume(pool: &OwnedPool, name: &str, bytes: u64) -> Volume {
     let request = NewVolume {
@@ -109,15 +116,6 @@ fn fill(device: &File, mut offset: u64) {
     }
 }
 
-/// Looks until it is so.
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}: not within 30 s");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn a_writer_gets_the_space_that_anchors_hold_without_an_error() {
     for fs_type in [FsType::Xfs, FsType::Btrfs] {
@@ -145,7 +143,7 @@ fn a_writer_gets_the_space_that_anchors_hold_without_an_error() {
         let wanted = free / MIB * MIB - 16 * MIB;
         let pace = Duration::from_millis(10);
         write(&new_device, 0, wanted, 7, pace).unwrap_or_else(|error| panic!("{fs_type}: {error}"));
-        eventually("an anchor is given up", || pool.anchors().unwrap().len() < 2);
+        wait_for("an anchor to be given up", BOUND, || (pool.anchors().unwrap().len() < 2).then_some(()));
         write(&new_device, wanted, 128 * MIB, 8, pace).unwrap_or_else(|error| panic!("{fs_type}: {error}"));
         assert_holds(&old_device, 0, 192 * MIB, 3);
         assert_holds(&new_device, 0, wanted, 7);
@@ -178,7 +176,7 @@ fn an_image_grows_under_a_full_pool_in_use_and_one_that_is_closed() {
         assert!(matches!(image::grow(&path, 1 << 50), Err(ImageError::NoSpace { .. })));
         assert!(matches!(image::grow(&path, 768 * MIB + 1), Err(ImageError::Size { .. })));
         assert_eq!(image::grow(&path, 768 * MIB).unwrap(), Grown::LeftToItsOwner);
-        eventually("the file system grows", || size() >= before + 200 * MIB);
+        wait_for("the file system to grow", BOUND, || (size() >= before + 200 * MIB).then_some(()));
         // Its writers go on.
         write(&kept_device, 32 * MIB, 32 * MIB, 2, Duration::ZERO).unwrap();
         assert_holds(&kept_device, 0, 32 * MIB, 1);
@@ -265,4 +263,96 @@ fn volumes_with_checksums_are_written_through_the_page_cache_and_all_others_dire
         user.write_all_at(&[1; 4096], 0).unwrap();
     }
     pool.detach(object).unwrap();
+}
+
+/// A node over a pool of 1 GiB, as a CO sees it, with a volume that somebody else counts on and one that takes all there is.
+struct Tenants {
+    csi: Csi,
+    kept: (String, Paths),
+    greedy: (String, Paths),
+}
+
+const KEPT: u64 = 48 * MIB;
+
+impl Tenants {
+    fn move_in(csi: Csi, bench: &Bench) -> Self {
+        let make = |name: &str, bytes| {
+            let id = csi.make_volume(name, bytes, Use::Block, &Source::Blank);
+            let paths = csi.bring_up(&bench.root(), name, &id, Use::Block);
+            (id, paths)
+        };
+        let (kept, greedy) = (make("kept", KEPT), make("greedy", 930 * MIB));
+        write(&published(&kept), 0, KEPT, 1, Duration::ZERO).unwrap();
+        Self { csi, kept, greedy }
+    }
+
+    fn fill(&self) {
+        fill(&published(&self.greedy), 0);
+        let free = self.csi.pools().unwrap()[0].free_bytes;
+        assert!(free < 4 * MIB, "{free} bytes are free");
+        assert_holds(&published(&self.kept), 0, KEPT, 1);
+    }
+}
+
+fn published((_, paths): &(String, Paths)) -> File {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(&paths.target).unwrap()
+}
+
+fn a_pool_filled_to_the_last_block(file_system: PoolFileSystem) {
+    let bench = Bench::with_pool(file_system, 1024 * MIB);
+    let node = bench.start();
+    let mut tenants = Tenants::move_in(node.csi(), &bench);
+    let csi = &tenants.csi;
+    let (doomed, empty) =
+        (csi.make_snapshot("doomed", &tenants.kept.0), csi.make_volume("empty", 8 * MIB, Use::Block, &Source::Blank));
+    let idle = csi.make_volume("idle", 8 * MIB, Use::Block, &Source::Blank);
+    let idle_paths = csi.bring_up(&bench.root(), "idle", &idle, Use::Block);
+    let kept_snapshot = csi.make_snapshot("kept", &tenants.kept.0);
+    tenants.fill();
+    // All that takes something down works in the full pool, in a node that lives on and in one that starts in it.
+    tenants.csi.take_down(&idle, &idle_paths);
+    node.kill();
+    let node = bench.start();
+    tenants.csi = node.csi();
+    assert_eq!(tenants.csi.volume_ids().len(), 4);
+    tenants.csi.drop_volume(&empty);
+    tenants.fill();
+    tenants.csi.drop_snapshot(&doomed);
+    tenants.csi.drop_volume(&idle);
+    node.stop();
+    let node = bench.start();
+    tenants.csi = node.csi();
+    tenants.fill();
+    assert!(tenants.csi.create_volume(common::csi::new_volume("new", 8 * MIB, Use::Block, &Source::Blank)).is_err());
+    // Room by growth, beneath a node that serves it.
+    let total = |csi: &Csi| csi.pools().unwrap()[0].total_bytes;
+    let before = total(&tenants.csi);
+    run_ok(windlass().args(["pool", "grow", "--size", "1536MiB", "--image"]).arg(bench.image()));
+    wait_for("the pool to grow", BOUND, || (total(&tenants.csi) > before + 400 * MIB).then_some(()));
+    tenants.csi.drop_volume(&tenants.csi.make_volume("new", 8 * MIB, Use::Block, &Source::Blank));
+    write(&published(&tenants.greedy), 860 * MIB, 64 * MIB, 3, Duration::ZERO).unwrap();
+    assert_holds(&published(&tenants.kept), 0, KEPT, 1);
+    // What was cut before is what it was, through a volume of it.
+    let copy = tenants.csi.make_volume("copy", KEPT, Use::Block, &Source::Snapshot(kept_snapshot.clone()));
+    let copy = (copy.clone(), tenants.csi.bring_up(&bench.root(), "copy", &copy, Use::Block));
+    assert_holds(&published(&copy), 0, KEPT, 1);
+    for (id, paths) in [&tenants.kept, &tenants.greedy, &copy] {
+        tenants.csi.take_down(id, paths);
+        tenants.csi.drop_volume(id);
+    }
+    tenants.csi.drop_snapshot(&kept_snapshot);
+    node.stop();
+    for objects in ["volumes", "snapshots"] {
+        assert_eq!(std::fs::read_dir(bench.pool_directory().join(objects)).unwrap().count(), 0, "{objects} are left");
+    }
+}
+
+#[test]
+fn a_full_pool_can_be_torn_down_emptied_restarted_and_enlarged_on_xfs() {
+    a_pool_filled_to_the_last_block(PoolFileSystem::Xfs);
+}
+
+#[test]
+fn a_full_pool_can_be_torn_down_emptied_restarted_and_enlarged_on_btrfs() {
+    a_pool_filled_to_the_last_block(PoolFileSystem::Btrfs);
 }
