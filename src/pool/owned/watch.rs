@@ -18,6 +18,7 @@
 //!   evicts just then.
 //! * It ends when the pool is dropped, at once or with the look that runs; an eviction that was begun is finished, as any other is.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use super::OwnedPool;
 use super::anchors::Eviction;
 use crate::pool::{PoolError, PoolKind, PoolUsage};
+use crate::types::SnapshotId;
 
 /// More than a disk under a pool of files takes, in bytes a second.
 const FASTEST_WRITER: u64 = 1 << 30;
@@ -82,6 +84,8 @@ pub(super) struct Seen {
     said: Said,
     /// The last eviction, until it shows.
     settling: Option<Settling>,
+    /// Anchors whose eviction failed, each told of once: they are tried at every look.
+    failed: BTreeSet<SnapshotId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -131,7 +135,7 @@ impl OwnedPool {
         if seen.settling.is_some_and(|settling| !is_over(&settling, &usage, Instant::now())) {
             return Ok(SHORTEST_PAUSE);
         }
-        if let Some(freed) = self.give_up_an_anchor()? {
+        if let Some(freed) = self.give_up_an_anchor(seen)? {
             let free = usage.free.saturating_add(freed);
             tracing::warn!(pool = %self.id(), free = usage.free, freed, "an anchor was given up to the writers of the pool's volumes");
             seen.settling = Some(Settling { free, until: Instant::now() + SETTLING });
@@ -151,14 +155,22 @@ impl OwnedPool {
     }
 
     /// Evicts the first anchor that holds data and that nobody uses; what that frees at least. `None` when there is none.
-    fn give_up_an_anchor(&self) -> Result<Option<u64>, PoolError> {
+    fn give_up_an_anchor(&self, seen: &mut Seen) -> Result<Option<u64>, PoolError> {
         self.finish_evictions()?;
         for anchor in self.anchors_to_evict()? {
+            let id = anchor.snapshot.id;
+            // Its extents need not be listed at every look.
+            if self.locks.is_pinned(id) {
+                continue;
+            }
             let Some(held) = self.held_by(&anchor).filter(|held| held.allocated > 0) else { continue };
             match self.evict(&anchor) {
                 Ok(Eviction::Done) => return Ok(Some(held.exclusive)),
                 Ok(Eviction::Postponed) => {}
-                Err(error) => tracing::warn!(anchor = %anchor.snapshot.id, %error, "an anchor could not be evicted"),
+                Err(error) if seen.failed.insert(id) => {
+                    tracing::warn!(anchor = %id, %error, "an anchor could not be evicted yet")
+                }
+                Err(_) => {}
             }
         }
         Ok(None)
