@@ -190,6 +190,23 @@ impl DeviceMapper {
         Ok(info)
     }
 
+    /// Makes a loaded table live in one call: the device is suspended, mounted file systems left alone, its table replaced, and it goes on, so
+    /// that a process that dies leaves it with the one table or the other and going on.
+    ///
+    /// # Errors
+    /// As for [`DeviceMapper::resume`]. A table that does not fit is dropped then, and the device goes on as it was, unless that fails too.
+    pub fn replace_table(&self, name: &DmName) -> Result<DeviceInfo, DmError> {
+        failpoint::hit("dm.resume.before");
+        let request = Request::of(Verb::Suspend, name).flags(flag::SKIP_FREEZE).udev_leave_alone();
+        let replaced = self.ask(&request, NO_DATA, |reply| reply.info());
+        if replaced.is_err() {
+            // The kernel leaves it suspended, with nothing loaded.
+            self.resume(name)?;
+        }
+        failpoint::hit("dm.resume.after");
+        replaced
+    }
+
     /// Makes the device wait: when this returns nothing is under way, and what is sent to it is kept until
     /// [`DeviceMapper::resume`]. A suspended device is success.
     ///

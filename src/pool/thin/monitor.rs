@@ -1,7 +1,8 @@
 //! Watching the pool: growth of its device, and how full and how well it is.
 //!
 //! A thread of its own, for as long as the pool is owned. It wakes up when the kernel reports an event (low water, a change of mode),
-//! and every [`PERIOD`] all the same: events are told once, and some changes, the device's size among them, have none. Each time it
+//! and every [`PERIOD`] all the same: events are told once, and some changes, the device's size among them, have none. Events of other
+//! devices of the machine are told apart by the pool's own count of events, for to ask for the pool's status makes it commit. Each time it
 //!
 //! 1. grows the pool when its device was enlarged ([`Growth`]), so that space that was added is used without a restart; a pool that
 //!    is short of metadata gets more of them;
@@ -12,7 +13,7 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::growth::{Grown, Growth};
 use super::health;
@@ -63,6 +64,11 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    /// How many events the pool had.
+    fn events(&self) -> Option<u32> {
+        self.dm.info(&self.name).ok().flatten().map(|info| info.event_nr)
+    }
+
     fn look(&mut self, before: &mut Option<Seen>) {
         let status = match self.dm.thin_pool_status(&self.name) {
             Ok(status) => status,
@@ -134,13 +140,20 @@ impl Monitor {
         let run = move || {
             let mut before = None;
             loop {
+                let events = watched.events();
                 watched.look(&mut before);
-                match waiter.wait(PERIOD) {
-                    Ok(Woken::Stopped) => return,
-                    Ok(Woken::Event | Woken::Timeout) => {}
-                    Err(error) => {
-                        tracing::error!(pool = %watched.name, %error, "the pool is not watched any more");
-                        return;
+                let next_look = Instant::now() + PERIOD;
+                loop {
+                    match waiter.wait(next_look.saturating_duration_since(Instant::now())) {
+                        Ok(Woken::Stopped) => return,
+                        Ok(Woken::Timeout) => break,
+                        // What cannot be told is looked at.
+                        Ok(Woken::Event) if events.is_none() || watched.events() != events => break,
+                        Ok(Woken::Event) => {}
+                        Err(error) => {
+                            tracing::error!(pool = %watched.name, %error, "the pool is not watched any more");
+                            return;
+                        }
                     }
                 }
             }

@@ -31,7 +31,7 @@ use crate::block::Access;
 use crate::dm::DataBlocks;
 use crate::dm::DmError;
 use crate::dm::units::{DataBlockSize, Sectors};
-use crate::dm::{DeviceInfo, DeviceMapper, FileSystem, Flush, Removal, SuspendOptions};
+use crate::dm::{DeviceInfo, DeviceMapper, Removal};
 use crate::dm::{DeviceNodes, NodeError};
 use crate::dm::{DeviceNumber, DmName};
 use crate::dm::{PoolFeatures, Target, TargetKind};
@@ -142,10 +142,10 @@ impl Stack {
     /// up is writable again, unless it says that they must be checked.
     pub(super) fn notice_growth(&self) -> Result<(), PoolError> {
         let name = self.names.name(Part::Pool)?;
-        let options = SuspendOptions { file_system: FileSystem::Leave, flush: Flush::Wait };
-        self.dm.suspend(&name, options).map_err(|error| failed("suspend", &name, error))?;
-        let resumed = self.dm.resume(&name).or_else(|_| self.dm.resume(&name));
-        resumed.map(drop).map_err(|error| failed("resume", &name, error))
+        // The table that it has, once more: to replace it is one call, and there is no moment in which a death leaves the pool suspended.
+        let table = self.dm.table(&name).map_err(|error| failed("read the table of", &name, error))?;
+        let noticed = self.dm.load(&name, Access::ReadWrite, &table).and_then(|()| self.dm.replace_table(&name));
+        noticed.map(drop).map_err(|error| failed("resume", &name, error))
     }
 
     /// Removes everything that no thin device stands on any more; whether that was all.
@@ -253,9 +253,7 @@ impl Stack {
                 }
             }
             self.dm.load(&name, Access::ReadWrite, table).map_err(|error| io("load the table of", error))?;
-            let options = SuspendOptions { file_system: FileSystem::Leave, flush: Flush::Wait };
-            self.dm.suspend(&name, options).map_err(|error| io("suspend", error))?;
-            let grown = self.dm.resume(&name).or_else(|_| self.dm.resume(&name)).map_err(|error| io("resume", error))?;
+            let grown = self.dm.replace_table(&name).map_err(|error| io("grow", error))?;
             tracing::info!(device = %name, "device grown");
             return Ok(grown);
         }

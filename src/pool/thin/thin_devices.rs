@@ -24,7 +24,7 @@ use crate::block::Access;
 use crate::dm::DeviceNodes;
 use crate::dm::DmError;
 use crate::dm::units::Sectors;
-use crate::dm::{DeviceInfo, DeviceMapper, FileSystem, Flush, Removal, SuspendOptions};
+use crate::dm::{DeviceInfo, DeviceMapper, Removal};
 use crate::dm::{DeviceNumber, DmName};
 use crate::dm::{Target, TargetKind};
 use crate::failpoint;
@@ -177,15 +177,7 @@ impl ThinDevices {
         let failed = |error| failed("grow the device of", object, error);
         self.dm.load(&name, info.access, &[self.target(thin, size)?]).map_err(failed)?;
         // What is mounted is left as it is: its file system may be frozen by somebody, and need not be still for this.
-        let options = SuspendOptions { file_system: FileSystem::Leave, flush: Flush::Wait };
-        self.dm.suspend(&name, options).map_err(failed)?;
-        // A table that the kernel does not take after all is dropped by the attempt; the second goes on with the one before, so
-        // that nobody's writes wait until the next start for what was not grown.
-        let grown = self.dm.resume(&name);
-        if grown.is_err() {
-            self.dm.resume(&name).map_err(failed)?;
-        }
-        grown.map(drop).map_err(failed)
+        self.dm.replace_table(&name).map(drop).map_err(failed)
     }
 
     fn target(&self, thin: &ThinObject, size: VolumeSize) -> Result<Target, PoolError> {
