@@ -3,6 +3,9 @@
 //! Everything a pool has in the kernel carries the pool's id in its name, and in its uuid behind a prefix that is ours alone: one
 //! listing of all devices tells which are this pool's, whatever process made them.
 
+use std::path::Path;
+
+use crate::block::sysfs;
 use crate::dm::{DmName, DmUuid};
 use crate::pool::PoolError;
 use crate::types::{Object, PoolId, SnapshotId, VolumeId};
@@ -98,16 +101,8 @@ impl Names {
 /// Whether a mount whose root in its file system is `root`, as mountinfo has it, shows the node of the device `name`: a bind mount of
 /// `/dev/windlass/NAME`. The kernel adds `//deleted` when the node was removed, with its device or before it.
 pub fn is_node_of(root: &str, name: &DmName) -> bool {
-    let path = root.strip_suffix("//deleted").unwrap_or(root);
-    path.rsplit('/').next() == Some(name.as_str())
-}
-
-/// The pool and volume whose device's node a mount with this root shows, or showed before the node was removed; `None` for any other.
-/// Of a bind mount of a raw volume the device may be gone, and with it every other way to tell whose it is.
-pub fn volume_of_bind(root: &str) -> Option<(PoolId, VolumeId)> {
-    let path = root.strip_suffix("//deleted").unwrap_or(root);
-    let (pool, volume) = path.rsplit('/').next()?.strip_prefix("windlass-")?.split_once("-v-")?;
-    Some((pool.parse().ok()?, volume.parse().ok()?))
+    let path = sysfs::without_deletion_mark(Path::new(root)).unwrap_or_else(|| root.into());
+    path.file_name().is_some_and(|last| last == name.as_str())
 }
 
 #[cfg(test)]
@@ -142,12 +137,10 @@ mod tests {
         let name = |object| Names::new(pool).name(Part::Object(object)).unwrap();
         let (ours, other) = (name(Object::Volume(volume)), name(Object::Snapshot(SnapshotId::random())));
         for root in [format!("/windlass/{ours}"), format!("/windlass/{ours}//deleted"), format!("/{ours}")] {
-            assert_eq!(volume_of_bind(&root), Some((pool, volume)), "{root}");
             assert!(is_node_of(&root, &ours) && !is_node_of(&root, &other), "{root}");
         }
         let others = ["/", "/dm-3", "//deleted", "/windlass/windlass-x-v-y", "/pods/one//deleted"];
         for root in others.map(str::to_owned).into_iter().chain([format!("/windlass/{other}"), format!("/windlass/{ours}/x")]) {
-            assert_eq!(volume_of_bind(&root), None, "{root}");
             assert!(!is_node_of(&root, &ours), "{root}");
         }
     }
