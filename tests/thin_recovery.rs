@@ -32,7 +32,7 @@ use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{AccessMode, Consumer, Publication, PublicationKind, Volume, VolumeMode};
 use windlass::pool::thin::devices::LabelledDevice;
 use windlass::pool::thin::format::DevicePaths;
-use windlass::pool::thin::{History, RepairOutcome, create_pool, open_pool, repair};
+use windlass::pool::thin::{History, RepairOutcome, create_pool, open_pool, repair, take_down};
 use windlass::pool::{Changes, PoolError};
 use windlass::scratch::Scratch;
 use windlass::types::{ByteRange, LogicalBlockSize, Object, PoolId, SnapshotId};
@@ -288,10 +288,10 @@ fn metadata_that_were_put_back_to_an_earlier_state_are_refused_until_they_are_re
 fn one_of_two_devices_that_was_put_back_is_noticed() {
     let turn = turn();
     let [data, metadata] = disks().try_into().unwrap();
+    // Whatever other tests left on either.
+    [&data, &metadata].into_iter().for_each(|disk| forget(disk));
     let devices = DevicePaths::Two { metadata: metadata.clone(), data: data.clone() };
-    let mut options = over_anything(devices);
-    options.given_up_pool = LabelledDevice::read(&data).ok().map(|device| device.label().pool);
-    let id = create_pool(&options).unwrap();
+    let id = create_pool(&over_anything(devices)).unwrap();
     // All that is on the device with label, catalogue and metadata.
     let length = usize::try_from(windlass::block::device::size(&raw(&metadata)).unwrap()).unwrap();
     let ground = Ground::on(turn, metadata, id);
@@ -305,7 +305,19 @@ fn one_of_two_devices_that_was_put_back_is_noticed() {
     let pool = ground.open();
     check_history_is_broken(&pool, &ground);
     drop(pool);
-    ground.write(0, &vec![0; usize::try_from(MIB).unwrap()]);
+    [&data, &ground.disk].into_iter().for_each(|disk| forget(disk));
+}
+
+/// Wipes the labels of a disk, of whose pool nothing is active then.
+fn forget(disk: &Path) {
+    // Without a pool there is nothing to take down.
+    let _ = take_down(disk);
+    let file = raw(disk);
+    let size = windlass::block::device::size(&file).unwrap();
+    let zeros = vec![0; usize::try_from(MIB).unwrap()];
+    file.write_all_at(&zeros, 0).unwrap();
+    file.write_all_at(&zeros, size - MIB).unwrap();
+    file.sync_all().unwrap();
 }
 
 #[test]
