@@ -9,6 +9,10 @@
 //! took counts for its volumes for [`REMEMBERED`], whatever others take meanwhile. If by then they have fewer extents, or an hour has
 //! passed, they are tried again.
 //!
+//! Hints of layout do not shorten a cut (measured, 4 KiB random writes on 512 MiB): with an extent size hint of 64 KiB or 1 MiB a sparse file
+//! has more extents than without, 38,000 to 43,000 instead of 23,000 after 25,000 writes, and five times the space; with a copy-on-write
+//! hint of 1 MiB as many, 20,900 after 12,000 writes to shared data. A set of smaller steps would not be of one moment.
+//!
 //! Extents are counted once, before the freeze; the clone takes the count from here. A source that nobody writes to is not counted,
 //! not refused and not learnt from: nobody waits for it.
 
