@@ -85,6 +85,11 @@ pub struct KubernetesNames {
 }
 
 impl KubernetesNames {
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// The names of a snapshot: its own, and those of its volume at the cut.
     #[must_use]
     pub fn of_snapshot(&self, volume: &Self) -> Self {

@@ -130,7 +130,7 @@ pub struct Volume {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub foreign_source: Option<String>,
     /// What Kubernetes calls it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "KubernetesNames::is_empty")]
     pub kubernetes: KubernetesNames,
     /// Whether mkfs may run.
     pub format: FormatState,
@@ -247,7 +247,7 @@ pub struct Snapshot {
     #[serde(default)]
     pub used_by: BTreeSet<Consumer>,
     /// What Kubernetes calls it, and called its volume at the cut.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "KubernetesNames::is_empty")]
     pub kubernetes: KubernetesNames,
 }
 
