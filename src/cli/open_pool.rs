@@ -1,5 +1,6 @@
 //! Opening and making pools at a path, whatever is there: a directory, an image file with a file system in it, or a block device.
 
+use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +46,8 @@ impl OpenPool {
         let pool = match reflink::open_pool(image.directory(), quiesce) {
             Ok(pool) => pool,
             Err(error) => {
-                if let PoolError::Io { .. } = &error {
+                // One that shut down lets nothing be opened, and what was looked for in it seems not to be there.
+                if matches!(error, PoolError::Io { .. }) || File::open(image.directory()).is_err() {
                     take_down(&image);
                 }
                 return Err(pool_error(what(), error));
