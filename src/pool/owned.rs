@@ -171,6 +171,11 @@ impl OwnedPool {
         self.pool.supports(checksum)
     }
 
+    /// Whether it can make volumes with logical blocks of this size.
+    pub fn offers(&self, size: LogicalBlockSize) -> bool {
+        self.pool.offers(size)
+    }
+
     /// Logical block size of its volumes' devices.
     pub fn logical_block_size(&self) -> LogicalBlockSize {
         self.pool.logical_block_size()

@@ -58,7 +58,7 @@ pub(super) fn capacity(layer: &NodeLayer, checked: Checked) -> Result<proto::Get
         return Ok(nothing);
     }
     let (mut total, mut largest) = (0_u64, 0_u64);
-    let suits = |pool: &OwnedPool| allowed.contains(&pool.id()) && pool.supports(parameters.checksum);
+    let suits = |pool: &OwnedPool| allowed.contains(&pool.id()) && parameters.suit(pool);
     for pool in pools.iter().filter(|pool| suits(pool)) {
         let Some(available) = create::available(layer, pool) else { continue };
         total = total.saturating_add(available);

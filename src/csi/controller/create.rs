@@ -242,7 +242,7 @@ fn choose(layer: &NodeLayer, checked: &Checked) -> Result<Arc<OwnedPool>, CallEr
         return Err(RequestError::exhausted("parameters.pool", reason).into());
     }
     // What contradicts a source, which is where it is, is said by its pool.
-    let suits = |pool: &OwnedPool| checked.source.is_some() || pool.supports(checked.parameters.checksum);
+    let suits = |pool: &OwnedPool| checked.source.is_some() || checked.parameters.suit(pool);
     if !pools.iter().any(|pool| suits(pool) && selected.as_ref().is_none_or(|selected| selected.contains(&pool.id()))) {
         let reason = format!("no pool of node `{}` that may be chosen keeps checksums of data", layer.node.as_str());
         return Err(RequestError::exhausted("parameters.checksum", reason).into());

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use crate::csi::error::RequestError;
 use crate::pool::DataChecksum;
 use crate::pool::kubernetes::{KubernetesName, KubernetesNames, NamespacedName};
+use crate::pool::owned::OwnedPool;
 use crate::pool::properties::{PoolName, PoolNameError};
 use crate::pool::record::AnchorLimit;
 use crate::types::{FsType, LogicalBlockSize, PoolId};
@@ -39,6 +40,8 @@ pub struct VolumeParameters {
     pub pool: Option<PoolSelector>,
     /// Checksums or not.
     pub checksum: DataChecksum,
+    /// Logical block size, if it is to be another than the pool's own.
+    pub logical_block_size: Option<LogicalBlockSize>,
     /// The file system that the sidecars' key names.
     pub fs_type: Option<FsType>,
     /// What is recorded with the volume and compared when its creation is repeated: without the sidecars' keys.
@@ -54,6 +57,13 @@ pub struct SnapshotParameters {
     pub recorded: BTreeMap<String, String>,
     /// What the sidecar says that Kubernetes calls it.
     pub kubernetes: KubernetesNames,
+}
+
+impl VolumeParameters {
+    /// Whether a pool can make what is asked for.
+    pub fn suit(&self, pool: &OwnedPool) -> bool {
+        pool.supports(self.checksum) && self.logical_block_size.is_none_or(|size| pool.offers(size))
+    }
 }
 
 fn pool(value: &str) -> Result<PoolSelector, RequestError> {
@@ -97,9 +107,9 @@ pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, 
                 })?;
             }
             LogicalBlockSize::PARAMETER => {
-                LogicalBlockSize::parse(value)
-                    .map(drop)
+                let size = LogicalBlockSize::parse(value)
                     .ok_or_else(|| RequestError::invalid("parameters.logicalBlockSize", "must be `512` or `4096`"))?;
+                checked.logical_block_size = Some(size);
             }
             FS_TYPE => checked.fs_type = super::capability::fs_type("parameters.csi.storage.k8s.io/fstype", value)?,
             key if key.starts_with(SIDECAR_PREFIX) => {}
@@ -171,6 +181,7 @@ mod tests {
         assert_eq!(checked.kubernetes.tags(), ["pvc=shop/data"]);
         assert_eq!(checked.pool, Some(PoolSelector::Id(id)));
         assert_eq!(checked.checksum, DataChecksum::On);
+        assert_eq!(checked.logical_block_size, Some(LogicalBlockSize::B512));
         assert_eq!(checked.fs_type, Some(FsType::Xfs));
         assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["checksum", "deltaAnchors", "logicalBlockSize", "pool"]);
         assert_eq!(check(&[("pool", &id.to_string())]).unwrap().pool, Some(PoolSelector::Id(id)));
