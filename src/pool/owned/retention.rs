@@ -49,16 +49,20 @@ pub(super) fn age(snapshot: &Snapshot) -> (u64, Timestamp, SnapshotId) {
     (snapshot.serial, snapshot.created, snapshot.id)
 }
 
+/// As many deleted snapshots that metadata clients read are kept of a volume: two backup programs, each with its base.
+const METADATA_BASES: usize = 2;
+
 /// Whether a consumer has gone on to newer snapshots than this one.
 ///
 /// A repository has, once it holds a newer one. What a metadata client read may be asked for again as long as the newer
-/// snapshot is there: it resumes a stream that broke off, and nobody tells us when its backup is complete.
+/// snapshot is there: it resumes a stream that broke off, and nobody tells us when its backup is complete. Nor does anybody tell one
+/// client from another, so the base of a second one is kept beside that of the first.
 fn is_superseded(consumer: &Consumer, snapshot: &Snapshot, live: &[Snapshot], anchors: &[Anchor]) -> bool {
     let is_newer_use = |other: &Snapshot| other.used_by.contains(consumer) && age(other) > age(snapshot);
     let newer = live.iter().filter(|other| is_newer_use(other)).count();
     let newer_deleted = anchors.iter().filter(|anchor| is_newer_use(&anchor.snapshot)).count();
     match consumer {
-        Consumer::MetadataClient => newer_deleted > 0 || newer > 1,
+        Consumer::MetadataClient => newer_deleted >= METADATA_BASES || newer > 1,
         Consumer::Repository(_) | Consumer::Source => newer + newer_deleted > 0,
     }
 }
@@ -129,7 +133,10 @@ mod tests {
         assert_eq!(serials(Origin::Exists, &[], &anchors), Vec::<u64>::new());
         assert_eq!(serials(Origin::Exists, &[snapshot(2, &[META])], &anchors), Vec::<u64>::new());
         assert_eq!(serials(Origin::Exists, &[snapshot(2, &[META]), snapshot(3, &[META])], &anchors), [1]);
-        assert_eq!(serials(Origin::Exists, &[], &[anchor(1, &[META]), anchor(2, &[META])]), [1]);
+        // Two clients may each have one.
+        let three = [1, 2, 3].map(|serial| anchor(serial, &[META]));
+        assert_eq!(serials(Origin::Exists, &[], &three[..2]), Vec::<u64>::new());
+        assert_eq!(serials(Origin::Exists, &[], &three), [1]);
     }
 
     #[test]

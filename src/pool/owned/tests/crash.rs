@@ -29,7 +29,7 @@ const OPERATIONS: [(&str, &[Verb], Operation); 11] = [
     ("delete a snapshot", &[Verb::Delete], |world, _, snapshot| world.owned.delete_snapshot(snapshot)),
     ("delete a used snapshot into an anchor, which evicts the one before", &[Verb::Delete], |world, _, snapshot| {
         if world.owned.snapshot(snapshot)?.is_some() {
-            world.owned.record_use(snapshot, CONSUMER)?;
+            world.owned.record_use(snapshot, consumer())?;
         }
         world.owned.delete_snapshot(snapshot)
     }),
@@ -55,7 +55,11 @@ const OPERATIONS: [(&str, &[Verb], Operation); 11] = [
     }),
 ];
 
-const CONSUMER: Consumer = Consumer::MetadataClient;
+/// One that keeps its last snapshot alone.
+fn consumer() -> Consumer {
+    Consumer::Repository("cd".to_owned())
+}
+
 const REPOSITORY: &str = "ab";
 
 /// A volume, attached, with a snapshot, and two anchors of older snapshots, of another consumer each.
@@ -63,7 +67,7 @@ fn prepared() -> (World, VolumeId, SnapshotId) {
     let world = World::over(MemoryPool::default(), Arc::new(Recorder::default()));
     let volume = world.create("old");
     world.write(volume.id, 0, b"kept");
-    for consumer in [CONSUMER, Consumer::Repository(REPOSITORY.to_owned())] {
+    for consumer in [consumer(), Consumer::Repository(REPOSITORY.to_owned())] {
         let used = world.cut("used", volume.id);
         world.owned.record_use(used.id, consumer).unwrap();
         world.owned.delete_snapshot(used.id).unwrap();
