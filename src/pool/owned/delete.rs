@@ -12,7 +12,7 @@ impl OwnedPool {
     /// Deletes a volume. Absent is success. Its snapshots stay.
     ///
     /// # Errors
-    /// [`PoolError::InUse`] while it is staged or published in this boot, or its device is in use; [`PoolError::Busy`];
+    /// [`PoolError::InUse`] when its data is there without a record, and while it is staged or published in this boot, or its device is in use; [`PoolError::Busy`];
     /// [`PoolError::Io`], [`PoolError::Catalogue`]: to be repeated.
     pub fn delete_volume(&self, id: VolumeId) -> Result<(), PoolError> {
         self.settle();
@@ -58,7 +58,7 @@ impl OwnedPool {
     /// Deletes a snapshot. Absent is success. When somebody used it, its data may be kept as an anchor, which nobody sees.
     ///
     /// # Errors
-    /// [`PoolError::InUse`] while it is leased, copied or attached; [`PoolError::Busy`]; [`PoolError::Io`],
+    /// [`PoolError::InUse`] when its data is there without a record, and while it is leased, copied or attached; [`PoolError::Busy`]; [`PoolError::Io`],
     /// [`PoolError::Catalogue`]: to be repeated.
     pub fn delete_snapshot(&self, id: SnapshotId) -> Result<(), PoolError> {
         self.settle();
@@ -138,7 +138,7 @@ impl OwnedPool {
             }))
         };
         if pending(self)?.is_none() {
-            return Ok(());
+            return self.check_not_quarantined(object);
         }
         let _locked = self.lock_objects([object])?;
         let Some((id, intent)) = pending(self)? else { return Ok(()) };
@@ -155,6 +155,16 @@ impl OwnedPool {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Data without a record is left alone, so it is not said to be gone either.
+    fn check_not_quarantined(&self, object: Object) -> Result<(), PoolError> {
+        let text = object.to_string();
+        if self.quarantined.iter().all(|found| *found != text) {
+            return Ok(());
+        }
+        let by = "whoever it belongs to: its data lies in the pool and no record names it, so it is left alone".to_owned();
+        Err(PoolError::InUse { object, by })
     }
 
     fn forget_volume(&self, volume: &Volume, intent: IntentId) -> Result<(), PoolError> {

@@ -669,7 +669,11 @@ fn objects_without_a_record_are_quarantined_and_records_without_an_object_are_da
     assert!(matches!(world.owned.attach(object, Access::ReadOnly), Err(PoolError::Io { .. })));
     assert!(matches!(world.owned.create_snapshots(&[new_snapshot("s", volume.id)]), Err(PoolError::Io { .. })));
     assert!(world.owned.attachment(object).unwrap().is_none());
+    // It is not said to be gone, since it is not.
+    let deleted = world.owned.delete_volume(stray);
+    assert!(matches!(&deleted, Err(PoolError::InUse { by, .. }) if by.contains("no record")), "{deleted:?}");
     world.memory.open(Object::Volume(stray), Access::ReadOnly).unwrap();
+    world.owned.delete_volume(VolumeId::random()).unwrap();
 }
 
 #[test]
