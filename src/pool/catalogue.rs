@@ -1,6 +1,7 @@
 //! The catalogue: the durable record of what was promised, on the pool's own disk.
 //!
-//! One redb database, in a file of the pool's directory or in a region of its device. Tables: `meta` (magic, format version, pool id, properties), `volumes`, `snapshots`, `names` (unique within volumes and
+//! One redb database, in a file of the pool's directory or in a region of its device. Tables: `meta` (magic, format version, pool id,
+//! properties), `volumes`, `snapshots`, `snapshots_of` (which snapshots a volume has, see `index`), `names` (unique within volumes and
 //! within snapshots), `intents` (what is under way, hidden restores among it), `publications`, `exports`, `anchors` (deleted
 //! snapshots that are kept; catalogues of the first versions lack this table), and of a thin pool `thin_objects` (which number each
 //! object has in the pool's metadata) and `kept_maps` (what is kept of deleted snapshots; the one table that is no JSON). Values are JSON, so that `windlass` of a later
@@ -25,6 +26,7 @@ mod allocated;
 mod change;
 mod connection;
 mod examine;
+mod index;
 mod room;
 mod tables;
 mod thin;
@@ -41,8 +43,8 @@ use self::allocated::AllocatedFile;
 pub use self::change::Change;
 use self::connection::{Connection, Home, Opened};
 use self::tables::{
-    ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, VOLUMES, anchor_key, export_key, failed, later_table,
-    name_key,
+    ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, SNAPSHOTS_OF, VOLUMES, anchor_key, export_key,
+    failed, later_table, name_key,
 };
 pub use self::thin::EpochStep;
 use super::PoolError;
@@ -125,6 +127,7 @@ impl Catalogue {
     /// As for [`Catalogue::open`].
     pub fn read_only(storage: &impl StorageBackend, what: &str) -> Result<Self, PoolError> {
         let (id, copy) = examine::storage(storage, what)?;
+        index::ensure(&copy)?;
         Ok(Self::on(Connection::over(copy, Home::Memory, id)))
     }
 
@@ -169,6 +172,12 @@ impl Catalogue {
         let transaction = self.connection.writer()?.database.begin_write().map_err(failed)?;
         transaction.delete_table(ANCHORS).map_err(failed)?;
         transaction.commit().map_err(failed)
+    }
+
+    /// How many records this thread has read, of any catalogue.
+    #[cfg(test)]
+    pub(super) fn records_read() -> usize {
+        tables::DECODED.get()
     }
 
     fn on(connection: Connection) -> Self {
@@ -331,6 +340,16 @@ impl Catalogue {
         tables::all(&reading.open_table(SNAPSHOTS).map_err(failed)?)
     }
 
+    /// The snapshots of a volume, anchors left out, by ascending id. No others are read.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn snapshots_of(&self, volume: VolumeId) -> Result<Vec<Snapshot>, PoolError> {
+        let reading = self.begin_read()?;
+        let index = reading.open_table(SNAPSHOTS_OF).map_err(failed)?;
+        index::snapshots_of(&index, &reading.open_table(SNAPSHOTS).map_err(failed)?, volume)
+    }
+
     /// A deleted snapshot of a volume, if it is kept.
     ///
     /// # Errors
@@ -350,6 +369,16 @@ impl Catalogue {
     pub fn anchors(&self) -> Result<Vec<Anchor>, PoolError> {
         let reading = self.begin_read()?;
         later_table(&reading, ANCHORS).map_err(failed)?.map_or(Ok(Vec::new()), |table| tables::all(&table))
+    }
+
+    /// The deleted snapshots of a volume that are kept.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn anchors_of(&self, volume: VolumeId) -> Result<Vec<Anchor>, PoolError> {
+        let reading = self.begin_read()?;
+        let table = later_table(&reading, ANCHORS).map_err(failed)?;
+        table.map_or(Ok(Vec::new()), |table| tables::with_prefix(&table, volume.as_bytes()))
     }
 
     /// Everything under way or interrupted, oldest first.
@@ -404,7 +433,7 @@ fn initialise(database: &Database, id: PoolId) -> Result<(), PoolError> {
         meta.insert("magic", MAGIC).map_err(failed)?;
         meta.insert("format", FORMAT.to_string().as_str()).map_err(failed)?;
         meta.insert("pool", id.to_string().as_str()).map_err(failed)?;
-        for table in [VOLUMES, SNAPSHOTS, NAMES, PUBLICATIONS, EXPORTS, ANCHORS] {
+        for table in [VOLUMES, SNAPSHOTS, SNAPSHOTS_OF, NAMES, PUBLICATIONS, EXPORTS, ANCHORS] {
             transaction.open_table(table).map_err(failed)?;
         }
         transaction.open_table(INTENTS).map_err(failed)?;

@@ -31,9 +31,8 @@ use crate::failpoint;
 use crate::pool::PoolError;
 use crate::types::ByteRange;
 
-/// Bytes of the smallest file. The database begins with a little over 1 MiB and at worst cannot use half of what it has (see `room`); a
-/// tenth of the other half, which is kept for deletions, is 100 pages, and a deletion's two commits take fewer (measured: 60, with
-/// 10,000 volumes and snapshots).
+/// Bytes of the smallest file: room for some 2,000 volumes and snapshots before it must grow. The database begins with 90 KB, and at worst
+/// cannot use half of what it has (see `room`); the tenth of the other half that is kept for deletions is 100 pages.
 pub(super) const MIN_BYTES: u64 = 8 << 20;
 /// The file grows by multiples of this, in bytes.
 const STEP: u64 = 1 << 20;

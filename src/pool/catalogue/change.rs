@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, WriteTransaction};
 
+use super::index;
 use super::room::{Need, Room};
 use super::tables::{
-    self, ANCHORS, EXPORTS, INTENTS, META, NAMES, PROPERTIES, PUBLICATIONS, Records, SNAPSHOTS, VOLUMES, all, anchor_key, encode,
-    export_key, failed, get, name_key, with_prefix,
+    self, ANCHORS, EXPORTS, INTENTS, META, NAMES, PROPERTIES, PUBLICATIONS, Records, SNAPSHOTS, SNAPSHOTS_OF, VOLUMES, all,
+    anchor_key, encode, export_key, failed, get, name_key, with_prefix,
 };
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
@@ -126,6 +127,7 @@ impl<'a> Change<'a> {
     /// [`PoolError::NameTaken`], [`PoolError::Catalogue`].
     pub fn put_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), PoolError> {
         self.claim(SNAPSHOTS, &snapshot.name, &snapshot.id)?;
+        self.put(SNAPSHOTS_OF, &anchor_key(snapshot.source, snapshot.id), &[])?;
         self.put(SNAPSHOTS, snapshot.id.as_bytes(), &encode(snapshot)?)
     }
 
@@ -143,6 +145,7 @@ impl<'a> Change<'a> {
     /// [`PoolError::Catalogue`].
     pub fn remove_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), PoolError> {
         self.remove(NAMES, &name_key(SNAPSHOTS, &snapshot.name))?;
+        self.remove(SNAPSHOTS_OF, &anchor_key(snapshot.source, snapshot.id))?;
         self.remove(SNAPSHOTS, snapshot.id.as_bytes())
     }
 
@@ -235,7 +238,8 @@ impl<'a> Change<'a> {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn has_snapshots(&mut self, volume: VolumeId) -> Result<bool, PoolError> {
-        Ok(!self.snapshots_of(volume)?.is_empty())
+        let index = self.transaction.open_table(SNAPSHOTS_OF).map_err(failed)?;
+        Ok(!index::keys_of(&index, volume)?.is_empty())
     }
 
     /// The snapshots of a volume, anchors left out.
@@ -243,9 +247,8 @@ impl<'a> Change<'a> {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn snapshots_of(&mut self, volume: VolumeId) -> Result<Vec<Snapshot>, PoolError> {
-        let mut snapshots: Vec<Snapshot> = all(&self.transaction.open_table(SNAPSHOTS).map_err(failed)?)?;
-        snapshots.retain(|snapshot| snapshot.source == volume);
-        Ok(snapshots)
+        let index = self.transaction.open_table(SNAPSHOTS_OF).map_err(failed)?;
+        index::snapshots_of(&index, &self.transaction.open_table(SNAPSHOTS).map_err(failed)?, volume)
     }
 
     /// Records that a consumer used a snapshot; whether that is news. Nothing is recorded of a snapshot that does not exist or

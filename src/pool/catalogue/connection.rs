@@ -20,6 +20,7 @@ use redb::{Builder, Database, StorageBackend};
 
 use super::allocated::AllocatedFile;
 use super::examine;
+use super::index;
 use super::room::Room;
 use super::tables::failed;
 use crate::pool::PoolError;
@@ -169,7 +170,7 @@ impl Home {
                     let room = Room::of_file(file.clone());
                     Opened::open(Box::new(file), Some(room))
                 });
-                Ok((id, opened.unwrap_or_else(|error| Opened::copied(copy, &error))))
+                Ok((id, Opened::indexed(opened, copy)?))
             }
             Self::Device(device, what) => {
                 let region = device.try_clone().and_then(Region::open).map_err(|error| match error.kind() {
@@ -182,7 +183,7 @@ impl Home {
                     .stretch()
                     .map_err(|error| PoolError::Catalogue(error.to_string()))
                     .and_then(|()| Opened::open(Box::new(region), Some(room)));
-                Ok((id, opened.unwrap_or_else(|error| Opened::copied(copy, &error))))
+                Ok((id, Opened::indexed(opened, copy)?))
             }
             Self::Memory => Err(PoolError::Catalogue("it was in memory".to_owned())),
             #[cfg(test)]
@@ -190,7 +191,7 @@ impl Home {
                 let storage = open();
                 let (id, copy) = examine::storage(&*storage, what)?;
                 let opened = Opened::open(storage, None);
-                Ok((id, opened.unwrap_or_else(|error| Opened::copied(copy, &error))))
+                Ok((id, Opened::indexed(opened, copy)?))
             }
         }
     }
@@ -205,9 +206,14 @@ impl Opened {
         Ok(Self { database: Arc::new(database), room: room.map(Arc::new), latch, copy: None })
     }
 
-    fn copied(copy: Database, why: &PoolError) -> Self {
-        tracing::error!(%why, "the catalogue can be read, and not be changed");
-        Self { database: Arc::new(copy), room: None, latch: Arc::default(), copy: Some(why.to_string()) }
+    /// The one opened for writing with its index, or else the copy.
+    fn indexed(opened: Result<Self, PoolError>, copy: Database) -> Result<Self, PoolError> {
+        let opened = opened.and_then(|opened| index::ensure(&opened.database).map(|()| opened));
+        opened.or_else(|why| {
+            tracing::error!(%why, "the catalogue can be read, and not be changed");
+            index::ensure(&copy)?;
+            Ok(Self { database: Arc::new(copy), room: None, latch: Arc::default(), copy: Some(why.to_string()) })
+        })
     }
 }
 

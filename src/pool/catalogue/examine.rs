@@ -12,8 +12,8 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend};
 
 use super::FORMAT;
 use super::tables::{
-    ANCHORS, EXPORTS, INTENTS, KEPT_MAPS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS, THIN_OBJECTS, VOLUMES,
-    later_table,
+    ANCHORS, EXPORTS, INTENTS, KEPT_MAPS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS, SNAPSHOTS_OF, THIN_OBJECTS,
+    VOLUMES, later_table,
 };
 use crate::pool::PoolError;
 use crate::types::PoolId;
@@ -105,7 +105,7 @@ fn id(database: &Database) -> Result<PoolId, String> {
     for table in [VOLUMES, SNAPSHOTS, NAMES, PUBLICATIONS, EXPORTS] {
         walk(reading.open_table(table).map_err(|error| damaged(error.into()))?)?;
     }
-    for table in [ANCHORS, THIN_OBJECTS, KEPT_MAPS] {
+    for table in [ANCHORS, SNAPSHOTS_OF, THIN_OBJECTS, KEPT_MAPS] {
         if let Some(table) = later_table(&reading, table).map_err(|error| damaged(error.into()))? {
             walk(table)?;
         }

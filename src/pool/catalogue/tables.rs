@@ -25,6 +25,8 @@ pub(super) const EXPORTS: Records = TableDefinition::new("exports");
 pub(super) const ANCHORS: Records = TableDefinition::new("anchors");
 pub(super) const THIN_OBJECTS: Records = TableDefinition::new("thin_objects");
 pub(super) const KEPT_MAPS: Records = TableDefinition::new("kept_maps");
+/// Which snapshots a volume has: keys of both ids, and no values.
+pub(super) const SNAPSHOTS_OF: Records = TableDefinition::new("snapshots_of");
 pub(super) const INTENTS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("intents");
 
 /// Key in `meta` of what was chosen for the pool, as JSON. Catalogues of the first versions lack it.
@@ -74,6 +76,7 @@ pub(super) fn export_key(volume: VolumeId, repository: &str) -> Vec<u8> {
     [volume.as_bytes(), repository.as_bytes()].concat()
 }
 
+/// Of an anchor, and of an entry in the index of snapshots.
 pub(super) fn anchor_key(volume: VolumeId, snapshot: SnapshotId) -> Vec<u8> {
     [volume.as_bytes().as_slice(), snapshot.as_bytes()].concat()
 }
@@ -99,7 +102,15 @@ pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, PoolError> {
     serde_json::to_vec(value).map_err(|error| PoolError::Catalogue(format!("encode a record: {error}")))
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PoolError> {
+#[cfg(test)]
+thread_local! {
+    /// How many records this thread has read.
+    pub(super) static DECODED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PoolError> {
+    #[cfg(test)]
+    DECODED.set(DECODED.get() + 1);
     serde_json::from_slice(bytes).map_err(|error| PoolError::Catalogue(format!("a record does not read back: {error}")))
 }
 

@@ -257,3 +257,147 @@ fn a_catalogue_in_a_region_refuses_what_is_new_before_it_is_full_and_deletions_g
     drop(catalogue);
     assert_eq!(Catalogue::open_device(open(), "the region").unwrap().intents().unwrap().len(), 1);
 }
+
+fn snapshot(name: &str, source: VolumeId) -> Snapshot {
+    let source = Volume { id: source, ..volume("source") };
+    serde_json::from_value(serde_json::json!({
+        "id": SnapshotId::random(),
+        "name": name,
+        "source": source.id,
+        "size": source.size,
+        "logical_block_size": source.logical_block_size,
+        "mode": source.mode,
+        "format": source.format,
+        "checksum": source.checksum,
+        "parameters": {},
+        "created": source.created,
+    }))
+    .unwrap()
+}
+
+/// Records that `read` reads.
+fn records_read<T>(read: impl FnOnce() -> T) -> (usize, T) {
+    let before = Catalogue::records_read();
+    let value = read();
+    (Catalogue::records_read() - before, value)
+}
+
+#[test]
+fn the_snapshots_of_a_volume_are_found_without_reading_those_of_others() {
+    let (_directory, path) = directory();
+    let catalogue = Catalogue::create(&path, PoolId::random()).unwrap();
+    let volumes: Vec<VolumeId> = (0..200).map(|_| VolumeId::random()).collect();
+    catalogue
+        .commit("test", |change| {
+            (0..10_000).try_for_each(|n| change.put_snapshot(&snapshot(&format!("snapshot-{n}"), volumes[n % volumes.len()])))
+        })
+        .unwrap();
+    let (read, found) = records_read(|| catalogue.snapshots_of(volumes[7]).unwrap());
+    assert_eq!((read, found.len()), (50, 50));
+    assert!(found.iter().all(|snapshot| snapshot.source == volumes[7]));
+    let (read, ()) = records_read(|| {
+        catalogue
+            .commit("test", |change| {
+                assert!(change.has_snapshots(volumes[7])?);
+                assert_eq!(change.snapshots_of(volumes[7])?.len(), 50);
+                change.remove_snapshot(&found[0])
+            })
+            .unwrap();
+    });
+    assert_eq!(read, 50);
+    assert_eq!(catalogue.snapshots_of(volumes[7]).unwrap().len(), 49);
+    // Opening one whose index is right reads none.
+    drop(catalogue);
+    let (read, catalogue) = records_read(|| Catalogue::open(&path).unwrap());
+    assert_eq!(read, 0);
+    assert_eq!(catalogue.snapshots_of(volumes[7]).unwrap().len(), 49);
+}
+
+#[test]
+fn an_index_that_is_missing_or_was_left_behind_by_an_older_version_is_made_anew() {
+    let (_directory, path) = directory();
+    let catalogue = Catalogue::create(&path, PoolId::random()).unwrap();
+    let volume = VolumeId::random();
+    let (old, new) = (snapshot("old", volume), snapshot("new", volume));
+    catalogue.commit("test", |change| change.put_snapshot(&old)).unwrap();
+    let as_an_older_version = |catalogue: &Catalogue, change: &dyn Fn(&redb::WriteTransaction)| {
+        let opened = catalogue.connection.writer().unwrap();
+        let transaction = opened.database.begin_write().unwrap();
+        change(&transaction);
+        transaction.commit().unwrap();
+    };
+    as_an_older_version(&catalogue, &|transaction| assert!(transaction.delete_table(SNAPSHOTS_OF).unwrap()));
+    drop(catalogue);
+    let catalogue = Catalogue::open(&path).unwrap();
+    assert_eq!(catalogue.snapshots_of(volume).unwrap(), vec![old.clone()]);
+    // As many as before, but not the same.
+    as_an_older_version(&catalogue, &|transaction| {
+        let mut snapshots = transaction.open_table(SNAPSHOTS).unwrap();
+        snapshots.remove(old.id.as_bytes().as_slice()).unwrap();
+        snapshots.insert(new.id.as_bytes().as_slice(), serde_json::to_vec(&new).unwrap().as_slice()).unwrap();
+    });
+    drop(catalogue);
+    let catalogue = Catalogue::open(&path).unwrap();
+    assert_eq!(catalogue.snapshots_of(volume).unwrap(), vec![new]);
+}
+
+/// The whole storage of a catalogue that commit 1040e21 made, in a file or a region, with records of every kind.
+fn made_by_the_first_version(name: &str) -> Vec<u8> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pool/catalogue/fixtures");
+    zstd::decode_all(File::open(fixtures.join(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn catalogues_that_the_first_version_made_are_read_whole_and_changed() {
+    let (_directory, path) = directory();
+    let open_region = || File::options().read(true).write(true).open(path.with_file_name("region")).unwrap();
+    fs::write(&path, made_by_the_first_version("file-1040e21.zst")).unwrap();
+    fs::write(path.with_file_name("region"), made_by_the_first_version("region-1040e21.zst")).unwrap();
+    type Open<'a> = &'a dyn Fn() -> Catalogue;
+    let opens: [Open<'_>; 2] =
+        [&|| Catalogue::open(&path).unwrap(), &|| Catalogue::open_device(open_region(), "the region").unwrap()];
+    for open in opens {
+        let catalogue = open();
+        catalogue.check_works().unwrap();
+        assert_eq!(catalogue.id(), PoolId::from_bytes([0x42; 16]));
+        let [block, ext4, copy] = [1, 2, 3].map(|n| catalogue.volume(VolumeId::from_bytes([n; 16])).unwrap().unwrap());
+        assert_eq!((block.name.as_str(), block.mode, block.format), ("block", VolumeMode::Block, FormatState::Never));
+        assert_eq!((ext4.anchor_limit().count(), ext4.format), (2, FormatState::Content));
+        assert_eq!((copy.format, copy.checksum), (FormatState::Copied, DataChecksum::On));
+        assert_eq!(copy.source, Some(crate::types::Object::Snapshot(SnapshotId::from_bytes([11; 16]))));
+        let ids = |volume: VolumeId| {
+            let found = catalogue.snapshots_of(volume).unwrap();
+            found.iter().map(|snapshot| snapshot.id.as_bytes()[0]).collect::<Vec<_>>()
+        };
+        assert_eq!((ids(ext4.id), ids(block.id), ids(VolumeId::from_bytes([9; 16]))), (vec![11, 12], vec![], vec![13]));
+        let used = catalogue.snapshot(SnapshotId::from_bytes([11; 16])).unwrap().unwrap();
+        assert_eq!((used.used_by.len(), used.serial), (3, 11));
+        assert_eq!(catalogue.anchors().unwrap().len(), 2);
+        assert_eq!(catalogue.publications(ext4.id).unwrap().len(), 2);
+        assert_eq!(catalogue.export(&"ab".repeat(32), ext4.id).unwrap().unwrap().snapshot, used.id);
+        assert_eq!(catalogue.intents().unwrap().len(), 6);
+        assert_eq!(
+            (catalogue.thin_objects().unwrap().len(), catalogue.next_thin_id().unwrap(), catalogue.epoch().unwrap()),
+            (4, 4, 7)
+        );
+        assert_eq!(catalogue.kept_map(SnapshotId::from_bytes([5; 16])).unwrap().unwrap(), b"what a kept map holds");
+        let new = volume("new");
+        catalogue
+            .commit("test", |change| {
+                for (id, _) in catalogue.intents()? {
+                    change.drop_intent(id)?;
+                }
+                change.remove_snapshot(&used)?;
+                change.remove_exports(ext4.id)?;
+                change.remove_volume(&ext4)?;
+                change.put_volume(&new)
+            })
+            .unwrap();
+        drop(catalogue);
+        let catalogue = open();
+        assert_eq!((catalogue.volumes().unwrap().len(), catalogue.snapshots().unwrap().len()), (3, 2));
+        assert_eq!(catalogue.volume_by_name(&new.name).unwrap(), Some(new));
+        assert_eq!(catalogue.volume_by_name(&ext4.name).unwrap(), None);
+        assert_eq!(catalogue.publications(ext4.id).unwrap(), Vec::new());
+    }
+}

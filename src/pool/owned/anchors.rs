@@ -66,13 +66,11 @@ impl OwnedPool {
     }
 
     fn try_evict_surplus(&self, volume: VolumeId) -> Result<(), PoolError> {
-        let mut anchors = self.catalogue.anchors()?;
-        anchors.retain(|anchor| anchor.snapshot.source == volume);
+        let mut anchors = self.catalogue.anchors_of(volume)?;
         if anchors.is_empty() {
             return Ok(());
         }
-        let mut live = self.catalogue.snapshots()?;
-        live.retain(|snapshot| snapshot.source == volume);
+        let live = self.catalogue.snapshots_of(volume)?;
         let origin = if self.catalogue.volume(volume)?.is_some() { Origin::Exists } else { Origin::Deleted };
         let surplus = surplus(origin, &live, &anchors);
         anchors.retain(|anchor| surplus.contains(&anchor.snapshot.id));

@@ -432,3 +432,27 @@ fn nothing_of_before_the_history_was_broken_is_a_base() {
     world.assert_tidy();
     assert_eq!(world.changed(base.id, target.id).unwrap(), [block(2)]);
 }
+
+#[test]
+fn a_start_reads_each_record_a_few_times_and_a_deletion_those_of_its_volume_however_many_there_are() {
+    let mut world = World::new();
+    let (volumes, each) = (20, 15);
+    let mut last = None;
+    for number in 0..volumes {
+        let volume = world.create(&format!("volume-{number}"));
+        world.leave_anchor(&format!("anchor-{number}"), volume.id, &Consumer::Source);
+        for cut in 0..each {
+            last = Some(world.cut(&format!("snapshot-{number}-{cut}"), volume.id));
+        }
+    }
+    let records = volumes * (1 + 1 + each);
+    let before = Catalogue::records_read();
+    world.restart();
+    let read = Catalogue::records_read() - before;
+    // One look at all of them for each volume with an anchor would be 6,000.
+    assert!(read >= records && read < 3 * records, "{read} of {records}");
+    let before = Catalogue::records_read();
+    world.owned.delete_snapshot(last.unwrap().id).unwrap();
+    let read = Catalogue::records_read() - before;
+    assert!(read < 4 * each, "{read} of {records}");
+}

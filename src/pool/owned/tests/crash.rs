@@ -29,7 +29,7 @@ const OPERATIONS: [(&str, &[Verb], Operation); 11] = [
     ("delete a snapshot", &[Verb::Delete], |world, _, snapshot| world.owned.delete_snapshot(snapshot)),
     ("delete a used snapshot into an anchor, which evicts the one before", &[Verb::Delete], |world, _, snapshot| {
         if world.owned.snapshot(snapshot)?.is_some() {
-            world.owned.record_use(snapshot, consumer())?;
+            world.owned.record_use(snapshot, CONSUMER)?;
         }
         world.owned.delete_snapshot(snapshot)
     }),
@@ -55,19 +55,15 @@ const OPERATIONS: [(&str, &[Verb], Operation); 11] = [
     }),
 ];
 
-/// One that keeps its last snapshot alone.
-fn consumer() -> Consumer {
-    Consumer::Repository("cd".to_owned())
-}
-
+const CONSUMER: Consumer = Consumer::MetadataClient;
 const REPOSITORY: &str = "ab";
 
-/// A volume, attached, with a snapshot, and two anchors of older snapshots, of another consumer each.
+/// A volume, attached, with a snapshot, and anchors of older snapshots, as many of each consumer as are kept.
 fn prepared() -> (World, VolumeId, SnapshotId) {
     let world = World::over(MemoryPool::default(), Arc::new(Recorder::default()));
     let volume = world.create("old");
     world.write(volume.id, 0, b"kept");
-    for consumer in [consumer(), Consumer::Repository(REPOSITORY.to_owned())] {
+    for consumer in [CONSUMER, CONSUMER, Consumer::Repository(REPOSITORY.to_owned())] {
         let used = world.cut("used", volume.id);
         world.owned.record_use(used.id, consumer).unwrap();
         world.owned.delete_snapshot(used.id).unwrap();
@@ -127,11 +123,11 @@ fn whatever_was_interrupted_the_next_start_is_tidy_and_the_same_request_succeeds
 
 #[test]
 fn the_anchors_of_a_deleted_volume_go_with_its_last_snapshot_also_when_that_is_interrupted() {
-    for acts in 0..3 {
+    for acts in 0..4 {
         for moment in [Moment::Before, Moment::After] {
             let (mut world, volume, snapshot) = prepared();
             world.owned.delete_volume(volume).unwrap();
-            assert_eq!(world.owned.anchors().unwrap().len(), 2);
+            assert_eq!(world.owned.anchors().unwrap().len(), 3);
             let count = AtomicUsize::new(0);
             world.memory.set_hook(Some(Arc::new(move |verb, at| {
                 let is_next = verb == Verb::Delete && at == moment && count.fetch_add(1, Ordering::SeqCst) == acts;

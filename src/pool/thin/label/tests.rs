@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -188,4 +190,11 @@ fn the_bytes_of_a_label_do_not_change_from_version_to_version() {
     );
     assert_eq!(block[96..104], MIB.to_le_bytes());
     assert!(block[144..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn a_label_that_the_first_version_wrote_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pool/thin/label/fixtures/label-1040e21");
+    let block: LabelBlock = std::fs::read(path).unwrap().try_into().unwrap();
+    assert_eq!(Label::decode(&block), Ok(Label { epoch: None, ..whole() }));
 }
