@@ -256,6 +256,7 @@ pub(super) fn fate(change: &mut Change<'_>, snapshot: &Snapshot) -> Result<Fate,
 }
 
 /// See [`fate`].
+#[allow(clippy::large_enum_variant, reason = "made once for each deletion, and taken apart at once")]
 pub(super) enum Fate {
     /// Deleted.
     Gone,

@@ -24,6 +24,7 @@ pub(super) struct Restoring {
 
 /// Answer to [`OwnedPool::begin_restore`].
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "made once for each restore, and taken apart at once")]
 pub enum RestoreStart {
     /// Write to this, then commit or abort it.
     Target(RestoreTarget),
