@@ -67,6 +67,7 @@ pub fn read(error: CallError) -> Status {
             | PoolError::Owned(_)
             | PoolError::Format(_)
             | PoolError::Catalogue(_)
+            | PoolError::Unfinished(_)
             | PoolError::Io { .. } => Code::Internal,
         },
         CallError::Mount(error) => mount_internal(error),
@@ -95,6 +96,7 @@ pub fn snapshot_metadata(error: CallError) -> Status {
             | PoolError::Owned(_)
             | PoolError::Format(_)
             | PoolError::Catalogue(_)
+            | PoolError::Unfinished(_)
             | PoolError::Io { .. } => Code::Internal,
         },
         CallError::Mount(error) => mount_internal(error),
@@ -137,7 +139,7 @@ pub fn create_volume(error: CallError) -> Status {
             // Does not go away by itself: the source has too many extents, or its file system cannot be frozen. Rolled back.
             PoolError::TooSlow { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
             // Whether the last commit took hold is not known.
-            PoolError::Catalogue(_) => Code::Unavailable,
+            PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
             // Rolled back before it was reported.
             PoolError::Owned(_) | PoolError::Format(_) | PoolError::Io { .. } => Code::Internal,
         },
@@ -154,7 +156,7 @@ pub fn delete(error: CallError) -> Status {
         CallError::Pool(error) => match error {
             PoolError::InUse { .. } => Code::FailedPrecondition,
             PoolError::Busy(_) => Code::Aborted,
-            PoolError::Catalogue(_) => Code::Unavailable,
+            PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
             PoolError::Missing(_)
             | PoolError::SourceMissing(_)
             | PoolError::NameTaken { .. }
@@ -186,7 +188,7 @@ pub fn create_snapshot(error: CallError) -> Status {
             PoolError::Busy(_) | PoolError::InUse { .. } | PoolError::Quiesce(_) => Code::Aborted,
             // Final until an administrator acts: the file system cannot share extents, or the volume has too many, or it shut down.
             PoolError::Unsupported(_) | PoolError::TooSlow { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
-            PoolError::Catalogue(_) => Code::Unavailable,
+            PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
             PoolError::Size(_) | PoolError::Owned(_) | PoolError::Format(_) | PoolError::Io { .. } => Code::Internal,
         },
         CallError::Mount(error) => mount_internal(error),
@@ -207,7 +209,7 @@ pub fn controller_expand(error: CallError) -> Status {
             PoolError::InUse { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
             PoolError::Busy(_) | PoolError::Quiesce(_) => Code::Aborted,
             PoolError::Unsupported(_) => Code::InvalidArgument,
-            PoolError::Catalogue(_) => Code::Unavailable,
+            PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
             PoolError::NameTaken { .. }
             | PoolError::TooSlow { .. }
             | PoolError::Owned(_)
@@ -227,7 +229,7 @@ fn pool_on_node(error: &PoolError) -> Code {
         PoolError::Busy(_) | PoolError::Quiesce(_) => Code::Aborted,
         PoolError::NoSpace(_) => Code::ResourceExhausted,
         PoolError::Size(_) => Code::OutOfRange,
-        PoolError::Catalogue(_) => Code::Unavailable,
+        PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
         PoolError::NameTaken { .. }
         | PoolError::Unsupported(_)
         | PoolError::TooSlow { .. }
@@ -283,11 +285,12 @@ pub fn node_undo(error: CallError) -> Status {
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) | MountError::OptionRefused { .. } => Code::InvalidArgument,
             MountError::Busy(_) => Code::FailedPrecondition,
+            // What could not be undone is there still.
             MountError::NotFound(_)
             | MountError::NotBlank { .. }
             | MountError::Unsound { .. }
             | MountError::Program { .. }
-            | MountError::Io { .. } => Code::Internal,
+            | MountError::Io { .. } => Code::Unavailable,
         },
     };
     status(code, &error)
@@ -341,7 +344,7 @@ pub fn set_pool_properties(error: CallError) -> Status {
         // Whether it took hold is not known.
         CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
-            PoolError::Catalogue(_) => Code::Unavailable,
+            PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
             PoolError::NoSpace(_) => Code::ResourceExhausted,
             PoolError::Busy(_) => Code::Aborted,
             PoolError::Missing(_)
@@ -397,6 +400,7 @@ mod tests {
             PoolError::Owned("x".to_owned()),
             PoolError::Format("x".to_owned()),
             PoolError::Catalogue("x".to_owned()),
+            PoolError::Unfinished("x".to_owned()),
             PoolError::Io { action: "x".to_owned(), source: io::Error::other("x") },
         ]
     }
@@ -409,7 +413,8 @@ mod tests {
             | PoolError::Busy(_)
             | PoolError::Quiesce(_)
             | PoolError::NoSpace(_)
-            | PoolError::Catalogue(_) => true,
+            | PoolError::Catalogue(_)
+            | PoolError::Unfinished(_) => true,
             PoolError::SourceMissing(_)
             | PoolError::NameTaken { .. }
             | PoolError::Size(_)

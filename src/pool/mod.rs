@@ -494,6 +494,10 @@ pub enum PoolError {
     /// The catalogue failed.
     #[error("catalogue: {0}")]
     Catalogue(String),
+    /// It failed for the reason told, and what it had made could not be taken back yet: it stays hidden, and is undone before the next
+    /// change. Whatever the reason, the answer must not be a final one.
+    #[error("{0}; what it had made could not be taken back yet")]
+    Unfinished(String),
     /// A call of the system failed.
     #[error("{action}: {source}")]
     Io {

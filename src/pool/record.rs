@@ -62,7 +62,7 @@ pub enum AccessMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FormatState {
-    /// Never formatted, never given out writable, no content source: mkfs may run.
+    /// Never formatted, never given out writable, and no content but that of a source of which the same is true: mkfs may run.
     Never,
     /// mkfs was begun: only it, and only while the volume is not mounted, may run again.
     Formatting,

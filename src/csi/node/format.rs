@@ -20,22 +20,21 @@ pub(super) enum Preparation {
 /// # Errors
 /// Why it must neither be formatted nor mounted. Any doubt is an error.
 pub(super) fn decide(volume: &Volume, probe: &Probe, wanted: FsType) -> Result<Preparation, String> {
-    // A copy never is formatted, whatever its record says otherwise.
-    let may_format = volume.source.is_none();
+    // A copy that has content is `Copied`: the pool knows whether there was any to copy. So the state alone decides.
     match (volume.format, probe) {
-        (FormatState::Never, Probe::Blank) if may_format => Ok(Preparation::Format(Formatting::Blank)),
-        (FormatState::Never, Probe::FileSystem(_) | Probe::Other(_)) if may_format => {
+        (FormatState::Never, Probe::Blank) => Ok(Preparation::Format(Formatting::Blank)),
+        (FormatState::Never, Probe::FileSystem(_) | Probe::Other(_)) => {
             Err(format!("was never formatted by this driver, but holds {}; it is left as it is", describe(probe)))
         }
         // Nobody has mounted it since: what the interrupted attempt wrote is no content. Whether this can be that attempt's is
         // for the mounter to say, which knows what mkfs leaves.
-        (FormatState::Formatting, _) if may_format => Ok(Preparation::Format(Formatting::Unfinished)),
-        (FormatState::Copied | FormatState::Never | FormatState::Formatting, Probe::FileSystem(found)) if *found == wanted => {
-            Ok(Preparation::RenewIdentity)
-        }
+        (FormatState::Formatting, _) => Ok(Preparation::Format(Formatting::Unfinished)),
+        (FormatState::Copied, Probe::FileSystem(found)) if *found == wanted => Ok(Preparation::RenewIdentity),
         (FormatState::Content, Probe::FileSystem(found)) if *found == wanted => Ok(Preparation::None),
-        (_, Probe::Blank) => Err(format!("holds no file system, and is not formatted because it has content; expected {wanted}")),
-        (_, Probe::FileSystem(_) | Probe::Other(_)) => {
+        (FormatState::Copied | FormatState::Content, Probe::Blank) => {
+            Err(format!("holds no file system, and is not formatted because it has content; expected {wanted}"))
+        }
+        (FormatState::Copied | FormatState::Content, Probe::FileSystem(_) | Probe::Other(_)) => {
             Err(format!("holds {}, expected {wanted}; it is left as it is", describe(probe)))
         }
     }
@@ -79,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_blank_volume_without_history_or_our_own_remains_are_formatted() {
+    fn only_a_blank_volume_without_content_or_our_own_remains_are_formatted() {
         use FormatState::{Content, Copied, Formatting as Begun, Never};
         let source = Some(Object::Snapshot(SnapshotId::random()));
         let probes =
@@ -88,13 +87,12 @@ mod tests {
             for from in [None, source] {
                 for probe in &probes {
                     let decision = decide(&volume(state, from), probe, FsType::Xfs);
-                    let expected = match (state, from, probe) {
-                        (Never, None, Probe::Blank) => Some(Preparation::Format(Formatting::Blank)),
-                        (Begun, None, _) => Some(Preparation::Format(Formatting::Unfinished)),
-                        (Content, _, Probe::FileSystem(FsType::Xfs)) => Some(Preparation::None),
-                        (Copied, _, Probe::FileSystem(FsType::Xfs)) | (_, Some(_), Probe::FileSystem(FsType::Xfs)) => {
-                            Some(Preparation::RenewIdentity)
-                        }
+                    // Where it came from does not matter: a copy of what had content is recorded as such.
+                    let expected = match (state, probe) {
+                        (Never, Probe::Blank) => Some(Preparation::Format(Formatting::Blank)),
+                        (Begun, _) => Some(Preparation::Format(Formatting::Unfinished)),
+                        (Content, Probe::FileSystem(FsType::Xfs)) => Some(Preparation::None),
+                        (Copied, Probe::FileSystem(FsType::Xfs)) => Some(Preparation::RenewIdentity),
                         _ => None,
                     };
                     assert_eq!(decision.ok(), expected, "{state:?} {from:?} {probe:?}");

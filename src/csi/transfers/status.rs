@@ -53,7 +53,7 @@ pub(super) fn pool(field: &str, error: &PoolError) -> Status {
             Code::FailedPrecondition
         }
         PoolError::Unsupported(_) => Code::InvalidArgument,
-        PoolError::Catalogue(_) => Code::Unavailable,
+        PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
         PoolError::Owned(_) | PoolError::Format(_) | PoolError::Io { .. } => Code::Internal,
     };
     Status::new(code, format!("{field}: {}", chain(error)))

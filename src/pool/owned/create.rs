@@ -34,7 +34,7 @@ impl OwnedPool {
             return Ok(Outcome::Existing(existing));
         }
         let _source = request.source.map(|source| self.claim_source(source)).transpose()?;
-        let volume = self.plan_volume(request, "volume")?;
+        let mut volume = self.plan_volume(request, "volume")?;
         let _locked = self.lock_objects([Object::Volume(volume.id)])?;
         let copied = match volume.source {
             Some(Object::Volume(source)) => BTreeSet::from([source]),
@@ -59,8 +59,10 @@ impl OwnedPool {
             }),
         };
         if let Err(error) = made {
-            self.undo_creation(intent, &[Object::Volume(volume.id)]);
-            return Err(error);
+            return Err(self.undo_creation(intent, &[Object::Volume(volume.id)], error));
+        }
+        if let Some(source) = volume.source {
+            volume.format = self.format_of_copy(source);
         }
         let used = self.catalogue.commit("create_volume.commit", |change| {
             change.put_volume(&volume)?;
@@ -104,7 +106,7 @@ impl OwnedPool {
             source: request.source,
             foreign_source: request.foreign_source.clone(),
             kubernetes: request.kubernetes.clone(),
-            // A volume that was given content is never formatted (invariant 1), whatever the content is.
+            // Until the copy is made, and it is known whether there is content in it.
             format: if request.source.is_some() { FormatState::Copied } else { FormatState::Never },
             created: Timestamp::now(),
         })
@@ -125,6 +127,21 @@ impl OwnedPool {
                 own.bytes()
             ))),
             (None, wanted) => Ok(wanted.unwrap_or(own)),
+        }
+    }
+
+    /// Whether a copy that was just made may be formatted (invariant 1): if its source was never formatted nor given out writable, the
+    /// copy holds nothing but what this pool put there, and is itself never formatted.
+    ///
+    /// Asked after the copy is made. Whoever may write to the source is recorded first, so what is in the copy was recorded before.
+    fn format_of_copy(&self, source: Object) -> FormatState {
+        let found = match source {
+            Object::Volume(id) => self.catalogue.volume(id).map(|found| found.map(|volume| volume.format)),
+            Object::Snapshot(id) => self.catalogue.snapshot(id).map(|found| found.map(|snapshot| snapshot.format)),
+        };
+        match found {
+            Ok(Some(FormatState::Never)) => FormatState::Never,
+            Ok(Some(FormatState::Formatting | FormatState::Copied | FormatState::Content) | None) | Err(_) => FormatState::Copied,
         }
     }
 
@@ -161,25 +178,29 @@ impl OwnedPool {
         })
     }
 
-    /// Undoes a creation whose act failed. What cannot be undone now is undone before the next change: the intent stays.
-    pub(super) fn undo_creation(&self, intent: IntentId, objects: &[Object]) {
+    /// Undoes a creation whose act failed with `error`, and gives the error to report. What cannot be undone now is undone before
+    /// the next change, for the intent stays; then the error is [`PoolError::Unfinished`], so that nobody takes it for the end.
+    pub(super) fn undo_creation(&self, intent: IntentId, objects: &[Object], error: PoolError) -> PoolError {
+        match self.try_undo(intent, objects) {
+            Ok(()) => error,
+            Err(left) => {
+                tracing::error!(error = %left, "a failed creation could not be undone yet");
+                self.note_unsettled();
+                PoolError::Unfinished(error.to_string())
+            }
+        }
+    }
+
+    fn try_undo(&self, intent: IntentId, objects: &[Object]) -> Result<(), PoolError> {
         for &object in objects {
             failpoint::hit("pool.undo.before");
-            if let Err(error) = self.pool.delete(object) {
-                tracing::error!(%object, %error, "a failed creation could not be undone yet");
-                self.note_unsettled();
-                return;
-            }
+            self.pool.delete(object)?;
             failpoint::hit("pool.undo.after");
         }
-        let undone = self.catalogue.commit("undo", |change| {
+        self.catalogue.commit("undo", |change| {
             objects.iter().try_for_each(|&object| self.pool.unregister(change, object))?;
             change.drop_intent(intent)
-        });
-        if let Err(error) = undone {
-            tracing::error!(%error, "a failed creation could not be forgotten yet");
-            self.note_unsettled();
-        }
+        })
     }
 }
 

@@ -100,8 +100,7 @@ impl OwnedPool {
         let file = match made {
             Ok(file) => file,
             Err(error) => {
-                self.undo_creation(intent, &[Object::Volume(id)]);
-                return Err(error);
+                return Err(self.undo_creation(intent, &[Object::Volume(id)], error));
             }
         };
         let size = volume.size;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{OwnedPool, act};
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
-use crate::pool::record::{NewSnapshot, Outcome, Snapshot};
+use crate::pool::record::{FormatState, NewSnapshot, Outcome, Snapshot};
 use crate::pool::{Cut, Demand, FREEZE_DEADLINE, PoolError, idempotent};
 use crate::types::{Object, ObjectName, SnapshotId, Timestamp, VolumeId};
 
@@ -54,12 +54,16 @@ impl OwnedPool {
             Ok(created) => created,
             Err(error) => {
                 let objects: Vec<Object> = objects.into_iter().map(|(object, _)| object).collect();
-                self.undo_creation(intent, &objects);
-                return Err(error);
+                return Err(self.undo_creation(intent, &objects, error));
             }
         };
         for snapshot in &mut snapshots {
             snapshot.created = created;
+            // Asked after the cut: whoever may write is recorded first, so what is in the snapshot was recorded before.
+            snapshot.format = match self.catalogue.volume(snapshot.source) {
+                Ok(Some(volume)) => volume.format,
+                Ok(None) | Err(_) => FormatState::Content,
+            };
             // Intents are numbered in ascending order, and the cuts of one volume come one after the other.
             snapshot.serial = intent.0;
         }

@@ -314,9 +314,86 @@ fn a_volume_that_comes_back_from_its_deletion_has_the_size_that_a_failed_growth_
 }
 
 #[test]
+fn a_copy_of_what_was_never_formatted_is_itself_never_formatted() {
+    let world = World::new();
+    let volume = world.create("one");
+    let early = world.cut("early", volume.id);
+    let from = |text: &str, source| NewVolume { capacity: CapacityRange::ANY, source: Some(source), ..new_volume(text) };
+    let copy = |text: &str, source| world.owned.create_volume(&from(text, source)).unwrap().into_inner();
+    let (clone, restored) = (copy("a", Object::Volume(volume.id)), copy("b", Object::Snapshot(early.id)));
+    let again = copy("c", Object::Volume(restored.id));
+    for volume in [&clone, &restored, &again] {
+        assert_eq!(volume.format, FormatState::Never);
+        assert_eq!(world.owned.volume(volume.id).unwrap().as_ref(), Some(volume));
+    }
+    for (number, state) in [FormatState::Formatting, FormatState::Content].into_iter().enumerate() {
+        world.owned.set_format(volume.id, state).unwrap();
+        assert_eq!(copy(&format!("v{number}"), Object::Volume(volume.id)).format, FormatState::Copied);
+        let late = world.cut(&format!("s{number}"), volume.id);
+        assert_eq!(copy(&format!("r{number}"), Object::Snapshot(late.id)).format, FormatState::Copied);
+    }
+    // What the earlier snapshot holds has not changed since.
+    assert_eq!(copy("d", Object::Snapshot(early.id)).format, FormatState::Never);
+}
+
+#[test]
+fn what_is_given_out_while_it_is_copied_is_taken_for_content() {
+    let world = World::new();
+    let volume = world.create("one");
+    for (verb, text) in [(Verb::Snapshot, "s"), (Verb::Copy, "c")] {
+        let source = if verb == Verb::Copy { world.create("two") } else { volume.clone() };
+        let (catalogue, id) = (world.catalogue.clone(), source.id);
+        // Between the plan and the cut somebody publishes it, and writes.
+        world.memory.set_hook(Some(Arc::new(move |called, at| {
+            if (called, at) == (verb, Moment::Before) {
+                catalogue.commit("test", |change| {
+                    let mut volume = change.volume(id)?.unwrap();
+                    volume.format = FormatState::Content;
+                    change.put_volume(&volume)
+                })?;
+            }
+            Ok(())
+        })));
+        let format = match verb {
+            Verb::Copy => {
+                let request = NewVolume { capacity: CapacityRange::ANY, source: Some(Object::Volume(id)), ..new_volume(text) };
+                world.owned.create_volume(&request).unwrap().into_inner().format
+            }
+            _ => world.cut(text, id).format,
+        };
+        world.memory.set_hook(None);
+        assert_ne!(format, FormatState::Never, "{verb:?}");
+    }
+}
+
+#[test]
+fn a_creation_that_could_not_be_taken_back_is_no_final_failure() {
+    for made in [Verb::Create, Verb::Snapshot, Verb::Copy] {
+        let mut world = World::new();
+        let volume = world.create("one");
+        world.memory.set_hook(Some(Arc::new(move |verb, at| match (verb, at) {
+            (verb, Moment::After) if verb == made => Err(PoolError::Unsupported("for good".to_owned())),
+            (Verb::Delete, Moment::Before) => Err(PoolError::io("delete", io::Error::other("test"))),
+            _ => Ok(()),
+        })));
+        let from = |source| NewVolume { capacity: CapacityRange::ANY, source, ..new_volume("two") };
+        let failed = match made {
+            Verb::Snapshot => world.owned.create_snapshots(&[new_snapshot("snap", volume.id)]).map(drop),
+            Verb::Copy => world.owned.create_volume(&from(Some(Object::Volume(volume.id)))).map(drop),
+            _ => world.owned.create_volume(&from(None)).map(drop),
+        };
+        assert!(matches!(&failed, Err(PoolError::Unfinished(text)) if text == "for good"), "{made:?}: {failed:?}");
+        world.restart();
+        world.assert_tidy();
+    }
+}
+
+#[test]
 fn a_copy_is_at_least_as_large_as_its_source_and_never_formatted() {
     let world = World::new();
     let volume = world.create("one");
+    // Given out to be written to, as whoever writes has recorded.
+    world.owned.set_format(volume.id, FormatState::Content).unwrap();
     world.write(volume.id, 0, b"content");
     let snapshot = world.cut("snap", volume.id);
     let from = |text: &str, source, capacity| NewVolume { capacity, source: Some(source), ..new_volume(text) };

@@ -203,7 +203,12 @@ fn run(world: &mut World, expected: &mut Expected, step: Step) {
             let request = NewVolume { source: Some(source), ..request(name, data.len() as u64 / 4096) };
             match world.owned.create_volume(&request) {
                 Ok(Outcome::Created(volume)) => {
-                    assert_eq!(volume.format, FormatState::Copied);
+                    let known = match source {
+                        Object::Volume(id) => world.owned.volume(id).unwrap().unwrap().format,
+                        Object::Snapshot(id) => world.owned.snapshot(id).unwrap().unwrap().format,
+                    };
+                    let is_untouched = known == FormatState::Never;
+                    assert_eq!(volume.format, if is_untouched { FormatState::Never } else { FormatState::Copied });
                     if let Object::Snapshot(id) = source {
                         expected.used(id, Consumer::Source);
                     }
