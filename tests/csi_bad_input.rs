@@ -293,13 +293,19 @@ async fn volumes() {
     table.refused("validate: elsewhere", result, Code::Unavailable, "volume_id");
     for capabilities in [
         vec![mount("xfs", WRITER)],
-        vec![block(WRITER)],
         vec![mount("", Mode::MultiNodeMultiWriter)],
-        vec![mount("", Mode::SingleNodeMultiWriter)],
+        vec![mount("", Mode::MultiNodeReaderOnly)],
+        vec![mount("", WRITER), mount("", Mode::MultiNodeReaderOnly)],
         vec![VolumeCapability::default()],
     ] {
         let answer = table.accepted("validate", client.validate_volume_capabilities(validate(&volume, capabilities)).await);
         assert!(answer.is_some_and(|answer| answer.confirmed.is_none() && !answer.message.is_empty()));
+    }
+    // In either mode, and in any access mode that needs no more than what it was made for.
+    let writers = [WRITER, Mode::SingleNodeSingleWriter, Mode::SingleNodeMultiWriter, Mode::SingleNodeReaderOnly];
+    for capability in writers.into_iter().flat_map(|mode| [mount("", mode), mount("ext4", mode), block(mode)]) {
+        let result = client.validate_volume_capabilities(validate(&volume, vec![capability])).await;
+        assert!(table.accepted("validate", result).is_some_and(|answer| answer.confirmed.is_some()));
     }
     let other =
         ValidateVolumeCapabilitiesRequest { parameters: parameters(&[("checksum", "true")]), ..validate(&volume, good()) };
@@ -464,6 +470,7 @@ async fn node_stage_and_unstage() {
     let mut client = node.node.clone();
     let volume = node.volume("a", mount("ext4", WRITER)).await;
     let raw = node.volume("raw", block(WRITER)).await;
+    let read_only = node.volume("read-only", mount("ext4", Mode::SingleNodeReaderOnly)).await;
     let path = node.staging("staging");
     let capability = || mount("ext4", WRITER);
     std::os::unix::fs::symlink(&path, node.path("link")).unwrap();
@@ -493,14 +500,13 @@ async fn node_stage_and_unstage() {
         ("unknown", stage("nothing", &path, capability()), NotFound, "volume_id"),
         ("elsewhere", stage(VOLUME_ELSEWHERE, &path, capability()), Unavailable, "volume_id"),
         (
-            "other access mode",
-            stage(&volume, &path, mount("ext4", Mode::SingleNodeMultiWriter)),
+            "readers of several nodes",
+            stage(&volume, &path, mount("ext4", Mode::MultiNodeReaderOnly)),
             FailedPrecondition,
             "access_mode",
         ),
         ("other file system", stage(&volume, &path, mount("xfs", WRITER)), FailedPrecondition, "access_type"),
-        ("block of a file system", stage(&volume, &path, block(WRITER)), FailedPrecondition, "access_type"),
-        ("file system of a block", stage(&raw, &path, capability()), FailedPrecondition, "access_type"),
+        ("writer of what was made for readers", stage(&read_only, &path, capability()), FailedPrecondition, "access_mode"),
         ("denied flag", stage(&volume, &path, flags(&["loop"])), InvalidArgument, "mount_flags"),
         (
             "large context",
@@ -520,6 +526,14 @@ async fn node_stage_and_unstage() {
     for (row, other) in [("block", block(WRITER)), ("flags", flags(&["noatime"])), ("file system", mount("xfs", WRITER))] {
         let result = client.node_stage_volume(stage(&volume, &path, other)).await;
         table.refused(&format!("stage again: other {row}"), result, Code::AlreadyExists, "volume_id");
+    }
+    for (row, id, here, other) in [("raw device", &volume, "raw", block(WRITER)), ("file system", &raw, "mounted", capability())]
+    {
+        if row == "file system" {
+            node.stage(&raw, &node.staging("raw-first"), block(WRITER)).await.unwrap();
+        }
+        let result = client.node_stage_volume(stage(id, &node.staging(here), other)).await;
+        table.refused(&format!("stage: also as a {row}"), result, FailedPrecondition, "access_type");
     }
     let second = node.volume("b", capability()).await;
     let result = client.node_stage_volume(stage(&second, &path, capability())).await;
@@ -577,10 +591,11 @@ async fn node_publish_and_unpublish() {
         ),
         ("unknown", publish("nothing", &staging, &target, capability()), NotFound, "volume_id"),
         ("elsewhere", publish(VOLUME_ELSEWHERE, &staging, &target, capability()), Unavailable, "volume_id"),
-        ("block of a file system", publish(&volume, &staging, &target, block(WRITER)), InvalidArgument, "access_type"),
+        ("raw, of a file system", publish(&volume, &staging, &target, block(WRITER)), FailedPrecondition, "staging_target_path"),
+        ("other file system", publish(&volume, &staging, &target, mount("xfs", WRITER)), FailedPrecondition, "access_type"),
         (
-            "other access mode",
-            publish(&volume, &staging, &target, mount("ext4", Mode::SingleNodeMultiWriter)),
+            "readers of several nodes",
+            publish(&volume, &staging, &target, mount("ext4", Mode::MultiNodeReaderOnly)),
             FailedPrecondition,
             "access_mode",
         ),

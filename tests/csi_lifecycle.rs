@@ -402,9 +402,10 @@ async fn a_larger_copy_is_grown_when_it_is_staged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_mode_may_change_between_source_and_copy_but_a_copy_is_never_formatted() {
+async fn the_mode_may_change_between_source_and_copy_but_a_copy_of_content_is_never_formatted() {
     let node = Node::start().await;
-    let raw = node.volume("raw", block(WRITER)).await;
+    let (raw, staging) = staged(&node, "raw", block(WRITER)).await;
+    node.publish(publish(&raw, &staging, &node.path("device"), block(WRITER))).await.unwrap();
     let raw_snapshot = node.snapshot("raw", &raw).await.unwrap().snapshot_id;
     let request =
         CreateVolumeRequest { volume_content_source: from_snapshot(&raw_snapshot), ..new_volume("fs", mount("ext4", WRITER)) };
@@ -418,6 +419,145 @@ async fn the_mode_may_change_between_source_and_copy_but_a_copy_is_never_formatt
     let path = node.staging("block");
     node.stage(&copy, &path, block(WRITER)).await.unwrap();
     node.publish(publish(&copy, &path, &node.path("t"), block(WRITER))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_a_volume_that_was_never_used_are_formatted_like_it() {
+    let node = Node::start().await;
+    let unused = node.volume("unused", mount("ext4", WRITER)).await;
+    let snapshot = node.snapshot("s", &unused).await.unwrap().snapshot_id;
+    for (number, content) in [from_snapshot(&snapshot), from_volume(&unused)].into_iter().enumerate() {
+        let name = format!("copy-{number}");
+        let request = CreateVolumeRequest { volume_content_source: content, ..new_volume(&name, mount("ext4", WRITER)) };
+        let copy = node.create(request).await.unwrap().volume_id;
+        node.stage(&copy, &node.staging(&name), mount("ext4", WRITER)).await.unwrap();
+        assert_eq!((node.mounter.count(Verb::MakeFileSystem), format_of(&node, &copy)), (number + 1, FormatState::Content));
+    }
+    // What is found on it all the same is nobody's to write over.
+    let request = CreateVolumeRequest { volume_content_source: from_volume(&unused), ..new_volume("odd", mount("ext4", WRITER)) };
+    let odd = node.create(request).await.unwrap().volume_id;
+    let handle: VolumeHandle = odd.parse().unwrap();
+    let device = node.pools[0].attach(Object::Volume(handle.volume), Access::ReadWrite).unwrap().device;
+    for content in [Probe::Other("LVM".into()), Probe::FileSystem(FsType::Ext4)] {
+        node.mounter.set_content(&device, content);
+        refused(node.stage(&odd, &node.staging("odd"), mount("ext4", WRITER)).await, Code::FailedPrecondition);
+    }
+    assert_eq!(node.mounter.count(Verb::MakeFileSystem), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_volume_is_a_raw_device_and_a_file_system_in_turn() {
+    let node = Node::start().await;
+    // As a restore of a backup does it: a volume made for a raw device gets the bytes of a file system.
+    let volume = node.volume("a", block(WRITER)).await;
+    let raw = async |number: u32| {
+        let (staging, target) = (node.path(&format!("raw-{number}")), node.path(&format!("device-{number}")));
+        std::fs::create_dir_all(&staging).unwrap();
+        node.stage(&volume, &staging, block(WRITER)).await.unwrap();
+        node.publish(publish(&volume, &staging, &target, block(WRITER))).await.unwrap();
+        // Not both at a time, whatever the path.
+        let other = node.staging("other");
+        refused(node.stage(&volume, &other, mount("xfs", WRITER)).await, Code::FailedPrecondition);
+        let device = node.device(&volume).unwrap();
+        let request = NodeGetVolumeStatsRequest { volume_id: volume.clone(), volume_path: target.clone(), ..Default::default() };
+        let usage = node.node.clone().node_get_volume_stats(request).await.unwrap().into_inner().usage;
+        assert_eq!((usage.len(), usage[0].total), (1, SIZE));
+        (staging, target, device)
+    };
+    let (staging, target, device) = raw(1).await;
+    node.mounter.set_content(&device, Probe::FileSystem(FsType::Xfs));
+    node.unpublish(&volume, &target).await.unwrap();
+    node.unstage(&volume, &staging).await.unwrap();
+    assert_eq!(node.device(&volume), None);
+
+    // With and without the file system's name.
+    for capability in [mount("", WRITER), mount("xfs", WRITER)] {
+        let (staging, target) = (node.staging("mounted"), node.path("target"));
+        for _ in 0..2 {
+            node.stage(&volume, &staging, capability.clone()).await.unwrap();
+            node.publish(publish(&volume, &staging, &target, capability.clone())).await.unwrap();
+        }
+        refused(node.stage(&volume, &node.staging("other"), block(WRITER)).await, Code::FailedPrecondition);
+        for path in [&staging, &target] {
+            let request =
+                NodeGetVolumeStatsRequest { volume_id: volume.clone(), volume_path: path.clone(), ..Default::default() };
+            let usage = node.node.clone().node_get_volume_stats(request).await.unwrap().into_inner().usage;
+            assert_eq!(usage.len(), 2);
+            let grown = node.mounter.count(Verb::Grow);
+            let request = NodeExpandVolumeRequest { volume_id: volume.clone(), volume_path: path.clone(), ..Default::default() };
+            node.node.clone().node_expand_volume(request).await.unwrap();
+            assert_eq!(node.mounter.count(Verb::Grow), grown + 1);
+        }
+        node.unpublish(&volume, &target).await.unwrap();
+        node.unstage(&volume, &staging).await.unwrap();
+    }
+    // Another file system than it holds.
+    refused(node.stage(&volume, &node.staging("mounted"), mount("ext4", WRITER)).await, Code::FailedPrecondition);
+    assert_eq!(node.device(&volume), None);
+    let (staging, target, _) = raw(2).await;
+    node.unpublish(&volume, &target).await.unwrap();
+    node.unstage(&volume, &staging).await.unwrap();
+    assert_eq!((node.mounter.count(Verb::MakeFileSystem), format_of(&node, &volume)), (0, FormatState::Content));
+
+    // One that was made for a file system, given out raw before it was ever mounted.
+    let (made, staging) = staged(&node, "made", mount("xfs", WRITER)).await;
+    node.unstage(&made, &staging).await.unwrap();
+    node.stage(&made, &staging, block(WRITER)).await.unwrap();
+    node.publish(publish(&made, &staging, &node.path("raw-of-made"), block(WRITER))).await.unwrap();
+    // And a blank one, made for a raw device and asked for as a file system, is formatted once.
+    let blank = node.volume("blank", block(WRITER)).await;
+    let before = node.mounter.count(Verb::MakeFileSystem);
+    for _ in 0..2 {
+        node.stage(&blank, &node.staging("blank"), mount("", WRITER)).await.unwrap();
+    }
+    assert_eq!((node.mounter.count(Verb::MakeFileSystem), format_of(&node, &blank)), (before + 1, FormatState::Content));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_alone_get_a_device_that_cannot_be_written_to() {
+    let node = Node::start().await;
+    let (volume, staging) = staged(&node, "raw", block(WRITER)).await;
+    node.unstage(&volume, &staging).await.unwrap();
+    node.stage(&volume, &staging, block(Mode::SingleNodeReaderOnly)).await.unwrap();
+    let handle: VolumeHandle = volume.parse().unwrap();
+    let attachment = node.pools[0].attachment(Object::Volume(handle.volume)).unwrap().unwrap();
+    assert_eq!(attachment.access, Access::ReadOnly);
+    node.publish(publish(&volume, &staging, &node.path("t"), block(Mode::SingleNodeReaderOnly))).await.unwrap();
+    assert_eq!(format_of(&node, &volume), FormatState::Never);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_call_left_behind_is_never_told_by_a_final_code() {
+    let node = Node::start().await;
+    let capability = || mount("ext4", WRITER);
+    let (volume, path, target) = (node.volume("a", capability()).await, node.staging("a"), node.path("t"));
+    // Mounted, and then neither grown nor unmounted: somebody looks into it.
+    node.mounter.fail_next(Verb::Grow, Failure::Io(std::io::ErrorKind::Other));
+    for _ in 0..2 {
+        node.mounter.fail_next(Verb::Unmount, Failure::Busy);
+    }
+    refused(node.stage(&volume, &path, capability()).await, Code::Unavailable);
+    assert_eq!(node.mounted_at(&path), 1);
+    // The repetition finds it mounted, and unused; what cannot grow mounted does so unmounted.
+    node.mounter.fail_next(Verb::Grow, Failure::Program);
+    node.mounter.fail_next(Verb::Grow, Failure::Program);
+    node.stage(&volume, &path, capability()).await.unwrap();
+    assert_eq!((node.mounted_at(&path), node.mounter.count(Verb::GrowUnmounted)), (1, 1));
+
+    node.mounter.fail_next(Verb::Bind, Failure::Io(std::io::ErrorKind::Other));
+    let request = || publish(&volume, &path, &target, capability());
+    refused(node.publish(request()).await, Code::Internal);
+    node.publish(request()).await.unwrap();
+    // In use it stays as it is, and staged.
+    node.mounter.fail_next(Verb::Grow, Failure::Program);
+    node.stage(&volume, &path, capability()).await.unwrap();
+    assert_eq!((node.mounted_at(&path), node.mounted_at(&target)), (1, 1));
+
+    node.mounter.fail_next(Verb::Unmount, Failure::Io(std::io::ErrorKind::Other));
+    refused(node.unpublish(&volume, &target).await, Code::Unavailable);
+    node.unpublish(&volume, &target).await.unwrap();
+    node.unstage(&volume, &path).await.unwrap();
+    node.delete(&volume).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,7 +37,11 @@ pub(super) fn expand(layer: &NodeLayer, checked: Checked) -> Result<proto::Contr
     let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
     let (_, volume) = layer.volume(VOLUME_ID, handle)?;
     if checked.capability.is_some_and(|capability| !capability.access_type.fits(volume.mode)) {
-        return Err(RequestError::invalid("volume_capability.access_type", "is not how the volume was made").into());
+        return Err(RequestError::invalid(
+            "volume_capability.access_type",
+            "is another file system than the volume was made with",
+        )
+        .into());
     }
     let large_enough = checked.range.required().is_none_or(|required| volume.size.bytes() >= required);
     let volume = if checked.range.limit().is_some_and(|limit| limit < volume.size.bytes()) {

@@ -50,13 +50,16 @@ pub(super) fn confirm(
 
 /// What the volume does not have of what is asked about.
 fn differences(volume: &Volume, request: &proto::ValidateVolumeCapabilitiesRequest) -> Result<(), RequestError> {
-    let set = capability::capabilities(&request.volume_capabilities)?;
     let differs = |field, reason: &str| Err(RequestError::unsupported(field, reason));
-    if !set.access_type.fits(volume.mode) {
-        return differs("volume_capabilities.access_type", "is not how the volume was made");
-    }
-    if !set.access_modes.iter().all(|mode| volume.access_modes.contains(mode)) {
-        return differs("volume_capabilities.access_mode", "is not one that the volume was made with");
+    // Each by itself: a volume may be given out as a file system here and as a raw device there.
+    for (index, entry) in request.volume_capabilities.iter().enumerate() {
+        let wanted = capability::capability(&format!("volume_capabilities[{index}]"), Some(entry))?;
+        if !wanted.access_type.fits(volume.mode) {
+            return differs("volume_capabilities.access_type", "is another file system than the volume was made with");
+        }
+        if !capability::serves(&volume.access_modes, wanted.access_mode) {
+            return differs("volume_capabilities.access_mode", "needs more than the volume was made for");
+        }
     }
     if !request.parameters.is_empty() && parameters::volume(&request.parameters)?.recorded != volume.parameters {
         return differs("parameters", "are not those that the volume was made with");

@@ -1,4 +1,4 @@
-//! NodeExpandVolume: the file system grows to its device, which has grown in ControllerExpandVolume.
+//! NodeExpandVolume: the file system grows to its device, which has grown in ControllerExpandVolume. A raw device has grown with it.
 
 use std::path::PathBuf;
 
@@ -9,11 +9,12 @@ use crate::csi::answer;
 use crate::csi::error::{CallError, RequestError};
 use crate::csi::locks::{Hold, Key};
 use crate::csi::node_layer::{NodeLayer, no_such};
-use crate::csi::validate::capability::{self, Capability};
+use crate::csi::validate::capability::{self, AccessType, Capability};
 use crate::csi::validate::{self, path, size};
 use crate::pool::record::{PublicationKind, VolumeMode};
 use crate::types::{CapacityRange, VolumeHandle};
 
+use super::presence::fs_type_of;
 use super::situation::{At, Situation};
 use super::{CAPABILITY, STAGING_PATH, VOLUME_ID, VOLUME_PATH, step};
 
@@ -43,13 +44,22 @@ pub(super) fn expand(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeE
     let (_, volume) = layer.volume(VOLUME_ID, handle)?;
     let situation = Situation::look(layer, pool, volume)?;
     let size = situation.volume.size;
-    let staged = situation.record(&checked.path, PublicationKind::Staged).is_some();
-    if !staged && !matches!(situation.at(&checked.path), At::Volume(_)) {
-        let reason = format!("the volume is not at {}", checked.path.display());
-        return Err(RequestError::not_found(VOLUME_PATH, reason).into());
-    }
-    if checked.capability.is_some_and(|capability| !capability.access_type.fits(situation.volume.mode)) {
-        return Err(RequestError::invalid("volume_capability.access_type", "is not how the volume was made").into());
+    // The file system at the path; `None` for a raw device.
+    let fs_type = match (situation.at(&checked.path), situation.record(&checked.path, PublicationKind::Staged)) {
+        (At::Volume(entry), _) => fs_type_of(entry),
+        (_, Some(record)) if record.mode == VolumeMode::Block => None,
+        _ => {
+            let reason = format!("the volume is not at {}", checked.path.display());
+            return Err(RequestError::not_found(VOLUME_PATH, reason).into());
+        }
+    };
+    let fits = |wanted: &AccessType| match (wanted, fs_type) {
+        (AccessType::Block, None) => true,
+        (AccessType::Mount { fs_type: wanted, .. }, Some(found)) => wanted.is_none_or(|wanted| wanted == found),
+        (AccessType::Block, Some(_)) | (AccessType::Mount { .. }, None) => false,
+    };
+    if checked.capability.is_some_and(|capability| !fits(&capability.access_type)) {
+        return Err(RequestError::invalid("volume_capability.access_type", "is not how the volume is there").into());
     }
     let rounded = |bytes| crate::types::VolumeSize::at_least(bytes);
     if checked.range.required().is_some_and(|required| rounded(required).map_or(true, |required| required > size)) {
@@ -60,7 +70,7 @@ pub(super) fn expand(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeE
         let reason = format!("must not be less than {}, the size of the volume", size.bytes());
         return Err(RequestError::out_of_range("capacity_range.limit_bytes", reason).into());
     }
-    if let (VolumeMode::Filesystem(fs_type), Some(attachment)) = (situation.volume.mode, &situation.attachment) {
+    if let (Some(fs_type), Some(attachment)) = (fs_type, &situation.attachment) {
         // Any mount that may write does: the asked-for path may be a read-only view.
         let writable = situation.mounts().find(|entry| entry.access() == Access::ReadWrite);
         let Some(entry) = writable else {

@@ -22,17 +22,20 @@ use tonic::{Request, Response, Status};
 use crate::block::Access;
 use crate::mount::MountError;
 use crate::pool::record::{Publication, Volume, VolumeMode};
+use crate::types::FsType;
 
 use super::controller::call;
 use super::error::{CallError, RequestError};
 use super::node_layer::NodeLayer;
-use super::validate::capability::Capability;
+use super::validate::capability::{Capability, serves};
 use super::{status, topology};
 
 const VOLUME_ID: &str = "volume_id";
 const STAGING_PATH: &str = "staging_target_path";
 const TARGET_PATH: &str = "target_path";
 const VOLUME_PATH: &str = "volume_path";
+/// The file system of a volume that was made for none, when it is asked for without one and holds none.
+const DEFAULT_FS_TYPE: FsType = FsType::Ext4;
 const CAPABILITY: &str = "volume_capability";
 
 /// What is advertised. Health is not: sidecars and test suites of CSI 1.12 refuse values they do not know.
@@ -101,17 +104,21 @@ fn occupied(field: &'static str, path: &Path, by: &Path) -> CallError {
 
 /// Whether the volume may be used as asked for.
 fn allowed(volume: &Volume, capability: &Capability) -> Result<(), RequestError> {
-    if !volume.access_modes.contains(&capability.access_mode) {
-        return Err(RequestError::precondition("volume_capability.access_mode", "is not one that the volume was made with"));
+    if !serves(&volume.access_modes, capability.access_mode) {
+        return Err(RequestError::precondition("volume_capability.access_mode", "needs more than the volume was made for"));
     }
     if !capability.access_type.fits(volume.mode) {
-        let made = match volume.mode {
-            VolumeMode::Block => "a raw block device".to_owned(),
-            VolumeMode::Filesystem(fs_type) => format!("a file system of type {fs_type}"),
-        };
+        let made = described(volume.mode);
         return Err(RequestError::precondition("volume_capability.access_type", format!("does not fit: the volume is {made}")));
     }
     Ok(())
+}
+
+fn described(mode: VolumeMode) -> String {
+    match mode {
+        VolumeMode::Block => "a raw block device".to_owned(),
+        VolumeMode::Filesystem(fs_type) => format!("a file system of type {fs_type}"),
+    }
 }
 
 #[tonic::async_trait]

@@ -2,7 +2,9 @@
 //!
 //! Steps: (a block volume that may be written: `Content`) - record - make the target - bind. The staging path must be this
 //! volume's mount, seen in mountinfo: after a reboot an empty directory is there instead, and a pod that got it would write to the
-//! node's disk; and it must be usable: one that gave up after an error is refused, by what its mount says. A target that shows the volume already is not mounted on again, so mounts never stack.
+//! node's disk; and it must be usable: one that gave up after an error is refused, by what its mount says. It is published as it was staged,
+//! as a file system or as a raw device, whatever it was made for. A target that shows the volume already is not mounted on again, so
+//! mounts never stack.
 
 use std::path::PathBuf;
 
@@ -18,9 +20,11 @@ use crate::mount::path::NodeKind;
 use crate::pool::record::{FormatState, Publication, PublicationKind, VolumeMode};
 use crate::types::VolumeHandle;
 
+use super::presence::fs_type_of;
 use super::situation::{At, Situation};
 use super::{
-    CAPABILITY, STAGING_PATH, TARGET_PATH, VOLUME_ID, allowed, confined, expected_access, mounted, occupied, remove_target, step,
+    CAPABILITY, DEFAULT_FS_TYPE, STAGING_PATH, TARGET_PATH, VOLUME_ID, allowed, confined, expected_access, mounted, occupied,
+    remove_target, step,
 };
 
 pub(super) struct Checked {
@@ -56,7 +60,7 @@ pub(super) fn publish(layer: &NodeLayer, checked: Checked) -> Result<proto::Node
     let wanted = Publication {
         path: target.clone(),
         kind: PublicationKind::Published,
-        mode: situation.volume.mode,
+        mode: mode(&situation, &staging, &capability.access_type),
         access_mode: capability.access_mode,
         mount_flags: capability.access_type.flags().to_vec(),
         access,
@@ -65,7 +69,7 @@ pub(super) fn publish(layer: &NodeLayer, checked: Checked) -> Result<proto::Node
     let done = Ok(proto::NodePublishVolumeResponse {});
 
     if let Some(existing) = situation.record(&target, PublicationKind::Published) {
-        if *existing == wanted && capability.access_type.fits(situation.volume.mode) {
+        if *existing == wanted {
             if let At::Volume(entry) = situation.at(&target) {
                 entry.check_usable(expected_of(&situation, &staging, access))?;
             }
@@ -74,13 +78,9 @@ pub(super) fn publish(layer: &NodeLayer, checked: Checked) -> Result<proto::Node
         let reason = format!("is published at {} with another capability or access", target.display());
         return Err(RequestError::already_exists(VOLUME_ID, reason).into());
     }
-    let is_block = |access_type: &AccessType| *access_type == AccessType::Block;
-    if is_block(&capability.access_type) != (situation.volume.mode == VolumeMode::Block) {
-        return Err(RequestError::invalid("volume_capability.access_type", "is not how the volume was made").into());
-    }
     allowed(&situation.volume, &capability)?;
     only_target(&situation, &wanted)?;
-    let source = staged_source(layer, &situation, &staging, access)?;
+    let source = staged_source(layer, &situation, &staging, &wanted)?;
     match situation.at(&target) {
         At::Other(entry) => return Err(occupied(TARGET_PATH, &target, &entry.source)),
         // Shown, but not as recorded: the record is lost. What is to be seen is taken for what was asked for.
@@ -95,7 +95,7 @@ pub(super) fn publish(layer: &NodeLayer, checked: Checked) -> Result<proto::Node
         At::Nothing => {}
     }
 
-    let kind = match situation.volume.mode {
+    let kind = match wanted.mode {
         VolumeMode::Filesystem(_) => NodeKind::Directory,
         VolumeMode::Block => {
             if access == Access::ReadWrite && situation.volume.format != FormatState::Content {
@@ -109,31 +109,47 @@ pub(super) fn publish(layer: &NodeLayer, checked: Checked) -> Result<proto::Node
         Ok(made) => made,
         Err(error) => {
             // What is there is not of our making.
-            situation.remove_record(&target)?;
+            situation.forget(&target);
             return Err(error);
         }
     };
     let bound = mounted(step!("mount", layer.mounter.bind(&source.path(), &made.target(), access, &wanted.mount_flags)));
     drop(made);
-    if bound.is_err() {
-        take_back(layer, &situation, &target);
+    match bound {
+        Ok(()) => done,
+        Err(error) => Err(take_back(layer, &situation, &target, error)),
     }
-    bound.and(done)
 }
 
 /// After a failure: neither a half-made target nor a record of it stays. A bind that failed after it was made (its flags were
-/// refused) is taken off too.
-fn take_back(layer: &NodeLayer, situation: &Situation<'_>, target: &std::path::Path) {
+/// refused) is taken off too. If it cannot be, the answer is no final one.
+fn take_back(layer: &NodeLayer, situation: &Situation<'_>, target: &std::path::Path, error: CallError) -> CallError {
     let taken = Situation::look(layer, situation.pool(), situation.volume.clone()).and_then(|now| {
         if let At::Volume(_) = now.at(target) {
             now.unmount(target)?;
         }
         remove_target(layer, target)?;
-        now.remove_record(target)
+        now.forget(target);
+        Ok(())
     });
-    if let Err(error) = taken {
-        tracing::warn!(%error, "what a failed publish left stays until the next attempt");
+    match taken {
+        Ok(()) => error,
+        Err(left) => {
+            tracing::warn!(error = %left, "what a failed publish left stays until the next attempt");
+            CallError::unfinished(error, "what it bound stays")
+        }
     }
+}
+
+/// The mode that is asked for; where the request leaves the file system open, the one that is staged.
+fn mode(situation: &Situation<'_>, staging: &std::path::Path, access_type: &AccessType) -> VolumeMode {
+    let AccessType::Mount { fs_type, .. } = access_type else { return VolumeMode::Block };
+    let staged = || match situation.at(staging) {
+        At::Volume(entry) => fs_type_of(entry),
+        At::Nothing | At::Other(_) => None,
+    };
+    // What is not staged at all is refused for that.
+    VolumeMode::Filesystem(fs_type.or_else(staged).unwrap_or(DEFAULT_FS_TYPE))
 }
 
 /// Refuses a second target where one of the two allows only itself.
@@ -168,23 +184,29 @@ fn staged_source(
     layer: &NodeLayer,
     situation: &Situation<'_>,
     staging: &std::path::Path,
-    access: Access,
+    wanted: &Publication,
 ) -> Result<Source, CallError> {
+    let access = wanted.access;
     let not_staged =
         || RequestError::precondition(STAGING_PATH, format!("the volume is not staged at {}; stage it again", staging.display()));
     let too_little = || RequestError::precondition("readonly", "must be true: the volume is staged for readers only");
-    match situation.volume.mode {
-        VolumeMode::Filesystem(_) => {
+    match wanted.mode {
+        VolumeMode::Filesystem(fs_type) => {
             let confined = confined(STAGING_PATH, layer.root.resolve(staging))?;
             let At::Volume(entry) = situation.at(staging) else { return Err(not_staged().into()) };
             entry.check_usable(expected_of(situation, staging, access))?;
+            if fs_type_of(entry) != Some(fs_type) {
+                let reason = format!("is not what is staged: {}", entry.fs_type);
+                return Err(RequestError::precondition("volume_capability.mount.fs_type", reason).into());
+            }
             if access == Access::ReadWrite && entry.access() == Access::ReadOnly && !asked_for_read_only(situation, staging) {
                 return Err(too_little().into());
             }
             Ok(Source::Staged(confined))
         }
         VolumeMode::Block => {
-            let (Some(_), Some(attachment)) = (situation.record(staging, PublicationKind::Staged), &situation.attachment) else {
+            let staged = situation.record(staging, PublicationKind::Staged).filter(|record| record.mode == VolumeMode::Block);
+            let (Some(_), Some(attachment)) = (staged, &situation.attachment) else {
                 return Err(not_staged().into());
             };
             if access == Access::ReadWrite && attachment.access == Access::ReadOnly {

@@ -86,6 +86,12 @@ impl<'a> Situation<'a> {
         recorded.or_else(|| self.mounts().map(|entry| entry.mount_point.clone()).next())
     }
 
+    /// Where the volume is in use, if anywhere but by a record of `path`.
+    pub(crate) fn first_use_beside(&self, path: &Path) -> Option<PathBuf> {
+        let recorded = self.live().map(|record| record.path.clone()).find(|used| used != path);
+        recorded.or_else(|| self.mounts().map(|entry| entry.mount_point.clone()).next())
+    }
+
     /// Removes the records that do not count.
     ///
     /// # Errors
@@ -105,12 +111,15 @@ impl<'a> Situation<'a> {
         Ok(step!("record", self.pool.put_publication(self.volume.id, record))?)
     }
 
-    /// Removes the record of a path. None is success.
-    ///
-    /// # Errors
-    /// Whatever the catalogue reports.
-    pub(crate) fn remove_record(&self, path: &Path) -> Result<(), CallError> {
+    fn remove_record(&self, path: &Path) -> Result<(), CallError> {
         Ok(step!("record", self.pool.remove_publication(self.volume.id, path))?)
+    }
+
+    /// Removes the record of a path at which nothing is mounted: it is void, so one that stays is no failure.
+    pub(crate) fn forget(&self, path: &Path) {
+        if let Err(error) = self.remove_record(path) {
+            tracing::warn!(volume = %self.volume.id, path = %path.display(), %error, "a record stays, void, of what is not mounted");
+        }
     }
 
     /// Removes the device. None is success.

@@ -5,11 +5,18 @@
 //! device without a mount is used again, or taken away by NodeUnstageVolume or DeleteVolume; a volume in `Formatting` that is
 //! mounted nowhere is formatted again. A failure takes back the device and the record, if nothing else uses them.
 //!
+//! If that cannot be taken back, the answer is never a final one.
+//!
 //! Mounted is not usable: a file system that gave up after an error (its mount says so) is refused while others use it, and is taken down,
 //! checked and mounted anew when nobody does. One that recorded errors is checked before it is mounted.
 //!
+//! How the volume is given out is this call's to say, and not how it was made: as a file system here, as a raw device there, but never
+//! as both at a time. Whether it may be formatted is for `format` to say.
+//!
 //! A file system is attached for writing also when it is mounted read-only: its journal may have to be replayed. A copy for
-//! readers that is larger than its source is mounted for writing once, privately, to grow it. Raw block volumes are only attached.
+//! readers that is larger than its source is mounted for writing once, privately, to grow it. Raw devices are only attached: for reading
+//! alone if the access mode does not write. One that is attached for writing can be written to through every publication, also a
+//! `readonly` one: a device node has no read-only view. There the orchestrator keeps writers out.
 
 use std::path::{Path, PathBuf};
 
@@ -19,16 +26,17 @@ use crate::block::Access;
 use crate::csi::error::{CallError, RequestError};
 use crate::csi::locks::{Hold, Key};
 use crate::csi::node_layer::{NodeLayer, no_such};
-use crate::csi::validate::capability::{self, Capability};
+use crate::csi::validate::capability::{self, AccessType, Capability};
 use crate::csi::validate::{self, path};
 use crate::mount::path::Confined;
-use crate::mount::{MountError, MountRequest, options};
+use crate::mount::{MountError, MountRequest, Probe, options};
 use crate::pool::record::{FormatState, Publication, PublicationKind, VolumeMode};
 use crate::types::{FsType, Object, VolumeHandle};
 
 use super::format::{self, Preparation};
+use super::presence::{fs_type_of, is_node};
 use super::situation::{At, Situation};
-use super::{CAPABILITY, STAGING_PATH, VOLUME_ID, allowed, confined, expected_access, mounted, occupied, step};
+use super::{CAPABILITY, DEFAULT_FS_TYPE, STAGING_PATH, VOLUME_ID, allowed, confined, expected_access, mounted, occupied, step};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -59,29 +67,45 @@ pub(super) fn stage(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeSt
     }
 
     let mut situation = Situation::look(layer, pool, volume)?;
+    let mode = match known_mode(&situation, &path, &capability.access_type) {
+        Some(mode) => mode,
+        None => {
+            allowed(&situation.volume, &capability)?;
+            not_both(&situation, VolumeMode::Filesystem(DEFAULT_FS_TYPE))?;
+            let found = held_file_system(layer, &situation);
+            VolumeMode::Filesystem(or_take_back(layer, &situation, &path, found)?)
+        }
+    };
     let wanted = Publication {
         path: path.clone(),
         kind: PublicationKind::Staged,
-        mode: situation.volume.mode,
+        mode,
         access_mode: capability.access_mode,
         mount_flags: capability.access_type.flags().to_vec(),
         access: capability::access_of(capability.access_mode),
         boot_id: layer.boot_id.to_string(),
     };
     if let Some(existing) = situation.record(&path, PublicationKind::Staged)
-        && (*existing != wanted || !capability.access_type.fits(situation.volume.mode))
+        && *existing != wanted
     {
         let reason = format!("is staged at {} with another capability", path.display());
         return Err(RequestError::already_exists(VOLUME_ID, reason).into());
     }
     allowed(&situation.volume, &capability)?;
+    not_both(&situation, mode)?;
+    if situation.attachment.is_none() {
+        // The record of a raw stage would count again with the device.
+        situation.clear_void_records()?;
+    }
 
     let done = Ok(proto::NodeStageVolumeResponse {});
-    let fs_type = match situation.volume.mode {
+    let fs_type = match mode {
         VolumeMode::Filesystem(fs_type) => fs_type,
         VolumeMode::Block => {
+            let access = wanted.access;
             situation.put_record(wanted)?;
-            step!("attach", pool.attach(Object::Volume(handle.volume), situation.volume.access()))?;
+            let attached = step!("attach", pool.attach(Object::Volume(handle.volume), access)).map_err(CallError::from);
+            or_take_back(layer, &situation, &path, attached)?;
             return done;
         }
     };
@@ -105,19 +129,58 @@ pub(super) fn stage(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeSt
             situation = Situation::look(layer, pool, situation.volume)?;
         }
         Some((access, Ok(()))) => {
-            situation.put_record(wanted)?;
-            grow_if_writable(layer, &situation, target.real_path(), fs_type, access)?;
-            return done;
+            situation.put_record(wanted.clone())?;
+            let Err(error) = grow_if_writable(layer, &situation, target.real_path(), fs_type, access) else { return done };
+            tracing::warn!(volume = %situation.volume.id, %error, "a staged file system does not grow where it is mounted");
+            // Whoever uses it goes on using it as it is. If nobody does, it is staged anew, by the ways that it has then.
+            let is_used = situation.mounts().count() > 1 || situation.live().any(|record| record.path != path);
+            if is_used || situation.unmount(&path).is_err() {
+                return done;
+            }
+            situation = Situation::look(layer, pool, situation.volume)?;
         }
         None => {}
     }
     situation.put_record(wanted.clone())?;
     let result = stage_file_system(layer, &situation, &target, &wanted, fs_type);
-    if result.is_err() {
-        drop(target);
-        take_back(layer, situation, &path);
-    }
-    result.and(done)
+    drop(target);
+    or_take_back(layer, &situation, &path, result)?;
+    done
+}
+
+/// The mode that is asked for, as far as the request, the volume's record, or what is mounted says it.
+fn known_mode(situation: &Situation<'_>, path: &Path, access_type: &AccessType) -> Option<VolumeMode> {
+    let AccessType::Mount { fs_type, .. } = access_type else { return Some(VolumeMode::Block) };
+    let made_for = match situation.volume.mode {
+        VolumeMode::Filesystem(fs_type) => Some(fs_type),
+        VolumeMode::Block => None,
+    };
+    let mounted = || situation.mounts().find_map(fs_type_of);
+    // At the path of another capability, that one's refusal is to be given.
+    let staged = || situation.record(path, PublicationKind::Staged).map(|_| DEFAULT_FS_TYPE);
+    fs_type.or(made_for).or_else(mounted).or_else(staged).map(VolumeMode::Filesystem)
+}
+
+/// The file system that a volume made for none holds, or would get.
+fn held_file_system(layer: &NodeLayer, situation: &Situation<'_>) -> Result<FsType, CallError> {
+    let volume = Object::Volume(situation.volume.id);
+    let attachment = step!("attach", situation.pool().attach(volume, Access::ReadWrite))?;
+    Ok(match layer.mounter.probe(&attachment.device)? {
+        Probe::FileSystem(found) => found,
+        // Refused later, if it is more than nothing.
+        Probe::Blank | Probe::Other(_) => DEFAULT_FS_TYPE,
+    })
+}
+
+/// Refuses to give a volume out as a file system and as a raw device at a time: what is written by one way would be damage to the other.
+fn not_both(situation: &Situation<'_>, wanted: VolumeMode) -> Result<(), RequestError> {
+    let is_raw = |mode| mode == VolumeMode::Block;
+    let recorded = situation.live().find(|record| is_raw(record.mode) != is_raw(wanted)).map(|record| record.path.as_path());
+    let mounted = || situation.mounts().find(|entry| is_node(entry) != is_raw(wanted)).map(|entry| entry.mount_point.as_path());
+    let Some(path) = recorded.or_else(mounted) else { return Ok(()) };
+    let (given, asked) = if is_raw(wanted) { ("a file system", "a raw device") } else { ("a raw device", "a file system") };
+    let reason = format!("the volume is given out as {given} at {}; take it down there before it is {asked}", path.display());
+    Err(RequestError::precondition("volume_capability.access_type", reason))
 }
 
 fn stage_file_system(
@@ -216,19 +279,32 @@ fn grow_if_writable(
     }
 }
 
-/// After a failure: what this call made and nothing else uses goes away again. What stays is found by the repetition, and by
-/// NodeUnstageVolume, which the kubelet calls when it gives up.
-fn take_back(layer: &NodeLayer, situation: Situation<'_>, path: &Path) {
+/// A failure, after which what this call made and nothing else uses goes away again. If it does not, it is found by the repetition, and by
+/// NodeUnstageVolume; a final code would be the end of both.
+fn or_take_back<T>(
+    layer: &NodeLayer,
+    situation: &Situation<'_>,
+    path: &Path,
+    result: Result<T, CallError>,
+) -> Result<T, CallError> {
+    let error = match result {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
     let pool = situation.pool();
-    let taken = Situation::look(layer, pool, situation.volume).and_then(|now| {
+    let taken = Situation::look(layer, pool, situation.volume.clone()).and_then(|now| {
         if let At::Volume(_) = now.at(path) {
             now.unmount(path)?;
         }
-        now.remove_record(path)?;
+        now.forget(path);
         let now = Situation::look(layer, pool, now.volume)?;
-        if now.first_use().is_none() { now.detach() } else { Ok(()) }
+        if now.first_use_beside(path).is_none() { now.detach() } else { Ok(()) }
     });
-    if let Err(error) = taken {
-        tracing::warn!(%error, "what a failed stage left stays until the next attempt");
-    }
+    Err(match taken {
+        Ok(()) => error,
+        Err(left) => {
+            tracing::warn!(error = %left, "what a failed stage left stays until the next attempt");
+            CallError::unfinished(error, "what it mounted or attached stays")
+        }
+    })
 }

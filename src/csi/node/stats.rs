@@ -18,6 +18,7 @@ use crate::csi::validate::{self, path};
 use crate::pool::record::{PublicationKind, VolumeMode};
 use crate::types::VolumeHandle;
 
+use super::presence::is_node;
 use super::situation::{At, Situation};
 use super::{VOLUME_ID, VOLUME_PATH, confined, expected_access};
 
@@ -70,16 +71,16 @@ fn look(layer: &NodeLayer, handle: VolumeHandle, path: &std::path::Path) -> Resu
     let (pool, volume) = layer.volume(VOLUME_ID, handle)?;
     let situation = Situation::look(layer, &pool, volume)?;
     let not_here = || RequestError::not_found(VOLUME_PATH, format!("the volume is not at {}", path.display()));
-    let staged = situation.volume.mode == VolumeMode::Block && situation.record(path, PublicationKind::Staged).is_some();
-    match situation.at(path) {
-        At::Volume(entry) => {
+    let is_raw = match (situation.at(path), situation.record(path, PublicationKind::Staged)) {
+        (At::Volume(entry), _) => {
             let expected = situation.live().find(|record| record.path == path).map(expected_access);
             entry.check_usable(expected.unwrap_or(Access::ReadOnly))?;
+            is_node(entry)
         }
-        At::Nothing | At::Other(_) if !staged => return Err(not_here().into()),
-        At::Nothing | At::Other(_) => {}
-    }
-    if situation.volume.mode == VolumeMode::Block {
+        (_, Some(record)) if record.mode == VolumeMode::Block => true,
+        _ => return Err(not_here().into()),
+    };
+    if is_raw {
         let total = answer::size(situation.volume.size);
         let usage = proto::VolumeUsage { available: 0, total, used: 0, unit: Unit::Bytes.into() };
         return Ok(proto::NodeGetVolumeStatsResponse { usage: vec![usage] });

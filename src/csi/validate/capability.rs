@@ -35,12 +35,13 @@ impl AccessType {
         }
     }
 
-    /// Whether a volume of this mode can be given out like this.
-    pub fn fits(&self, mode: VolumeMode) -> bool {
-        match (self, mode) {
-            (Self::Block, VolumeMode::Block) => true,
+    /// Whether a volume that was made for this mode can be given out like this. The mode belongs to each publication, not to the volume:
+    /// only another type of file system than the one it was made for does not fit. What a volume made for a device node holds is seen
+    /// when it is mounted.
+    pub fn fits(&self, made_for: VolumeMode) -> bool {
+        match (self, made_for) {
+            (Self::Block, _) | (Self::Mount { .. }, VolumeMode::Block) => true,
             (Self::Mount { fs_type, .. }, VolumeMode::Filesystem(has)) => fs_type.is_none_or(|wanted| wanted == has),
-            (Self::Block, VolumeMode::Filesystem(_)) | (Self::Mount { .. }, VolumeMode::Block) => false,
         }
     }
 }
@@ -70,6 +71,15 @@ pub fn is_exclusive(mode: AccessMode) -> bool {
         AccessMode::SingleNodeWriter | AccessMode::SingleNodeSingleWriter => true,
         AccessMode::SingleNodeReaderOnly | AccessMode::MultiNodeReaderOnly | AccessMode::SingleNodeMultiWriter => false,
     }
+}
+
+/// Whether a volume that was made for some access modes may be given out in another. What a mode needs counts, to write or not, and
+/// not its name: a claim may be moved from one to another. Readers on several nodes stay apart, for they rely on nobody writing.
+pub fn serves(made_for: &[AccessMode], wanted: AccessMode) -> bool {
+    let is_apart = |mode: AccessMode| mode == AccessMode::MultiNodeReaderOnly;
+    made_for.iter().any(|&made| {
+        is_apart(made) == is_apart(wanted) && (access_of(made) == Access::ReadWrite || access_of(wanted) == Access::ReadOnly)
+    })
 }
 
 fn access_mode(field: &str, mode: Option<&proto::volume_capability::AccessMode>) -> Result<AccessMode, RequestError> {
@@ -259,6 +269,30 @@ mod tests {
             assert_eq!((error.fault, error.field.as_ref()), (Fault::Invalid, "volume_capabilities[0].mount.mount_flags"));
             assert!(error.to_string().contains(flag), "{error}");
         }
+    }
+
+    #[test]
+    fn a_mode_is_served_by_what_it_needs() {
+        use AccessMode::*;
+        let writers = [SingleNodeWriter, SingleNodeSingleWriter, SingleNodeMultiWriter];
+        for made in writers {
+            assert!(writers.into_iter().all(|wanted| serves(&[made], wanted)));
+            assert!(serves(&[made], SingleNodeReaderOnly) && !serves(&[made], MultiNodeReaderOnly));
+            assert!(!serves(&[SingleNodeReaderOnly], made) && !serves(&[MultiNodeReaderOnly], made));
+            assert!(serves(&[SingleNodeReaderOnly, made], made));
+        }
+        assert!(serves(&[MultiNodeReaderOnly], MultiNodeReaderOnly) && serves(&[SingleNodeReaderOnly], SingleNodeReaderOnly));
+        assert!(!serves(&[MultiNodeReaderOnly], SingleNodeReaderOnly) && !serves(&[], SingleNodeReaderOnly));
+    }
+
+    #[test]
+    fn a_volume_made_for_one_mode_fits_the_other() {
+        let (block, mount) = (AccessType::Block, |fs_type| AccessType::Mount { fs_type, flags: Vec::new() });
+        for made in [VolumeMode::Block, VolumeMode::Filesystem(FsType::Xfs)] {
+            assert!(block.fits(made) && mount(None).fits(made) && mount(Some(FsType::Xfs)).fits(made));
+        }
+        assert!(mount(Some(FsType::Ext4)).fits(VolumeMode::Block));
+        assert!(!mount(Some(FsType::Ext4)).fits(VolumeMode::Filesystem(FsType::Xfs)));
     }
 
     #[test]
