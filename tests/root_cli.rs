@@ -175,3 +175,28 @@ fn wrong_places_for_a_pool_are_refused_with_advice() {
     assert!(text(&refused.stderr).contains("--image"), "{}", text(&refused.stderr));
     assert!(!directory.exists());
 }
+
+#[test]
+fn a_root_whose_mounts_nobody_else_sees_is_refused_and_a_shared_one_is_not() {
+    let bench = Bench::with_pool(PoolFileSystem::Xfs, GIB);
+    let socket = format!("unix://{}", bench.path().join("csi.sock").display());
+    let node = |propagation: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", propagation, "--", env!("CARGO_BIN_EXE_windlass"), "node", "--standalone"]);
+        command.args(["--node-id", "a", "--endpoint", &socket, "--root"]).arg(bench.root()).arg("--pool").arg(bench.pool());
+        command.stdin(Stdio::null());
+        command
+    };
+    for propagation in ["private", "slave"] {
+        let refused = node(propagation).output().unwrap();
+        assert_eq!(refused.status.code(), Some(4));
+        assert!(text(&refused.stderr).contains("--allow-private-mounts"), "{}", text(&refused.stderr));
+    }
+    // `unshare` becomes the node.
+    let mut served = node("shared").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(served.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("ready "), "{line}");
+    signal(&served, Signal::SIGTERM);
+    assert!(served.wait().unwrap().success());
+}

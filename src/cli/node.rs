@@ -2,7 +2,8 @@
 //!
 //! With `--standalone` one process serves everything on one private socket: Identity, Controller and Node of CSI, and the
 //! internal Pools and Transfers services. Order at the start: paths and names checked, pools opened and recovered, socket bound,
-//! `ready unix:///...` printed, calls taken. Whatever is wrong with the command line shows before the socket exists.
+//! `ready unix:///...` printed, calls taken. Whatever is wrong with the command line shows before the socket exists;
+//! also a root whose mounts nobody else would see, which is refused unless it is allowed: that of a container without propagation.
 //!
 //! A pool that does not open is no reason not to serve the others, nor not to start: its disk may come later, and it is tried
 //! again until then (`pool::set`). Until one is open the node says that it is unhealthy, and why. Only when no pool opens and
@@ -14,7 +15,7 @@
 //! start finds everything by looking (loop devices by inode, mounts in mountinfo) and finishes or undoes what the catalogue says
 //! was begun.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -30,7 +31,7 @@ use crate::csi::{NodeLayer, NodeName, NodeOptions};
 use crate::failpoint;
 use crate::mount::path::Root;
 use crate::mount::system::SystemMounter;
-use crate::mount::{self, MountError, Mounter};
+use crate::mount::{self, MountError, Mounter, Propagation};
 use crate::pool::Quiesce;
 use crate::pool::set::{Pace, PoolSet, PoolSource};
 
@@ -54,6 +55,9 @@ pub struct NodeArgs {
     /// Paths in requests must lie beneath this directory
     #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/kubelet")]
     root: PathBuf,
+    /// Start although mounts beneath --root are not seen outside of this process's mount namespace
+    #[arg(long)]
+    allow_private_mounts: bool,
     #[command(flatten)]
     endpoint: EndpointArgs,
 }
@@ -113,6 +117,16 @@ fn open(args: &NodeArgs) -> Result<Opened, CliError> {
         let error = CliError::because(Exit::Usage, format!("--root {} cannot be used", args.root.display()), error);
         error.advise("name an existing directory beneath which volumes are staged and published")
     })?;
+    let propagation = root.propagation().map_err(|error| {
+        CliError::because(Exit::Failed, format!("cannot tell where mounts beneath {} are seen", args.root.display()), error)
+    })?;
+    match propagation {
+        Propagation::Shared => {}
+        Propagation::Private if args.allow_private_mounts => {
+            tracing::warn!(root = %args.root.display(), "volumes are not seen outside of this process's mount namespace");
+        }
+        Propagation::Private => return Err(private_mounts(&args.root)),
+    }
     let boot_id =
         mount::boot_id().map_err(|error: MountError| CliError::because(Exit::Failed, "cannot tell which boot this is", error))?;
     let mounter: Arc<dyn Mounter> = Arc::new(SystemMounter::new());
@@ -138,6 +152,18 @@ fn open(args: &NodeArgs) -> Result<Opened, CliError> {
 fn mistake(errors: Vec<Option<CliError>>) -> Option<CliError> {
     let served = |error: &Option<CliError>| error.as_ref().is_some_and(|error| error.advice() == Some(SERVED));
     if errors.iter().all(served) { errors.into_iter().flatten().next() } else { None }
+}
+
+/// The refusal of a root whose mounts nobody else sees: every call would succeed, and a pod would write to the disk of its node.
+fn private_mounts(root: &Path) -> CliError {
+    let what = format!(
+        "the mount that holds --root {} is not shared, so volumes would not be seen outside of this process's mount namespace",
+        root.display()
+    );
+    CliError::new(Exit::Refused, what).advise(
+        "share it (in a pod `mountPropagation: Bidirectional`, elsewhere `mount --make-rshared`), or add --allow-private-mounts if \
+         whoever uses the volumes is in the same mount namespace",
+    )
 }
 
 fn node_name(given: Option<&str>) -> Result<NodeName, CliError> {

@@ -173,6 +173,7 @@ impl MemoryMounter {
             id: 0,
             device: number_of(device),
             root: PathBuf::from("/"),
+            peer_group: None,
             mount_point: target.to_owned(),
             options: words(Access::ReadWrite, MsFlags::empty()),
             fs_type: fs_type.name().to_owned(),
@@ -327,6 +328,7 @@ impl Mounter for MemoryMounter {
             id: 0,
             device: number_of(&device),
             root: PathBuf::from("/"),
+            peer_group: None,
             mount_point: target,
             options: words(options.access(), options.flags),
             fs_type: request.fs_type.name().to_owned(),
@@ -354,6 +356,7 @@ impl Mounter for MemoryMounter {
             Err(_) => MountEntry {
                 id: 0,
                 device: (0, 5),
+                peer_group: None,
                 root: Path::new("/").join(source.file_name().unwrap_or_default()),
                 mount_point: target.clone(),
                 options: words(wanted, flags),

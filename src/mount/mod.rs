@@ -130,6 +130,9 @@ pub struct MountEntry {
     pub mount_point: PathBuf,
     /// Options of the mount itself.
     pub options: Vec<String>,
+    /// The group of mounts that it shares what is mounted beneath it with; `None` when that is not seen elsewhere (a private mount, or one
+    /// that only receives).
+    pub peer_group: Option<u64>,
     /// File system type.
     pub fs_type: String,
     /// Source, usually a device path.
@@ -138,7 +141,21 @@ pub struct MountEntry {
     pub super_options: Vec<String>,
 }
 
+/// Where it is seen what is mounted beneath a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// In every mount namespace that has the mount from the same group.
+    Shared,
+    /// In this mount namespace alone.
+    Private,
+}
+
 impl MountEntry {
+    /// Where it is seen what is mounted beneath.
+    pub fn propagation(&self) -> Propagation {
+        if self.peer_group.is_some() { Propagation::Shared } else { Propagation::Private }
+    }
+
     /// Whether this is a mount of the whole file system on a device. Both the number and the path are needed: Btrfs shows a
     /// number of its own, the others may have been mounted by another path of the same device.
     pub fn shows(&self, device: &Path, number: (u32, u32)) -> bool {

@@ -52,11 +52,17 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mount_point = path(fields.next()?);
     let options = list(fields.next()?);
     // Any number of optional fields, closed by a lone hyphen.
-    fields.by_ref().find(|&field| field == b"-")?;
+    let mut peer_group = None;
+    loop {
+        match fields.next()? {
+            b"-" => break,
+            field => peer_group = field.strip_prefix(b"shared:").and_then(number).or(peer_group),
+        }
+    }
     let fs_type = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
     let source = path(fields.next()?);
     let super_options = list(fields.next().unwrap_or_default());
-    Some(MountEntry { id, device, root, mount_point, options, fs_type, source, super_options })
+    Some(MountEntry { id, device, root, mount_point, options, peer_group, fs_type, source, super_options })
 }
 
 fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
@@ -141,13 +147,14 @@ mod tests {
             list.iter().map(|option| escape(option.as_bytes()).replace(',', "\\054")).collect::<Vec<_>>().join(",")
         };
         format!(
-            "{} 1 {}:{} {} {} {} shared:7 master:2 - {} {} {}\n",
+            "{} 1 {}:{} {} {} {}{} master:2 - {} {} {}\n",
             entry.id,
             entry.device.0,
             entry.device.1,
             path(&entry.root),
             path(&entry.mount_point),
             list(&entry.options),
+            entry.peer_group.map(|group| format!(" shared:{group}")).unwrap_or_default(),
             entry.fs_type,
             path(&entry.source),
             list(&entry.super_options),
@@ -163,9 +170,9 @@ mod tests {
     prop_compose! {
         fn any_entry()(
             id in any::<u64>(), device in any::<(u32, u32)>(), root in any_path(), mount_point in any_path(), source in any_path(),
-            options in proptest::collection::vec("[a-z =,\\\\]{1,9}", 1..4), super_options in proptest::collection::vec("[a-z=]{1,9}", 1..4),
+            options in proptest::collection::vec("[a-z =,\\\\]{1,9}", 1..4), peer_group in any::<Option<u64>>(), super_options in proptest::collection::vec("[a-z=]{1,9}", 1..4),
         ) -> MountEntry {
-            MountEntry { id, device, root, mount_point, options, fs_type: "ext4".to_owned(), source, super_options }
+            MountEntry { id, device, root, mount_point, options, peer_group, fs_type: "ext4".to_owned(), source, super_options }
         }
     }
 
@@ -191,7 +198,18 @@ mod tests {
         assert_eq!(entry.mount_point, Path::new("/mnt 2"));
         assert_eq!(entry.fs_type, "ext3");
         assert_eq!(entry.super_options, ["ro", "errors=continue"]);
-        assert_eq!(entry.access(), Access::ReadOnly);
+        assert_eq!((entry.access(), entry.peer_group), (Access::ReadOnly, None));
+    }
+
+    #[test]
+    fn a_shared_mount_is_told_from_a_private_one_and_one_that_only_receives() {
+        let group =
+            |fields: &str| parse(format!("36 35 98:0 / /a rw {fields}- ext3 /dev/root rw\n").as_bytes()).unwrap()[0].peer_group;
+        assert_eq!(group(""), None);
+        assert_eq!(group("master:1 propagate_from:2 "), None);
+        assert_eq!(group("unbindable "), None);
+        assert_eq!(group("shared:12 "), Some(12));
+        assert_eq!(group("shared:12 master:1 "), Some(12));
     }
 
     #[test]

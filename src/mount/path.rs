@@ -15,7 +15,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::MountError;
+use super::{MountError, Propagation, mountinfo};
 
 /// A directory beneath which all paths of requests lie.
 #[derive(Debug)]
@@ -67,6 +67,21 @@ impl Root {
     /// The root as it was given.
     pub fn path(&self) -> &Path {
         &self.given
+    }
+
+    /// Where it is seen what is mounted beneath: that of the mount that holds it.
+    ///
+    /// # Errors
+    /// [`MountError::Io`].
+    pub fn propagation(&self) -> Result<Propagation, MountError> {
+        let path = format!("/proc/self/fdinfo/{}", self.directory.as_raw_fd());
+        let text = std::fs::read_to_string(&path).map_err(MountError::io(path.clone()))?;
+        let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse::<u64>().ok());
+        let entries = mountinfo::read()?;
+        match entries.iter().find(|entry| Some(entry.id) == id) {
+            Some(entry) => Ok(entry.propagation()),
+            None => Err(MountError::io(format!("mount of {}", self.given.display()))(io::ErrorKind::NotFound.into())),
+        }
     }
 
     /// Resolves an existing path.

@@ -56,7 +56,10 @@ impl Node {
         let endpoint = format!("unix://{}", options.socket.display());
         let log: File = OpenOptions::new().create(true).append(true).open(&options.log).unwrap();
         let mut command = windlass();
-        command.args(["node", "--standalone", "--endpoint", &endpoint, "--node-id", "test-node", "--root"]).arg(&options.root);
+        // Whoever uses the volumes of a test is in its own mount namespace.
+        command
+            .args(["node", "--allow-private-mounts", "--standalone", "--endpoint", &endpoint, "--node-id", "test-node", "--root"])
+            .arg(&options.root);
         for pool in &options.pools {
             command.arg("--pool").arg(pool);
         }

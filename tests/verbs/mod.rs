@@ -76,7 +76,7 @@ pub fn a_second_node_is_refused(kind: PoolFileSystem) {
     let volume = node.ask(&["volume", "create", "data", "--size", "64MiB"]);
     let other = format!("unix://{}", bench.path().join("other.sock").display());
     let mut second = windlass();
-    second.args(["node", "--standalone", "--node-id", "other", "--endpoint", &other]);
+    second.args(["node", "--standalone", "--allow-private-mounts", "--node-id", "other", "--endpoint", &other]);
     second.arg("--root").arg(bench.root()).arg("--pool").arg(bench.pool());
     let refused = run(&mut second);
     assert_eq!(refused.code, Some(4));

@@ -51,6 +51,8 @@ impl NodeProcess {
         let mut command = Command::new("/proc/self/exe");
         command.arg("node").arg("--standalone").arg("--endpoint").arg(endpoint.to_string()).arg("--node-id").arg("demo");
         command.arg("--pool").arg(pool).arg("--root").arg(root);
+        // The demo looks at its volumes itself, in the same mount namespace.
+        command.arg("--allow-private-mounts");
         // The environment may hold credentials of another repository: no business of this node.
         for variable in std::env::vars_os().map(|(name, _)| name) {
             let name = variable.to_string_lossy();
