@@ -42,15 +42,32 @@ impl Identity for NodeLayer {
         }))
     }
 
-    /// Cheap on purpose: it never waits for a disk, so that a slow one does not get the process killed. A pool that has failed is no
-    /// reason to be unhealthy while another works: a restart would take that one away too, and the failed one is tried again anyway.
+    /// Cheap on purpose: it waits for no disk while a pool's catalogue took its last change, so that a slow one does not get the process
+    /// killed. A pool that has failed is no reason to be unhealthy while another works: a restart would take that one away too, and the
+    /// failed one is tried again anyway.
     async fn probe(&self, _: Request<proto::ProbeRequest>) -> Result<Response<proto::ProbeResponse>, Status> {
-        if self.pools.pools().is_empty() {
+        let pools = self.pools.pools();
+        if pools.is_empty() {
             let failed: Vec<_> = self.pools.failed().iter().map(ToString::to_string).collect();
             return Err(match failed.is_empty() {
                 true => status::unhealthy("there is no pool on this node; make one with `windlass pool create`"),
                 false => status::unhealthy(format!("no pool of this node is open: {}", failed.join("; "))),
             });
+        }
+        if !pools.iter().any(|pool| pool.catalogue_took_its_last_change()) {
+            // One small commit to each, until one works.
+            let check = move || {
+                let mut failed = Vec::new();
+                for pool in &pools {
+                    match pool.check_catalogue() {
+                        Ok(()) => return Ok(()),
+                        Err(error) => failed.push(format!("{}: {error}", pool.location())),
+                    }
+                }
+                Err(failed.join("; "))
+            };
+            let checked = tokio::task::spawn_blocking(check).await.unwrap_or_else(|error| Err(error.to_string()));
+            checked.map_err(|text| status::unhealthy(format!("no pool of this node can record a change: {text}")))?;
         }
         Ok(Response::new(proto::ProbeResponse { ready: Some(true) }))
     }

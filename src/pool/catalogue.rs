@@ -246,10 +246,15 @@ impl Catalogue {
     /// # Errors
     /// [`PoolError::Catalogue`].
     pub fn check_works(&self) -> Result<(), PoolError> {
-        if self.connection.is_thought_to_work() {
+        if self.took_its_last_change() {
             return Ok(());
         }
         self.commit("check", |change| change.touch())
+    }
+
+    /// Whether the last commit worked, as far as is known. Looks at no disk.
+    pub fn took_its_last_change(&self) -> bool {
+        self.connection.is_thought_to_work()
     }
 
     /// How many commits have failed in this process: each may have left an intent that nobody works on.

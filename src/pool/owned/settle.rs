@@ -48,6 +48,11 @@ impl OwnedPool {
         Ok(())
     }
 
+    /// Whether the last change of the catalogue was recorded, as far as is known. Looks at no disk.
+    pub fn catalogue_took_its_last_change(&self) -> bool {
+        self.catalogue.took_its_last_change()
+    }
+
     /// Finishes or undoes what failed calls left, if there is anything. What resists is logged and tried again by the next call.
     pub(super) fn settle(&self) {
         // Opens again what failed; whatever that finds is counted.

@@ -352,6 +352,7 @@ fn a_commit_that_finds_no_space_is_settled_in_the_same_process_once_there_is_som
             assert!(matches!(result, Ok(()) | Err(PoolError::Catalogue(_))), "{what}: {result:?}");
             let works = world.owned.check_catalogue();
             assert!(matches!(works, Err(PoolError::Catalogue(_))), "{what}: {works:?}");
+            assert!(!world.owned.catalogue_took_its_last_change());
             // What is there can be looked at all the same.
             world.owned.volumes().unwrap();
             assert!(world.owned.create_volume(&new_volume("another")).is_err());
@@ -364,6 +365,7 @@ fn a_commit_that_finds_no_space_is_settled_in_the_same_process_once_there_is_som
             operation(&world, volume, snapshot).or_else(|error| finished(&world, what, error)).unwrap();
             assert_eq!(visible(&world), undisturbed, "{what}, after {fits}");
             world.owned.check_catalogue().unwrap();
+            assert!(world.owned.catalogue_took_its_last_change());
             world.assert_tidy();
             if world.owned.snapshot(snapshot).unwrap().is_some() {
                 assert_eq!(world.read(Object::Snapshot(snapshot), 0, 4), b"kept", "{what}");
