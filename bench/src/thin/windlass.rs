@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use windlass::block::Access;
+use windlass::pool::kubernetes::KubernetesNames;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, Snapshot, Volume, VolumeMode};
@@ -51,6 +52,8 @@ impl Pool {
             parameters: BTreeMap::new(),
             checksum: DataChecksum::Off,
             source,
+            foreign_source: None,
+            kubernetes: KubernetesNames::default(),
         };
         let volume = self.owned.create_volume(&request).while_doing(what)?.into_inner();
         let attached = self.owned.attach(Object::Volume(volume.id), Access::ReadWrite).while_doing(what)?;
@@ -59,7 +62,12 @@ impl Pool {
 
     /// Cuts a snapshot.
     pub fn snapshot(&self, name: &str, volume: &Volume) -> Result<Snapshot, BenchError> {
-        let request = NewSnapshot { name: named(name)?, source: volume.id, parameters: BTreeMap::new() };
+        let request = NewSnapshot {
+            name: named(name)?,
+            source: volume.id,
+            parameters: BTreeMap::new(),
+            kubernetes: KubernetesNames::default(),
+        };
         let mut cut = self.owned.create_snapshots(&[request]).while_doing(|| format!("cutting {name}"))?;
         cut.pop().map(|outcome| outcome.into_inner()).ok_or_else(|| BenchError::new("no snapshot was cut"))
     }
