@@ -96,9 +96,15 @@ fn attribute(path: &Path) -> io::Result<Option<Vec<u8>>> {
             bytes.pop_if(|last| *last == b'\n');
             Ok(Some(bytes))
         }
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV | libc::ENXIO)) => Ok(None),
+        Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
     }
+}
+
+/// Whether an error of sysfs says that the attribute, or its device, is not there. EINVAL is what device-mapper's attributes answer while
+/// their device is being removed (`dm_attr_show` of the kernel); nothing of this module asks for anything else that is invalid.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV | libc::ENXIO | libc::EINVAL))
 }
 
 fn device_number(text: &[u8]) -> Option<(u32, u32)> {
@@ -151,6 +157,16 @@ mod tests {
         );
         assert_eq!(found[1].loop_number(), Some(2));
         assert_eq!(found[2].loop_number(), None);
+    }
+
+    #[test]
+    fn a_device_that_is_being_removed_is_gone_and_no_error() {
+        for code in [libc::ENOENT, libc::ENOTDIR, libc::ENODEV, libc::ENXIO, libc::EINVAL] {
+            assert!(is_absent(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        for code in [libc::EIO, libc::EACCES, libc::EMFILE] {
+            assert!(!is_absent(&io::Error::from_raw_os_error(code)), "{code}");
+        }
     }
 
     #[test]
