@@ -24,3 +24,8 @@ async fn what_a_pool_left_is_taken_down_without_it() {
 async fn a_device_that_is_looked_at_is_no_final_refusal() {
     csi_layer::a_device_that_is_looked_at_is_no_final_refusal(PoolFileSystem::Thin).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_volume_is_a_device_and_a_file_system_in_turn() {
+    csi_layer::one_volume_is_a_device_and_a_file_system_in_turn(PoolFileSystem::Thin).await;
+}

@@ -14,6 +14,7 @@ use csi_proto::csi::v1::node_server::Node;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1::{DeleteSnapshotRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest};
 use node::{Fixture, block, from_snapshot, from_volume, mount};
+use tokio::sync::Mutex;
 use tonic::{Code, Request};
 use windlass::mount::Mounter;
 use windlass::mount::system::SystemMounter;
@@ -25,8 +26,13 @@ use crate::root_support::pattern;
 
 const SIZE: i64 = 320 << 20;
 
+/// Devices are the kernel's, whichever pool they are of: the number of one that a test removes would be the next that another test is
+/// given, and so would what is still bound of it. One test at a time has devices.
+static DEVICES: Mutex<()> = Mutex::const_new(());
+
 /// Takes volumes of all sorts through everything, and leaves nothing.
 pub async fn everything_works(kind: PoolFileSystem) {
+    let _devices = DEVICES.lock().await;
     let bench = Bench::with_pool(kind, 2 * GIB);
     let fixture = Fixture::new(&bench, kind);
     for fs_type in FsType::ALL {
@@ -42,6 +48,7 @@ pub async fn everything_works(kind: PoolFileSystem) {
 
 /// Takes down what a pool left that is not there any more: mounts of a file system, a bound device, and a bound device that is gone.
 pub async fn teardown_needs_no_pool(kind: PoolFileSystem) {
+    let _devices = DEVICES.lock().await;
     let bench = Bench::with_pool(kind, GIB);
     let fixture = Fixture::new(&bench, kind);
     let mut volumes = Vec::new();
@@ -82,8 +89,54 @@ pub async fn teardown_needs_no_pool(kind: PoolFileSystem) {
     assert_eq!(bench.attached(), Vec::<String>::new());
 }
 
+/// A volume that is given out as a raw device, as a file system, and as a raw device again: nothing but its users changes its bytes.
+pub async fn one_volume_is_a_device_and_a_file_system_in_turn(kind: PoolFileSystem) {
+    let _devices = DEVICES.lock().await;
+    let bench = Bench::with_pool(kind, GIB);
+    let fixture = Fixture::new(&bench, kind);
+    let volume = fixture.create("turns", SIZE, block(Mode::SingleNodeWriter), None).await;
+    let (staging, target) = (fixture.staging("turns"), fixture.path("turn"));
+    let raw = async || {
+        fixture.stage(&volume, &staging, block(Mode::SingleNodeWriter)).await;
+        fixture.publish(&volume, &staging, &target, block(Mode::SingleNodeWriter), false).await;
+    };
+    raw().await;
+    // A guest makes a file system of its own, which no driver would: with a label.
+    let made = std::process::Command::new("mkfs.xfs").args(["-q", "-s", "size=4096", "-L", "guest", &target]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    fixture.let_go(&volume, Some(&target), &staging).await;
+
+    let xfs = || mount(FsType::Xfs, Mode::SingleNodeWriter);
+    let bytes = pattern(3, 1 << 20);
+    for turn in 0..2 {
+        fixture.stage(&volume, &staging, xfs()).await;
+        fixture.publish(&volume, &staging, &target, xfs(), false).await;
+        if turn == 0 {
+            fs::write(format!("{target}/data"), &bytes).unwrap();
+        }
+        assert!(fs::read(format!("{target}/data")).unwrap() == bytes);
+        fixture.let_go(&volume, Some(&target), &staging).await;
+    }
+    // What the device holds now is what it still holds after it was given out as a device once more.
+    let digest = async || {
+        raw().await;
+        let sum = std::process::Command::new("sha256sum").arg(&target).output().unwrap();
+        assert!(sum.status.success());
+        let label = std::process::Command::new("xfs_admin").args(["-l", &target]).output().unwrap();
+        assert!(String::from_utf8_lossy(&label.stdout).contains("guest"), "{label:?}");
+        fixture.let_go(&volume, Some(&target), &staging).await;
+        sum.stdout
+    };
+    assert_eq!(digest().await, digest().await);
+    fixture.stage(&volume, &staging, xfs()).await;
+    assert!(fs::read(format!("{staging}/data")).unwrap() == bytes);
+    fixture.take_down(&volume, None, &staging).await;
+    assert_eq!(bench.attached(), Vec::<String>::new());
+}
+
 /// A device that somebody has open for a moment when all mounts are gone: the caller comes again.
 pub async fn a_device_that_is_looked_at_is_no_final_refusal(kind: PoolFileSystem) {
+    let _devices = DEVICES.lock().await;
     let bench = Bench::with_pool(kind, GIB);
     let fixture = Fixture::new(&bench, kind);
     let volume = fixture.create("raw", SIZE, block(Mode::SingleNodeWriter), None).await;

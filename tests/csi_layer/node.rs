@@ -121,7 +121,8 @@ impl Fixture {
         self.layer.node_get_volume_stats(Request::new(request)).await.unwrap().into_inner().usage[0].total
     }
 
-    pub async fn take_down(&self, volume: &str, target: Option<&str>, staging: &str) {
+    /// Unpublishes and unstages, twice each.
+    pub async fn let_go(&self, volume: &str, target: Option<&str>, staging: &str) {
         for _ in 0..2 {
             if let Some(target) = target {
                 let request = NodeUnpublishVolumeRequest { volume_id: volume.into(), target_path: target.into() };
@@ -131,6 +132,10 @@ impl Fixture {
             let request = NodeUnstageVolumeRequest { volume_id: volume.into(), staging_target_path: staging.into() };
             self.layer.node_unstage_volume(Request::new(request)).await.unwrap();
         }
+    }
+
+    pub async fn take_down(&self, volume: &str, target: Option<&str>, staging: &str) {
+        self.let_go(volume, target, staging).await;
         let request = DeleteVolumeRequest { volume_id: volume.into(), ..Default::default() };
         self.layer.delete_volume(Request::new(request)).await.unwrap();
     }
