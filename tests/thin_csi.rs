@@ -29,3 +29,8 @@ async fn a_device_that_is_looked_at_is_no_final_refusal() {
 async fn one_volume_is_a_device_and_a_file_system_in_turn() {
     csi_layer::one_volume_is_a_device_and_a_file_system_in_turn(PoolFileSystem::Thin).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_a_btrfs_that_lost_power_are_mounted_beside_it() {
+    csi_layer::copies_of_a_btrfs_that_lost_power_are_mounted_beside_it(PoolFileSystem::Thin).await;
+}

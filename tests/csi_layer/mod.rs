@@ -134,6 +134,67 @@ pub async fn one_volume_is_a_device_and_a_file_system_in_turn(kind: PoolFileSyst
     assert_eq!(bench.attached(), Vec::<String>::new());
 }
 
+/// A Btrfs as a power cut leaves it, with a log tree, on a volume that was used raw: its copies are mounted beside it, with what was
+/// fsynced.
+pub async fn copies_of_a_btrfs_that_lost_power_are_mounted_beside_it(kind: PoolFileSystem) {
+    let _devices = DEVICES.lock().await;
+    let bench = Bench::with_pool(kind, 2 * GIB);
+    let fixture = Fixture::new(&bench, kind);
+    let run = |program: &str, args: &[&str]| {
+        let ended = std::process::Command::new(program).args(args).output().unwrap();
+        assert!(ended.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8_lossy(&ended.stdout).into_owned()
+    };
+    let volume = fixture.create("guest", SIZE, block(Mode::SingleNodeWriter), None).await;
+    let (staging, target) = (fixture.staging("guest"), fixture.path("guest-device"));
+    fixture.stage(&volume, &staging, block(Mode::SingleNodeWriter)).await;
+    fixture.publish(&volume, &staging, &target, block(Mode::SingleNodeWriter), false).await;
+    let device = fixture.device(&volume).unwrap().to_str().unwrap().to_owned();
+    run("mkfs.btrfs", &["-q", &device]);
+    let guest = fixture.staging("guest-mount");
+    run("mount", &["-t", "btrfs", &device, &guest]);
+    fs::write(format!("{guest}/committed"), pattern(4, 1 << 20)).unwrap();
+    run("sync", &["-f", &guest]);
+    fs::write(format!("{guest}/fsynced"), pattern(5, 1 << 20)).unwrap();
+    fs::File::open(format!("{guest}/fsynced")).unwrap().sync_all().unwrap();
+    // What the disk holds at this moment, and again when the guest is gone.
+    let cut = fixture.path("cut.img");
+    run("dd", &[&format!("if={device}"), &format!("of={cut}"), "bs=1M", "iflag=direct", "status=none"]);
+    run("umount", &[&guest]);
+    run("dd", &[&format!("if={cut}"), &format!("of={device}"), "bs=1M", "oflag=direct", "conv=notrunc,fsync", "status=none"]);
+    let superblock = run("btrfs", &["inspect-internal", "dump-super", &device]);
+    let log_root = superblock.lines().find_map(|line| line.strip_prefix("log_root\t")).unwrap().trim();
+    assert_ne!(log_root, "0", "it was to have a log tree");
+    fixture.let_go(&volume, Some(&target), &staging).await;
+
+    let snapshot = fixture.snapshot("guest", &volume).await;
+    let btrfs = || mount(FsType::Btrfs, Mode::SingleNodeWriter);
+    let restored = fixture.create("restored", SIZE, btrfs(), from_snapshot(&snapshot)).await;
+    let cloned = fixture.create("cloned", SIZE, btrfs(), from_volume(&volume)).await;
+    let mut mounted = Vec::new();
+    for (name, volume) in [("source", volume), ("restored", restored), ("cloned", cloned)] {
+        let staging = fixture.staging(name);
+        fixture.stage(&volume, &staging, btrfs()).await;
+        mounted.push((volume, staging));
+    }
+    for (_, staging) in &mounted {
+        assert!(fs::read(format!("{staging}/committed")).unwrap() == pattern(4, 1 << 20), "{staging}");
+        assert!(fs::read(format!("{staging}/fsynced")).unwrap() == pattern(5, 1 << 20), "{staging}");
+        fs::write(format!("{staging}/own"), staging).unwrap();
+    }
+    for (volume, staging) in &mounted {
+        assert_eq!(fs::read_to_string(format!("{staging}/own")).unwrap(), *staging);
+        let device = fixture.device(volume).unwrap().to_str().unwrap().to_owned();
+        run("umount", &[staging]);
+        run("btrfs", &["check", &device]);
+        fixture.take_down(volume, None, staging).await;
+    }
+    fs::remove_file(cut).unwrap();
+    let request = DeleteSnapshotRequest { snapshot_id: snapshot, ..Default::default() };
+    fixture.layer.delete_snapshot(Request::new(request)).await.unwrap();
+    assert_eq!(bench.attached(), Vec::<String>::new());
+}
+
 /// A device that somebody has open for a moment when all mounts are gone: the caller comes again.
 pub async fn a_device_that_is_looked_at_is_no_final_refusal(kind: PoolFileSystem) {
     let _devices = DEVICES.lock().await;
