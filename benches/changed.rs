@@ -16,7 +16,6 @@ mod metadata_client;
 #[path = "../tests/root_support/mod.rs"]
 mod root_support;
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -28,16 +27,15 @@ use metadata_client::{Ask, list};
 use nix::time::{ClockId, clock_gettime};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use root_support::Sandbox;
+use root_support::{Sandbox, new_snapshot, new_volume};
 use windlass::block::fiemap;
 use windlass::mount::image;
 use windlass::mount::memory::MemoryMounter;
-use windlass::pool::DataChecksum;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, Snapshot, VolumeMode};
+use windlass::pool::record::Snapshot;
 use windlass::pool::reflink::{create_pool, open_pool};
-use windlass::types::{CapacityRange, FsType, SnapshotHandle, VolumeId, VolumeSize};
+use windlass::types::{FsType, SnapshotHandle, VolumeId};
 
 const BLOCK: u64 = 4096;
 /// Every second block is written: each an extent of its own.
@@ -66,7 +64,7 @@ impl Bench {
         let directory = image::open(&path).unwrap().directory().join("pool");
         create_pool(&directory).unwrap();
         let pool = Arc::new(open_pool(&directory, Arc::new(NothingToHold)).unwrap());
-        let volume = pool.create_volume(&request()).unwrap().into_inner().id;
+        let volume = pool.create_volume(&new_volume("volume", EXTENTS * STRIDE)).unwrap().into_inner().id;
         let path = data_path(fs_type, directory.join("volumes").join(volume.to_string()));
         let file = OpenOptions::new().write(true).open(path).unwrap();
         let snapshots = directory.join("snapshots");
@@ -88,8 +86,7 @@ impl Bench {
 
     fn cut(&mut self) -> Snapshot {
         self.cuts += 1;
-        let name = format!("s-{}", self.cuts).try_into().unwrap();
-        let request = NewSnapshot { name, source: self.volume, parameters: BTreeMap::new(), kubernetes: Default::default() };
+        let request = new_snapshot(&format!("s-{}", self.cuts), self.volume);
         self.pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
     }
 
@@ -148,22 +145,6 @@ impl Bench {
 /// The file of an object of a pool.
 fn data_path(fs_type: FsType, object: PathBuf) -> PathBuf {
     if fs_type == FsType::Btrfs { object.join("data") } else { object }
-}
-
-fn request() -> NewVolume {
-    NewVolume {
-        name: "volume".to_owned().try_into().unwrap(),
-        capacity: CapacityRange::exactly(VolumeSize::new(EXTENTS * STRIDE).unwrap()),
-        minimum: VolumeSize::new(BLOCK).unwrap(),
-        mode: VolumeMode::Block,
-        access_modes: vec![AccessMode::SingleNodeWriter],
-        mount_flags: Vec::new(),
-        parameters: BTreeMap::new(),
-        checksum: DataChecksum::Off,
-        source: None,
-        foreign_source: None,
-        kubernetes: Default::default(),
-    }
 }
 
 /// Processor time of this process, all threads, user and system.

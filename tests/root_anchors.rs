@@ -13,46 +13,24 @@ use std::sync::Arc;
 use nix::fcntl::posix_fallocate;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use root_support::{Sandbox, pattern};
+use root_support::{Sandbox, new_snapshot, new_volume, pattern};
 use windlass::block::Access;
 use windlass::block::file_ops;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, Consumer, NewSnapshot, NewVolume, Snapshot, Volume, VolumeMode};
+use windlass::pool::record::{Consumer, NewVolume, Snapshot, Volume};
 use windlass::pool::reflink::{create_pool, open_pool};
 use windlass::pool::{DataChecksum, PoolError};
-use windlass::types::{ByteRange, CapacityRange, FsType, Object, SnapshotId, VolumeId, VolumeSize};
+use windlass::types::{ByteRange, CapacityRange, FsType, Object, SnapshotId, VolumeId};
 
 const BLOCK: usize = 4096;
-
-fn new_volume(name: &str, bytes: u64, checksum: DataChecksum) -> NewVolume {
-    NewVolume {
-        name: name.to_owned().try_into().unwrap(),
-        capacity: CapacityRange::exactly(VolumeSize::new(bytes).unwrap()),
-        minimum: VolumeSize::new(4096).unwrap(),
-        mode: VolumeMode::Block,
-        access_modes: vec![AccessMode::SingleNodeWriter],
-        mount_flags: Vec::new(),
-        parameters: BTreeMap::new(),
-        checksum,
-        source: None,
-        foreign_source: None,
-        kubernetes: Default::default(),
-    }
-}
 
 fn open(directory: &Path) -> OwnedPool {
     open_pool(directory, Arc::new(NothingToHold)).unwrap()
 }
 
 fn cut(pool: &OwnedPool, name: &str, source: VolumeId) -> Snapshot {
-    let request = NewSnapshot {
-        name: name.to_owned().try_into().unwrap(),
-        source,
-        parameters: BTreeMap::new(),
-        kubernetes: Default::default(),
-    };
-    pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
+    pool.create_snapshots(&[new_snapshot(name, source)]).unwrap().remove(0).into_inner()
 }
 
 fn repository(number: u64) -> Consumer {
@@ -201,7 +179,7 @@ fn random_operations(fs_type: FsType, checksum: DataChecksum, seed: u64) {
     let directory = image.directory().join("pool");
     create_pool(&directory).unwrap();
     let mut pool = open(&directory);
-    let volume = pool.create_volume(&new_volume("data", 2 << 20, checksum)).unwrap().into_inner();
+    let volume = pool.create_volume(&NewVolume { checksum, ..new_volume("data", 2 << 20) }).unwrap().into_inner();
     let mut model = Model {
         content: vec![0; 2 << 20],
         volume,
@@ -261,7 +239,7 @@ fn a_full_pool_gives_up_anchors_oldest_first_and_no_more_than_it_takes() {
         let directory = image.directory().join("pool");
         create_pool(&directory).unwrap();
         let pool = open(&directory);
-        let volume = pool.create_volume(&new_volume("data", PART, DataChecksum::Off)).unwrap().into_inner();
+        let volume = pool.create_volume(&new_volume("data", PART)).unwrap().into_inner();
         let mut kept = Vec::new();
         // Each round leaves an anchor that shares nothing with the others.
         for round in 0..4_u8 {

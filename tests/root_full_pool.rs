@@ -5,7 +5,6 @@
 mod common;
 mod root_support;
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -17,7 +16,7 @@ use common::csi::{Csi, Paths, Source, Use};
 use common::fixture::{Bench, PoolFileSystem};
 use common::program::{run_ok, windlass};
 use common::wait_for;
-use root_support::Sandbox;
+use root_support::{Sandbox, new_snapshot, new_volume};
 use windlass::block::buffer::AlignedBuffer;
 use windlass::block::loop_device;
 use windlass::block::reflink::supports_reflink;
@@ -26,40 +25,21 @@ use windlass::mount::image::{self, Grown, ImageError};
 use windlass::mount::{Mounter, system::SystemMounter};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, Consumer, NewSnapshot, NewVolume, Snapshot, Volume, VolumeMode};
+use windlass::pool::record::{Consumer, Snapshot, Volume};
 use windlass::pool::reflink::{ReflinkPool, create_pool, open_pool};
 use windlass::pool::{DataChecksum, ObjectSpec, Pool};
-use windlass::types::{CapacityRange, FsType, Object, VolumeId, VolumeSize};
+use windlass::types::{FsType, Object, VolumeId, VolumeSize};
 
 const MIB: u64 = 1 << 20;
 /// Longest wait for what happens by itself.
 const BOUND: Duration = Duration::from_secs(30);
 
 fn volume(pool: &OwnedPool, name: &str, bytes: u64) -> Volume {
-    let request = NewVolume {
-        name: name.to_owned().try_into().unwrap(),
-        capacity: CapacityRange::exactly(VolumeSize::new(bytes).unwrap()),
-        minimum: VolumeSize::new(4096).unwrap(),
-        mode: VolumeMode::Block,
-        access_modes: vec![AccessMode::SingleNodeWriter],
-        mount_flags: Vec::new(),
-        parameters: BTreeMap::new(),
-        checksum: DataChecksum::Off,
-        source: None,
-        foreign_source: None,
-        kubernetes: Default::default(),
-    };
-    pool.create_volume(&request).unwrap().into_inner()
+    pool.create_volume(&new_volume(name, bytes)).unwrap().into_inner()
 }
 
 fn cut(pool: &OwnedPool, name: &str, source: VolumeId) -> Snapshot {
-    let request = NewSnapshot {
-        name: name.to_owned().try_into().unwrap(),
-        source,
-        parameters: BTreeMap::new(),
-        kubernetes: Default::default(),
-    };
-    pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
+    pool.create_snapshots(&[new_snapshot(name, source)]).unwrap().remove(0).into_inner()
 }
 
 fn open(directory: &Path) -> OwnedPool {

@@ -6,7 +6,6 @@
 mod host_rules;
 mod root_support;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,14 +15,12 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use root_support::fuse::Fuse;
-use root_support::{Sandbox, attach, sparse_file};
+use root_support::{Sandbox, attach, new_snapshot, new_volume, sparse_file};
 use windlass::block::Access;
 use windlass::block::loop_device::{self, LoopDevice, LoopError};
 use windlass::dm::node::DIRECTORY;
-use windlass::pool::DataChecksum;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
 use windlass::pool::reflink::{create_pool, open_pool};
 use windlass::pool::thin::names::{Names, Part};
 use windlass::types::{CapacityRange, FsType, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
@@ -39,37 +36,15 @@ fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'sta
     receiver.recv_timeout(BOUND).unwrap_or_else(|_| panic!("{what} took longer than {BOUND:?}"))
 }
 
-fn new_volume(name: &str) -> NewVolume {
-    NewVolume {
-        name: name.to_owned().try_into().unwrap(),
-        capacity: CapacityRange::exactly(VolumeSize::new(16 * MIB).unwrap()),
-        minimum: VolumeSize::new(4096).unwrap(),
-        mode: VolumeMode::Block,
-        access_modes: vec![AccessMode::SingleNodeWriter],
-        mount_flags: Vec::new(),
-        parameters: BTreeMap::new(),
-        checksum: DataChecksum::Off,
-        source: None,
-        foreign_source: None,
-        kubernetes: Default::default(),
-    }
-}
-
 /// A life of a volume, from its creation to its end.
 fn live(pool: &OwnedPool, name: &str) {
-    let volume = pool.create_volume(&new_volume(name)).unwrap().into_inner().id;
+    let volume = pool.create_volume(&new_volume(name, 16 * MIB)).unwrap().into_inner().id;
     let object = Object::Volume(volume);
     let attachment = pool.attach(object, Access::ReadWrite).unwrap();
     assert_eq!(pool.attach(object, Access::ReadWrite).unwrap(), attachment);
     assert_eq!(pool.attachment(object).unwrap(), Some(attachment));
     pool.grow_volume(volume, CapacityRange::exactly(VolumeSize::new(32 * MIB).unwrap())).unwrap();
-    let request = NewSnapshot {
-        name: format!("{name}-cut").try_into().unwrap(),
-        source: volume,
-        parameters: BTreeMap::new(),
-        kubernetes: Default::default(),
-    };
-    let snapshot = pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id;
+    let snapshot = pool.create_snapshots(&[new_snapshot(&format!("{name}-cut"), volume)]).unwrap().remove(0).into_inner().id;
     pool.attach(Object::Snapshot(snapshot), Access::ReadOnly).unwrap();
     pool.detach(Object::Snapshot(snapshot)).unwrap();
     pool.delete_snapshot(snapshot).unwrap();
@@ -166,14 +141,8 @@ fn the_shipped_rules_keep_the_host_from_every_loop_device_of_a_pool() {
         let directory = image.directory().join("pool");
         create_pool(&directory).unwrap();
         let pool = open_pool(&directory, Arc::new(NothingToHold)).unwrap();
-        let volume = pool.create_volume(&new_volume("volume")).unwrap().into_inner().id;
-        let request = NewSnapshot {
-            name: "cut".to_owned().try_into().unwrap(),
-            source: volume,
-            parameters: BTreeMap::new(),
-            kubernetes: Default::default(),
-        };
-        let snapshot = pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id;
+        let volume = pool.create_volume(&new_volume("volume", 16 * MIB)).unwrap().into_inner().id;
+        let snapshot = pool.create_snapshots(&[new_snapshot("cut", volume)]).unwrap().remove(0).into_inner().id;
         for (object, access) in [(Object::Volume(volume), Access::ReadWrite), (Object::Snapshot(snapshot), Access::ReadOnly)] {
             let node = pool.attach(object, access).unwrap().device;
             let name = node.file_name().unwrap().to_str().unwrap();

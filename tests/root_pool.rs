@@ -14,13 +14,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use root_support::{Sandbox, attach, pattern, request, sparse_file};
+use root_support::{Sandbox, attach, new_snapshot, new_volume, pattern, request, sparse_file};
 use windlass::block::{Access, btrfs, device, file_ops};
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{Formatting, Mounter};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
 use windlass::pool::reflink::{ReflinkPool, create_pool, open_pool};
 use windlass::pool::{Cut, DataChecksum, Found, ObjectSpec, Pool, PoolError};
 use windlass::types::{ByteRange, CapacityRange, FsType, Object, SnapshotId, VolumeId, VolumeSize};
@@ -35,22 +34,6 @@ fn size(bytes: u64) -> VolumeSize {
 
 fn spec(bytes: u64) -> ObjectSpec {
     ObjectSpec { size: size(bytes), checksum: DataChecksum::Off }
-}
-
-fn new_volume(name: &str, bytes: u64) -> NewVolume {
-    NewVolume {
-        name: name.to_owned().try_into().unwrap(),
-        capacity: CapacityRange::exactly(size(bytes)),
-        minimum: size(4096),
-        mode: VolumeMode::Block,
-        access_modes: vec![AccessMode::SingleNodeWriter],
-        mount_flags: Vec::new(),
-        parameters: BTreeMap::new(),
-        checksum: DataChecksum::Off,
-        source: None,
-        foreign_source: None,
-        kubernetes: Default::default(),
-    }
 }
 
 fn open(directory: &Path) -> OwnedPool {
@@ -430,15 +413,7 @@ fn a_lease_reads_what_was_cut_and_knows_what_changed() {
         let volume = pool.create_volume(&new_volume("data", 64 << 20)).unwrap().into_inner();
         let device = pool.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap().device;
         let device = OpenOptions::new().write(true).open(device).unwrap();
-        let cut = |name: &str| {
-            let request = NewSnapshot {
-                name: name.to_owned().try_into().unwrap(),
-                source: volume.id,
-                parameters: BTreeMap::new(),
-                kubernetes: Default::default(),
-            };
-            pool.create_snapshots(&[request]).unwrap().remove(0).into_inner()
-        };
+        let cut = |name: &str| pool.create_snapshots(&[new_snapshot(name, volume.id)]).unwrap().remove(0).into_inner();
         let write = |seed: u64, offset: u64| {
             device.write_all_at(&pattern(seed, 1 << 20), offset).unwrap();
             device.sync_all().unwrap();

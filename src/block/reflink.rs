@@ -14,8 +14,8 @@ const FICLONE: libc::Ioctl = nix::request_code_write!(0x94, 9, size_of::<c_int>(
 
 /// Makes `destination` share all of `source`'s content. Both lie on one file system.
 ///
-/// Takes 5 to 9 us for each extent and blocks writers of `source` meanwhile. Not durable, and after a power cut possibly
-/// partial, until `destination` is synced: clone into a temporary name, sync, rename.
+/// Takes time for each extent (`pool::reflink::stall` has the figures) and blocks writers of `source` meanwhile. Not durable,
+/// and after a power cut possibly partial, until `destination` is synced: clone into a temporary name, sync, rename.
 ///
 /// # Errors
 /// Whatever the system reports: `Unsupported` where extents cannot be shared, `CrossesDevices`, `StorageFull`;

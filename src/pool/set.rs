@@ -294,7 +294,7 @@ impl PoolSet {
             state.watching += 1;
             drop(state);
             let watcher = Watcher { shared: Arc::clone(&set.shared), index, source, failures: 0 };
-            let spawned = thread::Builder::new().name("pool-watch".to_owned()).spawn(move || watcher.run());
+            let spawned = thread::Builder::new().name("pool-member".to_owned()).spawn(move || watcher.run());
             if let Err(error) = spawned {
                 set.shared.state().watching -= 1;
                 set.close();

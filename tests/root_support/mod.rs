@@ -4,6 +4,7 @@
 
 pub mod fuse;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,31 @@ use windlass::block::{Access, freeze};
 use windlass::mount::image::{self, ImageFileSystem};
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{MountRequest, Mounter};
-use windlass::types::{FsType, LogicalBlockSize};
+use windlass::pool::DataChecksum;
+use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
+use windlass::types::{CapacityRange, FsType, LogicalBlockSize, VolumeId, VolumeSize};
+
+/// A request for an empty raw volume.
+pub fn new_volume(name: &str, bytes: u64) -> NewVolume {
+    NewVolume {
+        name: name.to_owned().try_into().unwrap(),
+        capacity: CapacityRange::exactly(VolumeSize::new(bytes).unwrap()),
+        minimum: VolumeSize::new(4096).unwrap(),
+        mode: VolumeMode::Block,
+        access_modes: vec![AccessMode::SingleNodeWriter],
+        mount_flags: Vec::new(),
+        parameters: BTreeMap::new(),
+        checksum: DataChecksum::Off,
+        source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
+    }
+}
+
+/// A request for a snapshot.
+pub fn new_snapshot(name: &str, source: VolumeId) -> NewSnapshot {
+    NewSnapshot { name: name.to_owned().try_into().unwrap(), source, parameters: BTreeMap::new(), kubernetes: Default::default() }
+}
 
 /// A temporary folder. Dropping it thaws, unmounts and detaches whatever lies in it.
 pub struct Sandbox {
