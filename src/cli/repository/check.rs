@@ -1,0 +1,101 @@
+//! `windlass repository check`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::super::exit::{CliError, Exit};
+use super::super::output::{Format, counted, print_json, print_text};
+use super::super::progress::{Progress, Step, Unit};
+use super::super::repository_access::{RepositoryArgs, repository_error};
+use super::super::size::ByteSize;
+use crate::repository::check::{CheckReport, Depth};
+use crate::repository::{Repository, RepositoryError};
+
+/// Arguments of `repository check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Read and verify every byte of data too, not only that it is there
+    #[arg(long)]
+    read_data: bool,
+    #[command(flatten)]
+    repository: RepositoryArgs,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// [`CliError`] with the exit code that the repository's failure means.
+pub async fn run(args: &CheckArgs, format: Format) -> Result<(), CliError> {
+    let access = args.repository.access()?;
+    let depth = if args.read_data { Depth::ReadData } else { Depth::Structure };
+    let checked = checked(&access.open().await?, depth, format).await;
+    let report = checked.map_err(|error| repository_error(format!("cannot check {}", access.location()), error))?;
+    match format {
+        Format::Text => print_text(&summary(&report))?,
+        Format::Json => print_json(&json!({
+            "clean": report.is_clean(),
+            "snapshots": report.snapshots,
+            "trees": report.trees,
+            "blobs_used": report.blobs_used,
+            "blobs_indexed": report.blobs_indexed,
+            "packs": report.packs,
+            "packs_unindexed": report.packs_unindexed,
+            "bytes_read": report.bytes_read,
+            "errors": report.errors,
+        }))?,
+    }
+    if report.is_clean() {
+        return Ok(());
+    }
+    Err(CliError::new(Exit::Failed, format!("the repository {} is damaged: {} errors", access.location(), report.errors.len()))
+        .advise("keep it as it is, export what still exists anew, and see restic's `repair` commands for what can be saved"))
+}
+
+/// Runs a check and shows how far it is.
+///
+/// # Errors
+/// As for [`Repository::check`].
+pub async fn checked(repository: &Repository, depth: Depth, format: Format) -> Result<CheckReport, RepositoryError> {
+    let progress = std::sync::Mutex::new(Progress::begin("checking packs", Unit::Items, format));
+    let show = |done: u64, total: u64| {
+        // A poisoned bar only means that its last drawing failed.
+        let mut progress = progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        progress.update(&Step { done, total, ..Step::default() });
+    };
+    repository.check(depth, &show).await
+}
+
+fn summary(report: &CheckReport) -> String {
+    let mut lines: Vec<String> = report.errors.iter().map(|error| format!("error: {error}")).collect();
+    lines.push(format!(
+        "{}, {}, {} of {} in use, {}{}",
+        counted(report.snapshots, "snapshot"),
+        counted(report.trees, "tree"),
+        report.blobs_used,
+        counted(report.blobs_indexed, "blob"),
+        counted(report.packs, "pack"),
+        if report.bytes_read > 0 { format!(", {} read", ByteSize::new(report.bytes_read)) } else { String::new() },
+    ));
+    if report.packs_unindexed > 0 {
+        lines.push(format!(
+            "{} in no index: left by interrupted exports, harmless; `restic prune` removes what is there",
+            counted(report.packs_unindexed, "pack")
+        ));
+    }
+    lines.push(if report.is_clean() { "no errors were found".to_owned() } else { counted(report.errors.len() as u64, "error") });
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_ends_with_its_verdict() {
+        let mut report = CheckReport { snapshots: 2, packs: 3, packs_unindexed: 1, ..CheckReport::default() };
+        assert!(summary(&report).ends_with("no errors were found"));
+        report.errors.push("pack abc is missing".to_owned());
+        assert!(summary(&report).starts_with("error: pack abc is missing\n"));
+        assert!(summary(&report).ends_with("\n1 error"));
+    }
+}
