@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::csi::pools_service::PoolsService;
 use crate::csi::quiesce::MountQuiesce;
 use crate::csi::server::{self, PrivateSocket, SocketError};
-use crate::csi::transfers::Transfers;
+use crate::csi::transfers::{RepositoryWitness, Transfers};
 use crate::csi::{NodeLayer, NodeName, NodeOptions};
 use crate::failpoint;
 use crate::mount::path::Root;
@@ -144,7 +144,8 @@ fn open(args: &NodeArgs) -> Result<Opened, CliError> {
         }
         tracing::warn!("no pool is open; the node is unhealthy until one is");
     }
-    let layer = NodeLayer::new(pools.clone(), mounter, NodeOptions { node, root, boot_id, statistics_timeout: None });
+    let layer = NodeLayer::new(pools.clone(), mounter, NodeOptions { node, root, boot_id, statistics_timeout: None })
+        .with_witness(Arc::new(RepositoryWitness));
     Ok(Opened { layer, pools })
 }
 

@@ -6,6 +6,7 @@ use crate::pool::record::{Snapshot, Volume};
 use crate::types::{Object, PoolId, SnapshotHandle, Timestamp, VolumeHandle, VolumeSize};
 
 use super::topology;
+use super::witness::WitnessedSnapshot;
 
 /// A size as the protocol has it.
 pub(super) fn size(size: VolumeSize) -> i64 {
@@ -64,6 +65,20 @@ pub(super) fn snapshot(pool: PoolId, snapshot: &Snapshot) -> proto::Snapshot {
         ready_to_use: true,
         group_snapshot_id: String::new(),
         // Belongs to a capability that is not advertised.
+        accessible_topology: Vec::new(),
+    }
+}
+
+/// A snapshot whose pool is not here.
+pub(super) fn witnessed_snapshot(snapshot: &WitnessedSnapshot) -> proto::Snapshot {
+    proto::Snapshot {
+        size_bytes: size(snapshot.size),
+        snapshot_id: snapshot.handle.to_string(),
+        source_volume_id: snapshot.source.to_string(),
+        creation_time: Some(timestamp(snapshot.created)),
+        // An export is visible only when it is whole.
+        ready_to_use: true,
+        group_snapshot_id: String::new(),
         accessible_topology: Vec::new(),
     }
 }

@@ -27,6 +27,7 @@ mod token;
 mod topology;
 pub mod transfers;
 pub mod validate;
+pub mod witness;
 
 pub use node_layer::{DRIVER_NAME, NodeLayer, NodeOptions};
 pub use topology::{NodeName, NodeNameError};

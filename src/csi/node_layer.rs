@@ -24,6 +24,7 @@ use super::allowance;
 use super::error::{CallError, RequestError};
 use super::locks::Locks;
 use super::topology::NodeName;
+use super::witness::SnapshotWitness;
 
 /// Name of the driver.
 pub const DRIVER_NAME: &str = "csi.windlass.dev";
@@ -55,6 +56,7 @@ pub struct NodeLayer {
     pub(super) boot_id: Arc<str>,
     pub(super) statistics_timeout: Duration,
     pub(super) locks: Locks,
+    pub(super) witness: Option<Arc<dyn SnapshotWitness>>,
 }
 
 impl NodeLayer {
@@ -71,12 +73,18 @@ impl NodeLayer {
             boot_id: boot_id.into(),
             statistics_timeout,
             locks: Locks::default(),
+            witness: None,
         }
     }
 
     /// The same layer, that finds devices of volumes there instead of in the kernel of this machine.
     pub fn with_devices(self, devices: Arc<dyn KernelDevices>) -> Self {
         Self { devices, ..self }
+    }
+
+    /// The same layer, that asks `witness` about snapshots whose pools are not here.
+    pub fn with_witness(self, witness: Arc<dyn SnapshotWitness>) -> Self {
+        Self { witness: Some(witness), ..self }
     }
 
     /// The pools of this node that are open.

@@ -163,7 +163,7 @@ impl Node {
         Self::over(directory, mounter, pools, boot_id, socket, |layer| layer).await
     }
 
-    async fn over(
+    pub async fn over(
         directory: Arc<tempfile::TempDir>,
         mounter: Arc<MemoryMounter>,
         pools: Vec<Arc<OwnedPool>>,

@@ -17,6 +17,9 @@ const ACCESS_KEY: &str = "AKIATEST";
 const SECRET_KEY: &str = "the-secret-key";
 const BUCKET: &str = "backups";
 
+/// Credentials that the server accepts, as an environment or a Secret has them.
+pub const CREDENTIALS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
+
 /// A server with one empty bucket. It stops when dropped.
 pub struct S3Server {
     folder: TempDir,
@@ -54,7 +57,7 @@ impl S3Server {
 
     /// Credentials that it accepts.
     pub fn credentials(&self) -> Environment {
-        Environment::from_pairs([("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)])
+        Environment::from_pairs(CREDENTIALS)
     }
 
     /// Credentials that it does not.

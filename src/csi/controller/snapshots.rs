@@ -79,7 +79,7 @@ pub(super) fn delete(layer: &NodeLayer, handle: Option<SnapshotHandle>) -> Resul
     Ok(proto::DeleteSnapshotResponse {})
 }
 
-pub(super) fn check_get(_: &NodeLayer, request: proto::GetSnapshotRequest) -> Result<Option<SnapshotHandle>, RequestError> {
+pub(super) fn check_get(request: proto::GetSnapshotRequest) -> Result<Option<SnapshotHandle>, RequestError> {
     validate::map("secrets", &request.secrets)?;
     validate::snapshot_handle(SNAPSHOT_ID, &request.snapshot_id)
 }

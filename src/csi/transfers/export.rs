@@ -22,7 +22,7 @@ use crate::transfer::{self, Budget, ChunkSize, ExportError, ExportOptions, Expor
 use crate::types::{PoolId, SnapshotHandle, Timestamp, VolumeHandle};
 
 use super::registry::{Done, Ended, Kind};
-use super::{Transfers, message, parent, status};
+use super::{Transfers, handle_tag, message, parent, status};
 
 /// What the volume is called in the repository, in a folder named by its handle: `restic forget` groups snapshots by host and
 /// path, so the path is the volume's and the same for all its snapshots.
@@ -103,7 +103,7 @@ fn options(
         VolumeMode::Filesystem(fs_type) => (Mode::Filesystem, Some(fs_type.to_string())),
     };
     let names = &snapshot.kubernetes;
-    tags.splice(0..0, std::iter::once(format!("handle={handle}")).chain(names.tags()));
+    tags.splice(0..0, std::iter::once(handle_tag(handle)).chain(names.tags()));
     ExportOptions {
         path: format!("/{volume}/{FILE_NAME}"),
         hostname,

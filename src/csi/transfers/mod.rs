@@ -16,9 +16,12 @@ mod message;
 mod parent;
 mod registry;
 mod restore;
+mod secrets;
 mod status;
+mod witness;
 
 pub use registry::{MAX_ENDED, MAX_RUNNING};
+pub use witness::RepositoryWitness;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::pool::set::PoolSet;
+use crate::types::SnapshotHandle;
 
 use registry::{Registry, Watched, is_final};
 
@@ -105,6 +109,11 @@ impl TransfersApi for Transfers {
     ) -> Result<Response<windlass::ListTransfersResponse>, Status> {
         Ok(Response::new(windlass::ListTransfersResponse { transfers: self.registry.list() }))
     }
+}
+
+/// The tag by which an export is found again.
+fn handle_tag(handle: SnapshotHandle) -> String {
+    format!("handle={handle}")
 }
 
 /// Runs the work of a call to its end, also when the caller goes away meanwhile.
