@@ -8,7 +8,7 @@ use windlass::repository::{LockMode, LockOwner, RepositoryError, Store};
 
 use crate::fixture::{Fixture, Plain, block_on, document_seeds, with_document};
 
-/// Takes a lock beside this one, then removes it if it is stale.
+/// Takes a lock beside this one, which stays unless it is of this very process.
 pub fn run(data: &[u8]) {
     let mode = if data.first().is_some_and(|mode| mode & 0x80 != 0) { LockMode::Exclusive } else { LockMode::Shared };
     with_document(Kind::Lock, data, |repository, key, plain| {
@@ -30,14 +30,10 @@ pub fn run(data: &[u8]) {
                 assert_eq!(locks(), 1);
             }
         }
-        let before = locks();
-        if let Ok(removed) = block_on(repository.remove_stale_locks()) {
-            assert_eq!(locks() as u64, before as u64 - removed);
-        }
     });
 }
 
-/// Locks: fresh and stale, shared and exclusive.
+/// Locks: old and new, shared and exclusive, of others and of this process.
 pub fn seeds() -> Vec<Vec<u8>> {
     let host = LockOwner::of_this_process().hostname;
     let texts = [("2026-01-01T10:00:00Z", true, "elsewhere"), ("2999-01-01T10:00:00Z", true, &*host), ("never", false, &*host)]

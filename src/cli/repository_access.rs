@@ -122,8 +122,12 @@ pub fn repository_error(what: impl Into<String>, error: RepositoryError) -> CliE
         RepositoryError::NoRepository => Some("`windlass repository init` makes one; check the location first"),
         RepositoryError::AlreadyInitialized => Some("use it as it is, or choose another location"),
         RepositoryError::WrongPassword => Some("check RESTIC_PASSWORD or --password-file"),
-        RepositoryError::Locked { .. } => {
-            Some("wait until the other has finished; a lock whose process is gone expires 30 minutes after its last refresh")
+        RepositoryError::Locked { .. } => Some(
+            "it ends with the other's work, for which --retry-lock waits; the lock of a process that is gone is removed by \
+                 `restic unlock`",
+        ),
+        RepositoryError::UnreadableLock { .. } => {
+            Some("once nobody uses the repository, `restic unlock --remove-all` removes it")
         }
         RepositoryError::NoSuchSnapshot(_) | RepositoryError::AmbiguousSnapshot(_) => {
             Some("`windlass repository snapshots` lists them")
@@ -155,6 +159,7 @@ fn exit_for(error: &RepositoryError) -> Exit {
         | RepositoryError::WrongPassword
         | RepositoryError::UnsupportedVersion { .. }
         | RepositoryError::Locked { .. }
+        | RepositoryError::UnreadableLock { .. }
         | RepositoryError::AmbiguousSnapshot(_)
         | RepositoryError::SeveralFiles { .. }
         | RepositoryError::Store(StoreError::Denied { .. } | StoreError::AlreadyExists { .. }) => Exit::Refused,

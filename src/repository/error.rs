@@ -96,6 +96,14 @@ pub enum RepositoryError {
         /// Ours.
         supported: u32,
     },
+    /// A lock that cannot be read, and may exclude ours.
+    #[error("{object} cannot be read, and may be the lock of someone who excludes others: {damage}")]
+    UnreadableLock {
+        /// Path of the lock in the repository.
+        object: String,
+        /// What is wrong with it.
+        damage: Damage,
+    },
     /// Someone else holds a lock that excludes ours.
     #[error("the repository is locked {holder}")]
     Locked {

@@ -2,53 +2,90 @@
 //!
 //! A lock is a small document that says who uses the repository and how. Taking one: look for locks that exclude ours, store
 //! ours, wait 200 ms, look again; whoever then finds another that excludes it takes its own away and fails. Two competitors may
-//! both fail, never both succeed. A holder refreshes every 5 minutes (a new document, then the old one is deleted). A lock that
-//! is 30 minutes old, or whose process is dead on this host, is stale: anyone may remove it. A holder that could not
-//! refresh for 22.5 minutes must therefore stop relying on it, long before others stop respecting it.
+//! both fail, never both succeed. A holder refreshes every 5 minutes (a new document, then the old one is deleted).
 //!
-//! | | export, restore, list, forget, check | prune (restic's), key removal |
+//! | | export, restore, list, forget, check | prune, key removal |
 //! |---|---|---|
 //! | **lock** | shared | exclusive |
 //! | beside a shared one | yes: they only add objects, or remove one snapshot object | no: they delete packs that others may be about to refer to |
 //! | beside an exclusive one | no | no |
 //!
-//! restic asks whether a lock's process is alive by sending it SIGHUP, which would end a process that does not expect it. So
-//! taking a lock makes this process survive SIGHUP from then on, as restic does itself.
+//! # Why an export that succeeds refers to nothing that a prune deletes
+//! A prune deletes only while it holds the exclusive lock, an export looks for blobs that it need not store only while it holds a
+//! shared one, and the two never hold at once: of two that store their locks, one at least sees the other's 200 ms later. What
+//! could break this is a lock that vanishes under its holder:
+//!
+//! | who may remove a lock | what follows |
+//! |---|---|
+//! | its holder | nothing: it no longer relies on it |
+//! | we, of another, exclusive | never, whatever it says: its holder may be in another namespace, on another host of the same name, or have another clock |
+//! | we, of another, shared | only of a process that is [known to be gone](owner): what it was about to refer to, it never will |
+//! | restic's `unlock`, by a person, or with a clock that is half an hour off | the holder finds out before its commit ([`LockGuard::check`]) and fails |
+//!
+//! A lock that was not refreshed for 30 minutes may be taken for dead, so an export whose lock is 22.5 minutes old goes no further,
+//! and the commit itself is given up when it is not done in what is left of the 30 ([`LockGuard::during`]). Ages are
+//! measured by the holder, by the larger of its two clocks; nobody else's clock is asked.
+//!
+//! # Waiting
+//! Whoever finds the repository locked waits, without a lock of his own, for as long as
+//! [`Repository::with_retry_lock`] says, and looks again at growing intervals, so that a prune of hours is not disturbed, and many
+//! agents do not look in step. An empty lock object is none: some stores leave one behind an upload that was cut off. One that cannot
+//! be read may be half written, and is looked at again for half a minute; then it is an error, since it may exclude us.
+//!
+//! # Cost
+//! Two listings, one put, one delete, and a read of each lock of others that this process has not read before, 32 at a time.
+//!
+//! # What a crash leaves
+//! A lock. The next one that takes a shared lock and [knows](owner) that its holder is gone removes it: another process of the same
+//! host and namespace, or the node that serves the pool it was taken for. Everybody else leaves it to `restic unlock`.
 //!
 //! A restore works during those 200 ms: it changes nothing of the repository, and what it writes is not published before the lock
 //! was found to hold ([`LockGuard::confirm`]). At worst it reads what a competitor is removing, and fails.
-//!
-//! An export checks its lock before it stores its snapshot ([`LockGuard::check`]): with the lock held all along, nothing that
-//! the snapshot refers to was removed. A crash leaves a lock that becomes stale by itself.
 
+mod document;
+mod owner;
+mod patience;
+
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use bytes::Bytes;
+use futures::StreamExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::error::RepositoryError;
+use super::error::{Damage, RepositoryError};
+use super::file;
 use super::id::Id;
 use super::open::Repository;
 use super::store::{Key, Kind, StoreError};
-use super::time::{parse_rfc3339, rfc3339};
-use crate::types::Timestamp;
+use document::{LockFile, Registered};
+use patience::Patience;
+
+pub use document::LockHolder;
+pub use owner::LockOwner;
 
 /// Time for a competitor's lock to become visible.
 const SETTLE: Duration = Duration::from_millis(200);
 const REFRESH_EVERY: Duration = Duration::from_secs(5 * 60);
 /// How often the refresh task looks whether it is time, which bounds how late a failed refresh is repeated.
 const REFRESH_TICK: Duration = Duration::from_secs(60);
+/// Others may take a lock of this age for dead.
 const STALE_AFTER: Duration = Duration::from_secs(30 * 60);
 /// 30 minutes less one and a half refreshes.
 const LOST_AFTER: Duration = Duration::from_secs(22 * 60 + 30);
+/// A commit that is under way is given up when the lock has this age: the minute is for a request that is cut off to end at the store.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(29 * 60);
+/// How often the lock's age is looked at during a commit.
+const COMMIT_TICK: Duration = Duration::from_secs(1);
 /// How long a removal is waited for by work that was cancelled, which is to end within a second.
 const LET_GO_WITHIN: Duration = Duration::from_millis(500);
-/// Leftovers of other puts that are swept with the stale locks: far longer than any put takes.
+/// Leftovers of puts that are swept: far older than any put takes.
 const SWEEP_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Locks fetched at once: each has a few hundred bytes.
+const PARALLEL_LOADS: usize = 32;
 
 /// How a repository is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,152 +96,50 @@ pub enum LockMode {
     Exclusive,
 }
 
-/// In whose name locks are taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LockOwner {
-    /// The machine. Must be unique to it, since a process id of an equal host name is looked up here.
-    pub hostname: String,
-    /// The user's name.
-    pub username: String,
-    /// The process's id on that machine.
-    pub process: u32,
-}
-
-impl LockOwner {
-    /// This process on this host.
-    pub fn of_this_process() -> Self {
-        let hostname = nix::sys::utsname::uname().map(|name| name.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-        let user = nix::unistd::Uid::effective();
-        let username = nix::unistd::User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name);
-        Self { hostname, username, process: std::process::id() }
-    }
-}
-
-/// Who holds a lock, for messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LockHolder {
-    /// How.
-    pub mode: LockMode,
-    /// On which machine.
-    pub hostname: String,
-    /// Which user.
-    pub username: String,
-    /// Which process.
-    pub process: u32,
-    /// Since when, RFC 3339.
-    pub since: String,
-}
-
-impl fmt::Display for LockHolder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = match self.mode {
-            LockMode::Shared => "by",
-            LockMode::Exclusive => "exclusively by",
-        };
-        write!(f, "{mode} {}@{} (process {}) since {}", self.username, self.hostname, self.process, self.since)
-    }
-}
-
-/// A lock as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct LockFile {
-    time: String,
-    exclusive: bool,
-    #[serde(default)]
-    hostname: String,
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    pid: u32,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    uid: u32,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    gid: u32,
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
-impl LockFile {
-    fn new(mode: LockMode, owner: &LockOwner) -> Self {
-        Self {
-            time: rfc3339(Timestamp::now()),
-            exclusive: mode == LockMode::Exclusive,
-            hostname: owner.hostname.clone(),
-            username: owner.username.clone(),
-            pid: owner.process,
-            uid: nix::unistd::Uid::effective().as_raw(),
-            gid: nix::unistd::Gid::effective().as_raw(),
-        }
-    }
-
-    fn mode(&self) -> LockMode {
-        if self.exclusive { LockMode::Exclusive } else { LockMode::Shared }
-    }
-
-    fn holder(&self) -> LockHolder {
-        LockHolder {
-            mode: self.mode(),
-            hostname: self.hostname.clone(),
-            username: self.username.clone(),
-            process: self.pid,
-            since: self.time.clone(),
-        }
-    }
-
-    fn excludes(&self, other: LockMode) -> bool {
-        self.exclusive || other == LockMode::Exclusive
-    }
-
-    /// True when nobody refreshes it any more. `is_alive` tells whether a process of this host runs.
-    fn is_stale(&self, now: SystemTime, here: &LockOwner, is_alive: impl FnOnce(u32) -> bool) -> bool {
-        // A time that cannot be read is not one that has passed.
-        let time = parse_rfc3339(&self.time).map(SystemTime::from);
-        let old = time.is_some_and(|time| now.duration_since(time).is_ok_and(|age| age > STALE_AFTER));
-        old || self.hostname == here.hostname && self.pid != here.process && !is_alive(self.pid)
-    }
-}
-
-fn is_alive(process: u32) -> bool {
-    let Ok(process) = i32::try_from(process) else { return false };
-    // Signal none only asks; EPERM means that it runs and is someone else's.
-    process > 0 && nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None) != Err(nix::errno::Errno::ESRCH)
-}
-
-/// Replaces the default action of SIGHUP, which is to end the process; see the module's header. Whoever in this process
-/// listens for SIGHUP still hears it.
-fn survive_hangup() {
-    // The handler stays installed when the listener is dropped.
-    if let Err(error) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) {
-        tracing::warn!(%error, "SIGHUP is not handled; a `restic unlock` on this host would end this process");
-    }
-}
-
 /// The document that stands for a held lock, and when it was stored.
-struct Held {
-    id: Id,
-    stored: Instant,
-    stored_by_clock: SystemTime,
+#[derive(Debug)]
+struct Stored {
+    registered: Registered,
+    at: Instant,
+    by_clock: SystemTime,
 }
 
-impl Held {
-    fn new(id: Id) -> Self {
-        Self { id, stored: Instant::now(), stored_by_clock: SystemTime::now() }
+impl Stored {
+    fn new(registered: Registered) -> Self {
+        Self { registered, at: Instant::now(), by_clock: SystemTime::now() }
+    }
+
+    fn id(&self) -> Id {
+        self.registered.id()
     }
 
     /// The longer of what the two clocks say: one stands still while the machine sleeps, the other may be set.
     fn age(&self) -> Duration {
-        self.stored.elapsed().max(self.stored_by_clock.elapsed().unwrap_or_default())
+        self.at.elapsed().max(self.by_clock.elapsed().unwrap_or_default())
+    }
+}
+
+/// A held lock, shared by its guard and its refresh. The turn is held over requests that replace or remove the document, so that
+/// none is stored after it was released; what is stored may be looked at meanwhile.
+#[derive(Debug)]
+struct Held {
+    turn: tokio::sync::Mutex<()>,
+    stored: Mutex<Stored>,
+}
+
+impl Held {
+    fn stored(&self) -> MutexGuard<'_, Stored> {
+        // It is only ever replaced as a whole.
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A lock that is held and refreshed until it is released. Dropping it before [`release`](LockGuard::release) has ended removes it in
-/// the background if a runtime is there, else leaves it to become stale in 30 minutes.
+/// the background if a runtime is there, else leaves it.
 pub struct LockGuard {
     repository: Repository,
     mode: LockMode,
-    held: Arc<Mutex<Held>>,
+    held: Arc<Held>,
     refresh: JoinHandle<()>,
     released: bool,
 }
@@ -223,8 +158,8 @@ impl LockGuard {
     /// [`RepositoryError::Locked`] naming the other; the lock is then to be released.
     pub async fn confirm(&self) -> Result<(), RepositoryError> {
         let (own, age) = {
-            let held = self.held.lock().await;
-            (held.id, held.stored.elapsed())
+            let stored = self.held.stored();
+            (stored.id(), stored.at.elapsed())
         };
         // Nothing announces a competitor's lock: the protocol is to wait this long and look.
         let _ = tokio::time::timeout(SETTLE.saturating_sub(age), std::future::pending::<()>()).await;
@@ -236,13 +171,42 @@ impl LockGuard {
     /// # Errors
     /// [`RepositoryError::LockLost`] when it was removed, or not refreshed for 22.5 minutes.
     pub async fn check(&self) -> Result<(), RepositoryError> {
-        let held = self.held.lock().await;
-        if held.age() > LOST_AFTER {
-            return Err(RepositoryError::LockLost("it could not be refreshed in time"));
+        loop {
+            let (id, age) = {
+                let stored = self.held.stored();
+                (stored.id(), stored.age())
+            };
+            if age > LOST_AFTER {
+                return Err(RepositoryError::LockLost("it could not be refreshed in time"));
+            }
+            if self.repository.store().size(Key::File(Kind::Lock, id)).await?.is_some() {
+                return Ok(());
+            }
+            // It may have been replaced meanwhile; each refresh lets this look once more.
+            if self.held.stored().id() == id {
+                return Err(RepositoryError::LockLost("someone removed it"));
+            }
         }
-        match self.repository.store().size(Key::File(Kind::Lock, held.id)).await? {
-            Some(_) => Ok(()),
-            None => Err(RepositoryError::LockLost("someone removed it")),
+    }
+
+    /// Does `work` while the lock holds: checks it, and gives the work up when the lock comes to the age at which others need not
+    /// respect it. Work that is given up may have been done.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check), also when the work was done too late; those of `work`.
+    pub async fn during<T>(&self, work: impl Future<Output = Result<T, RepositoryError>>) -> Result<T, RepositoryError> {
+        self.check().await?;
+        let too_old = async {
+            let mut tick = tokio::time::interval(COMMIT_TICK);
+            while self.held.stored().age() <= GIVEN_UP_AFTER {
+                tick.tick().await;
+            }
+        };
+        let lost = RepositoryError::LockLost("it could not be refreshed while the last step was under way");
+        tokio::select! {
+            biased;
+            done = work => if self.held.stored().age() > STALE_AFTER { Err(lost) } else { done },
+            () = too_old => Err(lost),
         }
     }
 
@@ -250,13 +214,14 @@ impl LockGuard {
     /// one who drops the lock.
     ///
     /// # Errors
-    /// When the store refuses; the lock then becomes stale by itself.
+    /// When the store refuses; the lock then stays, and the next one that this process takes removes it.
     pub async fn release(mut self) -> Result<(), RepositoryError> {
         let held = Arc::clone(&self.held);
-        // Under the mutex no refresh is under way, and the aborted task begins none after.
-        let held = held.lock().await;
+        // In its turn no refresh is under way, and the aborted task begins none after.
+        let _turn = held.turn.lock().await;
         self.refresh.abort();
-        let removed = self.repository.delete_object(Kind::Lock, held.id).await;
+        let id = held.stored().id();
+        let removed = self.repository.delete_object(Kind::Lock, id).await;
         self.released = true;
         removed
     }
@@ -271,9 +236,9 @@ impl LockGuard {
         };
         tokio::select! {
             released = self.release() => if let Err(error) = released {
-                tracing::warn!(%error, "the repository's lock could not be removed; it becomes stale in 30 minutes");
+                tracing::warn!(%error, "the repository's lock could not be removed; the next transfer of this node removes it");
             },
-            () = given_up => tracing::warn!("the store does not answer; the repository's lock may stay for 30 minutes"),
+            () = given_up => tracing::warn!("the store does not answer; the repository's lock may stay until the next transfer"),
         }
     }
 }
@@ -287,131 +252,205 @@ impl Drop for LockGuard {
         let (repository, held) = (self.repository.clone(), Arc::clone(&self.held));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let held = held.lock().await;
-                if let Err(error) = repository.delete_object(Kind::Lock, held.id).await {
-                    tracing::warn!(%error, lock = %held.id, "lock not removed; it becomes stale in 30 minutes");
+                let _turn = held.turn.lock().await;
+                let id = held.stored().id();
+                if let Err(error) = repository.delete_object(Kind::Lock, id).await {
+                    tracing::warn!(%error, lock = %id, "lock not removed; the next transfer of this node removes it");
                 }
             });
         }
     }
 }
 
+/// Told whom or what is waited for, each time before it is looked at again.
+pub type Waiting<'a> = &'a (dyn Fn(&RepositoryError) + Send + Sync);
+
 impl Repository {
-    /// Locks the repository, or says who excludes it. Does not wait for them. Stale locks in the way are removed.
+    /// Locks the repository, or says who excludes it after it has waited for them as long as it is [to](Self::with_retry_lock).
     ///
     /// # Errors
-    /// [`RepositoryError::Locked`] naming the other.
+    /// [`RepositoryError::Locked`] naming the other; [`RepositoryError::UnreadableLock`].
     pub async fn lock(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
-        let guard = self.announce_lock(mode).await?;
-        match guard.confirm().await {
-            Ok(()) => Ok(guard),
-            Err(error) => {
-                guard.release().await?;
-                Err(error)
+        self.lock_or_wait(mode, &|_| {}).await
+    }
+
+    /// [`lock`](Self::lock), telling `waiting` what is waited for.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock).
+    pub async fn lock_or_wait(&self, mode: LockMode, waiting: Waiting<'_>) -> Result<LockGuard, RepositoryError> {
+        let mut patience = Patience::new(self.retry_lock());
+        loop {
+            let error = match self.announce(mode).await {
+                Ok(guard) => match guard.confirm().await {
+                    Ok(()) => return Ok(guard),
+                    Err(error) => {
+                        guard.release().await?;
+                        error
+                    }
+                },
+                Err(error) => error,
+            };
+            patience.wait(error, waiting).await?;
+        }
+    }
+
+    /// The first half of [`lock_or_wait`](Self::lock_or_wait): the lock is stored, and holds if [`LockGuard::confirm`] says so.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock).
+    pub async fn announce_lock(&self, mode: LockMode, waiting: Waiting<'_>) -> Result<LockGuard, RepositoryError> {
+        let mut patience = Patience::new(self.retry_lock());
+        loop {
+            match self.announce(mode).await {
+                Ok(guard) => return Ok(guard),
+                Err(error) => patience.wait(error, waiting).await?,
             }
         }
     }
 
-    /// The first half of [`lock`](Self::lock): the lock is stored, and holds if [`LockGuard::confirm`] says so.
-    ///
-    /// # Errors
-    /// As for [`lock`](Self::lock).
-    pub async fn announce_lock(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
-        survive_hangup();
+    async fn announce(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
         self.refuse_if_excluded(mode, None).await?;
-        let id = self.save_document(Kind::Lock, &LockFile::new(mode, self.lock_owner())).await?;
+        let stored = self.store_lock(mode).await?;
         // From here on the guard's drop takes it away again.
-        let held = Arc::new(Mutex::new(Held::new(id)));
+        let held = Arc::new(Held { turn: tokio::sync::Mutex::new(()), stored: Mutex::new(stored) });
         let refresh = tokio::spawn(refresh(self.clone(), mode, Arc::clone(&held)));
         Ok(LockGuard { repository: self.clone(), mode, held, refresh, released: false })
     }
 
-    /// Removes locks that nobody refreshes any more, and old leftovers of puts that were cut off; returns how many locks.
+    /// Removes old leftovers of puts that were cut off, once a day for each process; returns how many.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn remove_stale_locks(&self) -> Result<u64, RepositoryError> {
-        let mut removed = 0;
-        for listed in self.store().list(Kind::Lock).await? {
-            if let Some(lock) = self.load_lock(listed.id).await?
-                && lock.is_stale(SystemTime::now(), self.lock_owner(), is_alive)
-            {
-                self.remove_stale(listed.id, &lock).await?;
-                removed += 1;
-            }
-        }
-        self.store().sweep(SWEEP_AFTER).await?;
-        Ok(removed)
+    pub async fn sweep_leftovers(&self) -> Result<u64, RepositoryError> {
+        if document::sweep_is_due(self.id(), SWEEP_AFTER) { Ok(self.store().sweep(SWEEP_AFTER).await?) } else { Ok(0) }
     }
 
+    /// Stores a lock. This process counts as its holder before it can be listed.
+    async fn store_lock(&self, mode: LockMode) -> Result<Stored, RepositoryError> {
+        let json = serde_json::to_vec(&LockFile::new(mode, self.lock_owner())).map_err(|error| RepositoryError::Damaged {
+            object: Kind::Lock.folder().to_owned(),
+            damage: Damage::Syntax(error.to_string()),
+        })?;
+        let sealed = file::encode(&self.sealer(), &json)?;
+        let stored = Stored::new(Registered::new(Id::of(&sealed)));
+        self.put_object(Kind::Lock, stored.id(), Bytes::from(sealed)).await?;
+        Ok(stored)
+    }
+
+    /// Looks for locks other than `own` that exclude one of this mode. On the way shared ones are removed whose holders are gone.
     async fn refuse_if_excluded(&self, mode: LockMode, own: Option<Id>) -> Result<(), RepositoryError> {
-        for listed in self.store().list(Kind::Lock).await? {
-            if Some(listed.id) == own {
+        let listed = self.store().list(Kind::Lock).await?;
+        let ids: BTreeSet<Id> =
+            listed.iter().filter(|listed| listed.bytes > 0 && Some(listed.id) != own).map(|listed| listed.id).collect();
+        let mut locks = document::remembered(self.id(), &ids);
+        let unread: Vec<Id> = ids.iter().filter(|id| !locks.contains_key(id)).copied().collect();
+        // Futures that own all they use: see `Repository::snapshots`.
+        let loads = futures::stream::iter(unread).map(|id| {
+            let repository = self.clone();
+            async move { (id, repository.load_lock(id).await) }
+        });
+        let mut failure = None;
+        for (id, loaded) in loads.buffer_unordered(PARALLEL_LOADS).collect::<Vec<_>>().await {
+            match loaded {
+                Ok(Some(lock)) => {
+                    document::remember(self.id(), id, &lock);
+                    locks.insert(id, lock);
+                }
+                // Released meanwhile.
+                Ok(None) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        let mut excluding: Option<LockFile> = None;
+        for (id, lock) in locks {
+            if self.is_abandoned(&id, &lock) && self.remove_abandoned(id, &lock).await {
                 continue;
             }
-            let Some(lock) = self.load_lock(listed.id).await?.filter(|lock| lock.excludes(mode)) else { continue };
-            if !lock.is_stale(SystemTime::now(), self.lock_owner(), is_alive) {
-                return Err(RepositoryError::Locked { holder: Box::new(lock.holder()) });
+            // Of several, an exclusive one says most.
+            if lock.excludes(mode) && excluding.as_ref().is_none_or(|found| found.mode() == LockMode::Shared) {
+                excluding = Some(lock);
             }
-            self.remove_stale(listed.id, &lock).await?;
         }
-        Ok(())
+        match (excluding, failure) {
+            (Some(lock), _) => Err(RepositoryError::Locked { holder: Box::new(lock.holder()) }),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(()),
+        }
     }
 
-    async fn remove_stale(&self, id: Id, lock: &LockFile) -> Result<(), RepositoryError> {
-        tracing::info!(lock = %id, holder = %lock.holder(), "removing a stale lock");
-        self.delete_object(Kind::Lock, id).await
+    /// Whether a lock is a shared one that certainly nobody holds.
+    fn is_abandoned(&self, id: &Id, lock: &LockFile) -> bool {
+        let (own, other) = (self.lock_owner(), lock.owner());
+        let gone = || if own.is_same_process(&other) { !document::is_held(id) } else { own.knows_gone(&other, owner::look) };
+        lock.mode() == LockMode::Shared && gone()
+    }
+
+    async fn remove_abandoned(&self, id: Id, lock: &LockFile) -> bool {
+        tracing::info!(lock = %id, holder = %lock.holder(), "removing a shared lock whose process is gone");
+        match self.delete_object(Kind::Lock, id).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(lock = %id, %error, "a lock whose process is gone could not be removed");
+                false
+            }
+        }
     }
 
     /// `None` when it was released meanwhile.
     async fn load_lock(&self, id: Id) -> Result<Option<LockFile>, RepositoryError> {
+        let unreadable = |damage| RepositoryError::UnreadableLock { object: Key::File(Kind::Lock, id).path(), damage };
         match self.load_document(Kind::Lock, id).await {
-            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| {
-                RepositoryError::damaged(Key::File(Kind::Lock, id), super::error::Damage::Syntax(error.to_string()))
-            }),
+            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| unreadable(Damage::Syntax(error.to_string()))),
             Err(RepositoryError::Store(StoreError::NotFound { .. })) => Ok(None),
+            Err(RepositoryError::Damaged { damage, .. }) => Err(unreadable(damage)),
             Err(error) => Err(error),
         }
     }
 }
 
-async fn refresh(repository: Repository, mode: LockMode, held: Arc<Mutex<Held>>) {
+async fn refresh(repository: Repository, mode: LockMode, held: Arc<Held>) {
     let mut ticks = tokio::time::interval(REFRESH_TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let mut held = held.lock().await;
-        if held.age() < REFRESH_EVERY {
+        let (id, age) = {
+            let stored = held.stored();
+            (stored.id(), stored.age())
+        };
+        if age < REFRESH_EVERY {
             continue;
         }
-        if held.age() > LOST_AFTER {
+        if age > LOST_AFTER {
             // A fresh document would hide that others were free to remove what we rely on.
-            tracing::error!(lock = %held.id, "lock lost: it could not be refreshed in time");
+            tracing::error!(lock = %id, "lock lost: it could not be refreshed in time");
             return;
         }
         match renew(&repository, mode, &held).await {
-            Ok(renewed) => *held = renewed,
+            Ok(()) => {}
             Err(error @ RepositoryError::LockLost(_)) => {
-                tracing::error!(%error, lock = %held.id, "lock lost");
+                tracing::error!(%error, lock = %id, "lock lost");
                 return;
             }
-            Err(error) => {
-                tracing::warn!(%error, lock = %held.id, age_seconds = held.age().as_secs(), "lock not refreshed; trying again")
-            }
+            Err(error) => tracing::warn!(%error, lock = %id, age_seconds = age.as_secs(), "lock not refreshed; trying again"),
         }
     }
 }
 
-async fn renew(repository: &Repository, mode: LockMode, held: &Held) -> Result<Held, RepositoryError> {
+async fn renew(repository: &Repository, mode: LockMode, held: &Held) -> Result<(), RepositoryError> {
+    let _turn = held.turn.lock().await;
+    let id = held.stored().id();
     // One that was removed must not come back: whoever removed it no longer minds us.
-    if repository.store().size(Key::File(Kind::Lock, held.id)).await?.is_none() {
+    if repository.store().size(Key::File(Kind::Lock, id)).await?.is_none() {
         return Err(RepositoryError::LockLost("someone removed it"));
     }
-    let renewed = Held::new(repository.save_document(Kind::Lock, &LockFile::new(mode, repository.lock_owner())).await?);
-    if let Err(error) = repository.delete_object(Kind::Lock, held.id).await {
-        tracing::warn!(%error, lock = %held.id, "previous lock not removed; it becomes stale in 30 minutes");
+    let renewed = repository.store_lock(mode).await?;
+    // Registered until its document is removed, or is known to stay.
+    let before = std::mem::replace(&mut *held.stored(), renewed);
+    if let Err(error) = repository.delete_object(Kind::Lock, before.id()).await {
+        tracing::warn!(%error, lock = %before.id(), "previous lock not removed; the next transfer of this node removes it");
     }
-    Ok(renewed)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@
 //!
 //! * before an index: packs that nobody names. Harmless; a prune removes them, a repeated export stores those blobs again;
 //! * between index and snapshot: blobs that no snapshot needs. A repeated export finds and reuses them;
-//! * anywhere: a lock that becomes stale, and with a directory a temporary file that is swept a day later.
+//! * anywhere: a lock that the next transfer of the same node removes, and with a directory a temporary file, which an export
+//!   sweeps when it is a day old.
 //!
 //! Readers go the other way: snapshots, then indexes, then packs.
 //!

@@ -12,6 +12,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -48,6 +49,8 @@ struct Inner {
     sealer: Sealer,
     id: Id,
     owner: LockOwner,
+    /// How long a lock in the way is waited for.
+    retry_lock: Duration,
     scratch: Scratch,
     cache: Option<RepositoryCache>,
 }
@@ -96,7 +99,15 @@ impl Repository {
             Err(error) => return Err(error),
         }
         tracing::info!(repository = %config.id, "repository initialised");
-        Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner, scratch: Scratch::of_process(), cache: None })))
+        Ok(Self(Arc::new(Inner {
+            store,
+            sealer,
+            id: config.id,
+            owner,
+            retry_lock: Duration::ZERO,
+            scratch: Scratch::of_process(),
+            cache: None,
+        })))
     }
 
     /// Opens the repository in `store`.
@@ -114,7 +125,15 @@ impl Repository {
                 Ok(config) => {
                     let owner = LockOwner::of_this_process();
                     let scratch = Scratch::of_process();
-                    return Ok(Self(Arc::new(Inner { store, sealer, id: config.id, owner, scratch, cache: None })));
+                    return Ok(Self(Arc::new(Inner {
+                        store,
+                        sealer,
+                        id: config.id,
+                        owner,
+                        retry_lock: Duration::ZERO,
+                        scratch,
+                        cache: None,
+                    })));
                 }
                 Err(error @ RepositoryError::UnsupportedVersion { .. }) => return Err(error),
                 // A key that an interrupted initialisation left; another one may fit.
@@ -124,10 +143,14 @@ impl Repository {
         Err(refused.unwrap_or(RepositoryError::WrongPassword))
     }
 
-    /// The same repository, whose locks name `owner`. To be used where several machines share a host name or a process id says
-    /// nothing, as in containers.
+    /// The same repository, whose locks name `owner`.
     pub fn with_lock_owner(self, owner: LockOwner) -> Self {
         Self(Arc::new(Inner { owner, ..(*self.0).clone() }))
+    }
+
+    /// The same repository, which waits that long for locks of others instead of failing at once.
+    pub fn with_retry_lock(self, limit: Duration) -> Self {
+        Self(Arc::new(Inner { retry_lock: limit, ..(*self.0).clone() }))
     }
 
     /// The same repository, whose long lists and tables lie in `scratch` rather than in the process's own.
@@ -174,6 +197,11 @@ impl Repository {
     /// Whose name our locks bear.
     pub fn lock_owner(&self) -> &LockOwner {
         &self.0.owner
+    }
+
+    /// How long a lock in the way is waited for.
+    pub(super) fn retry_lock(&self) -> Duration {
+        self.0.retry_lock
     }
 
     /// Stores a pack, durably. Its blobs may be referred to once an index names it.
@@ -262,7 +290,7 @@ async fn store_new_key(
             &master,
             &password,
             cost,
-            Author { username: &owner.username, hostname: &owner.hostname, created: &created },
+            Author { username: &owner.username, hostname: owner.name(), created: &created },
         )
     })
     .await??;

@@ -107,13 +107,13 @@ impl Snapshot {
 
 impl Repository {
     /// Stores a snapshot: the commit of an export. Everything it refers to must be stored and indexed. The lock is checked
-    /// just before.
+    /// just before, and must hold until the snapshot is stored.
     ///
     /// # Errors
-    /// [`RepositoryError::LockLost`] when the lock did not hold; then nothing was written.
+    /// [`RepositoryError::LockLost`] when the lock did not hold: then nothing was written, or it was too late, and whoever saves the
+    /// snapshot must not rely on it.
     pub async fn save_snapshot(&self, snapshot: &Snapshot, lock: &LockGuard) -> Result<Id, RepositoryError> {
-        lock.check().await?;
-        let id = self.save_document(Kind::Snapshot, snapshot).await?;
+        let id = lock.during(self.save_document(Kind::Snapshot, snapshot)).await?;
         tracing::info!(snapshot = %id, paths = ?snapshot.paths, "snapshot stored");
         Ok(id)
     }

@@ -47,7 +47,7 @@ impl Image {
         locking: Locking,
     ) -> Result<Self, RepositoryError> {
         let lock = match locking {
-            Locking::Shared => Some(repository.announce_lock(LockMode::Shared).await?),
+            Locking::Shared => Some(repository.announce_lock(LockMode::Shared, &|_| {}).await?),
             Locking::None => None,
         };
         match find(repository, snapshot, which).await {
@@ -115,7 +115,7 @@ async fn release(lock: Option<LockGuard>) {
     if let Some(lock) = lock
         && let Err(error) = lock.release().await
     {
-        // It becomes stale; what was read is right all the same.
+        // The next transfer removes it; what was read is right all the same.
         tracing::warn!(%error, "the repository's lock could not be removed");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Counters are read one by one, so a snapshot of them may be off by what happened meanwhile; each alone only grows.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ struct Counters {
     read_bytes: AtomicU64,
     new_bytes: AtomicU64,
     stored_bytes: AtomicU64,
+    /// What keeps it from going on.
+    waiting: Mutex<Option<String>>,
 }
 
 /// Counters of one transfer. Clones are the same counters.
@@ -74,6 +76,15 @@ impl Progress {
             new_bytes: load(&self.0.new_bytes),
             stored_bytes: load(&self.0.stored_bytes),
         }
+    }
+
+    /// Whom or what it waits for, for people; `None` while it works.
+    pub fn waiting(&self) -> Option<String> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn waits_for(&self, reason: Option<String>) {
+        *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     pub(super) fn enter(&self, phase: Phase) {

@@ -26,6 +26,7 @@ pub(super) fn repository(error: &RepositoryError) -> Status {
         | RepositoryError::Store(StoreError::Configuration(_)) => Code::InvalidArgument,
         RepositoryError::AlreadyInitialized
         | RepositoryError::UnsupportedVersion { .. }
+        | RepositoryError::UnreadableLock { .. }
         | RepositoryError::Store(StoreError::AlreadyExists { .. }) => Code::FailedPrecondition,
         RepositoryError::Damaged { .. }
         | RepositoryError::MissingBlob { .. }

@@ -22,7 +22,7 @@
 //! and at the end); one pack for blobs of zeros and the metadata; the tree's pack; the last index file; check of the lock; the
 //! snapshot. Only the snapshot makes anything visible and it is the last thing stored. A crash before it leaves packs and index
 //! files that nothing refers to: the next export finds the indexed blobs and does not store them again, and a prune removes the
-//! rest. A crash after it leaves a lock, which is stale after 30 minutes.
+//! rest. A crash after it leaves a lock, which the next transfer of this node removes.
 //!
 //! **Errors and cancellation.** The first error, or the token, stops every stage: workers look between two reads and while they
 //! wait, requests to the store are dropped. The call returns when all of its threads and tasks have ended, which takes as long as
@@ -200,11 +200,15 @@ pub async fn export(
     let Scope { allocated, since } = scope;
     let (bounds, volume_bytes, chunk_size) = (options.budget.export(options.chunk_size)?, source.size(), options.chunk_size);
     let prepared = tokio::task::spawn_blocking(move || prepare::prepare(since, volume_bytes, chunk_size, &bounds));
-    let lock = until_cancelled(cancel, repository.lock(LockMode::Shared)).await??;
+    let waiting = |reason: &RepositoryError| progress.waits_for(Some(reason.to_string()));
+    let lock = until_cancelled(cancel, repository.lock_or_wait(LockMode::Shared, &waiting)).await;
+    progress.waits_for(None);
+    let lock = lock??;
     let result = locked(source, allocated, prepared, bounds, repository, options, progress, cancel, &lock, begun).await;
     // An export that is stored does not fail for its lock.
     lock.let_go(cancel).await;
     let mut report = result?;
+    sweep(repository, cancel).await;
     report.elapsed = started.elapsed();
     progress.enter(Phase::Done);
     tracing::info!(
@@ -218,6 +222,15 @@ pub async fn export(
         "exported"
     );
     Ok(report)
+}
+
+/// Removes what earlier processes left. An export that is stored does not fail for it.
+async fn sweep(repository: &Repository, cancel: &CancellationToken) {
+    match cancel.run_until_cancelled(repository.sweep_leftovers()).await {
+        Some(Ok(0)) | None => {}
+        Some(Ok(files)) => tracing::info!(files, "old leftovers of cut-off puts removed"),
+        Some(Err(error)) => tracing::warn!(%error, "leftovers of cut-off puts could not be looked for"),
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "the arguments of an export and what it holds meanwhile")]
