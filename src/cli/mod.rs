@@ -79,7 +79,7 @@ enum Command {
     Export(export::ExportArgs),
     /// Make a volume or a file of what a repository holds
     Restore(restore::RestoreArgs),
-    /// Make, list and check repositories
+    /// Make, list, check and thin out repositories
     #[command(subcommand)]
     Repository(repository::RepositoryCommand),
     /// Show the whole chain on this machine: provision, snapshot, export, destroy, restore, compare
@@ -203,7 +203,7 @@ async fn dispatch(command: Command, format: Format, interrupt: &CancellationToke
         Command::Pool(command) => unless(interrupt, pool::run(command, format)).await,
         Command::Volume(command) => unless(interrupt, volume::run(command, format)).await,
         Command::Snapshot(command) => unless(interrupt, snapshot::run(command, format)).await,
-        Command::Repository(command) => unless(interrupt, repository::run(command, format)).await,
+        Command::Repository(command) => repository::run(command, format, interrupt).await,
     }
 }
 
@@ -289,6 +289,9 @@ mod tests {
             "windlass repository init --repository /srv/r --password-file /srv/p",
             "windlass repository snapshots --repository s3:host/bucket",
             "windlass repository check --read-data --repository /srv/r",
+            "windlass repository forget abcd ef01 --repository /srv/r --dry-run",
+            "windlass repository forget -r /srv/r -l 3 -H 24 -d 7 -w 5 -m 12 -y unlimited --keep-within 2d --keep-tag a,b --tag c --group-by=",
+            "windlass repository forget -r /srv/r --keep-within-hourly 1d --keep-within-daily 7d --host h --path /v --group-by host,tags -n",
             "windlass demo --filesystem btrfs --fs-type xfs --bytes 64MiB --keep --source /usr/share --source /usr/lib",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).err().map(|error| error.to_string()).unwrap_or_default());
@@ -315,6 +318,10 @@ mod tests {
             "windlass pool grow --image /srv/pool.img",
             "windlass pool repair",
             "windlass pool close",
+            "windlass repository forget abcd --keep-last 1 --repository /srv/r",
+            "windlass repository forget abcd --host h --repository /srv/r",
+            "windlass repository forget --keep-last -1 --repository /srv/r",
+            "windlass repository forget --keep-within 3 --repository /srv/r",
             "windlass export s --repository relative/path",
         ] {
             assert!(parse(line).is_err_and(|error| error.exit_code() == 2), "{line}");

@@ -1,14 +1,17 @@
-//! `windlass repository`: make, list and check repositories, in this process. One file for each verb.
+//! `windlass repository`: make, list, check and thin out repositories, in this process. One file for each verb.
 
 mod check;
+mod forget;
 mod init;
 mod snapshots;
 
 use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
 
 use super::exit::CliError;
 use super::output::Format;
 use super::repository_access::RepositoryArgs;
+use super::unless;
 
 pub use check::checked;
 
@@ -21,6 +24,8 @@ pub enum RepositoryCommand {
     Snapshots(OpenArgs),
     /// Check that everything in a repository is whole
     Check(check::CheckArgs),
+    /// Forget snapshots, by name or by what a policy does not keep; `prune` frees their space
+    Forget(Box<forget::ForgetArgs>),
 }
 
 /// Arguments of verbs without any of their own.
@@ -30,14 +35,15 @@ pub struct OpenArgs {
     repository: RepositoryArgs,
 }
 
-/// Runs one verb.
+/// Runs one verb. Those that change a repository end in their own order once `interrupt` is cancelled.
 ///
 /// # Errors
 /// [`CliError`] with the exit code that the repository's failure means.
-pub async fn run(command: RepositoryCommand, format: Format) -> Result<(), CliError> {
+pub async fn run(command: RepositoryCommand, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     match command {
-        RepositoryCommand::Init(args) => init::run(&args, format).await,
-        RepositoryCommand::Snapshots(args) => snapshots::run(&args, format).await,
-        RepositoryCommand::Check(args) => check::run(&args, format).await,
+        RepositoryCommand::Init(args) => unless(interrupt, init::run(&args, format)).await,
+        RepositoryCommand::Snapshots(args) => unless(interrupt, snapshots::run(&args, format)).await,
+        RepositoryCommand::Check(args) => unless(interrupt, check::run(&args, format)).await,
+        RepositoryCommand::Forget(args) => forget::run(&args, format, interrupt).await,
     }
 }

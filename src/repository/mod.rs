@@ -47,6 +47,7 @@ pub mod crypto;
 pub mod environment;
 pub mod error;
 mod file;
+pub mod forget;
 pub mod id;
 pub mod index;
 pub mod key_file;

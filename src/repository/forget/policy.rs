@@ -1,0 +1,280 @@
+//! What a policy keeps of a group of snapshots, and why.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::str::FromStr;
+
+use super::group::TagList;
+use super::time::LocalTime;
+use crate::repository::snapshot::StoredSnapshot;
+use crate::types::Timestamp;
+
+/// Parts of a calendar, of each of which one snapshot is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Period {
+    /// An hour of a day.
+    Hour,
+    /// A day.
+    Day,
+    /// A week by ISO 8601, from Monday on.
+    Week,
+    /// A month.
+    Month,
+    /// A year.
+    Year,
+}
+
+impl Period {
+    /// All of them, the shortest first.
+    pub const ALL: [Self; 5] = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
+
+    const fn adjective(self) -> &'static str {
+        match self {
+            Self::Hour => "hourly",
+            Self::Day => "daily",
+            Self::Week => "weekly",
+            Self::Month => "monthly",
+            Self::Year => "yearly",
+        }
+    }
+}
+
+/// How many snapshots are kept by a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// So many; none means that there is no such rule.
+    Of(u32),
+    /// Whatever there is.
+    Unlimited,
+}
+
+impl Default for Count {
+    fn default() -> Self {
+        Self::Of(0)
+    }
+}
+
+/// Text that is no [`Count`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no count: give a number, or `unlimited`")]
+pub struct NotACount(String);
+
+impl FromStr for Count {
+    type Err = NotACount;
+
+    fn from_str(text: &str) -> Result<Self, NotACount> {
+        match text {
+            "unlimited" => Ok(Self::Unlimited),
+            text => text.parse().map(Self::Of).map_err(|_| NotACount(text.to_owned())),
+        }
+    }
+}
+
+impl Count {
+    const fn is_spent(self) -> bool {
+        matches!(self, Self::Of(0))
+    }
+
+    fn spend(&mut self) {
+        if let Self::Of(number) = self {
+            *number = number.saturating_sub(1);
+        }
+    }
+}
+
+/// A stretch of time by the calendar, as restic writes it: `1y5m7d2h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Span {
+    /// Years.
+    pub years: u32,
+    /// Months.
+    pub months: u32,
+    /// Days.
+    pub days: u32,
+    /// Hours.
+    pub hours: u32,
+}
+
+/// Text that is no [`Span`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no duration: give numbers with y, m, d and h, such as 1y5m7d2h")]
+pub struct NotASpan(String);
+
+impl FromStr for Span {
+    type Err = NotASpan;
+
+    fn from_str(text: &str) -> Result<Self, NotASpan> {
+        let malformed = || NotASpan(text.to_owned());
+        let mut span = Self::default();
+        let mut rest = text.trim();
+        while !rest.is_empty() {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, unit) = rest.split_at(digits);
+            let number = number.parse().map_err(|_| malformed())?;
+            let mut unit = unit.chars();
+            match unit.next() {
+                Some('y') => span.years = number,
+                Some('m') => span.months = number,
+                Some('d') => span.days = number,
+                Some('h') => span.hours = number,
+                _ => return Err(malformed()),
+            }
+            rest = unit.as_str();
+        }
+        Ok(span)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [(self.years, 'y'), (self.months, 'm'), (self.days, 'd'), (self.hours, 'h')];
+        parts.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
+    }
+}
+
+impl Span {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What is kept. A snapshot stays if any rule says so.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// The newest so many.
+    pub last: Count,
+    /// The newest of each of so many hours, days, ... in which there are snapshots; in the order of [`Period::ALL`].
+    pub newest_of: [Count; 5],
+    /// Everything this close to the newest.
+    pub within: Span,
+    /// The newest of each hour, day, ... this close to the newest; in the order of [`Period::ALL`].
+    pub newest_of_within: [Span; 5],
+    /// Everything that has all tags of one of these lists.
+    pub tags: Vec<TagList>,
+}
+
+/// A snapshot that stays, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// The snapshot.
+    pub stored: StoredSnapshot,
+    /// The rules that keep it, in restic's words.
+    pub reasons: Vec<String>,
+}
+
+/// What becomes of a group; both lists have the newest first.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Verdict {
+    /// What stays.
+    pub keep: Vec<Kept>,
+    /// What goes.
+    pub remove: Vec<StoredSnapshot>,
+}
+
+/// One of the rules that keep the newest of each period: how far it has come.
+struct Newest {
+    period: Period,
+    last: Option<(i32, u32)>,
+}
+
+impl Newest {
+    /// Whether this snapshot is the first seen of its period, or the oldest of all, which is kept as well so that the history
+    /// reaches back as far as the rule can.
+    fn takes(&mut self, time: &LocalTime, is_oldest: bool) -> Option<&'static str> {
+        let period = Some(time.within(self.period));
+        let is_first = self.last != period;
+        self.last = period;
+        match (is_first, is_oldest) {
+            (true, _) => Some(""),
+            (false, true) => Some("oldest "),
+            (false, false) => None,
+        }
+    }
+}
+
+impl Policy {
+    /// True when it keeps nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Decides about one group, as of `now`: what lies in the future does not count as the newest.
+    pub fn apply(&self, group: Vec<StoredSnapshot>, now: Timestamp) -> Verdict {
+        let now = LocalTime::of(now);
+        let mut verdict = Verdict::default();
+        let mut dated = Vec::new();
+        for stored in group {
+            match LocalTime::parse(&stored.snapshot.time) {
+                Some(time) => dated.push((time, stored)),
+                None => verdict.keep.push(Kept { stored, reasons: vec!["its time cannot be read".to_owned()] }),
+            }
+        }
+        // Of equal times the order must be the same each time.
+        dated.sort_by_key(|(time, stored)| (Reverse(*time), stored.id));
+        let newest = dated.iter().map(|(time, _)| *time).find(|time| *time < now);
+        let is_within = |time: &LocalTime, span: &Span| {
+            // Where there is no newest, or the calendar does not reach back so far, nothing is too old.
+            !span.is_empty() && newest.and_then(|newest| newest.back(span)).is_none_or(|limit| *time > limit)
+        };
+        let mut rules = Period::ALL.map(|period| Newest { period, last: None });
+        let mut rules_within = Period::ALL.map(|period| Newest { period, last: None });
+        let (mut last, mut counts) = (self.last, self.newest_of);
+        let oldest = dated.len().saturating_sub(1);
+        for (number, (time, stored)) in dated.into_iter().enumerate() {
+            let is_oldest = number == oldest;
+            let mut reasons = Vec::new();
+            for tags in self.tags.iter().filter(|tags| tags.are_on(&stored.snapshot)) {
+                reasons.push(format!("has tags {tags}"));
+            }
+            if is_within(&time, &self.within) {
+                reasons.push(format!("within {}", self.within));
+            }
+            if !last.is_spent() {
+                last.spend();
+                reasons.push("last snapshot".to_owned());
+            }
+            for (rule, count) in rules.iter_mut().zip(&mut counts).filter(|(_, count)| !count.is_spent()) {
+                if let Some(which) = rule.takes(&time, is_oldest) {
+                    count.spend();
+                    reasons.push(format!("{which}{} snapshot", rule.period.adjective()));
+                }
+            }
+            for (rule, span) in rules_within.iter_mut().zip(&self.newest_of_within).filter(|(_, span)| is_within(&time, span)) {
+                if let Some(which) = rule.takes(&time, is_oldest) {
+                    reasons.push(format!("{which}{} within {span}", rule.period.adjective()));
+                }
+            }
+            if reasons.is_empty() {
+                verdict.remove.push(stored);
+            } else {
+                verdict.keep.push(Kept { stored, reasons });
+            }
+        }
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_restic_s() {
+        let span = |years, months, days, hours| Span { years, months, days, hours };
+        assert_eq!("1y5m7d2h".parse(), Ok(span(1, 5, 7, 2)));
+        assert_eq!(" 2h3h ".parse(), Ok(span(0, 0, 0, 3)));
+        assert_eq!("".parse(), Ok(Span::default()));
+        assert_eq!(span(1, 0, 7, 0).to_string(), "1y7d");
+        for text in ["1", "h", "1w", "-1d", "99999999999d", "1d 2h"] {
+            assert_eq!(text.parse::<Span>(), Err(NotASpan(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn counts_are_restic_s() {
+        assert_eq!(("3".parse(), "unlimited".parse()), (Ok(Count::Of(3)), Ok(Count::Unlimited)));
+        for text in ["", "-1", "all", "5000000000"] {
+            assert_eq!(text.parse::<Count>(), Err(NotACount(text.to_owned())));
+        }
+    }
+}
