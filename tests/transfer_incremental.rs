@@ -434,6 +434,15 @@ async fn restic_checks_and_dumps_every_link_of_a_chain_that_the_service_made() {
     }
     restic(&bench.path(), &["check", "--read-data"]);
 
+    // With other tags a snapshot has another name, and is still what it was.
+    let before = chain.last().unwrap().1.repository_snapshot.clone();
+    restic(&bench.path(), &["tag", "--add", "kept", &before]);
+    let snapshot = bench.cut("after-tag");
+    let result = bench.export(snapshot, 0).await;
+    assert_eq!((result.mode.as_str(), result.full_reason.as_str(), result.data_bytes), ("incremental", "", 0));
+    assert_ne!(result.parent, before);
+    chain.push((snapshot, result));
+
     // What was removed from the repository, or from the pool, cannot be built upon.
     let (last, result) = chain.last().unwrap();
     restic(&bench.path(), &["forget", &result.repository_snapshot]);

@@ -12,7 +12,7 @@ use super::exit::{CliError, Exit};
 use super::output::{Format, print_json, print_text};
 use super::repository_access::{RepositoryAccess, RepositoryArgs};
 use super::size::ByteSize;
-use super::transfer::follow;
+use super::transfer::{Transfer, follow};
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
@@ -141,6 +141,6 @@ pub async fn export(
         verification: ExportVerification::from(tuning.verify).into(),
     };
     let started = node.transfers().start_export(request).await.answer("the export cannot be started")?;
-    let ended = follow(node, &started.transfer_id, "export", format, interrupt).await?;
+    let ended = follow(node, &started.transfer_id, Transfer::Export, format, interrupt).await?;
     ended.export_result.ok_or_else(|| CliError::new(Exit::Failed, "the node's answer holds no result of the export"))
 }

@@ -18,7 +18,7 @@ use super::output::{Format, print_json, print_text};
 use super::repository_access::{RepositoryAccess, RepositoryArgs};
 use super::restore_file;
 use super::size::ByteSize;
-use super::transfer::follow;
+use super::transfer::{Transfer, follow};
 use super::volume::{ModeArgs, Presentation};
 use crate::types::LogicalBlockSize;
 
@@ -151,6 +151,6 @@ pub async fn restore(
         logical_block_bytes: target.logical_block_size.map_or(0, LogicalBlockSize::bytes),
     };
     let started = node.transfers().start_restore(request).await.answer("the restore cannot be started")?;
-    let ended = follow(node, &started.transfer_id, "restore", format, interrupt).await?;
+    let ended = follow(node, &started.transfer_id, Transfer::Restore, format, interrupt).await?;
     ended.restore_result.ok_or_else(|| CliError::new(Exit::Failed, "the node's answer holds no result of the restore"))
 }

@@ -9,6 +9,35 @@ use super::exit::{CliError, Exit};
 use super::output::Format;
 use super::progress::{Progress, Step, Unit};
 
+/// What is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transfer {
+    /// A snapshot goes into a repository.
+    Export,
+    /// A volume comes out of one.
+    Restore,
+}
+
+impl Transfer {
+    /// What it is called.
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Export => "export",
+            Self::Restore => "restore",
+        }
+    }
+
+    /// What is left of one that was cancelled.
+    const fn left_behind(self) -> &'static str {
+        match self {
+            Self::Export => {
+                "what the repository has of it already is not sent again when the command is repeated, except where its store did not answer any more"
+            }
+            Self::Restore => "nothing of the volume is left; repeated, the command begins anew",
+        }
+    }
+}
+
 /// Follows a transfer to its end, and shows how far it is. When `interrupt` fires, the transfer is cancelled and its end
 /// still awaited, so that nothing runs on behind a command that has returned.
 ///
@@ -18,10 +47,11 @@ use super::progress::{Progress, Step, Unit};
 pub async fn follow(
     node: &Node,
     transfer_id: &str,
-    title: &str,
+    transfer: Transfer,
     format: Format,
     interrupt: &CancellationToken,
 ) -> Result<windlass::TransferProgress, CliError> {
+    let title = transfer.title();
     let what = format!("{title} cannot be followed");
     let request = windlass::WatchTransferRequest { transfer_id: transfer_id.to_owned() };
     let mut stream = node.transfers().watch_transfer(request).await.answer(&what)?;
@@ -55,8 +85,7 @@ pub async fn follow(
                     .advise("a restore may ask for --logical-block-size 512, or for a --file"));
             }
             TransferState::Canceled => {
-                return Err(CliError::interrupted(format!("{title} was cancelled"))
-                    .advise("what had been written already is used again when the command is repeated"));
+                return Err(CliError::interrupted(format!("{title} was cancelled")).advise(transfer.left_behind()));
             }
             TransferState::Unspecified | TransferState::Pending | TransferState::Running => {}
         }

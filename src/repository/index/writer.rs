@@ -32,17 +32,32 @@ impl IndexWriter {
     }
 
     /// Adds a stored pack; writes an index file when enough blobs (25 000) or time (5 minutes) have come together, which is what
-    /// makes an interrupted export cheap to repeat.
+    /// makes an export that is killed cheap to repeat.
     ///
     /// # Errors
     /// When that index file cannot be stored; the packs are kept for the next attempt.
     pub async fn add(&mut self, record: PackRecord) -> Result<(), RepositoryError> {
+        self.keep(record);
+        self.flush_if_due().await
+    }
+
+    /// Adds a stored pack and writes nothing yet.
+    pub fn keep(&mut self, record: PackRecord) {
         self.blobs += record.blobs.len();
         self.pending.packs.push(record);
-        if self.blobs >= BLOBS_PER_FILE || self.since.elapsed() >= FLUSH_EVERY {
-            self.flush().await?;
-        }
-        Ok(())
+    }
+
+    /// Writes an index file when it is time, as [`IndexWriter::add`] does.
+    ///
+    /// # Errors
+    /// When it cannot be stored; the packs are kept for the next attempt.
+    pub async fn flush_if_due(&mut self) -> Result<(), RepositoryError> {
+        if self.blobs >= BLOBS_PER_FILE || self.since.elapsed() >= FLUSH_EVERY { self.flush().await } else { Ok(()) }
+    }
+
+    /// True when every pack that was added is named by an index file that is stored.
+    pub fn is_empty(&self) -> bool {
+        self.pending.packs.is_empty()
     }
 
     /// Writes what is left. To be called before the snapshot is saved.
@@ -53,7 +68,11 @@ impl IndexWriter {
         self.flush().await
     }
 
-    async fn flush(&mut self) -> Result<(), RepositoryError> {
+    /// Writes what there is now. Who drops the call, or to whom it failed, may call again: the packs are kept.
+    ///
+    /// # Errors
+    /// When the index file cannot be stored.
+    pub async fn flush(&mut self) -> Result<(), RepositoryError> {
         if !self.pending.packs.is_empty() {
             let id = self.repository.save_document(Kind::Index, &self.pending).await?;
             tracing::debug!(index = %id, packs = self.pending.packs.len(), blobs = self.blobs, "index stored");

@@ -25,8 +25,11 @@
 //! rest. A crash after it leaves a lock, which the next transfer of this node removes.
 //!
 //! **Errors and cancellation.** The first error, or the token, stops every stage: workers look between two reads and while they
-//! wait, requests to the store are dropped. The call returns when all of its threads and tasks have ended, which takes as long as
-//! one read of the source and one chunk's compression. Dropping the call stops the stages too, but nobody waits for them. From
+//! wait, requests to the store are dropped. What was stored until then is named by a last index file, so that the next export sends
+//! only the rest; a store that does not take it within 5 seconds, or a lock that no longer holds, leaves those packs unnamed, and at
+//! worst what was stored in the last 5 minutes is sent again. The call returns when all of its threads and tasks have ended, which
+//! takes as long as one read of the source, one chunk's compression and that index file. Dropping the call, or a crash, stops the
+//! stages too, but nobody waits for them and no index file is written. From
 //! the moment the snapshot itself is being stored there is no way back and the token is no longer looked at. If storing it fails,
 //! it is unknown whether it exists; if it does, it is whole.
 //!
@@ -293,37 +296,47 @@ async fn locked(
         result
     };
     let uploads = async {
-        let result = uploader.run(packs, lock, &stop).await;
+        let (uploaded, result) = uploader.run(packs, lock, &stop).await;
         if result.is_err() {
             stop.cancel();
         }
-        result
+        (uploaded, result)
     };
-    let mut uploaded = match tokio::join!(workers, uploads) {
-        (Ok(()), Ok(uploaded)) => uploaded,
-        (Err(worker), Err(upload)) => return Err(worker.or(upload)),
-        (Err(error), Ok(_)) | (Ok(()), Err(error)) => return Err(error),
-    };
-    let tally = work.finish()?;
-    progress.all_done();
+    let (worked, (mut uploaded, stored)) = tokio::join!(workers, uploads);
+    let committed = async {
+        match (worked, stored) {
+            (Ok(()), Ok(())) => {}
+            (Err(worker), Err(upload)) => return Err(worker.or(upload)),
+            (Err(error), Ok(())) | (Ok(()), Err(error)) => return Err(error),
+        }
+        let tally = work.finish()?;
+        progress.all_done();
 
-    progress.enter(Phase::Committing);
-    let commit = commit::Commit { repository, index: &index, options, volume_bytes, begun, parent: mode.parent() };
-    let snapshot = until_cancelled(cancel, commit.prepare(tally.content, &tally.counts, &mut uploaded, progress)).await??;
-    if cancel.is_cancelled() {
-        return Err(ExportError::Cancelled);
-    }
-    let id = repository.save_snapshot(&snapshot, lock).await?;
+        progress.enter(Phase::Committing);
+        let commit = commit::Commit { repository, index: &index, options, volume_bytes, begun, parent: mode.parent() };
+        let snapshot = until_cancelled(cancel, commit.prepare(tally.content, &tally.counts, &mut uploaded, progress)).await??;
+        if cancel.is_cancelled() {
+            return Err(ExportError::Cancelled);
+        }
+        Ok((repository.save_snapshot(&snapshot, lock).await?, tally.counts))
+    };
+    let (id, counts) = match committed.await {
+        Ok(committed) => committed,
+        Err(error) => {
+            uploaded.leave(lock).await;
+            return Err(error);
+        }
+    };
     let counters = progress.snapshot();
     Ok(ExportReport {
         snapshot: id,
         mode,
         size_bytes: volume_bytes,
         read_bytes: counters.read_bytes,
-        zero_bytes: tally.counts.zero_bytes,
-        chunks: tally.counts.chunks,
-        new_chunks: tally.counts.new_chunks,
-        new_bytes: tally.counts.new_read_bytes,
+        zero_bytes: counts.zero_bytes,
+        chunks: counts.chunks,
+        new_chunks: counts.new_chunks,
+        new_bytes: counts.new_read_bytes,
         stored_bytes: uploaded.stored_bytes(),
         verification: options.verification,
         elapsed: Duration::ZERO,

@@ -6,7 +6,7 @@ use super::scope::{ExportMode, FullReason, Parent};
 use super::touched::Touched;
 use super::{ExportError, ExportOptions};
 use crate::repository::tree::{IdList, Node, NodeKind};
-use crate::repository::{BlobKind, Id, Index, Repository, RepositoryError, Snapshot, StoreError};
+use crate::repository::{BlobKind, Id, Index, Repository, RepositoryError, Snapshot, StoreError, StoredSnapshot};
 use crate::scratch::{Scratch, ScratchError};
 use crate::transfer::chunk_size::ChunkSize;
 use crate::transfer::content::ContentBuilder;
@@ -54,7 +54,7 @@ pub(super) struct Inheritance {
     pub(super) extents: RangeStream,
 }
 
-/// Finds the parent's snapshot.
+/// Finds the parent's snapshot. One that was given other tags by restic has another name since, and says which was its first.
 ///
 /// # Errors
 /// When the store fails.
@@ -68,8 +68,24 @@ pub(super) async fn find(
     };
     match repository.snapshot(&parent.snapshot).await {
         Ok(snapshot) => Ok(Ok(Found { parent, snapshot })),
-        Err(RepositoryError::NoSuchSnapshot(_)) => Ok(Err(FullReason::SnapshotGone(parent.snapshot))),
+        Err(RepositoryError::NoSuchSnapshot(_)) => renamed(repository, parent).await,
         Err(error) => unusable(parent.snapshot, error).map(Err),
+    }
+}
+
+/// Looks through the snapshots for the newest that is the parent under another name. What it holds is compared like any parent's.
+async fn renamed(repository: &Repository, parent: Claimed) -> Result<Result<Found, FullReason>, ExportError> {
+    let original = Some(parent.snapshot);
+    let stored = match repository.snapshots().await {
+        Ok(stored) => stored,
+        Err(error) => return unusable(parent.snapshot, error).map(Err),
+    };
+    match stored.into_iter().rev().find(|stored| stored.snapshot.original == original) {
+        Some(StoredSnapshot { id, snapshot }) => {
+            tracing::info!(snapshot = %parent.snapshot, renamed = %id, "the last export has another name");
+            Ok(Ok(Found { parent: Claimed { snapshot: id, ..parent }, snapshot }))
+        }
+        None => Ok(Err(FullReason::SnapshotGone(parent.snapshot))),
     }
 }
 
