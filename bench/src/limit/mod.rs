@@ -135,15 +135,29 @@ pub struct Report {
     pub fixed_cpu_seconds: f64,
 }
 
+/// When a work waits for the repository's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockWait {
+    /// Before the first byte, since what is found to be stored must not go away.
+    Before,
+    /// While it works, since nothing comes of it before the lock is known to hold.
+    Meanwhile,
+}
+
 impl Report {
     /// Seconds of one thread for all bytes through these stages.
     pub fn thread_seconds(&self, stages: impl IntoIterator<Item = Stage>) -> f64 {
         stages.into_iter().filter_map(|stage| self.stages.get(&stage)).map(|passage| passage.seconds).sum()
     }
 
-    /// Seconds that pass whatever the bytes.
-    pub fn fixed_seconds(&self) -> f64 {
-        self.open_seconds + self.lock_seconds
+    /// Seconds from the start of a work to its end whose bytes take `bytes_seconds`. The lock counts only where nothing can be done
+    /// meanwhile.
+    pub fn wall_seconds(&self, bytes_seconds: f64, waiting: LockWait) -> f64 {
+        self.open_seconds
+            + match waiting {
+                LockWait::Before => self.lock_seconds + bytes_seconds,
+                LockWait::Meanwhile => self.lock_seconds.max(bytes_seconds),
+            }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::limit::{Report, Stage};
+use crate::limit::{LockWait, Report, Stage};
 use crate::measure::Usage;
 
 /// Names of the cases.
@@ -180,10 +180,14 @@ impl Results {
     fn limit_row(&self, case: &str, report: &Report, stages: Vec<Stage>, processors: u32) -> Row {
         let threads = report.thread_seconds(stages);
         let bytes = threads / f64::from(processors);
-        let command = format!("the stages' seconds of one thread over {processors} processors, and opening and locking");
+        let (waiting, fixed) = match case {
+            case::RESTORE => (LockWait::Meanwhile, "opening; locking, if that took longer"),
+            _ => (LockWait::Before, "opening and locking"),
+        };
+        let command = format!("the stages' seconds of one thread over {processors} processors, and {fixed}");
         let data = self.samples.iter().find(|(row, _)| row.case == case).map(|(row, _)| row.data.clone());
         Row {
-            wall_seconds: bytes + report.fixed_seconds(),
+            wall_seconds: report.wall_seconds(bytes, waiting),
             cpu_seconds: threads + report.fixed_cpu_seconds,
             stored_bytes: report.packed_bytes,
             wall_seconds_of_bytes: Some(bytes),
@@ -279,7 +283,7 @@ mod tests {
         let wall = |case| results.row(case, LIMIT).unwrap().wall_seconds;
         assert!((wall(case::FULL) - 4.3).abs() < 1e-9);
         assert!((wall(case::UNVERIFIED) - 3.3).abs() < 1e-9);
-        assert!((wall(case::RESTORE) - 3.8).abs() < 1e-9);
+        assert!((wall(case::RESTORE) - 3.6).abs() < 1e-9, "a restore works while its lock settles");
         assert_eq!(results.row(case::FULL, LIMIT).unwrap().wall_seconds_of_bytes, Some(4.0));
     }
 

@@ -229,7 +229,7 @@ impl Bench {
             "{case:30} {:13} {:7.2} s of one thread, {:.2} s whatever the bytes",
             "limit",
             report.thread_seconds(limit::Stage::EXPORT),
-            report.fixed_seconds()
+            report.open_seconds + report.lock_seconds
         );
         self.results.limit(case, report);
         self.remove(&scratch)?;
