@@ -17,9 +17,8 @@ use common::program::{run_ok, windlass};
 use common::{GIB, MIB, wait_for};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
+use windlass::transfer::Budget;
 
-/// What an export may take when the command line says nothing.
-const MEMORY: u64 = 256 * MIB;
 /// What may be left of it a moment after the last.
 const KEPT: u64 = 96 * MIB;
 const VOLUME: u64 = 512 * MIB;
@@ -28,6 +27,8 @@ const EXPORTS: u64 = 12;
 
 #[test]
 fn exports_one_after_another_take_no_more_than_one_and_give_it_back() {
+    // What an export may take when the command line says nothing.
+    let memory = Budget::for_this_machine().memory_bytes;
     let exports = std::env::var("WINDLASS_EXPORTS").map_or(EXPORTS, |text| text.parse().unwrap());
     let bench = Bench::with_pool(PoolFileSystem::Xfs, 4 * GIB);
     let node = bench.start();
@@ -58,7 +59,7 @@ fn exports_one_after_another_take_no_more_than_one_and_give_it_back() {
         }
         let (now, most) = node.resident_bytes();
         println!("after export {number}: {} MiB, at most {} MiB", now / MIB, most / MIB);
-        assert!(most <= MEMORY, "{most} bytes were taken by export {number}");
+        assert!(most <= memory, "{most} bytes were taken by export {number}");
     }
     wait_for("what was taken to be given back", Duration::from_secs(30), || (node.resident_bytes().0 <= KEPT).then_some(()));
     drop(device);

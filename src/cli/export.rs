@@ -42,7 +42,7 @@ pub struct ExportTuning {
     /// Number of threads
     #[arg(long, value_name = "NUMBER")]
     workers: Option<u32>,
-    /// Memory it may take
+    /// Memory it may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// Whether everything packed is decoded again and compared before it is stored: finds faulty memory before it damages a backup

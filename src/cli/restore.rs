@@ -63,7 +63,7 @@ pub struct RestoreTuning {
     /// Number of threads
     #[arg(long, value_name = "NUMBER")]
     pub workers: Option<u32>,
-    /// Memory it may take
+    /// Memory it may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
 }

@@ -101,7 +101,7 @@ async fn to_file(
 
     let mut budget = Budget::for_this_machine();
     if let Some(workers) = tuning.workers.and_then(|workers| std::num::NonZeroUsize::new(workers as usize)) {
-        budget.workers = workers;
+        budget = Budget::for_workers(workers);
     }
     if let Some(memory) = tuning.memory {
         budget.memory_bytes = memory.bytes();

@@ -18,8 +18,10 @@
 //! After the workers of an export have ended, blobs of zeros (up to 32 MiB) are made: held in plain and once more while one is
 //! verified. They are the least that a pipeline must be able to hold.
 //!
-//! What is traded for what, in this order: full lanes of the hash kernel (half of them empty is half of its speed), packs in
-//! flight to hide a store's latency, large packs (8 MiB instead of 16 are twice as many requests).
+//! What is traded for what, in this order: large packs (8 MiB instead of 16 are twice as many requests), full lanes of the hash kernel
+//! (half of them empty is half of its speed), workers, packs in flight to hide a store's latency. So a machine of many processors
+//! whose memory does not suffice for a worker on each gets fewer, and up to half of the pipeline is for packs in flight: with one pack in
+//! flight, all of them would wait for one request.
 
 use std::num::NonZeroUsize;
 
@@ -81,8 +83,14 @@ pub struct RestoreBounds {
 }
 
 impl Budget {
-    /// Memory of a transfer unless its owner says otherwise.
+    /// Memory of a transfer unless its owner says otherwise, on a machine of up to [`Budget::DEFAULT_WORKERS`] processors.
     pub const DEFAULT_MEMORY_BYTES: u64 = 256 * MIB;
+    /// Processors that the least default is for.
+    const DEFAULT_WORKERS: u64 = 4;
+    /// What each processor beyond those adds: a worker with full lanes on chunks of 256 KiB (18 MiB), and a pack and a half in flight.
+    const WORKER_MEMORY_BYTES: u64 = 32 * MIB;
+    /// Where the default ends, at 28 processors: such a machine fills its network with fewer workers than that.
+    const LARGEST_DEFAULT_BYTES: u64 = 1024 * MIB;
 
     /// The part of the memory that is not the pipeline's; see the module's header.
     pub const OUTSIDE_BYTES: u64 = 64 * MIB;
@@ -104,11 +112,20 @@ impl Budget {
     /// Packs in flight, the best first, even if they are smaller for it: a store that is far away is the narrowest place, and packs
     /// are collected to be hashed. With the last, only the largest chunks are exported in the least memory.
     const IN_FLIGHT: [u64; 3] = [4, 2, 1];
+    /// Workers that are kept, if there is memory for so many at all, rather than more than one pack in flight: one computes while the
+    /// other reads or waits.
+    const KEPT_WORKERS: u64 = 2;
 
     /// The default memory, and a worker for each processor that this process may use.
     pub fn for_this_machine() -> Self {
-        let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { memory_bytes: Self::DEFAULT_MEMORY_BYTES, workers }
+        Self::for_workers(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+    }
+
+    /// The default memory for so many workers.
+    pub fn for_workers(workers: NonZeroUsize) -> Self {
+        let more = (workers.get() as u64).saturating_sub(Self::DEFAULT_WORKERS).saturating_mul(Self::WORKER_MEMORY_BYTES);
+        let memory_bytes = Self::DEFAULT_MEMORY_BYTES.saturating_add(more).min(Self::LARGEST_DEFAULT_BYTES);
+        Self { memory_bytes, workers }
     }
 
     /// Bytes of a pack and chunks of a batch, the best first.
@@ -153,15 +170,24 @@ impl Budget {
         let ([.., smallest], [.., least]) = (shapes, Self::IN_FLIGHT);
         let pipeline = self.pipeline(worker(smallest) + flight(smallest, least))?;
         let wanted = self.workers.get() as u64;
-        let first_with = |packs| {
-            // Several large packs at once would take all of the memory before they fill the lanes.
-            let small_enough = |&(pack, _): &(u64, u64)| pack_lanes <= 2 || pack <= Self::GROUPED_PACK_BYTES.max(chunk + MIB);
-            let fits = |&shape: &(u64, u64)| wanted * worker(shape) <= pipeline.saturating_sub(flight(shape, packs));
-            shapes.into_iter().filter(small_enough).find(fits)
+        // Several large packs at once would take all of the memory before they fill the lanes.
+        let small_enough = |&(pack, _): &(u64, u64)| pack_lanes <= 2 || pack <= Self::GROUPED_PACK_BYTES.max(chunk + MIB);
+        let room = |shape, packs| pipeline.saturating_sub(flight(shape, packs)) / worker(shape);
+        let with = |kept: u64, packs| {
+            let of_all = shapes.into_iter().filter(small_enough).find(|&shape| room(shape, packs) >= wanted);
+            // With fewer workers there are more requests in flight, not larger batches: chunks of one each let most workers run.
+            let of_fewer = || shapes.into_iter().filter(|&(_, batch)| batch == 1).find(|&shape| room(shape, packs) >= kept);
+            of_all.map(|shape| (shape, wanted)).or_else(|| {
+                let shape = of_fewer()?;
+                // Half of the pipeline, unless that is more than may be stored at the same time.
+                let most = (pipeline / 2).min(flight(shape, Self::REQUESTS));
+                Some((shape, ((pipeline - most) / worker(shape)).clamp(kept, room(shape, packs))))
+            })
         };
-        let shape = Self::IN_FLIGHT.into_iter().find_map(first_with).unwrap_or(smallest);
-        let (pack, batch) = shape;
-        let workers = wanted.min((pipeline - flight(shape, least)) / worker(shape));
+        let tries = [wanted.min(Self::KEPT_WORKERS), 1].into_iter().flat_map(|kept| Self::IN_FLIGHT.map(|packs| (kept, packs)));
+        // The last of them fits: the pipeline was asked for as much.
+        let ((pack, batch), workers) = tries.into_iter().find_map(|(kept, packs)| with(kept, packs)).unwrap_or((smallest, 1));
+        let shape = (pack, batch);
         let in_flight_bytes = (pipeline - workers * worker(shape)) / Self::ALLOCATOR;
         let in_flight = in_flight_bytes / pack;
         Ok(ExportBounds {
@@ -270,6 +296,39 @@ mod tests {
         }
         let bounds = budget.restore_in_lanes(1 << 20, 16).unwrap();
         assert_eq!((bounds.workers, bounds.batch_bytes), (2, 16 << 20));
+    }
+
+    #[test]
+    fn any_number_of_processors_has_several_packs_in_flight_and_keeps_to_the_default_memory() {
+        for workers in 1..=256 {
+            let budget = Budget::for_workers(NonZeroUsize::new(workers).unwrap());
+            for exponent in 0..6 {
+                let chunk_size = ChunkSize::new(ChunkSize::MIN.bytes() << exponent).unwrap();
+                for (lanes, pack_lanes) in [(1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (16, 2)] {
+                    let bounds = budget.export_in_lanes(chunk_size, lanes, pack_lanes).unwrap();
+                    let shown = format!("{workers} processors, {chunk_size}, {lanes} lanes: {bounds:?}");
+                    assert!(bounds.uploads >= 4, "{shown}");
+                    let worker = (2 * bounds.batch_chunks as u64 + 2) * chunk_size.bytes() + bounds.pack_bytes as u64 + (1 << 20);
+                    let sum = bounds.workers as u64 * worker + 2 * bounds.in_flight_bytes + Budget::OUTSIDE_BYTES;
+                    assert!(sum <= budget.memory_bytes && budget.memory_bytes <= 1 << 30, "{shown}");
+                    // Twice the processors never have much fewer workers.
+                    let fewer = Budget::for_workers(NonZeroUsize::new(workers.div_ceil(2)).unwrap());
+                    let before = fewer.export_in_lanes(chunk_size, lanes, pack_lanes).unwrap();
+                    assert!(2 * bounds.workers > before.workers, "{shown}, and {before:?} for half of them");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_workers_than_the_memory_is_for_leave_half_of_the_pipeline_to_packs_in_flight() {
+        let bounds = |workers| {
+            let budget = Budget { memory_bytes: 256 << 20, workers: NonZeroUsize::new(workers).unwrap() };
+            budget.export_in_lanes(ChunkSize::MIN, 16, 16).unwrap()
+        };
+        let (eight, many) = (bounds(8), bounds(64));
+        assert_eq!((many.workers, many.pack_bytes, many.uploads), (9, 8 << 20, 6));
+        assert!(many.in_flight_bytes >= eight.in_flight_bytes);
     }
 
     #[test]

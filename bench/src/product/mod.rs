@@ -48,8 +48,8 @@ pub struct BudgetArguments {
 
 impl BudgetArguments {
     pub(crate) fn budget(self) -> Budget {
-        let default = Budget::for_this_machine();
-        Budget { memory_bytes: self.memory.unwrap_or(default.memory_bytes), workers: self.workers.unwrap_or(default.workers) }
+        let default = self.workers.map_or_else(Budget::for_this_machine, Budget::for_workers);
+        Budget { memory_bytes: self.memory.unwrap_or(default.memory_bytes), ..default }
     }
 }
 

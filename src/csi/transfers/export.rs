@@ -68,7 +68,7 @@ pub(super) fn budget(workers: u32, memory_bytes: u64) -> Result<Budget, Status> 
         return Err(Status::invalid_argument(format!("workers: must be at most {MAX_WORKERS}")));
     }
     if let Some(workers) = usize::try_from(workers).ok().and_then(NonZeroUsize::new) {
-        budget.workers = workers;
+        budget = Budget::for_workers(workers);
     }
     if memory_bytes > 0 {
         budget.memory_bytes = memory_bytes;

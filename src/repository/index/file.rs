@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::entry::{BLOB_ROW_BYTES, Entry};
 use super::{Claims, Index};
@@ -15,8 +16,10 @@ use crate::repository::open::Repository;
 use crate::repository::store::{Key, Kind};
 use crate::scratch::{Scratch, ScratchError, Sorter};
 
-/// Index files fetched and parsed at once. Each takes up to 20 MB while it is parsed: sealed, as text, and as records.
-const PARALLEL_LOADS: usize = 3;
+/// Index files fetched and parsed at once: as many small ones as hide the latency of a store that is far away.
+const PARALLEL_LOADS: usize = 32;
+/// Listed bytes of these at most: three full ones. Each byte becomes up to eight while it is parsed: sealed, as text, and as records.
+const LOADING_BYTES: u32 = 6 << 20;
 
 /// An index file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,11 +85,17 @@ impl Repository {
             tokio::task::spawn_blocking(move || cache.retain_indexes(&current)).await?;
         }
         let builder = Arc::new(Mutex::new(IndexBuilder::new(self.scratch())));
+        let room = Arc::new(Semaphore::new(LOADING_BYTES as usize));
         futures::stream::iter(files)
             .map(|file| {
-                let (repository, builder) = (self.clone(), Arc::clone(&builder));
+                let (repository, builder, room) = (self.clone(), Arc::clone(&builder), Arc::clone(&room));
                 // Owns all it uses: a future that borrows from the stream is not known to be `Send`.
-                async move { repository.load_index_file(file.id, builder).await }
+                async move {
+                    // One that is larger than all of the room gets all of it. Nobody closes the semaphore.
+                    let bytes = u32::try_from(file.bytes).unwrap_or(u32::MAX).min(LOADING_BYTES);
+                    let _share = room.acquire_many_owned(bytes).await;
+                    repository.load_index_file(file.id, builder).await
+                }
             })
             .buffer_unordered(PARALLEL_LOADS)
             .try_collect::<()>()

@@ -8,8 +8,9 @@ use crate::repository::error::RepositoryError;
 use crate::repository::open::Repository;
 use crate::repository::store::Kind;
 
-/// Blobs of an index file; restic writes up to 50 000. As text they take 5 MB, sealed half of that.
-const BLOBS_PER_FILE: usize = 25_000;
+/// Blobs of an index file, as many as restic's: its prune takes files of fewer for unfinished and writes them anew, all others stay,
+/// and with them what readers made of them. As text they take 10 MB, sealed 2 MB.
+pub(in crate::repository) const BLOBS_PER_FILE: usize = 50_000;
 /// How old a pack may become before an index names it: what an interrupted export loses.
 const FLUSH_EVERY: Duration = Duration::from_secs(5 * 60);
 
@@ -31,7 +32,7 @@ impl IndexWriter {
         Self { repository, pending: IndexFile::default(), blobs: 0, since: Instant::now() }
     }
 
-    /// Adds a stored pack; writes an index file when enough blobs (25 000) or time (5 minutes) have come together, which is what
+    /// Adds a stored pack; writes an index file when enough blobs (50 000) or time (5 minutes) have come together, which is what
     /// makes an export that is killed cheap to repeat.
     ///
     /// # Errors
