@@ -3,7 +3,8 @@
 //!
 //! After each cut the file system is mounted, which recovers it, and the pool is opened, which recovers that. Then every
 //! operation that had been answered is there with its bytes; the one that was under way is there or is not; nothing is
-//! quarantined, damaged or left over; and the file systems' own checks find nothing. The logs are those of `thin_power_cut`. Of all these
+//! quarantined, damaged or left over; and the file systems' own checks find nothing. On Btrfs half of the volumes have checksums, and its
+//! check reads what has them. The logs are those of `thin_power_cut`. Of all these
 //! cuts a run takes its share.
 // vm: replays=thin_power_cut
 
@@ -98,7 +99,7 @@ fn survives_power_cuts(scene: Scene) {
     let options = ReplayOptions { disk: scene.disk(), marks: scene.marks(), torn_of: 4, seed: scene.seed() };
     let mut replay = Replay::new(&log, work.directory(), options).unwrap();
 
-    let mut operations = Workload::new(scene.seed()).take(scene.operations()).peekable();
+    let mut operations = Workload::new(scene.seed(), scene.checksums()).take(scene.operations()).peekable();
     let (mut promised, mut marked) = (State::default(), 0);
     let share = Share::of_this_run();
     let (mut flushes, mut torn, mut taken, mut slowest) = (0, 0, 0, Duration::ZERO);

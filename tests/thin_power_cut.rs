@@ -30,7 +30,7 @@ fn runs_on_a_logged_disk(scene: Scene) {
     let marker = Marker::open(&device, scene.marks()).unwrap();
     let opened = scene.open(directory.path());
     marker.mark(0).unwrap();
-    for (number, operation) in (1..).zip(Workload::new(scene.seed()).take(scene.operations())) {
+    for (number, operation) in (1..).zip(Workload::new(scene.seed(), scene.checksums()).take(scene.operations())) {
         perform(&opened.pool, &operation).unwrap_or_else(|error| panic!("operation {number}, {operation:?}: {error}"));
         marker.mark(number).unwrap();
     }

@@ -12,6 +12,8 @@ use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::reflink::{create_pool, open_pool};
 use windlass::types::FsType;
 
+use super::workload::Checksums;
+
 const MIB: u64 = 1 << 20;
 
 /// A pool on a disk.
@@ -75,6 +77,14 @@ impl Scene {
             Self::Xfs => 185,
             Self::Btrfs => 115,
             Self::Image => 95,
+        }
+    }
+
+    /// Which volumes its workload makes with checksums.
+    pub fn checksums(self) -> Checksums {
+        match self {
+            Self::Btrfs => Checksums::Half,
+            Self::Xfs | Self::Image => Checksums::Never,
         }
     }
 
@@ -165,7 +175,8 @@ impl Scene {
     pub fn check(self, file: &Path) {
         match self {
             Self::Xfs => check("xfs_repair", &["-n", "-f"], file),
-            Self::Btrfs => check("btrfs", &["check", "--readonly"], file),
+            // It reads all data that has checksums, and compares.
+            Self::Btrfs => check("btrfs", &["check", "--readonly", "--check-data-csum"], file),
             Self::Image => check("e2fsck", &["-f", "-n"], file),
         }
     }

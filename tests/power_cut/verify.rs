@@ -35,6 +35,7 @@ impl Listing {
 
 /// Compares a recovered pool with what was promised: it is as `promised` says or, as a whole, as it is after `under_way`, the
 /// operation that was begun then. Of a write that is under way each block is as it was or as it was to be.
+/// Every block can be read.
 ///
 /// Nothing is quarantined, damaged or half made.
 ///

@@ -31,6 +31,15 @@ pub enum Device {
     Detached,
 }
 
+/// Which volumes a workload makes with checksums of their data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksums {
+    /// None: the pool keeps none.
+    Never,
+    /// Every second of the empty ones. Copies are as their sources.
+    Half,
+}
+
 /// One operation. Objects go by their names, for ids are the pool's choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -42,6 +51,8 @@ pub enum Operation {
         blocks: u64,
         /// How many anchors its snapshots may leave.
         anchors: AnchorLimit,
+        /// Whether its data has checksums.
+        checksum: DataChecksum,
     },
     /// Makes a volume with the content of a snapshot or volume.
     Copy {
@@ -156,12 +167,15 @@ pub struct Workload {
     state: State,
     random: StdRng,
     number: u64,
+    checksums: Checksums,
+    /// Empty volumes that were made.
+    made: u64,
 }
 
 impl Workload {
     /// The sequence of this seed, for an empty pool.
-    pub fn new(seed: u64) -> Self {
-        Self { state: State::default(), random: StdRng::seed_from_u64(seed), number: 0 }
+    pub fn new(seed: u64, checksums: Checksums) -> Self {
+        Self { state: State::default(), random: StdRng::seed_from_u64(seed), number: 0, checksums, made: 0 }
     }
 
     fn volume(&mut self) -> Option<String> {
@@ -180,6 +194,10 @@ impl Workload {
                 volume: name("volume", self.number),
                 blocks: self.random.random_range(64..256),
                 anchors: if self.random.random_range(0..2) == 0 { AnchorLimit::NONE } else { AnchorLimit::default() },
+                checksum: match self.checksums {
+                    Checksums::Half if self.made.is_multiple_of(2) => DataChecksum::On,
+                    Checksums::Half | Checksums::Never => DataChecksum::Off,
+                },
             }),
             10..50 => {
                 let volume = self.volume()?;
@@ -232,6 +250,7 @@ impl Iterator for Workload {
             if let Some(operation) = self.propose() {
                 self.state.apply(&operation);
                 self.number += 1;
+                self.made += u64::from(matches!(operation, Operation::Create { .. }));
                 return Some(operation);
             }
         }
@@ -257,7 +276,7 @@ pub fn volume_of(pool: &OwnedPool, text: &str) -> Result<windlass::pool::record:
     Ok(pool.volume_by_name(&name(text))?.unwrap_or_else(|| panic!("no volume {text}")))
 }
 
-/// A request for a volume.
+/// A request for a volume, without checksums.
 pub fn new_volume(text: &str, capacity: CapacityRange, limit: AnchorLimit, source: Option<Object>) -> NewVolume {
     NewVolume {
         name: name(text),
@@ -283,21 +302,23 @@ pub fn new_volume(text: &str, capacity: CapacityRange, limit: AnchorLimit, sourc
 /// When an object is missing or a device cannot be written to.
 pub fn perform(pool: &OwnedPool, operation: &Operation) -> Result<(), PoolError> {
     match operation {
-        Operation::Create { volume, blocks, anchors } => {
-            pool.create_volume(&new_volume(volume, CapacityRange::exactly(size(*blocks)), *anchors, None))?;
+        Operation::Create { volume, blocks, anchors, checksum } => {
+            let request = new_volume(volume, CapacityRange::exactly(size(*blocks)), *anchors, None);
+            pool.create_volume(&NewVolume { checksum: *checksum, ..request })?;
         }
         Operation::Copy { volume, source } => {
-            let (object, bytes) = match source {
+            let (object, bytes, checksum) = match source {
                 Source::Volume(text) => {
                     let volume = volume_of(pool, text)?;
-                    (Object::Volume(volume.id), volume.size)
+                    (Object::Volume(volume.id), volume.size, volume.checksum)
                 }
                 Source::Snapshot(text) => {
                     let snapshot = pool.snapshot_by_name(&name(text))?.unwrap();
-                    (Object::Snapshot(snapshot.id), snapshot.size)
+                    (Object::Snapshot(snapshot.id), snapshot.size, snapshot.checksum)
                 }
             };
-            pool.create_volume(&new_volume(volume, CapacityRange::exactly(bytes), AnchorLimit::default(), Some(object)))?;
+            let request = new_volume(volume, CapacityRange::exactly(bytes), AnchorLimit::default(), Some(object));
+            pool.create_volume(&NewVolume { checksum, ..request })?;
         }
         Operation::Snapshot { cuts } => {
             let requests = cuts.iter().map(|(snapshot, volume)| {
