@@ -17,8 +17,9 @@
 //!   force and no device is taken away: volumes in use keep what they have. What is beneath the pool (an image whose file system shut
 //!   down must be unmounted and mounted again) is the business of the [`PoolSource`], at the next attempt.
 //! * **Trying again.** After a second, then after twice as long each time, at most after a minute: a disk that comes back is noticed
-//!   within a minute, and one that never does costs an attempt a minute. What opens joins without a restart of the process, and
-//!   is recovered like at any start; a restart at any point finds the same.
+//!   within a minute, and one that never does costs an attempt a minute. At once when somebody asks for it ([`PoolSet::suspect`]): a volume
+//!   was taken down that may have been all that held what has to be made anew beneath the pool. What opens joins without a restart of the
+//!   process, and is recovered like at any start; a restart at any point finds the same.
 //! * **One pool, one place.** A second place with the id of an open member is refused: one of the two is a copy of the disk, and which
 //!   of them is right is not for this program to say. At the start the earlier place wins, since places are opened in their order;
 //!   later the one that serves.
@@ -354,7 +355,7 @@ impl PoolSet {
         Err(failed.map_or(Absent::Elsewhere { id }, Absent::Failed))
     }
 
-    /// Looks at a pool now: somebody found it failing.
+    /// Looks at a pool now: somebody found it failing. One that failed is tried again: what was in its way may be gone.
     pub fn suspect(&self, id: PoolId) {
         let mut state = self.shared.state();
         for entry in state.entries.iter_mut().filter(|entry| entry.id == Some(id)) {

@@ -122,7 +122,12 @@ impl<'a> Teardown<'a> {
             Some(Err(error)) => tracing::warn!(%object, %error, "its pool cannot remove the device; it goes without it"),
             Some(Ok(())) | None => {}
         }
-        step!("detach", self.layer.devices.detach(self.volume)).map_err(unfinished)
+        step!("detach", self.layer.devices.detach(self.volume)).map_err(unfinished)?;
+        if now.pool.is_none() {
+            // It may have been all that kept a pool that failed from being opened anew.
+            self.layer.pools.suspect(self.volume.pool);
+        }
+        Ok(())
     }
 
     /// Forgets the record of a path.

@@ -63,7 +63,8 @@ impl OwnedPool {
         Ok(states)
     }
 
-    /// Whether the pool can be used: its disk and its catalogue answer. A pool that takes no changes, or is full, can.
+    /// Whether the pool can be used: its disk and its catalogue answer. A pool that takes no changes, or is full, can; one that the kernel
+    /// gave up cannot.
     ///
     /// # Errors
     /// [`PoolError::Io`], [`PoolError::Catalogue`]: what is asked of it will fail, until it is opened anew.

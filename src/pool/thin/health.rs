@@ -5,10 +5,12 @@
 //! first. It goes by times, not by who still has a block, so that the deletion of the snapshot does not help; nor does anything
 //! else: the time of a volume's last cut is in the metadata, no message takes it back, and a snapshot or copy inherits it.
 
+use std::io;
+
 use crate::dm::units::DataBlockSize;
 use crate::dm::{DataBlocks, MetadataBlocks};
 use crate::dm::{PoolMode, ThinPoolStatus};
-use crate::pool::{Changes, MetadataUsage, PoolHealth, PoolUsage};
+use crate::pool::{Changes, MetadataUsage, PoolError, PoolHealth, PoolUsage};
 
 /// Judges a status. `place` is the pool's device, for the advice.
 pub(super) fn judge(status: &ThinPoolStatus, place: &str) -> PoolHealth {
@@ -17,6 +19,20 @@ pub(super) fn judge(status: &ThinPoolStatus, place: &str) -> PoolHealth {
         ThinPoolStatus::Failed | ThinPoolStatus::Unreadable => None,
     };
     PoolHealth { problem: problem(status, place), changes: changes(status), transaction_id }
+}
+
+/// As [`judge`], of a pool that answers at all.
+///
+/// # Errors
+/// [`PoolError::Io`] for one that the kernel has given up: nothing of it works until it is closed and opened anew.
+pub(super) fn serving(status: &ThinPoolStatus, place: &str) -> Result<PoolHealth, PoolError> {
+    let health = judge(status, place);
+    match (status, &health.problem) {
+        (ThinPoolStatus::Running(_), _) | (_, None) => Ok(health),
+        (ThinPoolStatus::Failed | ThinPoolStatus::Unreadable, Some(problem)) => {
+            Err(PoolError::io(format!("use the pool at {place}"), io::Error::other(problem.clone())))
+        }
+    }
 }
 
 /// Whether the pool takes messages that change it. One that is only out of space does, or nothing could be deleted.
@@ -55,7 +71,8 @@ fn problem(status: &ThinPoolStatus, place: &str) -> Option<String> {
     let repair = || format!("stop the node and run `windlass pool repair --device {place}`");
     match status {
         ThinPoolStatus::Failed => Some(format!(
-            "the pool has failed and takes no more I/O: its metadata could not be read or written; when the disk is well again, {}",
+            "the pool has failed and takes no more I/O: its metadata could not be read or written; when the disk is well again and what \
+             was mounted of it is unmounted, it is opened anew; if that is refused, {}",
             repair()
         )),
         ThinPoolStatus::Unreadable => Some(format!("the kernel cannot tell the pool's status; {}", repair())),
@@ -113,6 +130,8 @@ mod tests {
         ] {
             let health = judge(&status(line), "/dev/sdx");
             assert_eq!(health.changes, changes, "{line}");
+            let is_given_up = matches!(line, "Fail" | "Error");
+            assert_eq!(serving(&status(line), "/dev/sdx").is_err(), is_given_up, "{line}");
             match (words, &health.problem) {
                 (None, None) => {}
                 (Some(words), Some(problem)) => assert!(problem.contains(words), "{problem}"),

@@ -5,6 +5,8 @@
 //! 1. the labels, read ([`PoolDevices`]); a pool whose making was interrupted is refused;
 //! 2. the catalogue's device, made or found, and opened *exclusively*: that is the lock. It is the kernel's, on the block device, so
 //!    neither mount namespaces nor copies of device nodes get around it, and it ends with the process, however that ends;
+//!    A pool that the kernel gave up when its disk failed is removed here and made anew below, for it never works again. While
+//!    anything of it is in use that cannot be, and opening fails;
 //! 3. the labels once more, now that nobody else writes them, and the catalogue: its id must be the labels', and its epoch ([`epoch`]);
 //! 4. the labels, renewed where a copy is damaged; grown with their devices;
 //! 5. the superblock of the metadata. **The kernel formats what has none**, so a pool whose metadata do not say what the label says
@@ -41,7 +43,7 @@ use super::monitor::{Monitor, Watched};
 use super::names::{Names, Part};
 use super::pool::{ThinPool, first_free_id};
 use super::stack::{Active, Places, Stack};
-use super::take_down::take_down_given_up;
+use super::take_down::{Records, take_down_given_up, take_down_idle};
 use super::thin_devices::ThinDevices;
 use super::usage::UsageTable;
 use crate::block::device;
@@ -61,8 +63,8 @@ use crate::types::{ByteRange, LogicalBlockSize, PoolId};
 ///
 /// # Errors
 /// [`PoolError::Owned`] when another process has it; [`PoolError::Format`] when there is none, it is of a newer format, damaged,
-/// half made, or partly put back to an earlier state; [`PoolError::Unsupported`] without device-mapper; [`PoolError::Io`],
-/// [`PoolError::Catalogue`]. Nothing was changed then.
+/// half made, or partly put back to an earlier state; [`PoolError::InUse`] when it failed in the kernel and something of it is in
+/// use; [`PoolError::Unsupported`] without device-mapper; [`PoolError::Io`], [`PoolError::Catalogue`]. Nothing was changed then.
 pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, PoolError> {
     let dm = device_mapper()?;
     let devices = PoolDevices::open(path)?;
@@ -75,7 +77,14 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let names = Names::new(devices.pool());
     let nodes = Arc::new(nodes()?);
     let stack = Arc::new(Stack::new(Arc::clone(&dm), Arc::clone(&nodes), names));
-    let lock = lock(&stack, &devices, path)?;
+    let mut lock = self::lock(&stack, &devices, path)?;
+    if stack.is_given_up()? {
+        take_down_idle(&stack, &lock, Records::Count)?;
+        tracing::warn!(pool = %devices.pool(), "the pool had failed in the kernel; it is made anew");
+        // Its device goes with this descriptor.
+        drop(lock);
+        lock = self::lock(&stack, &devices, path)?;
+    }
     let mut devices = PoolDevices::open(path)?;
     let catalogue = open_catalogue(lock, path)?;
     check_id(&catalogue, &devices)?;

@@ -451,7 +451,7 @@ impl Pool for ThinPool {
     }
 
     fn health(&self) -> Result<PoolHealth, PoolError> {
-        Ok(health::judge(&self.status()?, &self.place))
+        health::serving(&self.status()?, &self.place)
     }
 }
 

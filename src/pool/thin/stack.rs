@@ -148,6 +148,19 @@ impl Stack {
         noticed.map(drop).map_err(|error| failed("resume", &name, error))
     }
 
+    /// Whether the kernel has the pool and has given it up: it could not read or write its metadata. Whatever becomes of the disk,
+    /// and whatever table it is given, it fails all I/O until it is removed.
+    pub(super) fn is_given_up(&self) -> Result<bool, PoolError> {
+        let name = self.names.name(Part::Pool)?;
+        let info = self.dm.info(&name).map_err(|error| failed("look for", &name, error))?;
+        if info.is_none_or(|info| !info.live_table) {
+            return Ok(false);
+        }
+        let status =
+            self.dm.thin_pool_status_uncommitted(&name).map_err(|error| failed("ask for the status of", &name, error))?;
+        Ok(status.running().is_none())
+    }
+
     /// Removes everything that no thin device stands on any more; whether that was all.
     pub(super) fn take_down(&self) -> Result<TakenDown, PoolError> {
         let listed = self.dm.list().map_err(|error| PoolError::io("list the devices", io::Error::other(error)))?;
