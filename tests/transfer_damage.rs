@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 use transfer_fixture::*;
 use windlass::repository::check::Depth;
-use windlass::repository::store::fault::{Call, FaultyStore};
+use windlass::repository::store::fault::{Call, Fault, FaultyStore};
 use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind, PutMode};
 use windlass::repository::tree::FileSelector;
@@ -203,6 +203,74 @@ async fn whatever_object_is_damaged_is_named_and_nothing_wrong_comes_of_it() {
     assert!(sum(|outcome| outcome.restores_refused) > 20);
     assert!(sum(|outcome| outcome.checks_that_found) as usize > outcomes.len() / 2);
     assert!(sum(|outcome| outcome.increments_made_full) > 5);
+}
+
+/// All packs that the store holds.
+async fn packs(store: &MemoryStore) -> Vec<Key> {
+    store.list(Kind::Data).await.unwrap().into_iter().map(|listed| Key::File(Kind::Data, listed.id)).collect()
+}
+
+/// Every byte of the image, read at random.
+async fn read(repository: &Repository, id: &Id, bytes: usize) -> Vec<u8> {
+    let image = Image::open(repository, &id.to_string(), &FileSelector::Only, Locking::None).await.unwrap();
+    let (reader, mut read) = (ImageReader::open(image).await.unwrap(), vec![1; bytes]);
+    reader.read_at(0, &mut read).await.unwrap();
+    read
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_is_stored_twice_is_restored_from_the_copy_that_reads() {
+    let (store, repository) = in_memory().await;
+    let change = Change::small();
+    let first = change.export_before(&repository).await;
+    let once = packs(&store).await;
+    // Exports that run at once do not see each other's index files.
+    let mut hidden = Vec::new();
+    for listed in store.list(Kind::Index).await.unwrap() {
+        let key = Key::File(Kind::Index, listed.id);
+        hidden.push((key, store.get(key).await.unwrap()));
+        store.delete(key).await.unwrap();
+    }
+    let second = change.export_before(&repository).await;
+    for (key, bytes) in hidden {
+        store.put(key, bytes, PutMode::Overwrite).await.unwrap();
+    }
+    let twice: Vec<Key> = packs(&store).await.into_iter().filter(|key| !once.contains(key)).collect();
+    assert!(once.len() >= 3 && twice.len() == once.len(), "{} and {}", once.len(), twice.len());
+
+    let size = change.before.bytes.len();
+    for (lost, kept) in [(&once, &twice), (&twice, &once)] {
+        for how in [Damage::Flipped, Damage::Halved, Damage::Missing] {
+            let store = copy_of(&store).await;
+            for key in lost {
+                assert!(damage(&store, *key, how).await);
+            }
+            let repository = reopen(store.clone()).await.unwrap();
+            for id in [&first, &second] {
+                assert!(restored(&repository, id, size, Locking::None).await.unwrap() == change.before.bytes, "{how:?}");
+                assert!(read(&repository, id, size).await == change.before.bytes, "{how:?}");
+            }
+            // With the other copies gone too, the error names a pack.
+            for key in kept {
+                assert!(damage(&store, *key, Damage::Flipped).await);
+            }
+            let error = restored(&repository, &first, size, Locking::None).await.err().unwrap();
+            assert!(once.iter().chain(&twice).any(|key| is_named(&error, *key)), "{error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_bad_once_are_fetched_again() {
+    let chain = Chain::new().await;
+    // Image and metadata lie in several packs, each of which answers with too little the first time.
+    let seen = std::sync::Mutex::new(std::collections::HashSet::new());
+    let script = move |call: &Call| match call {
+        Call::GetRange(key) => seen.lock().unwrap().insert(*key).then_some(Fault::Truncated),
+        _ => None,
+    };
+    let repository = reopen(Arc::new(FaultyStore::new(chain.store.clone(), script))).await.unwrap();
+    assert!(restored(&repository, &chain.second, chain.size(), Locking::None).await.unwrap() == chain.change.after.bytes);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -75,6 +75,14 @@ impl Index {
         Ok(self.find(kind, id)?.map(|(_, location)| location))
     }
 
+    /// Everywhere the blob lies: first where [`Index::get`] says, then its other copies.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn locations(&self, kind: BlobKind, id: &Id) -> Result<Vec<BlobLocation>, ScratchError> {
+        Ok(self.table(kind).find_all(id.as_bytes())?.iter().map(|row| Entry::of_row(row).location).collect())
+    }
+
     /// As [`Index::get`], with the number of the blob among those of its kind, below [`Index::count`].
     pub(super) fn find(&self, kind: BlobKind, id: &Id) -> Result<Option<(u64, BlobLocation)>, ScratchError> {
         let found = self.table(kind).find(id.as_bytes())?;
@@ -136,6 +144,7 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::num::NonZeroU32;
 
     use super::file::{IndexFile, decode};
@@ -198,6 +207,13 @@ mod tests {
                         });
                         prop_assert!(held);
                     }
+                    let all = index.locations(kind, &id(number)).unwrap();
+                    prop_assert_eq!(all.first().copied(), found);
+                    let mut held = BTreeSet::new();
+                    for record in &records {
+                        held.extend(record.blobs.iter().filter(|blob| blob.kind == kind && blob.id == id(number)).map(|blob| (record.id, blob.offset)));
+                    }
+                    prop_assert_eq!(all.iter().map(|location| (location.pack, location.offset)).collect::<BTreeSet<_>>(), held);
                 }
             }
         }

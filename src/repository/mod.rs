@@ -43,6 +43,7 @@ pub mod blob;
 pub mod cache;
 pub mod check;
 pub mod config;
+pub(crate) mod copies;
 pub mod crypto;
 pub mod environment;
 pub mod error;

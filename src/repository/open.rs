@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::blob::{BlobKind, BlobLocation};
 use super::cache::{Cache, RepositoryCache};
 use super::config::Config;
+use super::copies::Copies;
 use super::crypto::{Sealer, Secrets};
 use super::error::{Damage, RepositoryError};
 use super::id::Id;
@@ -227,12 +228,34 @@ impl Repository {
         }
     }
 
-    /// One blob, verified. Trees of large volumes are better read with [`Repository::read_tree`], which never holds their text.
+    /// One blob, verified, from whichever copy of it reads. Trees of large volumes are better read with [`Repository::read_tree`], which never holds their text.
     ///
     /// # Errors
     /// [`RepositoryError::MissingBlob`] and [`RepositoryError::Damaged`].
     pub async fn read_blob(&self, index: &Index, kind: BlobKind, id: &Id) -> Result<Vec<u8>, RepositoryError> {
-        let location = index.get(kind, id)?.ok_or(RepositoryError::MissingBlob { kind, id: *id })?;
+        self.read_any_copy(kind, id, Copies::new(index, kind, id)).await
+    }
+
+    /// The blob, verified, after it did not read where the index says first: from there once more, then from each other copy.
+    ///
+    /// # Errors
+    /// As for [`Repository::read_blob`].
+    pub(crate) async fn read_blob_again(&self, index: &Index, kind: BlobKind, id: &Id) -> Result<Vec<u8>, RepositoryError> {
+        self.read_any_copy(kind, id, Copies::again(index, kind, id)).await
+    }
+
+    async fn read_any_copy(&self, kind: BlobKind, id: &Id, mut copies: Copies<'_>) -> Result<Vec<u8>, RepositoryError> {
+        loop {
+            let location = copies.next()?;
+            match self.read_blob_at(kind, id, location).await {
+                Err(error) => copies.failed(&location, error)?,
+                read => return read,
+            }
+        }
+    }
+
+    /// The blob that lies there, verified.
+    pub(super) async fn read_blob_at(&self, kind: BlobKind, id: &Id, location: BlobLocation) -> Result<Vec<u8>, RepositoryError> {
         let sealed = self.read_pack_range(&location.pack, location.offset.into()..location.end()).await?;
         let (sealer, id) = (self.sealer(), *id);
         let opened = tokio::task::spawn_blocking(move || {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::blob::{BlobKind, BlobLocation};
 use super::cache::Cached;
+use super::copies::Copies;
 use super::error::RepositoryError;
 use super::id::Id;
 use super::index::Index;
@@ -127,13 +128,22 @@ impl Repository {
         Ok(())
     }
 
-    /// The nodes of the tree `id`, after its hash was verified.
+    /// The nodes of the tree `id`, after its hash was verified, from whichever copy of it reads.
     ///
     /// # Errors
     /// When it is missing, damaged or unreadable.
     pub async fn read_tree(&self, index: &Index, id: &Id) -> Result<Vec<Node>, RepositoryError> {
-        let kind = BlobKind::Tree;
-        let location = index.get(kind, id)?.ok_or(RepositoryError::MissingBlob { kind, id: *id })?;
+        let mut copies = Copies::new(index, BlobKind::Tree, id);
+        loop {
+            let location = copies.next()?;
+            match self.read_tree_at(id, location).await {
+                Err(error) => copies.failed(&location, error)?,
+                read => return read,
+            }
+        }
+    }
+
+    async fn read_tree_at(&self, id: &Id, location: BlobLocation) -> Result<Vec<Node>, RepositoryError> {
         if let Some(nodes) = self.read_cached_tree(*id, location).await? {
             return Ok(nodes);
         }

@@ -157,6 +157,15 @@ impl<const ROW: usize> SortedRows<ROW> {
         Ok(found.filter(|(_, row)| row.starts_with(key)))
     }
 
+    /// All rows that begin with `key`, in order.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn find_all(&self, key: &Key) -> Result<Vec<[u8; ROW]>, ScratchError> {
+        let Some((first, _)) = self.find(key)? else { return Ok(Vec::new()) };
+        self.rows.iter(first, u64::MAX).take_while(|row| row.as_ref().map_or(true, |row| row.starts_with(key))).collect()
+    }
+
     fn find_in_file(&self, key: &Key) -> Result<Option<(u64, [u8; ROW])>, ScratchError> {
         // The last block that begins before the key may hold it; so may those that begin alike.
         let wanted = beginning(key);

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::image::Image;
 use super::restore::plan::{PlanError, Request, RestorePlan};
+use crate::repository::copies::is_of_copy;
 use crate::repository::pack::open_blob;
 use crate::repository::{BlobKind, Damage, Id, RepositoryError};
 use crate::types::ByteRange;
@@ -52,6 +53,17 @@ pub enum ReadImageError {
     /// The repository or its store failed; the error names the object.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+}
+
+impl ReadImageError {
+    /// Whether another copy of the blobs may read.
+    fn is_of_copy(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Repository(error) => is_of_copy(error),
+            Self::OutOfRange { .. } | Self::Plan(_) => false,
+        }
+    }
 }
 
 /// An image that is read at random.
@@ -113,8 +125,26 @@ impl ImageReader {
     async fn blobs(&self, request: Request) -> Result<Vec<(u64, Arc<Vec<u8>>)>, ReadImageError> {
         match self.kept(&request) {
             Some(placed) => Ok(placed),
-            None => self.fetch(request).await,
+            None => match self.fetch(request.clone()).await {
+                Err(error) if error.is_of_copy() => self.fetch_one_by_one(&request).await,
+                fetched => fetched,
+            },
         }
+    }
+
+    /// The same, when one of them did not read: each from whichever copy of it does.
+    async fn fetch_one_by_one(&self, request: &Request) -> Result<Vec<(u64, Arc<Vec<u8>>)>, ReadImageError> {
+        let (mut placed, image) = (Vec::new(), &self.image);
+        let wanted: Vec<_> = request.blobs().map(|blob| (blob.id, blob.location, blob.positions().collect::<Vec<_>>())).collect();
+        for (id, location, positions) in wanted {
+            let plain = Arc::new(image.repository.read_blob(&image.index, BlobKind::Data, &id).await?);
+            if plain.len() as u64 != u64::from(location.plain_length()) {
+                return Err(ReadImageError::Damaged { blob: id, pack: location.pack, damage: Damage::TooShort });
+            }
+            placed.extend(positions.into_iter().map(|position| (position, Arc::clone(&plain))));
+            self.cache().put(id, plain);
+        }
+        Ok(placed)
     }
 
     fn kept(&self, request: &Request) -> Option<Vec<(u64, Arc<Vec<u8>>)>> {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::plan::{Cursor, Request, RestorePlan, Window};
 use super::worker::{Job, Jobs};
 use super::{RestoreError, Target};
+use crate::repository::copies::is_of_copy;
 use crate::repository::{Repository, RepositoryError};
 use crate::transfer::budget::RestoreBounds;
 use crate::transfer::progress::Progress;
@@ -30,7 +31,8 @@ pub(super) struct Fetcher {
 /// Bytes of a pack, and their share of the bytes in flight.
 pub(super) struct Fetched {
     pub(super) request: Request,
-    pub(super) bytes: Bytes,
+    /// None when the pack has not these bytes; each blob is then looked for by itself.
+    pub(super) bytes: Option<Bytes>,
     /// Given back when the last blob is written.
     pub(super) share: OwnedSemaphorePermit,
 }
@@ -99,12 +101,19 @@ fn hand_over(
     progress: &Progress,
 ) -> Result<(), RestoreError> {
     let fetched = ended.map_err(|error| RestoreError::Inside(error.to_string()))??;
-    progress.stored(fetched.bytes.len() as u64);
+    progress.stored(fetched.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
     jobs.give(Job::Blobs(fetched))
 }
 
 async fn fetch(repository: Repository, request: Request, share: OwnedSemaphorePermit) -> Result<Fetched, RepositoryError> {
-    let bytes = repository.read_pack_range(&request.pack, request.bytes.clone()).await?;
+    let bytes = match repository.read_pack_range(&request.pack, request.bytes.clone()).await {
+        Ok(bytes) => Some(bytes),
+        Err(error) if is_of_copy(&error) => {
+            tracing::warn!(pack = %request.pack, %error, "a part of a pack does not read; other copies of its blobs are looked for");
+            None
+        }
+        Err(error) => return Err(error),
+    };
     Ok(Fetched { request, bytes, share })
 }
 

@@ -11,8 +11,8 @@
 //!
 //! **All or an error.** Every byte that is written was authenticated and hashed to its blob's id; the lengths of the blobs add up
 //! to the recorded size of the file or nothing is written; success means that everything was written and flushed. After an
-//! error or a cancellation the sink holds some of the data and must not be published. What damage was found names the blob and
-//! the pack.
+//! error or a cancellation the sink holds some of the data and must not be published. A blob that does not read is fetched once more,
+//! and then from every other pack that holds a copy; what damage is left names the blob and the pack.
 //!
 //! **Cancellation** as in an export: stages look between two blobs and while they wait; the call returns when all its threads
 //! have ended.
@@ -31,9 +31,10 @@ mod fetch;
 mod worker;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, BudgetError};
@@ -175,6 +176,10 @@ pub async fn restore(
     let _stop_when_dropped = stop.clone().drop_guard();
     let (fetched, jobs) = worker::queue();
     let work = Arc::new(worker::Work {
+        repository: image.repository.clone(),
+        index: Arc::clone(&image.index),
+        runtime: Handle::current(),
+        mending: Mutex::default(),
         sealer: image.repository.sealer(),
         sink: Arc::clone(&sink),
         target: options.target,

@@ -2,12 +2,16 @@
 //!
 //! A worker decodes as many neighbouring blobs as its memory holds, straight into the aligned memory they are written from,
 //! hashes all of them at once, and writes them only then.
+//!
+//! A blob that does not read is fetched once more and then from other packs that hold it ([`copies`](crate::repository::copies)), by
+//! one worker at a time: the blob is in memory twice then, beyond the budget.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use bytes::BytesMut;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::Fetched;
@@ -15,8 +19,9 @@ use super::plan::{Occurrences, RestorePlan};
 use super::{RestoreError, Target};
 use crate::block::buffer::ALIGNMENT;
 use crate::block::{AlignedBuffer, BlockSink};
+use crate::repository::copies::is_of_copy;
 use crate::repository::pack::open_blob_unhashed;
-use crate::repository::{Damage, Id, Sealer};
+use crate::repository::{BlobKind, Damage, Id, Index, Repository, Sealer};
 use crate::transfer::crew::{Crew, WorkerDied};
 use crate::transfer::progress::Progress;
 use crate::transfer::{hash, zeros};
@@ -56,6 +61,11 @@ pub(super) fn queue() -> (Jobs, Queue) {
 
 /// What the workers share.
 pub(super) struct Work {
+    pub(super) repository: Repository,
+    pub(super) index: Arc<Index>,
+    pub(super) runtime: Handle,
+    /// Held while a blob is looked for elsewhere.
+    pub(super) mending: Mutex<()>,
     pub(super) sealer: Sealer,
     pub(super) sink: Arc<dyn BlockSink>,
     pub(super) target: Target,
@@ -137,6 +147,9 @@ impl Worker {
 
     fn blobs(&mut self, fetched: Fetched) -> Result<(), RestoreError> {
         let Fetched { request, bytes, share: _share } = fetched;
+        let Some(bytes) = bytes else {
+            return request.blobs().try_for_each(|blob| self.mend(&blob, None));
+        };
         let start = request.bytes.start;
         // The bytes are nobody else's as a rule, and then they are not copied.
         let mut sealed: BytesMut = bytes.into();
@@ -150,31 +163,56 @@ impl Worker {
                 let from = (u64::from(blob.location.offset) - start) as usize;
                 let part = sealed.get_mut(from..from + blob.location.length as usize);
                 let plain = self.plain.get_mut(filled..filled + length_of(&blob));
-                let (Some(part), Some(plain)) = (part, plain) else { return Err(damaged(&blob, Damage::TooShort)) };
-                open_blob_unhashed(&self.work.sealer, &blob.location, part, plain).map_err(|damage| damaged(&blob, damage))?;
-                let at = filled;
-                filled = (filled + length_of(&blob)).next_multiple_of(ALIGNMENT);
-                batch.push((at, blob));
+                let opened = match (part, plain) {
+                    (Some(part), Some(plain)) => open_blob_unhashed(&self.work.sealer, &blob.location, part, plain),
+                    _ => Err(Damage::TooShort),
+                };
+                match opened {
+                    Ok(()) => {
+                        let at = filled;
+                        filled = (filled + length_of(&blob)).next_multiple_of(ALIGNMENT);
+                        batch.push((at, blob));
+                    }
+                    Err(damage) => self.mend(&blob, Some(damage))?,
+                }
             }
             self.verify_and_write(&batch)?;
         }
         Ok(())
     }
 
-    /// Nothing of the batch is written before every blob of it was found to be what its id says.
+    /// Nothing is written that was not found to be what its id says.
     fn verify_and_write(&mut self, batch: &[(usize, Occurrences<'_>)]) -> Result<(), RestoreError> {
         let inputs: Vec<&[u8]> = batch.iter().map(|(at, blob)| &self.plain[*at..*at + length_of(blob)]).collect();
         hash::sha256_many(&inputs, &mut self.ids);
-        for ((_, blob), &found) in batch.iter().zip(&self.ids) {
-            if found != blob.id {
-                return Err(damaged(blob, Damage::WrongHash { found }));
+        for (((_, blob), &found), data) in batch.iter().zip(&self.ids).zip(inputs) {
+            self.check_stop()?;
+            if found == blob.id {
+                self.write(blob, data)?;
+            } else {
+                self.mend(blob, Some(Damage::WrongHash { found }))?;
             }
         }
-        for ((_, blob), data) in batch.iter().zip(inputs) {
-            self.check_stop()?;
-            self.write(blob, data)?;
-        }
         Ok(())
+    }
+
+    /// Writes a blob that did not read where it was looked for first. `damage` says what was wrong with it there, if it was there.
+    fn mend(&self, blob: &Occurrences<'_>, damage: Option<Damage>) -> Result<(), RestoreError> {
+        let damaged = |damage| RestoreError::Damaged { blob: blob.id, pack: blob.location.pack, damage };
+        if let Some(damage) = &damage {
+            tracing::warn!(blob = %blob.id, pack = %blob.location.pack, %damage, "a blob is damaged; it is fetched again");
+        }
+        let work = &self.work;
+        // What a worker that panicked left is nothing.
+        let _one_at_a_time = work.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = work.repository.read_blob_again(&work.index, BlobKind::Data, &blob.id);
+        let found = work.runtime.block_on(work.stop.run_until_cancelled(read)).ok_or(RestoreError::Cancelled)?;
+        match (found, damage) {
+            (Ok(plain), _) if plain.len() == length_of(blob) => self.write(blob, &plain),
+            (Ok(_), _) => Err(damaged(Damage::TooShort)),
+            (Err(error), Some(damage)) if is_of_copy(&error) => Err(damaged(damage)),
+            (Err(error), _) => Err(error.into()),
+        }
     }
 
     /// Writes the decoded blob everywhere it goes.
@@ -207,10 +245,6 @@ impl Worker {
 
 fn length_of(blob: &Occurrences<'_>) -> usize {
     blob.location.plain_length() as usize
-}
-
-fn damaged(blob: &Occurrences<'_>, damage: Damage) -> RestoreError {
-    RestoreError::Damaged { blob: blob.id, pack: blob.location.pack, damage }
 }
 
 fn within(data: &[u8], position: u64, range: ByteRange) -> &[u8] {

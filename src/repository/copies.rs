@@ -1,0 +1,91 @@
+//! A blob that does not read where it was looked for first is fetched once more, and then from the other packs that hold it.
+//!
+//! Bytes may be bad on their way only, and two writers that stored the same blob at once left two copies of it. What is wrong with one
+//! copy is a line in the log, with the pack and the blob; only when no copy reads it is an error, that of the first.
+
+use super::blob::{BlobKind, BlobLocation};
+use super::error::RepositoryError;
+use super::id::Id;
+use super::index::Index;
+use super::store::{Key, Kind, StoreError};
+
+/// Whether the error is about the object that was read, so that it says nothing about another copy, rather than about the store.
+pub(crate) fn is_of_copy(error: &RepositoryError) -> bool {
+    match error {
+        RepositoryError::Damaged { .. } => true,
+        RepositoryError::Store(error) => is_of_object(error),
+        _ => false,
+    }
+}
+
+/// Whether the error is about one object rather than about the store.
+pub(crate) fn is_of_object(error: &StoreError) -> bool {
+    matches!(error, StoreError::NotFound { .. } | StoreError::Truncated { .. } | StoreError::Io { .. })
+}
+
+/// The places where a blob may be read, one after another: where the index says first, there once more, then its other copies.
+pub(super) struct Copies<'a> {
+    index: &'a Index,
+    kind: BlobKind,
+    id: Id,
+    left: Left,
+    /// What was wrong with the first.
+    failed: Option<RepositoryError>,
+}
+
+enum Left {
+    /// None was tried.
+    First,
+    /// The first did not read.
+    All,
+    /// These, the next one last.
+    Some(Vec<BlobLocation>),
+}
+
+impl<'a> Copies<'a> {
+    /// All of them.
+    pub(super) fn new(index: &'a Index, kind: BlobKind, id: &Id) -> Self {
+        Self { index, kind, id: *id, left: Left::First, failed: None }
+    }
+
+    /// All of them, after the first did not read once.
+    pub(super) fn again(index: &'a Index, kind: BlobKind, id: &Id) -> Self {
+        Self { left: Left::All, ..Self::new(index, kind, id) }
+    }
+
+    /// The next place.
+    ///
+    /// # Errors
+    /// When there is none: what was wrong with the first.
+    pub(super) fn next(&mut self) -> Result<BlobLocation, RepositoryError> {
+        let next = match &mut self.left {
+            Left::First => {
+                self.left = Left::All;
+                self.index.get(self.kind, &self.id)?
+            }
+            Left::All => {
+                let mut all = self.index.locations(self.kind, &self.id)?;
+                all.reverse();
+                let next = all.pop();
+                self.left = Left::Some(all);
+                next
+            }
+            Left::Some(left) => left.pop(),
+        };
+        next.ok_or_else(|| self.failed.take().unwrap_or(RepositoryError::MissingBlob { kind: self.kind, id: self.id }))
+    }
+
+    /// The blob does not read there.
+    ///
+    /// # Errors
+    /// The error itself when it would be no other with another copy.
+    pub(super) fn failed(&mut self, location: &BlobLocation, error: RepositoryError) -> Result<(), RepositoryError> {
+        if !is_of_copy(&error) {
+            return Err(error);
+        }
+        let pack = Key::File(Kind::Data, location.pack);
+        tracing::warn!(blob = %self.id, kind = %self.kind, %pack, %error, "a copy of a blob does not read");
+        self.failed.get_or_insert(error);
+        Ok(())
+    }
+}
