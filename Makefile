@@ -13,13 +13,14 @@
 #   make bench-memory   peak memory for volumes of 1 TiB and 16 TiB, sparse and full, made up as they are read
 #   make bench-thin     thin pools beside lvm2, dmsetup and thin_delta, in a virtual machine: ratios; also target/bench/thin.json
 #   make soak   100,000 random operations on real pools, compared byte for byte; a new seed each time, which it prints
+#   make soak-repository    100 prunes of stock restic, stopped at every step, beside exports that want what they delete
 #   make clean  removes what was built
 
 SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints,thin-tests
 
-.PHONY: all demo test test-full test-thin test-thin-full fuzz soak lint bench bench-quick bench-memory bench-thin build clean
+.PHONY: all demo test test-full test-thin test-thin-full fuzz soak soak-repository lint bench bench-quick bench-memory bench-thin build clean
 
 all: build
 
@@ -73,6 +74,10 @@ soak:
 	@e2e/setup.sh test
 	WINDLASS_RANDOM_OPERATIONS=100000 WINDLASS_RANDOM_SEED=$${WINDLASS_RANDOM_SEED:-$$(date +%s)} \
 		$(CARGO) test --features $(FEATURES) --test root_random_operations -- --nocapture
+
+soak-repository:
+	@e2e/setup.sh test
+	WINDLASS_LOCK_ROUNDS=$${WINDLASS_LOCK_ROUNDS:-100} $(CARGO) test --features $(FEATURES) --test root_locks -- --nocapture
 
 clean:
 	rm -rf target

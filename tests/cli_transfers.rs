@@ -23,7 +23,7 @@ use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::{OwnedPool, RestoreStart};
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
-use windlass::repository::{Environment, KdfCost, Location, Password, Repository, connect};
+use windlass::repository::{Environment, KdfCost, Location, LockMode, LockOwner, Password, Repository, connect};
 use windlass::types::{
     CapacityRange, FsType, ObjectName, PoolId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, VolumeSize,
 };
@@ -180,6 +180,57 @@ fn damage_packs(folder: &Path) {
         fs::remove_file(&path).unwrap();
         fs::write(&path, bytes).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_repository_is_told_by_the_code_of_the_failure_and_waited_for() {
+    let bench = Bench::new();
+    let repository = bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    let held = repository.lock(LockMode::Exclusive).await.unwrap();
+
+    let at_once = proto::StartExportRequest { retry_lock_seconds: Some(0), ..bench.export(snapshot) };
+    let started = bench.transfers.start_export(Request::new(at_once)).await.unwrap();
+    let ended = bench.end_of(&started.into_inner().transfer_id).await;
+    assert_eq!((ended.state(), ended.failure_code), (TransferState::Failed, Code::Aborted as u32), "{ended:?}");
+    assert!(ended.message.starts_with("repository: the repository is locked exclusively by "), "{}", ended.message);
+    let at_once = proto::StartRestoreRequest { retry_lock_seconds: Some(0), ..bench.restore("new") };
+    let refused = bench.transfers.start_restore(Request::new(at_once)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Aborted);
+
+    // Without a word it waits, and says for whom.
+    let started = bench.transfers.start_export(Request::new(bench.export(snapshot))).await.unwrap();
+    let id = started.into_inner().transfer_id;
+    let request = proto::WatchTransferRequest { transfer_id: id.clone() };
+    let mut states = bench.transfers.watch_transfer(Request::new(request)).await.unwrap().into_inner();
+    let waits = loop {
+        let state = states.next().await.unwrap().unwrap();
+        assert!(!is_final(&state), "{state:?}");
+        if state.phase == "waiting" {
+            break state;
+        }
+    };
+    assert!(waits.message.contains("locked exclusively by"), "{waits:?}");
+    held.release().await.unwrap();
+    let ended = bench.end_of(&id).await;
+    assert_eq!((ended.state(), ended.message.as_str()), (TransferState::Succeeded, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_of_a_node_that_died_goes_with_the_next_export_of_its_pool() {
+    let bench = Bench::new();
+    let repository = bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    // As of a container that is no more, in another boot.
+    let dead =
+        |pool: &str| LockOwner { hostname: format!("node-1/another-boot.1.2.3/{pool}"), username: "root".to_owned(), process: 1 };
+    let mut left = Vec::new();
+    for pool in [bench.pool.id(), PoolId::random()] {
+        left.push(repository.clone().with_lock_owner(dead(&pool.to_string())).lock(LockMode::Shared).await.unwrap());
+    }
+    assert_eq!(bench.exported(snapshot).await.state(), TransferState::Succeeded);
+    assert!(left[0].check().await.is_err(), "it is still there");
+    left[1].check().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,7 @@ use crate::types::{SnapshotHandle, VolumeHandle};
 
 use super::endpoint::Endpoint;
 use super::exit::{CliError, Exit};
+use super::repository_access;
 
 /// A local socket answers at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -254,6 +255,14 @@ fn is_disconnection(status: &Status) -> bool {
     std::error::Error::source(status).is_some()
 }
 
+/// What a failure means that a transfer ended with, by the code that it carries.
+pub fn failure(what: &str, code: u32, reason: &str) -> CliError {
+    let code = i32::try_from(code).map_or(Code::Unknown, Code::from_i32);
+    // An older node tells none.
+    let code = if code == Code::Ok { Code::Unknown } else { code };
+    refused(what, &Status::new(code, reason))
+}
+
 fn refused(what: &str, status: &Status) -> CliError {
     let reason = if status.message().is_empty() { status.code().description() } else { status.message() };
     if is_disconnection(status) {
@@ -268,6 +277,7 @@ fn refused(what: &str, status: &Status) -> CliError {
         }
         Code::NotFound => error.advise("`windlass volume list` and `windlass snapshot list` show what there is"),
         Code::AlreadyExists => error.advise("choose another name, or repeat the command as it was given the first time"),
+        Code::Aborted if reason.starts_with("repository:") => error.advise(repository_access::LOCKED),
         Code::Aborted => error.advise("another operation on it is running; repeat the command when that has ended"),
         Code::ResourceExhausted => error.advise("`windlass pool status` shows the space and what takes it"),
         Code::Unavailable => error.advise("repeat the command; if it keeps failing, the node's log says more"),
@@ -316,6 +326,17 @@ mod tests {
         for status in [Status::unknown("x"), Status::internal("x")] {
             assert_eq!(refused("x", &status).exit(), Exit::Failed);
         }
+    }
+
+    #[test]
+    fn a_transfer_that_failed_ends_like_a_start_that_is_refused() {
+        for (code, exit) in
+            [(0, Exit::Failed), (10, Exit::Refused), (14, Exit::Unavailable), (5, Exit::NotFound), (u32::MAX, Exit::Failed)]
+        {
+            assert_eq!(failure("x", code, "y").exit(), exit, "{code}");
+        }
+        let locked = failure("export failed", 10, "repository: the repository is locked exclusively by a@b");
+        assert!(locked.advice().is_some_and(|advice| advice.contains("restic unlock")), "{locked}");
     }
 
     #[test]

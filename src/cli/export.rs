@@ -13,6 +13,7 @@ use super::output::{Format, print_json, print_text};
 use super::repository_access::{RepositoryAccess, RepositoryArgs};
 use super::size::ByteSize;
 use super::transfer::{Transfer, follow};
+use super::wait::Wait;
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
@@ -45,6 +46,9 @@ pub struct ExportTuning {
     /// Memory it may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// How long locks of others in the repository, such as a prune's, are waited for [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    retry_lock: Option<Wait>,
     /// Whether everything packed is decoded again and compared before it is stored: finds faulty memory before it damages a backup
     #[arg(long, value_enum, default_value_t)]
     verify: Verify,
@@ -139,6 +143,7 @@ pub async fn export(
         memory_bytes: tuning.memory.map_or(0, ByteSize::bytes),
         chunk_size_bytes: tuning.chunk_size.map_or(0, ByteSize::bytes),
         verification: ExportVerification::from(tuning.verify).into(),
+        retry_lock_seconds: tuning.retry_lock.map(Wait::seconds),
     };
     let started = node.transfers().start_export(request).await.answer("the export cannot be started")?;
     let ended = follow(node, &started.transfer_id, Transfer::Export, format, interrupt).await?;

@@ -27,6 +27,7 @@ mod restore;
 mod restore_file;
 mod snapshot;
 mod volume;
+mod wait;
 
 use std::ffi::OsString;
 use std::future::Future;

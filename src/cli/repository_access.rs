@@ -17,6 +17,9 @@ use super::exit::{CliError, Exit};
 /// Environment variable with the password.
 const PASSWORD_VARIABLE: &str = "RESTIC_PASSWORD";
 
+/// What to do about a lock of another.
+pub const LOCKED: &str = "it ends with the other's work, for which --retry-lock waits; the lock of a process that is gone is removed by `restic unlock`";
+
 /// Arguments that name a repository.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RepositoryArgs {
@@ -122,10 +125,7 @@ pub fn repository_error(what: impl Into<String>, error: RepositoryError) -> CliE
         RepositoryError::NoRepository => Some("`windlass repository init` makes one; check the location first"),
         RepositoryError::AlreadyInitialized => Some("use it as it is, or choose another location"),
         RepositoryError::WrongPassword => Some("check RESTIC_PASSWORD or --password-file"),
-        RepositoryError::Locked { .. } => Some(
-            "it ends with the other's work, for which --retry-lock waits; the lock of a process that is gone is removed by \
-                 `restic unlock`",
-        ),
+        RepositoryError::Locked { .. } => Some(LOCKED),
         RepositoryError::UnreadableLock { .. } => {
             Some("once nobody uses the repository, `restic unlock --remove-all` removes it")
         }

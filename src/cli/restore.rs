@@ -20,6 +20,7 @@ use super::restore_file;
 use super::size::ByteSize;
 use super::transfer::{Transfer, follow};
 use super::volume::{ModeArgs, Presentation};
+use super::wait::Wait;
 use crate::types::LogicalBlockSize;
 
 /// Arguments of `restore`.
@@ -66,6 +67,9 @@ pub struct RestoreTuning {
     /// Memory it may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
+    /// How long locks of others in the repository, such as a prune's, are waited for [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    pub retry_lock: Option<Wait>,
 }
 
 /// What to restore from a repository.
@@ -149,6 +153,7 @@ pub async fn restore(
         workers: tuning.workers.unwrap_or(0),
         memory_bytes: tuning.memory.map_or(0, ByteSize::bytes),
         logical_block_bytes: target.logical_block_size.map_or(0, LogicalBlockSize::bytes),
+        retry_lock_seconds: tuning.retry_lock.map(Wait::seconds),
     };
     let started = node.transfers().start_restore(request).await.answer("the restore cannot be started")?;
     let ended = follow(node, &started.transfer_id, Transfer::Restore, format, interrupt).await?;

@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::block::{FileSink, file_ops};
+use crate::repository::RETRY_LOCK;
 use crate::repository::tree::FileSelector;
 use crate::transfer::{self, Budget, Image, Locking, Progress as Counters, RestoreError, RestoreOptions, RestoreReport, Target};
 use crate::types::LogicalBlockSize;
@@ -24,6 +25,7 @@ use super::repository_access::{RepositoryAccess, repository_error};
 use super::restore::{RestoreSource, RestoreTuning};
 use super::size::{ByteSize, throughput};
 use super::unless;
+use super::wait::Wait;
 
 /// How often the counters are looked at for the display.
 const SHOW_INTERVAL: Duration = Duration::from_millis(200);
@@ -46,7 +48,7 @@ pub async fn run(
     }
     let which = source.path.clone().map_or(FileSelector::Only, FileSelector::Path);
     let opening = async {
-        let repository = access.open().await?;
+        let repository = access.open().await?.with_retry_lock(tuning.retry_lock.map_or(RETRY_LOCK, Wait::duration));
         let opened = Image::open(&repository, &source.snapshot, &which, Locking::Shared).await;
         opened.map_err(|error| repository_error(format!("cannot find what to restore in {}", access.location()), error))
     };

@@ -4,7 +4,7 @@ use csi_proto::windlass::v1 as windlass;
 use csi_proto::windlass::v1::TransferState;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Answer, Node, next_message};
+use super::client::{Answer, Node, failure, next_message};
 use super::exit::{CliError, Exit};
 use super::output::Format;
 use super::progress::{Progress, Step, Unit};
@@ -42,8 +42,8 @@ impl Transfer {
 /// still awaited, so that nothing runs on behind a command that has returned.
 ///
 /// # Errors
-/// [`Exit::Failed`] when the transfer failed, [`Exit::Refused`] when it would be of no use, [`Exit::Interrupted`] when it was cancelled, [`Exit::Unavailable`] when the node
-/// went away before its end.
+/// As for a start that is refused for what the transfer failed of; [`Exit::Refused`] when it would be of no use,
+/// [`Exit::Interrupted`] when it was cancelled, [`Exit::Unavailable`] when the node went away before its end.
 pub async fn follow(
     node: &Node,
     transfer_id: &str,
@@ -72,14 +72,16 @@ pub async fn follow(
                 .advise("its log says why; the command may be repeated"));
         };
         progress.update(&Step {
-            phase: message.phase.clone(),
+            phase: phase(&message),
             done: message.bytes_done,
             total: message.bytes_total,
             stored: message.bytes_stored,
         });
         match message.state() {
             TransferState::Succeeded => return Ok(message),
-            TransferState::Failed => return Err(CliError::because(Exit::Failed, format!("{title} failed"), message.message)),
+            TransferState::Failed => {
+                return Err(failure(&format!("{title} failed"), message.failure_code, &message.message));
+            }
             TransferState::Refused => {
                 return Err(CliError::because(Exit::Refused, format!("{title} was refused"), message.message)
                     .advise("a restore may ask for --logical-block-size 512, or for a --file"));
@@ -89,5 +91,13 @@ pub async fn follow(
             }
             TransferState::Unspecified | TransferState::Pending | TransferState::Running => {}
         }
+    }
+}
+
+/// What a transfer does, and what it waits for.
+fn phase(progress: &windlass::TransferProgress) -> String {
+    match progress.message.as_str() {
+        "" => progress.phase.clone(),
+        reason => format!("{}: {reason}", progress.phase),
     }
 }

@@ -66,6 +66,7 @@ use patience::Patience;
 
 pub use document::LockHolder;
 pub use owner::LockOwner;
+pub use patience::RETRY_LOCK;
 
 /// Time for a competitor's lock to become visible.
 const SETTLE: Duration = Duration::from_millis(200);

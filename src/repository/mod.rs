@@ -72,7 +72,7 @@ pub use id::Id;
 pub use index::{Claim, Index, IndexWriter};
 pub use key_file::KdfCost;
 pub use location::Location;
-pub use lock::{LockGuard, LockMode, LockOwner};
+pub use lock::{LockGuard, LockMode, LockOwner, RETRY_LOCK};
 pub use open::Repository;
 pub use pack::{Compressor, Pack, PackBuilder, UnnamedPack, Verification};
 pub use password::Password;

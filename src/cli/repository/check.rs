@@ -8,8 +8,9 @@ use super::super::output::{Format, counted, print_json, print_text};
 use super::super::progress::{Progress, Step, Unit};
 use super::super::repository_access::{RepositoryArgs, repository_error};
 use super::super::size::ByteSize;
+use super::super::wait::Wait;
 use crate::repository::check::{CheckReport, Depth};
-use crate::repository::{Repository, RepositoryError};
+use crate::repository::{RETRY_LOCK, Repository, RepositoryError};
 
 /// Arguments of `repository check`.
 #[derive(Debug, Args)]
@@ -17,6 +18,9 @@ pub struct CheckArgs {
     /// Read and verify every byte of data too, not only that it is there
     #[arg(long)]
     read_data: bool,
+    /// How long locks of others, such as a prune's, are waited for [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    retry_lock: Option<Wait>,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -28,7 +32,8 @@ pub struct CheckArgs {
 pub async fn run(args: &CheckArgs, format: Format) -> Result<(), CliError> {
     let access = args.repository.access()?;
     let depth = if args.read_data { Depth::ReadData } else { Depth::Structure };
-    let checked = checked(&access.open().await?, depth, format).await;
+    let repository = access.open().await?.with_retry_lock(args.retry_lock.map_or(RETRY_LOCK, Wait::duration));
+    let checked = checked(&repository, depth, format).await;
     let report = checked.map_err(|error| repository_error(format!("cannot check {}", access.location()), error))?;
     match format {
         Format::Text => print_text(&summary(&report))?,

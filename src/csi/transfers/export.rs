@@ -47,6 +47,7 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartExportR
         .map_err(|error| Status::internal(format!("the lease was lost: {error}")))?
         .map_err(|error| status::pool("snapshot_id", &error))?;
     let repository = message::open(request.repository).await?;
+    let repository = message::locked_for(transfers, &pool, repository, request.retry_lock_seconds);
     let host = if request.host.is_empty() { transfers.node.to_string() } else { request.host };
     let last = parent::last_export(&pool, repository.id(), lease.snapshot().source).await;
     let chunk_size = parent::chunk_size(chunk_size, last.as_ref().ok(), lease.size());
@@ -143,10 +144,7 @@ struct Export {
 
 impl Export {
     async fn run(mut self) -> Result<Done, Ended> {
-        let report = self.copy().await.map_err(|error| match error {
-            ExportError::Cancelled => Ended::Cancelled,
-            error => Ended::Failed(status::chain(&error)),
-        })?;
+        let report = self.copy().await.map_err(|error| status::export(&error))?;
         self.record(&report).await;
         Ok(Done::Export(windlass::ExportResult {
             repository_snapshot: report.snapshot.to_string(),

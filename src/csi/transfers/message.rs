@@ -1,6 +1,7 @@
 //! What the messages of the service mean, checked once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use csi_proto::windlass::v1 as windlass;
 use tonic::Status;
@@ -8,7 +9,7 @@ use tonic::Status;
 use crate::csi::node_layer::detached;
 use crate::csi::{self, named_pool};
 use crate::pool::owned::OwnedPool;
-use crate::repository::{self, Environment, Location, Password, Repository};
+use crate::repository::{self, Environment, Location, LockOwner, Password, RETRY_LOCK, Repository};
 use crate::types::SnapshotHandle;
 
 use super::Transfers;
@@ -26,6 +27,18 @@ pub(super) async fn open(access: Option<windlass::RepositoryAccess>) -> Result<R
         Password::new(access.password).map_err(|error| Status::invalid_argument(format!("repository.password: {error}")))?;
     let environment = Environment::from_pairs(access.environment);
     repository::open_at(&location, &environment, &password).await.map_err(|error| status::repository(&error))
+}
+
+/// The repository as a transfer of `pool` uses it: under the name of this node, and as the pool's, whose owner is one process at a time.
+pub(super) fn locked_for(
+    transfers: &Transfers,
+    pool: &OwnedPool,
+    repository: Repository,
+    retry_seconds: Option<u32>,
+) -> Repository {
+    let owner = LockOwner::of_this_process().named(&transfers.node).holding(&pool.id().to_string());
+    let wait = retry_seconds.map_or(RETRY_LOCK, |seconds| Duration::from_secs(seconds.into()));
+    repository.with_lock_owner(owner).with_retry_lock(wait)
 }
 
 /// The pool and handle of a snapshot. A text that is no handle of ours is the handle of nothing.

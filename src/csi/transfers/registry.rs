@@ -16,6 +16,7 @@ use csi_proto::windlass::v1::{ExportResult, RestoreResult, TransferProgress, Tra
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Code;
 
 use crate::transfer::{Phase, Progress};
 
@@ -59,10 +60,22 @@ pub enum Done {
 pub enum Ended {
     /// It was asked to stop, and did.
     Cancelled,
-    /// It failed; the text says why and holds no secret.
-    Failed(String),
+    /// It failed; the reason holds no secret. The code is that of a start which is refused for it.
+    Failed {
+        /// What kind of failure it was.
+        code: Code,
+        /// Why, for people.
+        reason: String,
+    },
     /// It is not to be: the same request would always end so. The text says why.
     Refused(String),
+}
+
+impl Ended {
+    /// A failure that is nobody's but this program's, or its machine's.
+    pub fn inside(reason: String) -> Self {
+        Self::Failed { code: Code::Internal, reason }
+    }
 }
 
 /// Why no slot was given.
@@ -244,11 +257,11 @@ impl Slot {
         tracing::info!(transfer = id, kind, "transfer started");
         let running = self.registry.shared.tasks.spawn(work);
         self.registry.shared.tasks.spawn(async move {
-            let result = running.await.unwrap_or_else(|error| Err(Ended::Failed(format!("its task ended: {error}"))));
+            let result = running.await.unwrap_or_else(|error| Err(Ended::inside(format!("its task ended: {error}"))));
             match &result {
                 Ok(_) => tracing::info!(transfer = id, kind, "transfer succeeded"),
                 Err(Ended::Cancelled) => tracing::info!(transfer = id, kind, "transfer cancelled"),
-                Err(Ended::Failed(reason)) => tracing::warn!(transfer = id, kind, reason, "transfer failed"),
+                Err(Ended::Failed { reason, .. }) => tracing::warn!(transfer = id, kind, reason, "transfer failed"),
                 Err(Ended::Refused(reason)) => tracing::warn!(transfer = id, kind, reason, "transfer refused"),
             }
             state.send_modify(|progress| finish(progress, result));
@@ -271,8 +284,9 @@ fn finish(transfer: &mut TransferProgress, result: Result<Done, Ended>) {
             transfer.set_state(TransferState::Canceled);
             transfer.message = "cancelled on request".to_owned();
         }
-        Err(Ended::Failed(reason)) => {
+        Err(Ended::Failed { code, reason }) => {
             transfer.set_state(TransferState::Failed);
+            transfer.failure_code = code as u32;
             transfer.message = reason;
         }
         Err(Ended::Refused(reason)) => {
@@ -291,7 +305,9 @@ fn with_counters(mut transfer: TransferProgress, progress: &Progress) -> Transfe
         Phase::Done => "done",
     };
     if transfer.state() == TransferState::Running {
-        phase.clone_into(&mut transfer.phase);
+        let waiting = progress.waiting();
+        if waiting.is_some() { "waiting" } else { phase }.clone_into(&mut transfer.phase);
+        transfer.message = waiting.unwrap_or_default();
     }
     transfer.bytes_done = counters.done_bytes;
     transfer.bytes_total = counters.total_bytes;

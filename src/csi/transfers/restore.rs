@@ -49,6 +49,7 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartRestore
     };
     let slot = transfers.registry.slot(Kind::Restore).map_err(status::no_slot)?;
     let repository = message::open(request.repository.clone()).await?;
+    let repository = message::locked_for(transfers, &pool, repository, request.retry_lock_seconds);
     let image = Image::open(&repository, &request.repository_snapshot, &which, Locking::Shared).await;
     let image = image.map_err(|error| status::repository(&error))?;
     let blocks = block_size(&request, pool.logical_block_size());
@@ -221,9 +222,8 @@ impl Restore {
         let copied = tokio::spawn(self.copy(target)).await;
         let copied = match copied {
             Ok(Ok(report)) => Ok(report),
-            Ok(Err(RestoreError::Cancelled)) => Err(Ended::Cancelled),
-            Ok(Err(error)) => Err(Ended::Failed(status::chain(&error))),
-            Err(error) => Err(Ended::Failed(format!("the restore ended early: {error}"))),
+            Ok(Err(error)) => Err(status::restore(&error)),
+            Err(error) => Err(Ended::inside(format!("the restore ended early: {error}"))),
         };
         let fitting = match copied {
             Ok(report) => look(restored, size, wanted, blocks).await.map(|()| report),
@@ -275,8 +275,8 @@ async fn look(
     match looked.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error @ (Misfit::FileSystem { .. } | Misfit::Blocks { .. }))) => Err(Ended::Refused(error.to_string())),
-        Ok(Err(error @ Misfit::Io(_))) => Err(Ended::Failed(error.to_string())),
-        Err(error) => Err(Ended::Failed(format!("the look at the image ended early: {error}"))),
+        Ok(Err(error @ Misfit::Io(_))) => Err(Ended::inside(error.to_string())),
+        Err(error) => Err(Ended::inside(format!("the look at the image ended early: {error}"))),
     }
 }
 
@@ -286,8 +286,8 @@ async fn commit(pool: &Arc<OwnedPool>, id: VolumeId) -> Result<(), Ended> {
     let committed = tokio::task::spawn_blocking(move || pool.commit_restore(id)).await;
     match committed {
         Ok(Ok(_volume)) => Ok(()),
-        Ok(Err(error)) => Err(Ended::Failed(format!("the restored volume cannot be committed: {}", status::chain(&error)))),
-        Err(error) => Err(Ended::Failed(format!("the commit ended early: {error}"))),
+        Ok(Err(error)) => Err(Ended::inside(format!("the restored volume cannot be committed: {}", status::chain(&error)))),
+        Err(error) => Err(Ended::inside(format!("the commit ended early: {error}"))),
     }
 }
 

@@ -7,8 +7,9 @@ use tonic::{Code, Status};
 
 use crate::pool::PoolError;
 use crate::repository::{RepositoryError, StoreError};
+use crate::transfer::{ExportError, RestoreError};
 
-use super::registry::NoSlot;
+use super::registry::{Ended, NoSlot};
 
 /// A repository that does not open, or does not hold what was asked for.
 pub(super) fn repository(error: &RepositoryError) -> Status {
@@ -40,6 +41,30 @@ pub(super) fn repository(error: &RepositoryError) -> Status {
         | RepositoryError::Store(StoreError::Io { .. }) => Code::Internal,
     };
     Status::new(code, format!("repository: {}", chain(error)))
+}
+
+/// How an export ends that failed.
+pub(super) fn export(error: &ExportError) -> Ended {
+    match error {
+        ExportError::Cancelled => Ended::Cancelled,
+        ExportError::Repository(error) => of_repository(error),
+        error => Ended::inside(chain(error)),
+    }
+}
+
+/// How a restore ends that failed.
+pub(super) fn restore(error: &RestoreError) -> Ended {
+    match error {
+        RestoreError::Cancelled => Ended::Cancelled,
+        RestoreError::Repository(error) => of_repository(error),
+        RestoreError::Damaged { .. } => Ended::Failed { code: Code::DataLoss, reason: chain(error) },
+        error => Ended::inside(chain(error)),
+    }
+}
+
+fn of_repository(error: &RepositoryError) -> Ended {
+    let status = repository(error);
+    Ended::Failed { code: status.code(), reason: status.message().to_owned() }
 }
 
 /// A snapshot that cannot be leased, or a target that cannot be made. `field` is the request's field it is about.

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use super::Waiting;
 use crate::repository::error::RepositoryError;
 
+/// How long programs wait for locks of others unless they are told: longer than most prunes keep everybody out.
+pub const RETRY_LOCK: Duration = Duration::from_secs(5 * 60);
+
 /// The first interval. A prune's shortest lock lasts a fifth of a second.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest interval: little of a wait for a prune is lost, and each look costs a listing.
@@ -32,7 +35,9 @@ impl Patience {
     pub(super) async fn wait(&mut self, error: RepositoryError, waiting: Waiting<'_>) -> Result<(), RepositoryError> {
         let Some(longest) = next(&error, self.began.elapsed(), self.limit, self.interval) else { return Err(error) };
         waiting(&error);
-        tracing::info!(reason = %error, "waiting for the repository's lock");
+        if self.interval == FIRST {
+            tracing::warn!(reason = %error, seconds = self.limit.as_secs(), "waiting for the repository's lock");
+        }
         // Between half of it and all of it, so that many who wait do not look in step.
         let interval = longest.mul_f64(rand::random_range(0.5..=1.0));
         // Nothing announces the end of a lock: it is looked for again.
