@@ -137,7 +137,7 @@ pub fn repository_error(what: impl Into<String>, error: RepositoryError) -> CliE
             Some("`windlass repository check --read-data` lists everything that is damaged")
         }
         RepositoryError::Store(StoreError::Denied { .. }) => Some("check the credentials and what they permit"),
-        RepositoryError::Store(StoreError::Unavailable { .. }) => {
+        RepositoryError::Store(StoreError::Unavailable { .. } | StoreError::Busy { .. }) => {
             Some("check the address and the network, then repeat the command")
         }
         _ => None,
@@ -163,7 +163,7 @@ fn exit_for(error: &RepositoryError) -> Exit {
         | RepositoryError::AmbiguousSnapshot(_)
         | RepositoryError::SeveralFiles { .. }
         | RepositoryError::Store(StoreError::Denied { .. } | StoreError::AlreadyExists { .. }) => Exit::Refused,
-        RepositoryError::Store(StoreError::Unavailable { .. }) => Exit::Unavailable,
+        RepositoryError::Store(StoreError::Unavailable { .. } | StoreError::Busy { .. }) => Exit::Unavailable,
         RepositoryError::Store(StoreError::Configuration(_)) => Exit::Usage,
         _ => Exit::Failed,
     }

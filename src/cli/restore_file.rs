@@ -131,7 +131,8 @@ async fn shown<T>(work: impl Future<Output = T>, counters: &Counters, format: Fo
             result = &mut work => return result,
             _ = tick.tick() => {
                 let now = counters.snapshot();
-                progress.update(&Step { done: now.done_bytes, total: now.total_bytes, ..Step::default() });
+                let phase = counters.waiting().map(|reason| format!("waits for {reason}")).unwrap_or_default();
+                progress.update(&Step { phase, done: now.done_bytes, total: now.total_bytes, ..Step::default() });
             }
         }
     }

@@ -3,9 +3,13 @@
 //! Counters are read one by one, so a snapshot of them may be off by what happened meanwhile; each alone only grows.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
+
+use crate::repository::Store;
+use crate::repository::time::rfc3339;
+use crate::types::Timestamp;
 
 /// What a transfer is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,6 +39,8 @@ struct Counters {
     stored_bytes: AtomicU64,
     /// What keeps it from going on.
     waiting: Mutex<Option<String>>,
+    /// The store that it works on, as long as it does.
+    store: OnceLock<Weak<dyn Store>>,
 }
 
 /// Counters of one transfer. Clones are the same counters.
@@ -80,11 +86,21 @@ impl Progress {
 
     /// Whom or what it waits for, for people; `None` while it works.
     pub fn waiting(&self) -> Option<String> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let reason = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        reason.or_else(|| {
+            let since = self.0.store.get()?.upgrade()?.away_since()?;
+            let since = rfc3339(Timestamp { nanoseconds: 0, ..since.into() });
+            Some(format!("the repository's store, which has not answered since {since}"))
+        })
     }
 
     pub(super) fn waits_for(&self, reason: Option<String>) {
         *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// From now on it is told whether `store` is away.
+    pub(super) fn watch(&self, store: &Arc<dyn Store>) {
+        self.0.store.get_or_init(|| Arc::downgrade(store));
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -120,7 +136,16 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+
     use super::*;
+    use crate::repository::store::Key;
+    use crate::repository::store::fault::{Fault, FaultyStore};
+    use crate::repository::store::memory::MemoryStore;
+    use crate::repository::store::patient::{Patient, PatientStore};
+    use crate::repository::store::retry::Patience;
 
     #[test]
     fn clones_share_their_counters() {
@@ -135,5 +160,24 @@ mod tests {
         progress.all_done();
         progress.enter(Phase::Done);
         assert_eq!((other.snapshot().done_bytes, other.snapshot().phase), (100, Phase::Done));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_shows_as_long_as_it_is() {
+        let mut calls = 0;
+        let faulty = FaultyStore::new(Arc::new(MemoryStore::new()), move |_| {
+            calls += 1;
+            (calls == 1).then_some(Fault::Unavailable)
+        });
+        let patience = Patience { first_pause: Duration::from_millis(1), ..Patience::default() };
+        let store: Arc<dyn Store> = Arc::new(PatientStore::new(Arc::new(faulty), Arc::new(Patient::new(patience))));
+        let progress = Progress::new();
+        progress.watch(&store);
+        assert_eq!(progress.waiting(), None);
+        let mut call = store.size(Key::Config);
+        assert!((&mut call).now_or_never().is_none(), "it waits for its second try");
+        assert!(progress.waiting().is_some_and(|reason| reason.contains("has not answered since 20")));
+        call.await.unwrap();
+        assert_eq!(progress.waiting(), None);
     }
 }

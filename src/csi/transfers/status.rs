@@ -21,7 +21,7 @@ pub(super) fn repository(error: &RepositoryError) -> Status {
         | RepositoryError::Store(StoreError::NotFound { .. }) => Code::NotFound,
         RepositoryError::WrongPassword | RepositoryError::Store(StoreError::Denied { .. }) => Code::PermissionDenied,
         RepositoryError::Locked { .. } => Code::Aborted,
-        RepositoryError::Store(StoreError::Unavailable { .. }) => Code::Unavailable,
+        RepositoryError::Store(StoreError::Unavailable { .. } | StoreError::Busy { .. }) => Code::Unavailable,
         RepositoryError::AmbiguousSnapshot(_)
         | RepositoryError::SeveralFiles { .. }
         | RepositoryError::Store(StoreError::Configuration(_)) => Code::InvalidArgument,

@@ -42,6 +42,8 @@ impl Call {
 pub enum Fault {
     /// The store does not answer, and nothing happened.
     Unavailable,
+    /// The store has too much to do, and nothing happened.
+    Busy,
     /// The store did what it was asked to, and the answer was lost.
     AnswerLost,
     /// The store refuses.
@@ -100,6 +102,7 @@ impl FaultyStore {
         let lost = || StoreError::Unavailable { object: call.object(), reason: "a fault made for a test".to_owned() };
         match fault {
             Some(Fault::Unavailable) => Err(lost()),
+            Some(Fault::Busy) => Err(StoreError::Busy { object: call.object(), reason: "a fault made for a test".to_owned() }),
             Some(Fault::Denied) => {
                 Err(StoreError::Denied { object: call.object(), reason: "a fault made for a test".to_owned() })
             }

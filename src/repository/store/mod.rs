@@ -8,19 +8,24 @@
 //! * `get` and `get_range` return exactly what was asked for, or an error: a short answer is [`StoreError::Truncated`];
 //! * a call may be dropped while it runs: a put may then still happen, whole.
 //!
-//! Retries of what is worth retrying are the store's own business and bounded; an error that comes out is final for this call.
+//! What is worth repeating is repeated by a layer of its own ([`patient`]) around the stores that lie behind a network; an error that
+//! comes out of what [`connect`] returns is final for this call.
 
+mod bucket;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod fault;
+pub mod http;
 pub mod local;
 pub mod memory;
+pub mod patient;
+pub mod retry;
 pub mod s3;
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -29,6 +34,9 @@ use super::environment::Environment;
 use super::id::Id;
 use super::location::Location;
 use crate::scratch::{ScratchError, Spill};
+use http::Limits;
+use patient::{Patient, PatientStore};
+use retry::Patience;
 
 /// Kinds of objects that are named by their hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -139,6 +147,14 @@ pub enum StoreError {
         /// What the store said.
         reason: String,
     },
+    /// The store, or the line to it, has too much to do: fewer calls at a time may succeed, and this one later.
+    #[error("{object} could not be reached: the store is too busy: {reason}")]
+    Busy {
+        /// Path of the object in the repository.
+        object: String,
+        /// What the store said.
+        reason: String,
+    },
     /// Fewer bytes came than the object must have.
     #[error("{object} is truncated: {expected} bytes expected, {found} found")]
     Truncated {
@@ -165,7 +181,17 @@ pub enum StoreError {
 impl StoreError {
     /// True when the same call may succeed later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Busy { .. })
+    }
+
+    /// The same error, after it was met for so long.
+    fn after(self, failing: Duration) -> Self {
+        let again = |reason| format!("{reason} (for {} minutes, the last time)", failing.as_secs() / 60);
+        match self {
+            Self::Unavailable { object, reason } => Self::Unavailable { object, reason: again(reason) },
+            Self::Busy { object, reason } => Self::Busy { object, reason: again(reason) },
+            other => other,
+        }
     }
 
     /// True when the object does not exist.
@@ -212,6 +238,11 @@ pub trait Store: fmt::Debug + Send + Sync {
         let _ = older_than;
         Box::pin(std::future::ready(Ok(0)))
     }
+
+    /// Since when the store has not answered, while calls are repeated for that; `None` when it answers.
+    fn away_since(&self) -> Option<SystemTime> {
+        None
+    }
 }
 
 /// A part of `spill`, in memory.
@@ -230,8 +261,27 @@ fn spill_failed(key: Key, error: ScratchError) -> StoreError {
 /// # Errors
 /// [`StoreError::Configuration`] when the location cannot be used with these credentials.
 pub fn connect(location: &Location, environment: &Environment) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(match location {
-        Location::Local(path) => Arc::new(local::LocalStore::new(path.clone())),
-        Location::S3(s3) => Arc::new(s3::S3Store::connect(s3, environment)?),
-    })
+    connect_with(location, environment, Endurance::default())
+}
+
+/// How a store behind a network is waited for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Endurance {
+    /// How long a call that fails is repeated.
+    pub patience: Patience,
+    /// How long one request may take.
+    pub limits: Limits,
+}
+
+/// As [`connect`], with other limits than a product has.
+///
+/// # Errors
+/// As for [`connect`].
+pub fn connect_with(location: &Location, environment: &Environment, endurance: Endurance) -> Result<Arc<dyn Store>, StoreError> {
+    let patient = Arc::new(Patient::new(endurance.patience));
+    let bucket = match location {
+        Location::Local(path) => return Ok(Arc::new(local::LocalStore::new(path.clone()))),
+        Location::S3(s3) => s3::connect(s3, environment, endurance.limits, Arc::clone(&patient))?,
+    };
+    Ok(Arc::new(PatientStore::new(Arc::new(bucket), patient)))
 }

@@ -199,6 +199,7 @@ pub async fn export(
     let started = Instant::now();
     let begun = Timestamp::now();
     check(source.size(), options)?;
+    progress.watch(repository.store());
     progress.enter(Phase::Preparing);
     let Scope { allocated, since } = scope;
     let (bounds, volume_bytes, chunk_size) = (options.budget.export(options.chunk_size)?, source.size(), options.chunk_size);

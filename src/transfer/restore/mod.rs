@@ -156,6 +156,7 @@ pub async fn restore(
     cancel: &CancellationToken,
 ) -> Result<RestoreReport, RestoreError> {
     let started = Instant::now();
+    progress.watch(image.repository.store());
     progress.enter(Phase::Preparing);
     let (image_bytes, sink_bytes) = (image.size_bytes, sink.size());
     if image_bytes > sink_bytes {

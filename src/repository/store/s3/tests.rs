@@ -2,20 +2,29 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::repository::id::Id;
+use crate::repository::location::Location;
+use crate::repository::store::retry::Patience;
+use crate::repository::store::{self, Endurance, Key, Kind, PutMode, Store, StoreError};
+
+fn connected(location: &S3Location, environment: &Environment) -> Result<BucketStore, StoreError> {
+    connect(location, environment, Limits::default(), Arc::new(Patient::new(Patience::default())))
+}
 
 #[test]
 fn a_store_without_credentials_is_refused_before_any_request() {
     let location = S3Location { endpoint: "https://host".into(), bucket: "bucket".into(), prefix: String::new() };
-    let error = S3Store::connect(&location, &Environment::new()).unwrap_err();
+    let error = connected(&location, &Environment::new()).unwrap_err();
     assert_eq!(error.to_string(), "the store cannot be used: AWS_ACCESS_KEY_ID is not set");
 }
 
@@ -36,27 +45,39 @@ fn amazon_s_names_tell_their_region() {
 fn debug_of_a_store_shows_no_secret() {
     let location = S3Location { endpoint: "https://host".into(), bucket: "bucket".into(), prefix: "a/b".into() };
     let environment = Environment::from_pairs([("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "hidden-word")]);
-    let store = S3Store::connect(&location, &environment).unwrap();
+    let store = connected(&location, &environment).unwrap();
     assert!(!format!("{store:?}").contains("hidden-word"));
-    assert_eq!(store.path(Key::Config).as_ref(), "a/b/config");
 }
 
-const QUICK: BackoffConfig =
-    BackoffConfig { init_backoff: Duration::from_millis(1), max_backoff: Duration::from_millis(2), base: 1.5 };
+/// Enough for what these tests do on a machine that does other things too, and not a quarter of an hour.
+const QUICK: Endurance = Endurance {
+    patience: Patience {
+        first_pause: Duration::from_millis(1),
+        longest_pause: Duration::from_millis(5),
+        limit: Duration::from_secs(20),
+    },
+    limits: Limits { connect: Duration::from_secs(5), idle: Duration::from_millis(500), least_rate: 4 << 20 },
+};
 
-fn store_at(address: std::net::SocketAddr) -> S3Store {
+/// Gives up at the first failure.
+const ONCE: Endurance = Endurance { patience: Patience { limit: Duration::ZERO, ..QUICK.patience }, ..QUICK };
+
+fn store_at(address: std::net::SocketAddr, endurance: Endurance) -> Arc<dyn Store> {
     let location = S3Location { endpoint: format!("http://{address}"), bucket: "bucket".into(), prefix: String::new() };
-    let environment = Environment::from_pairs([("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "secret")]);
-    let retry = RetryConfig { backoff: QUICK, max_retries: 3, retry_timeout: Duration::from_secs(10) };
-    S3Store::connect_with(&location, &environment, retry).unwrap()
+    let environment = Environment::from_pairs([
+        ("AWS_ACCESS_KEY_ID", "AKIA"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_REGION", "us-east-1"),
+    ]);
+    store::connect_with(&Location::S3(location), &environment, endurance).unwrap()
 }
 
 /// A server that gives these status codes and bodies one after another, and what it was asked.
-async fn scripted(answers: &[(u16, &'static str)]) -> (S3Store, Arc<Mutex<Vec<(Method, bool)>>>) {
+async fn scripted(answers: &[(u16, &'static str)], endurance: Endurance) -> (Arc<dyn Store>, Arc<Mutex<Vec<(Method, bool)>>>) {
     let answers = Arc::new(Mutex::new(answers.iter().copied().collect::<VecDeque<_>>()));
     let asked = Arc::new(Mutex::new(Vec::new()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let store = store_at(listener.local_addr().unwrap());
+    let store = store_at(listener.local_addr().unwrap(), endurance);
     let requests = Arc::clone(&asked);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -78,35 +99,35 @@ async fn scripted(answers: &[(u16, &'static str)]) -> (S3Store, Arc<Mutex<Vec<(M
 
 #[tokio::test]
 async fn a_store_without_conditional_puts_is_looked_into_first() {
-    let (store, asked) = scripted(&[(501, ""), (404, ""), (200, "")]).await;
+    let (store, asked) = scripted(&[(501, ""), (404, ""), (200, "")], QUICK).await;
     store.put(Key::Config, Bytes::from_static(b"x"), PutMode::IfAbsent).await.unwrap();
     assert_eq!(*asked.lock().unwrap(), [(Method::PUT, true), (Method::HEAD, false), (Method::PUT, false)]);
 
-    let (store, _) = scripted(&[(501, ""), (200, "there")]).await;
+    let (store, _) = scripted(&[(501, ""), (200, "there")], QUICK).await;
     let present = store.put(Key::Config, Bytes::from_static(b"x"), PutMode::IfAbsent).await;
     assert!(matches!(present, Err(StoreError::AlreadyExists { .. })));
 }
 
 #[tokio::test]
 async fn a_conditional_put_that_met_a_busy_store_is_repeated() {
-    let (store, asked) = scripted(&[(503, ""), (503, ""), (200, "")]).await;
+    let (store, asked) = scripted(&[(503, ""), (503, ""), (200, "")], QUICK).await;
     store.put(Key::Config, Bytes::from_static(b"x"), PutMode::IfAbsent).await.unwrap();
     assert_eq!(*asked.lock().unwrap(), [(Method::PUT, true), (Method::PUT, true), (Method::PUT, true)]);
 }
 
 #[tokio::test]
 async fn a_store_that_is_busy_for_a_while_is_asked_again() {
-    let (store, asked) = scripted(&[(503, ""), (500, ""), (200, "text")]).await;
+    let (store, asked) = scripted(&[(503, ""), (500, ""), (200, "text")], QUICK).await;
     assert_eq!(store.get(Key::Config).await.unwrap(), "text");
     assert_eq!(asked.lock().unwrap().len(), 3);
 }
 
 #[tokio::test]
 async fn what_no_retry_mends_is_told_from_what_may_pass() {
-    let (store, _) = scripted(&[(503, ""); 4]).await;
+    let (store, _) = scripted(&[(503, "")], ONCE).await;
     let busy = store.get(Key::Config).await.unwrap_err();
     assert!(busy.is_transient(), "{busy:?}");
-    let (store, _) = scripted(&[(403, ""), (400, "")]).await;
+    let (store, _) = scripted(&[(403, ""), (400, "")], QUICK).await;
     let denied = store.get(Key::Config).await.unwrap_err();
     assert!(matches!(denied, StoreError::Denied { .. }), "{denied:?}");
     let malformed = store.get(Key::Config).await.unwrap_err();
@@ -118,14 +139,14 @@ async fn a_server_that_is_not_there_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let error = store_at(address).get(Key::Config).await.unwrap_err();
+    let error = store_at(address, ONCE).get(Key::Config).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("config"), "{error:?}");
 }
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let store = store_at(listener.local_addr().unwrap());
+    let store = store_at(listener.local_addr().unwrap(), ONCE);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let half = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\nlast-modified: Mon, 23 Nov 2026 06:00:00 GMT\r\n\r\nhalf";
@@ -135,4 +156,107 @@ async fn an_answer_that_breaks_off_is_an_error() {
     });
     let error = store.get(Key::Config).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
+}
+
+#[tokio::test]
+async fn every_put_carries_the_checksum_of_its_bytes() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = store_at(listener.local_addr().unwrap(), ONCE);
+    let (bytes, config) = (Bytes::from_static(b"a pack"), Bytes::from_static(b"a config"));
+    let puts = async {
+        store.put(Key::File(Kind::Data, Id::of(&bytes)), bytes.clone(), PutMode::Overwrite).await.unwrap();
+        store.put(Key::Config, config.clone(), PutMode::IfAbsent).await.unwrap();
+    };
+    let answers = async {
+        let mut stream = listener.accept().await.unwrap().0;
+        for body in [&bytes, &config] {
+            let head = read_head(&mut stream).await;
+            let digest = Id::of(body);
+            let checksum = format!("x-amz-checksum-sha256: {}", data_encoding::BASE64.encode(digest.as_bytes()));
+            assert!(head.contains(&checksum), "{head}");
+            assert!(head.contains(&format!("x-amz-content-sha256: {digest}")), "{head}");
+            stream.read_exact(&mut vec![0; body.len()]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+    };
+    tokio::join!(puts, answers);
+}
+
+/// The head of a request, in lower case.
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap().replace("\r\n", "\n")
+}
+
+/// What a connection does that does not work.
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    /// Reads the head, and nothing happens any more.
+    Silence,
+    /// Answers half.
+    HalfAnAnswer,
+    /// Is closed after the head.
+    Reset,
+}
+
+/// A server of whose connections all but each third are in trouble.
+async fn troubled(trouble: Trouble) -> Arc<dyn Store> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = store_at(listener.local_addr().unwrap(), QUICK);
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        for number in 1.. {
+            let mut stream = listener.accept().await.unwrap().0;
+            let head = read_head(&mut stream).await;
+            if number % 3 == 0 {
+                let length =
+                    head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |text| text.parse().unwrap());
+                stream.read_exact(&mut vec![0; length]).await.unwrap();
+                let answer = "HTTP/1.1 200 OK\r\netag: \"1\"\r\nlast-modified: Mon, 23 Nov 2026 06:00:00 GMT\r\nconnection: close\r\n\
+                    content-length: 4\r\n\r\ntext";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            } else {
+                match trouble {
+                    Trouble::Silence => kept.push(stream),
+                    Trouble::HalfAnAnswer => {
+                        let half =
+                            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\nlast-modified: Mon, 23 Nov 2026 06:00:00 GMT\r\n\r\nhalf";
+                        stream.write_all(half.as_bytes()).await.unwrap();
+                        kept.push(stream);
+                    }
+                    Trouble::Reset => drop(stream),
+                }
+            }
+        }
+    });
+    store
+}
+
+#[tokio::test]
+async fn connections_that_stall_or_break_are_given_up_and_the_request_repeated() {
+    // More than the kernel takes, so that a put stalls half way.
+    let long = Bytes::from(vec![7; 12 << 20]);
+    let key = Key::File(Kind::Data, Id::of(&long));
+    for trouble in [Trouble::Silence, Trouble::HalfAnAnswer, Trouble::Reset] {
+        let store = troubled(trouble).await;
+        assert_eq!(store.get(Key::Config).await.unwrap(), "text", "{trouble:?}");
+        // Half an answer to a put is a whole one: its head says that it is done.
+        if !matches!(trouble, Trouble::HalfAnAnswer) {
+            store.put(key, long.clone(), PutMode::Overwrite).await.unwrap();
+        }
+        assert_eq!(store.away_since(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_exist_is_a_wrong_address_at_once() {
+    let location: Location = "s3:http://no-such-host.invalid/bucket".parse().unwrap();
+    let environment =
+        Environment::from_pairs([("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", "r")]);
+    let error = store::connect(&location, &environment).unwrap().get(Key::Config).await.unwrap_err();
+    // Where there is no name server at all, its failure may pass, and is waited for.
+    assert!(matches!(error, StoreError::Configuration(_)), "{error:?}");
 }

@@ -1,0 +1,223 @@
+//! Why a request brought no success, and what that means to who asked for an object.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
+
+use crate::repository::store::StoreError;
+
+/// Longest text of an answer that is shown, in bytes.
+const SHOWN_BYTES: usize = 300;
+
+/// Why a request brought no success. It travels through `object_store` as the source of its error, since that keeps the status of
+/// an answer to itself.
+#[derive(Debug)]
+pub enum Fault {
+    /// The store answered, and it is no success.
+    Answer(Answer),
+    /// The server is not who it must be.
+    Certificate(rustls::Error),
+    /// What answers does not speak TLS.
+    NoTls,
+    /// There is no such host.
+    UnknownHost(String),
+    /// Nothing moved for this long.
+    Stalled(Duration),
+    /// It took longer than the length allows.
+    Slow(Duration),
+    /// No connection, or one that broke.
+    Broken(String),
+}
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub struct Answer {
+    status: StatusCode,
+    /// The code in the body, such as `SlowDown`; empty when there is none.
+    code: String,
+    message: String,
+    /// Where the bucket lies, if the store says so.
+    region: Option<String>,
+}
+
+impl Answer {
+    /// Reads the dialects of S3, Azure and Google's XML interface, which agree in this.
+    pub fn new(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        let body = String::from_utf8_lossy(body);
+        let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let code = element(&body, "Code").map(str::to_owned).or_else(|| header("x-ms-error-code")).unwrap_or_default();
+        let region = header("x-amz-bucket-region").or_else(|| element(&body, "Region").map(str::to_owned));
+        let message = element(&body, "Message").unwrap_or_default().chars().take(SHOWN_BYTES).collect();
+        Self { status, code, message, region }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+/// The text in the first element of this name.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let start = xml.find(&format!("<{name}>"))? + name.len() + 2;
+    let length = xml[start..].find("</")?;
+    Some(xml[start..start + length].trim())
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.status)?;
+        if !self.code.is_empty() {
+            write!(f, ": {}", self.code)?;
+        }
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(answer) => answer.fmt(f),
+            Self::Certificate(error) => write!(
+                f,
+                "the server's certificate is not trusted: {error}; if it is the right server, name its certificate authority in \
+                 AWS_CA_BUNDLE or RESTIC_CACERT"
+            ),
+            Self::NoTls => f.write_str("the server does not speak TLS at this address; write s3:http://HOST... if that is meant"),
+            Self::UnknownHost(error) => f.write_str(error),
+            Self::Stalled(time) => write!(f, "nothing moved for {} seconds", time.as_secs()),
+            Self::Slow(time) => write!(f, "not done in {} seconds", time.as_secs()),
+            Self::Broken(error) => f.write_str(error),
+        }
+    }
+}
+
+impl Error for Fault {}
+
+impl Fault {
+    /// A request that failed in transit. Of a server that was `answered` before, a name that is not found and a connection without TLS
+    /// are passing troubles of the network; of any other they are a wrong address.
+    pub fn in_transit(error: &reqwest::Error, answered: bool) -> Self {
+        match tls_error(error) {
+            Some(error @ rustls::Error::InvalidCertificate(_)) => return Self::Certificate(error),
+            Some(rustls::Error::InvalidMessage(_)) if !answered => return Self::NoTls,
+            _ => {}
+        }
+        let text = deepest(error).to_string();
+        // The resolver's errors have no kind of their own: these are glibc's and musl's words for "no such name" alone.
+        let unknown = ["Name or service not known", "No address associated with hostname", "Name does not resolve"];
+        if !answered && unknown.iter().any(|words| text.contains(words)) {
+            return Self::UnknownHost(text);
+        }
+        Self::Broken(text)
+    }
+
+    /// The fault behind an error of `object_store`.
+    pub fn behind<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        std::iter::successors(Some(error), |error| (*error).source()).find_map(|error| error.downcast_ref())
+    }
+
+    /// What it means to who asked for `object`.
+    pub fn meaning(&self, object: String) -> StoreError {
+        let reason = self.to_string();
+        match self {
+            Self::Certificate(_) | Self::NoTls | Self::UnknownHost(_) => StoreError::Configuration(reason),
+            Self::Stalled(_) | Self::Slow(_) => StoreError::Busy { object, reason },
+            Self::Broken(_) => StoreError::Unavailable { object, reason },
+            Self::Answer(answer) => answer.meaning(object, reason),
+        }
+    }
+}
+
+impl Answer {
+    fn meaning(&self, object: String, reason: String) -> StoreError {
+        let failed = |object, reason| StoreError::Io { object, source: io::Error::other(reason) };
+        match (self.status.as_u16(), self.code.as_str()) {
+            // Amazon's words for its own 408 and 429, under whatever status.
+            (_, "RequestTimeout" | "InternalError" | "OperationAborted" | "ConditionalRequestConflict") => {
+                StoreError::Unavailable { object, reason }
+            }
+            (
+                _,
+                "SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "ServerBusy" | "RateLimitExceeded",
+            ) => StoreError::Busy { object, reason },
+            (429 | 503, _) => StoreError::Busy { object, reason },
+            (_, "BlobAlreadyExists") => StoreError::AlreadyExists { object },
+            (_, "BlobImmutableDueToPolicy" | "ExpiredToken" | "ExpiredTokenException" | "InvalidToken") | (401 | 403, _) => {
+                StoreError::Denied { object, reason }
+            }
+            (408 | 409 | 500 | 502 | 504, _) => StoreError::Unavailable { object, reason },
+            (300..400, _) | (_, "AuthorizationHeaderMalformed") => StoreError::Configuration(match &self.region {
+                Some(region) => format!("the bucket lies in the region `{region}`; set AWS_REGION ({reason})"),
+                None => format!("the store sends us elsewhere; check the host and AWS_REGION ({reason})"),
+            }),
+            // 501 is a gap of the store, 507 a full one; other 5xx come from proxies in between.
+            (501 | 505 | 507, _) | (..500, _) => failed(object, reason),
+            _ => StoreError::Unavailable { object, reason },
+        }
+    }
+}
+
+/// The TLS error behind `error`. An `io::Error` hides what it wraps from `source`.
+fn tls_error(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
+    std::iter::successors(Some(error), |error| (*error).source()).find_map(|error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        error.downcast_ref::<rustls::Error>().or_else(|| inner?.downcast_ref()).cloned()
+    })
+}
+
+fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    std::iter::successors(Some(error), |error| (*error).source()).last().unwrap_or(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meaning(status: u16, body: &str) -> StoreError {
+        let answer = Answer::new(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes());
+        Fault::Answer(answer).meaning("config".to_owned())
+    }
+
+    #[test]
+    fn statuses_and_codes_have_their_meanings() {
+        let code = |code: &str| format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>words</Message></Error>");
+        for status in [408, 409, 500, 502, 504, 520] {
+            assert!(matches!(meaning(status, ""), StoreError::Unavailable { .. }), "{status}");
+        }
+        for (status, body) in [(429, ""), (503, ""), (503, "SlowDown"), (403, "RateLimitExceeded"), (400, "ThrottlingException")]
+        {
+            assert!(matches!(meaning(status, &code(body)), StoreError::Busy { .. }), "{status} {body}");
+        }
+        for (status, body) in
+            [(401, ""), (403, ""), (403, "AccessDenied"), (400, "ExpiredToken"), (409, "BlobImmutableDueToPolicy")]
+        {
+            assert!(matches!(meaning(status, &code(body)), StoreError::Denied { .. }), "{status} {body}");
+        }
+        for (status, body) in [(400, ""), (400, "InvalidRequest"), (416, ""), (501, ""), (507, "")] {
+            assert!(matches!(meaning(status, &code(body)), StoreError::Io { .. }), "{status} {body}");
+        }
+        assert!(matches!(meaning(400, &code("RequestTimeout")), StoreError::Unavailable { .. }));
+        assert!(matches!(meaning(409, &code("BlobAlreadyExists")), StoreError::AlreadyExists { .. }));
+        let elsewhere = meaning(301, "<Error><Code>PermanentRedirect</Code><Region>eu-west-3</Region></Error>");
+        assert!(matches!(&elsewhere, StoreError::Configuration(text) if text.contains("`eu-west-3`")), "{elsewhere:?}");
+        let denied = meaning(403, &code("AccessDenied")).to_string();
+        assert_eq!(denied, "access to config was denied: 403 Forbidden: AccessDenied: words");
+    }
+
+    #[test]
+    fn a_fault_is_found_behind_other_errors() {
+        let hidden = object_store::Error::Generic { store: "S3", source: Box::new(Fault::Stalled(Duration::from_secs(60))) };
+        let fault = Fault::behind(&hidden).unwrap();
+        assert!(matches!(fault.meaning("config".into()), StoreError::Busy { .. }));
+        let other = object_store::Error::Generic { store: "S3", source: "text".into() };
+        assert!(Fault::behind(&other).is_none());
+    }
+}
