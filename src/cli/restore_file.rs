@@ -131,7 +131,7 @@ async fn shown<T>(work: impl Future<Output = T>, counters: &Counters, format: Fo
             result = &mut work => return result,
             _ = tick.tick() => {
                 let now = counters.snapshot();
-                let phase = counters.waiting().map(|reason| format!("waits for {reason}")).unwrap_or_default();
+                let phase = counters.waiting().map(|reason| format!("waiting: {reason}")).unwrap_or_default();
                 progress.update(&Step { phase, done: now.done_bytes, total: now.total_bytes, ..Step::default() });
             }
         }

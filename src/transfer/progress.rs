@@ -84,13 +84,13 @@ impl Progress {
         }
     }
 
-    /// Whom or what it waits for, for people; `None` while it works.
+    /// Why it waits, for people; `None` while it works.
     pub fn waiting(&self) -> Option<String> {
         let reason = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
         reason.or_else(|| {
             let since = self.0.store.get()?.upgrade()?.away_since()?;
             let since = rfc3339(Timestamp { nanoseconds: 0, ..since.into() });
-            Some(format!("the repository's store, which has not answered since {since}"))
+            Some(format!("the repository's store has not answered since {since}"))
         })
     }
 
