@@ -135,11 +135,15 @@ async fn export_with_a_fault(way: Way, nth: u64, fault: Fault) -> bool {
         assert!(text.contains(&call.object()), "{case}: the object is not named: {text}");
         if let Some(error) = error {
             assert!(matches!(error, ExportError::Repository(_)), "{case}: {error}");
-            assert_eq!(error.is_transient(), matches!(fault, Fault::Unavailable | Fault::AnswerLost), "{case}: {error}");
+            assert_eq!(
+                error.is_transient(),
+                matches!(fault, Fault::Unavailable | Fault::Busy | Fault::AnswerLost),
+                "{case}: {error}"
+            );
         }
     }
     match fault {
-        Fault::Unavailable | Fault::Denied | Fault::AnswerLost => assert!(result.is_err(), "{case}"),
+        Fault::Unavailable | Fault::Busy | Fault::Denied | Fault::AnswerLost => assert!(result.is_err(), "{case}"),
         Fault::Late => assert!(result.is_ok(), "{case}: {result:?}"),
         // A part of the parent that does not read makes the export full; most lists cannot be cut.
         Fault::Truncated | Fault::Stall => {}
