@@ -273,6 +273,8 @@ mod tests {
             "windlass pool import --device /dev/sdb",
             "windlass pool repair --device /dev/sdb",
             "windlass pool close --image /srv/pool.img",
+            "windlass pool adopt /srv/pool",
+            "windlass pool adopt --image /srv/pool.img --all --confirm",
             "windlass pool status --endpoint unix:///run/a.sock --output json",
             "windlass volume create data --size 1GiB --fs-type xfs --parameter checksum=true",
             "windlass volume create data --from-snapshot s --block",
@@ -323,6 +325,9 @@ mod tests {
             "windlass repository forget abcd --host h --repository /srv/r",
             "windlass repository forget --keep-last -1 --repository /srv/r",
             "windlass repository forget --keep-within 3 --repository /srv/r",
+            "windlass pool adopt --confirm",
+            "windlass pool adopt /srv/pool --image /srv/pool.img",
+            "windlass pool adopt /srv/pool --all --object 0f5f9a50-38e4-4b68-8a06-2e4bd2e2a2a1",
             "windlass export s --repository relative/path",
         ] {
             assert!(parse(line).is_err_and(|error| error.exit_code() == 2), "{line}");

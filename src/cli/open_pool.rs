@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::block::loop_device::LoopError;
 use crate::mount::MountError;
 use crate::mount::image::{self, Grown, ImageError, ImageFileSystem};
+use crate::pool::adopt::{AdoptOrder, AdoptReport};
 use crate::pool::owned::OwnedPool;
 use crate::pool::properties::PoolProperties;
 use crate::pool::set::{OpenedPool, PoolSource};
@@ -169,6 +170,44 @@ pub fn grow_image(path: &Path, bytes: u64) -> Result<Grown, CliError> {
     image::grow(path, bytes).map_err(|error| image_error(what, error))
 }
 
+/// Shows what can be had back of the pool in a directory, or takes it over. Blocks.
+///
+/// # Errors
+/// [`Exit::Refused`] while it is served, when there is none, or the order does not fit it; [`Exit::Usage`] for what is no directory;
+/// [`Exit::NotFound`], [`Exit::Failed`].
+pub fn adopt_directory(directory: &Path, order: &AdoptOrder) -> Result<AdoptReport, CliError> {
+    let what = format!("cannot adopt the pool in {}", directory.display());
+    if directory.exists() && !directory.is_dir() {
+        return Err(CliError::because(Exit::Usage, what, "it is no directory").advise(
+            "give an image file by --image; a pool on a block device keeps its records there and nowhere else, and has nothing to be adopted from",
+        ));
+    }
+    reflink::adopt(directory, order).map_err(|error| match error {
+        PoolError::CatalogueLost(_) => CliError::because(Exit::Refused, what, error)
+            .advise("say which pool it is, by --pool-id: the topology label topology.windlass.dev/pool-ID of its node has it"),
+        PoolError::NoSpace(_) => CliError::because(Exit::Refused, what, error)
+            .advise("a new catalogue needs 8 MiB: enlarge the pool, or move the damaged catalogue.redb to another disk, and repeat the command"),
+        PoolError::Format(_) => CliError::because(Exit::Refused, what, error),
+        error => pool_error(what, error),
+    })
+}
+
+/// As [`adopt_directory`], of the pool in an image, which is taken down again.
+///
+/// # Errors
+/// As for [`adopt_directory`]; [`Exit::Usage`] when this is not root.
+pub fn adopt_image(path: &Path, order: &AdoptOrder) -> Result<AdoptReport, CliError> {
+    let what = || format!("cannot adopt the pool in the image {}", path.display());
+    require_root(&what())?;
+    let image = image::open(path).map_err(|error| image_error(what(), error))?;
+    let adopted = adopt_directory(image.directory(), order);
+    if let Err(error) = image.close() {
+        // As a node leaves it that ends while its volumes are in use.
+        tracing::debug!(image = %path.display(), %error, "the image stays mounted");
+    }
+    adopted
+}
+
 /// Unmounts and detaches the image of a pool, whatever of that is still to be done. Blocks.
 ///
 /// # Errors
@@ -251,6 +290,9 @@ fn pool_error(what: String, error: PoolError) -> CliError {
         PoolError::Owned(_) => (Exit::Refused, Some(SERVED)),
         PoolError::Unsupported(_) => (Exit::Refused, Some(MAKE_IMAGE)),
         PoolError::NoSpace(_) => (Exit::Refused, Some("make room, or choose another place")),
+        PoolError::CatalogueLost(_) => {
+            (Exit::Refused, Some("`windlass pool adopt` (with --image for an image file) changes nothing without --confirm"))
+        }
         PoolError::Format(_) => (Exit::Refused, Some("a pool is made in an empty directory, by `windlass pool create`")),
         PoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             (Exit::NotFound, Some("`windlass pool create` makes a pool, in a directory or an image file"))
@@ -269,7 +311,7 @@ pub fn device_error(what: String, error: PoolError) -> CliError {
             Exit::Refused,
             Some("unmount it, or let a node unpublish and unstage it (end the pods that use it); then stop the node"),
         ),
-        PoolError::Unsupported(_) | PoolError::Format(_) => (Exit::Refused, None),
+        PoolError::Unsupported(_) | PoolError::Format(_) | PoolError::CatalogueLost(_) => (Exit::Refused, None),
         PoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             (Exit::NotFound, Some("`windlass pool import` lists the block devices that carry a pool"))
         }

@@ -1,5 +1,6 @@
 //! `windlass pool`: make and enlarge pools, look at them on their disks and in a running node, repair them, let go of them.
 
+mod adopt;
 mod close;
 mod create;
 mod grow;
@@ -24,6 +25,8 @@ pub enum PoolCommand {
     Grow(grow::GrowArgs),
     /// Look at pools on block devices that came from elsewhere: what is on them, and how to serve it. Changes nothing
     Import(import::ImportArgs),
+    /// Take a pool of files over again whose catalogue was lost or damaged. Without --confirm it only shows what there is
+    Adopt(adopt::AdoptArgs),
     /// Unmount and detach the image file of a pool, which no node may be serving
     Close(close::CloseArgs),
     /// Check and repair the metadata of a pool on a block device, which no node may be serving
@@ -45,6 +48,7 @@ pub async fn run(command: PoolCommand, format: Format) -> Result<(), CliError> {
         PoolCommand::Create(args) => create::run(args, format).await,
         PoolCommand::Grow(args) => grow::run(args, format).await,
         PoolCommand::Import(args) => import::run(args, format).await,
+        PoolCommand::Adopt(args) => adopt::run(args, format).await,
         PoolCommand::Close(args) => close::run(args, format).await,
         PoolCommand::Repair(args) => repair::run(args, format).await,
         PoolCommand::Rename(args) => properties::rename(args, format).await,

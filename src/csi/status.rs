@@ -66,6 +66,7 @@ pub fn read(error: CallError) -> Status {
             | PoolError::CannotQuiesce(_)
             | PoolError::Owned(_)
             | PoolError::Format(_)
+            | PoolError::CatalogueLost(_)
             | PoolError::Catalogue(_)
             | PoolError::Unfinished(_)
             | PoolError::Io { .. } => Code::Internal,
@@ -95,6 +96,7 @@ pub fn snapshot_metadata(error: CallError) -> Status {
             | PoolError::CannotQuiesce(_)
             | PoolError::Owned(_)
             | PoolError::Format(_)
+            | PoolError::CatalogueLost(_)
             | PoolError::Catalogue(_)
             | PoolError::Unfinished(_)
             | PoolError::Io { .. } => Code::Internal,
@@ -141,7 +143,7 @@ pub fn create_volume(error: CallError) -> Status {
             // Whether the last commit took hold is not known.
             PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
             // Rolled back before it was reported.
-            PoolError::Owned(_) | PoolError::Format(_) | PoolError::Io { .. } => Code::Internal,
+            PoolError::Owned(_) | PoolError::Format(_) | PoolError::CatalogueLost(_) | PoolError::Io { .. } => Code::Internal,
         },
         CallError::Mount(error) => mount_internal(error),
     };
@@ -168,6 +170,7 @@ pub fn delete(error: CallError) -> Status {
             | PoolError::CannotQuiesce(_)
             | PoolError::Owned(_)
             | PoolError::Format(_)
+            | PoolError::CatalogueLost(_)
             | PoolError::Io { .. } => Code::Internal,
         },
         CallError::Mount(error) => mount_internal(error),
@@ -189,7 +192,11 @@ pub fn create_snapshot(error: CallError) -> Status {
             // Final until an administrator acts: the file system cannot share extents, or the volume has too many, or it shut down.
             PoolError::Unsupported(_) | PoolError::TooSlow { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
             PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
-            PoolError::Size(_) | PoolError::Owned(_) | PoolError::Format(_) | PoolError::Io { .. } => Code::Internal,
+            PoolError::Size(_)
+            | PoolError::Owned(_)
+            | PoolError::Format(_)
+            | PoolError::CatalogueLost(_)
+            | PoolError::Io { .. } => Code::Internal,
         },
         CallError::Mount(error) => mount_internal(error),
     };
@@ -214,6 +221,7 @@ pub fn controller_expand(error: CallError) -> Status {
             | PoolError::TooSlow { .. }
             | PoolError::Owned(_)
             | PoolError::Format(_)
+            | PoolError::CatalogueLost(_)
             | PoolError::Io { .. } => Code::Internal,
         },
         CallError::Mount(error) => mount_internal(error),
@@ -235,6 +243,7 @@ fn pool_on_node(error: &PoolError) -> Code {
         | PoolError::TooSlow { .. }
         | PoolError::Owned(_)
         | PoolError::Format(_)
+        | PoolError::CatalogueLost(_)
         | PoolError::Io { .. } => Code::Internal,
     }
 }
@@ -358,6 +367,7 @@ pub fn set_pool_properties(error: CallError) -> Status {
             | PoolError::CannotQuiesce(_)
             | PoolError::Owned(_)
             | PoolError::Format(_)
+            | PoolError::CatalogueLost(_)
             | PoolError::Io { .. } => Code::Internal,
         },
         CallError::Mount(error) => mount_internal(error),
@@ -399,6 +409,7 @@ mod tests {
             PoolError::CannotQuiesce("x".to_owned()),
             PoolError::Owned("x".to_owned()),
             PoolError::Format("x".to_owned()),
+            PoolError::CatalogueLost("x".to_owned()),
             PoolError::Catalogue("x".to_owned()),
             PoolError::Unfinished("x".to_owned()),
             PoolError::Io { action: "x".to_owned(), source: io::Error::other("x") },
@@ -423,6 +434,7 @@ mod tests {
             | PoolError::CannotQuiesce(_)
             | PoolError::Owned(_)
             | PoolError::Format(_)
+            | PoolError::CatalogueLost(_)
             | PoolError::Io { .. } => false,
         }
     }

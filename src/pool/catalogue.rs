@@ -16,15 +16,19 @@
 //! * Running out of space in a commit all the same is [`PoolError::Catalogue`] like any other error of it: it is not known whether the
 //!   change is there, which is no final answer.
 //! * Opening never changes a file that is not ours: it is first read into memory whole and examined there (a catalogue is some
-//!   megabytes). A newer format, another program's file and a damaged one are refused with [`PoolError::Format`].
+//!   megabytes). A newer format is refused with [`PoolError::Format`], another program's file and a damaged one with
+//!   [`PoolError::CatalogueLost`].
 //! * The file is made under another name and renamed when it is complete; a crash before leaves nothing that opens. Mode 0600.
 //!   Of a region, the label of the device says whether it was complete.
+//!
+//! What it records is kept once more, in a second copy (`copy`), from which it can be made again ([`Catalogue::rebuild`]).
 //!
 //! It keeps no secrets, and it is not locked against other processes by itself but by the pool's lock.
 
 mod allocated;
 mod change;
 mod connection;
+pub(in crate::pool) mod copy;
 mod examine;
 mod index;
 mod room;
@@ -37,14 +41,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use redb::backends::InMemoryBackend;
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase, StorageBackend};
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 
 use self::allocated::AllocatedFile;
 pub use self::change::Change;
 use self::connection::{Connection, Home, Opened};
+use self::copy::Records;
 use self::tables::{
-    ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, SNAPSHOTS, SNAPSHOTS_OF, VOLUMES, anchor_key, export_key,
-    failed, later_table, name_key,
+    ANCHORS, EXPORTS, INTENTS, MAGIC, META, NAMES, PUBLICATIONS, REVISION, SNAPSHOTS, SNAPSHOTS_OF, VOLUMES, anchor_key,
+    export_key, failed, later_table, name_key, number,
 };
 pub use self::thin::EpochStep;
 use super::PoolError;
@@ -92,10 +97,50 @@ impl Catalogue {
         Self::open(path)
     }
 
+    /// Makes a catalogue at `path` that records this, and is of that revision. What is there is kept as `replaced`, and what was
+    /// kept there before goes. A crash leaves the old one or the new one.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`] when a new one does not fit beside the old one; [`PoolError::NameTaken`] when two records have one name;
+    /// [`PoolError::Io`], [`PoolError::Catalogue`].
+    pub(in crate::pool) fn rebuild(path: &Path, replaced: &Path, records: &Records, revision: u64) -> Result<(), PoolError> {
+        let unfinished = allocated::unfinished(path);
+        let io = |what: &str, path: &Path, source| PoolError::io(format!("{what} {}", path.display()), source);
+        allocated::remove(&unfinished).map_err(|error| io("remove", &unfinished, error))?;
+        let fill = || -> Result<(), PoolError> {
+            let opened = create_over(AllocatedFile::create(&unfinished)?, records.pool)?;
+            let transaction = opened.database.begin_write().map_err(failed)?;
+            Change::new(&transaction, None).put_records(records)?;
+            transaction.open_table(META).map_err(failed)?.insert(REVISION, revision.to_string().as_str()).map_err(failed)?;
+            transaction.commit().map_err(failed)
+        };
+        fill().inspect_err(|_| drop(allocated::remove(&unfinished)))?;
+        failpoint::hit("catalogue.rebuild.before");
+        allocated::remove(replaced).map_err(|error| io("remove", replaced, error))?;
+        match fs::hard_link(path, replaced) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("put aside", path, error)),
+            _ => {}
+        }
+        fs::rename(&unfinished, path).map_err(|error| io("rename", &unfinished, error))?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        file_ops::sync_dir(parent).map_err(|error| io("sync", parent, error))
+    }
+
+    /// The catalogue at `path`, read into memory: what is changed in it is gone with it. Nothing is written.
+    ///
+    /// # Errors
+    /// As for [`Catalogue::open`].
+    pub(in crate::pool) fn read(path: &Path) -> Result<Self, PoolError> {
+        let (id, copy) = examine::file(path)?;
+        index::ensure(&copy)?;
+        Ok(Self::on(Connection::over(copy, Home::Memory, id)))
+    }
+
     /// Opens the catalogue at `path`. Nothing is changed unless it is one of ours.
     ///
     /// # Errors
-    /// [`PoolError::Format`] when it is of a newer format, damaged or no catalogue; [`PoolError::Io`] (`NotFound` among it),
+    /// [`PoolError::Format`] when it is of a newer format; [`PoolError::CatalogueLost`] when it is damaged or no catalogue;
+    /// [`PoolError::Io`] (`NotFound` among it),
     /// [`PoolError::Catalogue`]. One that can be read and not be changed is no error: [`Catalogue::check_works`] says so.
     pub fn open(path: &Path) -> Result<Self, PoolError> {
         Connection::open(Home::File(path.to_owned())).map(Self::on)
@@ -231,6 +276,7 @@ impl Catalogue {
         transaction.set_durability(Durability::Immediate).map_err(failed)?;
         // An error drops the transaction, which aborts it.
         let value = change(&mut Change::new(&transaction, opened.room.as_deref()))?;
+        raise_revision(&transaction)?;
         if failpoint::ENABLED {
             failpoint::hit(&format!("catalogue.{label}.before"));
         }
@@ -422,6 +468,14 @@ impl Catalogue {
         let reading = self.begin_read()?;
         tables::with_prefix(&reading.open_table(EXPORTS).map_err(failed)?, volume.as_bytes())
     }
+}
+
+/// Counts a commit, so that of two catalogues, or of one and its copy, the newer is known.
+fn raise_revision(transaction: &WriteTransaction) -> Result<(), PoolError> {
+    let mut meta = transaction.open_table(META).map_err(failed)?;
+    let revision = number(&meta, REVISION)? + 1;
+    meta.insert(REVISION, revision.to_string().as_str()).map_err(failed)?;
+    Ok(())
 }
 
 /// Makes the database of a new catalogue on empty storage.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Snapshot, Volume};
-use crate::types::{VolumeId, VolumeSize};
+use crate::types::{Object, VolumeId, VolumeSize};
 
 /// Key of an intent: ascending, never used twice while the catalogue lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +57,18 @@ pub enum Intent {
 }
 
 impl Intent {
+    /// The objects that are being made, filled or deleted.
+    pub fn objects(&self) -> Vec<Object> {
+        match self {
+            Self::CreateVolume { volume, .. } | Self::DeleteVolume { volume } | Self::Restore { volume } => {
+                vec![Object::Volume(volume.id)]
+            }
+            Self::CreateSnapshots { snapshots, .. } => snapshots.iter().map(|snapshot| Object::Snapshot(snapshot.id)).collect(),
+            Self::DeleteSnapshot { snapshot } => vec![Object::Snapshot(snapshot.id)],
+            Self::Grow { .. } => Vec::new(),
+        }
+    }
+
     /// The same change without the holds of these volumes: somebody else holds them still.
     #[must_use]
     pub fn without_holds(&self, foreign: &BTreeSet<VolumeId>) -> Self {

@@ -13,6 +13,7 @@
 //!
 //! All calls block; the layers above run them on blocking threads.
 
+pub mod adopt;
 pub mod catalogue;
 pub mod idempotent;
 pub mod intent;
@@ -491,6 +492,9 @@ pub enum PoolError {
     /// The catalogue or pool is of a newer format, or not one at all.
     #[error("{0}")]
     Format(String),
+    /// The catalogue is missing or damaged, or one of an earlier moment lies in its place. The objects may be well, and nothing was changed.
+    #[error("{0}")]
+    CatalogueLost(String),
     /// The catalogue failed.
     #[error("catalogue: {0}")]
     Catalogue(String),

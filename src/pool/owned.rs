@@ -62,6 +62,7 @@ pub use self::status::{AnchorStatus, PoolStatus};
 pub(in crate::pool) use self::volumes::boot_id;
 use self::watch::Watch;
 use super::catalogue::Catalogue;
+use super::catalogue::copy::CopyKeeper;
 use super::intent::{Intent, IntentId};
 use super::locks::{Key, Locked, OperationLocks};
 use super::{DataChecksum, Demand, FREEZE_DEADLINE, Held, Pool, PoolError, PoolKind, Quiesce, Release};
@@ -73,6 +74,8 @@ use crate::types::{LogicalBlockSize, Object, PoolId, SnapshotId, VolumeId, Volum
 pub struct OwnedPool {
     // Ended before all else goes.
     watch: Option<Watch>,
+    // Ended likewise, with a last copy.
+    keeper: Option<CopyKeeper>,
     // Dropped before the pool, on whose device it may lie.
     catalogue: Catalogue,
     pool: Arc<dyn Pool>,
@@ -112,6 +115,7 @@ impl OwnedPool {
         let findings = recovery::compare(pool.as_ref(), &catalogue)?;
         let owned = Self {
             watch: None,
+            keeper: None,
             pool,
             catalogue,
             quiesce,
@@ -135,10 +139,20 @@ impl OwnedPool {
         Ok(self)
     }
 
+    /// Keeps a second copy of the catalogue at `path` from now on, until it is dropped.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`] when no thread can be started.
+    pub(in crate::pool) fn copied_to(mut self, path: PathBuf) -> Result<Self, PoolError> {
+        self.keeper = Some(CopyKeeper::start(self.catalogue.clone(), path)?);
+        Ok(self)
+    }
+
     /// Another reference to the same open pool, without its watch.
     fn shared(&self) -> Self {
         Self {
             watch: None,
+            keeper: None,
             catalogue: self.catalogue.clone(),
             pool: Arc::clone(&self.pool),
             quiesce: Arc::clone(&self.quiesce),

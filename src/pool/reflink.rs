@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! catalogue.redb     the records and the pool's id
+//! catalogue.copy     its second copy (`catalogue::copy`), for `adopt`
+//! catalogue.replaced a catalogue that an adoption put another in the place of
 //! lock               locked (flock) by the process that owns the pool; a lock of the inode, so mount namespaces do not matter
 //! volumes/ID         a volume        XFS: the file itself
 //! snapshots/ID       a snapshot      Btrfs: a subvolume (a snapshot's is read-only) that holds the file `data`
@@ -37,6 +39,7 @@
 //! A crash between any two steps leaves a temporary name (swept), or an object that the catalogue has an intent for. This
 //! module never copies data to share it, and never touches a name that it did not give.
 
+mod adopt;
 pub mod changed;
 mod extents;
 mod files;
@@ -56,10 +59,11 @@ use nix::libc;
 use nix::sys::statfs::{XFS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
+pub use self::adopt::adopt;
 use self::extents::SnapshotExtents;
 use self::layout::Layout;
 use self::stall::Stalls;
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, copy};
 use super::owned::OwnedPool;
 use super::properties::PoolProperties;
 use super::{
@@ -135,11 +139,19 @@ pub fn create_pool_with(directory: &Path, properties: &PoolProperties) -> Result
 ///
 /// # Errors
 /// [`PoolError::Owned`] when another process has it; [`PoolError::Format`] when there is none or it is of a newer format;
+/// [`PoolError::CatalogueLost`] when its catalogue is missing, damaged or of an earlier moment: see [`adopt`];
 /// [`PoolError::Unsupported`], [`PoolError::Io`], [`PoolError::Catalogue`].
 pub fn open_pool(directory: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, PoolError> {
     let pool = ReflinkPool::open(directory)?;
-    let catalogue = Catalogue::open(&pool.layout.catalogue())?;
-    OwnedPool::open(Arc::new(pool), catalogue, quiesce)?.watched()
+    let copy = pool.layout.copy();
+    let opened = Catalogue::open(&pool.layout.catalogue());
+    // Before anything is recovered by it.
+    let checked = opened.and_then(|catalogue| copy::check_not_behind(&catalogue, &copy).map(|()| catalogue));
+    let catalogue = checked.map_err(|error| match error {
+        PoolError::CatalogueLost(text) => PoolError::CatalogueLost(format!("{text}; {}", layout::ADOPT)),
+        error => error,
+    })?;
+    OwnedPool::open(Arc::new(pool), catalogue, quiesce)?.watched()?.copied_to(copy)
 }
 
 fn absolute(directory: &Path) -> Result<PathBuf, PoolError> {
@@ -176,10 +188,22 @@ impl ReflinkPool {
     /// Opens and locks the pool in a directory, which `create_pool` has made.
     ///
     /// # Errors
-    /// [`PoolError::Owned`], [`PoolError::Format`] when there is no pool, [`PoolError::Unsupported`], [`PoolError::Io`].
+    /// [`PoolError::Owned`], [`PoolError::Format`] when there is no pool, [`PoolError::CatalogueLost`], [`PoolError::Unsupported`],
+    /// [`PoolError::Io`].
     pub fn open(directory: &Path) -> Result<Self, PoolError> {
         let layout = Layout::new(absolute(directory)?);
         layout.check_used()?;
+        Self::lock(layout)
+    }
+
+    /// Locks the objects of a pool, whatever its catalogue is.
+    fn open_objects(directory: &Path) -> Result<Self, PoolError> {
+        let layout = Layout::new(absolute(directory)?);
+        layout.check_objects()?;
+        Self::lock(layout)
+    }
+
+    fn lock(layout: Layout) -> Result<Self, PoolError> {
         let lock = lock(&layout)?;
         // The pool was made where sharing had been tried. Whether it still lies on such a file system is asked without writing:
         // a pool without a free byte must open, for whoever makes room in it needs it open.

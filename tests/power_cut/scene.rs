@@ -191,7 +191,10 @@ pub fn verify_stored(opened: &Opened) {
         fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     };
     let expected = ["catalogue.redb", "lock", "snapshots", "volumes"].map(str::to_owned);
-    assert_eq!(names(&opened.directory), BTreeSet::from(expected));
+    // The copy of the catalogue is made by a thread of its own, and what that left half done is gone when it is made again.
+    let is_copy = |name: &String| ["catalogue.copy", "catalogue.copy-new"].contains(&name.as_str());
+    let found = names(&opened.directory).into_iter().filter(|name| !is_copy(name));
+    assert_eq!(found.collect::<BTreeSet<_>>(), BTreeSet::from(expected));
     let volumes: BTreeSet<String> = opened.pool.volumes().unwrap().iter().map(|volume| volume.id.to_string()).collect();
     let snapshots = opened.pool.snapshots().unwrap().into_iter().map(|snapshot| snapshot.id);
     let anchors = opened.pool.anchors().unwrap().into_iter().map(|anchor| anchor.snapshot.id);

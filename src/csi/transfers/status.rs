@@ -80,7 +80,7 @@ pub(super) fn pool(field: &str, error: &PoolError) -> Status {
         }
         PoolError::Unsupported(_) => Code::InvalidArgument,
         PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
-        PoolError::Owned(_) | PoolError::Format(_) | PoolError::Io { .. } => Code::Internal,
+        PoolError::Owned(_) | PoolError::Format(_) | PoolError::CatalogueLost(_) | PoolError::Io { .. } => Code::Internal,
     };
     Status::new(code, format!("{field}: {}", chain(error)))
 }

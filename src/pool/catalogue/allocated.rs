@@ -170,9 +170,12 @@ impl StorageBackend for AllocatedFile {
 /// Whether a commit to this file overwrites what is the file's own; why not.
 fn check_allocated(file: &File, path: &Path) -> Result<(), &'static str> {
     let Ok(metadata) = file.metadata() else { return Err("it cannot be looked at") };
-    if metadata.len() < MIN_BYTES {
-        return Err("it is shorter than it must be");
-    }
+    if metadata.len() < MIN_BYTES { Err("it is shorter than it must be") } else { check_own_space(file, path) }
+}
+
+/// Whether what is overwritten in this file, which lies at `path`, takes no space of the file system; why not.
+pub(super) fn check_own_space(file: &File, path: &Path) -> Result<(), &'static str> {
+    let Ok(metadata) = file.metadata() else { return Err("it cannot be looked at") };
     // Blocks of stat(2) are 512 bytes on every file system.
     if metadata.blocks().saturating_mul(512) < metadata.len() {
         return Err("it is sparse");
@@ -233,7 +236,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn new_file(path: &Path) -> io::Result<File> {
+/// A new empty file that only its owner reads, overwritten in place also on Btrfs.
+pub(super) fn new_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
     // Whatever the umask, nobody else reads it.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
@@ -244,13 +248,13 @@ fn new_file(path: &Path) -> io::Result<File> {
 }
 
 /// Whether the file system has twice as much free: what is taken ahead of need is not to be what a writer lacks the next moment.
-fn check_spare(file: &File, bytes: u64) -> io::Result<()> {
+pub(super) fn check_spare(file: &File, bytes: u64) -> io::Result<()> {
     let stat = fstatvfs(file)?;
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
     if free / 2 < bytes { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
 }
 
-fn write_zeros(file: &File, range: ByteRange) -> io::Result<()> {
+pub(super) fn write_zeros(file: &File, range: ByteRange) -> io::Result<()> {
     let zeros = vec![0; STEP as usize];
     let mut offset = range.offset();
     while offset < range.end() {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, WriteTransaction};
 
+use super::copy::Records as Copied;
 use super::index;
 use super::room::{Need, Room};
 use super::tables::{
     self, ANCHORS, EXPORTS, INTENTS, META, NAMES, PROPERTIES, PUBLICATIONS, Records, SNAPSHOTS, SNAPSHOTS_OF, VOLUMES, all,
-    anchor_key, encode, export_key, failed, get, name_key, with_prefix,
+    anchor_key, encode, export_key, failed, get, name_key, number, with_prefix,
 };
+use super::thin::FIRST_DELTA_BASE;
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::properties::PoolProperties;
@@ -52,6 +54,34 @@ impl<'a> Change<'a> {
     /// Refuses what would make the catalogue larger when there is no room for it.
     pub(super) fn check_room(&self, need: Need) -> Result<(), PoolError> {
         self.room.map_or(Ok(()), |room| room.check(self.transaction, need))
+    }
+
+    /// Writes all of this, in a catalogue without records.
+    ///
+    /// # Errors
+    /// [`PoolError::NameTaken`] when two of a kind have one name; [`PoolError::Catalogue`].
+    pub(super) fn put_records(&mut self, records: &Copied) -> Result<(), PoolError> {
+        self.set_properties(&records.properties)?;
+        records.volumes.iter().try_for_each(|volume| self.put_volume(volume))?;
+        records.snapshots.iter().try_for_each(|snapshot| self.put_snapshot(snapshot))?;
+        records.anchors.iter().try_for_each(|anchor| self.put_anchor(anchor))?;
+        records.exports.iter().try_for_each(|export| self.put_export(export))?;
+        self.skip_intents(records.next_intent)?;
+        let mut meta = self.transaction.open_table(META).map_err(failed)?;
+        meta.insert(FIRST_DELTA_BASE, records.first_delta_base.to_string().as_str()).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Gives no intent a number below `first` any more.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub(in crate::pool) fn skip_intents(&mut self, first: u64) -> Result<(), PoolError> {
+        let mut meta = self.transaction.open_table(META).map_err(failed)?;
+        if number(&meta, NEXT_INTENT)? < first {
+            meta.insert(NEXT_INTENT, first.to_string().as_str()).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Changes nothing that counts, so that its commit shows whether one works.

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use redb::{Builder, Database, StorageBackend};
 
 use super::allocated::AllocatedFile;
+use super::copy::Commits;
 use super::examine;
 use super::index;
 use super::room::Room;
@@ -61,6 +62,8 @@ pub(super) struct Connection {
     /// Held by the one who opens it again.
     reopening: Mutex<()>,
     failed_commits: AtomicU64,
+    /// Told of every commit.
+    commits: Arc<Commits>,
     /// Whether the last commit failed.
     doubtful: AtomicBool,
 }
@@ -85,6 +88,7 @@ impl Connection {
             opened: RwLock::new(opened),
             reopening: Mutex::default(),
             failed_commits: AtomicU64::new(0),
+            commits: Arc::default(),
             doubtful: AtomicBool::new(false),
         }
     }
@@ -114,9 +118,15 @@ impl Connection {
         self.failed_commits.load(Ordering::Acquire)
     }
 
+    /// What commits tell.
+    pub(super) fn commits(&self) -> &Arc<Commits> {
+        &self.commits
+    }
+
     /// Notes that a commit worked.
     pub(super) fn note_success(&self) {
         self.doubtful.store(false, Ordering::Release);
+        self.commits.note();
     }
 
     /// Notes that a commit failed.

@@ -32,6 +32,9 @@ pub(super) const INTENTS: TableDefinition<'static, u64, &'static [u8]> = TableDe
 /// Key in `meta` of what was chosen for the pool, as JSON. Catalogues of the first versions lack it.
 pub(super) const PROPERTIES: &str = "properties";
 
+/// Key in `meta` of the number of commits. Catalogues of the first versions lack it.
+pub(super) const REVISION: &str = "revision";
+
 /// Value of `magic` in `meta`.
 pub(super) const MAGIC: &str = "windlass catalogue";
 
@@ -96,6 +99,13 @@ pub(super) fn later_table(reading: &ReadTransaction, table: Records) -> Result<O
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// A stored counter; zero when it was never set.
+pub(super) fn number(meta: &impl ReadableTable<&'static str, &'static str>, key: &str) -> Result<u64, PoolError> {
+    let stored = meta.get(key).map_err(failed)?.map(|value| value.value().to_owned());
+    let unreadable = |_| PoolError::Catalogue(format!("the counter `{key}` does not read back"));
+    stored.map_or(Ok(0), |text| text.parse()).map_err(unreadable)
 }
 
 pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, PoolError> {

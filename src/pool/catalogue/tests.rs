@@ -36,7 +36,7 @@ fn directory() -> (tempfile::TempDir, PathBuf) {
 
 fn format_error(result: Result<Catalogue, PoolError>) -> String {
     match result {
-        Err(PoolError::Format(text)) => text,
+        Err(PoolError::Format(text) | PoolError::CatalogueLost(text)) => text,
         other => panic!("{other:?}"),
     }
 }

@@ -10,7 +10,7 @@ use redb::ReadableTable;
 use super::Catalogue;
 use super::change::{Change, NEXT_INTENT};
 use super::room::Need;
-use super::tables::{KEPT_MAPS, META, THIN_OBJECTS, TableLike, all, encode, failed, get, later_table, object_key};
+use super::tables::{KEPT_MAPS, META, THIN_OBJECTS, TableLike, all, encode, failed, get, later_table, number, object_key};
 use crate::dm::units::ThinId;
 use crate::pool::PoolError;
 use crate::pool::record::{ThinObject, ThinStored};
@@ -19,7 +19,7 @@ use crate::types::{Object, SnapshotId, VolumeSize};
 const NEXT_THIN_ID: &str = "next_thin_id";
 const EPOCH: &str = "epoch";
 const EPOCH_STEP: &str = "epoch_step";
-const FIRST_DELTA_BASE: &str = "first_delta_base";
+pub(super) const FIRST_DELTA_BASE: &str = "first_delta_base";
 
 /// How far the last beginning of an epoch came, as far as the catalogue knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,13 +217,6 @@ impl Change<'_> {
         meta.insert(FIRST_DELTA_BASE, first.as_str()).map_err(failed)?;
         Ok(())
     }
-}
-
-/// A stored counter; zero when it was never set.
-fn number(meta: &impl ReadableTable<&'static str, &'static str>, key: &str) -> Result<u64, PoolError> {
-    let stored = meta.get(key).map_err(failed)?.map(|value| value.value().to_owned());
-    let unreadable = |_| PoolError::Catalogue(format!("the counter `{key}` does not read back"));
-    stored.map_or(Ok(0), |text| text.parse()).map_err(unreadable)
 }
 
 #[cfg(test)]

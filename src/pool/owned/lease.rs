@@ -107,8 +107,8 @@ impl Lease {
         }
         if record.serial < self.catalogue.first_delta_base()? {
             return Err(PoolError::Unsupported(format!(
-                "snapshot {base} was cut before a part of the pool was put back to an earlier state, or its metadata were repaired: what \
-                 changed since is not known"
+                "snapshot {base} was cut before a part of the pool was put back to an earlier state, its metadata were repaired or its \
+                 records adopted: what changed since is not known"
             )));
         }
         Ok(clipped(self.pool.changed(base, self.snapshot.id)?, self.snapshot.size, Some(pin)))

@@ -161,7 +161,7 @@ pub(super) fn compare(pool: &dyn Pool, catalogue: &Catalogue) -> Result<Findings
     recorded.extend(catalogue.snapshots()?.iter().map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size.bytes())));
     let anchors = catalogue.anchors()?.into_iter().map(|anchor| anchor.snapshot);
     recorded.extend(anchors.map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size.bytes())));
-    let unfinished: BTreeSet<Object> = catalogue.intents()?.iter().flat_map(|(_, intent)| objects(intent)).collect();
+    let unfinished: BTreeSet<Object> = catalogue.intents()?.iter().flat_map(|(_, intent)| intent.objects()).collect();
     let findings = judge(&recorded, &unfinished, pool.scan()?);
     for what in &findings.quarantined {
         tracing::warn!(%what, pool = %catalogue.id(), "not recorded in the catalogue: left alone");
@@ -170,17 +170,6 @@ pub(super) fn compare(pool: &dyn Pool, catalogue: &Catalogue) -> Result<Findings
         tracing::error!(%object, %what, pool = %catalogue.id(), "a recorded object is damaged");
     }
     Ok(findings)
-}
-
-fn objects(intent: &Intent) -> Vec<Object> {
-    match intent {
-        Intent::CreateVolume { volume, .. } | Intent::DeleteVolume { volume } | Intent::Restore { volume } => {
-            vec![Object::Volume(volume.id)]
-        }
-        Intent::CreateSnapshots { snapshots, .. } => snapshots.iter().map(|snapshot| Object::Snapshot(snapshot.id)).collect(),
-        Intent::DeleteSnapshot { snapshot } => vec![Object::Snapshot(snapshot.id)],
-        Intent::Grow { .. } => Vec::new(),
-    }
 }
 
 /// Which stored things have no record, and which records have no (whole) object. An object larger than recorded is fine:

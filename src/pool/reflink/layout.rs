@@ -17,10 +17,19 @@ const SNAPSHOTS: &str = "snapshots";
 const CATALOGUE: &str = "catalogue.redb";
 /// What an interrupted creation of the catalogue leaves.
 const UNFINISHED_CATALOGUE: &str = "catalogue.new";
+/// Its second copy.
+const COPY: &str = "catalogue.copy";
+/// What an interrupted enlargement of the copy leaves.
+const UNFINISHED_COPY: &str = "catalogue.copy-new";
+/// A catalogue that another one was put in the place of.
+const REPLACED: &str = "catalogue.replaced";
 const LOCK: &str = "lock";
 /// Made by mkfs of some file systems.
 const LOST_AND_FOUND: &str = "lost+found";
 const TEMPORARY: &str = ".tmp-";
+
+/// What to do about a catalogue that is lost.
+pub(super) const ADOPT: &str = "`windlass pool adopt` shows what can be had back, and takes it over on order";
 
 /// The pool's directory.
 #[derive(Debug, Clone)]
@@ -60,6 +69,16 @@ impl Layout {
 
     pub(super) fn catalogue(&self) -> PathBuf {
         self.root.join(CATALOGUE)
+    }
+
+    /// The second copy of the catalogue.
+    pub(super) fn copy(&self) -> PathBuf {
+        self.root.join(COPY)
+    }
+
+    /// Where an adoption keeps the catalogue that was there.
+    pub(super) fn replaced(&self) -> PathBuf {
+        self.root.join(REPLACED)
     }
 
     pub(super) fn lock(&self) -> PathBuf {
@@ -127,6 +146,9 @@ impl Layout {
         if fs::symlink_metadata(self.catalogue()).is_ok() {
             return refuse("holds a pool already".to_owned());
         }
+        if fs::symlink_metadata(self.copy()).is_ok() {
+            return refuse(format!("held a pool, whose catalogue is gone and has a second copy; {ADOPT}"));
+        }
         if let Some(name) = self.foreign()?.first() {
             return refuse(format!("is not empty (it has `{name}`), and a pool wants a directory of its own"));
         }
@@ -140,17 +162,29 @@ impl Layout {
 
     /// Refuses a directory in which no pool was made.
     pub(super) fn check_used(&self) -> Result<(), PoolError> {
-        let whole = self.directories().iter().all(|directory| directory.is_dir()) && self.catalogue().is_file();
-        if whole {
+        self.check_objects()?;
+        if self.catalogue().is_file() {
             return Ok(());
         }
         let root = self.root.display();
-        Err(PoolError::Format(format!("{root}: there is no pool here; make one with: windlass pool create {root}")))
+        let has_objects = || self.directories().iter().any(|directory| self.list(directory).is_ok_and(|found| !found.is_empty()));
+        if fs::symlink_metadata(self.copy()).is_ok() || has_objects() {
+            return Err(PoolError::CatalogueLost(format!(
+                "{root}: there was a pool here, and its catalogue is missing; {ADOPT}"
+            )));
+        }
+        Err(no_pool(&self.root))
+    }
+
+    /// Refuses a directory in which no objects of a pool can lie.
+    pub(super) fn check_objects(&self) -> Result<(), PoolError> {
+        if self.directories().iter().all(|directory| directory.is_dir()) { Ok(()) } else { Err(no_pool(&self.root)) }
     }
 
     /// Names in the pool's directory itself that are not ours.
     pub(super) fn foreign(&self) -> Result<Vec<String>, PoolError> {
-        const OURS: [&str; 6] = [VOLUMES, SNAPSHOTS, CATALOGUE, UNFINISHED_CATALOGUE, LOCK, LOST_AND_FOUND];
+        const OURS: [&str; 9] =
+            [VOLUMES, SNAPSHOTS, CATALOGUE, UNFINISHED_CATALOGUE, COPY, UNFINISHED_COPY, REPLACED, LOCK, LOST_AND_FOUND];
         let names = self.list(&self.root)?;
         Ok(names.into_iter().filter(|path| !OURS.iter().any(|ours| path.ends_with(ours))).map(|path| self.shown(&path)).collect())
     }
@@ -169,6 +203,11 @@ impl Layout {
         paths.sort_unstable();
         Ok(paths)
     }
+}
+
+fn no_pool(root: &Path) -> PoolError {
+    let root = root.display();
+    PoolError::Format(format!("{root}: there is no pool here; make one with: windlass pool create {root}"))
 }
 
 fn meaning(kind: Kind, name: &str) -> Name {

@@ -328,6 +328,6 @@ fn a_spoilt_catalogue_in_a_region_is_refused_and_left_as_it_was() {
     disk.0.lock().unwrap().0[CONTENT_AT as usize..][..64].fill(0);
     let before = disk.0.lock().unwrap().0.clone();
     let error = opened(&disk).unwrap_err();
-    assert!(matches!(&error, PoolError::Format(text) if text.starts_with("the device: ")), "{error}");
+    assert!(matches!(&error, PoolError::CatalogueLost(text) if text.starts_with("the device: ")), "{error}");
     assert!(disk.0.lock().unwrap().0 == before);
 }
