@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod common;
 mod host_rules;
 mod root_support;
 
@@ -12,6 +13,10 @@ use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use common::csi::{Csi, Source, Use, capacity, new_volume as request};
+use common::fixture::{Bench, PoolFileSystem};
+use common::{GIB, is_mounted_ext4_grown};
+use csi_proto::csi::v1 as proto;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use root_support::fuse::Fuse;
@@ -107,6 +112,75 @@ fn a_file_system_that_hangs_beneath_a_foreign_loop_device_stops_nothing() {
     assert_eq!(loop_device::find(&file).unwrap(), [device]);
     drop((foreign, pool));
     image.close().unwrap();
+}
+
+/// Lives of volumes, as a kubelet and its sidecars ask for them: as a file system and as a device, with a snapshot and a copy of it.
+fn live_in_a_cluster(bench: &Bench, csi: &Csi, name: &str) {
+    for (kind, usage) in [("files", Use::Mount("ext4")), ("raw", Use::Block)] {
+        let name = |part: &str| format!("{name}-{kind}-{part}");
+        let volume = csi.make_volume(&name("volume"), 32 * MIB, usage, &Source::Blank);
+        let paths = csi.bring_up(&bench.root(), &name("pod"), &volume, usage);
+        let at = || paths.target.display().to_string();
+        let statistics = proto::NodeGetVolumeStatsRequest { volume_id: volume.clone(), volume_path: at(), ..Default::default() };
+        csi.node_get_volume_stats(statistics).unwrap();
+        let larger = proto::ControllerExpandVolumeRequest {
+            volume_id: volume.clone(),
+            capacity_range: Some(capacity(48 * MIB)),
+            ..Default::default()
+        };
+        csi.controller_expand_volume(larger).unwrap();
+        let larger = proto::NodeExpandVolumeRequest {
+            volume_id: volume.clone(),
+            volume_path: at(),
+            capacity_range: Some(capacity(48 * MIB)),
+            ..Default::default()
+        };
+        let expanded = csi.node_expand_volume(larger);
+        assert!(expanded.is_ok() || !is_mounted_ext4_grown(), "{expanded:?}");
+        let snapshot = csi.make_snapshot(&name("snapshot"), &volume);
+        let copy = csi.make_volume(&name("copy"), 48 * MIB, usage, &Source::Snapshot(snapshot.clone()));
+        let beside = csi.bring_up(&bench.root(), &name("beside"), &copy, usage);
+        csi.take_down(&copy, &beside);
+        csi.take_down(&volume, &paths);
+        csi.drop_snapshot(&snapshot);
+        csi.drop_volume(&copy);
+        csi.drop_volume(&volume);
+    }
+    let looked = proto::ControllerGetVolumeRequest { volume_id: "no-such-volume".to_owned() };
+    csi.controller_get_volume(looked).unwrap_err();
+    assert_eq!((csi.volume_ids().len(), csi.snapshot_ids().len()), (1, 0));
+    assert_eq!(csi.pools().unwrap()[0].state, "ready");
+}
+
+#[test]
+fn every_call_is_answered_beside_a_foreign_loop_device_whose_file_system_hangs_or_died() {
+    let bench = Bench::with_pool(PoolFileSystem::Xfs, 2 * GIB);
+    let node = bench.start();
+    let csi = node.csi();
+    let ext4 = Use::Mount("ext4");
+    let before = csi.create_volume(request("before", 32 * MIB, ext4, &Source::Blank)).unwrap().volume.unwrap().volume_id;
+    let paths = csi.bring_up(&bench.root(), "before", &before, ext4);
+    let sandbox = Sandbox::new();
+    let folder = sandbox.directory("fuse");
+    let mut fuse = Fuse::serve(&folder, "disk.img", 4 * MIB);
+    let foreign = Foreign::attach(&folder.join("disk.img"));
+
+    // A call that waits for the file system fails here: the node's deadlines are shorter than those of the client.
+    fuse.hang();
+    live_in_a_cluster(&bench, &csi, "hangs");
+    drop(csi);
+    node.stop();
+    let node = bench.start();
+    let csi = node.csi();
+    live_in_a_cluster(&bench, &csi, "started-beside-it");
+    fuse.die();
+    live_in_a_cluster(&bench, &csi, "died");
+    csi.take_down(&before, &paths);
+    csi.drop_volume(&before);
+    drop(csi);
+    node.stop();
+    drop((foreign, fuse));
+    assert_eq!(bench.attached(), Vec::<String>::new());
 }
 
 #[test]
