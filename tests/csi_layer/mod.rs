@@ -134,8 +134,8 @@ pub async fn one_volume_is_a_device_and_a_file_system_in_turn(kind: PoolFileSyst
     assert_eq!(bench.attached(), Vec::<String>::new());
 }
 
-/// A Btrfs as a power cut leaves it, with a log tree, on a volume that was used raw: its copies are mounted beside it, with what was
-/// fsynced.
+/// A Btrfs as a power cut leaves it, with a log tree, on a volume that was used raw: its copies, one of them by way of a repository, are
+/// mounted beside it, with what was fsynced.
 pub async fn copies_of_a_btrfs_that_lost_power_are_mounted_beside_it(kind: PoolFileSystem) {
     let _devices = DEVICES.lock().await;
     let bench = Bench::with_pool(kind, 2 * GIB);
@@ -171,8 +171,9 @@ pub async fn copies_of_a_btrfs_that_lost_power_are_mounted_beside_it(kind: PoolF
     let btrfs = || mount(FsType::Btrfs, Mode::SingleNodeWriter);
     let restored = fixture.create("restored", SIZE, btrfs(), from_snapshot(&snapshot)).await;
     let cloned = fixture.create("cloned", SIZE, btrfs(), from_volume(&volume)).await;
+    let exported = fixture.through_a_repository(&snapshot, "exported").await;
     let mut mounted = Vec::new();
-    for (name, volume) in [("source", volume), ("restored", restored), ("cloned", cloned)] {
+    for (name, volume) in [("source", volume), ("restored", restored), ("cloned", cloned), ("exported", exported)] {
         let staging = fixture.staging(name);
         fixture.stage(&volume, &staging, btrfs()).await;
         mounted.push((volume, staging));

@@ -2,14 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use csi_proto::csi::v1::controller_server::Controller;
 use csi_proto::csi::v1::node_server::Node;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use csi_proto::csi::v1::*;
+use csi_proto::windlass::v1 as proto;
+use csi_proto::windlass::v1::transfers_server::Transfers as _;
+use futures::StreamExt;
 use tonic::{Code, Request};
 use windlass::csi::NodeLayer;
+use windlass::csi::transfers::Transfers;
+use windlass::repository::{Environment, KdfCost, Location, Password, Repository, connect};
 use windlass::types::{FsType, Object, VolumeHandle};
 
 use crate::common::fixture::{Bench, PoolFileSystem};
@@ -77,6 +83,30 @@ impl Fixture {
         self.layer.create_snapshot(Request::new(request)).await.unwrap().into_inner().snapshot.unwrap().snapshot_id
     }
 
+    /// A volume with what was exported of a snapshot, and restored.
+    pub async fn through_a_repository(&self, snapshot: &str, volume: &str) -> String {
+        const PASSWORD: &str = "geheim";
+        let location = self.path("repository");
+        let store = connect(&Location::Local(location.clone().into()), &Environment::new()).unwrap();
+        Repository::init(store, &Password::new(PASSWORD).unwrap(), KdfCost::TEST).await.unwrap();
+        let repository = Some(proto::RepositoryAccess { location, password: PASSWORD.to_owned(), ..Default::default() });
+        let transfers = Transfers::new(vec![Arc::clone(&self.pool.pool)], "node-1");
+        let export =
+            proto::StartExportRequest { snapshot_id: snapshot.to_owned(), repository: repository.clone(), ..Default::default() };
+        let started = transfers.start_export(Request::new(export)).await.unwrap().into_inner();
+        end_of(&transfers, started.transfer_id).await;
+        let restore = proto::StartRestoreRequest {
+            repository,
+            repository_snapshot: "latest".to_owned(),
+            volume_name: volume.to_owned(),
+            ..Default::default()
+        };
+        let started = transfers.start_restore(Request::new(restore)).await.unwrap().into_inner();
+        let ended = end_of(&transfers, started.transfer_id).await;
+        fs::remove_dir_all(self.path("repository")).unwrap();
+        ended.restore_result.unwrap().volume_id
+    }
+
     pub async fn stage(&self, volume: &str, path: &str, capability: VolumeCapability) {
         let request = NodeStageVolumeRequest {
             volume_id: volume.into(),
@@ -139,6 +169,15 @@ impl Fixture {
         let request = DeleteVolumeRequest { volume_id: volume.into(), ..Default::default() };
         self.layer.delete_volume(Request::new(request)).await.unwrap();
     }
+}
+
+/// How a transfer ended, which succeeds.
+async fn end_of(transfers: &Transfers, transfer_id: String) -> proto::TransferProgress {
+    let request = proto::WatchTransferRequest { transfer_id };
+    let states = transfers.watch_transfer(Request::new(request)).await.unwrap().into_inner();
+    let last = states.map(Result::unwrap).fold(None, async |_, state| Some(state)).await.unwrap();
+    assert_eq!(last.state(), proto::TransferState::Succeeded, "{}", last.message);
+    last
 }
 
 pub fn mount(fs_type: FsType, mode: Mode) -> VolumeCapability {
