@@ -20,6 +20,7 @@ use crate::types::{ByteRange, CapacityRange, FsType, ObjectName, SnapshotId, Tim
 
 mod anchors;
 mod crash;
+mod many;
 mod model;
 
 const MIB: u64 = 1 << 20;
