@@ -334,12 +334,7 @@ fn is_attached(device: &LoopDevice) -> Result<bool, LoopError> {
 /// closed. [`LoopError::Io`].
 pub fn detach_from(number: u32, backing: &Path) -> Result<(), LoopError> {
     let path = node_path(number)?;
-    let major_minor = |rdev: u64| {
-        let part = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
-        (part(nix::sys::stat::major(rdev)), part(nix::sys::stat::minor(rdev)))
-    };
-    let device = major_minor(expected_number(number).map_err(LoopError::io(format!("number of {}", path.display())))?);
-    let is_behind = || match sysfs::beneath(device) {
+    let is_behind = || match sysfs::beneath_loop(number) {
         Ok(found) => Ok(found == Some(Beneath::File(backing.to_owned()))),
         Err(error) => Err(LoopError::io(format!("file of {}", path.display()))(error)),
     };

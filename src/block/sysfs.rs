@@ -3,14 +3,14 @@
 //! Nothing is opened but files of sysfs: no device, and no file behind one. So a look at all devices neither waits for a file system that
 //! does not answer nor fails because of one that is dead, whosever device is on it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 const SYSFS: &str = "/sys";
 /// What the kernel puts behind the path of a file that has no name any more.
-const DELETED: &[u8] = b" (deleted)";
+pub(super) const DELETED: &[u8] = b" (deleted)";
 
 /// What a block device stands upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,31 @@ pub fn beneath((major, minor): (u32, u32)) -> io::Result<Option<Beneath>> {
     look(&Path::new(SYSFS).join(format!("dev/block/{major}:{minor}")))
 }
 
+/// What is beneath the loop device with this number, as for [`beneath`].
+///
+/// # Errors
+/// Whatever the system reports.
+pub(super) fn beneath_loop(number: u32) -> io::Result<Option<Beneath>> {
+    look(&loop_device(number))
+}
+
+/// The path of the file of the loop device with this number, with the mark that the kernel puts behind one that has no name any more;
+/// `None` when there is none.
+///
+/// # Errors
+/// Whatever the system reports.
+pub(super) fn file_of_loop(number: u32) -> io::Result<Option<PathBuf>> {
+    Ok(backing_file(&loop_device(number))?.map(|path| OsString::from_vec(path).into()))
+}
+
+fn loop_device(number: u32) -> PathBuf {
+    Path::new(SYSFS).join(format!("block/loop{number}"))
+}
+
+fn backing_file(device: &Path) -> io::Result<Option<Vec<u8>>> {
+    attribute(&device.join("loop/backing_file"))
+}
+
 fn stacked_in(sysfs: &Path) -> io::Result<Vec<StackedDevice>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(sysfs.join("block"))? {
@@ -78,7 +103,7 @@ fn stacked_in(sysfs: &Path) -> io::Result<Vec<StackedDevice>> {
 }
 
 fn look(device: &Path) -> io::Result<Option<Beneath>> {
-    if let Some(path) = attribute(&device.join("loop/backing_file"))? {
+    if let Some(path) = backing_file(device)? {
         let path = path.strip_suffix(DELETED).unwrap_or(&path);
         return Ok(Some(Beneath::File(OsStr::from_bytes(path).into())));
     }
@@ -115,7 +140,7 @@ fn device_number(text: &[u8]) -> Option<(u32, u32)> {
 /// A path without what the kernel's mount table puts behind the name of a file that was removed while it was mounted.
 pub fn without_deletion_mark(path: &Path) -> Option<PathBuf> {
     let bytes = path.as_os_str().as_bytes().strip_suffix(b"//deleted")?;
-    Some(std::ffi::OsString::from_vec(bytes.to_vec()).into())
+    Some(OsString::from_vec(bytes.to_vec()).into())
 }
 
 #[cfg(test)]

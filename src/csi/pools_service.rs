@@ -86,12 +86,13 @@ fn describe(pools: &PoolSet, member: &Member) -> windlass::PoolStatus {
             failed(Some(pool.id()), pool.location(), error.to_string())
         }),
         Member::Failed(FailedPool { place, id, reason, since, next_attempt }) => {
-            let lasted = SystemTime::from(*since).elapsed().unwrap_or_default().as_secs();
+            // A clock that was set back since tells nothing.
+            let lasted = SystemTime::from(*since).elapsed().map(|lasted| format!("for {} s; ", lasted.as_secs()));
             let next = match next_attempt {
                 Some(wait) => format!("tried again in {} s", wait.as_secs()),
                 None => "being tried now".to_owned(),
             };
-            failed(*id, place.clone(), format!("{reason} (for {lasted} s; {next})"))
+            failed(*id, place.clone(), format!("{reason} ({}{next})", lasted.as_deref().unwrap_or("")))
         }
     }
 }

@@ -12,19 +12,18 @@
 //! at each time.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::{BackingFile, LoopDevice, LoopError, look};
+use crate::block::sysfs::{self, DELETED};
 
-/// What the kernel adds to the path of a file without a name.
-const DELETED: &[u8] = b" (deleted)";
 /// Hints kept at most: a kernel's minor numbers are 2^20, a node's volumes some thousands. At this number all are forgotten,
 /// which costs one search each.
 const HINTS: usize = 1 << 16;
@@ -146,12 +145,8 @@ fn numbers() -> Result<Vec<u32>, LoopError> {
 
 /// The path of the file behind a device, as the kernel has it; `None` when there is none.
 fn backing_path(number: u32) -> Option<PathBuf> {
-    let mut text = std::fs::read(format!("/sys/block/loop{number}/loop/backing_file")).ok()?;
-    // One line break is the kernel's, more are of the name.
-    if text.last() == Some(&b'\n') {
-        text.pop();
-    }
-    Some(PathBuf::from(OsString::from_vec(text)))
+    // What cannot be read is somebody else's, or gone.
+    sysfs::file_of_loop(number).ok().flatten()
 }
 
 /// Whether the path of a device's file can be that of a file whose path ends in `tail`.

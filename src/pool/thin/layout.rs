@@ -12,7 +12,7 @@
 //!   takes those leaves again: 1 GiB for each TiB of 64 KiB blocks is three times what one mapping of everything takes. The
 //!   kernel takes at most 16320 MiB; where the rule asks for more, data blocks are larger by default, which cost
 //!   more to copy when a shared one is written to and fewer mappings.
-//! * **The catalogue's region** is a power of two and one MiB: its database begins with a little over 1 MiB and doubles.
+//! * **The catalogue's region** is a power of two and one MiB: its database begins with some 90 KB and doubles.
 //! * **Growth** leaves every segment where it is and only lengthens the last of data, or adds new ones over what the second
 //!   label freed. The planner is asked again with the same sizes after a crash and gives the same answer; until the new
 //!   label is written nothing refers to the new space.
