@@ -23,7 +23,7 @@ pub const LOCKED: &str = "it ends with the other's work, for which --retry-lock 
 /// Arguments that name a repository.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RepositoryArgs {
-    /// Repository: /PATH, or s3:HOST/BUCKET[/PREFIX] with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY in the environment
+    /// Repository: /PATH, or s3:HOST/BUCKET[/PREFIX], gs:BUCKET:/[PREFIX], azure:CONTAINER:/[PREFIX] with credentials in the environment
     #[arg(short, long, env = "RESTIC_REPOSITORY", value_name = "LOCATION")]
     repository: Location,
     /// File with the password; without it the password is taken from RESTIC_PASSWORD
@@ -81,11 +81,11 @@ impl RepositoryAccess {
 
     /// The form in which a node gets it.
     pub fn to_message(&self) -> windlass::RepositoryAccess {
-        let value = |variable: Variable| Some((variable.name().to_owned(), self.environment.get(variable)?.to_owned()));
+        let value = |&variable: &Variable| Some((variable.name().to_owned(), self.environment.get(variable)?.to_owned()));
         windlass::RepositoryAccess {
             location: self.location.to_string(),
             password: self.password.as_str().to_owned(),
-            environment: Variable::ALL.into_iter().filter_map(value).collect(),
+            environment: Variable::ALL.iter().filter_map(value).collect(),
         }
     }
 

@@ -1,42 +1,76 @@
-//! Credentials of an object store: the few environment variables that restic users already set, and no others.
+//! What an object store asks for: the few environment variables that restic users already set, and some of our own.
 //!
 //! The list is an allow-list because its values may come from a Secret that a tenant wrote: nothing here runs a command, names
-//! a file, or reaches a metadata service.
+//! a file, or reaches a metadata service. Variables that name a file in the environment of a command ([`Variable::names_a_file`]) are
+//! read there, and hold what was in the file from then on; in a Secret they hold it from the start.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A variable that reaches a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Variable {
+/// Declares the variables, each with its name.
+macro_rules! variables {
+    ($($(#[$doc:meta])+ $variable:ident = $name:literal,)+) => {
+        /// A variable that reaches a store.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Variable {
+            $($(#[$doc])+ $variable,)+
+        }
+
+        impl Variable {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variable,)+];
+
+            /// The name in an environment or a Secret.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variable => $name,)+
+                }
+            }
+        }
+    };
+}
+
+variables! {
     /// Access key id.
-    AwsAccessKeyId,
+    AwsAccessKeyId = "AWS_ACCESS_KEY_ID",
     /// Secret access key.
-    AwsSecretAccessKey,
+    AwsSecretAccessKey = "AWS_SECRET_ACCESS_KEY",
     /// Token of temporary credentials.
-    AwsSessionToken,
-    /// Region that requests are signed for; `us-east-1` when unset.
-    AwsRegion,
+    AwsSessionToken = "AWS_SESSION_TOKEN",
+    /// Region that requests are signed for; where it is unset, the bucket is asked.
+    AwsRegion = "AWS_REGION",
     /// The same under its other name; `AWS_REGION` wins.
-    AwsDefaultRegion,
+    AwsDefaultRegion = "AWS_DEFAULT_REGION",
+    /// Key with which the store encrypts objects (SSE-KMS).
+    AwsSseKmsKeyId = "AWS_SSE_KMS_KEY_ID",
+    /// Certificates of the authorities that are believed instead of the machine's.
+    AwsCaBundle = "AWS_CA_BUNDLE",
+    /// The same under restic's name, which wins.
+    ResticCacert = "RESTIC_CACERT",
+    /// Whether the bucket stands in the host's name (`dns`) or in the path (`path`): restic's option `s3.bucket-lookup`.
+    S3BucketLookup = "WINDLASS_S3_BUCKET_LOOKUP",
+    /// Class in which objects are stored: restic's option `s3.storage-class`.
+    S3StorageClass = "WINDLASS_S3_STORAGE_CLASS",
+    /// A service account's key, as JSON.
+    GoogleApplicationCredentials = "GOOGLE_APPLICATION_CREDENTIALS",
+    /// A token that is used as it is, and not renewed.
+    GoogleAccessToken = "GOOGLE_ACCESS_TOKEN",
+    /// Storage account.
+    AzureAccountName = "AZURE_ACCOUNT_NAME",
+    /// The account's key.
+    AzureAccountKey = "AZURE_ACCOUNT_KEY",
+    /// A shared access signature, instead of the key.
+    AzureAccountSas = "AZURE_ACCOUNT_SAS",
+    /// Domain of the cloud; `core.windows.net` when unset.
+    AzureEndpointSuffix = "AZURE_ENDPOINT_SUFFIX",
 }
 
 impl Variable {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::AwsAccessKeyId, Self::AwsSecretAccessKey, Self::AwsSessionToken, Self::AwsRegion, Self::AwsDefaultRegion];
-
-    /// The name in an environment or a Secret.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AwsAccessKeyId => "AWS_ACCESS_KEY_ID",
-            Self::AwsSecretAccessKey => "AWS_SECRET_ACCESS_KEY",
-            Self::AwsSessionToken => "AWS_SESSION_TOKEN",
-            Self::AwsRegion => "AWS_REGION",
-            Self::AwsDefaultRegion => "AWS_DEFAULT_REGION",
-        }
+    /// True for those that name a file in the environment of a command.
+    pub const fn names_a_file(self) -> bool {
+        matches!(self, Self::AwsCaBundle | Self::ResticCacert | Self::GoogleApplicationCredentials)
     }
 }
 
@@ -54,18 +88,18 @@ impl Environment {
     pub fn from_pairs<N: AsRef<str>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
         let mut environment = Self::new();
         for (name, value) in pairs {
-            if let Some(variable) = Variable::ALL.into_iter().find(|variable| variable.name() == name.as_ref()) {
-                environment.set(variable, value);
+            if let Some(variable) = Variable::ALL.iter().find(|variable| variable.name() == name.as_ref()) {
+                environment.set(*variable, value);
             }
         }
         environment
     }
 
-    /// The allowed variables of this process.
+    /// The allowed variables of this process, with the contents of the files that some of them name. Of a file that cannot be read its name
+    /// stays, and whoever uses the variable says so.
     pub fn from_process() -> Self {
-        Self::from_pairs(
-            Variable::ALL.into_iter().filter_map(|variable| Some((variable.name(), std::env::var(variable.name()).ok()?))),
-        )
+        let value = |&variable: &Variable| Some((variable.name(), content_of(variable, std::env::var(variable.name()).ok()?)));
+        Self::from_pairs(Variable::ALL.iter().filter_map(value))
     }
 
     /// Sets one variable; an empty value unsets it.
@@ -82,6 +116,12 @@ impl Environment {
     pub fn get(&self, variable: Variable) -> Option<&str> {
         self.0.get(&variable).map(|value| value.as_str())
     }
+}
+
+/// What `value` stands for in the environment of a command.
+fn content_of(variable: Variable, value: String) -> String {
+    let content = variable.names_a_file().then(|| std::fs::read_to_string(&value).ok()).flatten();
+    content.unwrap_or(value)
 }
 
 impl fmt::Debug for Environment {
@@ -106,5 +146,21 @@ mod tests {
         assert_eq!(environment.get(Variable::AwsRegion), None);
         let shown = format!("{environment:?}");
         assert!(shown.contains("AWS_SECRET_ACCESS_KEY") && !shown.contains("hidden") && !shown.contains("COMMAND"), "{shown}");
+    }
+
+    #[test]
+    fn a_command_reads_the_files_that_its_environment_names_and_a_secret_names_none() {
+        let names: Vec<&str> =
+            Variable::ALL.iter().filter(|variable| variable.names_a_file()).map(|variable| variable.name()).collect();
+        assert_eq!(names, ["AWS_CA_BUNDLE", "RESTIC_CACERT", "GOOGLE_APPLICATION_CREDENTIALS"]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        std::fs::write(&path, "the certificates").unwrap();
+        let path = path.display().to_string();
+        assert_eq!(content_of(Variable::ResticCacert, path.clone()), "the certificates");
+        assert_eq!(content_of(Variable::AwsSecretAccessKey, path.clone()), path);
+        assert_eq!(content_of(Variable::ResticCacert, format!("{path}.gone")), format!("{path}.gone"));
+        let secret = Environment::from_pairs([("RESTIC_CACERT", path.clone())]);
+        assert_eq!(secret.get(Variable::ResticCacert), Some(path.as_str()));
     }
 }

@@ -86,7 +86,7 @@ pub use store::{Store, StoreError, connect};
 pub async fn open_at(location: &Location, environment: &Environment, password: &Password) -> Result<Repository, RepositoryError> {
     let repository = Repository::open(connect(location, environment)?, password).await?;
     Ok(match (location, Cache::of_process()) {
-        (Location::S3(_), Some(cache)) => repository.with_cache(cache),
-        (Location::S3(_), None) | (Location::Local(_), _) => repository,
+        (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(cache),
+        (_, None) | (Location::Local(_), _) => repository,
     })
 }

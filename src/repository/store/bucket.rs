@@ -13,13 +13,17 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
-use object_store::{MultipartId, ObjectStore, ObjectStoreExt, PutOptions};
+use object_store::{
+    Attribute, Attributes, MultipartId, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, RetryConfig,
+};
+use tokio::sync::OnceCell;
 
 use super::http::fault::Fault;
 use super::patient::Patient;
@@ -34,18 +38,27 @@ const PART_BYTES: u64 = 8 << 20;
 /// Parts in memory and on their way: together as much as an object that is put at once.
 const PARTS_AT_A_TIME: usize = 2;
 
+/// Repeating is not left to `object_store`: it knows neither what a lost answer means nor who else waits.
+pub fn no_retry() -> RetryConfig {
+    RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() }
+}
+
 /// What a store needs of a back end.
 pub trait Bucket: ObjectStore + MultipartStore {}
 
 impl<T: ObjectStore + MultipartStore> Bucket for T {}
 
+/// Makes the back end, when it is first needed.
+pub type Open = Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Bucket>, StoreError>> + Send + Sync>;
+
 /// A bucket, or a prefix in one.
-#[derive(Clone)]
 pub struct BucketStore {
-    bucket: Arc<dyn Bucket>,
+    open: Open,
+    opened: OnceCell<Arc<dyn Bucket>>,
     name: String,
     prefix: Path,
     patient: Arc<Patient>,
+    storage_class: Option<String>,
 }
 
 impl fmt::Debug for BucketStore {
@@ -60,8 +73,31 @@ impl BucketStore {
     /// # Errors
     /// [`StoreError::Configuration`] when the prefix is malformed.
     pub fn new(bucket: Arc<dyn Bucket>, name: &str, prefix: &str, patient: Arc<Patient>) -> Result<Self, StoreError> {
+        Self::opened_by(Box::new(move || Box::pin(std::future::ready(Ok(Arc::clone(&bucket))))), name, prefix, patient)
+    }
+
+    /// The same in a back end that `open` makes: called until it succeeds once.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn opened_by(open: Open, name: &str, prefix: &str, patient: Arc<Patient>) -> Result<Self, StoreError> {
         let prefix = Path::parse(prefix).map_err(|error| StoreError::Configuration(error.to_string()))?;
-        Ok(Self { bucket, name: name.to_owned(), prefix, patient })
+        Ok(Self { open, opened: OnceCell::new(), name: name.to_owned(), prefix, patient, storage_class: None })
+    }
+
+    /// The same, whose objects are stored in this class. Of a class that must be thawed before it is read only packs, as restic does: without
+    /// the rest nothing would even list.
+    pub fn with_storage_class(self, storage_class: Option<String>) -> Self {
+        Self { storage_class, ..self }
+    }
+
+    fn attributes(&self, key: Key) -> Attributes {
+        let class = self.storage_class.as_ref().filter(|class| is_data(key) || !is_archive(class));
+        class.map(|class| (Attribute::StorageClass, class.clone())).into_iter().collect()
+    }
+
+    async fn bucket(&self) -> Result<&Arc<dyn Bucket>, StoreError> {
+        self.opened.get_or_try_init(|| (self.open)()).await
     }
 
     fn path(&self, key: Key) -> Path {
@@ -77,13 +113,19 @@ impl BucketStore {
         }
     }
 
-    async fn put_whole(&self, key: Key, bytes: Bytes, mode: object_store::PutMode) -> Result<(), object_store::Error> {
-        let options = PutOptions { mode, ..PutOptions::default() };
-        digest::of(key, &bytes, self.bucket.put_opts(&self.path(key), bytes.clone().into(), options)).await.map(drop)
+    async fn put_whole(
+        &self,
+        bucket: &dyn Bucket,
+        key: Key,
+        bytes: Bytes,
+        mode: object_store::PutMode,
+    ) -> Result<(), object_store::Error> {
+        let options = PutOptions { mode, attributes: self.attributes(key), ..PutOptions::default() };
+        digest::of(key, &bytes, bucket.put_opts(&self.path(key), bytes.clone().into(), options)).await.map(drop)
     }
 
     async fn put_if_absent(&self, key: Key, bytes: Bytes) -> Result<(), StoreError> {
-        match self.put_whole(key, bytes.clone(), object_store::PutMode::Create).await {
+        match self.put_whole(&**self.bucket().await?, key, bytes.clone(), object_store::PutMode::Create).await {
             Err(error) if is_not_implemented(&error) => {
                 tracing::warn!(object = %key, "the store has no conditional put; looking before putting instead");
                 if self.size(key).await?.is_some() {
@@ -98,15 +140,17 @@ impl BucketStore {
     async fn put_in_parts(&self, key: Key, spill: Arc<Spill>) -> Result<(), StoreError> {
         let (path, length) = (self.path(key), spill.len());
         let failed = |error| self.classify_of_bucket(key.path(), error);
-        let id = self.bucket.create_multipart(&path).await.map_err(failed)?;
-        let mut upload = Upload { bucket: Arc::clone(&self.bucket), path, id: Some(id.clone()) };
+        let bucket = self.bucket().await?;
+        let options = PutMultipartOptions { attributes: self.attributes(key), ..PutMultipartOptions::default() };
+        let id = bucket.create_multipart_opts(&path, options).await.map_err(failed)?;
+        let mut upload = Upload { bucket: Arc::clone(bucket), path, id: Some(id.clone()) };
         let put = async {
             let parts = futures::stream::iter(0..length.div_ceil(PART_BYTES))
                 .map(|number| self.put_part(key, &id, number, Arc::clone(&spill)))
                 .buffered(PARTS_AT_A_TIME);
             let parts: Vec<PartId> = parts.try_collect().await?;
             let complete = || -> BoxFuture<'_, _> {
-                let completed = self.bucket.complete_multipart(&upload.path, &id, parts.clone());
+                let completed = bucket.complete_multipart(&upload.path, &id, parts.clone());
                 Box::pin(async move { completed.await.map_err(failed) })
             };
             match self.patient.put(complete).await {
@@ -133,9 +177,9 @@ impl BucketStore {
         let part = tokio::task::spawn_blocking(move || super::read_spill(&spill, range)).await;
         let part = part.map_err(|error| StoreError::Unavailable { object: key.path(), reason: error.to_string() })?;
         let part = part.map_err(|error| super::spill_failed(key, error))?;
-        let path = &self.path(key);
+        let (bucket, path) = (self.bucket().await?, &self.path(key));
         let put = || -> BoxFuture<'_, _> {
-            let put = self.bucket.put_part(path, id, number as usize, part.clone().into());
+            let put = bucket.put_part(path, id, number as usize, part.clone().into());
             Box::pin(async move { put.await.map_err(|error| self.classify_of_bucket(key.path(), error)) })
         };
         self.patient.put(put).await
@@ -144,7 +188,7 @@ impl BucketStore {
     async fn read_range(&self, key: Key, range: Range<u64>) -> Result<Bytes, StoreError> {
         let expected = range.end;
         let wanted = range.end.saturating_sub(range.start);
-        let read = self.bucket.get_range(&self.path(key), range).await;
+        let read = self.bucket().await?.get_range(&self.path(key), range).await;
         let error = match read {
             Ok(bytes) if bytes.len() as u64 == wanted => return Ok(bytes),
             Ok(short) => StoreError::Truncated { object: key.path(), expected: wanted, found: short.len() as u64 },
@@ -189,6 +233,14 @@ impl Drop for Upload {
     }
 }
 
+fn is_data(key: Key) -> bool {
+    matches!(key, Key::File(Kind::Data, _))
+}
+
+fn is_archive(class: &str) -> bool {
+    matches!(class, "GLACIER" | "DEEP_ARCHIVE")
+}
+
 /// The text of the deepest cause.
 fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(error), |error| error.source()).last().map(ToString::to_string).unwrap_or_default()
@@ -230,7 +282,7 @@ impl Store for BucketStore {
             match mode {
                 PutMode::IfAbsent => self.put_if_absent(key, bytes).await,
                 PutMode::Overwrite => {
-                    let put = self.put_whole(key, bytes, object_store::PutMode::Overwrite).await;
+                    let put = self.put_whole(&**self.bucket().await?, key, bytes, object_store::PutMode::Overwrite).await;
                     put.map_err(|error| self.classify_of_bucket(key.path(), error))
                 }
             }
@@ -249,7 +301,8 @@ impl Store for BucketStore {
 
     fn get(&self, key: Key) -> BoxFuture<'_, Result<Bytes, StoreError>> {
         Box::pin(async move {
-            let read = async { self.bucket.get(&self.path(key)).await?.bytes().await };
+            let bucket = self.bucket().await?;
+            let read = async { bucket.get(&self.path(key)).await?.bytes().await };
             read.await.map_err(|error| classify(key.path(), error))
         })
     }
@@ -261,7 +314,7 @@ impl Store for BucketStore {
     fn list(&self, kind: Kind) -> BoxFuture<'_, Result<Vec<Listed>, StoreError>> {
         Box::pin(async move {
             let folder = self.prefix.clone().join(kind.folder());
-            let named = self.bucket.list(Some(&folder)).try_filter_map(|object| {
+            let named = self.bucket().await?.list(Some(&folder)).try_filter_map(|object| {
                 let id = object.location.filename().and_then(|name| name.parse().ok());
                 std::future::ready(Ok(id.map(|id| Listed { id, bytes: object.size })))
             });
@@ -271,7 +324,7 @@ impl Store for BucketStore {
 
     fn size(&self, key: Key) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
         Box::pin(async move {
-            match self.bucket.head(&self.path(key)).await {
+            match self.bucket().await?.head(&self.path(key)).await {
                 Ok(meta) => Ok(Some(meta.size)),
                 Err(object_store::Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(classify(key.path(), error)),
@@ -281,7 +334,7 @@ impl Store for BucketStore {
 
     fn delete(&self, key: Key) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            match self.bucket.delete(&self.path(key)).await {
+            match self.bucket().await?.delete(&self.path(key)).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
                 Err(error) => Err(classify(key.path(), error)),
             }

@@ -64,3 +64,25 @@ pub async fn keeps_its_promises(store: &dyn Store) {
         assert_eq!(store.size(key).await.unwrap(), None);
     }
 }
+
+/// A server that is not part of this process: `WINDLASS_TEST_LOCATION` says where, as `RESTIC_REPOSITORY` would, and the environment what
+/// it asks for; `WINDLASS_TEST_ENDPOINT` is the address of a server that stands for Google's or Azure's.
+#[tokio::test]
+#[ignore = "needs a server; see its comment"]
+async fn a_server_keeps_every_promise_of_a_store() {
+    use super::patient::{Patient, PatientStore};
+    use crate::repository::environment::Environment;
+    use crate::repository::location::Location;
+
+    let location = std::env::var("WINDLASS_TEST_LOCATION").unwrap().parse().unwrap();
+    let (environment, endpoint) = (Environment::from_process(), std::env::var("WINDLASS_TEST_ENDPOINT").ok());
+    let super::Endurance { patience, limits } = super::Endurance::default();
+    let patient = Arc::new(Patient::new(patience));
+    let bucket = match &location {
+        Location::Local(path) => panic!("{} is no server", path.display()),
+        Location::S3(s3) => super::s3::connect(s3, &environment, limits, Arc::clone(&patient)),
+        Location::Gcs(gcs) => super::gcs::connect(gcs, &environment, limits, Arc::clone(&patient), endpoint.as_deref()),
+        Location::Azure(azure) => super::azure::connect(azure, &environment, limits, Arc::clone(&patient), endpoint.as_deref()),
+    };
+    keeps_its_promises(&PatientStore::new(Arc::new(bucket.unwrap()), patient)).await;
+}

@@ -11,10 +11,12 @@
 //! What is worth repeating is repeated by a layer of its own ([`patient`]) around the stores that lie behind a network; an error that
 //! comes out of what [`connect`] returns is final for this call.
 
+pub mod azure;
 mod bucket;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod fault;
+pub mod gcs;
 pub mod http;
 pub mod local;
 pub mod memory;
@@ -282,6 +284,8 @@ pub fn connect_with(location: &Location, environment: &Environment, endurance: E
     let bucket = match location {
         Location::Local(path) => return Ok(Arc::new(local::LocalStore::new(path.clone()))),
         Location::S3(s3) => s3::connect(s3, environment, endurance.limits, Arc::clone(&patient))?,
+        Location::Gcs(gcs) => gcs::connect(gcs, environment, endurance.limits, Arc::clone(&patient), None)?,
+        Location::Azure(azure) => azure::connect(azure, environment, endurance.limits, Arc::clone(&patient), None)?,
     };
     Ok(Arc::new(PatientStore::new(Arc::new(bucket), patient)))
 }

@@ -17,6 +17,7 @@
 
 mod body;
 pub mod fault;
+mod trust;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,7 @@ use reqwest::StatusCode;
 use tokio::time::Instant;
 
 use super::StoreError;
+use crate::repository::environment::{Environment, Variable};
 use body::{Arriving, Leaving, Pulse};
 use fault::{Answer, Fault};
 
@@ -80,12 +82,26 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// With these limits.
+    /// With these limits, and the certificate authority in `environment` where there is one.
     ///
     /// # Errors
-    /// [`StoreError::Configuration`] when the machine's certificates or its proxy settings cannot be used.
-    pub fn new(limits: Limits) -> Result<Self, StoreError> {
-        let client = reqwest::Client::builder()
+    /// [`StoreError::Configuration`] when certificates or the machine's proxy settings cannot be used.
+    pub fn new(environment: &Environment, limits: Limits) -> Result<Self, StoreError> {
+        let own = [Variable::ResticCacert, Variable::AwsCaBundle];
+        let own = own.into_iter().find_map(|variable| Some((variable, environment.get(variable)?)));
+        let builder = reqwest::Client::builder();
+        let builder = match own {
+            None => builder,
+            Some((variable, pem)) => builder.tls_backend_preconfigured(trust::only(pem).map_err(|error| {
+                StoreError::Configuration(format!(
+                    "{}: {error}; it must name a readable file, or in a Secret hold the certificates themselves",
+                    variable.name()
+                ))
+            })?),
+        };
+        let client = builder
+            // Parallel transfers are faster over connections of their own.
+            .http1_only()
             .user_agent(concat!("windlass/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(limits.connect)
             // What was sent and is not acknowledged for so long was sent to nobody.
@@ -95,6 +111,23 @@ impl Connector {
             .build()
             .map_err(|error| StoreError::Configuration(error.to_string()))?;
         Ok(Self { client, limits, answered: Arc::default() })
+    }
+
+    /// The region that a bucket says it lies in, asked without credentials as anybody may; `None` when it does not say.
+    ///
+    /// # Errors
+    /// As for any request.
+    pub async fn region_of(&self, bucket: String, object: String) -> Result<Option<String>, StoreError> {
+        let asked = tokio::time::timeout(self.limits.idle, self.client.head(bucket).send()).await;
+        match asked {
+            Ok(Ok(answer)) => {
+                self.answered.store(true, Ordering::Relaxed);
+                let region = answer.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
+                Ok(region.map(str::to_owned))
+            }
+            Ok(Err(error)) => Err(self.in_transit(&error).meaning(object)),
+            Err(_) => Err(Fault::Stalled(self.limits.idle).meaning(object)),
+        }
     }
 
     fn in_transit(&self, error: &reqwest::Error) -> Fault {

@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -34,11 +35,127 @@ fn amazon_s_names_tell_their_region() {
         ("https://s3.eu-central-1.amazonaws.com", Some("eu-central-1")),
         ("https://s3-eu-west-1.amazonaws.com", Some("eu-west-1")),
         ("https://s3.dualstack.us-west-2.amazonaws.com", Some("us-west-2")),
+        ("https://s3-fips.us-gov-west-1.amazonaws.com", Some("us-gov-west-1")),
+        ("https://s3.cn-north-1.amazonaws.com.cn", Some("cn-north-1")),
         ("https://s3.amazonaws.com", None),
         ("https://minio.example:9000", None),
     ] {
         assert_eq!(region_of(endpoint), region, "{endpoint}");
     }
+}
+
+#[test]
+fn the_bucket_stands_in_the_host_s_name_where_that_is_asked_for_and_can_be() {
+    for (endpoint, bucket, in_host) in [
+        ("https://s3.eu-central-1.amazonaws.com", "backups", true),
+        ("https://oss-eu-central-1.aliyuncs.com", "backups", true),
+        ("https://s3.amazonaws.com", "backups.example", false),
+        ("https://s3.amazonaws.com", "Backups_2014", false),
+        ("https://minio.example:9000", "backups", false),
+        ("https://amazonaws.com.example", "backups", false),
+    ] {
+        let location = S3Location { endpoint: endpoint.into(), bucket: bucket.into(), prefix: String::new() };
+        assert_eq!(addresses_by_host(&location), in_host, "{endpoint} {bucket}");
+    }
+    let location = S3Location { endpoint: "https://host".into(), bucket: "bucket".into(), prefix: String::new() };
+    let with = |lookup| {
+        Environment::from_pairs([
+            ("AWS_ACCESS_KEY_ID", "a"),
+            ("AWS_SECRET_ACCESS_KEY", "b"),
+            ("WINDLASS_S3_BUCKET_LOOKUP", lookup),
+        ])
+    };
+    assert!(connected(&location, &with("dns")).is_ok());
+    let error = connected(&location, &with("virtual")).unwrap_err();
+    assert!(error.to_string().contains("must be auto, dns or path"), "{error}");
+}
+
+#[tokio::test]
+async fn a_bucket_is_asked_for_its_region_once_and_requests_are_signed_for_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let location = format!("s3:http://{}/bucket", listener.local_addr().unwrap()).parse().unwrap();
+    let environment = Environment::from_pairs([
+        ("AWS_ACCESS_KEY_ID", "AKIA"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_SSE_KMS_KEY_ID", "our-key"),
+        ("WINDLASS_S3_STORAGE_CLASS", "STANDARD_IA"),
+    ]);
+    let store = store::connect_with(&location, &environment, ONCE).unwrap();
+    let puts = async {
+        for bytes in [Bytes::from_static(b"one"), Bytes::from_static(b"two")] {
+            store.put(Key::File(Kind::Data, Id::of(&bytes)), bytes, PutMode::Overwrite).await.unwrap();
+        }
+    };
+    let answers = async {
+        let mut stream = listener.accept().await.unwrap().0;
+        let asked = read_head(&mut stream).await;
+        assert!(asked.starts_with("HEAD /bucket HTTP/1.1\n") && !asked.contains("authorization"), "{asked}");
+        let forbidden = b"HTTP/1.1 403 Forbidden\r\nx-amz-bucket-region: eu-west-3\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(forbidden).await.unwrap();
+        for _ in 0..2 {
+            let put = read_head(&mut stream).await;
+            assert!(put.starts_with("PUT /bucket/data/") && put.contains("/eu-west-3/s3/aws4_request"), "{put}");
+            assert!(put.contains("x-amz-storage-class: STANDARD_IA"), "{put}");
+            assert!(put.contains("x-amz-server-side-encryption-aws-kms-key-id: our-key"), "{put}");
+            stream.read_exact(&mut [0; 3]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+    };
+    tokio::join!(puts, answers);
+}
+
+/// A server that takes uploads in parts, of which the third is never answered, and what it was asked.
+async fn takes_two_parts() -> (Arc<dyn Store>, tokio::sync::mpsc::UnboundedReceiver<(Method, String, bool)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let patient = Endurance { limits: Limits { idle: Duration::from_secs(600), ..QUICK.limits }, ..QUICK };
+    let store = store_at(listener.local_addr().unwrap(), patient);
+    let (asked, requests) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let asked = asked.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let asked = asked.clone();
+                async move {
+                    let (parts, body) = request.into_parts();
+                    let query = parts.uri.query().unwrap_or_default().to_owned();
+                    http_body_util::BodyExt::collect(body).await.unwrap();
+                    let checksum = parts.headers.contains_key("x-amz-checksum-sha256");
+                    asked.send((parts.method.clone(), query.clone(), checksum)).unwrap();
+                    let answer = match parts.method {
+                        Method::POST => "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
+                        Method::PUT if query.contains("partNumber=3") => std::future::pending().await,
+                        _ => "",
+                    };
+                    let response = Response::builder().header("etag", "\"1\"");
+                    Ok::<_, Infallible>(response.body(Full::new(Bytes::from_static(answer.as_bytes()))).unwrap())
+                }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (store, requests)
+}
+
+#[tokio::test]
+async fn parts_carry_checksums_and_an_upload_that_is_dropped_is_aborted() {
+    let (store, mut requests) = takes_two_parts().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut spill = crate::scratch::Spill::new(&crate::scratch::Scratch::new(folder.path(), 1 << 30, 1 << 20));
+    for _ in 0..20 {
+        spill.append(&[7; 1 << 20]).unwrap();
+    }
+    let put = tokio::spawn(async move { store.put_spill(Key::File(Kind::Data, Id::of(b"long")), Arc::new(spill)).await });
+    let (method, query, _) = requests.recv().await.unwrap();
+    assert_eq!((method, query.as_str()), (Method::POST, "uploads="));
+    let mut parts = 0;
+    while parts < 3 {
+        let (method, query, checksum) = requests.recv().await.unwrap();
+        assert!(method == Method::PUT && query.contains("partNumber=") && checksum, "{method} {query}");
+        parts += 1;
+    }
+    put.abort();
+    let (method, query, _) = requests.recv().await.unwrap();
+    assert_eq!((method, query.as_str()), (Method::DELETE, "uploadId=u"));
 }
 
 #[test]
@@ -182,7 +299,7 @@ async fn every_put_carries_the_checksum_of_its_bytes() {
     tokio::join!(puts, answers);
 }
 
-/// The head of a request, in lower case.
+/// The head of a request.
 async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,0 +1,83 @@
+//! Azure's blob storage.
+//!
+//! Only what the environment holds is used: an account's key or a shared access signature, never the identity of the machine or the
+//! pod.
+
+use std::sync::Arc;
+
+use object_store::ClientOptions;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+
+use super::StoreError;
+use super::bucket::{BucketStore, no_retry};
+use super::http::{Connector, Limits};
+use super::patient::Patient;
+use crate::repository::environment::{Environment, Variable};
+use crate::repository::location::BucketLocation;
+
+const DEFAULT_DOMAIN: &str = "core.windows.net";
+
+/// The store at `location`, whose bucket is a container. Nothing is requested yet. `endpoint` is another server than Azure's, for tests.
+///
+/// # Errors
+/// [`StoreError::Configuration`] when credentials are missing or malformed.
+pub fn connect(
+    location: &BucketLocation,
+    environment: &Environment,
+    limits: Limits,
+    patient: Arc<Patient>,
+    endpoint: Option<&str>,
+) -> Result<BucketStore, StoreError> {
+    let required = |variable: Variable| {
+        environment.get(variable).ok_or_else(|| StoreError::Configuration(format!("{} is not set", variable.name())))
+    };
+    let account = required(Variable::AzureAccountName)?;
+    let address = match endpoint {
+        Some(endpoint) => endpoint.to_owned(),
+        None => {
+            let domain = environment.get(Variable::AzureEndpointSuffix).unwrap_or(DEFAULT_DOMAIN);
+            let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+            if !account.chars().all(|c| c.is_ascii_alphanumeric()) || !domain.chars().all(label) {
+                let names = (Variable::AzureAccountName.name(), Variable::AzureEndpointSuffix.name());
+                return Err(StoreError::Configuration(format!("{} or {} is malformed", names.0, names.1)));
+            }
+            format!("https://{account}.blob.{domain}")
+        }
+    };
+    let mut builder = MicrosoftAzureBuilder::new()
+        .with_account(account)
+        .with_container_name(&location.bucket)
+        .with_endpoint(address)
+        .with_retry(no_retry())
+        .with_client_options(ClientOptions::new().with_allow_http(endpoint.is_some()))
+        .with_http_connector(Connector::new(environment, limits)?);
+    builder = match environment.get(Variable::AzureAccountSas) {
+        Some(sas) => builder.with_config(AzureConfigKey::SasKey, sas.trim_start_matches('?')).with_credential_type("sas_token"),
+        None => builder.with_access_key(required(Variable::AzureAccountKey)?).with_credential_type("access_key"),
+    };
+    let bucket = builder.build().map_err(|error| StoreError::Configuration(error.to_string()))?;
+    BucketStore::new(Arc::new(bucket), &location.bucket, &location.prefix, patient)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::store::retry::Patience;
+
+    #[test]
+    fn what_is_missing_or_malformed_is_named() {
+        let location = BucketLocation { bucket: "container".into(), prefix: String::new() };
+        let key = "AAAAAAAA";
+        for (pairs, why) in [
+            (vec![], "AZURE_ACCOUNT_NAME is not set"),
+            (vec![("AZURE_ACCOUNT_NAME", "account")], "AZURE_ACCOUNT_KEY is not set"),
+            (vec![("AZURE_ACCOUNT_NAME", "a@evil/x#"), ("AZURE_ACCOUNT_KEY", key)], "malformed"),
+            (vec![("AZURE_ACCOUNT_NAME", "a"), ("AZURE_ENDPOINT_SUFFIX", "x/@y"), ("AZURE_ACCOUNT_KEY", key)], "malformed"),
+        ] {
+            let environment = Environment::from_pairs(pairs);
+            let patient = Arc::new(Patient::new(Patience::default()));
+            let error = connect(&location, &environment, Limits::default(), patient, None).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+}
