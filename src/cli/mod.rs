@@ -292,6 +292,8 @@ mod tests {
             "windlass repository init --repository /srv/r --password-file /srv/p",
             "windlass repository snapshots --repository s3:host/bucket",
             "windlass repository check --read-data --repository /srv/r",
+            "windlass repository prune -r /srv/r --dry-run",
+            "windlass repository prune -r /srv/r --max-unused 10GiB --output json",
             "windlass repository forget abcd ef01 --repository /srv/r --dry-run",
             "windlass repository forget -r /srv/r -l 3 -H 24 -d 7 -w 5 -m 12 -y unlimited --keep-within 2d --keep-tag a,b --tag c --group-by=",
             "windlass repository forget -r /srv/r --keep-within-hourly 1d --keep-within-daily 7d --host h --path /v --group-by host,tags -n",

@@ -3,6 +3,7 @@
 mod check;
 mod forget;
 mod init;
+mod prune;
 mod snapshots;
 
 use clap::{Args, Subcommand};
@@ -26,6 +27,8 @@ pub enum RepositoryCommand {
     Check(check::CheckArgs),
     /// Forget snapshots, by name or by what a policy does not keep; `prune` frees their space
     Forget(Box<forget::ForgetArgs>),
+    /// Free the space of what no snapshot needs; only its deletes wait for others, and make them wait
+    Prune(prune::PruneArgs),
 }
 
 /// Arguments of verbs without any of their own.
@@ -45,5 +48,6 @@ pub async fn run(command: RepositoryCommand, format: Format, interrupt: &Cancell
         RepositoryCommand::Snapshots(args) => unless(interrupt, snapshots::run(&args, format)).await,
         RepositoryCommand::Check(args) => unless(interrupt, check::run(&args, format)).await,
         RepositoryCommand::Forget(args) => forget::run(&args, format, interrupt).await,
+        RepositoryCommand::Prune(args) => prune::run(&args, format, interrupt).await,
     }
 }

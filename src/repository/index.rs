@@ -21,7 +21,7 @@ use super::id::Id;
 use crate::scratch::{Inserted, KeySet, Scratch, ScratchError, SortedRows};
 use entry::{BLOB_ROW_BYTES, Entry};
 
-pub(super) use file::IndexBuilder;
+pub(super) use file::{IndexBuilder, decode};
 pub(super) use packs::Packs;
 pub use writer::IndexWriter;
 

@@ -20,7 +20,7 @@
 //! An export takes a shared lock, stores packs, then the index files that name them, then checks its lock and stores its snapshot:
 //! the commit. Nothing refers to what is not durable yet. A crash leaves
 //!
-//! * before an index: packs that nobody names. Harmless; a prune removes them, a repeated export stores those blobs again;
+//! * before an index: packs that nobody names. Harmless; a [prune](prune) removes them, a repeated export stores those blobs again;
 //! * between index and snapshot: blobs that no snapshot needs. A repeated export finds and reuses them;
 //! * anywhere: a lock that the next transfer of the same node removes, and with a directory a temporary file, which an export
 //!   sweeps when it is a day old.
@@ -28,15 +28,15 @@
 //! Readers go the other way: snapshots, then indexes, then packs.
 //!
 //! # Who may do what at once
-//! Any number of exports, restores, checks and forgets, here or elsewhere, beside each other; a prune (restic's) only alone. The
-//! table with the reasons is in [`lock`].
+//! Any number of exports, restores, checks and forgets, here or elsewhere, beside each other; the deletes of a prune only alone. The
+//! tables with the reasons are in [`lock`] and [`prune`].
 //!
 //! # Cancellation
 //! Any future here may be dropped. A put that was under way may still happen, whole. A [`LockGuard`] takes its lock away when it
 //! is dropped.
 //!
 //! # What this never does
-//! Delete a pack or an index; overwrite an object with other bytes; return a byte that was not authenticated and hashed; follow a
+//! Delete a pack or an index, but for [`prune`]; overwrite an object with other bytes; return a byte that was not authenticated and hashed; follow a
 //! length in a file without a bound; take "forbidden" or "not found" for success; put a secret into a log or a Debug string.
 
 pub mod blob;
@@ -58,6 +58,7 @@ pub mod open;
 pub mod pack;
 pub mod password;
 mod polynomial;
+pub mod prune;
 pub mod snapshot;
 pub mod store;
 pub mod time;

@@ -146,6 +146,19 @@ impl PackBuilder {
         }
     }
 
+    /// Adds a blob as another pack of the repository holds it, where the caller has verified it.
+    ///
+    /// # Errors
+    /// [`PackError::TooLarge`] when it does not fit into this pack any more.
+    pub(super) fn add_sealed(&mut self, blob: &PackedBlob, sealed: &[u8]) -> Result<(), PackError> {
+        self.make_room(sealed.len())?;
+        let too_large = |_| PackError::TooLarge { what: "pack", bytes: self.body.len() as u64 };
+        let offset = u32::try_from(self.body.len()).map_err(too_large)?;
+        self.body.extend_from_slice(sealed);
+        self.blobs.push(PackedBlob { kind: self.kind, offset, ..*blob });
+        Ok(())
+    }
+
     /// Fails when a blob of `plain_bytes` does not fit any more.
     fn make_room(&self, plain_bytes: usize) -> Result<(), PackError> {
         if plain_bytes as u64 + OVERHEAD as u64 > MAX_BODY_BYTES {

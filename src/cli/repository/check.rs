@@ -83,7 +83,7 @@ fn summary(report: &CheckReport) -> String {
     ));
     if report.packs_unindexed > 0 {
         lines.push(format!(
-            "{} in no index: left by interrupted exports, harmless; `restic prune` removes what is there",
+            "{} in no index: left by interrupted exports, harmless; `windlass repository prune` removes what is there",
             counted(report.packs_unindexed, "pack")
         ));
     }

@@ -174,7 +174,7 @@ pub struct Verdict {
 /// One of the rules that keep the newest of each period: how far it has come.
 struct Newest {
     period: Period,
-    last: Option<(i32, u32)>,
+    last: Option<[i16; 3]>,
 }
 
 impl Newest {
@@ -211,10 +211,10 @@ impl Policy {
         }
         // Of equal times the order must be the same each time.
         dated.sort_by_key(|(time, stored)| (Reverse(*time), stored.id));
-        let newest = dated.iter().map(|(time, _)| *time).find(|time| *time < now);
+        let newest = dated.iter().map(|(time, _)| *time).find(|time| now.is_some_and(|now| *time < now));
         let is_within = |time: &LocalTime, span: &Span| {
             // Where there is no newest, or the calendar does not reach back so far, nothing is too old.
-            !span.is_empty() && newest.and_then(|newest| newest.back(span)).is_none_or(|limit| *time > limit)
+            !span.is_empty() && newest.and_then(|newest| newest.back(span)).is_none_or(|limit| time.is_after(limit))
         };
         let mut rules = Period::ALL.map(|period| Newest { period, last: None });
         let mut rules_within = Period::ALL.map(|period| Newest { period, last: None });

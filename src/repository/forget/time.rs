@@ -4,47 +4,66 @@
 //! does the same, except where the offset is that of the zone it runs in: then its limits (`--keep-within`) follow that zone's summer time
 //! and may differ from ours by its hour.
 
-use chrono::{DateTime, Datelike, Duration, FixedOffset, NaiveDate, Timelike, Utc};
+use jiff::civil::{Date, DateTime};
+use jiff::fmt::temporal::Pieces;
+use jiff::tz::Offset;
+use jiff::{SignedDuration, Span as Days};
 
 use super::policy::{Period, Span};
 use crate::types::Timestamp;
 
-/// A moment, and the offset of the calendar that it is seen in.
+/// A moment, and what calendar and clock show where it is seen. Moments compare, wherever they are seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct LocalTime(DateTime<FixedOffset>);
+pub(super) struct LocalTime {
+    moment: jiff::Timestamp,
+    shown: DateTime,
+    offset: Offset,
+}
 
 impl LocalTime {
+    fn shown_at(shown: DateTime, offset: Offset) -> Option<Self> {
+        Some(Self { moment: offset.to_timestamp(shown).ok()?, shown, offset })
+    }
+
     /// Reads RFC 3339.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        DateTime::parse_from_rfc3339(text).ok().map(Self)
+        let pieces = Pieces::parse(text).ok()?;
+        Self::shown_at(pieces.date().to_datetime(pieces.time()?), pieces.to_numeric_offset()?)
     }
 
     /// A moment in UTC.
-    pub(super) fn of(time: Timestamp) -> Self {
-        Self(DateTime::<Utc>::from(std::time::SystemTime::from(time)).fixed_offset())
+    pub(super) fn of(time: Timestamp) -> Option<Self> {
+        let moment = jiff::Timestamp::new(i64::try_from(time.seconds).ok()?, time.nanoseconds.cast_signed()).ok()?;
+        Some(Self { moment, shown: Offset::UTC.to_datetime(moment), offset: Offset::UTC })
     }
 
     /// Which hour, day, ... of its calendar it lies in: equal for moments that lie in the same one.
-    pub(super) fn within(&self, period: Period) -> (i32, u32) {
-        let date = self.0.date_naive();
+    pub(super) fn within(&self, period: Period) -> [i16; 3] {
+        let date = self.shown.date();
         match period {
-            Period::Hour => (date.num_days_from_ce(), self.0.hour()),
-            Period::Day => (date.num_days_from_ce(), 0),
-            Period::Week => (date.iso_week().year(), date.iso_week().week()),
-            Period::Month => (date.year(), date.month()),
-            Period::Year => (date.year(), 0),
+            Period::Hour => [date.year(), date.day_of_year(), self.shown.hour().into()],
+            Period::Day => [date.year(), date.day_of_year(), 0],
+            Period::Week => [date.iso_week_date().year(), date.iso_week_date().week().into(), 0],
+            Period::Month => [date.year(), date.month().into(), 0],
+            Period::Year => [date.year(), 0, 0],
         }
     }
 
     /// This much earlier, by the calendar: a day that the month does not have is as many days into the next one, as Go's calendar has
     /// it. `None` before the calendar begins, which is before everything.
-    pub(super) fn back(&self, span: &Span) -> Option<Self> {
-        let date = self.0.date_naive();
-        let months = i64::from(date.year()) * 12 + i64::from(date.month0()) - i64::from(span.years) * 12 - i64::from(span.months);
-        let first = NaiveDate::from_ymd_opt(i32::try_from(months.div_euclid(12)).ok()?, months.rem_euclid(12) as u32 + 1, 1)?;
-        let days = Duration::try_days(i64::from(date.day0()) - i64::from(span.days))?;
-        let local = first.checked_add_signed(days)?.and_time(self.0.time());
-        let moment = local.and_local_timezone(*self.0.offset()).single()?;
-        moment.checked_sub_signed(Duration::try_hours(i64::from(span.hours))?).map(Self)
+    pub(super) fn back(&self, span: &Span) -> Option<jiff::Timestamp> {
+        let date = self.shown.date();
+        let months =
+            i64::from(date.year()) * 12 + i64::from(date.month()) - 1 - i64::from(span.years) * 12 - i64::from(span.months);
+        let first = Date::new(i16::try_from(months.div_euclid(12)).ok()?, months.rem_euclid(12) as i8 + 1, 1).ok()?;
+        let days = Days::new().try_days(i64::from(date.day()) - 1 - i64::from(span.days)).ok()?;
+        let shown = first.checked_add(days).ok()?.to_datetime(self.shown.time());
+        let moment = self.offset.to_timestamp(shown).ok()?;
+        moment.checked_sub(SignedDuration::from_hours(span.hours.into())).ok()
+    }
+
+    /// True when it lies after `limit`.
+    pub(super) fn is_after(&self, limit: jiff::Timestamp) -> bool {
+        self.moment > limit
     }
 }

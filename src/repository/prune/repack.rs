@@ -1,0 +1,207 @@
+//! Copying what is needed of packs that go, and naming what stays. Adds only.
+
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use super::decide::{Action, PACK_BYTES};
+use super::plan::{Plan, find};
+use super::row::BlobCopy;
+use super::{PruneError, PruneProgress, Stage, unless_cancelled};
+use crate::repository::blob::BlobKind;
+use crate::repository::crypto::Sealer;
+use crate::repository::error::RepositoryError;
+use crate::repository::id::Id;
+use crate::repository::index::IndexWriter;
+use crate::repository::lock::LockGuard;
+use crate::repository::open::{Repository, damaged_blob};
+use crate::repository::pack::{Pack, PackBuilder, Verification, open_blob};
+use crate::scratch::ScratchError;
+
+/// Bytes that are read at once, one blob at least.
+const READ_BYTES: u64 = 8 << 20;
+/// Reads under way: as many as hide the latency of a distant store behind the copying.
+const PARALLEL_READS: usize = 4;
+
+/// Blobs of one pack that are read at once, in order.
+type Batch = Vec<BlobCopy>;
+
+/// Cuts copies, which are in order of packs and offsets, into what is read at once.
+fn batches(copies: impl Iterator<Item = Result<BlobCopy, ScratchError>>) -> impl Iterator<Item = Result<Batch, ScratchError>> {
+    let mut copies = copies.peekable();
+    std::iter::from_fn(move || {
+        let first = match copies.next()? {
+            Ok(first) => first,
+            Err(error) => return Some(Err(error)),
+        };
+        let fits = |next: &Result<BlobCopy, ScratchError>| {
+            next.as_ref().is_ok_and(|next| {
+                let span = next.location.end().saturating_sub(first.location.offset.into());
+                next.location.pack == first.location.pack && span <= READ_BYTES
+            })
+        };
+        let mut batch = vec![first];
+        while let Some(Ok(next)) = copies.next_if(fits) {
+            batch.push(next);
+        }
+        Some(Ok(batch))
+    })
+}
+
+/// A copy with its sealed bytes, which were verified.
+type Verified = Vec<(BlobCopy, Vec<u8>)>;
+
+fn verify(sealer: &Sealer, batch: Batch, bytes: &[u8]) -> Result<Verified, RepositoryError> {
+    let start = batch.first().map_or(0, |first| first.location.offset as usize);
+    let mut plain = Vec::new();
+    let mut verified = Vec::with_capacity(batch.len());
+    for copy in batch {
+        let at = copy.location.offset as usize - start;
+        let sealed = &bytes[at..at + copy.location.length as usize];
+        open_blob(sealer, &copy.id, &copy.location, &mut sealed.to_vec(), &mut plain)
+            .map_err(|damage| damaged_blob(copy.kind, &copy.id, &copy.location, damage))?;
+        verified.push((copy, sealed.to_vec()));
+    }
+    Ok(verified)
+}
+
+/// New packs in the making, one for each kind.
+struct Packer {
+    sealer: Sealer,
+    data: PackBuilder,
+    trees: PackBuilder,
+}
+
+fn builder(sealer: &Sealer, kind: BlobKind) -> PackBuilder {
+    PackBuilder::new(sealer.clone(), kind, PACK_BYTES as usize, Verification::Decode)
+}
+
+impl Packer {
+    fn new(sealer: Sealer) -> Self {
+        Self { data: builder(&sealer, BlobKind::Data), trees: builder(&sealer, BlobKind::Tree), sealer }
+    }
+
+    /// Adds what was verified; returns packs that became full.
+    fn add(&mut self, verified: Verified) -> Result<Vec<Pack>, RepositoryError> {
+        let mut full = Vec::new();
+        for (copy, sealed) in verified {
+            let into = match copy.kind {
+                BlobKind::Data => &mut self.data,
+                BlobKind::Tree => &mut self.trees,
+            };
+            into.add_sealed(&copy.packed(), &sealed)?;
+            if into.is_full() {
+                full.extend(std::mem::replace(into, builder(&self.sealer, copy.kind)).finish()?);
+            }
+        }
+        Ok(full)
+    }
+
+    fn finish(self) -> Result<Vec<Pack>, RepositoryError> {
+        Ok([self.data.finish()?, self.trees.finish()?].into_iter().flatten().collect())
+    }
+}
+
+/// Stores packs and says so in index files.
+struct Adder<'a> {
+    repository: &'a Repository,
+    lock: &'a LockGuard,
+    index: IndexWriter,
+    new_packs: Vec<Id>,
+}
+
+impl Adder<'_> {
+    async fn store(&mut self, packs: Vec<Pack>) -> Result<(), PruneError> {
+        for pack in packs {
+            // What this relies on is what a lock of others would take away.
+            self.lock.check().await?;
+            self.repository.put_pack(&pack).await?;
+            self.new_packs.push(pack.record.id);
+            self.index.add(pack.record).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Repository {
+    /// Copies what the plan says, and stores index files that name the copies and what stays of superseded files; returns the new packs.
+    pub(super) async fn add_copies(
+        &self,
+        plan: &Plan,
+        lock: &LockGuard,
+        progress: PruneProgress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Id>, PruneError> {
+        let mut adder = Adder { repository: self, lock, index: IndexWriter::new(self.clone()), new_packs: Vec::new() };
+        let copied = match self.copy_blobs(plan, &mut adder, progress, cancel).await {
+            Ok(()) => self.name_what_stays(plan, &mut adder.index, cancel).await,
+            Err(error) => Err(error),
+        };
+        match copied {
+            Ok(()) | Err(PruneError::Cancelled) => {
+                // What was copied need not be copied again.
+                adder.index.finish().await?;
+                copied.map(|()| adder.new_packs)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn copy_blobs(
+        &self,
+        plan: &Plan,
+        adder: &mut Adder<'_>,
+        progress: PruneProgress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<(), PruneError> {
+        let copies = plan.copies.iter().map(|row| row.map(|row| BlobCopy::of_row_by_pack(&row)));
+        let reads = batches(copies).map(|batch| {
+            let repository = self.clone();
+            async move {
+                let batch = batch?;
+                let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(Vec::new()) };
+                let range = u64::from(first.location.offset)..last.location.end();
+                let bytes = repository.read_pack_range(&first.location.pack, range).await?;
+                let sealer = repository.sealer();
+                tokio::task::spawn_blocking(move || verify(&sealer, batch, &bytes)).await?
+            }
+        });
+        let mut reads = futures::stream::iter(reads).buffered(PARALLEL_READS);
+        let mut packer = Packer::new(self.sealer());
+        let mut done = 0;
+        while let Some(verified) = reads.next().await {
+            let verified: Verified = verified?;
+            done += verified.len() as u64;
+            // Hashing a pack takes a while.
+            let (returned, full) = tokio::task::spawn_blocking(move || {
+                let full = packer.add(verified);
+                (packer, full)
+            })
+            .await
+            .map_err(RepositoryError::from)?;
+            packer = returned;
+            adder.store(full?).await?;
+            progress(Stage::Repack, done, plan.stats.blobs_copied);
+            if cancel.is_cancelled() {
+                break;
+            }
+        }
+        let rest = tokio::task::spawn_blocking(move || packer.finish()).await.map_err(RepositoryError::from)??;
+        adder.store(rest).await?;
+        unless_cancelled(cancel)
+    }
+
+    /// Adds the packs that stay of superseded index files, each once.
+    async fn name_what_stays(&self, plan: &Plan, index: &mut IndexWriter, cancel: &CancellationToken) -> Result<(), PruneError> {
+        let mut named = std::collections::BTreeSet::new();
+        for file in &plan.superseded {
+            unless_cancelled(cancel)?;
+            for record in self.records_of(*file).await? {
+                let stays = find(&plan.packs, &record.id).is_some_and(|pack| pack.action == Action::Keep);
+                if stays && named.insert(record.id) {
+                    index.add(record).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
