@@ -59,6 +59,14 @@ pub enum PackError {
         /// What decoding found.
         damage: Damage,
     },
+    /// What describes packs or snapshots did not decode to what went in. It was not uploaded.
+    #[error("the {what} did not survive sealing ({damage}); this points to faulty memory")]
+    CorruptedDocument {
+        /// What it is.
+        what: &'static str,
+        /// What decoding found.
+        damage: Damage,
+    },
     /// The source of a blob gave other bytes the second time it was read.
     #[error("the contents of a blob changed while it was packed")]
     Unstable,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::cache::Cached;
 use super::crypto::Sealer;
-use super::error::{Damage, RepositoryError};
+use super::error::{Damage, PackError, RepositoryError};
 use super::id::Id;
 use super::open::Repository;
 use super::store::{Key, Kind, PutMode, StoreError};
@@ -24,7 +24,7 @@ const MAX_DOCUMENT_BYTES: u64 = 256 << 20;
 
 /// Seals a document.
 pub(super) fn encode(sealer: &Sealer, json: &[u8]) -> Result<Vec<u8>, RepositoryError> {
-    let compressed = zstd::bulk::compress(json, LEVEL).map_err(|error| super::error::PackError::Compressor(error.to_string()))?;
+    let compressed = zstd::bulk::compress(json, LEVEL).map_err(|error| PackError::Compressor(error.to_string()))?;
     let mut plain = Vec::with_capacity(compressed.len() + 1);
     plain.push(COMPRESSED);
     plain.extend_from_slice(&compressed);
@@ -48,6 +48,28 @@ pub(super) fn decode(sealer: &Sealer, sealed: &mut [u8]) -> Result<Vec<u8>, Dama
             Ok(json)
         }
         Some((&encoding, _)) => Err(Damage::Encoding(encoding)),
+    }
+}
+
+/// Makes sure that a sealed document opens to what it was made of, before it is stored: an index file that does not is one without which
+/// nothing opens.
+fn verify(sealer: &Sealer, kind: Kind, sealed: &[u8], json: &[u8]) -> Result<(), PackError> {
+    let damage = match decode(sealer, &mut sealed.to_vec()) {
+        Ok(decoded) if decoded == json => return Ok(()),
+        Ok(decoded) => Damage::WrongHash { found: Id::of(&decoded) },
+        Err(damage) => damage,
+    };
+    Err(PackError::CorruptedDocument { what: called(kind), damage })
+}
+
+/// What a document of this kind is called.
+const fn called(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Snapshot => "snapshot",
+        Kind::Index => "index file",
+        Kind::Lock => "lock",
+        Kind::Key => "key file",
+        Kind::Data => "pack",
     }
 }
 
@@ -108,7 +130,12 @@ impl Repository {
             damage: Damage::Syntax(error.to_string()),
         })?;
         let sealer = self.sealer();
-        let sealed = tokio::task::spawn_blocking(move || encode(&sealer, &json)).await??;
+        let sealed = tokio::task::spawn_blocking(move || {
+            let sealed = encode(&sealer, &json)?;
+            verify(&sealer, kind, &sealed, &json)?;
+            Ok::<_, RepositoryError>(sealed)
+        })
+        .await??;
         let id = Id::of(&sealed);
         let bytes = Bytes::from(sealed);
         self.put_object(kind, id, bytes.clone()).await?;
@@ -179,10 +206,16 @@ mod tests {
         fn documents_read_back_and_damaged_ones_do_not(json: Vec<u8>, position: prop::sample::Index, bit in 0_u8..8) {
             let sealer = Sealer::new(Secrets::random().unwrap());
             let mut sealed = encode(&sealer, &json).unwrap();
-            prop_assert_eq!(decode(&sealer, &mut sealed.clone()), Ok(json));
+            prop_assert!(verify(&sealer, Kind::Index, &sealed, &json).is_ok());
+            prop_assert_eq!(decode(&sealer, &mut sealed.clone()), Ok(json.clone()));
             let position = position.index(sealed.len());
             sealed[position] ^= 1 << bit;
             prop_assert!(decode(&sealer, &mut sealed).is_err());
+            prop_assert!(verify(&sealer, Kind::Index, &sealed, &json).is_err());
+            // What went in is not what was meant.
+            let mut other = json;
+            other.push(0);
+            prop_assert!(verify(&sealer, Kind::Index, &encode(&sealer, &other).unwrap(), &other[..other.len() - 1]).is_err());
         }
 
         #[test]

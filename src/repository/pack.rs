@@ -79,12 +79,13 @@ pub(super) fn compressor(error: io::Error) -> PackError {
     PackError::Compressor(error.to_string())
 }
 
-/// Whether a sealed blob is decoded again before it may leave the machine.
+/// Whether a sealed blob is decoded again before it may leave the machine, and the plain bytes hashed again. Headers of packs, index
+/// files and snapshots, which are short, are decoded again whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verification {
-    /// Decode and compare with what was given: catches memory or a processor that err while compressing and sealing, before they
-    /// damage a backup. restic does the same.
+    /// Decode and compare with what was given, which must still hash to its id: catches memory or a processor that err between hashing
+    /// and sealing, before they damage a backup. restic does the same.
     #[default]
     Decode,
     /// Trust the machine.
@@ -121,7 +122,8 @@ impl PackBuilder {
     }
 
     /// Adds the blob `plain`, whose id the caller has computed: compressed if that makes it smaller. Returns the sealed length
-    /// in bytes.
+    /// in bytes. That `plain` still has this id is the caller's to verify before the pack is stored ([`verify_ids`]): several at once
+    /// are faster.
     ///
     /// # Errors
     /// [`PackError::TooLarge`] when it does not fit into this pack any more: finish it first. [`PackError::Corrupted`] when the
@@ -272,12 +274,31 @@ impl Pack {
     }
 }
 
-/// What follows the blobs in a pack: the sealed header and its length.
+/// Makes sure that what was packed as these blobs still has the ids it was packed under, now that it has been packed: `found` are its
+/// hashes of now. A bit that flipped after the first hash would be stored under a wrong id, and taken for the right blob for ever.
+///
+/// # Errors
+/// [`PackError::Corrupted`].
+pub fn verify_ids(packed: &[Id], found: &[Id]) -> Result<(), PackError> {
+    match packed.iter().zip(found).find(|(id, found)| id != found) {
+        Some((&id, &found)) => Err(PackError::Corrupted { id, damage: Damage::WrongHash { found } }),
+        None => Ok(()),
+    }
+}
+
+/// What follows the blobs in a pack: the sealed header and its length. It was opened again and says what it must: without it, no other
+/// program could rebuild an index.
 pub(super) fn header_of(sealer: &Sealer, blobs: &[PackedBlob]) -> Result<Vec<u8>, PackError> {
     let mut header = Vec::with_capacity(blobs.len() * COMPRESSED_ENTRY_BYTES + OVERHEAD + LENGTH_BYTES);
     let start = begin(&mut header);
     blobs.iter().for_each(|blob| write_entry(&mut header, blob));
     sealer.finish(&mut header, start)?;
+    let corrupted = |damage| PackError::CorruptedDocument { what: "header of a pack", damage };
+    match read_entries(sealer, &mut header[start..].to_vec()) {
+        Ok((read, _)) if read == blobs => {}
+        Ok(_) => return Err(corrupted(Damage::Header("it reads otherwise than it was written"))),
+        Err(damage) => return Err(corrupted(damage)),
+    }
     let length = (header.len() - start) as u32;
     header.extend_from_slice(&length.to_le_bytes());
     Ok(header)
@@ -314,8 +335,13 @@ pub fn read_header(sealer: &Sealer, pack: &[u8]) -> Result<Vec<PackedBlob>, Dama
         return Err(Damage::Header("it is too long"));
     }
     let start = rest.len().checked_sub(length).ok_or(Damage::Header("it is longer than the pack"))?;
-    let mut sealed = rest[start..].to_vec();
-    let mut entries = &*sealer.open(&mut sealed)?;
+    let (blobs, end) = read_entries(sealer, &mut rest[start..].to_vec())?;
+    if end as usize == start { Ok(blobs) } else { Err(Damage::Header("the lengths do not add up to the pack's")) }
+}
+
+/// The blobs that a sealed header names, and where the last one ends.
+fn read_entries(sealer: &Sealer, sealed: &mut [u8]) -> Result<(Vec<PackedBlob>, u32), Damage> {
+    let mut entries = &*sealer.open(sealed)?;
     let mut blobs = Vec::with_capacity(entries.len() / PLAIN_ENTRY_BYTES);
     let mut offset = 0_u32;
     while !entries.is_empty() {
@@ -323,7 +349,7 @@ pub fn read_header(sealer: &Sealer, pack: &[u8]) -> Result<Vec<PackedBlob>, Dama
         offset = offset.checked_add(blob.length).ok_or(Damage::Header("the lengths overflow"))?;
         blobs.push(blob);
     }
-    if offset as usize == start { Ok(blobs) } else { Err(Damage::Header("the lengths do not add up to the pack's")) }
+    Ok((blobs, offset))
 }
 
 fn read_entry(entries: &mut &[u8], offset: u32) -> Option<PackedBlob> {

@@ -207,3 +207,17 @@ fn the_memory_of_a_pack_serves_the_next_one_unless_someone_holds_it() {
     assert_eq!(next.bytes.as_ptr(), place);
     assert_eq!(read_header(&sealer, &next.bytes).unwrap(), next.record.blobs);
 }
+
+#[test]
+fn a_chunk_that_changed_after_it_was_hashed_is_refused_before_its_pack_is_stored() {
+    let (sealer, mut chunk) = (sealer(), vec![7; 5000]);
+    let id = Id::of(&chunk);
+    chunk[100] ^= 1;
+    // The pack itself is sound: it holds what it was given.
+    let mut builder = PackBuilder::new(sealer, BlobKind::Data, 1 << 20, Verification::Decode);
+    builder.add(id, &chunk, &mut Compressor::new(1).unwrap()).unwrap();
+    let found = [Id::of(b"another"), Id::of(&chunk)];
+    assert!(verify_ids(&[found[0]], &found[..1]).is_ok());
+    let refused = verify_ids(&[found[0], id], &found).unwrap_err();
+    assert_eq!(refused, PackError::Corrupted { id, damage: Damage::WrongHash { found: found[1] } });
+}

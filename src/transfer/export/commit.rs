@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::upload::Uploaded;
 use super::worker::{Counts, ZSTD_LEVEL};
 use super::{ExportError, ExportOptions, path_parts};
+use crate::repository::pack::verify_ids;
 use crate::repository::snapshot::Summary;
 use crate::repository::time::rfc3339;
 use crate::repository::tree::{Content, NewFile, NewFolder, pack_folder, pack_tree};
@@ -145,6 +146,9 @@ impl Small {
         let mut added = Added::default();
         let mut add = |id: Id, plain: &[u8]| -> Result<(), ExportError> {
             pack.add(id, plain, &mut compressor)?;
+            if self.verification == Verification::Decode {
+                verify_ids(&[id], &[Id::of(plain)])?;
+            }
             added.blobs += 1;
             added.bytes += plain.len() as u64;
             Ok(())

@@ -11,6 +11,7 @@ use super::prepare::BatchMemories;
 use super::read::{self, Batch};
 use super::upload::Finished;
 use crate::block::{AlignedBuffer, BlockSource};
+use crate::repository::pack::verify_ids;
 use crate::repository::{BlobKind, Claim, Compressor, Id, Index, PackBuilder, Sealer, Verification};
 use crate::transfer::budget::ExportBounds;
 use crate::transfer::chunk_size::ChunkSize;
@@ -185,12 +186,14 @@ struct Worker {
     pack: Option<PackBuilder>,
     /// Blobs in the pack.
     packed: u64,
+    /// Of those, chunks of this batch that were not hashed again.
+    unverified: Vec<(usize, Id)>,
 }
 
 impl Worker {
     fn new(work: Arc<Work>, finished: Finished) -> Result<Self, ExportError> {
         let compressor = Compressor::new(ZSTD_LEVEL)?;
-        Ok(Self { work, finished, compressor, pack: None, packed: 0 })
+        Ok(Self { work, finished, compressor, pack: None, packed: 0, unverified: Vec::new() })
     }
 
     fn run(mut self) -> Result<(), ExportError> {
@@ -208,6 +211,7 @@ impl Worker {
                 for (&at, &id) in data.iter().zip(&ids) {
                     self.store(&batch, at, id)?;
                 }
+                self.verify(&batch)?;
                 batches.done(batch);
             }
             self.hand_over()?;
@@ -235,11 +239,13 @@ impl Worker {
         if claim == Claim::Yours {
             self.work.check_stop()?;
             if !self.has_room(length) {
+                self.verify(batch)?;
                 self.hand_over()?;
             }
             let pack = self.pack.get_or_insert_with(|| new_pack(&self.work, self.finished.memory()));
             pack.add(id, batch.bytes(at), &mut self.compressor)?;
             self.packed += 1;
+            self.unverified.push((at, id));
             self.work.progress.new_data(length);
         }
         self.work.progress.done(length);
@@ -251,6 +257,19 @@ impl Worker {
             outcomes.counts.new_read_bytes += reads.iter().map(|read| read.length()).sum::<u64>();
         }
         Ok(())
+    }
+
+    /// Makes sure that the chunks of the batch that were packed are still what they were when they were hashed. Before their pack may be
+    /// stored.
+    fn verify(&mut self, batch: &Batch) -> Result<(), ExportError> {
+        let packed = std::mem::take(&mut self.unverified);
+        if self.work.verification == Verification::Skip || packed.is_empty() {
+            return Ok(());
+        }
+        let inputs: Vec<&[u8]> = packed.iter().map(|&(at, _)| batch.bytes(at)).collect();
+        let (packed, mut found): (Vec<Id>, _) = (packed.iter().map(|&(_, id)| id).collect(), Vec::new());
+        hash::sha256_many(&inputs, &mut found);
+        Ok(verify_ids(&packed, &found)?)
     }
 
     /// True when a chunk of `length` bytes fits the pack even if it does not compress, so that a pack never outgrows the memory
