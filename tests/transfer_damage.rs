@@ -15,7 +15,7 @@ use windlass::repository::store::fault::{Call, Fault, FaultyStore};
 use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind, PutMode};
 use windlass::repository::tree::FileSelector;
-use windlass::repository::{Id, LockMode, LockOwner, Repository, RepositoryError, Store};
+use windlass::repository::{Cache, Id, LockMode, LockOwner, Repository, RepositoryError, Store};
 use windlass::transfer::{ExportError, FullReason, Image, ImageReader, Locking, Progress, RestoreOptions, Target, restore};
 
 /// What happens to an object.
@@ -110,8 +110,9 @@ async fn with_damage(chain: &Chain, key: Key, how: Damage) -> Outcome {
     }
     let before = store.keys();
     let next = chain.next();
+    let folder = tempfile::tempdir().unwrap();
     let repository = match reopen(store.clone()).await {
-        Ok(repository) => repository,
+        Ok(repository) => repository.with_doubts_in(&Cache::new(folder.path().to_owned(), 1 << 20)),
         Err(error) => {
             // A key that is gone is like a wrong password: which one is missing cannot be known.
             let without_key = matches!(error, RepositoryError::WrongPassword) && how == Damage::Missing;
@@ -159,15 +160,14 @@ async fn with_damage(chain: &Chain, key: Key, how: Damage) -> Outcome {
                 assert_eq!(store.list(Kind::Snapshot).await.unwrap().len(), visible + 1, "{case}");
                 outcome.increments_made_full += u32::from(incremental && report.mode.name() == "full");
                 if let Some(reason) = report.mode.full_reason().filter(|_| incremental).map(ToString::to_string) {
-                    let gone = how == Damage::Missing && (reason.contains("is in no index") || reason.contains("no longer"));
+                    // A pack that is doubted is out of the index's sight.
+                    let gone = matches!(key, Key::File(Kind::Data, _)) || how == Damage::Missing;
+                    let gone = gone && (reason.contains("is in no index") || reason.contains("no longer"));
                     assert!(is_named(&reason, key) || gone, "{case}: {reason}");
                 }
-                // Chunks in a pack that nobody has looked into are taken for stored.
+                // What the check found damaged was stored again.
                 let found = restored(&repository, &report.snapshot, chain.size(), Locking::None).await;
-                match found {
-                    Ok(found) => assert!(found == next.after.bytes, "{case}: another volume"),
-                    Err(error) => assert!(is_named(&error, key), "{case}: {error}"),
-                }
+                assert!(found.unwrap_or_else(|error| panic!("{case}: {error}")) == next.after.bytes, "{case}: another volume");
             }
             Err(error) => {
                 assert!(is_named(&error.to_string(), key), "{case}: {error}");
@@ -180,6 +180,7 @@ async fn with_damage(chain: &Chain, key: Key, how: Damage) -> Outcome {
     // Put right, everything goes on.
     store.put(key, chain.store.get(key).await.unwrap(), PutMode::Overwrite).await.unwrap();
     assert!(store.list(Kind::Lock).await.unwrap().is_empty(), "{case}: a lock was left");
+    let repository = reopen(store.clone()).await.unwrap();
     let since = parent_of(chain.second, 2, &next.before, next.changed.clone());
     let report = export_link(&repository, &next.after, 9, Ok(since), &cancel).await.unwrap();
     assert_eq!(report.mode.name(), "incremental", "{case}");
@@ -208,6 +209,96 @@ async fn whatever_object_is_damaged_is_named_and_nothing_wrong_comes_of_it() {
 /// All packs that the store holds.
 async fn packs(store: &MemoryStore) -> Vec<Key> {
     store.list(Kind::Data).await.unwrap().into_iter().map(|listed| Key::File(Kind::Data, listed.id)).collect()
+}
+
+/// A volume that still has its blocks is exported after a check found a pack damaged.
+async fn healed(chain: &Chain, key: Key, how: Damage) {
+    let (case, folder, store) = (format!("{key} {how:?}"), tempfile::tempdir().unwrap(), copy_of(&chain.store).await);
+    assert!(damage(&store, key, how).await);
+    let kept = Cache::new(folder.path().to_owned(), 1 << 20);
+    let repository = reopen(store.clone()).await.unwrap().with_doubts_in(&kept);
+    let (size, after) = (chain.size(), &chain.change.after);
+    let mut lost = Vec::new();
+    for (id, bytes) in [(chain.first, &chain.change.before.bytes), (chain.second, &after.bytes)] {
+        match restored(&repository, &id, size, Locking::None).await {
+            Ok(found) => assert!(found == *bytes, "{case}"),
+            Err(_) => lost.push((id, bytes)),
+        }
+    }
+    let found = check(&repository).await;
+    assert!(found.errors.iter().any(|error| is_named(error, key)), "{case}: {:?}", found.errors);
+    for (id, _) in &lost {
+        let named = found.errors.iter().find(|error| error.contains(&id.short()));
+        let named = named.unwrap_or_else(|| panic!("{case}: {} is not named: {:?}", id.short(), found.errors));
+        assert!(named.contains("cannot be read at bytes ") || named.contains("used by snapshot"), "{case}: {named}");
+    }
+
+    let since = parent_of(chain.second, 2, after, Vec::new());
+    let report = export_link(&repository, after, 2, Ok(since), &CancellationToken::new()).await.unwrap();
+    assert!(restored(&repository, &report.snapshot, size, Locking::None).await.unwrap() == after.bytes, "{case}");
+    // It has the tree and all chunks of the one before, which reads again with it.
+    assert!(restored(&repository, &chain.second, size, Locking::None).await.unwrap() == after.bytes, "{case}");
+    let found = check(&repository).await;
+    assert!(
+        found.errors.iter().all(|error| is_named(error, key) || error.contains(&chain.first.short())),
+        "{case}: {:?}",
+        found.errors
+    );
+    if lost.iter().all(|(id, _)| *id != chain.first) {
+        assert!(restored(&repository, &chain.first, size, Locking::None).await.unwrap() == chain.change.before.bytes, "{case}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_damaged_pack_held_is_stored_again_by_the_next_export() {
+    let chain = Chain::new().await;
+    let cases: Vec<_> = packs(&chain.store)
+        .await
+        .into_iter()
+        .flat_map(|key| [Damage::Flipped, Damage::Halved, Damage::Missing].map(|how| (key, how)))
+        .collect();
+    assert!(cases.len() >= 18, "{} cases", cases.len());
+    let cases = futures::stream::iter(cases).map(|(key, how)| healed(&chain, key, how));
+    cases.buffer_unordered(8).collect::<Vec<()>>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packs_are_listed_when_the_last_listing_is_old_or_something_failed() {
+    let (chain, folder) = (Chain::new().await, tempfile::tempdir().unwrap());
+    let listings = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = listings.clone();
+    let script = move |call: &Call| {
+        counted.fetch_add(u64::from(matches!(call, Call::List(Kind::Data))), std::sync::atomic::Ordering::SeqCst);
+        None
+    };
+    let repository = reopen(Arc::new(FaultyStore::new(chain.store.clone(), script))).await.unwrap();
+    let repository = repository.with_doubts_in(&Cache::new(folder.path().to_owned(), 1 << 20));
+    let (after, cancel) = (&chain.change.after, CancellationToken::new());
+    let mut seen = Vec::new();
+    let mut export = async |number| {
+        let since = parent_of(chain.second, 2, after, Vec::new());
+        export_link(&repository, after, number, Ok(since), &cancel).await.unwrap();
+        seen.push(listings.load(std::sync::atomic::Ordering::SeqCst));
+    };
+    export(3).await;
+    export(4).await;
+    // A pack that is gone makes a restore fail, and that the next export look.
+    let size = chain.size();
+    for key in packs(&chain.store).await {
+        let whole = chain.store.get(key).await.unwrap();
+        chain.store.delete(key).await.unwrap();
+        if restored(&repository, &chain.second, size, Locking::None).await.is_err() {
+            break;
+        }
+        chain.store.put(key, whole, PutMode::Overwrite).await.unwrap();
+    }
+    export(5).await;
+    export(6).await;
+    assert_eq!(seen, [1, 1, 2, 2]);
+    assert!(
+        restored(&repository, &repository.snapshots().await.unwrap().pop().unwrap().id, size, Locking::None).await.unwrap()
+            == after.bytes
+    );
 }
 
 /// Every byte of the image, read at random.

@@ -105,6 +105,10 @@ pub(super) enum Cached {
     Index(Id),
     /// The sealed bytes of a tree, which lies there.
     Tree(BlobLocation),
+    /// What the last listing of packs found ([`doubts`](super::doubts)).
+    Listing,
+    /// Which packs were found damaged.
+    Damaged,
 }
 
 const INDEX: &str = "index-";
@@ -113,6 +117,8 @@ impl fmt::Display for Cached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Index(id) => write!(f, "{INDEX}{id}"),
+            Self::Listing => f.write_str("listing"),
+            Self::Damaged => f.write_str("damaged"),
             Self::Tree(location) => write!(f, "tree-{}-{}-{}", location.pack, location.offset, location.length),
         }
     }

@@ -18,6 +18,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::blob::{BlobKind, BlobLocation, PackRecord};
 use super::id::Id;
+use super::pack::expected_bytes;
 use crate::scratch::{Inserted, KeySet, Scratch, ScratchError, SortedRows};
 use entry::{BLOB_ROW_BYTES, Entry};
 
@@ -32,6 +33,17 @@ pub struct Index {
     data: SortedRows<BLOB_ROW_BYTES>,
     trees: SortedRows<BLOB_ROW_BYTES>,
     claims: Mutex<Claims>,
+    /// Packs whose blobs are out of sight.
+    hidden: HashSet<Id>,
+}
+
+/// A pack that index files name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexedPack {
+    /// The pack.
+    pub id: Id,
+    /// How long it must be, in bytes, to hold the blobs that an index file names.
+    pub bytes: u64,
 }
 
 #[derive(Debug)]
@@ -67,12 +79,36 @@ impl Index {
         builder.finish()
     }
 
+    /// Takes all blobs out of sight that lie in `packs`: where these do not exist, or are not what they should be.
+    ///
+    /// # Errors
+    /// [`ScratchError`]; the index must then not be used.
+    pub fn without_packs(&mut self, packs: &HashSet<Id>) -> Result<(), ScratchError> {
+        self.hidden.extend(packs);
+        Ok(())
+    }
+
+    /// Gives `visit` every pack, as often as index files name it, in no order.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn each_pack(&self, mut visit: impl FnMut(IndexedPack)) -> Result<(), ScratchError> {
+        self.packs()?.iter().try_for_each(|pack| {
+            let PackRecord { id, blobs } = pack?;
+            visit(IndexedPack { id, bytes: expected_bytes(blobs.iter().map(|blob| (blob.length, blob.uncompressed_length))) });
+            Ok(())
+        })
+    }
+
     /// Where the blob lies; `None` when no index named it when this was loaded.
     ///
     /// # Errors
     /// [`ScratchError`].
     pub fn get(&self, kind: BlobKind, id: &Id) -> Result<Option<BlobLocation>, ScratchError> {
-        Ok(self.find(kind, id)?.map(|(_, location)| location))
+        match self.find(kind, id)? {
+            Some((_, location)) if self.hidden.contains(&location.pack) => Ok(self.locations(kind, id)?.first().copied()),
+            found => Ok(found.map(|(_, location)| location)),
+        }
     }
 
     /// Everywhere the blob lies: first where [`Index::get`] says, then its other copies.
@@ -80,7 +116,9 @@ impl Index {
     /// # Errors
     /// [`ScratchError`].
     pub fn locations(&self, kind: BlobKind, id: &Id) -> Result<Vec<BlobLocation>, ScratchError> {
-        Ok(self.table(kind).find_all(id.as_bytes())?.iter().map(|row| Entry::of_row(row).location).collect())
+        let rows = self.table(kind).find_all(id.as_bytes())?;
+        let locations = rows.iter().map(|row| Entry::of_row(row).location);
+        Ok(locations.filter(|location| !self.hidden.contains(&location.pack)).collect())
     }
 
     /// As [`Index::get`], with the number of the blob among those of its kind, below [`Index::count`].
@@ -95,7 +133,7 @@ impl Index {
     /// # Errors
     /// [`ScratchError`].
     pub fn claim(&self, kind: BlobKind, id: &Id) -> Result<Claim, ScratchError> {
-        if self.table(kind).find(id.as_bytes())?.is_some() {
+        if self.get(kind, id)?.is_some() {
             return Ok(Claim::Known);
         }
         // A thread that panicked while it held the lock ends its export with an error; what it left is not used.
@@ -213,7 +251,19 @@ mod tests {
                     for record in &records {
                         held.extend(record.blobs.iter().filter(|blob| blob.kind == kind && blob.id == id(number)).map(|blob| (record.id, blob.offset)));
                     }
-                    prop_assert_eq!(all.iter().map(|location| (location.pack, location.offset)).collect::<BTreeSet<_>>(), held);
+                    let places = |all: &[BlobLocation]| all.iter().map(|location| (location.pack, location.offset)).collect::<BTreeSet<_>>();
+                    prop_assert_eq!(places(&all), held.clone());
+                    // Out of sight is as if no index named it.
+                    for pack in held.iter().map(|(pack, _)| *pack).collect::<BTreeSet<_>>() {
+                        let mut index = Index::of(&scratch, &records).unwrap();
+                        index.without_packs(&HashSet::from([pack])).unwrap();
+                        held.retain(|(other, _)| *other != pack);
+                        index.without_packs(&all.iter().map(|location| location.pack).filter(|other| !held.iter().any(|(kept, _)| kept == other)).collect()).unwrap();
+                        prop_assert_eq!(places(&index.locations(kind, &id(number)).unwrap()), held.clone());
+                        prop_assert_eq!(index.get(kind, &id(number)).unwrap().is_some(), !held.is_empty());
+                        let claimed = if held.is_empty() { Claim::Yours } else { Claim::Known };
+                        prop_assert_eq!(index.claim(kind, &id(number)).unwrap(), claimed);
+                    }
                 }
             }
         }

@@ -45,6 +45,7 @@ pub mod check;
 pub mod config;
 pub(crate) mod copies;
 pub mod crypto;
+pub mod doubts;
 pub mod environment;
 pub mod error;
 mod file;
@@ -70,7 +71,7 @@ pub use crypto::Sealer;
 pub use environment::Environment;
 pub use error::{Damage, PackError, RepositoryError};
 pub use id::Id;
-pub use index::{Claim, Index, IndexWriter};
+pub use index::{Claim, Index, IndexWriter, IndexedPack};
 pub use key_file::KdfCost;
 pub use location::Location;
 pub use lock::{LockGuard, LockMode, LockOwner, RETRY_LOCK};
@@ -88,6 +89,7 @@ pub async fn open_at(location: &Location, environment: &Environment, password: &
     let repository = Repository::open(connect(location, environment)?, password).await?;
     Ok(match (location, Cache::of_process()) {
         (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(cache),
-        (_, None) | (Location::Local(_), _) => repository,
+        (Location::Local(_), Some(cache)) => repository.with_doubts_in(&cache),
+        (_, None) => repository,
     })
 }

@@ -54,6 +54,7 @@ struct Inner {
     retry_lock: Duration,
     scratch: Scratch,
     cache: Option<RepositoryCache>,
+    doubts: Option<RepositoryCache>,
 }
 
 impl fmt::Debug for Repository {
@@ -108,6 +109,7 @@ impl Repository {
             retry_lock: Duration::ZERO,
             scratch: Scratch::of_process(),
             cache: None,
+            doubts: None,
         })))
     }
 
@@ -134,6 +136,7 @@ impl Repository {
                         retry_lock: Duration::ZERO,
                         scratch,
                         cache: None,
+                        doubts: None,
                     })));
                 }
                 Err(error @ RepositoryError::UnsupportedVersion { .. }) => return Err(error),
@@ -162,7 +165,18 @@ impl Repository {
     /// The same repository, whose index files and trees are kept in `cache` too.
     pub fn with_cache(self, cache: Cache) -> Self {
         let cache = Some(cache.of_repository(&self.0.id));
-        Self(Arc::new(Inner { cache, ..(*self.0).clone() }))
+        Self(Arc::new(Inner { doubts: cache.clone(), cache, ..(*self.0).clone() }))
+    }
+
+    /// The same repository, of which only what is known about doubted packs is kept in `cache`: its store is near.
+    pub fn with_doubts_in(self, cache: &Cache) -> Self {
+        let doubts = Some(cache.of_repository(&self.0.id));
+        Self(Arc::new(Inner { doubts, ..(*self.0).clone() }))
+    }
+
+    /// Where doubts are kept.
+    pub(super) fn doubts(&self) -> Option<&RepositoryCache> {
+        self.0.doubts.as_ref()
     }
 
     /// The same repository, all of which is read from its store.

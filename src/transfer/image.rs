@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::metadata::{self, Metadata};
+use crate::repository::copies::is_of_copy;
 use crate::repository::tree::{FileSelector, FoundFile, IdList};
 use crate::repository::{BlobKind, Damage, Index, LockGuard, LockMode, Repository, RepositoryError, StoredSnapshot};
 
@@ -57,6 +58,10 @@ impl Image {
                 Ok(Self { repository: repository.clone(), index, content, size_bytes, path, snapshot, metadata, lock })
             }
             Err(error) => {
+                // The next export must not build upon what this could not read.
+                if is_of_copy(&error) {
+                    repository.doubt(None).await;
+                }
                 let excluded = match &lock {
                     Some(lock) => lock.confirm().await.err(),
                     None => None,

@@ -1,5 +1,6 @@
 //! Index files: how they read, and how all of them become an [`Index`].
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
@@ -69,7 +70,7 @@ impl IndexBuilder {
     pub(in crate::repository) fn finish(self) -> Result<Index, ScratchError> {
         let (data, trees) = (self.data.finish()?, self.trees.finish()?);
         let claims = Mutex::new(Claims::new(&self.scratch));
-        Ok(Index { scratch: self.scratch, data, trees, claims })
+        Ok(Index { scratch: self.scratch, data, trees, claims, hidden: HashSet::new() })
     }
 }
 

@@ -255,7 +255,7 @@ async fn locked(
     let Prepared { since, batches, packs: spare } = prepared.map_err(|error| ExportError::Inside(error.to_string()))?;
     // Snapshots before the index: whatever one refers to was indexed before it was stored.
     let found = until_cancelled(cancel, parent::find(repository, since)).await??;
-    let index = Arc::new(until_cancelled(cancel, repository.load_index()).await??);
+    let index = Arc::new(until_cancelled(cancel, repository.load_trusted_index()).await??);
     let parent::Inheritance { mode, content, extents } =
         until_cancelled(cancel, parent::inherit(repository, &index, options, volume_bytes, found, allocated)).await??;
     match &mode {

@@ -41,6 +41,7 @@ use super::budget::{Budget, BudgetError};
 use super::image::Image;
 use super::progress::{Phase, Progress};
 use crate::block::BlockSink;
+use crate::repository::copies::is_of_copy;
 use crate::repository::{BlobKind, Damage, Id, RepositoryError};
 use crate::types::ByteRange;
 use plan::{PlanError, RestorePlan};
@@ -149,6 +150,23 @@ impl RestoreError {
 /// # Errors
 /// [`RestoreError`]: then the sink holds a part of the image at most and must not be used.
 pub async fn restore(
+    image: &Image,
+    sink: Arc<dyn BlockSink>,
+    options: &RestoreOptions,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<RestoreReport, RestoreError> {
+    let restored = attempt(image, sink, options, progress, cancel).await;
+    // The next export must not build upon what this could not read.
+    match &restored {
+        Err(RestoreError::Damaged { pack, .. }) => image.repository.doubt(Some(*pack)).await,
+        Err(RestoreError::Repository(error)) if is_of_copy(error) => image.repository.doubt(None).await,
+        _ => {}
+    }
+    restored
+}
+
+async fn attempt(
     image: &Image,
     sink: Arc<dyn BlockSink>,
     options: &RestoreOptions,
