@@ -20,6 +20,7 @@ use super::blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
 use super::crypto::{OVERHEAD, Sealer, begin};
 use super::error::{Damage, PackError};
 use super::id::Id;
+use crate::scratch::{ScratchError, Spill};
 
 /// Bytes of a header entry of a blob stored as it is.
 const PLAIN_ENTRY_BYTES: usize = 1 + 4 + Id::LENGTH;
@@ -337,6 +338,26 @@ pub fn read_header(sealer: &Sealer, pack: &[u8]) -> Result<Vec<PackedBlob>, Dama
     let start = rest.len().checked_sub(length).ok_or(Damage::Header("it is longer than the pack"))?;
     let (blobs, end) = read_entries(sealer, &mut rest[start..].to_vec())?;
     if end as usize == start { Ok(blobs) } else { Err(Damage::Header("the lengths do not add up to the pack's")) }
+}
+
+/// As [`read_header`], of a pack whose bytes need not be in memory.
+///
+/// # Errors
+/// [`ScratchError`] when they cannot be read.
+pub(super) fn read_header_at_end(sealer: &Sealer, pack: &Spill) -> Result<Result<Vec<PackedBlob>, Damage>, ScratchError> {
+    let Some(end) = pack.len().checked_sub(LENGTH_BYTES as u64) else { return Ok(Err(Damage::TooShort)) };
+    let mut length = [0; LENGTH_BYTES];
+    pack.read_at(end, &mut length)?;
+    let length = u32::from_le_bytes(length);
+    if length as usize > MAX_HEADER_BYTES {
+        return Ok(Err(Damage::Header("it is too long")));
+    }
+    let Some(start) = end.checked_sub(length.into()) else { return Ok(Err(Damage::Header("it is longer than the pack"))) };
+    let mut sealed = vec![0; length as usize];
+    pack.read_at(start, &mut sealed)?;
+    Ok(read_entries(sealer, &mut sealed).and_then(|(blobs, end)| {
+        if u64::from(end) == start { Ok(blobs) } else { Err(Damage::Header("the lengths do not add up to the pack's")) }
+    }))
 }
 
 /// The blobs that a sealed header names, and where the last one ends.

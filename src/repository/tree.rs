@@ -16,7 +16,8 @@ use std::sync::Arc;
 use super::blob::{BlobKind, BlobLocation};
 use super::cache::Cached;
 use super::copies::Copies;
-use super::error::RepositoryError;
+use super::crypto::Sealer;
+use super::error::{Damage, RepositoryError};
 use super::id::Id;
 use super::index::Index;
 use super::open::{Repository, damaged_blob};
@@ -93,6 +94,20 @@ pub enum FileSelector {
     Path(String),
     /// The only regular file; our own `meta.json` does not count.
     Only,
+}
+
+/// What is wrong with the sealed blob at `location` of a pack whose bytes are `pack`; it is opened as a stream, however long it is.
+pub(super) fn verify_blob(
+    sealer: &Sealer,
+    id: &Id,
+    location: &BlobLocation,
+    pack: &Spill,
+) -> Result<Option<Damage>, ScratchError> {
+    match read::verify(sealer, id, location, pack, location.offset.into()) {
+        Ok(()) => Ok(None),
+        Err(ReadError::Damage(damage)) => Ok(Some(damage)),
+        Err(ReadError::Scratch(error)) => Err(error),
+    }
 }
 
 /// Copies in steps that suit files.

@@ -47,13 +47,23 @@ pub async fn run(args: &CheckArgs, format: Format) -> Result<(), CliError> {
             "packs_unindexed": report.packs_unindexed,
             "bytes_read": report.bytes_read,
             "errors": report.errors,
+            "errors_omitted": report.errors_omitted,
         }))?,
     }
     if report.is_clean() {
         return Ok(());
     }
-    Err(CliError::new(Exit::Failed, format!("the repository {} is damaged: {} errors", access.location(), report.errors.len()))
-        .advise("keep it as it is, export what still exists anew, and see restic's `repair` commands for what can be saved"))
+    Err(CliError::new(Exit::Failed, format!("the repository {} is damaged: {}", access.location(), errors(&report))).advise(
+        "first export each volume that still exists anew, from this machine: what its damaged and missing packs held is stored again, \
+         and snapshots that share it read again. Then `restic repair index` forgets packs that are missing, and \
+         `restic repair packs ID...` saves what is left in damaged ones. Then check again, and run `restic repair snapshots` only for \
+         what is still lost",
+    ))
+}
+
+/// How many errors there are; not all of them are in words.
+fn errors(report: &CheckReport) -> String {
+    counted(report.errors.len() as u64 + report.errors_omitted, "error")
 }
 
 /// Runs a check and shows how far it is.
@@ -87,7 +97,10 @@ fn summary(report: &CheckReport) -> String {
             counted(report.packs_unindexed, "pack")
         ));
     }
-    lines.push(if report.is_clean() { "no errors were found".to_owned() } else { counted(report.errors.len() as u64, "error") });
+    if report.errors_omitted > 0 {
+        lines.push(format!("{} beyond these are not shown", counted(report.errors_omitted, "error")));
+    }
+    lines.push(if report.is_clean() { "no errors were found".to_owned() } else { errors(report) });
     lines.join("\n")
 }
 
@@ -102,5 +115,7 @@ mod tests {
         report.errors.push("pack abc is missing".to_owned());
         assert!(summary(&report).starts_with("error: pack abc is missing\n"));
         assert!(summary(&report).ends_with("\n1 error"));
+        report.errors_omitted = 4;
+        assert!(summary(&report).ends_with("\n4 errors beyond these are not shown\n5 errors"));
     }
 }

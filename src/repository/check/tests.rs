@@ -1,3 +1,5 @@
+use bytes::Bytes;
+
 use super::*;
 use crate::repository::index::IndexWriter;
 use crate::repository::key_file::KdfCost;
@@ -88,19 +90,25 @@ async fn a_flipped_bit_is_found_by_reading_data_and_named() {
     fixture.store.tamper(fixture.data_key(), |bytes| bytes[40] ^= 1);
     assert!(fixture.check(Depth::Structure).await.is_clean());
     let report = fixture.check(Depth::ReadData).await;
-    assert!(report.errors.iter().all(|error| error.contains(&fixture.data_key().path())), "{report:?}");
-    assert_eq!(report.errors.len(), 2, "the pack and its first blob: {report:?}");
+    assert!(report.errors[..2].iter().all(|error| error.contains(&fixture.data_key().path())), "{report:?}");
+    assert!(
+        report.errors[2].contains("file `disk.img` in snapshot") && report.errors[2].contains("at bytes 0-4999:"),
+        "{report:?}"
+    );
+    assert_eq!(report.errors.len(), 3, "the pack, its first blob and what is lost with it: {report:?}");
 }
 
 #[tokio::test]
 async fn truncated_and_missing_packs_are_found_without_reading_them() {
     let fixture = fixture().await;
     fixture.store.tamper(fixture.data_key(), |bytes| bytes.truncate(100));
-    assert_eq!(fixture.check(Depth::Structure).await.errors.len(), 1);
+    assert_eq!(fixture.check(Depth::Structure).await.errors.len(), 2);
     assert!(fixture.check(Depth::ReadData).await.errors.len() >= 3);
     fixture.store.delete(fixture.data_key()).await.unwrap();
     let report = fixture.check(Depth::ReadData).await;
-    assert_eq!(report.errors, [format!("{} is in the index and does not exist", fixture.data_key())]);
+    assert_eq!(report.errors[0], format!("{} is in the index and does not exist", fixture.data_key()));
+    assert!(report.errors[1].ends_with("cannot be read at bytes 0-5355: 3 of its blobs are lost"), "{report:?}");
+    assert_eq!(report.errors.len(), 2, "{report:?}");
 }
 
 #[tokio::test]
@@ -153,7 +161,8 @@ async fn packs_of_an_interrupted_export_are_no_error() {
 #[tokio::test]
 async fn a_store_that_does_not_answer_ends_the_check() {
     let fixture = fixture().await;
-    let unavailable = |call: &Call| matches!(call, Call::Get(Key::File(Kind::Data, _))).then_some(Fault::Unavailable);
+    let data = fixture.data_key();
+    let unavailable = move |call: &Call| matches!(call, Call::GetRange(key) if *key == data).then_some(Fault::Unavailable);
     let faulty = Arc::new(FaultyStore::new(fixture.store.clone(), unavailable));
     let repository = Repository::open(faulty, &Password::new("x").unwrap()).await.unwrap();
     assert!(repository.check(Depth::Structure, &|_, _| {}).await.unwrap().is_clean());
