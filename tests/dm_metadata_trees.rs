@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dm_metadata::walks::{changed, everything, id, mapped, usage};
+use dm_metadata::walks::{changed, everything, exclusive, id, mapped, usage};
 use dm_metadata::writer::{Block, INNER, LEAF, Shape, Snapshot, Writer, in_memory, node, put, seal};
 use dm_metadata::{Device, Map, Mapping, Pool};
 use proptest::prelude::*;
@@ -81,15 +81,16 @@ fn different(one: &Map, other: &Map) -> BTreeSet<u64> {
     one.keys().chain(other.keys()).copied().filter(|block| data(one, block) != data(other, block)).collect()
 }
 
-fn exclusive(pool: &Pool) -> BTreeMap<u32, (u64, u64)> {
+fn alone(pool: &Pool) -> BTreeMap<u32, BTreeSet<u64>> {
     let mut owners: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
     for device in &pool.devices {
         for mapping in device.map.values() {
             owners.entry(mapping.data).or_default().insert(device.id);
         }
     }
-    let alone = |device: &Device| device.map.values().filter(|mapping| owners[&mapping.data].len() == 1).count() as u64;
-    pool.devices.iter().map(|device| (device.id, (device.map.len() as u64, alone(device)))).collect()
+    let is_alone = |mapping: &Mapping| owners[&mapping.data].len() == 1;
+    let alone = |device: &Device| device.map.iter().filter(|(_, mapping)| is_alone(mapping)).map(|(block, _)| *block).collect();
+    pool.devices.iter().map(|device| (device.id, alone(device))).collect()
 }
 
 proptest! {
@@ -113,7 +114,12 @@ proptest! {
                     prop_assert_eq!(found, different(&base.map, &target.map));
                 }
             }
-            prop_assert_eq!(usage(&metadata).unwrap(), exclusive(&pool));
+            let alone = alone(&pool);
+            for device in &pool.devices {
+                prop_assert_eq!(&exclusive(&metadata, device.id).unwrap(), &alone[&device.id]);
+            }
+            let counts = pool.devices.iter().map(|device| (device.id, (device.map.len() as u64, alone[&device.id].len() as u64)));
+            prop_assert_eq!(usage(&metadata).unwrap(), counts.collect());
         }
     }
 }

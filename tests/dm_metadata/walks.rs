@@ -51,6 +51,15 @@ pub fn changed_since(metadata: &ThinMetadata<'_>, base: &KeptMap, target: u32) -
     Ok(blocks.blocks)
 }
 
+pub fn exclusive(metadata: &ThinMetadata<'_>, device: u32) -> Result<BTreeSet<u64>, MetadataError> {
+    let mut blocks = Blocks::default();
+    metadata.exclusive(id(device), &mut |run| {
+        blocks.add(run);
+        Ok::<(), MetadataError>(())
+    })?;
+    Ok(blocks.blocks)
+}
+
 /// For each device its mapped and its exclusive blocks.
 pub fn usage(metadata: &ThinMetadata<'_>) -> Result<BTreeMap<u32, (u64, u64)>, MetadataError> {
     let usage = metadata.usage()?;
@@ -63,6 +72,7 @@ pub fn everything(metadata: &ThinMetadata<'_>) -> Result<(), MetadataError> {
     for (device, _) in &devices {
         metadata.details(*device)?;
         mapped(metadata, device.number())?;
+        exclusive(metadata, device.number())?;
     }
     for pair in devices.windows(2) {
         changed(metadata, pair[0].0.number(), pair[1].0.number())?;

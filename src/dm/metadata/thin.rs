@@ -12,7 +12,7 @@ use super::reader::{Interrupt, Reader};
 use super::run::{BlockRun, Runs};
 use super::since::Since;
 use super::superblock::Superblock;
-use super::usage::{DeviceUsage, mapped, usage};
+use super::usage::{DeviceUsage, exclusive, mapped, usage};
 use super::walk::{each_leaf, lookup};
 use crate::dm::units::{ThinId, ThinTime};
 
@@ -179,6 +179,23 @@ impl<'a> ThinMetadata<'a> {
             (id, DeviceUsage { mapped_blocks: details.mapped_blocks, exclusive_blocks })
         };
         Ok(devices.into_iter().zip(exclusive).map(usage).collect())
+    }
+
+    /// Passes on the runs of blocks of a device whose data no other device has: what deleting it would free. Ascending, each as long as it
+    /// can be. Costs as much as [`ThinMetadata::usage`].
+    ///
+    /// # Errors
+    /// As for [`ThinMetadata::mapped`].
+    pub fn exclusive<E: From<MetadataError>>(
+        &self,
+        id: ThinId,
+        sink: &mut dyn FnMut(BlockRun) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut reader = self.reader();
+        let roots = self.roots(&mut reader)?;
+        let place = self.devices()?.iter().position(|(device, _)| *device == id);
+        let device = place.ok_or(MetadataError::MissingDevice(id))?;
+        exclusive(&mut reader, &roots, device, self.high, self.data_blocks, sink)
     }
 
     /// The data blocks that any device maps to, of these metadata or of `others`, which are of the same pool.

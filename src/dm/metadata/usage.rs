@@ -18,6 +18,7 @@ use super::cursor::Cursor;
 use super::error::MetadataError;
 use super::node::{Node, TIME_BITS, ValueSize};
 use super::reader::Reader;
+use super::run::{BlockRun, Runs};
 
 /// Space of a thin device, in data blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,41 @@ pub(super) fn mapped(
     let mut census = Census::new(high, data_blocks)?;
     census.find_data(reader, roots)?;
     Ok(census.data)
+}
+
+/// Passes on the runs of blocks of one device, a number among the roots, whose data no other device has. Ascending.
+pub(super) fn exclusive<E: From<MetadataError>>(
+    reader: &mut Reader<'_>,
+    roots: &[MetadataBlock],
+    device: usize,
+    high: u64,
+    data_blocks: u64,
+    sink: &mut dyn FnMut(BlockRun) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut census = Census::new(high, data_blocks)?;
+    census.find_shared_nodes(reader, roots)?;
+    census.find_data(reader, roots)?;
+    let mut runs = Runs::new(sink);
+    if let Some(&root) = roots.get(device)
+        && !census.shared_nodes.has(root.number())
+    {
+        let mut cursor = Cursor::open(reader, root, ValueSize::Number, high)?;
+        while let Some(place) = cursor.current() {
+            if census.shared_nodes.has(place.block.number()) {
+                cursor.step(reader)?;
+            } else if place.level > 0 {
+                cursor.descend(reader)?;
+            } else {
+                census.batch.push(place);
+                cursor.step(reader)?;
+                if census.batch.is_full() {
+                    census.tell(reader, &mut runs)?;
+                }
+            }
+        }
+        census.tell(reader, &mut runs)?;
+    }
+    runs.finish()
 }
 
 /// What leads to a leaf.
@@ -185,6 +221,20 @@ impl Census {
         }
         self.count(reader, &mut exclusive)?;
         Ok(exclusive)
+    }
+
+    /// Reads the batch, and passes on those of its blocks whose data are not shared.
+    fn tell<E: From<MetadataError>>(&mut self, reader: &Reader<'_>, runs: &mut Runs<'_, E>) -> Result<(), E> {
+        self.batch.load(reader, ValueSize::Number)?;
+        for (_, node) in self.batch.nodes() {
+            for (key, data) in node.keys().iter().zip(data_of(node)) {
+                if !self.shared_data.has(data) {
+                    runs.push(u64::from_le_bytes(*key))?;
+                }
+            }
+        }
+        self.batch.clear();
+        Ok(())
     }
 
     /// Reads the batch for the third pass.
