@@ -189,7 +189,7 @@ impl Catalogue {
 
     /// A catalogue on storage that a test provides, also when it is opened again; made if the storage is empty.
     #[cfg(test)]
-    pub(super) fn over(storage: impl StorageBackend + Clone, id: PoolId) -> Result<Self, PoolError> {
+    pub(crate) fn over(storage: impl StorageBackend + Clone, id: PoolId) -> Result<Self, PoolError> {
         if storage.len().map_err(|error| PoolError::Catalogue(format!("{error:?}")))? == 0 {
             drop(create_over(storage.clone(), id)?);
         }

@@ -323,4 +323,4 @@ fn act<T>(name: &str, verb: impl FnOnce() -> Result<T, PoolError>) -> Result<T, 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -287,9 +287,11 @@ fn roomiest<'a>(layer: &NodeLayer, pools: impl Iterator<Item = &'a Arc<OwnedPool
     best.map(|(_, pool)| pool)
 }
 
-/// What new volumes may take of a pool, in bytes; `None` when it does not answer.
+/// What new volumes may take of a pool, in bytes; `None` when it does not answer, or cannot record a change.
 pub(super) fn available(layer: &NodeLayer, pool: &OwnedPool) -> Option<u64> {
-    match pool.room_for_volumes() {
+    // One that did not record the last may by now: a small commit tells.
+    let works = if pool.catalogue_took_its_last_change() { Ok(()) } else { pool.check_catalogue() };
+    match works.and_then(|()| pool.room_for_volumes()) {
         Ok(available) => Some(available),
         Err(error) => {
             tracing::warn!(pool = %pool.id(), %error, "a pool does not say what room it has");

@@ -16,10 +16,12 @@ use crate::csi::pools_service::PoolsService;
 use crate::csi::{NodeLayer, NodeName, NodeOptions};
 use crate::mount::memory::MemoryMounter;
 use crate::mount::path::Root;
+use crate::pool::catalogue::Catalogue;
 use crate::pool::memory::MemoryPool;
+use crate::pool::owned::tests::crash::Disk as CatalogueDisk;
 use crate::pool::set::PoolSet;
-use crate::pool::set::tests::{Disk, start, wait_for};
-use crate::types::VolumeHandle;
+use crate::pool::set::tests::{Disk, start, start_unwatched, wait_for};
+use crate::types::{PoolId, VolumeHandle};
 
 const GIB: i64 = 1 << 30;
 
@@ -35,6 +37,10 @@ struct World {
 
 impl World {
     fn new(disks: &[Disk]) -> Self {
+        Self::over(start(disks))
+    }
+
+    fn over(set: PoolSet) -> Self {
         let root = tempfile::tempdir().unwrap();
         let options = NodeOptions {
             node: NodeName::try_from("here".to_owned()).unwrap(),
@@ -42,7 +48,6 @@ impl World {
             boot_id: "boot".to_owned(),
             statistics_timeout: None,
         };
-        let set = start(disks);
         Self { layer: NodeLayer::new(set.clone(), Arc::new(MemoryMounter::new()), options), set, _root: root }
     }
 
@@ -163,6 +168,50 @@ async fn a_node_without_an_open_pool_says_why_it_is_unhealthy() {
     wait_for(&world.set, "the pool is there", |set| set.pools().len() == 1);
     world.probe().await.unwrap();
     world.create("data").await.unwrap();
+    world.set.close();
+}
+
+/// A pool whose catalogue finds no space when it is told so.
+fn with_catalogue_disk(name: &'static str, bytes: u64) -> (Disk, CatalogueDisk) {
+    let beneath = CatalogueDisk::default();
+    let catalogue = Catalogue::over(beneath.clone(), PoolId::random()).unwrap();
+    (Disk::of(name, MemoryPool::with_capacity(bytes)).with_catalogue(catalogue), beneath)
+}
+
+#[tokio::test]
+async fn a_node_of_which_no_pool_can_record_a_change_is_unhealthy_until_one_can() {
+    let (one, beneath_one) = with_catalogue_disk("one", 8 << 30);
+    let (two, beneath_two) = with_catalogue_disk("two", 8 << 30);
+    let world = World::over(start_unwatched(&[one.clone(), two.clone()]));
+    for (disk, beneath) in [(&one, &beneath_one), (&two, &beneath_two)] {
+        world.probe().await.unwrap();
+        beneath.set_room(Some(0));
+        assert!(world.set.get(disk.id()).unwrap().check_catalogue().is_ok(), "known from the last commit");
+        assert!(
+            world.set.get(disk.id()).unwrap().set_properties(|properties| properties.name = "other".parse().unwrap()).is_err()
+        );
+    }
+    let status = world.probe().await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("no pool of this node can record a change"), "{status}");
+    beneath_two.set_room(None);
+    world.probe().await.unwrap();
+    world.set.close();
+}
+
+#[tokio::test]
+async fn a_volume_is_not_placed_on_a_pool_that_cannot_record_it() {
+    let (large, beneath) = with_catalogue_disk("large", 64 << 30);
+    let small = Disk::of("small", MemoryPool::with_capacity(8 << 30));
+    let world = World::over(start_unwatched(&[large.clone(), small.clone()]));
+    assert_eq!(world.create("first").await.unwrap().pool, large.id(), "the roomiest");
+    let both = world.capacity().await;
+    beneath.set_room(Some(0));
+    let pool = world.set.get(large.id()).unwrap();
+    assert!(pool.set_properties(|properties| properties.name = "other".parse().unwrap()).is_err());
+    assert_eq!(world.create("second").await.map(|volume| volume.pool), Ok(small.id()));
+    assert!(world.capacity().await < both / 2);
+    drop(pool);
     world.set.close();
 }
 

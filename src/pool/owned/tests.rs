@@ -19,7 +19,7 @@ use crate::pool::{DataChecksum, PoolUsage};
 use crate::types::{ByteRange, CapacityRange, FsType, ObjectName, SnapshotId, Timestamp};
 
 mod anchors;
-mod crash;
+pub(crate) mod crash;
 mod many;
 mod model;
 

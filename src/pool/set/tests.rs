@@ -50,6 +50,11 @@ impl Disk {
         }
     }
 
+    /// One whose catalogue is this.
+    pub(crate) fn with_catalogue(self, catalogue: Catalogue) -> Self {
+        Self { catalogue, ..self }
+    }
+
     fn failing(self, failures: u32) -> Self {
         self.failures.store(failures, Ordering::Relaxed);
         self
@@ -90,6 +95,11 @@ impl PoolSource for Disk {
 
 pub(crate) fn start(disks: &[Disk]) -> PoolSet {
     start_at(disks, QUICK)
+}
+
+/// Nobody looks at these pools unless it is asked for.
+pub(crate) fn start_unwatched(disks: &[Disk]) -> PoolSet {
+    start_at(disks, Pace { look: BOUND * 100, ..QUICK })
 }
 
 fn start_at(disks: &[Disk], pace: Pace) -> PoolSet {

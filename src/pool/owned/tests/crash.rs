@@ -157,7 +157,7 @@ fn what_the_next_start_cannot_recover_is_kept_for_the_one_after() {
 
 /// A disk under the catalogue that dies at a chosen sync, and keeps what was synced.
 #[derive(Debug, Clone, Default)]
-struct Disk {
+pub(crate) struct Disk {
     state: Arc<Mutex<DiskState>>,
 }
 
@@ -193,7 +193,7 @@ impl DiskState {
 
 impl Disk {
     /// So many changes still fit; all of them when `None`.
-    fn set_room(&self, fits: Option<usize>) {
+    pub(crate) fn set_room(&self, fits: Option<usize>) {
         self.state.lock().unwrap().fits = fits;
     }
 
