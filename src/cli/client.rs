@@ -260,18 +260,24 @@ pub fn failure(what: &str, code: u32, reason: &str) -> CliError {
     let code = i32::try_from(code).map_or(Code::Unknown, Code::from_i32);
     // An older node tells none.
     let code = if code == Code::Ok { Code::Unknown } else { code };
-    refused(what, &Status::new(code, reason))
+    answered(what, code, reason)
 }
 
 fn refused(what: &str, status: &Status) -> CliError {
-    let reason = if status.message().is_empty() { status.code().description() } else { status.message() };
     if is_disconnection(status) {
+        let reason = if status.message().is_empty() { status.code().description() } else { status.message() };
         return CliError::because(Exit::Unavailable, what, format!("the node went away: {reason}")).advise(
             "start the node again; it finishes or undoes what was under way, and its log says more. Then repeat the command",
         );
     }
-    let error = CliError::because(exit_for(status.code()), what, reason);
-    match status.code() {
+    answered(what, status.code(), status.message())
+}
+
+/// What an answer of the node means.
+fn answered(what: &str, code: Code, message: &str) -> CliError {
+    let reason = if message.is_empty() { code.description() } else { message };
+    let error = CliError::because(exit_for(code), what, reason);
+    match code {
         Code::NotFound if reason.starts_with("repository:") => {
             error.advise("`windlass repository snapshots` lists what a repository holds, `windlass repository init` makes one")
         }
