@@ -165,16 +165,20 @@ impl Answer {
     }
 }
 
-/// The TLS error behind `error`. An `io::Error` hides what it wraps from `source`.
-fn tls_error(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
-    std::iter::successors(Some(error), |error| (*error).source()).find_map(|error| {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        error.downcast_ref::<rustls::Error>().or_else(|| inner?.downcast_ref()).cloned()
+/// `error` and its causes. An `io::Error` hides what it wraps from `source`, and connectors wrap them more than once.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| match (*error).downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped as &(dyn Error + 'static)),
+        None => (*error).source(),
     })
 }
 
+fn tls_error(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
+    causes(error).find_map(|error| error.downcast_ref().cloned())
+}
+
 fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    std::iter::successors(Some(error), |error| (*error).source()).last().unwrap_or(error)
+    causes(error).last().unwrap_or(error)
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
+use std::io::{BufRead, BufReader};
 use std::pin::Pin;
+use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -49,4 +51,52 @@ async fn a_body_that_moves_is_waited_for_and_one_that_does_not_is_not() {
     // One that drips is no better than one that stands still.
     let slow = read(pieces(u64::MAX, true), long, short).await.unwrap_err();
     assert!(matches!(Fault::behind(&slow), Some(Fault::Slow(_))), "{slow:?}");
+}
+
+/// What the first request to `address` means, made by a client that has had no answer yet.
+async fn first_request(address: String) -> StoreError {
+    let connector = Connector::new(&Environment::new(), Limits::default()).unwrap();
+    connector.region_of(address, "the bucket".to_owned()).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_trusted_or_speaks_no_tls_is_a_wrong_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let (key, certificate) = (folder.path().join("key"), folder.path().join("certificate"));
+    let mut make = Command::new("openssl");
+    make.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]);
+    make.arg("-keyout").arg(&key).arg("-out").arg(&certificate).stderr(Stdio::null());
+    assert!(make.status().expect("`openssl` is on PATH").success());
+    let mut server = Command::new("openssl");
+    server.args(["s_server", "-accept", "127.0.0.1:0"]).arg("-cert").arg(&certificate).arg("-key").arg(&key);
+    // It ends with its input, and with whoever reads its output.
+    let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let port = lines.find_map(|line| Some(line.strip_prefix("ACCEPT ")?.rsplit_once(':')?.1.to_owned())).unwrap();
+    let error = first_request(format!("https://localhost:{port}/bucket")).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(matches!(&error, StoreError::Configuration(text) if text.contains("RESTIC_CACERT")), "{error:?}");
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}/bucket", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut stream = listener.accept().await.unwrap().0;
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let error = first_request(address).await;
+    assert!(matches!(&error, StoreError::Configuration(text) if text.contains("does not speak TLS")), "{error:?}");
 }
