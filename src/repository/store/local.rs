@@ -96,7 +96,11 @@ impl LocalStore {
             other => other?,
         };
         write(temporary.as_file_mut())?;
-        temporary.as_file().set_permissions(Permissions::from_mode(0o400))?;
+        match temporary.as_file().set_permissions(Permissions::from_mode(0o400)) {
+            // File systems without modes (CIFS, some of FUSE) refuse; restic leaves it at that too.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            other => other?,
+        }
         temporary.as_file().sync_all()?;
         match mode {
             PutMode::Overwrite => temporary.persist(path),
@@ -164,7 +168,16 @@ fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    match File::open(path)?.sync_all() {
+        Err(error) if cannot_be_synced(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether a file system has no way to sync a directory (CIFS, some of FUSE): then the server makes names durable, or nobody does. restic
+/// leaves it at that too.
+fn cannot_be_synced(error: &io::Error) -> bool {
+    [libc::EINVAL, libc::ENOTSUP].map(Some).contains(&error.raw_os_error())
 }
 
 fn read_range(path: &Path, range: &Range<u64>) -> Result<Bytes, ReadError> {
@@ -282,6 +295,17 @@ mod tests {
     async fn a_directory_keeps_every_promise_of_a_store() {
         let folder = tempfile::tempdir().unwrap();
         conformance::keeps_its_promises(&LocalStore::new(folder.path().join("a/repository"))).await;
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_synced_is_told_from_one_whose_sync_failed() {
+        for (code, passes) in [(libc::EINVAL, true), (libc::ENOTSUP, true), (libc::EIO, false), (libc::ENOSPC, false)] {
+            assert_eq!(cannot_be_synced(&io::Error::from_raw_os_error(code)), passes, "{code}");
+        }
+        // A pipe is what this kernel says so of.
+        let (reader, _writer) = io::pipe().unwrap();
+        let error = File::from(std::os::fd::OwnedFd::from(reader)).sync_all().unwrap_err();
+        assert!(cannot_be_synced(&error), "{error}");
     }
 
     #[tokio::test]
