@@ -14,7 +14,7 @@ use windlass::repository::{
 
 mod s3;
 
-use s3::S3Server;
+use s3::{S3Server, Trouble};
 
 fn password() -> Password {
     Password::new("correct horse").unwrap()
@@ -153,4 +153,20 @@ async fn a_missing_bucket_is_named() {
     assert!(matches!(Repository::open(store.clone(), &password()).await, Err(RepositoryError::NoRepository)));
     let error = Repository::init(store, &password(), KdfCost::TEST).await.unwrap_err();
     assert!(error.to_string().contains("no bucket `elsewhere`"), "{error}");
+}
+
+#[tokio::test]
+async fn credentials_that_may_only_read_list_and_check() {
+    let server = S3Server::start().await;
+    let made = Repository::init(store(&server, "r"), &password(), KdfCost::TEST).await.unwrap();
+    store_pack(&made).await;
+    server.misbehaves(|_, request| {
+        let writes = request.method() != hyper::Method::GET && request.method() != hyper::Method::HEAD;
+        writes.then_some(Trouble::Answers(403, "AccessDenied"))
+    });
+    let repository = Repository::open(store(&server, "r"), &password()).await.unwrap();
+    assert_eq!(repository.snapshots().await.unwrap().len(), 0);
+    let report = repository.check(Depth::ReadData, &|_, _| {}).await.unwrap();
+    assert!(report.is_clean() && report.packs == 1, "{report:?}");
+    assert!(matches!(repository.lock(LockMode::Shared).await, Err(RepositoryError::Store(StoreError::Denied { .. }))));
 }

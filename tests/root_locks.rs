@@ -1,6 +1,8 @@
 //! Exports beside a prune of stock restic that another pid namespace runs under this host's name, stopped at its steps: they are refused,
 //! or wait, and what a successful one refers to is there. Needs root, for the namespace.
 //!
+//! And a repository on a medium that takes no lock is read all the same. Needs root for its mounts.
+//!
 //! `WINDLASS_LOCK_ROUNDS` is how many rounds, for a long run by hand.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
@@ -15,7 +17,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::program::{BOUND, built_tool, command, run_ok};
+use common::program::{BOUND, built_tool, command, run_ok, windlass};
 use common::{require_root, wait_for};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -189,4 +191,64 @@ async fn exports_beside_a_prune_in_another_pid_namespace_wait_for_it_and_lose_no
         // In six rounds each release meets each moment.
         round(&releases[usize::try_from(number).unwrap() % releases.len()], number).await;
     }
+}
+
+/// A mount of the test's own.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(at: PathBuf, arguments: &[&str]) -> Self {
+        fs::create_dir_all(&at).unwrap();
+        run_ok(command("mount").args(arguments).arg(&at));
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// Lists, checks and restores from the repository at `place` by the command line.
+fn assert_readable(place: &Path, volume: &Volume, scratch: &Path, no_lock: &[&str]) {
+    let ours = |arguments: &[&str]| {
+        let mut command = windlass();
+        command.args(arguments).arg("--repository").arg(place).env("RESTIC_PASSWORD", PASSWORD);
+        run_ok(&mut command).stderr
+    };
+    ours(&["repository", "snapshots"]);
+    let file = scratch.join("restored");
+    let path = file.display().to_string();
+    let checked = ours(&[&["repository", "check", "--read-data"], no_lock].concat());
+    let restored = ours(&[&["restore", "--file", &path], no_lock].concat());
+    for said in [checked, restored] {
+        assert_eq!(said.contains("without a lock"), no_lock.is_empty(), "{said}");
+    }
+    assert!(fs::read(&file).unwrap() == volume.bytes, "what was restored differs");
+    fs::remove_file(&file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_cannot_be_written_is_listed_checked_and_restored_from() {
+    require_root();
+    let folder = tempfile::tempdir().unwrap();
+    let small = Mounted::new(folder.path().join("small"), &["-t", "tmpfs", "-o", "size=16m", "tmpfs"]);
+    let place = small.0.join("repository");
+    let repository = init(Arc::new(LocalStore::new(place.clone()))).await;
+    let volume = Volume::random(SIZE, 5);
+    export_volume(&repository, &volume, ChunkSize::MIN).await.unwrap();
+
+    let origin = place.display().to_string();
+    let bound = Mounted::new(folder.path().join("bound"), &["--bind", "-o", "ro", &origin]);
+    let before = Place(place.clone()).files("");
+    for no_lock in [&[][..], &["--no-lock"]] {
+        assert_readable(&bound.0, &volume, folder.path(), no_lock);
+    }
+    drop(bound);
+
+    let full = fs::File::create(small.0.join("fill")).and_then(|mut file| std::io::copy(&mut std::io::repeat(1), &mut file));
+    assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    assert_readable(&place, &volume, folder.path(), &[]);
+    assert_eq!(Place(place).files(""), before, "nothing was stored");
 }

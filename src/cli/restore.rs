@@ -70,6 +70,9 @@ pub struct RestoreTuning {
     /// How long locks of others in the repository, such as a prune's, are waited for [default: 5m]
     #[arg(long, value_name = "DURATION")]
     pub retry_lock: Option<Wait>,
+    /// Take no lock in the repository; a prune meanwhile then makes the restore fail
+    #[arg(long)]
+    pub no_lock: bool,
 }
 
 /// What to restore from a repository.
@@ -154,6 +157,7 @@ pub async fn restore(
         memory_bytes: tuning.memory.map_or(0, ByteSize::bytes),
         logical_block_bytes: target.logical_block_size.map_or(0, LogicalBlockSize::bytes),
         retry_lock_seconds: tuning.retry_lock.map(Wait::seconds),
+        no_lock: tuning.no_lock,
     };
     let started = node.transfers().start_restore(request).await.answer("the restore cannot be started")?;
     let ended = follow(node, &started.transfer_id, Transfer::Restore, format, interrupt).await?;

@@ -25,7 +25,6 @@ use super::doubts::Whole;
 use super::error::{Damage, RepositoryError};
 use super::id::{Hasher, Id};
 use super::index::{Index, IndexBuilder, Packs};
-use super::lock::LockMode;
 use super::open::Repository;
 use super::pack::{expected_bytes, read_header_at_end};
 use super::snapshot::StoredSnapshot;
@@ -121,9 +120,12 @@ impl Repository {
     /// # Errors
     /// Only when the check itself cannot go on (the store fails, the repository is locked).
     pub async fn check(&self, depth: Depth, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<CheckReport, RepositoryError> {
-        let lock = self.lock(LockMode::Shared).await?;
-        // It is the store that is checked.
-        let checked = self.without_cache().check_locked(depth, progress).await;
+        let Some(lock) = self.lock_to_read().await? else { return self.without_cache().check_locked(depth, progress).await };
+        let checked = match lock.confirm().await {
+            // It is the store that is checked.
+            Ok(()) => self.without_cache().check_locked(depth, progress).await,
+            Err(error) => Err(error),
+        };
         // Packs that a prune removed meanwhile would have been reported as missing.
         let held = lock.check().await;
         lock.release().await?;

@@ -39,6 +39,10 @@
 //! A lock. The next one that takes a shared lock and [knows](owner) that its holder is gone removes it: another process of the same
 //! host and namespace, or the node that serves the pool it was taken for. Everybody else leaves it to `restic unlock`.
 //!
+//! # Reading without a lock
+//! A restore and a check may do without ([`Repository::lock_to_read`]): whatever they read is authenticated and hashed, so that a prune
+//! beside them makes them fail and never wrong. They ask for a lock all the same, since that failure would come after hours.
+//!
 //! A restore works during those 200 ms: it changes nothing of the repository, and what it writes is not published before the lock
 //! was found to hold ([`LockGuard::confirm`]). At worst it reads what a competitor is removing, and fails.
 
@@ -95,6 +99,16 @@ pub enum LockMode {
     Shared,
     /// Alone: whatever deletes blobs.
     Exclusive,
+}
+
+/// Whether work that only reads locks the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Locking {
+    /// A shared lock, where one can be stored: nobody prunes meanwhile.
+    #[default]
+    Shared,
+    /// None. A prune meanwhile makes a restore fail, and a check report what the prune removed; what is read is never wrong.
+    None,
 }
 
 /// The document that stands for a held lock, and when it was stored.
@@ -310,6 +324,25 @@ impl Repository {
         }
     }
 
+    /// Announces a shared lock for work that only reads, if that is [to lock](Self::with_locking). `None` without one, which is said in a warning where one was wanted: a medium, a
+    /// full disk or credentials that take no lock must not keep anybody from what they hold, nor a lock that nobody can read.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock), [`RepositoryError::UnreadableLock`] excepted.
+    pub async fn lock_to_read(&self) -> Result<Option<LockGuard>, RepositoryError> {
+        match self.locking() {
+            Locking::None => Ok(None),
+            Locking::Shared => match self.announce_lock(LockMode::Shared, &|_| {}).await {
+                Ok(guard) => Ok(Some(guard)),
+                Err(error) if cannot_be_taken(&error) => {
+                    tracing::warn!(%error, "the repository is read without a lock; a prune meanwhile would end this with an error");
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
     async fn announce(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
         self.refuse_if_excluded(mode, None).await?;
         let stored = self.store_lock(mode).await?;
@@ -407,6 +440,17 @@ impl Repository {
             Err(RepositoryError::Damaged { damage, .. }) => Err(unreadable(damage)),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Whether a lock failed for what its taker may not or cannot do, rather than for one who excludes it.
+fn cannot_be_taken(error: &RepositoryError) -> bool {
+    match error {
+        RepositoryError::UnreadableLock { .. } => true,
+        RepositoryError::Store(StoreError::Denied { object, .. } | StoreError::Io { object, .. }) => {
+            object.starts_with(Kind::Lock.folder())
+        }
+        _ => false,
     }
 }
 

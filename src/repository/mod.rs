@@ -74,7 +74,7 @@ pub use id::Id;
 pub use index::{Claim, Index, IndexWriter, IndexedPack};
 pub use key_file::KdfCost;
 pub use location::Location;
-pub use lock::{LockGuard, LockMode, LockOwner, RETRY_LOCK};
+pub use lock::{LockGuard, LockMode, LockOwner, Locking, RETRY_LOCK};
 pub use open::Repository;
 pub use pack::{Compressor, Pack, PackBuilder, UnnamedPack, Verification};
 pub use password::Password;

@@ -25,7 +25,7 @@ use super::error::{Damage, RepositoryError};
 use super::id::Id;
 use super::index::Index;
 use super::key_file::{self, Author, KdfCost, Unlocked};
-use super::lock::LockOwner;
+use super::lock::{LockOwner, Locking};
 use super::pack::{Pack, open_blob};
 use super::password::Password;
 use super::store::{Key, Kind, PutMode, Store, StoreError};
@@ -52,6 +52,7 @@ struct Inner {
     owner: LockOwner,
     /// How long a lock in the way is waited for.
     retry_lock: Duration,
+    locking: Locking,
     scratch: Scratch,
     cache: Option<RepositoryCache>,
     doubts: Option<RepositoryCache>,
@@ -107,6 +108,7 @@ impl Repository {
             id: config.id,
             owner,
             retry_lock: Duration::ZERO,
+            locking: Locking::Shared,
             scratch: Scratch::of_process(),
             cache: None,
             doubts: None,
@@ -134,6 +136,7 @@ impl Repository {
                         id: config.id,
                         owner,
                         retry_lock: Duration::ZERO,
+                        locking: Locking::Shared,
                         scratch,
                         cache: None,
                         doubts: None,
@@ -212,6 +215,16 @@ impl Repository {
     /// Whose name our locks bear.
     pub fn lock_owner(&self) -> &LockOwner {
         &self.0.owner
+    }
+
+    /// The same repository, which work that only reads locks or does not.
+    pub fn with_locking(self, locking: Locking) -> Self {
+        Self(Arc::new(Inner { locking, ..(*self.0).clone() }))
+    }
+
+    /// Whether work that only reads locks it.
+    pub(super) fn locking(&self) -> Locking {
+        self.0.locking
     }
 
     /// How long a lock in the way is waited for.

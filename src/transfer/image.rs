@@ -11,17 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::metadata::{self, Metadata};
 use crate::repository::copies::is_of_copy;
 use crate::repository::tree::{FileSelector, FoundFile, IdList};
-use crate::repository::{BlobKind, Damage, Index, LockGuard, LockMode, Repository, RepositoryError, StoredSnapshot};
+use crate::repository::{BlobKind, Damage, Index, LockGuard, Repository, RepositoryError, StoredSnapshot};
 
-/// Whether the repository is locked while an image is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Locking {
-    /// A shared lock: nobody prunes meanwhile.
-    #[default]
-    Shared,
-    /// None, for credentials that may only read. A prune meanwhile makes the restore fail; it is never wrong.
-    None,
-}
+pub use crate::repository::Locking;
 
 /// A file of a snapshot that holds a volume's bytes.
 pub struct Image {
@@ -48,7 +40,7 @@ impl Image {
         locking: Locking,
     ) -> Result<Self, RepositoryError> {
         let lock = match locking {
-            Locking::Shared => Some(repository.announce_lock(LockMode::Shared, &|_| {}).await?),
+            Locking::Shared => repository.lock_to_read().await?,
             Locking::None => None,
         };
         match find(repository, snapshot, which).await {

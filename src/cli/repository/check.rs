@@ -10,7 +10,7 @@ use super::super::repository_access::{RepositoryArgs, repository_error};
 use super::super::size::ByteSize;
 use super::super::wait::Wait;
 use crate::repository::check::{CheckReport, Depth};
-use crate::repository::{RETRY_LOCK, Repository, RepositoryError};
+use crate::repository::{Locking, RETRY_LOCK, Repository, RepositoryError};
 
 /// Arguments of `repository check`.
 #[derive(Debug, Args)]
@@ -21,6 +21,9 @@ pub struct CheckArgs {
     /// How long locks of others, such as a prune's, are waited for [default: 5m]
     #[arg(long, value_name = "DURATION")]
     retry_lock: Option<Wait>,
+    /// Take no lock; what a prune removes meanwhile is then reported as missing
+    #[arg(long)]
+    no_lock: bool,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -33,6 +36,7 @@ pub async fn run(args: &CheckArgs, format: Format) -> Result<(), CliError> {
     let access = args.repository.access()?;
     let depth = if args.read_data { Depth::ReadData } else { Depth::Structure };
     let repository = access.open().await?.with_retry_lock(args.retry_lock.map_or(RETRY_LOCK, Wait::duration));
+    let repository = repository.with_locking(if args.no_lock { Locking::None } else { Locking::Shared });
     let checked = checked(&repository, depth, format).await;
     let report = checked.map_err(|error| repository_error(format!("cannot check {}", access.location()), error))?;
     match format {

@@ -50,7 +50,8 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartRestore
     let slot = transfers.registry.slot(Kind::Restore).map_err(status::no_slot)?;
     let repository = message::open(request.repository.clone()).await?;
     let repository = message::locked_for(transfers, &pool, repository, request.retry_lock_seconds);
-    let image = Image::open(&repository, &request.repository_snapshot, &which, Locking::Shared).await;
+    let locking = if request.no_lock { Locking::None } else { Locking::Shared };
+    let image = Image::open(&repository, &request.repository_snapshot, &which, locking).await;
     let image = image.map_err(|error| status::repository(&error))?;
     let blocks = block_size(&request, pool.logical_block_size());
     let planned = blocks.and_then(|blocks| {

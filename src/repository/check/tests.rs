@@ -3,6 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::repository::index::IndexWriter;
 use crate::repository::key_file::KdfCost;
+use crate::repository::lock::LockMode;
 use crate::repository::pack::{Compressor, Pack, PackBuilder, Verification};
 use crate::repository::password::Password;
 use crate::repository::snapshot::Snapshot;

@@ -374,3 +374,25 @@ async fn leftovers_are_looked_for_once_a_day() {
     assert!(!document::sweep_is_due(repository.id(), SWEEP_AFTER));
     assert!(document::sweep_is_due(repository.id(), Duration::ZERO));
 }
+
+#[tokio::test]
+async fn who_only_reads_does_without_a_lock_that_cannot_be_stored() {
+    let store = Arc::new(MemoryStore::new());
+    let repository = through(&store, |call| matches!(call, Call::Put(_)).then_some(Fault::Denied)).await;
+    assert!(repository.lock(LockMode::Shared).await.is_err());
+    assert!(repository.lock_to_read().await.unwrap().is_none());
+    // A store that is away is no store that refuses, and a lock of another holds for readers too.
+    let away = through(&store, |call| matches!(call, Call::Put(_)).then_some(Fault::Unavailable)).await;
+    assert!(matches!(away.lock_to_read().await, Err(RepositoryError::Store(StoreError::Unavailable { .. }))));
+    leave_lock(&self::repository(&store).await, LockMode::Exclusive, &owner("there", 7), &now()).await;
+    assert!(matches!(repository.lock_to_read().await, Err(RepositoryError::Locked { .. })));
+    assert!(repository.with_locking(Locking::None).lock_to_read().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn who_only_reads_passes_over_a_lock_that_nobody_can_read() {
+    let store = Arc::new(MemoryStore::new());
+    let repository = repository(&store).await;
+    store.put(Key::File(Kind::Lock, Id::of(b"junk")), Bytes::from_static(b"junk"), PutMode::Overwrite).await.unwrap();
+    assert!(repository.lock_to_read().await.unwrap().is_none());
+}
