@@ -237,6 +237,8 @@ impl LockGuard {
         self.refresh.abort();
         let id = held.stored().id();
         let removed = self.repository.delete_object(Kind::Lock, id).await;
+        // The refresh that was aborted may live a little longer and with it what it shares with this.
+        held.stored().registered.release();
         self.released = true;
         removed
     }
@@ -272,6 +274,7 @@ impl Drop for LockGuard {
                 if let Err(error) = repository.delete_object(Kind::Lock, id).await {
                     tracing::warn!(%error, lock = %id, "lock not removed; the next transfer of this node removes it");
                 }
+                held.stored().registered.release();
             });
         }
     }

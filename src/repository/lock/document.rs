@@ -151,7 +151,7 @@ pub(super) fn sweep_is_due(repository: Id, interval: Duration) -> bool {
     })
 }
 
-/// That this process holds the lock `id`, for as long as this lives.
+/// That this process holds the lock `id`, until it is released or for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Registered(Id);
 
@@ -164,10 +164,15 @@ impl Registered {
     pub(super) fn id(&self) -> Id {
         self.0
     }
+
+    /// From now on whoever finds the lock may remove it.
+    pub(super) fn release(&self) {
+        known(|known| known.held.remove(&self.0));
+    }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        known(|known| known.held.remove(&self.0));
+        self.release();
     }
 }
