@@ -23,7 +23,7 @@ use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::{OwnedPool, RestoreStart};
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
-use windlass::repository::{Environment, KdfCost, Location, LockMode, LockOwner, Password, Repository, connect};
+use windlass::repository::{Environment, KdfCost, Location, LockMode, LockOwner, Password, Repository, Snapshot, connect};
 use windlass::types::{
     CapacityRange, FsType, ObjectName, PoolId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, VolumeSize,
 };
@@ -214,6 +214,43 @@ async fn a_locked_repository_is_told_by_the_code_of_the_failure_and_waited_for()
     held.release().await.unwrap();
     let ended = bench.end_of(&id).await;
     assert_eq!((ended.state(), ended.message.as_str()), (TransferState::Succeeded, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_takes_the_latest_of_the_volume_that_is_meant_or_none() {
+    let bench = Bench::new();
+    let repository = bench.repository().await;
+    let (volume, first) = bench.snapshot();
+    bench.exported(first).await;
+    // The newest in the repository is another volume's.
+    let stored = repository.snapshots().await.unwrap().remove(0).snapshot;
+    let other = Snapshot { paths: vec!["/v-other/volume.img".to_owned()], time: "2999-01-01T00:00:00Z".to_owned(), ..stored };
+    let lock = repository.lock(LockMode::Shared).await.unwrap();
+    repository.save_snapshot(&other, &lock).await.unwrap();
+    lock.release().await.unwrap();
+
+    let asked = |filter: proto::SnapshotFilter, file_path: &str| proto::StartRestoreRequest {
+        filter: Some(filter),
+        file_path: file_path.to_owned(),
+        ..bench.restore("restored")
+    };
+    let refused = async |request| bench.transfers.start_restore(Request::new(request)).await.unwrap_err();
+    let bare = refused(asked(Default::default(), "")).await;
+    assert!(bare.code() == Code::InvalidArgument && bare.message().contains("/v-other/volume.img"), "{bare:?}");
+    let nobody = proto::SnapshotFilter { hosts: vec!["nobody".to_owned()], ..Default::default() };
+    assert_eq!(refused(asked(nobody, "")).await.code(), Code::NotFound);
+
+    let handle = VolumeHandle { pool: bench.pool.id(), volume }.to_string();
+    let before = Some(prost_types::Timestamp { seconds: 32_000_000_000, nanos: 0 });
+    for (name, filter, path) in [
+        ("by-source", proto::SnapshotFilter { source: handle.clone(), ..Default::default() }, String::new()),
+        ("by-time", proto::SnapshotFilter { before, ..Default::default() }, String::new()),
+        ("by-path", Default::default(), format!("/{handle}/volume.img")),
+    ] {
+        let request = proto::StartRestoreRequest { volume_name: name.to_owned(), ..asked(filter, &path) };
+        let restored = bench.restored(request).await;
+        assert_eq!(restored.state(), TransferState::Succeeded, "{name}: {}", restored.message);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

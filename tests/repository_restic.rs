@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken expectation is a failed test")]
 
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -202,6 +203,11 @@ async fn we_accept_what_restic_makes() {
         let source = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(source.path().join("deep/er")).unwrap();
         let odd = "o\"d\\d\tname ü";
+        // Two names that differ in bytes which are no text.
+        for byte in [0xe9, 0xe8] {
+            let name = std::ffi::OsString::from_vec([b"latin".as_slice(), &[byte], b".img"].concat());
+            std::fs::write(source.path().join(name), [byte]).unwrap();
+        }
         for (name, text) in [("deep/er/disk.img", "disk"), ("deep/empty", ""), (odd, "odd")] {
             std::fs::write(source.path().join(name), text).unwrap();
         }
@@ -213,6 +219,8 @@ async fn we_accept_what_restic_makes() {
         assert_eq!(read_back(&repository, LATEST, within("deep/er/disk.img")).await, b"disk");
         assert_eq!(read_back(&repository, LATEST, within("deep/empty")).await, b"");
         assert_eq!(read_back(&repository, LATEST, within(odd)).await, b"odd");
+        assert_eq!(read_back(&repository, LATEST, within("latin\\xe9.img")).await, [0xe9]);
+        assert_eq!(read_back(&repository, LATEST, within("latin\\xe8.img")).await, [0xe8]);
         let report = repository.check(Depth::ReadData, &|_, _| {}).await.unwrap();
         assert!(report.is_clean() && report.snapshots == 1, "{report:?}");
 

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use transfer_fixture::*;
 use windlass::block::{FileSink, FileSource};
-use windlass::repository::Repository;
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::tree::FileSelector;
+use windlass::repository::{Repository, RepositoryError};
 use windlass::transfer::{ChunkSize, Image, Locking, Progress, RestoreError, RestoreOptions, Target, export, restore};
 use windlass::types::LogicalBlockSize;
 
@@ -130,9 +130,11 @@ async fn an_image_that_restic_backed_up_is_restored() {
             &["--compression", "off", "backup", "--stdin", "--stdin-filename", "plain.img"],
             Some(&Volume::random(5_000_001, 6).bytes),
         );
-        let sink = fresh_sink(6_000_000);
-        restore_latest(&repository, sink.clone(), Target::Fresh).await.unwrap().unwrap();
-        assert!(sink.content()[..5_000_001] == Volume::random(5_000_001, 6).bytes);
+        let newest = restore_latest(&repository, fresh_sink(6_000_000), Target::Fresh).await;
+        assert!(matches!(newest, Err(RepositoryError::SeveralVolumes { .. })), "the newest of two images is neither");
+        let newest = repository.find_snapshot("latest").await.unwrap().id;
+        let found = restored(&repository, &newest, 6_000_000, Locking::Shared).await.unwrap();
+        assert!(found[..5_000_001] == Volume::random(5_000_001, 6).bytes);
     }
 }
 

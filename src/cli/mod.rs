@@ -8,6 +8,7 @@
 //! * passwords come from the environment or from files, never from the command line;
 //! * a path is the bytes that were given; whatever has to be text and is not UTF-8 is a wrong command line.
 
+mod choice;
 pub mod client;
 pub mod endpoint;
 pub mod exit;

@@ -10,7 +10,7 @@ use csi_proto::windlass::v1 as windlass;
 use zeroize::Zeroizing;
 
 use crate::repository::environment::Variable;
-use crate::repository::{self, Environment, Location, Password, Repository, RepositoryError, Store, StoreError};
+use crate::repository::{self, Environment, Location, Password, Repository, RepositoryError, Store, StoreError, password};
 
 use super::exit::{CliError, Exit};
 
@@ -53,10 +53,11 @@ impl RepositoryArgs {
     pub fn access(&self) -> Result<RepositoryAccess, CliError> {
         let password = match &self.password_file {
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    CliError::because(Exit::NotFound, format!("cannot read the password file {}", path.display()), error)
-                })?;
-                Zeroizing::new(Zeroizing::new(text).trim().to_owned())
+                let what = || format!("cannot read the password file {}", path.display());
+                let contents = std::fs::read(path).map_err(|error| CliError::because(Exit::NotFound, what(), error))?;
+                let text = password::file_text(&Zeroizing::new(contents));
+                let text = std::str::from_utf8(&text).map_err(|_| CliError::because(Exit::Usage, what(), "it is no text"))?;
+                Zeroizing::new(text.trim().to_owned())
             }
             None => Zeroizing::new(std::env::var(PASSWORD_VARIABLE).unwrap_or_default()),
         };
@@ -132,6 +133,9 @@ pub fn repository_error(what: impl Into<String>, error: RepositoryError) -> CliE
         RepositoryError::NoSuchSnapshot(_) | RepositoryError::AmbiguousSnapshot(_) => {
             Some("`windlass repository snapshots` lists them")
         }
+        RepositoryError::SeveralVolumes { .. } => {
+            Some("choose one by --source NAMESPACE/NAME, by --path, or a snapshot by its id")
+        }
         RepositoryError::NoSuchFile(_) | RepositoryError::SeveralFiles { .. } => Some("name a file of the snapshot by --path"),
         RepositoryError::Damaged { .. } | RepositoryError::MissingBlob { .. } => {
             Some("`windlass repository check --read-data` lists everything that is damaged")
@@ -161,6 +165,8 @@ fn exit_for(error: &RepositoryError) -> Exit {
         | RepositoryError::Locked { .. }
         | RepositoryError::UnreadableLock { .. }
         | RepositoryError::AmbiguousSnapshot(_)
+        | RepositoryError::AmbiguousFile(_)
+        | RepositoryError::SeveralVolumes { .. }
         | RepositoryError::SeveralFiles { .. }
         | RepositoryError::Store(StoreError::Denied { .. } | StoreError::AlreadyExists { .. }) => Exit::Refused,
         RepositoryError::Store(StoreError::Unavailable { .. } | StoreError::Busy { .. }) => Exit::Unavailable,

@@ -11,6 +11,7 @@ use csi_proto::windlass::v1 as windlass;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::choice::ChoiceArgs;
 use super::client::{Answer, Node};
 use super::endpoint::EndpointArgs;
 use super::exit::{CliError, Exit};
@@ -27,9 +28,12 @@ use crate::types::LogicalBlockSize;
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("target").required(true).args(["volume", "file"])))]
 pub struct RestoreArgs {
-    /// Snapshot in the repository: its id, the beginning of it, or `latest`
+    /// Snapshot in the repository: its id, the beginning of it, or `latest` of those that the options below leave, which must be of
+    /// one volume
     #[arg(long, value_name = "ID", default_value = "latest")]
     snapshot: String,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// Which file of the snapshot; not needed for what `export` made, nor when the snapshot holds only one file
     #[arg(long, value_name = "FILE_IN_REPOSITORY")]
     path: Option<String>,
@@ -80,6 +84,8 @@ pub struct RestoreTuning {
 pub struct RestoreSource {
     /// Id, beginning of one, or `latest`.
     pub snapshot: String,
+    /// What else it must be.
+    pub choice: ChoiceArgs,
     /// File in the snapshot; when this is `None`, the volume that `export` put there, or else its only file.
     pub path: Option<String>,
 }
@@ -105,7 +111,7 @@ pub struct RestoreTarget {
 /// [`CliError`], with the exit code of what the node answered or what the repository's failure means.
 pub async fn run(args: RestoreArgs, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     let access = args.repository.access()?;
-    let source = RestoreSource { snapshot: args.snapshot, path: args.path };
+    let source = RestoreSource { snapshot: args.snapshot, choice: args.choice, path: args.path };
     let Some(volume) = args.volume else {
         let path = args.file.ok_or_else(|| CliError::usage("give --volume NAME or --file PATH"))?;
         return restore_file::run(&access, &source, &path, &args.tuning, format, interrupt).await;
@@ -158,6 +164,7 @@ pub async fn restore(
         logical_block_bytes: target.logical_block_size.map_or(0, LogicalBlockSize::bytes),
         retry_lock_seconds: tuning.retry_lock.map(Wait::seconds),
         no_lock: tuning.no_lock,
+        filter: Some(source.choice.to_message()),
     };
     let started = node.transfers().start_restore(request).await.answer("the restore cannot be started")?;
     let ended = follow(node, &started.transfer_id, Transfer::Restore, format, interrupt).await?;

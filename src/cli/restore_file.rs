@@ -49,9 +49,13 @@ pub async fn run(
     let which = source.path.clone().map_or(FileSelector::Only, FileSelector::Path);
     let opening = async {
         let repository = access.open().await?.with_retry_lock(tuning.retry_lock.map_or(RETRY_LOCK, Wait::duration));
-        let opened =
-            Image::open(&repository, &source.snapshot, &which, if tuning.no_lock { Locking::None } else { Locking::Shared })
-                .await;
+        let opened = Image::open(
+            &repository,
+            source.choice.of(&source.snapshot),
+            &which,
+            if tuning.no_lock { Locking::None } else { Locking::Shared },
+        )
+        .await;
         opened.map_err(|error| repository_error(format!("cannot find what to restore in {}", access.location()), error))
     };
     let image = unless(interrupt, opening).await?;

@@ -149,6 +149,15 @@ pub enum RepositoryError {
     /// Several snapshots begin with this text.
     #[error("several snapshots begin with `{0}`; give more digits")]
     AmbiguousSnapshot(String),
+    /// The newest snapshot was asked for, and there are several volumes.
+    #[error("`latest` may be of any of several volumes: {volumes}")]
+    SeveralVolumes {
+        /// Which.
+        volumes: String,
+    },
+    /// Several files of a folder have this name, as names are shown that are no UTF-8.
+    #[error("the snapshot holds several files `{0}`")]
+    AmbiguousFile(String),
     /// The snapshot holds no such file.
     #[error("the snapshot holds no file `{0}`")]
     NoSuchFile(String),

@@ -42,6 +42,7 @@
 pub mod blob;
 pub mod cache;
 pub mod check;
+pub mod choose;
 pub mod config;
 pub(crate) mod copies;
 pub mod crypto;
@@ -67,6 +68,7 @@ pub mod tree;
 
 pub use blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
 pub use cache::Cache;
+pub use choose::SnapshotChoice;
 pub use crypto::Sealer;
 pub use environment::Environment;
 pub use error::{Damage, PackError, RepositoryError};

@@ -3,7 +3,7 @@
 //! Each is complete by itself: it names a tree, and no other snapshot is needed to restore it. Storing the snapshot object is the
 //! last step of an export and its commit; a crash before it leaves only blobs that nobody refers to.
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Damage, RepositoryError};
@@ -23,19 +23,21 @@ const PARALLEL_LOADS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// When it was taken.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub time: String,
     /// Its root tree.
     pub tree: Id,
     /// What was backed up; `restic forget` groups by it.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub paths: Vec<String>,
     /// Where; `restic forget` groups by it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub hostname: String,
     /// By whom.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_as_default")]
     pub username: String,
     /// Free labels.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub tags: Vec<String>,
     /// The snapshot this one was made from, to save reading; not needed to restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,15 +46,21 @@ pub struct Snapshot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<Id>,
     /// Which program made it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_as_default")]
     pub program_version: String,
     /// What was done to make it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_or_none")]
     pub summary: Option<Summary>,
 }
 
-fn null_as_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Option::<Vec<String>>::deserialize(deserializer).map(Option::unwrap_or_default)
+/// What is null, as some programs write what they do not know, is as what is not there.
+fn null_as_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// A summary of other fields than these is none: nothing is decided by it.
+fn known_or_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Summary>, D::Error> {
+    Ok(serde_json::from_value(serde_json::Value::deserialize(deserializer)?).unwrap_or(None))
 }
 
 /// What was done to make a snapshot. Sizes are in bytes.
@@ -98,6 +106,15 @@ pub struct StoredSnapshot {
     pub snapshot: Snapshot,
 }
 
+/// What a listing of a repository's snapshots gave.
+#[derive(Debug, Default)]
+pub struct SnapshotList {
+    /// Those that can be read, oldest first.
+    pub snapshots: Vec<StoredSnapshot>,
+    /// Those that cannot, and why.
+    pub unreadable: Vec<(Id, RepositoryError)>,
+}
+
 impl Snapshot {
     /// When it was taken; `None` when its time cannot be read.
     pub fn taken(&self) -> Option<Timestamp> {
@@ -123,22 +140,36 @@ impl Repository {
     /// # Errors
     /// When one cannot be read: a list without it would look complete.
     pub async fn snapshots(&self) -> Result<Vec<StoredSnapshot>, RepositoryError> {
+        let mut listed = self.list_snapshots().await?;
+        listed.unreadable.pop().map_or(Ok(listed.snapshots), |(_, error)| Err(error))
+    }
+
+    /// All snapshots that can be read, and those that cannot.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list_snapshots(&self) -> Result<SnapshotList, RepositoryError> {
         let listed = self.store().list(Kind::Snapshot).await?;
         // Futures that own all they use: one that borrows from the stream is not known to be `Send`, and no caller could spawn it.
         let loads = futures::stream::iter(listed).map(|listed| {
             let repository = self.clone();
-            async move {
-                match repository.snapshot(&listed.id).await {
-                    Ok(snapshot) => Ok(Some(StoredSnapshot { id: listed.id, snapshot })),
-                    // Forgotten meanwhile.
-                    Err(RepositoryError::NoSuchSnapshot(_)) => Ok(None),
-                    Err(error) => Err(error),
-                }
-            }
+            async move { (listed.id, repository.snapshot(&listed.id).await) }
         });
-        let found: Vec<_> = loads.buffer_unordered(PARALLEL_LOADS).try_collect().await?;
-        let found = found.into_iter().flatten().collect();
-        Ok(in_order(found))
+        let mut loads = loads.buffer_unordered(PARALLEL_LOADS);
+        let mut list = SnapshotList::default();
+        while let Some((id, loaded)) = loads.next().await {
+            match loaded {
+                Ok(snapshot) => list.snapshots.push(StoredSnapshot { id, snapshot }),
+                // Forgotten meanwhile.
+                Err(RepositoryError::NoSuchSnapshot(_)) => {}
+                Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::Store(StoreError::Truncated { .. }))) => {
+                    list.unreadable.push((id, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        list.unreadable.sort_by_key(|(id, _)| *id);
+        Ok(SnapshotList { snapshots: in_order(list.snapshots), ..list })
     }
 
     /// The snapshot `id`.
@@ -270,13 +301,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_snapshot_fails_the_list_by_name() {
+    async fn a_damaged_snapshot_hides_no_other_and_is_named() {
         let store = Arc::new(MemoryStore::new());
         let repository = repository(store.clone()).await;
+        let lock = repository.lock(LockMode::Shared).await.unwrap();
+        let sound = repository.save_snapshot(&snapshot("2026-01-01T10:00:00Z"), &lock).await.unwrap();
+        lock.release().await.unwrap();
+        for bytes in [&b"junk"[..], b""] {
+            store
+                .put(Key::File(Kind::Snapshot, Id::of(bytes)), bytes::Bytes::copy_from_slice(bytes), PutMode::Overwrite)
+                .await
+                .unwrap();
+        }
+        let listed = repository.list_snapshots().await.unwrap();
+        assert_eq!(listed.snapshots.iter().map(|stored| stored.id).collect::<Vec<_>>(), [sound]);
+        assert_eq!(listed.unreadable.len(), 2);
+        assert_eq!(repository.choose_snapshot(&LATEST.into(), None).await.unwrap().id, sound);
         let key = Key::File(Kind::Snapshot, Id::of(b"junk"));
         store.put(key, bytes::Bytes::from_static(b"junk"), PutMode::Overwrite).await.unwrap();
         let error = repository.snapshots().await.unwrap_err();
         assert!(error.to_string().contains(&key.path()), "{error}");
+    }
+
+    #[test]
+    fn what_others_leave_out_or_write_as_null_is_read_as_nothing() {
+        let tree = Id::of(b"").to_string();
+        for nulls in [
+            r#""time":null,"paths":null,"hostname":null,"username":null,"tags":null,"program_version":null,"summary":null,"parent":null"#,
+            r#""summary":{"files_new":null}"#,
+            r#""summary":{"data_added":1.5e300},"unknown":[{}]"#,
+            r#""summary":"none""#,
+        ] {
+            let read: Snapshot = serde_json::from_str(&format!(r#"{{"tree":"{tree}",{nulls}}}"#)).unwrap();
+            assert_eq!((read.paths.len(), read.hostname.as_str(), read.taken(), read.summary), (0, "", None, None), "{nulls}");
+        }
+        assert!(serde_json::from_str::<Snapshot>(r#"{"tree":null}"#).is_err());
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub enum NodeKind {
 /// An entry of a tree.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Name within its folder; bytes that are no UTF-8 are replaced.
+    /// Name within its folder; bytes that are no UTF-8 show as `\xHH`.
     pub name: String,
     /// Length in bytes as recorded; what the blobs add up to decides.
     pub size: u64,
@@ -121,6 +121,16 @@ fn metadata_among(nodes: &[Node]) -> Option<(u64, IdList)> {
         NodeKind::File(content) => Some((node.size, content.clone())),
         NodeKind::Folder(_) | NodeKind::Other(_) => None,
     })
+}
+
+/// The node of that name. Two have it when one holds bytes that show as what the other holds.
+fn only_named(nodes: Vec<Node>, name: &str) -> Result<Option<Node>, RepositoryError> {
+    let mut named = nodes.into_iter().filter(|node| node.name == name);
+    let found = named.next();
+    match named.next() {
+        Some(_) => Err(RepositoryError::AmbiguousFile(name.to_owned())),
+        None => Ok(found),
+    }
 }
 
 impl Repository {
@@ -220,7 +230,7 @@ impl Repository {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let mut nodes = self.read_tree(index, root).await?;
         for part in parts {
-            match nodes.into_iter().find(|node| node.name == part).map(|node| node.kind) {
+            match only_named(nodes, part)?.map(|node| node.kind) {
                 Some(NodeKind::Folder(tree)) => nodes = self.read_tree(index, &tree).await?,
                 _ => return Err(RepositoryError::NoSuchFile(path.to_owned())),
             }
@@ -237,7 +247,7 @@ impl Repository {
             other => other?,
         };
         let metadata = metadata_among(&nodes);
-        match nodes.into_iter().find(|node| node.name == *name) {
+        match only_named(nodes, name)? {
             Some(Node { size, kind: NodeKind::File(content), .. }) => {
                 Ok(FoundFile { path: format!("/{}", parts.join("/")), size, content, metadata })
             }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::metadata::{self, Metadata};
 use crate::repository::copies::is_of_copy;
 use crate::repository::tree::{FileSelector, FoundFile, IdList};
-use crate::repository::{BlobKind, Damage, Index, LockGuard, Repository, RepositoryError, StoredSnapshot};
+use crate::repository::{BlobKind, Damage, Index, LockGuard, Repository, RepositoryError, SnapshotChoice, StoredSnapshot};
 
 pub use crate::repository::Locking;
 
@@ -28,22 +28,23 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens the file `which` of the snapshot that `snapshot` names: its id, the beginning of one, or `latest`. The lock is announced
-    /// and not confirmed yet.
+    /// Opens the file `which` of the snapshot that `snapshot` chooses: its id, the beginning of one, or `latest`, and what else is said of
+    /// it. The lock is announced and not confirmed yet.
     ///
     /// # Errors
     /// When the repository is locked by another, or the snapshot or the file does not exist, is ambiguous or does not read.
     pub async fn open(
         repository: &Repository,
-        snapshot: &str,
+        snapshot: impl Into<SnapshotChoice>,
         which: &FileSelector,
         locking: Locking,
     ) -> Result<Self, RepositoryError> {
+        let choice = snapshot.into();
         let lock = match locking {
             Locking::Shared => repository.lock_to_read().await?,
             Locking::None => None,
         };
-        match find(repository, snapshot, which).await {
+        match find(repository, &choice, which).await {
             Ok((index, snapshot, file, metadata)) => {
                 let FoundFile { path, size: size_bytes, content, .. } = file;
                 let index = Arc::new(index);
@@ -119,11 +120,15 @@ async fn release(lock: Option<LockGuard>) {
 
 async fn find(
     repository: &Repository,
-    snapshot: &str,
+    choice: &SnapshotChoice,
     which: &FileSelector,
 ) -> Result<(Index, StoredSnapshot, FoundFile, Option<Metadata>), RepositoryError> {
     // Snapshots first: whatever one refers to was indexed before it was stored, so an index read later names it.
-    let snapshot = repository.find_snapshot(snapshot).await?;
+    let path = match which {
+        FileSelector::Path(path) => Some(path.as_str()),
+        FileSelector::Only => None,
+    };
+    let snapshot = repository.choose_snapshot(choice, path).await?;
     let index = repository.load_index().await?;
     let file = repository.find_file(&index, &snapshot.snapshot.tree, which).await?;
     let metadata = match &file.metadata {

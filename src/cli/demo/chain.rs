@@ -19,6 +19,7 @@ use crate::repository::check::Depth;
 use crate::repository::{Environment, KdfCost, Location, Repository};
 use crate::types::{FsType, LogicalBlockSize};
 
+use super::super::choice::ChoiceArgs;
 use super::super::client::Answer;
 use super::super::endpoint::Endpoint;
 use super::super::exit::{CliError, Exit};
@@ -131,7 +132,7 @@ impl Chain {
 
         let calls = self.pool(report, 2).await?;
         let restored = step(report, "restore into a new volume", async {
-            let source = RestoreSource { snapshot: repository_snapshot, path: None };
+            let source = RestoreSource { snapshot: repository_snapshot, choice: ChoiceArgs::default(), path: None };
             let target = RestoreTarget {
                 volume: "restored".to_owned(),
                 size: None,

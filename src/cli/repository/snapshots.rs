@@ -2,12 +2,13 @@
 
 use serde_json::json;
 
-use super::super::exit::CliError;
-use super::super::output::{Align, Format, Table, print_json, print_text};
+use super::super::exit::{CliError, Exit};
+use super::super::output::{Align, Format, Table, counted, print_json, print_text};
 use super::super::repository_access::repository_error;
 use super::super::size::ByteSize;
 use super::OpenArgs;
-use crate::repository::StoredSnapshot;
+use crate::repository::snapshot::SnapshotList;
+use crate::repository::{Id, RepositoryError, StoredSnapshot};
 
 /// Runs the verb.
 ///
@@ -15,11 +16,11 @@ use crate::repository::StoredSnapshot;
 /// [`CliError`] with the exit code that the repository's failure means.
 pub async fn run(args: &OpenArgs, format: Format) -> Result<(), CliError> {
     let access = args.repository.access()?;
-    let found = access.open().await?.snapshots().await;
+    let found = access.open().await?.list_snapshots().await;
     let what = format!("cannot list the snapshots of {}", access.location());
-    let snapshots = found.map_err(|error| repository_error(what, error))?;
+    let SnapshotList { snapshots, unreadable } = found.map_err(|error| repository_error(what, error))?;
     match format {
-        Format::Text => print_text(&table(&snapshots).render()),
+        Format::Text => print_text(&table(&snapshots).render())?,
         Format::Json => {
             let view = |stored: &StoredSnapshot| {
                 json!({
@@ -32,7 +33,20 @@ pub async fn run(args: &OpenArgs, format: Format) -> Result<(), CliError> {
                     "program": stored.snapshot.program_version,
                 })
             };
-            print_json(&json!({ "snapshots": snapshots.iter().map(view).collect::<Vec<_>>() }))
+            let odd = |(id, error): &(Id, RepositoryError)| json!({ "id": id.to_string(), "error": error.to_string() });
+            print_json(&json!({
+                "snapshots": snapshots.iter().map(view).collect::<Vec<_>>(),
+                "unreadable": unreadable.iter().map(odd).collect::<Vec<_>>(),
+            }))?;
+        }
+    }
+    match unreadable.as_slice() {
+        [] => Ok(()),
+        odd => {
+            let reasons: Vec<String> = odd.iter().map(|(_, error)| error.to_string()).collect();
+            let what = format!("the list lacks {}", counted(odd.len() as u64, "snapshot"));
+            Err(CliError::because(Exit::Failed, what, reasons.join("; "))
+                .advise("the others may be restored; `windlass repository check` says what else is damaged"))
         }
     }
 }

@@ -9,8 +9,9 @@ use tonic::Status;
 use crate::csi::node_layer::detached;
 use crate::csi::{self, named_pool};
 use crate::pool::owned::OwnedPool;
-use crate::repository::{self, Environment, Location, LockOwner, Password, RETRY_LOCK, Repository};
-use crate::types::SnapshotHandle;
+use crate::repository::forget::{Filter, TagList};
+use crate::repository::{self, Environment, Location, LockOwner, Password, RETRY_LOCK, Repository, SnapshotChoice};
+use crate::types::{SnapshotHandle, Timestamp};
 
 use super::Transfers;
 use super::status;
@@ -39,6 +40,27 @@ pub(super) fn locked_for(
     let owner = LockOwner::of_this_process().named(&transfers.node).holding(&pool.id().to_string());
     let wait = retry_seconds.map_or(RETRY_LOCK, |seconds| Duration::from_secs(seconds.into()));
     repository.with_lock_owner(owner).with_retry_lock(wait)
+}
+
+/// The choice of the snapshot to restore.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a time before 1970 or that is none.
+pub(super) fn choice(name: String, filter: windlass::SnapshotFilter) -> Result<SnapshotChoice, Status> {
+    let before = match filter.before {
+        None => None,
+        Some(time) => match (u64::try_from(time.seconds), u32::try_from(time.nanos)) {
+            (Ok(seconds), Ok(nanoseconds @ ..1_000_000_000)) => Some(Timestamp { seconds, nanoseconds }),
+            _ => return Err(Status::invalid_argument("filter.before: is no time since 1970")),
+        },
+    };
+    let tags = filter.tags.iter().map(|tags| TagList::from(tags.as_str())).collect();
+    Ok(SnapshotChoice {
+        name,
+        filter: Filter { hosts: filter.hosts, tags, paths: Vec::new() },
+        source: Some(filter.source).filter(|source| !source.is_empty()),
+        before,
+    })
 }
 
 /// The pool and handle of a snapshot. A text that is no handle of ours is the handle of nothing.

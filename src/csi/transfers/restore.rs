@@ -47,11 +47,12 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartRestore
         "" => FileSelector::Only,
         path => FileSelector::Path(path.to_owned()),
     };
+    let choice = message::choice(request.repository_snapshot.clone(), request.filter.clone().unwrap_or_default())?;
     let slot = transfers.registry.slot(Kind::Restore).map_err(status::no_slot)?;
     let repository = message::open(request.repository.clone()).await?;
     let repository = message::locked_for(transfers, &pool, repository, request.retry_lock_seconds);
     let locking = if request.no_lock { Locking::None } else { Locking::Shared };
-    let image = Image::open(&repository, &request.repository_snapshot, &which, locking).await;
+    let image = Image::open(&repository, choice, &which, locking).await;
     let image = image.map_err(|error| status::repository(&error))?;
     let blocks = block_size(&request, pool.logical_block_size());
     let planned = blocks.and_then(|blocks| {

@@ -23,6 +23,8 @@ pub(super) fn repository(error: &RepositoryError) -> Status {
         RepositoryError::Locked { .. } => Code::Aborted,
         RepositoryError::Store(StoreError::Unavailable { .. } | StoreError::Busy { .. }) => Code::Unavailable,
         RepositoryError::AmbiguousSnapshot(_)
+        | RepositoryError::AmbiguousFile(_)
+        | RepositoryError::SeveralVolumes { .. }
         | RepositoryError::SeveralFiles { .. }
         | RepositoryError::Store(StoreError::Configuration(_)) => Code::InvalidArgument,
         RepositoryError::AlreadyInitialized

@@ -14,7 +14,13 @@ impl FromStr for TagList {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.split(',').map(|tag| tag.trim().to_owned()).collect()))
+        Ok(text.into())
+    }
+}
+
+impl From<&str> for TagList {
+    fn from(text: &str) -> Self {
+        Self(text.split(',').map(|tag| tag.trim().to_owned()).collect())
     }
 }
 

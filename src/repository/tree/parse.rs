@@ -191,6 +191,16 @@ impl<'de> Visitor<'de> for ContentIds<'_> {
     }
 }
 
+/// A name of any bytes as text, in which those that are no UTF-8 show as `\\xHH`: different names stay different, and can be typed.
+fn shown(name: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
 /// Takes Go's quoting off a name: restic keeps names of any bytes in JSON by writing them as Go string literals without the
 /// quotation marks. `None` when the literal is malformed.
 fn unquoted(name: &str) -> Option<String> {
@@ -227,7 +237,7 @@ fn unquoted(name: &str) -> Option<String> {
             _ => return None,
         }
     }
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    Some(shown(&bytes))
 }
 
 #[cfg(test)]
@@ -246,7 +256,7 @@ mod tests {
             (r"tab\there", "tab\there"),
             (r#"a\"b\\c"#, r#"a"b\c"#),
             (r"\u00fc\U0001f600\x41\101", "ü😀AA"),
-            (r"\xff", "\u{fffd}"),
+            (r"\xff\xc3\xbc\xe9", r"\xffü\xe9"),
         ] {
             assert_eq!(unquoted(quoted).as_deref(), Some(name));
         }
