@@ -376,16 +376,22 @@ impl Bench {
     }
 
     async fn export(&self, snapshot: SnapshotId, chunk_size_bytes: u64) -> proto::ExportResult {
-        let request = proto::StartExportRequest {
+        self.run(proto::StartExportRequest { chunk_size_bytes, ..self.request(snapshot) }).await
+    }
+
+    fn request(&self, snapshot: SnapshotId) -> proto::StartExportRequest {
+        proto::StartExportRequest {
             snapshot_id: SnapshotHandle { pool: self.pool.id(), snapshot }.to_string(),
             repository: Some(proto::RepositoryAccess {
                 location: self.path().display().to_string(),
                 password: PASSWORD.to_owned(),
                 ..Default::default()
             }),
-            chunk_size_bytes,
             ..Default::default()
-        };
+        }
+    }
+
+    async fn run(&self, request: proto::StartExportRequest) -> proto::ExportResult {
         let transfer_id = self.transfers.start_export(Request::new(request)).await.unwrap().into_inner().transfer_id;
         let request = Request::new(proto::WatchTransferRequest { transfer_id });
         let states: Vec<_> = self.transfers.watch_transfer(request).await.unwrap().into_inner().collect().await;
@@ -442,6 +448,13 @@ async fn restic_checks_and_dumps_every_link_of_a_chain_that_the_service_made() {
     assert_eq!((result.mode.as_str(), result.full_reason.as_str(), result.data_bytes), ("incremental", "", 0));
     assert_ne!(result.parent, before);
     chain.push((snapshot, result));
+
+    // Who asks for everything to be read gets that, in the chunks that there are.
+    let full = bench.run(proto::StartExportRequest { full: true, ..bench.request(snapshot) }).await;
+    assert_eq!((full.mode.as_str(), full.full_reason.as_str(), full.new_chunks), ("full", "a full export was asked for", 0));
+    assert!(full.data_bytes > 0);
+    restic(&bench.path(), &["forget", &full.repository_snapshot]);
+    chain.push((snapshot, bench.export(snapshot, 0).await));
 
     // What was removed from the repository, or from the pool, cannot be built upon.
     let (last, result) = chain.last().unwrap();

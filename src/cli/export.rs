@@ -46,6 +46,9 @@ pub struct ExportTuning {
     /// Memory it may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// Read everything that is allocated, not only what changed since the last export
+    #[arg(long)]
+    full: bool,
     /// How long locks of others in the repository, such as a prune's, are waited for [default: 5m]
     #[arg(long, value_name = "DURATION")]
     retry_lock: Option<Wait>,
@@ -144,6 +147,7 @@ pub async fn export(
         chunk_size_bytes: tuning.chunk_size.map_or(0, ByteSize::bytes),
         verification: ExportVerification::from(tuning.verify).into(),
         retry_lock_seconds: tuning.retry_lock.map(Wait::seconds),
+        full: tuning.full,
     };
     let started = node.transfers().start_export(request).await.answer("the export cannot be started")?;
     let ended = follow(node, &started.transfer_id, Transfer::Export, format, interrupt).await?;

@@ -51,6 +51,7 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartExportR
     let host = if request.host.is_empty() { transfers.node.to_string() } else { request.host };
     let last = parent::last_export(&pool, repository.id(), lease.snapshot().source).await;
     let chunk_size = parent::chunk_size(chunk_size, last.as_ref().ok(), lease.size());
+    let last = if request.full { Err(FullReason::Asked) } else { last };
     let options = ExportOptions { verification, ..options(handle, lease.snapshot(), host, request.tags, chunk_size, budget) };
     let (progress, cancel) = (slot.progress(), slot.cancellation());
     let export = Export { pool, lease: Arc::new(lease), repository, last, options, progress, cancel };

@@ -41,6 +41,9 @@ pub enum FullReason {
     /// There is no earlier export to build on.
     #[error("no earlier export of the volume to this repository is known")]
     NoParent,
+    /// The caller wanted it.
+    #[error("a full export was asked for")]
+    Asked,
     /// What changed since the earlier export cannot be told.
     #[error("what changed since the last export is not known: {0}")]
     ChangesUnknown(String),
