@@ -138,8 +138,11 @@ async fn by_us(repository: &Repository, group_by: GroupBy, policy: &Policy) -> V
     groups.collect()
 }
 
+/// The same with times for names.
+type Nameless = Vec<(String, Vec<(String, Vec<String>)>, Vec<String>)>;
+
 /// Of snapshots of equal times restic takes any; which of them does not matter where they are alike.
-fn without_names(verdicts: Verdicts, times: &BTreeMap<String, String>) -> Vec<(String, Vec<(String, Vec<String>)>, Vec<String>)> {
+fn without_names(verdicts: Verdicts, times: &BTreeMap<String, String>) -> Nameless {
     let groups = verdicts.into_iter().map(|(group, (kept, removed))| {
         let mut kept: Vec<_> = kept.into_iter().map(|(id, reasons)| (times[&id].clone(), reasons)).collect();
         let mut removed: Vec<_> = removed.into_iter().map(|id| times[&id].clone()).collect();
