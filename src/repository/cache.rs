@@ -1,15 +1,19 @@
-//! A cache of what is read again with every export and restore: index files and trees, for repositories that are far away.
+//! A cache of what is read again with every export and restore: index files and trees of repositories that are far away, and what long
+//! indexes of any repository were made into ([`index`](super::index)).
 //!
-//! Files in a directory, a folder for each repository, with the bytes as the store holds them: sealed, so that the cache tells nobody
-//! more than the store does. Nothing in it is trusted: an index file must hash to its name and a tree must be authentic and hash to
-//! its id, exactly as if it had just been fetched; what does not is removed and fetched. Nothing in it is needed: whatever fails here
-//! is a line in the debug log, and the directory may be deleted at any time.
+//! Files in a directory, a folder for each repository: index files and trees with the bytes as the store holds them, and segments of the
+//! index, all of them sealed, so that the cache tells nobody more than the store does. Nothing in it is trusted: an index file must
+//! hash to its name and a tree must be authentic and hash to its id, exactly as if it had just been fetched, and so must each page of
+//! a segment; what is not is removed and fetched. Nothing in it is needed: whatever fails here is a line in the debug log, and the
+//! directory may be deleted at any time.
 //!
 //! A file is written under another name and renamed, so it is whole or absent, but it is not synced: after a crash of the machine it
 //! may hold anything, and is found out. Several processes may use the directory at once.
 //!
 //! **Bound**: [`Cache::LIMIT_BYTES`] for all repositories together, looked at after each tree that is added; the files used longest ago
-//! go first. Index files that the repository no longer has go when its index is loaded.
+//! go first. Index files that the repository no longer has, or that became part of a segment, go when its index is loaded. Segments
+//! have a bound of their own, [`Cache::SEGMENT_LIMIT_BYTES`]: those of a repository that is in use stay, whatever their size, since
+//! they would be made again at once.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -27,6 +31,8 @@ use super::id::Id;
 pub struct Cache {
     directory: PathBuf,
     limit_bytes: u64,
+    segment_limit_bytes: u64,
+    segments_from_bytes: u64,
 }
 
 impl Cache {
@@ -34,10 +40,22 @@ impl Cache {
     pub const VARIABLE: &str = "WINDLASS_CACHE_DIR";
     /// Bytes of all files, roughly: the trees of two dozen volumes of a TiB and the index of some.
     pub const LIMIT_BYTES: u64 = 1 << 30;
+    /// Bytes of all segments of indexes, with the exception that the header names: 160 million blobs.
+    pub const SEGMENT_LIMIT_BYTES: u64 = 8 << 30;
+    /// Bytes of all index files of a repository from which on segments are made of them: with fewer (25 000 blobs) an index is made in
+    /// memory in the time that looking for segments would take.
+    pub const SEGMENTS_FROM_BYTES: u64 = 1 << 20;
 
-    /// A cache in `directory`, made when it is first written to, of `limit_bytes` at most.
+    /// A cache in `directory`, made when it is first written to, of `limit_bytes` at most without segments.
     pub fn new(directory: PathBuf, limit_bytes: u64) -> Self {
-        Self { directory, limit_bytes }
+        let (segment_limit_bytes, segments_from_bytes) = (Self::SEGMENT_LIMIT_BYTES, Self::SEGMENTS_FROM_BYTES);
+        Self { directory, limit_bytes, segment_limit_bytes, segments_from_bytes }
+    }
+
+    /// The same, with segments of all indexes of at least `from_bytes`.
+    #[must_use]
+    pub fn with_segments_from(self, from_bytes: u64) -> Self {
+        Self { segments_from_bytes: from_bytes, ..self }
     }
 
     /// The cache of this process: where [`Cache::VARIABLE`] says, else systemd's cache directory of the service, else `windlass` in the
@@ -54,6 +72,11 @@ impl Cache {
 
     /// Removes the files used longest ago until the rest is within the limit.
     fn trim(&self) -> io::Result<()> {
+        self.trim_to(self.limit_bytes, |_, name| !name.contains(SEGMENT))
+    }
+
+    /// Of the files that `is_meant` tells by their folders and names.
+    fn trim_to(&self, limit_bytes: u64, is_meant: impl Fn(&Path, &str) -> bool) -> io::Result<()> {
         let (mut files, mut bytes) = (Vec::new(), 0);
         for folder in fs::read_dir(&self.directory)? {
             let folder = folder?;
@@ -62,6 +85,9 @@ impl Cache {
             }
             for file in fs::read_dir(folder.path())? {
                 let file = file?;
+                if !is_meant(&folder.path(), &file.file_name().to_string_lossy()) {
+                    continue;
+                }
                 // Another process may have removed it.
                 let Ok(metadata) = file.metadata() else { continue };
                 bytes += metadata.len();
@@ -70,7 +96,7 @@ impl Cache {
         }
         files.sort_unstable();
         for (_, length, path) in files {
-            if bytes <= self.limit_bytes {
+            if bytes <= limit_bytes {
                 break;
             }
             remove(&path)?;
@@ -112,6 +138,8 @@ pub(super) enum Cached {
 }
 
 const INDEX: &str = "index-";
+/// What names of segments begin with.
+pub(super) const SEGMENT: &str = "segment-";
 
 impl fmt::Display for Cached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,6 +188,31 @@ impl RepositoryCache {
     pub(super) fn evict(&self, what: Cached) {
         tracing::warn!(object = %what, "a cached object is damaged; it is fetched again");
         note(what, remove(&self.path(what)));
+    }
+
+    /// Where everything of this repository lies.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Bytes of index files from which on segments are made of them.
+    pub(super) fn segments_from_bytes(&self) -> u64 {
+        self.cache.segments_from_bytes
+    }
+
+    /// Removes segments of other repositories, those used longest ago first, until all others are within the limit.
+    pub(super) fn trim_segments(&self) {
+        let is_meant = |folder: &Path, name: &str| name.starts_with(SEGMENT) && folder != self.folder;
+        if let Err(error) = self.cache.trim_to(self.cache.segment_limit_bytes, is_meant) {
+            tracing::debug!(%error, "the cache could not be trimmed");
+        }
+    }
+
+    /// Removes index files that became part of a segment.
+    pub(super) fn forget_indexes<'a>(&self, ids: impl Iterator<Item = &'a Id>) {
+        for what in ids.copied().map(Cached::Index) {
+            note(what, remove(&self.path(what)));
+        }
     }
 
     /// Removes the index files that are not `current`.

@@ -1,49 +1,52 @@
 //! Which blob lies in which pack.
 //!
-//! Two tables in [scratch space](crate::scratch), of data and of trees, sorted by id: 76 bytes a blob, of which the first 55 000 are
-//! in memory and more cost a byte for eight of them there. The same blob may lie in several packs, when two writers stored it at once:
-//! all are kept, the first is used. Blobs that this process stores are claimed first; the claims, 32 bytes each, are a set that
-//! spills likewise.
+//! An index is some [segments](segment): files of blobs sorted by id, 51 bytes each, of which a fifth of a byte is in memory. They are
+//! kept in a [cache](shelf) from one transfer to the next, shared by all transfers and processes of a machine, and merged as they
+//! become many; where there is no cache they are made in [scratch space](crate::scratch) each time, of which the first 4 MiB are in
+//! memory. The same blob may lie in several packs, when two writers stored it at once: all are kept, [`Index::get`] tells the first
+//! and [`Index::locations`] all.
+//!
+//! **Claims.** Blobs that a transfer stores are claimed first, so that its workers store each once; the claims, 32 bytes each, are a set
+//! that spills likewise. Claims are those of one index, and so of one transfer: another transfer that relied on them would refer to
+//! blobs that are not stored if this one failed. What one has stored, others see once an index file names it.
 //!
 //! On the store, an index file names packs and their blobs. Packs are written before the index that names them, and the index
 //! before a snapshot that refers to them. Readers go the other way: snapshots first, then indexes.
 
+mod build;
 mod entry;
 mod file;
+mod load;
 mod packs;
+mod page;
+mod segment;
+mod shelf;
+mod view;
+mod walk;
 mod writer;
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::blob::{BlobKind, BlobLocation, PackRecord};
 use super::id::Id;
-use super::pack::expected_bytes;
-use crate::scratch::{Inserted, KeySet, Scratch, ScratchError, SortedRows};
-use entry::{BLOB_ROW_BYTES, Entry};
+use crate::scratch::{Inserted, KeySet, Scratch, ScratchError};
+use entry::{BlobRow, PackRow};
+use segment::Enough;
+use view::View;
 
-pub(super) use file::{IndexBuilder, decode};
+pub(super) use build::IndexBuilder;
+pub(super) use file::decode;
 pub(super) use packs::Packs;
+pub use walk::SortedLookup;
 pub use writer::IndexWriter;
 
 /// Every blob of the repository that an index names, and those that this process is storing. Shared between threads.
 #[derive(Debug)]
 pub struct Index {
     scratch: Scratch,
-    data: SortedRows<BLOB_ROW_BYTES>,
-    trees: SortedRows<BLOB_ROW_BYTES>,
+    views: Vec<View>,
     claims: Mutex<Claims>,
-    /// Packs whose blobs are out of sight.
-    hidden: HashSet<Id>,
-}
-
-/// A pack that index files name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexedPack {
-    /// The pack.
-    pub id: Id,
-    /// How long it must be, in bytes, to hold the blobs that an index file names.
-    pub bytes: u64,
 }
 
 #[derive(Debug)]
@@ -68,15 +71,38 @@ pub enum Claim {
     Yours,
 }
 
+/// A pack that index files name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexedPack {
+    /// The pack.
+    pub id: Id,
+    /// How long it must be, in bytes, to hold the blobs that an index file names.
+    pub bytes: u64,
+}
+
+impl IndexBuilder {
+    /// An index of what was added, in scratch space.
+    pub(super) fn into_index(self) -> Result<Index, ScratchError> {
+        let (scratch, sorted) = (self.scratch().clone(), self.finish()?);
+        let view = View::new(Arc::new(sorted.write_to_scratch()?), |_| true)?;
+        Ok(Index::new(&scratch, vec![view]))
+    }
+}
+
 impl Index {
+    fn new(scratch: &Scratch, views: Vec<View>) -> Self {
+        Self { scratch: scratch.clone(), views, claims: Mutex::new(Claims::new(scratch)) }
+    }
+
     /// The index of these packs.
     ///
     /// # Errors
     /// [`ScratchError`].
     pub fn of<'a>(scratch: &Scratch, records: impl IntoIterator<Item = &'a PackRecord>) -> Result<Self, ScratchError> {
         let mut builder = IndexBuilder::new(scratch);
-        records.into_iter().try_for_each(|record| builder.add(std::slice::from_ref(record)))?;
-        builder.finish()
+        let file = Id::of(b"no file");
+        records.into_iter().try_for_each(|record| builder.add(file, std::slice::from_ref(record)))?;
+        builder.into_index()
     }
 
     /// Takes all blobs out of sight that lie in `packs`: where these do not exist, or are not what they should be.
@@ -84,20 +110,16 @@ impl Index {
     /// # Errors
     /// [`ScratchError`]; the index must then not be used.
     pub fn without_packs(&mut self, packs: &HashSet<Id>) -> Result<(), ScratchError> {
-        self.hidden.extend(packs);
-        Ok(())
+        self.views.iter_mut().try_for_each(|view| view.without_packs(packs))
     }
 
-    /// Gives `visit` every pack, as often as index files name it, in no order.
+    /// Gives `visit` every pack, as often as index files name it, in no order. Quick: packs are fewer than blobs by far.
     ///
     /// # Errors
     /// [`ScratchError`].
     pub fn each_pack(&self, mut visit: impl FnMut(IndexedPack)) -> Result<(), ScratchError> {
-        self.packs()?.iter().try_for_each(|pack| {
-            let PackRecord { id, blobs } = pack?;
-            visit(IndexedPack { id, bytes: expected_bytes(blobs.iter().map(|blob| (blob.length, blob.uncompressed_length))) });
-            Ok(())
-        })
+        let mut visit = |PackRow { id, bytes, .. }| visit(IndexedPack { id, bytes });
+        self.views.iter().try_for_each(|view| view.each_pack(&mut visit))
     }
 
     /// Where the blob lies; `None` when no index named it when this was loaded.
@@ -105,26 +127,62 @@ impl Index {
     /// # Errors
     /// [`ScratchError`].
     pub fn get(&self, kind: BlobKind, id: &Id) -> Result<Option<BlobLocation>, ScratchError> {
-        match self.find(kind, id)? {
-            Some((_, location)) if self.hidden.contains(&location.pack) => Ok(self.locations(kind, id)?.first().copied()),
-            found => Ok(found.map(|(_, location)| location)),
-        }
-    }
-
-    /// Everywhere the blob lies: first where [`Index::get`] says, then its other copies.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
-    pub fn locations(&self, kind: BlobKind, id: &Id) -> Result<Vec<BlobLocation>, ScratchError> {
-        let rows = self.table(kind).find_all(id.as_bytes())?;
-        let locations = rows.iter().map(|row| Entry::of_row(row).location);
-        Ok(locations.filter(|location| !self.hidden.contains(&location.pack)).collect())
+        Ok(self.find(kind, id)?.map(|(_, location)| location))
     }
 
     /// As [`Index::get`], with the number of the blob among those of its kind, below [`Index::count`].
     pub(super) fn find(&self, kind: BlobKind, id: &Id) -> Result<Option<(u64, BlobLocation)>, ScratchError> {
-        let found = self.table(kind).find(id.as_bytes())?;
-        Ok(found.map(|(number, row)| (number, Entry::of_row(&row).location)))
+        match self.first(kind, id)? {
+            Some((number, view, blob)) => Ok(Some((number, location(view, blob)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// Everywhere the blob lies, each place once: first where [`Index::get`] says, then its other copies.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn locations(&self, kind: BlobKind, id: &Id) -> Result<Vec<BlobLocation>, ScratchError> {
+        let mut locations = Vec::new();
+        for view in &self.views {
+            let mut blobs = Vec::new();
+            view.segment().find(kind, id, |_, blob| {
+                blobs.extend(view.has_pack(blob.pack).then_some(blob));
+                Enough::No
+            })?;
+            for blob in blobs {
+                let location = location(view, blob)?;
+                if !locations.contains(&location) {
+                    locations.push(location);
+                }
+            }
+        }
+        Ok(locations)
+    }
+
+    /// The first row of a blob that is visible.
+    fn first(&self, kind: BlobKind, id: &Id) -> Result<Option<(u64, &View, BlobRow)>, ScratchError> {
+        let mut before = 0;
+        for view in &self.views {
+            let mut found = None;
+            view.segment().find(kind, id, |number, blob| {
+                if !view.has_pack(blob.pack) {
+                    return Enough::No;
+                }
+                found = Some((before + number, view, blob));
+                Enough::Yes
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            before += view.segment().len(kind);
+        }
+        Ok(None)
+    }
+
+    /// A look-up of about `count` ids in ascending order, quicker than as many calls of [`Index::get`].
+    pub fn sorted_lookup(&self, kind: BlobKind, count: u64) -> SortedLookup<'_> {
+        SortedLookup::new(&self.views, kind, count)
     }
 
     /// Decides who stores a blob, so that each new one is stored once however many workers meet it. A claim lasts until the
@@ -133,7 +191,7 @@ impl Index {
     /// # Errors
     /// [`ScratchError`].
     pub fn claim(&self, kind: BlobKind, id: &Id) -> Result<Claim, ScratchError> {
-        if self.get(kind, id)?.is_some() {
+        if self.first(kind, id)?.is_some() {
             return Ok(Claim::Known);
         }
         // A thread that panicked while it held the lock ends its export with an error; what it left is not used.
@@ -145,14 +203,14 @@ impl Index {
         Ok(if is_new { Claim::Yours } else { Claim::Known })
     }
 
-    /// Number of blobs of `kind`, counted as often as they are stored.
+    /// A bound of the numbers of blobs of `kind`.
     pub(super) fn count(&self, kind: BlobKind) -> u64 {
-        self.table(kind).len()
+        self.views.iter().map(|view| view.segment().len(kind)).sum()
     }
 
-    /// Number of blobs, counted as often as they are stored.
+    /// Number of blobs, counted as often as index files name them.
     pub fn len(&self) -> u64 {
-        self.count(BlobKind::Data) + self.count(BlobKind::Tree)
+        self.views.iter().map(View::live_blobs).sum()
     }
 
     /// True when it names nothing.
@@ -166,18 +224,23 @@ impl Index {
     /// [`ScratchError`].
     pub(super) fn packs(&self) -> Result<Packs, ScratchError> {
         let mut packs = packs::Builder::new(&self.scratch);
-        for kind in [BlobKind::Data, BlobKind::Tree] {
-            self.table(kind).iter().try_for_each(|row| packs.add(kind, Entry::of_row(&row?)))?;
+        for view in &self.views {
+            for kind in [BlobKind::Data, BlobKind::Tree] {
+                for row in view.segment().rows(kind) {
+                    let blob = BlobRow::of_row(&row?);
+                    if view.has_pack(blob.pack) {
+                        packs.add(kind, blob.in_pack(view.segment().pack(blob.pack)?.id))?;
+                    }
+                }
+            }
         }
         packs.finish()
     }
+}
 
-    fn table(&self, kind: BlobKind) -> &SortedRows<BLOB_ROW_BYTES> {
-        match kind {
-            BlobKind::Data => &self.data,
-            BlobKind::Tree => &self.trees,
-        }
-    }
+/// Where a blob lies, whose row is one of the view's.
+fn location(view: &View, blob: BlobRow) -> Result<BlobLocation, ScratchError> {
+    Ok(blob.in_pack(view.segment().pack(blob.pack)?.id).location)
 }
 
 #[cfg(test)]
@@ -289,7 +352,7 @@ mod tests {
         fn packs_come_with_their_blobs_in_the_order_in_which_they_lie(records in records(), memory in 0_usize..2000) {
             let (_folder, scratch) = small_scratch(memory);
             let index = Index::of(&scratch, records.iter().chain(&records)).unwrap();
-            prop_assert_eq!(index.len(), records.iter().map(|record| record.blobs.len() as u64).sum::<u64>());
+            prop_assert_eq!(index.len(), 2 * records.iter().map(|record| record.blobs.len() as u64).sum::<u64>());
             let mut found: Vec<_> = index.packs().unwrap().iter().collect::<Result<_, _>>().unwrap();
             let expected = records.iter().filter(|record| !record.blobs.is_empty());
             let mut expected: Vec<_> = expected.cloned().collect();

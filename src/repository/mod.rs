@@ -73,7 +73,7 @@ pub use crypto::Sealer;
 pub use environment::Environment;
 pub use error::{Damage, PackError, RepositoryError};
 pub use id::Id;
-pub use index::{Claim, Index, IndexWriter, IndexedPack};
+pub use index::{Claim, Index, IndexWriter, IndexedPack, SortedLookup};
 pub use key_file::KdfCost;
 pub use location::Location;
 pub use lock::{LockGuard, LockMode, LockOwner, Locking, RETRY_LOCK};
@@ -83,14 +83,14 @@ pub use password::Password;
 pub use snapshot::{Snapshot, StoredSnapshot};
 pub use store::{Store, StoreError, connect};
 
-/// Opens the repository at `location`, with the process's [`Cache`] where it is far away.
+/// Opens the repository at `location`, with the process's [`Cache`].
 ///
 /// # Errors
 /// As for [`connect`] and [`Repository::open`].
 pub async fn open_at(location: &Location, environment: &Environment, password: &Password) -> Result<Repository, RepositoryError> {
     let repository = Repository::open(connect(location, environment)?, password).await?;
     Ok(match (location, Cache::of_process()) {
-        (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(cache),
+        (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(&cache),
         (Location::Local(_), Some(cache)) => repository.with_doubts_in(&cache),
         (_, None) => repository,
     })

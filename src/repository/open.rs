@@ -56,6 +56,7 @@ struct Inner {
     scratch: Scratch,
     cache: Option<RepositoryCache>,
     doubts: Option<RepositoryCache>,
+    segments: Option<RepositoryCache>,
 }
 
 impl fmt::Debug for Repository {
@@ -112,6 +113,7 @@ impl Repository {
             scratch: Scratch::of_process(),
             cache: None,
             doubts: None,
+            segments: None,
         })))
     }
 
@@ -140,6 +142,7 @@ impl Repository {
                         scratch,
                         cache: None,
                         doubts: None,
+                        segments: None,
                     })));
                 }
                 Err(error @ RepositoryError::UnsupportedVersion { .. }) => return Err(error),
@@ -165,16 +168,17 @@ impl Repository {
         Self(Arc::new(Inner { scratch, ..(*self.0).clone() }))
     }
 
-    /// The same repository, whose index files and trees are kept in `cache` too.
-    pub fn with_cache(self, cache: Cache) -> Self {
+    /// The same repository, whose index files and trees are kept in `cache` too, and what a long index was made into.
+    pub fn with_cache(self, cache: &Cache) -> Self {
         let cache = Some(cache.of_repository(&self.0.id));
-        Self(Arc::new(Inner { doubts: cache.clone(), cache, ..(*self.0).clone() }))
+        Self(Arc::new(Inner { doubts: cache.clone(), segments: cache.clone(), cache, ..(*self.0).clone() }))
     }
 
-    /// The same repository, of which only what is known about doubted packs is kept in `cache`: its store is near.
+    /// The same repository, of which only what is known about doubted packs, and what a long index was made into, is kept in `cache`: its
+    /// store is near.
     pub fn with_doubts_in(self, cache: &Cache) -> Self {
         let doubts = Some(cache.of_repository(&self.0.id));
-        Self(Arc::new(Inner { doubts, ..(*self.0).clone() }))
+        Self(Arc::new(Inner { segments: doubts.clone(), doubts, ..(*self.0).clone() }))
     }
 
     /// Where doubts are kept.
@@ -184,12 +188,17 @@ impl Repository {
 
     /// The same repository, all of which is read from its store.
     pub(super) fn without_cache(&self) -> Self {
-        Self(Arc::new(Inner { cache: None, ..(*self.0).clone() }))
+        Self(Arc::new(Inner { cache: None, segments: None, ..(*self.0).clone() }))
     }
 
     /// Where index files and trees are kept too.
     pub(super) fn cache(&self) -> Option<&RepositoryCache> {
         self.0.cache.as_ref()
+    }
+
+    /// Where segments of the index are kept.
+    pub(super) fn segments(&self) -> Option<&RepositoryCache> {
+        self.0.segments.as_ref()
     }
 
     /// Where lists and tables go that do not fit the memory.

@@ -26,15 +26,24 @@ use std::{fmt, io};
 
 pub use key_set::{Inserted, KeySet};
 pub use rows::{Rows, RowsCursor, RowsIter, RowsWriter};
-pub use sorted::{KEY_BYTES, Key, SortedRows, Sorter};
+pub use sorted::{KEY_BYTES, Key, SortedRows, SortedRuns, Sorter};
 pub use spill::{Spill, SpillReader};
 
-/// Scratch space failed: the directory cannot be written or read, or there is no room.
+/// Scratch space, or a like place, failed: the directory cannot be written or read, or there is no room.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("scratch space in {} failed: {problem} ({} names another directory)", directory.display(), Scratch::VARIABLE)]
+#[error("{place} in {} failed: {problem} ({variable} names another directory)", directory.display())]
 pub struct ScratchError {
+    place: &'static str,
     directory: PathBuf,
     problem: String,
+    variable: &'static str,
+}
+
+impl ScratchError {
+    /// That another place for what does not fit the memory failed, whose directory `variable` names.
+    pub fn elsewhere(place: &'static str, directory: &Path, problem: &str, variable: &'static str) -> Self {
+        Self { place, directory: directory.to_owned(), problem: problem.to_owned(), variable }
+    }
 }
 
 impl From<ScratchError> for io::Error {
@@ -69,7 +78,7 @@ impl Scratch {
     /// as long as that at one time (index, its runs, claims, the parent's list, the new one, the tree).
     pub const MEMORY_BYTES: usize = 4 << 20;
     /// Bytes of all files of a process at most. The longest list there can be (64 million chunks) takes 2 GiB, the tree of it as
-    /// much again; an index of as many blobs 5 GiB, twice while it is sorted.
+    /// much again; an index of as many blobs 3 GiB, and as much again where no cache keeps it.
     pub const LIMIT_BYTES: u64 = 32 << 30;
 
     /// Space in `directory`, of which `limit_bytes` may be used; what needs no more than `memory_bytes` stays in memory.
@@ -116,8 +125,9 @@ impl Scratch {
         self.0.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn error(&self, problem: impl ToString) -> ScratchError {
-        ScratchError { directory: self.0.directory.clone(), problem: problem.to_string() }
+    /// The error that something of this space failed.
+    pub(crate) fn error(&self, problem: impl ToString) -> ScratchError {
+        ScratchError::elsewhere("scratch space", &self.0.directory, &problem.to_string(), Self::VARIABLE)
     }
 }
 

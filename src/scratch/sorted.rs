@@ -51,24 +51,47 @@ impl<const ROW: usize> Sorter<ROW> {
     ///
     /// # Errors
     /// [`ScratchError`].
-    pub fn finish(mut self) -> Result<SortedRows<ROW>, ScratchError> {
+    pub fn finish(self) -> Result<SortedRows<ROW>, ScratchError> {
+        let scratch = self.scratch.clone();
+        let runs = self.finish_runs()?;
+        if runs.ends.len() <= 1 { SortedRows::of(runs.rows) } else { SortedRows::of_rows(&scratch, runs.iter()) }
+    }
+
+    /// All rows, to be gone through in order: without the table, which would take as much room again.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn finish_runs(mut self) -> Result<SortedRuns<ROW>, ScratchError> {
         self.end_run()?;
-        drop(self.rows);
-        let rows = self.runs.finish()?;
-        if self.ends.len() <= 1 {
-            return SortedRows::of(rows);
-        }
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        let runs: Vec<_> = starts.zip(&self.ends).map(|(start, end)| (&rows, start..*end)).collect();
-        merge(&self.scratch, &runs)
+        Ok(SortedRuns { rows: self.runs.finish()?, ends: self.ends, step_bytes: self.scratch.memory_bytes() })
     }
 
     fn end_run(&mut self) -> Result<(), ScratchError> {
-        self.rows.sort_unstable();
+        // Nearly all differ in the first eight bytes, which are compared at once.
+        let first = |row: &[u8; ROW]| row.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        self.rows.sort_unstable_by(|a, b| first(a).cmp(&first(b)).then_with(|| a.cmp(b)));
         self.rows.dedup();
         self.rows.drain(..).try_for_each(|row| self.runs.push(&row))?;
         self.ends.push(self.runs.len());
         Ok(())
+    }
+}
+
+/// Rows in sorted runs.
+#[derive(Debug)]
+pub struct SortedRuns<const ROW: usize> {
+    rows: Rows<ROW>,
+    /// Where each run ends.
+    ends: Vec<u64>,
+    step_bytes: usize,
+}
+
+impl<const ROW: usize> SortedRuns<ROW> {
+    /// All rows in order; of equal ones, one. An error is the last thing that comes.
+    pub fn iter(&self) -> impl Iterator<Item = Result<[u8; ROW], ScratchError>> + '_ {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let runs: Vec<_> = starts.zip(&self.ends).map(|(start, end)| (&self.rows, start..*end)).collect();
+        Merge::new(self.step_bytes, &runs)
     }
 }
 
@@ -77,27 +100,56 @@ pub(super) fn merge<const ROW: usize>(
     scratch: &Scratch,
     runs: &[(&Rows<ROW>, Range<u64>)],
 ) -> Result<SortedRows<ROW>, ScratchError> {
-    // The buffers of all runs together are one more share of memory.
-    let step_bytes = scratch.memory_bytes() / runs.len().max(1);
-    let mut rows: Vec<_> = runs.iter().map(|(run, range)| run.iter_in_steps(range.start, range.end, step_bytes)).collect();
-    let mut heads = BinaryHeap::with_capacity(runs.len());
-    for (number, rows) in rows.iter_mut().enumerate() {
-        if let Some(row) = rows.next() {
-            heads.push(Reverse((row?, number)));
+    SortedRows::of_rows(scratch, Merge::new(scratch.memory_bytes(), runs))
+}
+
+/// The rows of several sorted parts of lists in order; of equal ones, one. An error is the last thing that comes.
+struct Merge<'a, const ROW: usize> {
+    runs: Vec<super::RowsIter<'a, ROW>>,
+    /// The next row of each run.
+    heads: BinaryHeap<Reverse<([u8; ROW], usize)>>,
+    last: Option<[u8; ROW]>,
+    failed: Option<ScratchError>,
+}
+
+impl<'a, const ROW: usize> Merge<'a, ROW> {
+    /// The buffers of all runs together take `memory_bytes`.
+    fn new(memory_bytes: usize, runs: &[(&'a Rows<ROW>, Range<u64>)]) -> Self {
+        let step_bytes = memory_bytes / runs.len().max(1);
+        let runs: Vec<_> = runs.iter().map(|(run, range)| run.iter_in_steps(range.start, range.end, step_bytes)).collect();
+        let heads = BinaryHeap::with_capacity(runs.len());
+        let mut merge = Self { runs, heads, last: None, failed: None };
+        (0..merge.runs.len()).for_each(|number| merge.advance(number));
+        merge
+    }
+
+    /// Puts the next row of a run among the heads.
+    fn advance(&mut self, run: usize) {
+        match self.runs[run].next() {
+            Some(Ok(row)) => self.heads.push(Reverse((row, run))),
+            Some(Err(error)) => self.failed = Some(error),
+            None => {}
         }
     }
-    let mut merged = RowsWriter::new(scratch);
-    let mut last = None;
-    while let Some(Reverse((row, number))) = heads.pop() {
-        if last != Some(row) {
-            merged.push(&row)?;
-            last = Some(row);
-        }
-        if let Some(next) = rows[number].next() {
-            heads.push(Reverse((next?, number)));
+}
+
+impl<const ROW: usize> Iterator for Merge<'_, ROW> {
+    type Item = Result<[u8; ROW], ScratchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(error) = self.failed.take() {
+                self.heads.clear();
+                return Some(Err(error));
+            }
+            let Reverse((row, run)) = self.heads.pop()?;
+            self.advance(run);
+            if self.last != Some(row) {
+                self.last = Some(row);
+                return Some(Ok(row));
+            }
         }
     }
-    SortedRows::of(merged.finish()?)
 }
 
 /// A table of rows in ascending order, each once.
@@ -113,6 +165,15 @@ fn beginning(row: &[u8]) -> u32 {
 }
 
 impl<const ROW: usize> SortedRows<ROW> {
+    /// The table of rows that come in order.
+    fn of_rows(scratch: &Scratch, rows: impl Iterator<Item = Result<[u8; ROW], ScratchError>>) -> Result<Self, ScratchError> {
+        let mut written = RowsWriter::new(scratch);
+        for row in rows {
+            written.push(&row?)?;
+        }
+        Self::of(written.finish()?)
+    }
+
     /// The table of rows that are in order.
     fn of(rows: Rows<ROW>) -> Result<Self, ScratchError> {
         let mut directory = Vec::with_capacity(rows.len().div_ceil(BLOCK_ROWS) as usize);
@@ -155,15 +216,6 @@ impl<const ROW: usize> SortedRows<ROW> {
             None => return self.find_in_file(key),
         };
         Ok(found.filter(|(_, row)| row.starts_with(key)))
-    }
-
-    /// All rows that begin with `key`, in order.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
-    pub fn find_all(&self, key: &Key) -> Result<Vec<[u8; ROW]>, ScratchError> {
-        let Some((first, _)) = self.find(key)? else { return Ok(Vec::new()) };
-        self.rows.iter(first, u64::MAX).take_while(|row| row.as_ref().map_or(true, |row| row.starts_with(key))).collect()
     }
 
     fn find_in_file(&self, key: &Key) -> Result<Option<(u64, [u8; ROW])>, ScratchError> {

@@ -18,6 +18,7 @@ struct Fixture {
     tree: PackedTree,
     reads: Arc<AtomicU64>,
     limit_bytes: u64,
+    segments_from_bytes: u64,
 }
 
 fn password() -> Password {
@@ -34,12 +35,18 @@ async fn fixture(limit_bytes: u64) -> Fixture {
     let mut writer = IndexWriter::new(repository);
     writer.add(tree.record.clone()).await.unwrap();
     writer.finish().await.unwrap();
-    Fixture { folder: tempfile::tempdir().unwrap(), store, tree, reads: Arc::default(), limit_bytes }
+    let segments_from_bytes = Cache::SEGMENTS_FROM_BYTES;
+    Fixture { folder: tempfile::tempdir().unwrap(), store, tree, reads: Arc::default(), limit_bytes, segments_from_bytes }
+}
+
+/// One whose index is short, so that its files are cached, and one whose index counts as long, so that segments of it are.
+async fn fixtures() -> [Fixture; 2] {
+    [fixture(1 << 20).await, Fixture { segments_from_bytes: 0, ..fixture(1 << 20).await }]
 }
 
 impl Fixture {
     fn cache(&self) -> Cache {
-        Cache::new(self.folder.path().join("cache"), self.limit_bytes)
+        Cache::new(self.folder.path().join("cache"), self.limit_bytes).with_segments_from(self.segments_from_bytes)
     }
 
     async fn open(&self) -> Repository {
@@ -50,7 +57,7 @@ impl Fixture {
             }
             None
         });
-        Repository::open(Arc::new(counting), &password()).await.unwrap().with_cache(self.cache())
+        Repository::open(Arc::new(counting), &password()).await.unwrap().with_cache(&self.cache())
     }
 
     /// Reads index and tree; how often the store was asked.
@@ -74,10 +81,11 @@ impl Fixture {
 
 #[tokio::test]
 async fn what_was_read_once_is_not_fetched_again() {
-    let fixture = fixture(1 << 20).await;
-    assert_eq!(fixture.read().await, 2);
-    assert_eq!(fixture.files().len(), 2);
-    assert_eq!(fixture.read().await, 0);
+    for fixture in fixtures().await {
+        assert_eq!(fixture.read().await, 2);
+        assert_eq!(fixture.files().len(), 2);
+        assert_eq!(fixture.read().await, 0);
+    }
 }
 
 #[tokio::test]
@@ -100,49 +108,53 @@ async fn what_was_written_is_not_fetched() {
 
 #[tokio::test]
 async fn a_damaged_cache_is_found_out_and_mended() {
-    let fixture = fixture(1 << 20).await;
-    fixture.read().await;
-    for damage in [|bytes: &mut Vec<u8>| bytes[40] ^= 1, |bytes: &mut Vec<u8>| bytes.truncate(50), Vec::clear] {
-        for file in fixture.files() {
-            let mut bytes = fs::read(&file).unwrap();
-            damage(&mut bytes);
-            fs::write(&file, bytes).unwrap();
+    for fixture in fixtures().await {
+        fixture.read().await;
+        for damage in [|bytes: &mut Vec<u8>| bytes[40] ^= 1, |bytes: &mut Vec<u8>| bytes.truncate(50), Vec::clear] {
+            for file in fixture.files() {
+                let mut bytes = fs::read(&file).unwrap();
+                damage(&mut bytes);
+                fs::write(&file, bytes).unwrap();
+            }
+            assert_eq!(fixture.read().await, 2);
+            assert_eq!(fixture.read().await, 0);
         }
-        assert_eq!(fixture.read().await, 2);
-        assert_eq!(fixture.read().await, 0);
     }
 }
 
 #[tokio::test]
 async fn a_check_looks_at_the_store_and_not_at_the_cache() {
-    let fixture = fixture(1 << 20).await;
-    fixture.read().await;
-    fixture.store.tamper(Key::File(Kind::Data, fixture.tree.record.id), |bytes| bytes[20] ^= 1);
-    let check = async || fixture.open().await.check(Depth::ReadData, &|_, _| {}).await.unwrap();
-    assert!(!check().await.is_clean());
-    let index = fixture.store.list(Kind::Index).await.unwrap()[0].id;
-    fixture.store.tamper(Key::File(Kind::Index, index), |bytes| bytes[20] ^= 1);
-    assert!(check().await.errors.iter().any(|error| error.contains("index/")));
+    for fixture in fixtures().await {
+        fixture.read().await;
+        fixture.store.tamper(Key::File(Kind::Data, fixture.tree.record.id), |bytes| bytes[20] ^= 1);
+        let check = async || fixture.open().await.check(Depth::ReadData, &|_, _| {}).await.unwrap();
+        assert!(!check().await.is_clean());
+        let index = fixture.store.list(Kind::Index).await.unwrap()[0].id;
+        fixture.store.tamper(Key::File(Kind::Index, index), |bytes| bytes[20] ^= 1);
+        assert!(check().await.errors.iter().any(|error| error.contains("index/")));
+    }
 }
 
 #[tokio::test]
 async fn index_files_that_are_gone_leave_the_cache() {
-    let fixture = fixture(1 << 20).await;
-    fixture.read().await;
-    for listed in fixture.store.list(Kind::Index).await.unwrap() {
-        fixture.store.delete(Key::File(Kind::Index, listed.id)).await.unwrap();
+    for fixture in fixtures().await {
+        fixture.read().await;
+        for listed in fixture.store.list(Kind::Index).await.unwrap() {
+            fixture.store.delete(Key::File(Kind::Index, listed.id)).await.unwrap();
+        }
+        let index = fixture.open().await.load_index().await.unwrap();
+        assert!(index.is_empty());
+        let names: Vec<_> = fixture.files().iter().map(|file| file.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        assert!(names.len() == 1 && names[0].starts_with("tree-"), "{names:?}");
     }
-    let index = fixture.open().await.load_index().await.unwrap();
-    assert!(index.is_empty());
-    let names: Vec<_> = fixture.files().iter().map(|file| file.file_name().unwrap().to_str().unwrap().to_owned()).collect();
-    assert!(names.len() == 1 && names[0].starts_with("tree-"), "{names:?}");
 }
 
 #[tokio::test]
 async fn a_cache_that_cannot_be_written_is_none() {
-    let fixture = fixture(1 << 20).await;
-    fs::write(fixture.folder.path().join("cache"), "a file").unwrap();
-    assert_eq!((fixture.read().await, fixture.read().await), (2, 2));
+    for fixture in fixtures().await {
+        fs::write(fixture.folder.path().join("cache"), "a file").unwrap();
+        assert_eq!((fixture.read().await, fixture.read().await), (2, 2));
+    }
 }
 
 #[test]

@@ -1,17 +1,20 @@
-//! A blob and where it lies, as a row of the tables that an index is made of.
+//! A blob and where it lies, and packs, as rows of the tables that an index is made of.
 //!
-//! One row serves both tables: that of blobs begins with the blob's id, that of packs with the pack's. Numbers are written high byte
-//! first, so that rows sorted as bytes are sorted by what they mean.
+//! Numbers are written high byte first, so that rows sorted as bytes are sorted by what they mean.
 
 use std::num::NonZeroU32;
 
-use crate::repository::blob::{BlobKind, BlobLocation};
+use crate::repository::blob::{BlobKind, BlobLocation, PackRecord};
 use crate::repository::id::Id;
+use crate::repository::pack::expected_bytes;
 
-/// Bytes of a row of the table of blobs: id, pack, offset, length, plain length.
-pub(super) const BLOB_ROW_BYTES: usize = 2 * Id::LENGTH + 3 * 4;
-/// Bytes of a row of the table of packs: pack, offset, kind, id, length, plain length.
-pub(super) const PACK_ROW_BYTES: usize = BLOB_ROW_BYTES + 1;
+/// Bytes of a row of the table of blobs: id, number of the pack, offset, length, plain length. Those of a [`PackRow`] too.
+pub(super) const ROW_BYTES: usize = Id::LENGTH + 4 * 4;
+/// Bytes of a row of the packs' contents: pack, offset, kind, id, length, plain length.
+pub(super) const CONTENT_ROW_BYTES: usize = 2 * Id::LENGTH + 3 * 4 + 1;
+
+/// A row of a segment.
+pub(super) type Row = [u8; ROW_BYTES];
 
 /// A blob that an index names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,26 +47,78 @@ fn number(bytes: &mut &[u8]) -> u32 {
     u32::from_be_bytes(take(bytes))
 }
 
-impl Entry {
-    /// The row of the table of blobs.
-    pub(super) fn to_row(self) -> [u8; BLOB_ROW_BYTES] {
-        let BlobLocation { pack, offset, length, uncompressed_length } = self.location;
+/// A blob, and where it lies in the pack of that number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BlobRow {
+    pub(super) id: Id,
+    pub(super) pack: u32,
+    pub(super) offset: u32,
+    pub(super) length: u32,
+    pub(super) uncompressed_length: Option<NonZeroU32>,
+}
+
+impl BlobRow {
+    pub(super) fn to_row(self) -> Row {
         // A blob that is not compressed has no plain length, and a compressed one is never empty.
-        let plain = uncompressed_length.map_or(0, NonZeroU32::get);
-        let numbers = [offset, length, plain].map(u32::to_be_bytes);
-        row(&[self.id.as_bytes(), pack.as_bytes(), &numbers[0], &numbers[1], &numbers[2]])
+        let plain = self.uncompressed_length.map_or(0, NonZeroU32::get);
+        let numbers = [self.pack, self.offset, self.length, plain].map(u32::to_be_bytes);
+        row(&[self.id.as_bytes(), numbers.as_flattened()])
     }
 
-    /// What a row of the table of blobs says.
-    pub(super) fn of_row(row: &[u8; BLOB_ROW_BYTES]) -> Self {
+    pub(super) fn of_row(row: &Row) -> Self {
         let mut rest = &row[..];
-        let (id, pack) = (Id::from_bytes(take(&mut rest)), Id::from_bytes(take(&mut rest)));
-        let (offset, length, plain) = (number(&mut rest), number(&mut rest), number(&mut rest));
-        Self { id, location: BlobLocation { pack, offset, length, uncompressed_length: NonZeroU32::new(plain) } }
+        let id = Id::from_bytes(take(&mut rest));
+        let [pack, offset, length, plain] = [(); 4].map(|()| number(&mut rest));
+        Self { id, pack, offset, length, uncompressed_length: NonZeroU32::new(plain) }
     }
 
-    /// The row of the table of packs.
-    pub(super) fn to_pack_row(self, kind: BlobKind) -> [u8; PACK_ROW_BYTES] {
+    /// Length of the blob's plain bytes.
+    pub(super) fn plain_length(self) -> u32 {
+        self.in_pack(self.id).location.plain_length()
+    }
+
+    /// With the pack's name.
+    pub(super) fn in_pack(self, pack: Id) -> Entry {
+        let Self { id, offset, length, uncompressed_length, .. } = self;
+        Entry { id, location: BlobLocation { pack, offset, length, uncompressed_length } }
+    }
+}
+
+/// A pack, as one index file names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PackRow {
+    pub(super) id: Id,
+    /// Number of the index file among those of the segment.
+    pub(super) file: u32,
+    /// Number of its blobs.
+    pub(super) blobs: u32,
+    /// How long it must be to hold them.
+    pub(super) bytes: u64,
+}
+
+impl PackRow {
+    /// That of a pack in the index file of this number.
+    pub(super) fn of(record: &PackRecord, file: u32) -> Self {
+        let blobs = record.blobs.iter().map(|blob| (blob.length, blob.uncompressed_length));
+        Self { id: record.id, file, blobs: record.blobs.len() as u32, bytes: expected_bytes(blobs) }
+    }
+
+    pub(super) fn to_row(self) -> Row {
+        let numbers = [self.file, self.blobs].map(u32::to_be_bytes);
+        row(&[self.id.as_bytes(), numbers.as_flattened(), &self.bytes.to_be_bytes()])
+    }
+
+    pub(super) fn of_row(row: &Row) -> Self {
+        let mut rest = &row[..];
+        let id = Id::from_bytes(take(&mut rest));
+        let (file, blobs) = (number(&mut rest), number(&mut rest));
+        Self { id, file, blobs, bytes: u64::from_be_bytes(take(&mut rest)) }
+    }
+}
+
+impl Entry {
+    /// The row of the packs' contents.
+    pub(super) fn to_content_row(self, kind: BlobKind) -> [u8; CONTENT_ROW_BYTES] {
         let BlobLocation { pack, offset, length, uncompressed_length } = self.location;
         let plain = uncompressed_length.map_or(0, NonZeroU32::get);
         let numbers = [offset, length, plain].map(u32::to_be_bytes);
@@ -71,8 +126,8 @@ impl Entry {
         row(&[pack.as_bytes(), &numbers[0], &kind, self.id.as_bytes(), &numbers[1], &numbers[2]])
     }
 
-    /// What a row of the table of packs says.
-    pub(super) fn of_pack_row(row: &[u8; PACK_ROW_BYTES]) -> (BlobKind, Self) {
+    /// What a row of the packs' contents says.
+    pub(super) fn of_content_row(row: &[u8; CONTENT_ROW_BYTES]) -> (BlobKind, Self) {
         let mut rest = &row[..];
         let pack = Id::from_bytes(take(&mut rest));
         let offset = number(&mut rest);
@@ -91,12 +146,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_say_what_was_written(id: [u8; 32], pack: [u8; 32], offset: u32, length: u32, plain: Option<NonZeroU32>, tree: bool) {
-            let location = BlobLocation { pack: Id::from_bytes(pack), offset, length, uncompressed_length: plain };
-            let entry = Entry { id: Id::from_bytes(id), location };
-            prop_assert_eq!(Entry::of_row(&entry.to_row()), entry);
+        fn rows_say_what_was_written(
+            id: [u8; 32], pack: [u8; 32], number: u32, offset: u32, length: u32, plain: Option<NonZeroU32>, tree: bool, bytes: u64,
+        ) {
+            let (id, pack) = (Id::from_bytes(id), Id::from_bytes(pack));
+            let blob = BlobRow { id, pack: number, offset, length, uncompressed_length: plain };
+            prop_assert_eq!(BlobRow::of_row(&blob.to_row()), blob);
+            let entry = blob.in_pack(pack);
             let kind = if tree { BlobKind::Tree } else { BlobKind::Data };
-            prop_assert_eq!(Entry::of_pack_row(&entry.to_pack_row(kind)), (kind, entry));
+            prop_assert_eq!(Entry::of_content_row(&entry.to_content_row(kind)), (kind, entry));
+            let row = PackRow { id: pack, file: number, blobs: length, bytes };
+            prop_assert_eq!(PackRow::of_row(&row.to_row()), row);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The index the other way round: which blobs lie in which pack.
 
-use super::entry::{Entry, PACK_ROW_BYTES};
+use super::entry::{CONTENT_ROW_BYTES, Entry};
 use crate::repository::blob::{BlobKind, PackRecord, PackedBlob};
 use crate::scratch::{Scratch, ScratchError, SortedRows, Sorter};
 
 /// Takes blobs in any order.
-pub(super) struct Builder(Sorter<PACK_ROW_BYTES>);
+pub(super) struct Builder(Sorter<CONTENT_ROW_BYTES>);
 
 impl Builder {
     pub(super) fn new(scratch: &Scratch) -> Self {
@@ -13,7 +13,7 @@ impl Builder {
     }
 
     pub(super) fn add(&mut self, kind: BlobKind, entry: Entry) -> Result<(), ScratchError> {
-        self.0.push(entry.to_pack_row(kind))
+        self.0.push(entry.to_content_row(kind))
     }
 
     pub(super) fn finish(self) -> Result<Packs, ScratchError> {
@@ -23,12 +23,12 @@ impl Builder {
 
 /// Packs that an index names, in ascending order of their ids.
 #[derive(Debug)]
-pub(in crate::repository) struct Packs(SortedRows<PACK_ROW_BYTES>);
+pub(in crate::repository) struct Packs(SortedRows<CONTENT_ROW_BYTES>);
 
 impl Packs {
     /// Each pack with its blobs in the order in which they lie. An error is the last thing that comes.
     pub(in crate::repository) fn iter(&self) -> impl Iterator<Item = Result<PackRecord, ScratchError>> + '_ {
-        let mut entries = self.0.iter().map(|row| row.map(|row| Entry::of_pack_row(&row))).peekable();
+        let mut entries = self.0.iter().map(|row| row.map(|row| Entry::of_content_row(&row))).peekable();
         std::iter::from_fn(move || {
             let (kind, first) = match entries.next()? {
                 Ok(entry) => entry,

@@ -7,7 +7,7 @@ use super::touched::Touched;
 use super::{ExportError, ExportOptions};
 use crate::repository::tree::{IdList, Node, NodeKind};
 use crate::repository::{BlobKind, Id, Index, Repository, RepositoryError, Snapshot, StoreError, StoredSnapshot};
-use crate::scratch::{Scratch, ScratchError};
+use crate::scratch::{Scratch, ScratchError, Sorter};
 use crate::transfer::chunk_size::ChunkSize;
 use crate::transfer::content::ContentBuilder;
 use crate::transfer::image::read_metadata;
@@ -156,7 +156,8 @@ async fn take(
     let (index, scratch) = (Arc::clone(index), repository.scratch().clone());
     // Looks up each blob: not for an async thread.
     let taken = tokio::task::spawn_blocking(move || {
-        let has = |id: &Id| Ok(index.get(BlobKind::Data, id)?.map(|location| u64::from(location.plain_length())));
+        let mut lookup = index.sorted_lookup(BlobKind::Data, image.content.len());
+        let has = |id: &Id| Ok(lookup.plain_length(id)?.map(u64::from));
         match untouched(&scratch, &image.content, image.size, volume_bytes, &touched, has) {
             Ok(content) => Ok(Ok(Taken { parent: snapshot, content, touched })),
             Err(Unfit::Problem(problem)) => Ok(Err(FullReason::Unusable { snapshot, problem })),
@@ -237,7 +238,8 @@ impl From<ScratchError> for Unfit {
 }
 
 /// The chunks in the list `content` of a file of `size_bytes` that are not touched, as the beginning of the list of a volume of
-/// `volume_bytes`. `has` tells the length of a blob that is stored.
+/// `volume_bytes`. `has` tells the length of a blob that is stored, and is asked in ascending order of the ids: of a list of millions, in
+/// the order in which they follow one another, each would be another page of the index.
 ///
 /// Runs of zeros are blobs of their own sizes, which need not end where chunks do; but data begins on the grid of chunks, and is a
 /// chunk long. A list that does not follow that was not made by an export in chunks of this size.
@@ -247,11 +249,12 @@ fn untouched(
     size_bytes: u64,
     volume_bytes: u64,
     touched: &Touched,
-    has: impl Fn(&Id) -> Result<Option<u64>, ScratchError>,
+    mut has: impl FnMut(&Id) -> Result<Option<u64>, ScratchError>,
 ) -> Result<ContentBuilder, Unfit> {
     let problem = |text: String| Err(Unfit::Problem(text));
     let chunk_size = touched.chunk_size();
     let mut chunks = ContentBuilder::new(scratch, volume_bytes, chunk_size);
+    let mut wanted = Sorter::new(scratch);
     let mut position = 0_u64;
     for id in content.iter() {
         let id = id?;
@@ -269,15 +272,53 @@ fn untouched(
         let index = u32::try_from(number).ok().filter(|_| position.is_multiple_of(chunk_size.bytes()) && length > 0);
         let Some(index) = index else { return problem(format!("the blob at byte {position} does not begin a chunk")) };
         if !touched.contains(number) {
-            match has(&id)? {
-                Some(found) if found == length => chunks.data(index, id)?,
-                Some(found) => return problem(format!("blob {id} at byte {position} has {found} bytes, not {length}")),
-                None => return problem(format!("blob {id} at byte {position} is in no index")),
-            }
+            chunks.data(index, id)?;
+            wanted.push(Wanted { id, index, length: length as u32 }.to_row())?;
         }
         position += length;
     }
-    if position == size_bytes { Ok(chunks) } else { problem(format!("its blobs add up to {position} bytes, not {size_bytes}")) }
+    if position != size_bytes {
+        return problem(format!("its blobs add up to {position} bytes, not {size_bytes}"));
+    }
+    for row in wanted.finish_runs()?.iter() {
+        let Wanted { id, index, length } = Wanted::of_row(&row?);
+        let position = u64::from(index) * chunk_size.bytes();
+        match has(&id)? {
+            Some(found) if found == u64::from(length) => {}
+            Some(found) => return problem(format!("blob {id} at byte {position} has {found} bytes, not {length}")),
+            None => return problem(format!("blob {id} at byte {position} is in no index")),
+        }
+    }
+    Ok(chunks)
+}
+
+/// A chunk that is taken over, if the repository has it in this length. A row of a list that is sorted by ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    id: Id,
+    index: u32,
+    length: u32,
+}
+
+impl Wanted {
+    const BYTES: usize = Id::LENGTH + 8;
+
+    fn to_row(self) -> [u8; Self::BYTES] {
+        let mut row = [0; Self::BYTES];
+        row[..Id::LENGTH].copy_from_slice(self.id.as_bytes());
+        row[Id::LENGTH..Id::LENGTH + 4].copy_from_slice(&self.index.to_be_bytes());
+        row[Id::LENGTH + 4..].copy_from_slice(&self.length.to_be_bytes());
+        row
+    }
+
+    fn of_row(row: &[u8; Self::BYTES]) -> Self {
+        let (mut id, mut numbers) = ([0; Id::LENGTH], [0; 2]);
+        id.copy_from_slice(&row[..Id::LENGTH]);
+        for (number, bytes) in numbers.iter_mut().zip(row[Id::LENGTH..].as_chunks::<4>().0) {
+            *number = u32::from_be_bytes(*bytes);
+        }
+        Self { id: Id::from_bytes(id), index: numbers[0], length: numbers[1] }
+    }
 }
 
 /// Tells what is wrong with the parent from what is wrong with the store, which also fails a full export.

@@ -1,0 +1,465 @@
+//! A segment: the blobs that some index files name, sorted by id, in a file that never changes.
+//!
+//! | section | rows | bytes of one |
+//! |---|---|---|
+//! | header, one page | magic, and the number of rows of the next four | |
+//! | index files | their ids, ascending | 32 |
+//! | packs | each as often as one of the files names it, in no order ([`PackRow`]) | 48 |
+//! | data | blobs sorted by id ([`BlobRow`]), with the number of a row among the packs | 48 |
+//! | trees | the same of trees | 48 |
+//! | fences | the first four bytes of each page of data, then of trees | 4 |
+//!
+//! The fences are in memory, a fifth of a byte for each blob, so that a look-up reads one page. A segment is called by the hash of the
+//! ids of its index files, which its pages are marked with: two that are called alike say the same.
+//!
+//! **Errors**: a page that is not what was written is an error of whoever asked, never "not there" and never "there"; the file is
+//! removed, so that the next who needs it makes it anew from the store's index files.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::entry::{BlobRow, PackRow, ROW_BYTES, Row};
+use super::page::{Mark, PAGE_BYTES, PAYLOAD_BYTES, PageError, PageWriter, Pages, Payload, Place, STEP_PAGES, Seal};
+use crate::repository::blob::BlobKind;
+use crate::repository::cache::Cache;
+use crate::repository::crypto::Sealer;
+use crate::repository::id::{Hasher, Id};
+use crate::scratch::ScratchError;
+
+/// Names the layout: another one needs another magic.
+const MAGIC: &[u8; 8] = b"wlindex1";
+const ROWS_OF_PAGE: u64 = (PAYLOAD_BYTES / ROW_BYTES) as u64;
+const FILES_OF_PAGE: u64 = (PAYLOAD_BYTES / Id::LENGTH) as u64;
+const FENCE_BYTES: usize = 4;
+const FENCES_OF_PAGE: u64 = (PAYLOAD_BYTES / FENCE_BYTES) as u64;
+/// Segments of up to so many pages (4 MiB) are not made durable, which would cost a small export more than all the rest of its index;
+/// they are read whole instead when they are opened.
+pub(super) const VERIFIED_PAGES: u64 = 4096;
+
+/// The name of the segment of these index files, which are in ascending order.
+pub(super) fn name_of(files: &[Id]) -> Id {
+    let mut hasher = Hasher::new();
+    hasher.update(MAGIC);
+    files.iter().for_each(|file| hasher.update(file.as_bytes()));
+    hasher.finish()
+}
+
+/// Where a table of rows lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Section {
+    first_page: u64,
+    rows: u64,
+}
+
+impl Section {
+    fn pages(self, rows_of_page: u64) -> u64 {
+        self.rows.div_ceil(rows_of_page)
+    }
+}
+
+/// Sections as the numbers of rows say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    files: Section,
+    packs: Section,
+    data: Section,
+    trees: Section,
+    data_fences: Section,
+    tree_fences: Section,
+    /// Pages in all.
+    pages: u64,
+}
+
+impl Layout {
+    /// `None` for numbers that no file can have.
+    fn of([files, packs, data, trees]: [u64; 4]) -> Option<Self> {
+        // Numbers of packs and files have 32 bits, and so many blobs fill no file system.
+        if files > u64::from(u32::MAX) || packs > u64::from(u32::MAX) || data > 1 << 48 || trees > 1 << 48 {
+            return None;
+        }
+        let mut next = 1;
+        let mut section = |rows: u64, rows_of_page: u64| {
+            let section = Section { first_page: next, rows };
+            next += section.pages(rows_of_page);
+            section
+        };
+        let (files, packs) = (section(files, FILES_OF_PAGE), section(packs, ROWS_OF_PAGE));
+        let (data, trees) = (section(data, ROWS_OF_PAGE), section(trees, ROWS_OF_PAGE));
+        let data_fences = section(data.pages(ROWS_OF_PAGE), FENCES_OF_PAGE);
+        let tree_fences = section(trees.pages(ROWS_OF_PAGE), FENCES_OF_PAGE);
+        Some(Self { files, packs, data, trees, data_fences, tree_fences, pages: next })
+    }
+
+    /// What the first page says.
+    fn parse(header: &Payload) -> Option<Self> {
+        let counts = header.strip_prefix(MAGIC)?.first_chunk::<32>()?;
+        let (counts, _) = counts.as_chunks::<8>();
+        Self::of([0, 1, 2, 3].map(|at| u64::from_be_bytes(counts[at])))
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let counts = [self.files, self.packs, self.data, self.trees].map(|section| section.rows.to_be_bytes());
+        [&MAGIC[..], counts.as_flattened()].concat()
+    }
+}
+
+/// A sorted table of blobs, and what of it is in memory.
+#[derive(Debug)]
+struct Table {
+    section: Section,
+    /// The beginning of the first row of each page.
+    fences: Vec<u32>,
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pages: Pages,
+    /// The file's name, unless it is in scratch space.
+    path: Option<PathBuf>,
+    files: Vec<Id>,
+    packs: Section,
+    data: Table,
+    trees: Table,
+    /// The page of packs that was read last: neighbours in a volume are neighbours in packs.
+    last_packs: Mutex<Option<(u64, Box<Payload>)>>,
+}
+
+fn beginning(row: &[u8]) -> u32 {
+    row.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
+
+/// Why a file is not taken for a segment.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// It is not there.
+    #[error("it is gone")]
+    Gone,
+    /// It is not what a segment of its name must be.
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+}
+
+impl From<PageError> for OpenError {
+    fn from(error: PageError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+impl Segment {
+    /// Opens the file of the segment that is called `name`.
+    pub(super) fn open(path: &Path, name: &Id, sealer: &Sealer) -> Result<Self, OpenError> {
+        let file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => OpenError::Gone,
+            _ => OpenError::Damaged(error.to_string()),
+        })?;
+        let length = file.metadata().map_err(|error| OpenError::Damaged(error.to_string()))?.len();
+        let pages = Pages::new(Place::File(file), Seal::With(sealer.clone()), Mark::of(name));
+        let layout = Layout::parse(&pages.one(0)?).ok_or_else(|| OpenError::Damaged("its header says nothing".to_owned()))?;
+        if layout.pages.checked_mul(PAGE_BYTES as u64) != Some(length) {
+            return Err(OpenError::Damaged(format!("it has {length} bytes, not {} pages", layout.pages)));
+        }
+        if layout.pages <= VERIFIED_PAGES {
+            sections(&pages, 0, layout.pages, |_| ())?;
+        }
+        let mut files = Vec::new();
+        rows(&pages, layout.files, |row: &[u8; Id::LENGTH]| files.push(Id::from_bytes(*row)))?;
+        if name_of(&files) != *name {
+            return Err(OpenError::Damaged("it is about other index files than it is called by".to_owned()));
+        }
+        let fences = |section: Section, fences: Section| -> Result<Table, PageError> {
+            let mut found = Vec::with_capacity(fences.rows as usize);
+            rows(&pages, fences, |row: &[u8; FENCE_BYTES]| found.push(u32::from_be_bytes(*row)))?;
+            Ok(Table { section, fences: found })
+        };
+        let (data, trees) = (fences(layout.data, layout.data_fences)?, fences(layout.trees, layout.tree_fences)?);
+        Ok(Self { pages, path: Some(path.to_owned()), files, packs: layout.packs, data, trees, last_packs: Mutex::default() })
+    }
+
+    /// Writes a segment to `place`: of the index files `files`, which ascend, with `packs`, and blobs that ascend by their ids. An error
+    /// of any of these ends it.
+    pub(super) fn write(
+        place: Place,
+        seal: Seal,
+        files: Vec<Id>,
+        packs: impl Iterator<Item = Result<PackRow, ScratchError>>,
+        data: impl Iterator<Item = Result<Row, ScratchError>>,
+        trees: impl Iterator<Item = Result<Row, ScratchError>>,
+    ) -> Result<Self, io::Error> {
+        let mut writer = PageWriter::new(place, seal, Mark::of(&name_of(&files)));
+        files.iter().try_for_each(|file| writer.push(file.as_bytes()))?;
+        writer.end_section()?;
+        let mut pack_rows = 0;
+        for pack in packs {
+            writer.push(&pack?.to_row())?;
+            pack_rows += 1;
+        }
+        writer.end_section()?;
+        let (data_rows, data_fences) = write_table(&mut writer, data)?;
+        let (tree_rows, tree_fences) = write_table(&mut writer, trees)?;
+        for fences in [&data_fences, &tree_fences] {
+            fences.iter().try_for_each(|fence| writer.push(&fence.to_be_bytes()))?;
+            writer.end_section()?;
+        }
+        let layout = Layout::of([files.len() as u64, pack_rows, data_rows, tree_rows]);
+        let layout = layout.ok_or_else(|| io::Error::other("an index has more packs than can be numbered"))?;
+        let (pages, count) = writer.finish(&layout.header())?;
+        debug_assert_eq!(count, layout.pages);
+        if let Some(file) = pages.file().filter(|_| layout.pages > VERIFIED_PAGES) {
+            file.sync_all()?;
+        }
+        let data = Table { section: layout.data, fences: data_fences };
+        let trees = Table { section: layout.trees, fences: tree_fences };
+        Ok(Self { pages, path: None, files, packs: layout.packs, data, trees, last_packs: Mutex::default() })
+    }
+
+    /// Says what the file is called, once it is.
+    pub(super) fn named(self, path: PathBuf) -> Self {
+        Self { path: Some(path), ..self }
+    }
+
+    /// The file's name; `None` in scratch space.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The index files that it is made of, ascending.
+    pub(super) fn files(&self) -> &[Id] {
+        &self.files
+    }
+
+    /// Number of packs, counted as often as an index file names them.
+    pub(super) fn packs(&self) -> u64 {
+        self.packs.rows
+    }
+
+    /// Number of blobs of `kind`, counted likewise.
+    pub(super) fn len(&self, kind: BlobKind) -> u64 {
+        self.table(kind).section.rows
+    }
+
+    fn table(&self, kind: BlobKind) -> &Table {
+        match kind {
+            BlobKind::Data => &self.data,
+            BlobKind::Tree => &self.trees,
+        }
+    }
+
+    /// The page of a table in which the first row of `id` lies, if any does.
+    fn page_of(&self, kind: BlobKind, id: &Id) -> u64 {
+        // The last page that begins before the id may hold it; so may those that begin alike.
+        let wanted = beginning(id.as_bytes());
+        self.table(kind).fences.partition_point(|first| *first < wanted).saturating_sub(1) as u64
+    }
+
+    /// Gives `visit` the rows of the blob `id` with their numbers, until it has seen enough.
+    pub(super) fn find(
+        &self,
+        kind: BlobKind,
+        id: &Id,
+        mut visit: impl FnMut(u64, BlobRow) -> Enough,
+    ) -> Result<(), ScratchError> {
+        let section = self.table(kind).section;
+        for page in self.page_of(kind, id)..section.pages(ROWS_OF_PAGE) {
+            let payload = self.pages.one(section.first_page + page).map_err(|error| self.failed(&error))?;
+            let count = (section.rows - page * ROWS_OF_PAGE).min(ROWS_OF_PAGE) as usize;
+            let rows = &payload.as_chunks::<ROW_BYTES>().0[..count];
+            let from = rows.partition_point(|row| row[..Id::LENGTH] < id.as_bytes()[..]);
+            for (at, row) in rows.iter().enumerate().skip(from) {
+                if !row.starts_with(id.as_bytes()) || visit(page * ROWS_OF_PAGE + at as u64, BlobRow::of_row(row)) == Enough::Yes
+                {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All rows of a table in order. An error is the last thing that comes.
+    pub(super) fn rows(&self, kind: BlobKind) -> SegmentRows<'_> {
+        SegmentRows { segment: self, section: self.table(kind).section, next: 0, buffer: Vec::new(), at: 0, left: 0 }
+    }
+
+    /// A place in a table that moves forward, for about so many look-ups in ascending order.
+    pub(super) fn cursor(&self, kind: BlobKind, lookups: u64) -> PageCursor<'_> {
+        let pages = self.table(kind).section.pages(ROWS_OF_PAGE);
+        // Where most pages are asked for, many are read at once; where few are, none for nothing.
+        let step_pages = if lookups >= pages / 2 { STEP_PAGES } else { 1 };
+        PageCursor { segment: self, kind, step_pages, first_page: 0, buffer: Vec::new() }
+    }
+
+    /// The pack of that number.
+    pub(super) fn pack(&self, number: u32) -> Result<PackRow, ScratchError> {
+        let (page, at) = (u64::from(number) / ROWS_OF_PAGE, (u64::from(number) % ROWS_OF_PAGE) as usize);
+        let row = |payload: &Payload| PackRow::of_row(&payload.as_chunks::<ROW_BYTES>().0[at]);
+        // No code panics while it holds the lock.
+        if let Some((_, payload)) =
+            self.last_packs.lock().unwrap_or_else(PoisonError::into_inner).as_ref().filter(|(last, _)| *last == page)
+        {
+            return Ok(row(payload));
+        }
+        let payload = self.pages.one(self.packs.first_page + page).map_err(|error| self.failed(&error))?;
+        let found = row(&payload);
+        *self.last_packs.lock().unwrap_or_else(PoisonError::into_inner) = Some((page, Box::new(payload)));
+        Ok(found)
+    }
+
+    /// Gives `visit` all packs in order of their numbers.
+    pub(super) fn each_pack(&self, mut visit: impl FnMut(PackRow)) -> Result<(), ScratchError> {
+        rows(&self.pages, self.packs, |row: &Row| visit(PackRow::of_row(row))).map_err(|error| self.failed(&error))
+    }
+
+    /// The error that a page could not be read. A file that is not what it was is removed.
+    fn failed(&self, error: &PageError) -> ScratchError {
+        let folder = self.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let mut problem = format!("the index that is kept there did not read ({error})");
+        if let (PageError::Damaged(_), Some(path)) = (error, &self.path) {
+            // Whoever opens it next finds out again, if it cannot be removed.
+            let _ = fs::remove_file(path);
+            problem += " and is made anew when this is tried again";
+            tracing::warn!(path = %path.display(), %error, "a segment of an index is damaged; it was removed");
+        }
+        ScratchError::elsewhere("cache", folder, &problem, Cache::VARIABLE)
+    }
+}
+
+/// Whether a visitor has seen enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Enough {
+    Yes,
+    No,
+}
+
+/// Gives `visit` the payloads of pages, many at a time.
+fn sections(pages: &Pages, first: u64, end: u64, mut visit: impl FnMut(&[u8])) -> Result<(), PageError> {
+    let mut buffer = Vec::new();
+    let mut next = first;
+    while next < end {
+        let count = (end - next).min(STEP_PAGES);
+        pages.many(next, count, &mut buffer)?;
+        visit(&buffer);
+        next += count;
+    }
+    Ok(())
+}
+
+/// Gives `visit` the rows of a section, `N` bytes each.
+fn rows<const N: usize>(pages: &Pages, section: Section, mut visit: impl FnMut(&[u8; N])) -> Result<(), PageError> {
+    let end = section.first_page + section.pages((PAYLOAD_BYTES / N) as u64);
+    let mut left = section.rows as usize;
+    sections(pages, section.first_page, end, |payloads| {
+        // Rows fill pages without a rest, for every length there is.
+        const { assert!(PAYLOAD_BYTES.is_multiple_of(N)) };
+        let (rows, _) = payloads.as_chunks::<N>();
+        rows.iter().take(left).for_each(&mut visit);
+        left = left.saturating_sub(rows.len());
+    })
+}
+
+fn write_table(
+    writer: &mut PageWriter,
+    rows: impl Iterator<Item = Result<Row, ScratchError>>,
+) -> Result<(u64, Vec<u32>), io::Error> {
+    let (mut count, mut fences) = (0_u64, Vec::new());
+    for row in rows {
+        let row = row?;
+        if count.is_multiple_of(ROWS_OF_PAGE) {
+            fences.push(beginning(&row));
+        }
+        writer.push(&row)?;
+        count += 1;
+    }
+    writer.end_section()?;
+    Ok((count, fences))
+}
+
+/// See [`Segment::cursor`].
+#[derive(Debug)]
+pub(super) struct PageCursor<'a> {
+    segment: &'a Segment,
+    kind: BlobKind,
+    step_pages: u64,
+    /// Page of the table that the buffer begins with.
+    first_page: u64,
+    /// Rows of the table, without what the last page has none of.
+    buffer: Vec<u8>,
+}
+
+impl PageCursor<'_> {
+    /// Gives `visit` the rows of the blob `id`, which comes after all that were looked for before it.
+    pub(super) fn seek(&mut self, id: &Id, mut visit: impl FnMut(&Row)) -> Result<(), ScratchError> {
+        let pages = self.segment.table(self.kind).section.pages(ROWS_OF_PAGE);
+        let mut page = self.segment.page_of(self.kind, id);
+        while page < pages {
+            self.load(page, pages)?;
+            let from = (page - self.first_page) as usize * PAYLOAD_BYTES;
+            let (rows, _) = self.buffer[from..(from + PAYLOAD_BYTES).min(self.buffer.len())].as_chunks::<ROW_BYTES>();
+            let at = rows.partition_point(|row| row[..Id::LENGTH] < id.as_bytes()[..]);
+            let alike = rows[at..].iter().take_while(|row| row.starts_with(id.as_bytes())).map(&mut visit).count();
+            if at + alike < rows.len() {
+                break;
+            }
+            page += 1;
+        }
+        Ok(())
+    }
+
+    /// Puts that page into the buffer.
+    fn load(&mut self, page: u64, pages: u64) -> Result<(), ScratchError> {
+        let held = (self.buffer.len().div_ceil(PAYLOAD_BYTES)) as u64;
+        if page >= self.first_page && page < self.first_page + held {
+            return Ok(());
+        }
+        let section = self.segment.table(self.kind).section;
+        let count = (pages - page).min(self.step_pages);
+        self.first_page = page;
+        if let Err(error) = self.segment.pages.many(section.first_page + page, count, &mut self.buffer) {
+            self.buffer.clear();
+            return Err(self.segment.failed(&error));
+        }
+        let rows = (section.rows - page * ROWS_OF_PAGE).min(count * ROWS_OF_PAGE);
+        self.buffer.truncate(rows as usize * ROW_BYTES);
+        Ok(())
+    }
+}
+
+/// Rows of a segment in order.
+#[derive(Debug)]
+pub(super) struct SegmentRows<'a> {
+    segment: &'a Segment,
+    section: Section,
+    /// Page after those in the buffer.
+    next: u64,
+    buffer: Vec<u8>,
+    at: usize,
+    /// Rows of the buffer that have not come yet.
+    left: usize,
+}
+
+impl Iterator for SegmentRows<'_> {
+    type Item = Result<Row, ScratchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            let end = self.section.pages(ROWS_OF_PAGE);
+            if self.next >= end {
+                return None;
+            }
+            let count = (end - self.next).min(STEP_PAGES);
+            let rows = (self.section.rows - self.next * ROWS_OF_PAGE).min(count * ROWS_OF_PAGE) as usize;
+            let first = self.section.first_page + self.next;
+            if let Err(error) = self.segment.pages.many(first, count, &mut self.buffer) {
+                self.next = end;
+                return Some(Err(self.segment.failed(&error)));
+            }
+            (self.next, self.at, self.left) = (self.next + count, 0, rows);
+        }
+        let mut row = [0; ROW_BYTES];
+        row.copy_from_slice(&self.buffer[self.at..self.at + ROW_BYTES]);
+        self.at += ROW_BYTES;
+        self.left -= 1;
+        Some(Ok(row))
+    }
+}

@@ -1,0 +1,43 @@
+//! Looking up many ids at once: ids that ascend, beside the tables that ascend, each page of which is read once at most.
+//!
+//! Millions of look-ups at random would each open a page, and wait for a disk where the pages of a large index are not in memory.
+
+use super::entry::{BlobRow, ROW_BYTES};
+use super::segment::PageCursor;
+use super::view::View;
+use crate::repository::blob::BlobKind;
+use crate::repository::id::Id;
+use crate::scratch::ScratchError;
+
+/// Looks ids up that come in ascending order.
+pub struct SortedLookup<'a> {
+    views: Vec<(&'a View, PageCursor<'a>)>,
+}
+
+impl<'a> SortedLookup<'a> {
+    /// A look-up of `count` ids.
+    pub(super) fn new(views: &'a [View], kind: BlobKind, count: u64) -> Self {
+        Self { views: views.iter().map(|view| (view, view.segment().cursor(kind, count))).collect() }
+    }
+
+    /// The length of the blob in plain bytes; `None` when no index names it. An id that comes before one that was asked for earlier is
+    /// not found.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn plain_length(&mut self, id: &Id) -> Result<Option<u32>, ScratchError> {
+        for (view, cursor) in &mut self.views {
+            let mut found = None;
+            cursor.seek(id, |row: &[u8; ROW_BYTES]| {
+                let blob = BlobRow::of_row(row);
+                if found.is_none() && view.has_pack(blob.pack) {
+                    found = Some(blob.plain_length());
+                }
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+}
