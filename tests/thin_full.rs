@@ -18,11 +18,12 @@ use std::time::Duration;
 
 use thin_support::{MIB, create, cut, disks, grown_disk, make_with, open, output, turn, wait_for};
 use windlass::block::Access;
+use windlass::dm::{DeviceMapper, DmName};
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{Formatting, MountRequest, Mounter};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::record::{Consumer, NewSnapshot, Volume};
-use windlass::pool::{Changes, Demand, PoolError};
+use windlass::pool::{Changes, Demand, MetadataUsage, PoolError};
 use windlass::types::{FsType, Object};
 
 /// Longest time for the monitor to see a larger disk: it looks every ten seconds.
@@ -181,7 +182,7 @@ fn metadata_past_their_threshold_refuse_new_objects_first_and_a_larger_disk_is_t
     let disk = disks().remove(0);
     let device = grown_disk(&disk, 1024 * MIB);
     // The least that a pool works with: 512 blocks.
-    make_with(&device.path(), 2 * MIB);
+    let id = make_with(&device.path(), 2 * MIB);
     let pool = open(&device.path());
     let kept = create(&pool, "kept", 64 * MIB, None);
     let at = PathBuf::from("/run/metadata");
@@ -200,6 +201,12 @@ fn metadata_past_their_threshold_refuse_new_objects_first_and_a_larger_disk_is_t
         assert!(snapshots.len() < 1000, "metadata of 2 MiB took a thousand snapshots");
     };
     assert!(matches!(&refused, PoolError::NoSpace(text) if text.contains("metadata")), "{refused}");
+    // Not for what the next commit gives back: asking for the status makes one.
+    let name = DmName::new(format!("windlass-{id}-pool")).unwrap();
+    let committed = DeviceMapper::open().unwrap().thin_pool_status(&name).unwrap();
+    let committed = committed.running().unwrap();
+    let (used, total) = (committed.metadata_used.count(), committed.metadata_total.count());
+    assert!(used * 100 >= total * MetadataUsage::SNAPSHOT_PERCENT, "refused with {used} of {total} blocks used");
     let usage = pool.status().unwrap().usage;
     assert_eq!((usage.available_to(Demand::Volume), usage.available_to(Demand::Snapshot)), (0, 0));
     assert!(usage.free > usage.reserve, "it is the metadata that are short");

@@ -153,7 +153,7 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
         name: properties.name.to_string(),
         overprovision_ratio: properties.overprovision_ratio.to_string(),
         promised_bytes: promises.promised,
-        problem: status.health.problem.unwrap_or_default(),
+        problem: status.health.problem.or_else(|| status.usage.shortage()).unwrap_or_default(),
         quarantined: status.quarantined.into_iter().chain(status.damaged).collect(),
         objects,
     })

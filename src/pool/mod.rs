@@ -177,6 +177,23 @@ impl PoolUsage {
         self.free.saturating_sub(reserve)
     }
 
+    /// What is short and what is refused for it, in a sentence that says what to do; `None` while there is room for everything.
+    pub fn shortage(&self) -> Option<String> {
+        let refused = match (self.available_to(Demand::Volume), self.available_to(Demand::Snapshot)) {
+            (1.., _) => return None,
+            (0, 1..) => "new volumes are refused",
+            (0, 0) => "new volumes and snapshots are refused",
+        };
+        let cure = "delete volumes or snapshots, or enlarge what the pool lies on";
+        Some(match self.metadata {
+            Some(metadata) if self.free > self.reserve => format!(
+                "the pool's metadata are nearly full, {} of {} bytes are free: {refused}; {cure}",
+                metadata.free, metadata.total
+            ),
+            _ => format!("the pool is nearly full, {} bytes are free: {refused}; {cure}", self.free),
+        })
+    }
+
     /// What a pool of `total` bytes keeps free: 2 % of it, and at least 1 GiB, unless that is more than a tenth of the pool.
     ///
     /// Volumes are sparse and snapshots share, so existing volumes go on taking space after the last creation: the reserve
@@ -365,6 +382,14 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// [`PoolError::Io`].
     fn usage(&self) -> Result<PoolUsage, PoolError>;
+
+    /// As [`Pool::usage`], after a commit where it takes one until what was freed counts as free. For whoever is about to refuse something.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    fn usage_after_commit(&self) -> Result<PoolUsage, PoolError> {
+        self.usage()
+    }
 
     /// Space of one object.
     ///

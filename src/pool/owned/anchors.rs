@@ -122,7 +122,7 @@ impl OwnedPool {
             return Ok(usage);
         }
         self.finish_evictions()?;
-        let mut usage = self.pool.usage()?;
+        let mut usage = self.pool.usage_after_commit()?;
         if usage.available_to(demand) > 0 {
             return Ok(usage);
         }
@@ -143,7 +143,7 @@ impl OwnedPool {
                 }
             }
             freed = freed.saturating_add(exclusive);
-            let now = self.pool.usage()?;
+            let now = self.pool.usage_after_commit()?;
             let free = now.free.max(usage.free.saturating_add(exclusive)).min(now.total);
             usage = PoolUsage { free, ..now };
             if usage.available_to(demand) > 0 {

@@ -150,4 +150,22 @@ mod tests {
         assert_eq!(usage.available(), 0);
         assert!(usage.available_to(crate::pool::Demand::Snapshot) > 0);
     }
+
+    #[test]
+    fn a_pool_that_refuses_something_says_what_it_is_short_of() {
+        let shortage = |metadata: u64, data: u64| {
+            let line = format!("7 {metadata}/4096 {data}/16384 - rw discard_passdown error_if_no_space - 1024");
+            usage(&status(&line), DataBlockSize::MIN).shortage().unwrap_or_default()
+        };
+        assert_eq!(shortage(3071, 100), "");
+        for (metadata, data, what, refused) in [
+            (3072, 100, "metadata are nearly full", "new volumes are refused"),
+            (3300, 100, "metadata are nearly full", "new volumes and snapshots are refused"),
+            (10, 15000, "pool is nearly full", "new volumes are refused"),
+            (10, 16384, "pool is nearly full", "new volumes and snapshots are refused"),
+        ] {
+            let text = shortage(metadata, data);
+            assert!(text.contains(what) && text.contains(refused), "{metadata} {data}: {text}");
+        }
+    }
 }

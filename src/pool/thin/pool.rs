@@ -417,6 +417,13 @@ impl Pool for ThinPool {
         Ok(health::usage(&self.status()?, self.block_size))
     }
 
+    /// What a transaction copied of the metadata and let go of is free from its commit on.
+    fn usage_after_commit(&self) -> Result<PoolUsage, PoolError> {
+        let status = self.dm.thin_pool_status(&self.name);
+        let status = status.map_err(|error| PoolError::io("ask for the status of the pool", io::Error::other(error)))?;
+        Ok(health::usage(&status, self.block_size))
+    }
+
     fn object_usage(&self, object: Object) -> Result<ObjectUsage, PoolError> {
         let thin = self.record(object)?;
         if thin.stored == ThinStored::Map {
