@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::pool::kubernetes::KubernetesNames;
 use crate::pool::owned::{AnchorStatus, OwnedPool, PoolStatus};
-use crate::pool::properties::{OverprovisionRatio, PoolName};
+use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName};
 use crate::pool::set::{FailedPool, Member, PoolSet};
 use crate::pool::{Changes, MetadataUsage, ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
 use crate::types::{Object, ObjectName, PoolId, SnapshotHandle, VolumeHandle, VolumeSize};
@@ -63,18 +63,27 @@ fn set_properties(
     let name = name.map_err(|error| RequestError::invalid("name", error.to_string()))?;
     let ratio = request.overprovision_ratio.as_deref().map(str::parse::<OverprovisionRatio>).transpose();
     let ratio = ratio.map_err(|error| RequestError::invalid("overprovision_ratio", error.to_string()))?;
-    if name.is_none() && ratio.is_none() {
+    let deleted_space = request.deleted_space.as_deref().map(str::parse::<DeletedSpace>).transpose();
+    let deleted_space = deleted_space.map_err(|error| RequestError::invalid("deleted_space", error.to_string()))?;
+    if name.is_none() && ratio.is_none() && deleted_space.is_none() {
         return Err(RequestError::invalid("name", "nothing is to be changed").into());
     }
     let pool = named_pool::find(pools, "pool_id", &request.pool_id)?;
+    if deleted_space.is_some() && pool.kind() != PoolKind::Thin {
+        let text =
+            "can be chosen for thin pools only: what is deleted of others is given back by the file system that they lie in";
+        return Err(RequestError::precondition("deleted_space", text.to_owned()).into());
+    }
     let properties = pool.set_properties(|properties| {
         properties.name = name.unwrap_or_else(|| std::mem::take(&mut properties.name));
         properties.overprovision_ratio = ratio.unwrap_or(properties.overprovision_ratio);
+        properties.deleted_space = deleted_space.unwrap_or(properties.deleted_space);
     })?;
     Ok(windlass::SetPoolPropertiesResponse {
         pool_id: pool.id().to_string(),
         name: properties.name.to_string(),
         overprovision_ratio: properties.overprovision_ratio.to_string(),
+        deleted_space: properties.deleted_space.to_string(),
     })
 }
 

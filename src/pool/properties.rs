@@ -1,4 +1,4 @@
-//! What an administrator chose for a pool: its name, and how much it may promise. Recorded in the pool's catalogue, so that it travels with
+//! What an administrator chose for a pool: its name, how much it may promise, and what becomes of deleted space. Recorded in the pool's catalogue, so that it travels with
 //! the disk; a catalogue that says nothing has the defaults.
 
 use std::fmt;
@@ -140,6 +140,40 @@ impl fmt::Display for OverprovisionRatio {
     }
 }
 
+/// What becomes of the space of what is deleted in a thin pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeletedSpace {
+    /// It is free for the pool's volumes, and the disk is told nothing: the default, since many disks have nothing of it, and some do
+    /// little else while they discard.
+    #[default]
+    Kept,
+    /// It goes down to the disk as discards before it is free: for a disk that is thin itself, or wears.
+    Discarded,
+}
+
+/// A text that is neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be `kept` or `discarded`")]
+pub struct DeletedSpaceError;
+
+impl FromStr for DeletedSpace {
+    type Err = DeletedSpaceError;
+
+    fn from_str(text: &str) -> Result<Self, DeletedSpaceError> {
+        [Self::Kept, Self::Discarded].into_iter().find(|known| known.to_string() == text).ok_or(DeletedSpaceError)
+    }
+}
+
+impl fmt::Display for DeletedSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kept => "kept",
+            Self::Discarded => "discarded",
+        })
+    }
+}
+
 /// What was chosen for a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PoolProperties {
@@ -149,6 +183,9 @@ pub struct PoolProperties {
     /// How much it may promise.
     #[serde(default)]
     pub overprovision_ratio: OverprovisionRatio,
+    /// What becomes of the space of what is deleted. Of thin pools only.
+    #[serde(default)]
+    pub deleted_space: DeletedSpace,
 }
 
 #[cfg(test)]
@@ -165,6 +202,17 @@ mod tests {
         for bad in ["", "-a", "a-", "Fast", "a b", "/a", "ä", &"a".repeat(64), &label, &text] {
             assert_eq!(bad.parse::<PoolName>(), Err(PoolNameError), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_becomes_of_deleted_space_is_read_back_and_is_kept_where_nothing_is_said() {
+        for choice in [DeletedSpace::Kept, DeletedSpace::Discarded] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+            let text = serde_json::to_string(&PoolProperties { deleted_space: choice, ..PoolProperties::default() }).unwrap();
+            assert_eq!(serde_json::from_str::<PoolProperties>(&text).unwrap().deleted_space, choice);
+        }
+        assert_eq!("discard".parse::<DeletedSpace>(), Err(DeletedSpaceError));
+        assert_eq!(serde_json::from_str::<PoolProperties>("{}").unwrap(), PoolProperties::default());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::json;
 
-use crate::pool::properties::{OverprovisionRatio, PoolName, PoolProperties};
+use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName, PoolProperties};
 use crate::pool::thin::format::{CreateOptions, DataBlockSize, DevicePaths, Others};
 use crate::types::{FsType, PoolId};
 
@@ -60,6 +60,9 @@ pub struct CreateArgs {
     /// Size of the metadata [default: a thousandth of the device, at least 16 MiB]
     #[arg(long, value_name = "SIZE", requires = "device", conflicts_with = "metadata_device")]
     metadata_size: Option<ByteSize>,
+    /// `discarded` gives the space of what is deleted back to the disk, in the background: for one that is thin itself, or wears [default: kept]
+    #[arg(long, value_name = "kept|discarded", requires = "devices", default_value_t, hide_default_value = true)]
+    deleted_space: DeletedSpace,
 }
 
 /// File systems that a pool image may have.
@@ -122,7 +125,11 @@ impl Place {
 /// # Errors
 /// [`CliError`].
 pub async fn run(args: CreateArgs, format: Format) -> Result<(), CliError> {
-    let properties = PoolProperties { name: args.name.clone(), overprovision_ratio: args.overprovision_ratio };
+    let properties = PoolProperties {
+        name: args.name.clone(),
+        overprovision_ratio: args.overprovision_ratio,
+        deleted_space: args.deleted_space,
+    };
     let place = place(args)?;
     let work = move || place.create(&properties).map(|id| (place.path().to_owned(), id));
     let made = tokio::task::spawn_blocking(work).await;

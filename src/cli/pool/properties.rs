@@ -1,10 +1,10 @@
 //! `windlass pool rename` and `windlass pool set`: what was chosen for a pool, changed while a node serves it.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use csi_proto::windlass::v1 as windlass;
 use serde_json::json;
 
-use crate::pool::properties::{OverprovisionRatio, PoolName};
+use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName};
 
 use super::super::client::Node;
 use super::super::endpoint::EndpointArgs;
@@ -22,10 +22,14 @@ pub struct RenameArgs {
 
 /// Arguments of `pool set`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("changed").required(true).multiple(true).args(["overprovision_ratio", "deleted_space"])))]
 pub struct SetArgs {
     /// By how much the sizes promised to volumes may exceed the size of the pool, from 1 to 1000
     #[arg(long, value_name = "RATIO")]
-    overprovision_ratio: OverprovisionRatio,
+    overprovision_ratio: Option<OverprovisionRatio>,
+    /// Of a thin pool: `discarded` gives the space of what is deleted back to the disk, in the background, `kept` does not
+    #[arg(long, value_name = "kept|discarded")]
+    deleted_space: Option<DeletedSpace>,
     #[command(flatten)]
     which: WhichPool,
 }
@@ -45,34 +49,36 @@ struct WhichPool {
 /// # Errors
 /// [`CliError`].
 pub async fn rename(args: RenameArgs, format: Format) -> Result<(), CliError> {
-    change(args.which, Some(args.name), None, format).await
+    let changes = windlass::SetPoolPropertiesRequest { name: Some(args.name.into()), ..Default::default() };
+    change(args.which, changes, format).await
 }
 
-/// Changes how much a pool may promise.
+/// Changes what was chosen for a pool.
 ///
 /// # Errors
 /// [`CliError`].
 pub async fn set(args: SetArgs, format: Format) -> Result<(), CliError> {
-    change(args.which, None, Some(args.overprovision_ratio), format).await
+    let changes = windlass::SetPoolPropertiesRequest {
+        overprovision_ratio: args.overprovision_ratio.map(String::from),
+        deleted_space: args.deleted_space.map(|choice| choice.to_string()),
+        ..Default::default()
+    };
+    change(args.which, changes, format).await
 }
 
-async fn change(
-    which: WhichPool,
-    name: Option<PoolName>,
-    ratio: Option<OverprovisionRatio>,
-    format: Format,
-) -> Result<(), CliError> {
-    let request = windlass::SetPoolPropertiesRequest {
-        pool_id: which.pool.unwrap_or_default(),
-        name: name.map(String::from),
-        overprovision_ratio: ratio.map(String::from),
-    };
+async fn change(which: WhichPool, changes: windlass::SetPoolPropertiesRequest, format: Format) -> Result<(), CliError> {
+    let request = windlass::SetPoolPropertiesRequest { pool_id: which.pool.unwrap_or_default(), ..changes };
     let set = Node::connect(&which.endpoint.endpoint()).await?.set_pool_properties(request).await?;
-    let windlass::SetPoolPropertiesResponse { pool_id, name, overprovision_ratio } = set;
+    let windlass::SetPoolPropertiesResponse { pool_id, name, overprovision_ratio, deleted_space } = set;
     match format {
-        Format::Text => {
-            print_text(&format!("pool {pool_id} is called {name} and may promise {overprovision_ratio} times its size"))
-        }
-        Format::Json => print_json(&json!({ "pool_id": pool_id, "name": name, "overprovision_ratio": overprovision_ratio })),
+        Format::Text => print_text(&format!(
+            "pool {pool_id} is called {name} and may promise {overprovision_ratio} times its size; deleted space is {deleted_space}"
+        )),
+        Format::Json => print_json(&json!({
+            "pool_id": pool_id,
+            "name": name,
+            "overprovision_ratio": overprovision_ratio,
+            "deleted_space": deleted_space,
+        })),
     }
 }

@@ -11,8 +11,8 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend};
 
 use super::FORMAT;
 use super::tables::{
-    ANCHORS, EXPORTS, INTENTS, KEPT_MAPS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS, SNAPSHOTS_OF, THIN_OBJECTS,
-    VOLUMES, later_table,
+    ANCHORS, DELETED_THIN, EXPORTS, INTENTS, KEPT_MAPS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS, SNAPSHOTS_OF,
+    THIN_OBJECTS, VOLUMES, later_table,
 };
 use crate::pool::PoolError;
 use crate::types::PoolId;
@@ -124,7 +124,7 @@ fn id(database: &Database) -> Result<PoolId, Unusable> {
     for table in [VOLUMES, SNAPSHOTS, NAMES, PUBLICATIONS, EXPORTS] {
         walk(reading.open_table(table).map_err(damaged)?)?;
     }
-    for table in [ANCHORS, SNAPSHOTS_OF, THIN_OBJECTS, KEPT_MAPS] {
+    for table in [ANCHORS, SNAPSHOTS_OF, THIN_OBJECTS, KEPT_MAPS, DELETED_THIN] {
         if let Some(table) = later_table(&reading, table).map_err(damaged)? {
             walk(table)?;
         }

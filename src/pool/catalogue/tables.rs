@@ -25,6 +25,8 @@ pub(super) const EXPORTS: Records = TableDefinition::new("exports");
 pub(super) const ANCHORS: Records = TableDefinition::new("anchors");
 pub(super) const THIN_OBJECTS: Records = TableDefinition::new("thin_objects");
 pub(super) const KEPT_MAPS: Records = TableDefinition::new("kept_maps");
+/// Thin devices whose objects are forgotten, and that are still to be deleted, by their ids.
+pub(super) const DELETED_THIN: Records = TableDefinition::new("deleted_thin");
 /// Which snapshots a volume has: keys of both ids, and no values.
 pub(super) const SNAPSHOTS_OF: Records = TableDefinition::new("snapshots_of");
 pub(super) const INTENTS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("intents");

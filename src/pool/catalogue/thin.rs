@@ -10,7 +10,9 @@ use redb::ReadableTable;
 use super::Catalogue;
 use super::change::{Change, NEXT_INTENT};
 use super::room::Need;
-use super::tables::{KEPT_MAPS, META, THIN_OBJECTS, TableLike, all, encode, failed, get, later_table, number, object_key};
+use super::tables::{
+    DELETED_THIN, KEPT_MAPS, META, THIN_OBJECTS, TableLike, all, encode, failed, get, later_table, number, object_key,
+};
 use crate::dm::units::ThinId;
 use crate::pool::PoolError;
 use crate::pool::record::{ThinObject, ThinStored};
@@ -62,6 +64,27 @@ impl Catalogue {
     pub fn thin_objects(&self) -> Result<Vec<ThinObject>, PoolError> {
         let reading = self.begin_read()?;
         later_table(&reading, THIN_OBJECTS).map_err(failed)?.map_or(Ok(Vec::new()), |table| all(&table))
+    }
+
+    /// Thin devices whose objects are forgotten, and that are still to be deleted.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn deleted_thin(&self) -> Result<Vec<ThinObject>, PoolError> {
+        let reading = self.begin_read()?;
+        later_table(&reading, DELETED_THIN).map_err(failed)?.map_or(Ok(Vec::new()), |table| all(&table))
+    }
+
+    /// Whether the device of this id is one of them.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn is_deleted_thin(&self, id: ThinId) -> Result<bool, PoolError> {
+        let reading = self.begin_read()?;
+        match later_table(&reading, DELETED_THIN).map_err(failed)? {
+            Some(table) => Ok(table.value(&thin_key(id))?.is_some()),
+            None => Ok(false),
+        }
     }
 
     /// The map kept of a deleted snapshot, encoded.
@@ -182,6 +205,22 @@ impl Change<'_> {
         self.remove(THIN_OBJECTS, &object_key(object))
     }
 
+    /// Notes that the device of an object is still to be deleted, whatever becomes of what is remembered about the object.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn put_deleted_thin(&mut self, thin: &ThinObject) -> Result<(), PoolError> {
+        self.put(DELETED_THIN, &thin_key(thin.id), &encode(thin)?)
+    }
+
+    /// Forgets that a device is still to be deleted. Absent is fine.
+    ///
+    /// # Errors
+    /// [`PoolError::Catalogue`].
+    pub fn drop_deleted_thin(&mut self, id: ThinId) -> Result<(), PoolError> {
+        self.remove(DELETED_THIN, &thin_key(id))
+    }
+
     /// Keeps the map of a deleted snapshot in place of its thin device.
     ///
     /// # Errors
@@ -217,6 +256,10 @@ impl Change<'_> {
         meta.insert(FIRST_DELTA_BASE, first.as_str()).map_err(failed)?;
         Ok(())
     }
+}
+
+fn thin_key(id: ThinId) -> [u8; 4] {
+    id.number().to_be_bytes()
 }
 
 #[cfg(test)]
@@ -272,6 +315,23 @@ mod tests {
         assert_eq!(catalogue.thin_object(object).unwrap().unwrap().stored, ThinStored::Map);
         catalogue.commit("test", |change| change.remove_thin_object(object)).unwrap();
         assert_eq!(catalogue.kept_map(snapshot).unwrap(), None);
+    }
+
+    #[test]
+    fn a_device_that_is_to_be_deleted_is_remembered_without_its_object() {
+        let catalogue = Catalogue::in_memory().unwrap();
+        let object = Object::Volume(VolumeId::random());
+        assert_eq!(catalogue.deleted_thin().unwrap(), []);
+        let delete = |change: &mut Change<'_>| {
+            let thin = change.add_thin_object(object, VolumeSize::DEFAULT)?;
+            change.put_deleted_thin(&thin)?;
+            change.remove_thin_object(object).map(|()| thin)
+        };
+        let thin = catalogue.commit("test", delete).unwrap();
+        assert_eq!((catalogue.thin_object(object).unwrap(), catalogue.deleted_thin().unwrap()), (None, vec![thin]));
+        assert!(catalogue.is_deleted_thin(thin.id).unwrap());
+        catalogue.commit("test", |change| change.drop_deleted_thin(thin.id)).unwrap();
+        assert!(!catalogue.is_deleted_thin(thin.id).unwrap());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! owned::OwnedPool                 records, intents, recovery
 //! pool::ThinPool                   the verbs
 //!   thin_devices, cut              devices of objects; holding them still
+//!   discarder                      deleting them, and giving their space back to the disk
 //!   metadata, usage                walks over the pool's metadata; what each object takes
 //!   stack, growth, monitor         catalogue, metadata, data and pool in the kernel; growing; watching
 //! open, format, repair, take_down  taking over, making, repairing, leaving
@@ -24,6 +25,7 @@
 
 mod cut;
 pub mod devices;
+mod discarder;
 pub mod epoch;
 pub mod examine;
 pub mod format;

@@ -33,6 +33,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::devices::{Copies, PoolDevices};
+use super::discarder::{Deletions, Discarder};
 use super::epoch;
 use super::format::{self, CreateOptions};
 use super::growth::{self, Growth};
@@ -106,12 +107,24 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let first_own_id = claim_ids(&gate, &catalogue)?;
     let pool_device = stack.activate_pool(&places)?;
     let block_size = places.block_size;
+    let devices_of_objects = Arc::new(ThinDevices::new(Arc::clone(&dm), nodes, names, pool_device.number));
+    let gate = Arc::new(gate);
+    let deletions = Deletions {
+        dm: Arc::clone(&dm),
+        pool: name.clone(),
+        devices: Arc::clone(&devices_of_objects),
+        gate: Arc::clone(&gate),
+        catalogue: catalogue.clone(),
+        block_size,
+    };
     let pool = ThinPool {
         place: place.clone(),
         dm: Arc::clone(&dm),
         name: name.clone(),
-        devices: ThinDevices::new(Arc::clone(&dm), nodes, names, pool_device.number),
+        devices: devices_of_objects,
         gate,
+        discarder: Discarder::start(deletions.clone())?,
+        deletions,
         catalogue: catalogue.clone(),
         block_size,
         logical_block_size: logical_block_size(&stack)?,

@@ -14,9 +14,9 @@
 //! |---|---|
 //! | create | `create_thin` |
 //! | snapshot, copy | suspend those that are written to, `create_snap` for each, resume |
-//! | delete | `delete`; refused by the kernel while the object has a device |
+//! | delete | `delete`; refused by the kernel while the object has a device. With discards: noted for the `discarder` |
 //! | grow | the size in the catalogue, then the device's table |
-//! | condense | the map of what a deleted snapshot held into the catalogue, then `delete` |
+//! | condense | the map of what a deleted snapshot held into the catalogue, then `delete`, as above |
 //!
 //! A repeated verb finds that the kernel did it already and goes on. Snapshots and copies have no device until they are opened.
 //!
@@ -28,10 +28,10 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::cut::while_suspended;
+use super::discarder::{Deletions, Discarder};
 use super::health;
 use super::metadata::{Found as FoundRuns, MetadataGate, WalkError};
 use super::monitor::Monitor;
@@ -48,6 +48,7 @@ use crate::dm::metadata::{KeptMap, KeptMapBuilder};
 use crate::dm::units::{DataBlockSize, ThinId, ThinTime};
 use crate::failpoint;
 use crate::pool::catalogue::{Catalogue, Change};
+use crate::pool::properties::DeletedSpace;
 use crate::pool::record::{ThinObject, ThinStored};
 use crate::pool::{
     Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage,
@@ -58,12 +59,6 @@ use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, 
 /// over-reported.
 const KEPT_RUNS: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
-/// Longest wait for a device without a name. One that goes with its last descriptor loses its name first, and is then taken apart
-/// by the kernel in the background: some grace periods of tens of milliseconds each, more where processors are scarce.
-const TAKEN_APART: Duration = Duration::from_secs(5);
-/// How often it is looked at meanwhile; the kernel offers no event for it.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
 /// Snapshots that may still be cut when new ones are refused: a mapping's time has 24 bits, and what changed is told by it.
 const TIME_MARGIN: u32 = 1 << 10;
 
@@ -71,11 +66,13 @@ const TIME_MARGIN: u32 = 1 << 10;
 pub struct ThinPool {
     // Dropped in this order: it may be growing the very devices.
     pub(super) _monitor: Monitor,
+    pub(super) discarder: Discarder,
     pub(super) place: String,
     pub(super) dm: Arc<DeviceMapper>,
     pub(super) name: DmName,
-    pub(super) devices: ThinDevices,
-    pub(super) gate: MetadataGate,
+    pub(super) devices: Arc<ThinDevices>,
+    pub(super) gate: Arc<MetadataGate>,
+    pub(super) deletions: Deletions,
     pub(super) catalogue: Catalogue,
     pub(super) block_size: DataBlockSize,
     pub(super) logical_block_size: LogicalBlockSize,
@@ -144,25 +141,23 @@ impl ThinPool {
 
     /// Deletes a thin device; absent is fine. Waits for the kernel to be done with a device that went with its last descriptor.
     fn delete_thin(&self, thin: &ThinObject) -> Result<(), PoolError> {
-        if self.taken.lock().unwrap_or_else(PoisonError::into_inner).contains(&thin.id) {
+        if self.is_taken(thin) {
             return Ok(());
         }
-        let message = PoolMessage::Delete { id: thin.id };
-        let deadline = Instant::now() + TAKEN_APART;
-        loop {
-            match self.send(&message) {
-                Ok(()) | Err(DmError::MissingThin(_)) => {
-                    failpoint::hit("thin.delete.after");
-                    return Ok(());
-                }
-                Err(DmError::Busy(_)) if Instant::now() < deadline => {
-                    self.devices.check_none(thin.object)?;
-                    thread::park_timeout(LOOK_AGAIN);
-                }
-                Err(DmError::Busy(_)) => return Err(PoolError::InUse { object: thin.object, by: "its device".to_owned() }),
-                Err(error) => return Err(self.refused(&message, error)),
-            }
-        }
+        self.deletions.delete(thin)?.map_err(|error| self.refused(&PoolMessage::Delete { id: thin.id }, error))?;
+        failpoint::hit("thin.delete.after");
+        Ok(())
+    }
+
+    /// Whether somebody else's device was found under the id of an object.
+    fn is_taken(&self, thin: &ThinObject) -> bool {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).contains(&thin.id)
+    }
+
+    /// Whether the device of an object is to be discarded before it is deleted.
+    fn is_discarded(&self, thin: &ThinObject) -> Result<bool, PoolError> {
+        let is_wanted = self.catalogue.properties()?.deleted_space == DeletedSpace::Discarded;
+        Ok(is_wanted && thin.stored == ThinStored::Device && !self.is_taken(thin))
     }
 
     /// Whether what the kernel has under the id of an object that is being made can be of an interrupted attempt at it.
@@ -327,8 +322,19 @@ impl Pool for ThinPool {
 
     fn delete(&self, object: Object) -> Result<(), PoolError> {
         let Some(thin) = self.catalogue.thin_object(object)? else { return Ok(()) };
+        if self.catalogue.is_deleted_thin(thin.id)? {
+            return Ok(());
+        }
         self.devices.check_none(object)?;
-        self.delete_thin(&thin)
+        if !self.is_discarded(&thin)? {
+            return self.delete_thin(&thin);
+        }
+        self.catalogue.commit("thin_delete", |change| {
+            change.put_deleted_thin(&thin)?;
+            change.remove_thin_object(object)
+        })?;
+        self.discarder.wake();
+        Ok(())
     }
 
     fn condense(&self, snapshot: SnapshotId) -> Result<(), PoolError> {
@@ -343,10 +349,17 @@ impl Pool for ThinPool {
                 metadata.mapped(thin.id, &mut |run| Ok::<_, WalkError>(map.push(run)?))?;
                 Ok(map.finish())
             })?;
-            self.catalogue.commit("condense", |change| change.keep_map(&thin, snapshot, &map.encode()))?;
+            let is_discarded = self.is_discarded(&thin)?;
+            self.catalogue.commit("condense", |change| {
+                change.keep_map(&thin, snapshot, &map.encode())?;
+                if is_discarded { change.put_deleted_thin(&thin) } else { Ok(()) }
+            })?;
+            if is_discarded {
+                self.discarder.wake();
+            }
         }
         // Also when the map was kept already: an earlier attempt may have ended between the two.
-        self.delete_thin(&thin)
+        if self.catalogue.is_deleted_thin(thin.id)? { Ok(()) } else { self.delete_thin(&thin) }
     }
 
     fn grow(&self, volume: VolumeId, size: VolumeSize) -> Result<(), PoolError> {
@@ -417,8 +430,11 @@ impl Pool for ThinPool {
         Ok(health::usage(&self.status()?, self.block_size))
     }
 
-    /// What a transaction copied of the metadata and let go of is free from its commit on.
+    /// What a transaction copied of the metadata and let go of is free from its commit on. Room is worth more than discards.
     fn usage_after_commit(&self) -> Result<PoolUsage, PoolError> {
+        if let Err(error) = self.deletions.finish() {
+            tracing::warn!(pool = %self.name, %error, "what was deleted keeps its space for now");
+        }
         let status = self.dm.thin_pool_status(&self.name);
         let status = status.map_err(|error| PoolError::io("ask for the status of the pool", io::Error::other(error)))?;
         Ok(health::usage(&status, self.block_size))
@@ -434,6 +450,9 @@ impl Pool for ThinPool {
 
     fn scan(&self) -> Result<Vec<Found>, PoolError> {
         let mut stored = self.stored_ids()?;
+        for thin in self.catalogue.deleted_thin()? {
+            stored.remove(&thin.id);
+        }
         let mut found = Vec::new();
         for thin in self.catalogue.thin_objects()? {
             let is_stored = stored.remove(&thin.id).is_some();

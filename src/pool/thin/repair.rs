@@ -300,6 +300,9 @@ fn reconcile(catalogue: &Catalogue, devices: &mut PoolDevices, node: &Path, mend
     })?;
     epoch::settle(catalogue, devices, carried)?;
     let mut ids: BTreeSet<_> = thin_devices.into_iter().map(|(id, _)| id).collect();
+    for thin in catalogue.deleted_thin()? {
+        ids.remove(&thin.id);
+    }
     let mut missing = Vec::new();
     for thin in catalogue.thin_objects()? {
         if !ids.remove(&thin.id) && thin.stored == ThinStored::Device {
