@@ -561,7 +561,7 @@ async fn wrong_options_are_refused_before_anything_is_stored() {
     let (store, repository) = in_memory().await;
     let before = store.keys();
     let volume = volume();
-    for path in ["volume.img", "/v/meta.json", "/v/"] {
+    for path in ["volume.img", "/v/meta.json", "/meta.json/v", "/v/"] {
         let mut options = options(&volume, ChunkSize::MIN);
         options.path = path.to_owned();
         let result =

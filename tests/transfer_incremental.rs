@@ -33,14 +33,15 @@ use windlass::repository::store::fault::{Call, Fault, FaultyStore};
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind};
-use windlass::repository::tree::FileSelector;
-use windlass::repository::{Id, LockMode, Repository, Store};
+use windlass::repository::tree::{FileSelector, NewFile, NewFolder, pack_folder, pack_tree};
+use windlass::repository::{Id, IndexWriter, LockMode, Repository, Snapshot, Store};
 use windlass::transfer::{
-    ChunkSize, ExportError, ExportMode, ExportOptions, ExportReport, FullReason, Metadata, Parent, Progress, Scope, Target,
-    export,
+    ChunkSize, ExportError, ExportMode, ExportOptions, ExportReport, FullReason, Locking, Metadata, Parent, Progress, Scope,
+    Target, export,
 };
 use windlass::types::{
-    ByteRange, CapacityRange, Object, ObjectName, RangeStream, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, VolumeSize,
+    ByteRange, CapacityRange, Object, ObjectName, RangeStream, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId,
+    VolumeSize,
 };
 
 const CHUNK: usize = 256 << 10;
@@ -93,6 +94,88 @@ async fn content(repository: &Repository, snapshot: &Id) -> Vec<Id> {
     let index = repository.load_index().await.unwrap();
     let tree = repository.snapshot(snapshot).await.unwrap().tree;
     repository.find_file(&index, &tree, &FileSelector::Only).await.unwrap().content.to_vec().unwrap()
+}
+
+/// The tree of the folder that the image of a snapshot lies in, where it holds nothing else.
+async fn image_tree(repository: &Repository, snapshot: &Id) -> Option<Id> {
+    let index = repository.load_index().await.unwrap();
+    let tree = repository.snapshot(snapshot).await.unwrap().tree;
+    repository.find_file(&index, &tree, &FileSelector::Path("/v-test/volume.img".to_owned())).await.unwrap().alone_in
+}
+
+/// The same snapshot, laid out as earlier versions did it: with what the volume was beside its image.
+async fn as_earlier(repository: &Repository, snapshot: &Id) -> Id {
+    let index = repository.load_index().await.unwrap();
+    let now = repository.snapshot(snapshot).await.unwrap();
+    let which = FileSelector::Path("/v-test/volume.img".to_owned());
+    let image = repository.find_file(&index, &now.tree, &which).await.unwrap();
+    let (bytes, list) = image.metadata.unwrap();
+    let (list, modified) = (list.to_vec().unwrap(), Timestamp { seconds: 1_750_000_000, nanoseconds: 5 });
+    let files = [
+        NewFile { name: "volume.img", size: image.size, modified, content: &image.content },
+        NewFile { name: "meta.json", size: bytes, modified, content: &list },
+    ];
+    let (scratch, sealer) = (repository.scratch(), repository.sealer());
+    let folder = pack_tree(scratch, &sealer, &files).unwrap();
+    let root = pack_folder(scratch, &sealer, &NewFolder { name: "v-test", modified, tree: folder.id }).unwrap();
+    let mut writer = IndexWriter::new(repository.clone());
+    for tree in [&folder, &root] {
+        repository.put_tree(tree).await.unwrap();
+        writer.add(tree.record.clone()).await.unwrap();
+    }
+    writer.finish().await.unwrap();
+    let lock = repository.lock(LockMode::Shared).await.unwrap();
+    let saved = repository.save_snapshot(&Snapshot { tree: root.id, ..now }, &lock).await.unwrap();
+    lock.release().await.unwrap();
+    saved
+}
+
+/// Snapshots of earlier versions are parents and read as ever; their tree is not taken, for it says what the volume was then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_an_earlier_version_is_a_parent() {
+    let (_, repository) = in_memory().await;
+    let base = Volume::random(8 * CHUNK, 9);
+    let first = first(&repository, &base).await;
+    let earlier = as_earlier(&repository, &first.snapshot).await;
+    let size = base.bytes.len();
+    assert!(restored(&repository, &earlier, size, Locking::Shared).await.unwrap() == base.bytes);
+    let since = Parent { snapshot: earlier, ..parent(&first, &base, ranges(&[])) };
+    let report = run(&repository, &base, "s-2", Ok(since)).await.unwrap();
+    assert_eq!(report.mode, ExportMode::Incremental { parent: earlier });
+    assert_eq!(image_tree(&repository, &earlier).await, None);
+    assert!(image_tree(&repository, &report.snapshot).await.is_some());
+    assert!(restored(&repository, &report.snapshot, size, Locking::Shared).await.unwrap() == base.bytes);
+}
+
+/// The list of a volume that did not change is not stored again, also not where the same bytes were written; one that changed is, and
+/// one whose parent is of a version that put its metadata beside the image.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unchanged_volume_has_the_tree_of_its_parent() {
+    let (_, repository) = in_memory().await;
+    let base = Volume::random(20 * CHUNK, 7);
+    let first = first(&repository, &base).await;
+    let tree = image_tree(&repository, &first.snapshot).await;
+    assert!(tree.is_some());
+    let chain =
+        [("nothing", vec![], true), ("the same bytes", vec![(5 * CHUNK, 3 * CHUNK)], true), ("a byte", vec![(CHUNK, 1)], false)];
+    let mut before = (first.snapshot, "s-1".to_owned());
+    for (number, (what, list, is_same)) in chain.into_iter().enumerate() {
+        let mut volume = Volume { bytes: base.bytes.clone(), extents: base.extents.clone() };
+        if !is_same {
+            volume.bytes[CHUNK] ^= 1;
+        }
+        let since = Parent { snapshot: before.0, snapshot_handle: before.1, ..parent(&first, &base, ranges(&list)) };
+        let handle = format!("s-{}", number + 2);
+        let report = run(&repository, &volume, &handle, Ok(since)).await.unwrap();
+        assert_eq!(report.mode, ExportMode::Incremental { parent: before.0 }, "{what}");
+        assert_eq!(image_tree(&repository, &report.snapshot).await == tree, is_same, "{what}");
+        let summary = repository.snapshot(&report.snapshot).await.unwrap().summary.unwrap();
+        assert_eq!((summary.files_changed, summary.files_unmodified), if is_same { (1, 1) } else { (2, 0) }, "{what}");
+        let read = restored(&repository, &report.snapshot, volume.bytes.len(), Locking::Shared).await.unwrap();
+        assert!(read == volume.bytes, "{what}");
+        before = (report.snapshot, handle);
+    }
+    assert!(check(&repository).await.is_clean());
 }
 
 /// A change: where, how long, and what is written there; `None` punches a hole.

@@ -68,7 +68,7 @@ async fn restic_checks_dumps_and_restores_an_export() {
         let target = directory.path().join(format!("restored-{}", chunk_size.bytes()));
         restic(&path, &["restore", &id, "--target", target.to_str().unwrap()], None);
         assert!(std::fs::read(target.join("v-test/volume.img")).unwrap() == volume.bytes, "the restored image differs");
-        assert!(std::fs::read(target.join("v-test/meta.json")).unwrap().starts_with(b"{"));
+        assert!(std::fs::read(target.join("meta.json")).unwrap().starts_with(b"{"));
     }
     let snapshots = String::from_utf8(restic(&path, &["snapshots", "--json"], None).stdout).unwrap();
     assert!(snapshots.contains(r#""paths":["/v-test/volume.img"]"#) && snapshots.contains(r#""hostname":"cluster""#));

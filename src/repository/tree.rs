@@ -25,11 +25,11 @@ use super::store::Kind;
 use crate::scratch::{ScratchError, Spill};
 
 pub use list::IdList;
-pub use write::{NewFile, NewFolder, PackedTree, pack_folder, pack_tree};
+pub use write::{NewFile, NewFolder, PackedTree, pack_folder, pack_folder_beside, pack_tree};
 
 use read::{ReadError, parse_sealed};
 
-/// Name of the small file that we put beside a volume's image, which is not meant when "the only file" is.
+/// Name of the small file that we put beside the folder of a volume's image, and earlier versions beside the image, which is not meant when "the only file" is.
 pub const METADATA_FILE: &str = "meta.json";
 /// Folders within folders that are followed. Trees cannot form a circle, being named by their hash; this bounds memory.
 const MAX_DEPTH: usize = 256;
@@ -83,8 +83,10 @@ pub struct FoundFile {
     pub size: u64,
     /// Its blobs in order.
     pub content: IdList,
-    /// The file beside it that tells what it is, if there is one: its length as recorded and its blobs.
+    /// The file beside it, or beside its folder, that tells what it is, if there is one: its length as recorded and its blobs.
     pub metadata: Option<(u64, IdList)>,
+    /// The tree that holds this file and nothing else, if that is so.
+    pub alone_in: Option<Id>,
 }
 
 /// Which file of a snapshot is meant.
@@ -221,35 +223,24 @@ impl Repository {
         }
     }
 
-    /// The nodes of the folder at `path` in the tree `root`, which is the folder at no path.
-    ///
-    /// # Errors
-    /// [`RepositoryError::NoSuchFile`] when there is no such folder, or whatever reading the trees meets.
-    pub async fn read_folder(&self, index: &Index, root: &Id, path: &str) -> Result<Vec<Node>, RepositoryError> {
-        // A list, not an iterator with a closure: the future that holds one of those is not known to be `Send`.
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        let mut nodes = self.read_tree(index, root).await?;
-        for part in parts {
-            match only_named(nodes, part)?.map(|node| node.kind) {
-                Some(NodeKind::Folder(tree)) => nodes = self.read_tree(index, &tree).await?,
-                _ => return Err(RepositoryError::NoSuchFile(path.to_owned())),
-            }
-        }
-        Ok(nodes)
-    }
-
     async fn file_at(&self, index: &Index, root: &Id, path: &str) -> Result<FoundFile, RepositoryError> {
         let missing = || RepositoryError::NoSuchFile(path.to_owned());
+        // A list, not an iterator with a closure: the future that holds one of those is not known to be `Send`.
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let (name, folders) = parts.split_last().ok_or_else(missing)?;
-        let nodes = match self.read_folder(index, root, &folders.join("/")).await {
-            Err(RepositoryError::NoSuchFile(_)) => return Err(missing()),
-            other => other?,
-        };
-        let metadata = metadata_among(&nodes);
+        let (mut tree, mut above) = (*root, None);
+        let mut nodes = self.read_tree(index, root).await?;
+        for part in folders {
+            above = metadata_among(&nodes);
+            let Some(Node { kind: NodeKind::Folder(inner), .. }) = only_named(nodes, part)? else { return Err(missing()) };
+            tree = inner;
+            nodes = self.read_tree(index, &tree).await?;
+        }
+        let metadata = metadata_among(&nodes).or(above);
+        let alone_in = (nodes.len() == 1).then_some(tree);
         match only_named(nodes, name)? {
             Some(Node { size, kind: NodeKind::File(content), .. }) => {
-                Ok(FoundFile { path: format!("/{}", parts.join("/")), size, content, metadata })
+                Ok(FoundFile { path: format!("/{}", parts.join("/")), size, content, metadata, alone_in })
             }
             _ => Err(missing()),
         }
@@ -257,10 +248,11 @@ impl Repository {
 
     async fn only_file(&self, index: &Index, root: &Id) -> Result<FoundFile, RepositoryError> {
         let mut found: Option<FoundFile> = None;
-        let mut folders = vec![(String::new(), *root, 0_usize)];
-        while let Some((folder, tree, depth)) = folders.pop() {
+        let mut folders = vec![(String::new(), *root, 0_usize, None)];
+        while let Some((folder, tree, depth, above)) = folders.pop() {
             let nodes = self.read_tree(index, &tree).await?;
-            let metadata = metadata_among(&nodes);
+            let here = metadata_among(&nodes);
+            let alone_in = (nodes.len() == 1).then_some(tree);
             for node in nodes {
                 let path = format!("{folder}/{}", node.name);
                 match node.kind {
@@ -269,9 +261,10 @@ impl Repository {
                         if let Some(first) = found {
                             return Err(RepositoryError::SeveralFiles { first: first.path, second: path });
                         }
-                        found = Some(FoundFile { path, size: node.size, content, metadata: metadata.clone() });
+                        let metadata = here.clone().or_else(|| above.clone());
+                        found = Some(FoundFile { path, size: node.size, content, metadata, alone_in });
                     }
-                    NodeKind::Folder(inner) if depth < MAX_DEPTH => folders.push((path, inner, depth + 1)),
+                    NodeKind::Folder(inner) if depth < MAX_DEPTH => folders.push((path, inner, depth + 1, here.clone())),
                     NodeKind::Folder(_) | NodeKind::Other(_) => {}
                 }
             }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use windlass::repository::time::rfc3339;
-use windlass::repository::tree::{Content, NewFile, NewFolder, pack_folder, pack_tree};
+use windlass::repository::tree::{Content, NewFile, NewFolder, pack_folder_beside, pack_tree};
 use windlass::repository::{
     BlobKind, Compressor, Id, IndexWriter, LockMode, PackBuilder, PackRecord, PackedBlob, Repository, Snapshot, Verification,
 };
@@ -61,12 +61,10 @@ async fn store(repository: &Repository, size: u64) -> Result<u64, Box<dyn std::e
         repository.put_pack(&pack).await?;
         writer.add(pack.record).await?;
     }
-    let files = [
-        NewFile { name: "volume.img", size, modified, content: &Chunks(chunks) },
-        NewFile { name: "meta.json", size: text.len() as u64, modified, content: &vec![Id::of(&text)] },
-    ];
-    let folder = pack_tree(scratch, &sealer, &files)?;
-    let root = pack_folder(scratch, &sealer, &NewFolder { name: FOLDER, modified, tree: folder.id })?;
+    let image = NewFile { name: "volume.img", size, modified, content: &Chunks(chunks) };
+    let beside = NewFile { name: "meta.json", size: text.len() as u64, modified, content: &vec![Id::of(&text)] };
+    let folder = pack_tree(scratch, &sealer, &[image])?;
+    let root = pack_folder_beside(scratch, &sealer, &NewFolder { name: FOLDER, modified, tree: folder.id }, &beside)?;
     for tree in [&folder, &root] {
         repository.put_tree(tree).await?;
         writer.add(tree.record.clone()).await?;

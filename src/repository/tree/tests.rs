@@ -98,8 +98,41 @@ async fn a_file_is_found_at_the_end_of_its_folders() {
     for which in [FileSelector::Only, FileSelector::Path("/volume/disk.img".to_owned())] {
         let found = repository.find_file(&index, &root.id, &which).await.unwrap();
         assert_eq!((found.path.as_str(), found.size, found.content.to_vec().unwrap()), ("/volume/disk.img", 7, ids.clone()));
+        assert!(found.metadata.is_none() && found.alone_in == Some(inner.id));
     }
     assert_eq!(folder("a/b").unwrap_err(), PackError::Name("a/b".into()));
+}
+
+/// What a volume was stands beside its folder, or beside its image, where earlier versions put it.
+#[tokio::test]
+async fn what_a_volume_was_is_found_beside_its_folder_and_beside_its_image() {
+    let repository = Repository::init(Arc::new(MemoryStore::new()), &Password::new("x").unwrap(), KdfCost::TEST).await.unwrap();
+    let (sealer, ids, text) = (repository.sealer(), vec![Id::of(b"content")], vec![Id::of(b"text")]);
+    for (name, beside_folder) in [("a", true), ("z", true), ("v", false)] {
+        let (image, metadata) = (file("disk.img", 7, &ids), file("meta.json", 3, &text));
+        let (inner, root) = if beside_folder {
+            let inner = pack(&sealer, &[image]).unwrap();
+            let folder = NewFolder { name, modified: TIME, tree: inner.id };
+            (inner, pack_folder_beside(&scratch(), &sealer, &folder, &metadata).unwrap())
+        } else {
+            let inner = pack(&sealer, &[image, metadata]).unwrap();
+            let folder = NewFolder { name, modified: TIME, tree: inner.id };
+            (inner, pack_folder(&scratch(), &sealer, &folder).unwrap())
+        };
+        for tree in [&inner, &root] {
+            repository.put_tree(tree).await.unwrap();
+        }
+        let index = Index::of(&scratch(), [&inner.record, &root.record]).unwrap();
+        for which in [FileSelector::Only, FileSelector::Path(format!("{name}/disk.img"))] {
+            let found = repository.find_file(&index, &root.id, &which).await.unwrap();
+            assert_eq!(found.content.to_vec().unwrap(), ids);
+            assert_eq!(found.metadata.map(|(bytes, list)| (bytes, list.to_vec().unwrap())), Some((3, text.clone())));
+            assert_eq!(found.alone_in, beside_folder.then_some(inner.id));
+        }
+    }
+    let folder = NewFolder { name: "meta.json", modified: TIME, tree: Id::of(b"tree") };
+    let twice = pack_folder_beside(&scratch(), &sealer, &folder, &file("meta.json", 3, &text));
+    assert_eq!(twice.unwrap_err(), PackError::Name("meta.json".into()));
 }
 
 #[test]

@@ -79,6 +79,34 @@ pub fn pack_folder(scratch: &Scratch, sealer: &Sealer, folder: &NewFolder<'_>) -
     pack_nodes(scratch, sealer, |out| write_folder(out, folder))
 }
 
+/// Makes the tree that holds `folder` and, beside it, `file`. Otherwise as [`pack_tree`].
+///
+/// # Errors
+/// As [`pack_tree`].
+pub fn pack_folder_beside(
+    scratch: &Scratch,
+    sealer: &Sealer,
+    folder: &NewFolder<'_>,
+    file: &NewFile<'_>,
+) -> Result<PackedTree, PackError> {
+    if let Some(name) = [folder.name, file.name].into_iter().find(|name| !is_plain_name(name) || folder.name == file.name) {
+        return Err(PackError::Name(name.to_owned()));
+    }
+    pack_nodes(scratch, sealer, |out| {
+        out.write_all(b"{\"nodes\":[")?;
+        if folder.name < file.name {
+            write_folder_node(out, folder)?;
+            out.write_all(b",")?;
+            write_file_node(out, file)?;
+        } else {
+            write_file_node(out, file)?;
+            out.write_all(b",")?;
+            write_folder_node(out, folder)?;
+        }
+        out.write_all(b"]}\n")
+    })
+}
+
 /// What an error of the layers of writers means.
 fn failed(error: io::Error) -> PackError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<ScratchError>()) {
@@ -126,11 +154,17 @@ fn pack_nodes(
 }
 
 fn write_folder(out: &mut dyn Write, folder: &NewFolder<'_>) -> io::Result<()> {
+    out.write_all(b"{\"nodes\":[")?;
+    write_folder_node(out, folder)?;
+    out.write_all(b"]}\n")
+}
+
+fn write_folder_node(out: &mut dyn Write, folder: &NewFolder<'_>) -> io::Result<()> {
     let time = rfc3339(folder.modified);
     // The mode is 0700 with the bit by which restic, as Go does, marks a folder.
-    writeln!(
+    write!(
         out,
-        r#"{{"nodes":[{{"name":"{}","type":"dir","mode":2147484096,"mtime":"{time}","atime":"{time}","ctime":"{time}","uid":0,"gid":0,"user":"root","group":"root","content":null,"subtree":"{}"}}]}}"#,
+        r#"{{"name":"{}","type":"dir","mode":2147484096,"mtime":"{time}","atime":"{time}","ctime":"{time}","uid":0,"gid":0,"user":"root","group":"root","content":null,"subtree":"{}"}}"#,
         folder.name, folder.tree
     )
 }
@@ -138,20 +172,27 @@ fn write_folder(out: &mut dyn Write, folder: &NewFolder<'_>) -> io::Result<()> {
 pub(super) fn write_files(out: &mut dyn Write, files: &[&NewFile<'_>]) -> io::Result<()> {
     out.write_all(b"{\"nodes\":[")?;
     for (position, file) in files.iter().enumerate() {
-        let (separator, time) = (if position == 0 { "" } else { "," }, rfc3339(file.modified));
-        write!(
-            out,
-            r#"{separator}{{"name":"{}","type":"file","mode":384,"mtime":"{time}","atime":"{time}","ctime":"{time}","uid":0,"gid":0,"user":"root","group":"root","size":{},"links":1,"content":["#,
-            file.name, file.size
-        )?;
-        let mut quoted = *b",\"0000000000000000000000000000000000000000000000000000000000000000\"";
-        for (position, id) in file.content.ids().enumerate() {
-            quoted[2..66].copy_from_slice(&id?.hex());
-            out.write_all(&quoted[usize::from(position == 0)..])?;
+        if position > 0 {
+            out.write_all(b",")?;
         }
-        out.write_all(b"]}")?;
+        write_file_node(out, file)?;
     }
     out.write_all(b"]}\n")
+}
+
+fn write_file_node(out: &mut dyn Write, file: &NewFile<'_>) -> io::Result<()> {
+    let time = rfc3339(file.modified);
+    write!(
+        out,
+        r#"{{"name":"{}","type":"file","mode":384,"mtime":"{time}","atime":"{time}","ctime":"{time}","uid":0,"gid":0,"user":"root","group":"root","size":{},"links":1,"content":["#,
+        file.name, file.size
+    )?;
+    let mut quoted = *b",\"0000000000000000000000000000000000000000000000000000000000000000\"";
+    for (position, id) in file.content.ids().enumerate() {
+        quoted[2..66].copy_from_slice(&id?.hex());
+        out.write_all(&quoted[usize::from(position == 0)..])?;
+    }
+    out.write_all(b"]}")
 }
 
 /// Hashes and counts what passes through.

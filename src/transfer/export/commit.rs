@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use super::parent::ParentImage;
 use super::upload::Uploaded;
 use super::worker::{Counts, ZSTD_LEVEL};
 use super::{ExportError, ExportOptions, path_parts};
 use crate::repository::pack::verify_ids;
 use crate::repository::snapshot::Summary;
 use crate::repository::time::rfc3339;
-use crate::repository::tree::{Content, NewFile, NewFolder, pack_folder, pack_tree};
+use crate::repository::tree::{Content, NewFile, NewFolder, PackedTree, pack_folder, pack_folder_beside, pack_tree};
 use crate::repository::{BlobKind, Claim, Compressor, Id, Index, Pack, PackBuilder, Repository, Sealer, Snapshot, Verification};
 use crate::transfer::content::VolumeContent;
 use crate::transfer::progress::Progress;
@@ -37,6 +38,7 @@ impl Commit<'_> {
     pub(super) async fn prepare(
         &self,
         content: VolumeContent,
+        parent: Option<ParentImage>,
         counts: &Counts,
         uploaded: &mut Uploaded,
         progress: &Progress,
@@ -59,23 +61,37 @@ impl Commit<'_> {
         let (scratch, sealer) = (self.repository.scratch().clone(), self.repository.sealer());
         let (size, modified) = (self.volume_bytes, self.options.time);
         let path = self.options.path.clone();
-        let trees = computed(move || {
+        let Trees { new, image } = computed(move || {
             let (folders, name) = path_parts(&path).ok_or_else(|| ExportError::Options(format!("`{path}` names no file")))?;
-            let files = [
-                NewFile { name, size, modified, content: &content as &dyn Content },
-                NewFile { name: metadata::FILE_NAME, size: metadata_bytes, modified, content: &vec![metadata_id] },
-            ];
-            let mut trees = vec![pack_tree(&scratch, &sealer, &files)?];
-            for name in folders.into_iter().rev() {
-                let tree = trees[trees.len() - 1].id;
-                trees.push(pack_folder(&scratch, &sealer, &NewFolder { name, modified, tree })?);
+            let image = NewFile { name, size, modified, content: &content as &dyn Content };
+            let beside = NewFile { name: metadata::FILE_NAME, size: metadata_bytes, modified, content: &vec![metadata_id] };
+            let Some((&folder, outer)) = folders.split_last() else {
+                // No folder, no tree of its own.
+                return Ok(Trees { new: vec![pack_tree(&scratch, &sealer, &[image, beside])?], image: ImageTree::New });
+            };
+            let same = match parent {
+                Some(parent) => parent.is_of(size, &content)?.then_some(parent.tree),
+                None => None,
+            };
+            let mut new = Vec::new();
+            let tree = match same {
+                Some(tree) => tree,
+                None => {
+                    new.push(pack_tree(&scratch, &sealer, &[image])?);
+                    new[0].id
+                }
+            };
+            new.push(pack_folder_beside(&scratch, &sealer, &NewFolder { name: folder, modified, tree }, &beside)?);
+            for &name in outer.iter().rev() {
+                let tree = new[new.len() - 1].id;
+                new.push(pack_folder(&scratch, &sealer, &NewFolder { name, modified, tree })?);
             }
-            Ok(trees)
+            Ok(Trees { new, image: if same.is_some() { ImageTree::Parents } else { ImageTree::New } })
         })
         .await?;
         // Inner ones first; the last is the root.
         let (mut root, mut new_trees) = (metadata_id, 0);
-        for tree in trees {
+        for tree in new {
             root = tree.id;
             if self.index.claim(BlobKind::Tree, &tree.id)? == Claim::Yours {
                 uploaded.store_tree(tree, progress).await?;
@@ -83,18 +99,21 @@ impl Commit<'_> {
             }
         }
         uploaded.finish_index().await?;
-        Ok(self.snapshot(root, new_trees, counts, added, metadata_bytes, uploaded))
+        Ok(self.snapshot(root, new_trees, image, counts, added, metadata_bytes, uploaded))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a snapshot says")]
     fn snapshot(
         &self,
         tree: Id,
         new_trees: i64,
+        image: ImageTree,
         counts: &Counts,
         added: Added,
         metadata_bytes: u64,
         uploaded: &Uploaded,
     ) -> Snapshot {
+        let unmodified = u64::from(image == ImageTree::Parents);
         Snapshot {
             time: rfc3339(self.options.time),
             tree,
@@ -109,7 +128,8 @@ impl Commit<'_> {
                 backup_start: rfc3339(self.begun),
                 backup_end: rfc3339(Timestamp::now()),
                 files_new: if self.parent.is_none() { FILES } else { 0 },
-                files_changed: if self.parent.is_some() { FILES } else { 0 },
+                files_changed: if self.parent.is_some() { FILES - unmodified } else { 0 },
+                files_unmodified: unmodified,
                 data_blobs: i64::try_from(counts.new_chunks + added.blobs).unwrap_or(i64::MAX),
                 tree_blobs: new_trees,
                 data_added: counts.new_bytes + added.bytes,
@@ -120,6 +140,22 @@ impl Commit<'_> {
             }),
         }
     }
+}
+
+/// The trees of a snapshot.
+struct Trees {
+    /// Those that were made, inner ones first.
+    new: Vec<PackedTree>,
+    image: ImageTree,
+}
+
+/// Which tree the image lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ImageTree {
+    /// One of those that were made.
+    New,
+    /// The parent's.
+    Parents,
 }
 
 /// Blobs that are made once at the end: zeros, and the metadata.

@@ -16,6 +16,10 @@
 //! either way, and its list is the one that a full export gives: lists hold numbered chunks and leave out zeros, so runs of zeros
 //! are cut anew over the whole volume.
 //!
+//! The image lies in a folder of its own, and what the volume was (`meta.json`) beside that folder. So the tree of a volume whose list
+//! is its parent's is the parent's tree, which is not stored again however long the list is; the image keeps the time at which its
+//! list was new. Snapshots of earlier versions, with `meta.json` beside the image, are parents as well; only their tree is not taken.
+//!
 //! What changed is read, and the first memory made, while the lock is waited for ([`prepare`]).
 //!
 //! **Order of what is durable.** Lock; packs; an index file about packs whose `put` returned (every 50 000 blobs or 5 minutes,
@@ -256,7 +260,7 @@ async fn locked(
     // Snapshots before the index: whatever one refers to was indexed before it was stored.
     let found = until_cancelled(cancel, parent::find(repository, since)).await??;
     let index = Arc::new(until_cancelled(cancel, repository.load_trusted_index()).await??);
-    let parent::Inheritance { mode, content, extents } =
+    let parent::Inheritance { mode, content, image, extents } =
         until_cancelled(cancel, parent::inherit(repository, &index, options, volume_bytes, found, allocated)).await??;
     match &mode {
         ExportMode::Full(reason) => tracing::info!(path = options.path, %reason, "everything is read"),
@@ -315,7 +319,8 @@ async fn locked(
 
         progress.enter(Phase::Committing);
         let commit = commit::Commit { repository, index: &index, options, volume_bytes, begun, parent: mode.parent() };
-        let snapshot = until_cancelled(cancel, commit.prepare(tally.content, &tally.counts, &mut uploaded, progress)).await??;
+        let snapshot =
+            until_cancelled(cancel, commit.prepare(tally.content, image, &tally.counts, &mut uploaded, progress)).await??;
         if cancel.is_cancelled() {
             return Err(ExportError::Cancelled);
         }
@@ -355,11 +360,12 @@ fn check(volume_bytes: u64, options: &ExportOptions) -> Result<(), ExportError> 
             options.chunk_size
         ));
     }
-    let Some((_, name)) = path_parts(&options.path) else {
+    let Some((folders, name)) = path_parts(&options.path) else {
         return refuse(format!("`{}` is no absolute path of a file", options.path));
     };
-    if name == super::metadata::FILE_NAME {
-        return refuse(format!("the volume's image cannot be called `{name}`"));
+    // One of them stands beside that file.
+    if let Some(name) = [Some(&name), folders.last()].into_iter().flatten().find(|name| **name == super::metadata::FILE_NAME) {
+        return refuse(format!("neither the volume's image nor its folder can be called `{name}`"));
     }
     Ok(())
 }

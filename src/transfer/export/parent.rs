@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::scope::{ExportMode, FullReason, Parent};
 use super::touched::Touched;
 use super::{ExportError, ExportOptions};
-use crate::repository::tree::{IdList, Node, NodeKind};
+use crate::repository::tree::{Content, FileSelector, IdList};
 use crate::repository::{BlobKind, Id, Index, Repository, RepositoryError, Snapshot, StoreError, StoredSnapshot};
 use crate::scratch::{Scratch, ScratchError, Sorter};
 use crate::transfer::chunk_size::ChunkSize;
@@ -45,11 +45,37 @@ pub(super) struct Found {
     snapshot: Snapshot,
 }
 
+/// The image of a parent in a tree of its own, which is also that of a volume with the same list.
+pub(super) struct ParentImage {
+    pub(super) tree: Id,
+    size_bytes: u64,
+    content: IdList,
+}
+
+impl ParentImage {
+    /// Whether a volume of `size_bytes` has this list.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub(super) fn is_of(&self, size_bytes: u64, content: &dyn Content) -> Result<bool, ScratchError> {
+        let (mut ids, mut own) = (content.ids(), self.content.iter());
+        loop {
+            match (ids.next().transpose()?, own.next().transpose()?) {
+                (None, None) => return Ok(size_bytes == self.size_bytes),
+                (id, own) if id != own => return Ok(false),
+                _ => {}
+            }
+        }
+    }
+}
+
 /// What an export begins with.
 pub(super) struct Inheritance {
     pub(super) mode: ExportMode,
     /// The list, with the chunks that are known already.
     pub(super) content: ContentBuilder,
+    /// The tree of the parent's image, where it holds nothing else.
+    pub(super) image: Option<ParentImage>,
     /// What is allocated of all others.
     pub(super) extents: RangeStream,
 }
@@ -106,12 +132,12 @@ pub(super) async fn inherit(
         Err(reason) => Err(reason),
     };
     Ok(match taken {
-        Ok(Taken { parent, content, touched }) => {
-            Inheritance { mode: ExportMode::Incremental { parent }, content, extents: touched.within(allocated) }
+        Ok(Taken { parent, content, image, touched }) => {
+            Inheritance { mode: ExportMode::Incremental { parent }, content, image, extents: touched.within(allocated) }
         }
         Err(reason) => {
             let content = ContentBuilder::new(repository.scratch(), volume_bytes, options.chunk_size);
-            Inheritance { mode: ExportMode::Full(reason), content, extents: allocated }
+            Inheritance { mode: ExportMode::Full(reason), content, image: None, extents: allocated }
         }
     })
 }
@@ -119,6 +145,7 @@ pub(super) async fn inherit(
 struct Taken {
     parent: Id,
     content: ContentBuilder,
+    image: Option<ParentImage>,
     touched: Touched,
 }
 
@@ -129,21 +156,20 @@ async fn take(
     volume_bytes: u64,
     Found { parent, snapshot }: Found,
 ) -> Result<Result<Taken, FullReason>, ExportError> {
-    let (folder, name) = options.path.rsplit_once('/').unwrap_or(("", &options.path));
-    let nodes = match repository.read_folder(index, &snapshot.tree, folder).await {
-        Ok(nodes) => nodes,
+    let which = FileSelector::Path(options.path.clone());
+    let image = match repository.find_file(index, &snapshot.tree, &which).await {
+        Ok(image) => image,
         Err(error) => return unusable(parent.snapshot, error).map(Err),
     };
-    let (image, beside) = files(nodes, name);
-    let metadata = match beside {
-        Some(file) => match read_metadata(repository, index, metadata::FILE_NAME, file.size, &file.content).await {
+    let metadata = match &image.metadata {
+        Some((size, content)) => match read_metadata(repository, index, metadata::FILE_NAME, *size, content).await {
             Ok(metadata) => metadata,
             Err(error) => return unusable(parent.snapshot, error).map(Err),
         },
         None => None,
     };
     let snapshot = parent.snapshot;
-    let (Some(image), Some(metadata)) = (image, metadata) else {
+    let Some(metadata) = metadata else {
         return Ok(Err(FullReason::Unusable { snapshot, problem: "it holds no volume of ours".to_owned() }));
     };
     if let Some(what) = mismatch(&parent, &metadata, image.size, options.chunk_size, volume_bytes) {
@@ -159,34 +185,15 @@ async fn take(
         let mut lookup = index.sorted_lookup(BlobKind::Data, image.content.len());
         let has = |id: &Id| Ok(lookup.plain_length(id)?.map(u64::from));
         match untouched(&scratch, &image.content, image.size, volume_bytes, &touched, has) {
-            Ok(content) => Ok(Ok(Taken { parent: snapshot, content, touched })),
+            Ok(content) => {
+                let own = image.alone_in.map(|tree| ParentImage { tree, size_bytes: image.size, content: image.content });
+                Ok(Ok(Taken { parent: snapshot, content, image: own, touched }))
+            }
             Err(Unfit::Problem(problem)) => Ok(Err(FullReason::Unusable { snapshot, problem })),
             Err(Unfit::Scratch(error)) => Err(error.into()),
         }
     });
     taken.await.map_err(|error| ExportError::Inside(error.to_string()))?
-}
-
-/// A file of the parent's tree.
-struct File {
-    size: u64,
-    content: IdList,
-}
-
-/// The volume's image, called `image_name`, and its metadata.
-fn files(nodes: Vec<Node>, image_name: &str) -> (Option<File>, Option<File>) {
-    let (mut image, mut metadata) = (None, None);
-    for Node { name, size, kind } in nodes {
-        if let NodeKind::File(content) = kind {
-            let file = File { size, content };
-            if name == metadata::FILE_NAME {
-                metadata = Some(file);
-            } else if name == image_name {
-                image = Some(file);
-            }
-        }
-    }
-    (image, metadata)
 }
 
 /// What differs between the parent as it is known and as the repository holds it.
@@ -337,7 +344,6 @@ fn unusable(snapshot: Id, error: RepositoryError) -> Result<FullReason, ExportEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::tree::Content;
     use proptest::prelude::*;
 
     fn id(number: u32) -> Id {
