@@ -7,18 +7,22 @@
 //! Each prints one JSON line: the pipeline's own report, the settings, and `peak_bytes`, the kernel's peak of resident memory.
 
 pub mod check;
+mod distant;
 pub mod export;
 pub mod restore;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use windlass::repository::{self, Environment, KdfCost, Location, Password, Repository};
+use windlass::repository::{self, Cache, Environment, KdfCost, Location, Password, Repository};
 use windlass::transfer::Budget;
 
 use crate::error::{BenchError, While};
+use distant::DistantStore;
 
 /// Where the image lies in a snapshot, as the product lays it out: in its volume's folder.
 const FOLDER: &str = "bench";
@@ -30,6 +34,12 @@ pub struct RepositoryArguments {
     /// Directory of the repository
     #[arg(long, value_name = "DIR")]
     pub repository: PathBuf,
+    /// Directory of the cache; without one nothing is kept
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// What every request to the repository takes longer, in milliseconds
+    #[arg(long, value_name = "MS", default_value = "0")]
+    pub latency: u64,
     /// Password of the repository
     #[arg(long, env = "RESTIC_PASSWORD", hide_env_values = true, value_name = "TEXT")]
     pub password: String,
@@ -58,14 +68,23 @@ impl RepositoryArguments {
         Password::new(self.password.as_bytes()).while_doing(|| "the password cannot be used".to_owned())
     }
 
-    fn store(&self) -> Result<std::sync::Arc<dyn repository::Store>, BenchError> {
+    fn store(&self) -> Result<Arc<dyn repository::Store>, BenchError> {
         let path = std::path::absolute(&self.repository).while_doing(|| "the repository has no path".to_owned())?;
-        repository::connect(&Location::Local(path), &Environment::new()).while_doing(|| "the repository's place".to_owned())
+        let store = repository::connect(&Location::Local(path), &Environment::new());
+        let store = store.while_doing(|| "the repository's place".to_owned())?;
+        Ok(match self.latency {
+            0 => store,
+            milliseconds => Arc::new(DistantStore::new(store, Duration::from_millis(milliseconds))),
+        })
     }
 
     pub async fn open(&self) -> Result<Repository, BenchError> {
         let opened = Repository::open(self.store()?, &self.password()?).await;
-        opened.while_doing(|| format!("opening {}", self.repository.display()))
+        let opened = opened.while_doing(|| format!("opening {}", self.repository.display()))?;
+        Ok(match &self.cache {
+            Some(folder) => opened.with_cache(&Cache::new(folder.clone(), Cache::LIMIT_BYTES)),
+            None => opened,
+        })
     }
 }
 

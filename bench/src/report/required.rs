@@ -28,6 +28,15 @@ const OF_LIMIT: f64 = 0.85;
 const OF_LIMIT_WHOLE: f64 = 0.90;
 /// How long a volume may take that did not change, in seconds.
 const UNCHANGED: f64 = 1.0;
+/// Processor time of an export into a long index, in seconds.
+const INDEX_CPU: f64 = 0.5;
+/// And of one of a large volume that did not change, or hardly.
+const UNCHANGED_FULL_CPU: f64 = 2.0;
+const CHUNK_OF_FULL_CPU: f64 = 5.0;
+/// Many workers may not be slower than few; what two runs differ by themselves is left to them.
+const MANY_CORES: f64 = 0.95;
+/// How much longer an export may take for locks of others, in seconds.
+const LOCKS: f64 = 0.5;
 /// How much longer the same change may take in a larger volume.
 const GROWTH: f64 = 1.3;
 
@@ -79,7 +88,32 @@ pub fn requirements(results: &Results, has_sha: bool) -> Vec<Requirement> {
             ));
         }
     }
+    scale(results, &mut lines);
     lines
+}
+
+/// What a repository that many share may cost.
+fn scale(results: &Results, lines: &mut Vec<Requirement>) {
+    let limits = [
+        (case::INDEX_10M, "64 MiB into a repository of 10 million blobs: CPU", INDEX_CPU),
+        (case::UNCHANGED_FULL, "unchanged, 1 TiB full: CPU", UNCHANGED_FULL_CPU),
+        (case::CHUNK_OF_FULL, "one chunk changed, 1 TiB full: CPU", CHUNK_OF_FULL_CPU),
+    ];
+    for (case, what, limit) in limits {
+        if let Some(row) = results.row(case, WINDLASS) {
+            lines.push(at_most(what, limit, row.cpu_seconds, " s"));
+        }
+    }
+    if let Some(row) = results.row(case::UNCHANGED_FULL, WINDLASS) {
+        lines.push(at_most("unchanged, 1 TiB full: stored", 1.0, row.stored_bytes as f64 / 1e6, " MB"));
+    }
+    if let (Some(few), Some(many)) = (results.row(case::FEW_CORES, WINDLASS), results.row(case::MANY_CORES, WINDLASS)) {
+        let ratio = few.wall_seconds / many.wall_seconds;
+        lines.push(at_least("a store 200 ms away: wall with 8 workers / with 64", MANY_CORES, ratio, "x"));
+    }
+    if let (Some(none), Some(many)) = (results.row(case::NO_LOCKS, WINDLASS), results.row(case::LOCKS, WINDLASS)) {
+        lines.push(at_most("100 locks of others: wall more than with none", LOCKS, many.wall_seconds - none.wall_seconds, " s"));
+    }
 }
 
 fn at_least(what: &str, required: f64, reached: f64, unit: &str) -> Requirement {

@@ -37,6 +37,20 @@ pub mod case {
     pub const GROWTH_SMALL: &str = "increment-in-10gib";
     /// And in 1 TiB.
     pub const GROWTH_LARGE: &str = "increment-in-1tib";
+    /// 64 MiB into a repository of ten million blobs.
+    pub const INDEX_10M: &str = "index-10m";
+    /// Nothing changed in 1 TiB that is allocated as a whole.
+    pub const UNCHANGED_FULL: &str = "unchanged-1tib-full";
+    /// One chunk of it changed.
+    pub const CHUNK_OF_FULL: &str = "one-chunk-1tib-full";
+    /// 64 workers on a store that is far away.
+    pub const MANY_CORES: &str = "many-cores";
+    /// 8 workers on the same.
+    pub const FEW_CORES: &str = "few-cores";
+    /// An export beside a hundred locks of others on a store that is far away.
+    pub const LOCKS: &str = "locks-100";
+    /// Beside none.
+    pub const NO_LOCKS: &str = "locks-none";
 }
 
 /// The tool of the rows that are no tool's.

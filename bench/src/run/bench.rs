@@ -236,6 +236,46 @@ impl Bench {
         state.remove()
     }
 
+    /// A folder for repositories that this program makes itself, empty.
+    pub(super) fn workshop(&self) -> Result<PathBuf, BenchError> {
+        let folder = self.place.root().join("workshop");
+        self.remove(&folder)?;
+        self.fresh("workshop")
+    }
+
+    /// A command of this program on the repository in a workshop.
+    fn own(&self, workshop: &Path, words: &str) -> Result<Invocation, BenchError> {
+        let own = std::env::current_exe().while_doing(|| "finding this program".to_owned())?;
+        Ok(Invocation::new(own)
+            .words(words)
+            .argument("--repository")
+            .argument(workshop.join("repository"))
+            .variable("RESTIC_PASSWORD", PASSWORD)
+            .variable("WINDLASS_SCRATCH_DIR", workshop))
+    }
+
+    /// Runs such a command without measuring.
+    pub(super) fn prepare(&self, workshop: &Path, words: &str) -> Result<(), BenchError> {
+        self.check_interrupt()?;
+        self.own(workshop, words)?.output().map(drop)
+    }
+
+    /// Measures such a command, an export, under the name of Windlass.
+    pub(super) fn synthetic(&mut self, case: &str, data: &str, workshop: &Path, words: &str) -> Result<(), BenchError> {
+        const WINDLASS: &str = "windlass";
+        let invocation = self.own(workshop, words)?;
+        let usage = self.measure(&invocation, case, WINDLASS, None)?;
+        let log = self.log(case, WINDLASS);
+        let text = fs::read_to_string(&log).while_doing(|| format!("reading {}", log.display()))?;
+        let report = text.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
+        let report: serde_json::Value = serde_json::from_str(report).while_doing(|| format!("reading {}", log.display()))?;
+        let stored = report["stored_bytes"].as_u64().ok_or_else(|| BenchError::new("a report without its stored bytes"))?;
+        let windlass = self.tools.iter().find(|tool| tool.name() == WINDLASS).cloned();
+        let windlass = windlass.ok_or_else(|| BenchError::new("windlass does not take part"))?;
+        self.note(case, &*windlass, data, &invocation, usage, stored);
+        Ok(())
+    }
+
     /// What came of a tool's turn. The two that the ratios are about must not fail; any other one is left out from then on, and
     /// the report says why.
     pub(super) fn unless_left_out(&mut self, tool: &str, turn: Result<(), BenchError>) -> Result<(), BenchError> {

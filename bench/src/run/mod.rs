@@ -7,6 +7,7 @@
 
 mod bench;
 mod filesystem;
+mod scale;
 mod volumes;
 
 use std::fs;
@@ -33,13 +34,15 @@ pub enum Extent {
     Full,
 }
 
-/// The images of a full run, for runs in pieces.
+/// The parts of a full run, for runs in pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
     /// The file system, which the required ratios are about.
     Filesystem,
     /// The others: database, incompressible, large and nearly empty.
     Volumes,
+    /// What a repository that many share costs: long indexes and lists, distant stores, locks. Volumes are made up as they are read.
+    Scale,
 }
 
 /// The arguments of `run`.
@@ -63,7 +66,7 @@ pub struct Arguments {
     /// The tools, in the order of their turns
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     tools: Vec<String>,
-    /// The images, both parts unless one is named
+    /// A part of the cases, all unless one is named
     #[arg(long, value_enum)]
     only: Option<Part>,
     /// How often everything is measured
@@ -139,11 +142,15 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
 }
 
 fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<(), BenchError> {
-    if arguments.only != Some(Part::Volumes) {
+    let is_wanted = |part| arguments.only.is_none_or(|only| only == part);
+    if is_wanted(Part::Filesystem) {
         filesystem::run(bench, arguments.extent, arguments.seed)?;
     }
-    if arguments.only != Some(Part::Filesystem) && arguments.extent == Extent::Full {
+    if is_wanted(Part::Volumes) && arguments.extent == Extent::Full {
         volumes::run(bench, arguments.seed)?;
+    }
+    if is_wanted(Part::Scale) && arguments.extent == Extent::Full {
+        scale::run(bench)?;
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use serde_json::json;
 use windlass::repository::time::rfc3339;
 use windlass::repository::tree::{Content, NewFile, NewFolder, pack_folder_beside, pack_tree};
 use windlass::repository::{
-    BlobKind, Compressor, Id, IndexWriter, LockMode, PackBuilder, PackRecord, PackedBlob, Repository, Snapshot, Verification,
+    BlobKind, Compressor, Id, IndexWriter, LockMode, LockOwner, PackBuilder, PackRecord, PackedBlob, Repository, RepositoryError,
+    Snapshot, Verification,
 };
 use windlass::scratch::ScratchError;
 use windlass::transfer::ChunkSize;
@@ -30,6 +31,44 @@ impl Content for Chunks {
     }
 }
 
+/// Stores index files of so many blobs that no snapshot refers to.
+pub(super) async fn index(arguments: &RepositoryArguments, blobs: u64) -> Result<(), BenchError> {
+    let repository = arguments.open().await?;
+    let written = write_index(&mut IndexWriter::new(repository.clone()), blobs, ChunkSize::MIN.bytes(), 1 << 40).await;
+    written.while_doing(|| "fabricating an index".to_owned())?;
+    print(json!({ "blobs": blobs }), json!({}))
+}
+
+/// Stores locks of so many other hosts.
+pub(super) async fn locks(arguments: &RepositoryArguments, count: u64) -> Result<(), BenchError> {
+    let repository = arguments.open().await?;
+    let lock = async |number: u64| {
+        let owner = LockOwner { hostname: format!("host-{number}"), username: "root".to_owned(), process: 1 };
+        repository.clone().with_lock_owner(owner).lock(LockMode::Shared).await
+    };
+    for lock in futures::future::join_all((0..count).map(lock)).await {
+        // It is to stay when this process has ended.
+        std::mem::forget(lock.while_doing(|| "locking".to_owned())?);
+    }
+    print(json!({ "locks": count }), json!({}))
+}
+
+/// Adds so many blobs in packs, whose ids follow from `first` on.
+async fn write_index(writer: &mut IndexWriter, blobs: u64, chunk_bytes: u64, first: u64) -> Result<(), RepositoryError> {
+    for start in (0..blobs).step_by(CHUNKS_OF_PACK as usize) {
+        let blob = |number: u64| PackedBlob {
+            id: id(first + number),
+            kind: BlobKind::Data,
+            offset: ((number - start) * (chunk_bytes / 3)) as u32,
+            length: (chunk_bytes / 3) as u32,
+            uncompressed_length: std::num::NonZeroU32::new(chunk_bytes as u32),
+        };
+        let packed = (start..(start + CHUNKS_OF_PACK).min(blobs)).map(blob).collect();
+        writer.add(PackRecord { id: id(u64::MAX - first - start), blobs: packed }).await?;
+    }
+    writer.flush().await
+}
+
 pub(super) async fn run(arguments: &RepositoryArguments, size: u64) -> Result<(), BenchError> {
     let repository = arguments.open().await?;
     let chunks = store(&repository, size).await.while_doing(|| "fabricating an export".to_owned())?;
@@ -41,17 +80,7 @@ async fn store(repository: &Repository, size: u64) -> Result<u64, Box<dyn std::e
     let chunks = size / chunk_bytes;
     let lock = repository.lock(LockMode::Shared).await?;
     let mut writer = IndexWriter::new(repository.clone());
-    for first in (0..chunks).step_by(CHUNKS_OF_PACK as usize) {
-        let blob = |number: u64| PackedBlob {
-            id: id(number),
-            kind: BlobKind::Data,
-            offset: ((number - first) * (chunk_bytes / 3)) as u32,
-            length: (chunk_bytes / 3) as u32,
-            uncompressed_length: std::num::NonZeroU32::new(chunk_bytes as u32),
-        };
-        let blobs = (first..(first + CHUNKS_OF_PACK).min(chunks)).map(blob).collect();
-        writer.add(PackRecord { id: id(u64::MAX - first), blobs }).await?;
-    }
+    write_index(&mut writer, chunks, chunk_bytes, 0).await?;
 
     let (sealer, scratch, modified) = (repository.sealer(), repository.scratch(), Timestamp::now());
     let text = metadata(size, "first").to_bytes()?;

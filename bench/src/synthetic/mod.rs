@@ -4,6 +4,7 @@
 //! * `export` reads all of a synthetic volume, or a few chunks of it upon an earlier export;
 //! * `fabricate` stores index files, tree and snapshot of a full volume whose packs do not exist: enough for an increment, which
 //!   reads none of them. A full export of 16 TiB takes hours, this a minute;
+//! * `index` and `locks` store what others would have left in a repository that many share;
 //! * `restore` restores into a sink that compares and keeps nothing.
 //!
 //! One process each, like the others; the peak of memory is what they are for.
@@ -40,6 +41,10 @@ pub enum Command {
     Export(ExportArguments),
     /// Store the lists of a full one without its packs
     Fabricate(FabricateArguments),
+    /// Store index files about packs of others that do not exist
+    Index(CountArguments),
+    /// Store locks of other hosts
+    Locks(CountArguments),
     /// Restore the newest one, comparing
     Restore(RestoreArguments),
     /// Peak memory for volumes of a TiB and of sixteen, sparse and full
@@ -57,7 +62,7 @@ pub struct ExportArguments {
     /// How much of it is allocated
     #[arg(long, value_enum, default_value = "full")]
     allocated: Allocation,
-    /// Export so many changed chunks upon the newest export in the repository
+    /// Export so many changed chunks upon the first export in the repository
     #[arg(long, value_name = "CHUNKS")]
     changed: Option<u64>,
     #[command(flatten)]
@@ -72,6 +77,16 @@ pub struct FabricateArguments {
     /// Size of the volume in bytes, a multiple of 4096
     #[arg(long, value_name = "BYTES")]
     size: u64,
+}
+
+/// The arguments of `synthetic index` and `synthetic locks`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CountArguments {
+    #[command(flatten)]
+    repository: RepositoryArguments,
+    /// How many blobs or locks
+    #[arg(long, value_name = "N")]
+    count: u64,
 }
 
 /// The arguments of `synthetic restore`.
@@ -97,6 +112,8 @@ pub fn run(command: &Command) -> Result<(), BenchError> {
     match command {
         Command::Export(arguments) => export(arguments),
         Command::Fabricate(arguments) => runtime()?.block_on(fabricate::run(&arguments.repository, arguments.size)),
+        Command::Index(arguments) => runtime()?.block_on(fabricate::index(&arguments.repository, arguments.count)),
+        Command::Locks(arguments) => runtime()?.block_on(fabricate::locks(&arguments.repository, arguments.count)),
         Command::Restore(arguments) => restore(arguments),
         Command::Table(arguments) => table::run(arguments),
     }
@@ -145,11 +162,13 @@ fn export(arguments: &ExportArguments) -> Result<(), BenchError> {
     print(report, json!({ "memory_bytes": budget.memory_bytes, "workers": budget.workers }))
 }
 
-/// The newest export in the repository, and what changed since by definition.
+/// The first export in the repository, and what changed since by definition.
 async fn parent(repository: &Repository, volume: &SyntheticVolume) -> Result<Parent, BenchError> {
-    let newest = repository.find_snapshot("latest").await.while_doing(|| "finding the first export".to_owned())?;
+    let stored = repository.snapshots().await.while_doing(|| "finding the first export".to_owned())?;
+    let first = stored.into_iter().min_by(|one, other| one.snapshot.time.cmp(&other.snapshot.time));
+    let first = first.ok_or_else(|| BenchError::new("there is no export to build upon"))?;
     Ok(Parent {
-        snapshot: newest.id,
+        snapshot: first.id,
         volume_handle: FOLDER.to_owned(),
         snapshot_handle: "first".to_owned(),
         size_bytes: BlockSource::size(volume),
