@@ -13,9 +13,9 @@
 #   make bench-memory   peak memory for volumes of 1 TiB and 16 TiB, sparse and full, made up as they are read
 #   make bench-thin     thin pools beside lvm2, dmsetup and thin_delta, in a virtual machine: ratios; also target/bench/thin.json
 #   make soak   100,000 random operations on real pools, compared byte for byte; a new seed each time, which it prints
-#   make soak-repository    100 prunes of stock restic, stopped at every step, beside exports that want what they delete
-#   make soak-repository    a year of exports, forgets, prunes, faults and kills on one repository; then ten minutes of exporters, prunes of ours and of
-#               restic's and restores at once; prints its seeds
+#   make soak-repository    100 prunes of stock restic, stopped at every step, beside exports that want what they delete; a year of exports,
+#               forgets, prunes, faults and kills on one repository; ten minutes of exporters, prunes of ours and of restic's and restores
+#               at once; prints its seeds
 #   make clean  removes what was built
 
 SHELL := /bin/bash
@@ -80,9 +80,6 @@ soak:
 soak-repository:
 	@e2e/setup.sh test
 	WINDLASS_LOCK_ROUNDS=$${WINDLASS_LOCK_ROUNDS:-100} $(CARGO) test --features $(FEATURES) --test root_locks -- --nocapture
-
-soak-repository:
-	@e2e/setup.sh test
 	WINDLASS_SOAK_EXPORTS=400 WINDLASS_SOAK_SECONDS=600 \
 		$(CARGO) test --features $(FEATURES) --test repository_soak -- --nocapture --test-threads=1
 
