@@ -18,7 +18,7 @@ use super::exit::{CliError, Exit};
 const PASSWORD_VARIABLE: &str = "RESTIC_PASSWORD";
 
 /// What to do about a lock of another.
-pub const LOCKED: &str = "it ends with the other's work, for which --retry-lock waits; the lock of a process that is gone is removed by `restic unlock`";
+pub const LOCKED: &str = "it ends with the other's work, for which --retry-lock waits; the lock of a process that is gone is removed by `restic unlock --remove-all`";
 
 /// Arguments that name a repository.
 #[derive(Debug, Clone, clap::Args)]

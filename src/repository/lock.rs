@@ -37,7 +37,8 @@
 //!
 //! # What a crash leaves
 //! A lock. The next one that takes a shared lock and [knows](owner) that its holder is gone removes it: another process of the same
-//! host and namespace, or the node that serves the pool it was taken for. Everybody else leaves it to `restic unlock`.
+//! host and namespace, or the node that serves the pool it was taken for. Everybody else leaves it to `restic unlock`, which
+//! takes it for dead after half an hour, or at once with `--remove-all`.
 //!
 //! # Reading without a lock
 //! A restore and a check may do without ([`Repository::lock_to_read`]): whatever they read is authenticated and hashed, so that a prune
