@@ -319,9 +319,10 @@ async fn a_restore_that_fails_at_any_call_is_an_error_that_names_the_object() {
 }
 
 fn is_of_a_lock(call: &Call) -> bool {
+    let of_lock = |key: &Key| matches!(key, Key::File(Kind::Lock, _));
     match call {
-        Call::Put(Key::File(kind, _)) | Call::Delete(Key::File(kind, _)) => *kind == Kind::Lock,
-        _ => false,
+        Call::List(kind) => *kind == Kind::Lock,
+        Call::Put(key) | Call::Get(key) | Call::GetRange(key) | Call::Size(key) | Call::Delete(key) => of_lock(key),
     }
 }
 

@@ -328,8 +328,9 @@ impl Repository {
         }
     }
 
-    /// Announces a shared lock for work that only reads, if that is [to lock](Self::with_locking). `None` without one, which is said in a warning where one was wanted: a medium, a
-    /// full disk or credentials that take no lock must not keep anybody from what they hold, nor a lock that nobody can read.
+    /// Announces a shared lock for work that only reads, if that is [to lock](Self::with_locking). `None` without one, which is said in
+    /// a warning where one was wanted: a medium, a full disk or credentials that take no lock must not keep anybody from what they
+    /// hold, nor a lock that nobody can read.
     ///
     /// # Errors
     /// As for [`lock`](Self::lock), [`RepositoryError::UnreadableLock`] excepted.
