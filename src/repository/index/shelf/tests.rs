@@ -79,6 +79,9 @@ fn record(pack: u64, blobs: &[u64]) -> PackRecord {
     PackRecord { blobs: blobs.collect(), id: id(1000 + pack) }
 }
 
+/// Pack, offset and length of a copy of a blob.
+type Place = (Id, u32, u32);
+
 /// A repository's index files, and the shelf of a machine.
 struct World {
     _folder: tempfile::TempDir,
@@ -185,7 +188,7 @@ impl World {
     }
 
     fn compare_with(&self, index: &Index, absent: &HashSet<Id>) {
-        let mut model: BTreeMap<(BlobKind, Id), BTreeSet<(Id, u32, u32)>> = BTreeMap::new();
+        let mut model: BTreeMap<(BlobKind, Id), BTreeSet<Place>> = BTreeMap::new();
         let records = || self.files.values().flatten().filter(|record| !absent.contains(&record.id));
         for record in records() {
             for blob in &record.blobs {
