@@ -18,7 +18,7 @@ pub fn run(data: &[u8]) {
     }
     let environment = Environment::from_pairs(pairs.clone());
     let shown = format!("{environment:?}");
-    for variable in Variable::ALL {
+    for &variable in Variable::ALL {
         let value = pairs.iter().rev().find(|(name, _)| name == variable.name()).map(|(_, value)| value.as_str());
         assert_eq!(environment.get(variable), value.filter(|value| !value.is_empty()));
     }
@@ -32,13 +32,18 @@ pub fn run(data: &[u8]) {
         Location::Local(path) => assert!(path.is_absolute()),
         Location::S3(s3) => {
             assert!(!s3.endpoint.contains('@'), "credentials in {s3:?}");
-            assert!(!s3.bucket.is_empty() && !s3.prefix.split('/').any(|part| part == ".."));
-            // Makes a client for HTTPS, which takes a while; one in some is enough.
-            if data.len() % 16 == 0 {
-                let _ = block_on(async { connect(&location, &environment) });
-            }
+            is_in_a_bucket(&s3.bucket, &s3.prefix);
         }
+        Location::Gcs(place) | Location::Azure(place) => is_in_a_bucket(&place.bucket, &place.prefix),
     }
+    // Makes a client for HTTPS, which takes a while; one in some is enough.
+    if !matches!(location, Location::Local(_)) && data.len() % 16 == 0 {
+        let _ = block_on(async { connect(&location, &environment) });
+    }
+}
+
+fn is_in_a_bucket(bucket: &str, prefix: &str) {
+    assert!(!bucket.is_empty() && !prefix.split('/').any(|part| part == ".."));
 }
 
 /// Locations of all sorts, with and without credentials.
@@ -54,6 +59,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "s3://h/b",
         "sftp:h:/x",
         "s3:[::1]:9/b/p",
+        "gs:bucket:/prefix",
+        "azure:container:/",
     ]
     .iter()
     .flat_map(|text| [part(text.as_bytes()), [part(text.as_bytes()), environment.clone()].concat()])

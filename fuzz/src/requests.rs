@@ -41,8 +41,8 @@ pub fn run(data: &[u8]) {
             let Ok(request) = proto::CreateSnapshotRequest::decode(wire) else { return };
             secrets(&request.secrets);
             named("source_volume_id", validate::volume_handle("source_volume_id", &request.source_volume_id));
-            if let Some(recorded) = named("parameters", parameters::snapshot(&request.parameters)) {
-                assert!(recorded.is_empty());
+            if let Some(checked) = named("parameters", parameters::snapshot(&request.parameters)) {
+                assert!(checked.recorded.is_empty());
             }
         }
         2 => {
