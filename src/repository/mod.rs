@@ -36,8 +36,9 @@
 //! is dropped.
 //!
 //! # What this never does
-//! Delete a pack or an index, but for [`prune`]; overwrite an object with other bytes; return a byte that was not authenticated and hashed; follow a
-//! length in a file without a bound; take "forbidden" or "not found" for success; put a secret into a log or a Debug string.
+//! Delete a pack or an index, but for [`prune`]; overwrite an object with other bytes; return a byte that was not authenticated and
+//! hashed; follow a length in a file without a bound; take "forbidden" or "not found" for success; put a secret into a log or a Debug
+//! string.
 
 pub mod blob;
 pub mod cache;

@@ -16,7 +16,7 @@ const FLUSH_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// Collects packs that have been stored and writes index files about them.
 ///
-/// Only packs whose `put` returned may be added. A crash leaves packs that no index names: harmless, `restic prune` removes
+/// Only packs whose `put` returned may be added. A crash leaves packs that no index names: harmless, a prune removes
 /// them.
 #[derive(Debug)]
 pub struct IndexWriter {
