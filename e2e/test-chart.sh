@@ -1,0 +1,330 @@
+#!/usr/bin/env bash
+# The chart, without a cluster: what it renders, what it refuses and with which words, and that deploy/manifests is what it renders.
+#
+#   e2e/test-chart.sh            runs everything; ends with `N passed, N failed`
+#   e2e/test-chart.sh --write    writes deploy/manifests anew
+#
+# Needs helm 4 (HELM names it) and jq. Rendered YAML is made JSON by helm itself, through a chart of one template, and asked by jq; so the
+# tests see objects and never lines of text.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+helm=${HELM:-helm}
+command -v "$helm" >/dev/null || { echo "helm is missing; name it by HELM=PATH" >&2; exit 2; }
+command -v jq >/dev/null || { echo "jq is missing (apt-get install jq)" >&2; exit 2; }
+chart=deploy/chart
+scratch=$(mktemp -d /tmp/windlass-chart.XXXXXX)
+trap 'rm -rf "$scratch"' EXIT
+passed=0
+failed=0
+
+# check SENTENCE COMMAND...: the sentence is true if the command succeeds.
+check() {
+    local sentence=$1 output
+    shift
+    if output=$("$@" 2>&1); then
+        passed=$((passed + 1))
+        printf 'passed: %s\n' "$sentence"
+    else
+        failed=$((failed + 1))
+        printf 'FAILED: %s\n%s\n' "$sentence" "$(sed 's/^/    /' <<<"$output" | tail -n 20)"
+    fi
+}
+
+# Clusters, as `helm template` is told of them.
+snapshots=(--api-versions snapshot.storage.k8s.io/v1/VolumeSnapshot)
+metadata=(--api-versions cbt.storage.k8s.io/v1beta1/SnapshotMetadataService)
+openshift=(--api-versions security.openshift.io/v1/SecurityContextConstraints)
+
+render() { "$helm" template windlass "$chart" --namespace windlass-system --kube-version 1.37.2 "$@"; }
+
+# as_json FILE: the objects of a YAML file as one JSON array.
+mkdir -p "$scratch/json/templates"
+printf 'apiVersion: v2\nname: json\nversion: 0.0.1\n' >"$scratch/json/Chart.yaml"
+cat >"$scratch/json/templates/all.yaml" <<'TEMPLATE'
+objects: |
+{{- range regexSplit "(?m)^---$" (.Files.Get "objects.yaml") -1 }}
+{{- $object := fromYaml . }}
+{{- with index $object "Error" }}{{ fail . }}{{ end }}
+{{- if $object }}
+  {{ toJson $object }}
+{{- end }}
+{{- end }}
+TEMPLATE
+as_json() {
+    sed 's/^---$/\n---/' "$1" >"$scratch/json/objects.yaml"
+    "$helm" template json "$scratch/json" --set "padding=x" | sed -n 's/^  \({.*\)$/\1/p' | jq -s .
+}
+
+# The variants that are looked at; the first three are in deploy/manifests.
+declare -A variant=(
+    [single-node]="--set createNamespace=true"
+    [single-node-openshift]="--set createNamespace=true ${openshift[*]}"
+    [changed-blocks]="${metadata[*]}"
+)
+header='# Rendered from deploy/chart by e2e/test-chart.sh --write; change the chart, not this. Values of your own: helm template.'
+write() {
+    local name
+    for name in single-node single-node-openshift; do
+        # shellcheck disable=SC2086 # words of a list without spaces in them
+        { printf '%s\n' "$header"; render "${snapshots[@]}" ${variant[$name]}; } >"$1/$name.yaml" || return 1
+    done
+}
+if [ "${1-}" = --write ]; then
+    mkdir -p deploy/manifests
+    write deploy/manifests
+    exit
+fi
+
+for name in "${!variant[@]}"; do
+    # shellcheck disable=SC2086
+    render "${snapshots[@]}" ${variant[$name]} >"$scratch/$name.yaml" && as_json "$scratch/$name.yaml" >"$scratch/$name.json" \
+        || { echo "the chart does not render as $name" >&2; exit 1; }
+    [ "$(jq length "$scratch/$name.json")" = "$(grep -c '^kind: ' "$scratch/$name.yaml")" ] \
+        || { echo "not every object of $name was read" >&2; exit 1; }
+done
+
+# holds VARIANT FILTER: whether the filter is true of the array of objects. `object(KIND; NAME)`, `pod`, `container(NAME)` help.
+words='
+    def object($kind; $name): [.[] | select(.kind == $kind and .metadata.name == $name)] | if length == 1 then .[0] else error("\(length) of \($kind) \($name)") end;
+    def kinds($kind): [.[] | select(.kind == $kind)];
+    def pod: object("DaemonSet"; "windlass-node").spec.template.spec;
+    def container($name): pod | [.initContainers[], .containers[] | select(.name == $name)] | if length == 1 then .[0] else error("\(length) containers \($name)") end;
+    def sidecars: ["csi-provisioner", "csi-snapshotter", "csi-resizer", "csi-snapshot-metadata"];
+    def rules: [object("ClusterRole"; "windlass-node").rules[], object("Role"; "windlass-node").rules[]];
+    def may($group; $resource): [rules[] | select((.apiGroups | index($group)) and (.resources | index($resource))) | .verbs[]] | unique;
+    def exactly($wanted): if . == $wanted then true else error("is \(.), not \($wanted)") end;
+'
+holds() { jq -e "$words $2" "$scratch/$1.json" >"$scratch/answer" || { cat "$scratch/answer"; return 1; }; }
+
+all=changed-blocks
+
+## What is rendered
+
+same_manifests() {
+    mkdir -p "$scratch/manifests" && write "$scratch/manifests" && diff -ru deploy/manifests "$scratch/manifests"
+}
+check "deploy/manifests is what the chart renders" same_manifests
+check "helm lint finds nothing" "$helm" lint --strict "$chart"
+check "no object is rendered twice" holds $all '[.[] | "\(.kind)/\(.metadata.name)"] | length == (unique | length)'
+check "no snapshot controller, no CRD is ever brought" holds $all \
+    '[.[] | select(.kind == "CustomResourceDefinition" or .kind == "Deployment")] == []'
+
+## Flags of the sidecars
+
+check "the pod has the sidecars of these releases" holds $all '[pod.containers[].image] | exactly([
+    "docker.io/library/windlass:0.1.0", "registry.k8s.io/sig-storage/csi-provisioner:v6.4.0", "registry.k8s.io/sig-storage/csi-snapshotter:v8.7.0",
+    "registry.k8s.io/sig-storage/csi-resizer:v2.3.0", "registry.k8s.io/sig-storage/csi-snapshot-metadata:v1.1.0"])'
+check "the provisioner waits for calls, asks again soon, and is strict about topology" holds $all 'container("csi-provisioner").args | exactly([
+    "--csi-address=/csi/csi.sock", "--timeout=120s", "--retry-interval-max=15s", "--extra-create-metadata", "--strict-topology",
+    "--immediate-topology=false", "--enable-capacity", "--capacity-ownerref-level=1", "--capacity-poll-interval=1m", "--leader-election",
+    "--leader-election-namespace=windlass-system", "--v=2", "--http-endpoint=:8081"])'
+check "the snapshotter waits for calls, asks again soon, and has no group API" holds $all 'container("csi-snapshotter").args | exactly([
+    "--csi-address=/csi/csi.sock", "--timeout=120s", "--retry-interval-max=15s", "--extra-create-metadata",
+    "--feature-gates=CSIVolumeGroupSnapshot=false", "--leader-election", "--leader-election-namespace=windlass-system", "--v=2",
+    "--http-endpoint=:8082"])'
+check "the resizer waits for calls and looks at no pods" holds $all 'container("csi-resizer").args | exactly([
+    "--csi-address=/csi/csi.sock", "--timeout=120s", "--resize-timeout=120s", "--retry-interval-max=15s", "--handle-volume-inuse-error=false",
+    "--leader-election", "--leader-election-namespace=windlass-system", "--v=2", "--http-endpoint=:8083"])'
+check "the snapshot-metadata sidecar serves TLS for its audience" holds $all 'container("csi-snapshot-metadata").args | exactly([
+    "--csi-address=/csi/csi.sock", "--timeout=120s", "--port=50051", "--tls-cert=/tls/tls.crt", "--tls-key=/tls/tls.key",
+    "--audience=csi.windlass.dev", "--http-endpoint=:8084", "--v=2"])'
+check "the capacity objects' owner can be found" holds $all \
+    '[container("csi-provisioner").env[] | {(.name): .valueFrom.fieldRef.fieldPath}] | add | exactly({NAMESPACE: "metadata.namespace", POD_NAME: "metadata.name"})'
+check "the node registers itself with the kubelet, and opens no repository" holds $all 'container("node").args | exactly([
+    "node", "--standalone", "--no-repositories", "--pool-config=/etc/windlass/pools.json", "--node-id=$(NODE_NAME)", "--root=/var/lib/kubelet",
+    "--endpoint=unix:///csi/csi.sock", "--kubelet-registration=/registration",
+    "--kubelet-endpoint=/var/lib/kubelet/plugins/csi.windlass.dev/csi.sock"])'
+check "the socket that the kubelet is told of is the one that is served" holds $all '
+    ([container("node").volumeMounts[] | select(.mountPath == "/csi") | .name] | .[0]) as $volume
+    | [pod.volumes[] | select(.name == $volume) | .hostPath.path] | exactly(["/var/lib/kubelet/plugins/csi.windlass.dev"])'
+check "pools are made before they are served, and one that cannot be made does not keep the others away" holds $all 'container("pools").args | exactly([
+    "pool", "ensure", "--pool-config=/etc/windlass/pools.json", "--node-id=$(NODE_NAME)", "--best-effort"])'
+check "only readiness asks for a pool; liveness asks for an answer" holds $all '
+    (container("node").readinessProbe.exec.command | exactly(["windlass", "node", "probe", "--endpoint=unix:///csi/csi.sock"]))
+    and (container("node").livenessProbe.exec.command | exactly(["windlass", "node", "probe", "--endpoint=unix:///csi/csi.sock", "--live"]))'
+check "two pods never own a pool at once" holds $all \
+    'object("DaemonSet"; "windlass-node").spec.updateStrategy | exactly({type: "RollingUpdate", rollingUpdate: {maxSurge: 0, maxUnavailable: 1}})'
+
+## Who may do what
+
+check "only the node and the pools' init container are privileged" holds $all \
+    '[pod | .initContainers[], .containers[] | select(.securityContext.privileged) | .name] | exactly(["pools", "node"])'
+check "sidecars have no capability, cannot gain one, and write nowhere" holds $all '[sidecars[] as $name | container($name).securityContext] | unique | exactly([{
+    allowPrivilegeEscalation: false, capabilities: {drop: ["ALL"]}, privileged: false, readOnlyRootFilesystem: true, runAsUser: 0, runAsGroup: 0,
+    seccompProfile: {type: "RuntimeDefault"}}])'
+check "no root file system can be written to" holds $all \
+    '[pod | .initContainers[], .containers[] | select(.securityContext.readOnlyRootFilesystem | not) | .name] == []'
+check "the token of the API is in the sidecars alone" holds $all '
+    pod.automountServiceAccountToken == false and object("ServiceAccount"; "windlass-node").automountServiceAccountToken == false
+    and ([pod | .initContainers[], .containers[] | select(any(.volumeMounts[]; .name == "api-token")) | .name] | exactly(sidecars))'
+check "the TLS key is in one sidecar alone" holds $all \
+    '[pod | .initContainers[], .containers[] | select(any(.volumeMounts[]; .name == "tls")) | .name] | exactly(["csi-snapshot-metadata"])'
+check "sidecars see the socket of the node, and no device or directory of the host beside it" holds $all \
+    '[sidecars[] as $name | container($name).volumeMounts[].name] | unique | exactly(["api-token", "socket", "tls"])'
+check "the pod shares no namespace of the host" holds $all 'pod | (.hostNetwork or .hostPID or .hostIPC) | not'
+check "mounts reach the host, and only from the privileged containers" holds $all '
+    [pod | .initContainers[], .containers[] | .name as $name | .volumeMounts[] | select(.mountPropagation == "Bidirectional") | "\($name) \(.mountPath)"]
+    | exactly(["pools /var/lib/windlass", "node /var/lib/kubelet", "node /var/lib/windlass"])'
+check "the rights are these, and no others" holds $all '[rules[] | .apiGroups[0] as $group | .resources[] as $resource | "\($group)/\($resource): \(.verbs | join(" "))"] | exactly([
+    "/persistentvolumes: get list watch create patch delete", "/persistentvolumeclaims: get list watch update",
+    "/persistentvolumeclaims/status: patch", "/nodes: get list watch", "storage.k8s.io/storageclasses: get list watch",
+    "storage.k8s.io/csinodes: get list watch", "/events: create patch", "snapshot.storage.k8s.io/volumesnapshots: get list watch update",
+    "snapshot.storage.k8s.io/volumesnapshotcontents: get list watch update patch",
+    "snapshot.storage.k8s.io/volumesnapshotcontents/status: update patch", "snapshot.storage.k8s.io/volumesnapshotclasses: get list watch",
+    "authentication.k8s.io/tokenreviews: create", "authorization.k8s.io/subjectaccessreviews: create",
+    "coordination.k8s.io/leases: get create update", "storage.k8s.io/csistoragecapacities: get list watch create update patch delete",
+    "/pods: get"])'
+check "nobody may read a Secret" holds $all 'may(""; "secrets") | exactly([])'
+check "without changed blocks nobody reviews tokens" holds single-node \
+    'may("authentication.k8s.io"; "tokenreviews") == [] and may("authorization.k8s.io"; "subjectaccessreviews") == []'
+check "both bindings are for the pod's account alone" holds $all \
+    '[kinds("ClusterRoleBinding")[], kinds("RoleBinding")[] | .subjects] | unique | exactly([[{kind: "ServiceAccount", name: "windlass-node", namespace: "windlass-system"}]])'
+check "nothing is reachable but the port for changed blocks" holds $all '
+    ([kinds("Service")[].spec.ports[] | "\(.port) \(.targetPort)"] | exactly(["6443 metadata"]))
+    and ([pod.containers[] | .name as $name | .ports // [] | .[] | "\($name) \(.name) \(.containerPort)"] | exactly(["csi-snapshot-metadata metadata 50051"]))'
+
+## What the cluster is told
+
+check "the driver has capacity, no attachment, and labels by mount" holds $all 'object("CSIDriver"; "csi.windlass.dev").spec | exactly({
+    attachRequired: false, podInfoOnMount: false, requiresRepublish: false, fsGroupPolicy: "File", seLinuxMount: true, storageCapacity: true,
+    volumeLifecycleModes: ["Persistent"]})'
+check "classes bind late, but the one for Velero's movers" holds $all '[kinds("StorageClass")[] | {(.metadata.name): .volumeBindingMode}] | add | exactly({
+    windlass: "WaitForFirstConsumer", "windlass-raw": "WaitForFirstConsumer", "windlass-immediate": "Immediate"})'
+check "every class can grow" holds $all '[kinds("StorageClass")[].allowVolumeExpansion] | unique | exactly([true])'
+check "exactly one snapshot class has what Velero looks for, label or annotation, and it is the local one" holds $all '
+    [kinds("VolumeSnapshotClass")[] | select((.metadata.labels | has("velero.io/csi-volumesnapshot-class"))
+        or (.metadata.annotations // {} | has("snapshot.storage.kubernetes.io/is-default-class"))) | .metadata.name] | exactly(["windlass-local"])'
+check "exactly one snapshot class is the default, which changed blocks of imported snapshots need" holds $all \
+    '[kinds("VolumeSnapshotClass")[] | select(.metadata.annotations["snapshot.storage.kubernetes.io/is-default-class"] == "true")] | length == 1'
+check "no snapshot class names a repository or a Secret" holds $all '[kinds("VolumeSnapshotClass")[] | select(has("parameters"))] == []'
+check "the pod cannot be evicted, by a number, which is what works for DaemonSets" holds $all \
+    'object("PodDisruptionBudget"; "windlass-node").spec | (.minAvailable == 1) and (has("maxUnavailable") | not) and (.selector.matchLabels == {"app.kubernetes.io/name": "windlass", "app.kubernetes.io/component": "node"})'
+check "the pod is what the selectors choose" holds $all '
+    object("DaemonSet"; "windlass-node").spec as $set | $set.selector.matchLabels as $wanted
+    | ($set.template.metadata.labels | with_entries(select($wanted[.key]))) == $wanted
+    and object("Service"; "windlass-snapshot-metadata").spec.selector == $wanted'
+check "what is selected by never changes with release or version" holds $all \
+    'object("DaemonSet"; "windlass-node").spec.selector.matchLabels | keys | exactly(["app.kubernetes.io/component", "app.kubernetes.io/name"])'
+check "the pod stays when the node is short of memory" holds $all 'pod.priorityClassName == "system-node-critical"'
+check "every container says what it needs" holds $all '[pod | .initContainers[], .containers[] | select(.resources.requests.memory and .resources.requests.cpu | not)] == []'
+check "the namespace of the manifests admits privileged pods" holds single-node \
+    'object("Namespace"; "windlass-system").metadata.labels["pod-security.kubernetes.io/enforce"] == "privileged"'
+check "without the API changed blocks are left out whole" holds single-node '
+    [.[] | select(.kind == "SnapshotMetadataService" or .kind == "Secret" or .kind == "Service")] == [] and ([pod.containers[].name] | index("csi-snapshot-metadata")) == null'
+
+certificate() {
+    jq -r "$words"' object("Secret"; "windlass-snapshot-metadata").data["tls.crt"]' "$scratch/$all.json" | base64 -d >"$scratch/tls.crt"
+    jq -r "$words"' object("SnapshotMetadataService"; "csi.windlass.dev").spec.caCert' "$scratch/$all.json" | base64 -d >"$scratch/ca.crt"
+    openssl verify -CAfile "$scratch/ca.crt" -verify_hostname windlass-snapshot-metadata.windlass-system.svc "$scratch/tls.crt"
+}
+check "the authority that is announced vouches for the certificate, and for the name that is announced" certificate
+check "what is announced is the service" holds $all \
+    'object("SnapshotMetadataService"; "csi.windlass.dev").spec | (.address == "windlass-snapshot-metadata.windlass-system.svc:6443") and (.audience == "csi.windlass.dev")'
+
+## OpenShift
+
+check "OpenShift gets a constraint for this account alone" holds single-node-openshift '
+    object("SecurityContextConstraints"; "windlass-node") | (.users | exactly(["system:serviceaccount:windlass-system:windlass-node"])) and .groups == []
+    and .allowPrivilegedContainer and .allowHostDirVolumePlugin and (.allowHostNetwork or .allowHostPID or .allowHostIPC | not)'
+check "the constraint allows every kind of volume that the pod has" holds single-node-openshift '
+    object("SecurityContextConstraints"; "windlass-node").volumes as $allowed
+    | [pod.volumes[] | keys[] | select(. != "name")] - $allowed == []'
+check "sidecars are spc_t there, or they could not reach the socket" holds single-node-openshift '
+    [pod.containers[] | select(.name != "node") | .securityContext.seLinuxOptions.type] | unique | exactly(["spc_t"])'
+check "other clusters get neither" holds single-node '[.[] | select(.kind == "SecurityContextConstraints")] == [] and ([pod.containers[] | select(.securityContext.seLinuxOptions)] == [])'
+check "SELinux hosts that are no OpenShift can ask for it" \
+    sh -c '"$1" template windlass deploy/chart --api-versions snapshot.storage.k8s.io/v1/VolumeSnapshot --set selinux.sidecarsAsSpc=always | grep -c "type: spc_t" | grep -qx 3' _ "$helm"
+
+## Values
+
+# gives SENTENCE FILTER ARGUMENT...: what the chart renders with these arguments.
+gives() {
+    local sentence=$1 filter=$2
+    shift 2
+    if render "${snapshots[@]}" "$@" >"$scratch/given.yaml" && as_json "$scratch/given.yaml" >"$scratch/given.json"; then
+        check "$sentence" holds given "$filter"
+    else
+        check "$sentence" false
+    fi
+}
+cat >"$scratch/pools.yaml" <<'VALUES'
+pools:
+  - {name: fast, nodes: ["edge-*", "box?"], device: /dev/disk/by-id/nvme-1, overprovisionRatio: "2.5", reserve: 10Gi, deletedSpace: discarded}
+  - {name: bulk, directory: /data/windlass}
+  - {name: default, image: /srv/pools/default.img, imageSize: 100Gi, overprovisionRatio: 3}
+storageClasses:
+  - {name: fast, pool: fast, default: true, fsType: xfs, parameters: {logicalBlockSize: "512"}, mountOptions: [noatime]}
+VALUES
+gives "pools reach the node as they were given" '
+    (object("ConfigMap"; "windlass-pools").data["pools.json"] | fromjson).pools | exactly([
+    {name: "fast", nodes: ["edge-*", "box?"], device: "/dev/disk/by-id/nvme-1", overprovisionRatio: "2.5", reserve: "10Gi", deletedSpace: "discarded"},
+    {name: "bulk", directory: "/data/windlass"},
+    {name: "default", image: "/srv/pools/default.img", imageSize: "100Gi", overprovisionRatio: 3}])' -f "$scratch/pools.yaml"
+gives "the directories of pools are those of the host, at the same paths" '
+    ([container("node").volumeMounts[] | select(.name | startswith("pool-directory-")) | .mountPath] | exactly(["/var/lib/windlass", "/data/windlass", "/srv/pools"]))
+    and ([pod.volumes[] | select(.name | startswith("pool-directory-")) | .hostPath.path] | exactly(["/var/lib/windlass", "/data/windlass", "/srv/pools"]))' -f "$scratch/pools.yaml"
+gives "a class asks for its pool, file system and more" '
+    object("StorageClass"; "fast") | (.parameters | exactly({"csi.storage.k8s.io/fstype": "xfs", pool: "fast", logicalBlockSize: "512"}))
+    and .mountOptions == ["noatime"] and .metadata.annotations["storageclass.kubernetes.io/is-default-class"] == "true"' -f "$scratch/pools.yaml"
+gives "another kubelet directory is everywhere" '
+    [pod.volumes[] | .hostPath.path // empty | select(contains("kubelet"))] | unique
+    | exactly(["/var/snap/kubelet", "/var/snap/kubelet/plugins/csi.windlass.dev", "/var/snap/kubelet/plugins_registry"])' --set kubeletDirectory=/var/snap/kubelet
+check "other pools are another pod" sh -c '[ "$(grep checksum/pools "$1")" != "$(grep checksum/pools "$2")" ]' _ "$scratch/given.yaml" <("$helm" template windlass "$chart" "${snapshots[@]}" -f "$scratch/pools.yaml")
+openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -subj /CN=given -days 1 -out "$scratch/given.crt" 2>/dev/null
+gives "a certificate of one's own is used, and none is made" '
+    (kinds("Secret") == []) and ([pod.volumes[] | select(.name == "tls") | .secret.secretName] | exactly(["ours"]))
+    and (object("SnapshotMetadataService"; "csi.windlass.dev").spec.caCert | @base64d | startswith("-----BEGIN CERTIFICATE-----"))' \
+    "${metadata[@]}" --set snapshotMetadata.tls.existingSecret=ours --set-file "snapshotMetadata.tls.caCert=$scratch/given.crt"
+gives "a cluster with the older API of changed blocks is told by that" \
+    'object("SnapshotMetadataService"; "csi.windlass.dev").apiVersion == "cbt.storage.k8s.io/v1alpha1"' --api-versions cbt.storage.k8s.io/v1alpha1/SnapshotMetadataService
+
+## Bad input: a sentence that says what is wrong, and nothing rendered
+
+# refuses WORDS ARGUMENT...: the chart is not rendered, and says why with these words.
+refuses() {
+    local wanted=$1 output
+    shift
+    output=$(render "$@" 2>&1 >"$scratch/rendered") && { echo "it was rendered"; return 1; }
+    [ ! -s "$scratch/rendered" ] || { echo "something was rendered"; return 1; }
+    grep -qF -- "$wanted" <<<"$output" || { echo "said: $output"; return 1; }
+}
+values() { printf '%s\n' "$1" >"$scratch/bad.yaml"; }
+
+check "no snapshot API" refuses "this cluster has no snapshot API"
+check "no API for changed blocks that were asked for" refuses "SnapshotMetadataService API" "${snapshots[@]}" --set snapshotMetadata.enabled=always
+check "an old Kubernetes" refuses "chart requires kubeVersion: >=1.33.0-0" "${snapshots[@]}" --kube-version 1.32.9
+check "an unknown value" refuses "replicas" "${snapshots[@]}" --set replicas=2
+check "an unknown profile" refuses "/profile" "${snapshots[@]}" --set profile=cluster
+check "no pool" refuses "/pools" "${snapshots[@]}" --set-json 'pools=[]'
+check "a pool without a name" refuses "/pools/0" "${snapshots[@]}" --set-json 'pools=[{"directory":"/data"}]'
+check "a name of a pool that is none" refuses "/pools/0/name" "${snapshots[@]}" --set-json 'pools=[{"name":"Fast","directory":"/data"}]'
+check "a pool with two places" refuses "pools[0] (a): give exactly one of directory, image and device" "${snapshots[@]}" --set-json 'pools=[{"name":"a","directory":"/data","device":"/dev/sdb"}]'
+check "a pool with no place" refuses "pools[1] (b): give exactly one of directory, image and device" "${snapshots[@]}" --set-json 'pools=[{"name":"a","directory":"/data"},{"name":"b"}]'
+check "an image without a size" refuses "pools[0] (a): an image needs an imageSize" "${snapshots[@]}" --set-json 'pools=[{"name":"a","image":"/data/a.img"}]'
+check "a size of a device" refuses "pools[0] (a): imageSize is of an image" "${snapshots[@]}" --set-json 'pools=[{"name":"a","device":"/dev/sdb","imageSize":"1Gi"}]'
+check "a decimal size" refuses "/pools/0/imageSize" "${snapshots[@]}" --set-json 'pools=[{"name":"a","image":"/data/a.img","imageSize":"1GB"}]'
+check "a path that is relative" refuses "/pools/0/directory" "${snapshots[@]}" --set-json 'pools=[{"name":"a","directory":"data"}]'
+check "a device that is none" refuses "/pools/0/device" "${snapshots[@]}" --set-json 'pools=[{"name":"a","device":"/data/sdb"}]'
+check "an overprovision ratio below one" refuses "/pools/0/overprovisionRatio" "${snapshots[@]}" --set-json 'pools=[{"name":"a","directory":"/data","overprovisionRatio":0.5}]'
+check "a node glob with a bracket" refuses "/pools/0/nodes/0" "${snapshots[@]}" --set-json 'pools=[{"name":"a","directory":"/data","nodes":["n[12]"]}]'
+check "a misspelt field of a pool" refuses "direktory" "${snapshots[@]}" --set-json 'pools=[{"name":"a","direktory":"/data"}]'
+check "a file system that is unknown" refuses "/storageClasses/0/fsType" "${snapshots[@]}" --set-json 'storageClasses=[{"name":"a","fsType":"zfs"}]'
+check "a class for a pool that is not there" refuses "storageClasses: a asks for pool fast, but pools has only default" "${snapshots[@]}" --set-json 'storageClasses=[{"name":"a","pool":"fast"}]'
+check "an unknown parameter of a class" refuses "/storageClasses/0/parameters" "${snapshots[@]}" --set-json 'storageClasses=[{"name":"a","parameters":{"color":"red"}}]'
+check "two classes of a name" refuses "storageClasses: a is there twice" "${snapshots[@]}" --set-json 'storageClasses=[{"name":"a"},{"name":"a"}]'
+check "two default classes" refuses "storageClasses: only one can be the default, not a and b" "${snapshots[@]}" --set-json 'storageClasses=[{"name":"a","default":true},{"name":"b","default":true}]'
+check "two default snapshot classes" refuses "volumeSnapshotClasses: only one can be the driver's default, not a and b" "${snapshots[@]}" \
+    --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Delete","default":true},{"name":"b","deletionPolicy":"Delete","default":true}]'
+check "two snapshot classes for Velero" refuses "Velero would take any of a and b" "${snapshots[@]}" \
+    --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Delete","velero":true},{"name":"b","deletionPolicy":"Delete","velero":true}]'
+check "a snapshot class with a repository, which this profile does not serve" refuses "/volumeSnapshotClasses/0" "${snapshots[@]}" \
+    --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Delete","parameters":{"csi.storage.k8s.io/snapshotter-secret-name":"s"}}]'
+check "a deletion policy that is none" refuses "/volumeSnapshotClasses/0/deletionPolicy" "${snapshots[@]}" --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Keep"}]'
+check "a Secret of one's own whose authority nobody knows" refuses "snapshotMetadata.tls: clients need the authority of Secret ours" "${snapshots[@]}" "${metadata[@]}" --set snapshotMetadata.tls.existingSecret=ours
+check "an authority that is no certificate" refuses "/snapshotMetadata/tls/caCert" "${snapshots[@]}" --set snapshotMetadata.tls.caCert=x
+check "a kubelet directory that is relative" refuses "/kubeletDirectory" "${snapshots[@]}" --set kubeletDirectory=kubelet
+check "a verbosity that is none" refuses "/sidecars/logLevel" "${snapshots[@]}" --set sidecars.logLevel=high
+
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" = 0 ]
