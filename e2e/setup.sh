@@ -4,6 +4,8 @@
 #   e2e/setup.sh build    what `make demo` needs: compiler, file system tools
 #   e2e/setup.sh test     that, and the oracles of the tests: csi-sanity, two releases of restic, thin-provisioning-tools
 #   e2e/setup.sh thin     that, and the virtual machine of the tests that need device-mapper (e2e/vm)
+#   e2e/setup.sh image    what `make image` needs: that of `build`, and what makes images without a container engine
+#   e2e/setup.sh e2e      that, and what a Kubernetes cluster needs here (e2e/cluster); its programs are built by e2e/cluster/build.sh
 #   e2e/setup.sh fuzz     what `make build` needs, a nightly toolchain and cargo-fuzz
 #   e2e/setup.sh bench-quick    what `make bench-quick` needs: that of `build`, and restic
 #   e2e/setup.sh bench    that, and the other tools that are measured; one that cannot be had in time is left out
@@ -122,8 +124,8 @@ build_rustic() {
 }
 
 case $wanted in
-    build | test | thin | fuzz | bench | bench-quick) ;;
-    *) die "usage: $0 [build|test|thin|fuzz|bench|bench-quick]" ;;
+    build | test | thin | image | e2e | fuzz | bench | bench-quick) ;;
+    *) die "usage: $0 [build|test|thin|image|e2e|fuzz|bench|bench-quick]" ;;
 esac
 command -v apt-get >/dev/null || die "this is no Debian; see the package lists in $0"
 
@@ -138,6 +140,13 @@ fi
 if [ "$wanted" = thin ]; then
     install_packages qemu-system-x86 busybox-static cpio xz-utils zstd binutils thin-provisioning-tools dmsetup lvm2 strace fdisk
     e2e/vm/build || die "the virtual machine could not be made"
+fi
+if [ "$wanted" = image ] || [ "$wanted" = e2e ]; then
+    install_packages buildah crun debootstrap python3
+fi
+if [ "$wanted" = e2e ]; then
+    install_packages busybox-static iproute2 libseccomp-dev nftables openssl pkg-config
+    go_setup
 fi
 if [ "$wanted" = fuzz ]; then
     fuzz_setup
