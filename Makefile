@@ -6,6 +6,7 @@
 #   make test-full    the same with the whole of the long ones
 #   make test-thin    of these the tests that need device-mapper, in virtual machines, and power cuts; ends with `N passed, N failed`
 #   make test-thin-full    the same with the whole of the long ones
+#   make image  the image of the Dockerfile into target/windlass-image.tar, without a container engine and without a registry
 #   make fuzz   feeds made-up bytes to whatever reads those of others, FUZZ_SECONDS (60) a target; ends with `N passed, N failed`
 #   make lint   formatting and clippy only
 #   make bench  speed, memory and space beside restic, borg, rustic and kopia; some 25 minutes, results in tests/bench/RESULTS.md
@@ -22,7 +23,7 @@ SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints,thin-tests
 
-.PHONY: all demo test test-full test-thin test-thin-full fuzz soak soak-repository lint bench bench-quick bench-memory bench-thin build clean
+.PHONY: all demo test test-full test-thin test-thin-full image fuzz soak soak-repository lint bench bench-quick bench-memory bench-thin build clean
 
 all: build
 
@@ -44,6 +45,10 @@ test-thin:
 
 test-thin-full:
 	@e2e/run-thin-tests.sh full
+
+image:
+	@e2e/setup.sh image
+	@deploy/image/build.sh target/windlass-image.tar
 
 fuzz:
 	@e2e/run-fuzz.sh

@@ -34,19 +34,22 @@ tools_of() {
     printf '%s/%s-%s\n' "$tools_cache" "$1" "$hash"
 }
 
+# choose_tools: notes which built tools the cluster uses; it keeps them until it is brought up again.
+choose_tools() {
+    local module
+    for module in $tool_modules; do tools_of "$module"; done >"$run/tools.new"
+    mv "$run/tools.new" "$run/tools"
+}
+
 # tool NAME: the path of a program, whichever module it is from.
 tool() {
-    local module directory
-    if [ -z "${tool_directories-}" ]; then
-        tool_directories=
-        for module in $tool_modules; do tool_directories+="$(tools_of "$module") "; done
-    fi
-    for directory in $tool_directories; do
+    local directory
+    while read -r directory; do
         if [ -x "$directory/$1" ]; then
             printf '%s\n' "$directory/$1"
             return
         fi
-    done
+    done <"$run/tools"
     printf '%s is not built (e2e/cluster/build.sh)\n' "$1" >&2
     return 1
 }

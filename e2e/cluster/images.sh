@@ -10,7 +10,9 @@ set -euo pipefail
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/env.sh"
 
 busybox=/bin/busybox
-hash=$({ for module in $tool_modules; do tools_of "$module"; done; sha256sum "$busybox" "$cluster_source"/{images.sh,oci-image.py,pause.c}; } | sha256sum | cut -c 1-16)
+mkdir -p "$run"
+[ -e "$run/tools" ] || choose_tools
+hash=$({ cat "$run/tools"; sha256sum "$busybox" "$cluster_source"/{images.sh,oci-image.py,pause.c}; } | sha256sum | cut -c 1-16)
 images=$tools_cache/images-$hash
 
 # version MODULE PATH: the tag of an upstream image, which is the version of the Go module that its program is built from.
@@ -52,14 +54,14 @@ make_images() {
 import() {
     local node=$1 ctr name digest file there
     ctr="$(tool ctr) -a /run/containerd/containerd.sock -n k8s.io images"
-    there=$(inside "$node" $ctr ls)
+    there=$(inside "$node" $ctr ls 2>>"$run/log/import.log")
     for name in "$images"/*.name "$run"/images/*.name; do
         [ -e "$name" ] || continue
         file=${name%.name}
         digest=$(cat "$file.digest")
         name=$(cat "$name")
         ! awk -v name="$name" -v digest="$digest" '$1 == name && $3 == digest { found = 1 } END { exit !found }' <<<"$there" || continue
-        inside "$node" $ctr import --local "$file.tar" >/dev/null || { printf 'images.sh: %s could not be imported on node %s\n' "$name" "$node" >&2; return 1; }
+        inside "$node" $ctr import --local "$file.tar" >>"$run/log/import.log" 2>&1 || { printf 'images.sh: %s could not be imported on node %s\n' "$name" "$node" >&2; return 1; }
     done
 }
 
@@ -69,7 +71,8 @@ add() {
     read -r name digest < <(python3 -c '
 import json, sys
 only, = json.load(sys.stdin)["manifests"]
-print(only["annotations"]["io.containerd.image.name"], only["digest"])' <<<"$index")
+names = only["annotations"]
+print(names.get("io.containerd.image.name") or names["org.opencontainers.image.ref.name"], only["digest"])' <<<"$index")
     file=$run/images/$(tr '/:' '--' <<<"$name")
     mkdir -p "$run/images"
     rm -f "$file".{name,digest,tar}
