@@ -173,11 +173,12 @@ check "the rights are these, and no others" holds $all '[rules[] | .apiGroups[0]
     "snapshot.storage.k8s.io/volumesnapshotcontents: get list watch update patch",
     "snapshot.storage.k8s.io/volumesnapshotcontents/status: update patch", "snapshot.storage.k8s.io/volumesnapshotclasses: get list watch",
     "authentication.k8s.io/tokenreviews: create", "authorization.k8s.io/subjectaccessreviews: create",
+    "cbt.storage.k8s.io/snapshotmetadataservices: get",
     "coordination.k8s.io/leases: get create update", "storage.k8s.io/csistoragecapacities: get list watch create update patch delete",
     "/pods: get"])'
 check "nobody may read a Secret" holds $all 'may(""; "secrets") | exactly([])'
 check "without changed blocks nobody reviews tokens" holds single-node \
-    'may("authentication.k8s.io"; "tokenreviews") == [] and may("authorization.k8s.io"; "subjectaccessreviews") == []'
+    'may("authentication.k8s.io"; "tokenreviews") == [] and may("authorization.k8s.io"; "subjectaccessreviews") == [] and may("cbt.storage.k8s.io"; "snapshotmetadataservices") == []'
 check "both bindings are for the pod's account alone" holds $all \
     '[kinds("ClusterRoleBinding")[], kinds("RoleBinding")[] | .subjects] | unique | exactly([[{kind: "ServiceAccount", name: "windlass-node", namespace: "windlass-system"}]])'
 check "nothing is reachable but the port for changed blocks" holds $all '
