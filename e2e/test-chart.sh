@@ -143,6 +143,8 @@ check "pools are made before they are served, and one that cannot be made does n
 check "only readiness asks for a pool; liveness asks for an answer" holds $all '
     (container("node").readinessProbe.exec.command | exactly(["windlass", "node", "probe", "--endpoint=unix:///csi/csi.sock"]))
     and (container("node").livenessProbe.exec.command | exactly(["windlass", "node", "probe", "--endpoint=unix:///csi/csi.sock", "--live"]))'
+check "clients of changed blocks are led to a sidecar only when it listens" holds $all \
+    'container("csi-snapshot-metadata").readinessProbe.httpGet | exactly({path: "/health", port: 8084})'
 check "two pods never own a pool at once" holds $all \
     'object("DaemonSet"; "windlass-node").spec.updateStrategy | exactly({type: "RollingUpdate", rollingUpdate: {maxSurge: 0, maxUnavailable: 1}})'
 
