@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Puts the driver into the cluster of e2e/cluster, as pods, by nothing but what the chart renders; waits until it serves, and says what keeps it
+# from that. Its image is in the cluster already.
+#
+#   e2e/install-driver.sh [HELM ARGUMENT...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. e2e/cluster/env.sh
+limit=${WINDLASS_PATIENCE:-180}
+
+"$(tool helm)" template windlass deploy/chart --namespace windlass-system --kube-version "$(cluster_kubectl version -o json | jq -r .serverVersion.gitVersion)" \
+    --api-versions snapshot.storage.k8s.io/v1/VolumeSnapshot --api-versions cbt.storage.k8s.io/v1beta1/SnapshotMetadataService \
+    --values e2e/values.yaml --set createNamespace=true "$@" >"$run/driver.yaml"
+cluster_kubectl apply --namespace windlass-system -f "$run/driver.yaml" >/dev/null
+if ! cluster_kubectl -n windlass-system rollout status daemonset/windlass-node --timeout="${limit}s" >/dev/null; then
+    cluster_kubectl -n windlass-system describe pod -l app.kubernetes.io/name=windlass | tail -n 40
+    for container in pools node csi-provisioner; do
+        printf -- '-- log of %s\n' "$container"
+        cluster_kubectl -n windlass-system logs daemonset/windlass-node -c "$container" --tail=20 || true
+    done
+    exit 1
+fi >&2
+# Registered with the kubelet, with the topology of both pools.
+for _ in $(seq 100); do
+    ! cluster_kubectl get csinode node1 -o json | jq -e '.spec.drivers // [] | any(.name == "csi.windlass.dev" and (.topologyKeys | length == 3))' >/dev/null || exit 0
+    sleep 0.2
+done
+echo "the kubelet of node 1 does not know the driver with both pools:" >&2
+cluster_kubectl get csinode node1 -o yaml >&2
+exit 1

@@ -1,0 +1,141 @@
+# What scenarios are written with. Sourced by e2e/scenarios.sh in a shell of its own for each scenario, with -euo pipefail; so whatever fails ends
+# the scenario, and its output is its log. `namespace` is the scenario's own.
+#
+# Nothing here waits by the clock: it waits for a state, no longer than `patience` seconds.
+
+patience=${WINDLASS_PATIENCE:-180}
+driver=csi.windlass.dev
+driver_namespace=windlass-system
+
+kubectl() { cluster_kubectl "$@"; }
+k() { kubectl -n "$namespace" "$@"; }
+apply() { k apply -f - >/dev/null; }
+note() { printf '%s %s\n' "$(date +%T)" "$*" >&2; }
+fail() { printf 'NOT SO: %s\n' "$*" >&2; exit 1; }
+equal() { [ "$1" = "$2" ] || fail "$3: $1, not $2"; }
+
+# until_true WHAT COMMAND...: until the command succeeds.
+until_true() {
+    local what=$1 end=$((SECONDS + patience))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$end" ] || { "$@" >&2 || true; fail "not within $patience s: $what"; }
+        sleep 0.3
+    done
+}
+refused() { ! "$@"; }
+
+# claim NAME SIZE [class=C] [mode=Block] [access=ReadWriteOnce] [from=VolumeSnapshot/NAME|PersistentVolumeClaim/NAME] [volume=PV]
+claim() {
+    local name=$1 size=$2 class=windlass mode=Filesystem access=ReadWriteOnce from= volume= option group
+    shift 2
+    for option in "$@"; do local "${option%%=*}"="${option#*=}"; done
+    {
+        printf 'apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: %s}\n' "$name"
+        printf 'spec:\n  accessModes: [%s]\n  storageClassName: "%s"\n  volumeMode: %s\n' "$access" "$class" "$mode"
+        printf '  resources: {requests: {storage: %s}}\n' "$size"
+        if [ -n "$from" ]; then
+            group=
+            [ "${from%%/*}" != VolumeSnapshot ] || group=', apiGroup: snapshot.storage.k8s.io'
+            printf '  dataSource: {kind: %s, name: %s%s}\n' "${from%%/*}" "${from#*/}" "$group"
+        fi
+        [ -z "$volume" ] || printf '  volumeName: %s\n' "$volume"
+    } | apply
+}
+
+# pod NAME CLAIM:PATH... [command=COMMAND] [node=NODE] [readonly=true] [account=NAME]: a pod with busybox, which waits for `inside` unless told what to do.
+# A claim whose path begins with /dev/ is a raw block device.
+pod() {
+    local name=$1 command='trap "exit 0" TERM; sleep 100000 & wait' node= readonly=false account=default argument
+    local mounts=() devices=()
+    shift
+    for argument in "$@"; do
+        case $argument in
+            *:/dev/*) devices+=("$argument") ;;
+            *:/*) mounts+=("$argument") ;;
+            *) local "${argument%%=*}"="${argument#*=}" ;;
+        esac
+    done
+    {
+        printf 'apiVersion: v1\nkind: Pod\nmetadata: {name: %s, labels: {scenario: "%s"}}\nspec:\n' "$name" "$namespace"
+        printf '  restartPolicy: Never\n  terminationGracePeriodSeconds: 2\n  serviceAccountName: %s\n' "$account"
+        [ -z "$node" ] || printf '  nodeSelector: {kubernetes.io/hostname: %s}\n' "$node"
+        printf '  containers:\n    - name: c\n      image: %s\n      imagePullPolicy: Never\n      command: [sh, -c, %s]\n' "$busybox" "$(jq -Rn --arg text "$command" '$text')"
+        printf '      volumeMounts:\n        - {name: scratch, mountPath: /scratch}\n'
+        for argument in "${mounts[@]}"; do printf '        - {name: %s, mountPath: %s, readOnly: %s}\n' "${argument%%:*}" "${argument#*:}" "$readonly"; done
+        [ "${#devices[@]}" = 0 ] || printf '      volumeDevices:\n'
+        for argument in "${devices[@]}"; do printf '        - {name: %s, devicePath: %s}\n' "${argument%%:*}" "${argument#*:}"; done
+        printf '  volumes:\n    - {name: scratch, emptyDir: {}}\n'
+        for argument in "${mounts[@]}" "${devices[@]}"; do
+            printf '    - {name: %s, persistentVolumeClaim: {claimName: %s, readOnly: %s}}\n' "${argument%%:*}" "${argument%%:*}" "$readonly"
+        done
+    } | apply
+}
+ready() { local name; for name in "$@"; do k wait --for=condition=Ready "pod/$name" --timeout="${patience}s" >/dev/null; done; }
+run_pod() { pod "$@"; ready "$1"; }
+inside_pod() { local name=$1; shift; k exec "$name" -- sh -euc "$*"; }
+end_pods() { k delete pod "$@" --wait --timeout="${patience}s" >/dev/null; }
+
+# snapshot NAME CLAIM [CLASS]: made, and ready.
+snapshot() {
+    printf 'apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {name: %s}\nspec: {volumeSnapshotClassName: %s, source: {persistentVolumeClaimName: %s}}\n' \
+        "$1" "${3:-windlass-local}" "$2" | apply
+    snapshot_ready "$1"
+}
+snapshot_ready() { k wait --for=jsonpath='{.status.readyToUse}'=true "volumesnapshot/$1" --timeout="${patience}s" >/dev/null; }
+content_of() { k get volumesnapshot "$1" -o jsonpath='{.status.boundVolumeSnapshotContentName}'; }
+handle_of() { kubectl get volumesnapshotcontent "$(content_of "$1")" -o jsonpath='{.status.snapshotHandle}'; }
+volume_of() { k get pvc "$1" -o jsonpath='{.spec.volumeName}'; }
+
+# Random files, and one checksum over all files of a directory and their names.
+fill() { inside_pod "$1" "for i in 1 2 3 4; do dd if=/dev/urandom of=$2/file\$i bs=1M count=${3:-4} 2>/dev/null; done; mkdir -p $2/deep/er; echo \$\$ >$2/deep/er/file; sync"; }
+checksum() { inside_pod "$1" "cd $2; find . -type f ! -path './lost+found/*' -exec sha256sum {} + | sort -k 2 | sha256sum | cut -c 1-64"; }
+device_checksum() { inside_pod "$1" "dd if=$2 bs=1M ${3:+count=$3} 2>/dev/null | sha256sum | cut -c 1-64"; }
+
+# The driver's pod; processes of its containers are found by their ids, never by a name.
+driver_pod() { kubectl -n $driver_namespace get pod -l app.kubernetes.io/name=windlass -o jsonpath='{.items[0].metadata.name}'; }
+driver_ready() { kubectl -n $driver_namespace rollout status daemonset/windlass-node --timeout="${patience}s" >/dev/null; }
+in_driver() { kubectl -n $driver_namespace exec "$(driver_pod)" -c node -- "$@"; }
+# process_of CONTAINER: its number in node 1.
+process_of() {
+    local id
+    id=$(kubectl -n $driver_namespace get pod "$(driver_pod)" -o json | jq -r --arg name "$1" '.status.containerStatuses[] | select(.name == $name) | .containerID')
+    inside 1 "$(tool ctr)" -a /run/containerd/containerd.sock -n k8s.io tasks ls | awk -v id="${id#containerd://}" '$1 == id { print $2 }'
+}
+restarts_of() { kubectl -n $driver_namespace get pod "$(driver_pod)" -o json | jq -r --arg name "$1" '.status.containerStatuses[] | select(.name == $name) | .restartCount'; }
+
+# leaves_nothing: everything of the namespace deleted, until neither volumes nor contents of it are left.
+volumes_left() { kubectl get pv -o json | jq -r --arg namespace "$namespace" '.items[] | select(.spec.claimRef.namespace == $namespace) | .metadata.name'; }
+contents_left() { kubectl get volumesnapshotcontent -o json | jq -r --arg namespace "$namespace" '.items[] | select(.spec.volumeSnapshotRef.namespace == $namespace) | .metadata.name'; }
+nothing_left() { [ -z "$(volumes_left)$(contents_left)" ]; }
+leaves_nothing() {
+    k delete pod --all --wait --timeout="${patience}s" >/dev/null
+    k delete volumesnapshot,pvc --all --wait --timeout="${patience}s" >/dev/null
+    until_true "no volume or snapshot of $namespace is left" nothing_left
+    kubectl delete namespace "$namespace" --wait=false >/dev/null
+}
+
+# For backup programs: an account that may ask for changed blocks of this namespace, and a program that does so (e2e/tools/snapshot-metadata/changed-blocks).
+backup_account() {
+    k create serviceaccount backup >/dev/null
+    kubectl apply -f - >/dev/null <<END
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: snapshot-metadata-client}
+rules:
+  - {apiGroups: [snapshot.storage.k8s.io], resources: [volumesnapshots, volumesnapshotcontents], verbs: [get, list, watch]}
+  - {apiGroups: [cbt.storage.k8s.io], resources: [snapshotmetadataservices], verbs: [get, list]}
+  - {apiGroups: [""], resources: [serviceaccounts/token], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: snapshot-metadata-client-$namespace}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: snapshot-metadata-client}
+subjects: [{kind: ServiceAccount, name: backup, namespace: $namespace}]
+END
+}
+give_program() { k exec -i "$1" -- sh -c 'cat >/scratch/changed-blocks && chmod 755 /scratch/changed-blocks' <"$(tool changed-blocks)"; }
+# ask POD ARGUMENT...: the answer's lines.
+ask() { local name=$1; shift; k exec "$name" -- /scratch/changed-blocks -namespace "$namespace" "$@"; }
+# totals: RANGES BYTES SIZE of an answer on standard input.
+totals() { sed -n 's/^end //p'; }
