@@ -6,6 +6,8 @@
 #   make test-full    the same with the whole of the long ones
 #   make test-thin    of these the tests that need device-mapper, in virtual machines, and power cuts; ends with `N passed, N failed`
 #   make test-thin-full    the same with the whole of the long ones
+#   make e2e    the driver in a Kubernetes cluster of two nodes on this machine: chart, image, scenarios; ends with `N passed, N failed`. The
+#               cluster's programs are built once, which takes some 20 minutes of one processor
 #   make image  the image of the Dockerfile into target/windlass-image.tar, without a container engine and without a registry
 #   make fuzz   feeds made-up bytes to whatever reads those of others, FUZZ_SECONDS (60) a target; ends with `N passed, N failed`
 #   make lint   formatting and clippy only
@@ -23,7 +25,7 @@ SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints,thin-tests
 
-.PHONY: all demo test test-full test-thin test-thin-full image fuzz soak soak-repository lint bench bench-quick bench-memory bench-thin build clean
+.PHONY: all demo test test-full test-thin test-thin-full e2e image fuzz soak soak-repository lint bench bench-quick bench-memory bench-thin build clean
 
 all: build
 
@@ -45,6 +47,9 @@ test-thin:
 
 test-thin-full:
 	@e2e/run-thin-tests.sh full
+
+e2e:
+	@e2e/run-e2e.sh
 
 image:
 	@e2e/setup.sh image

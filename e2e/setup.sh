@@ -145,7 +145,7 @@ if [ "$wanted" = image ] || [ "$wanted" = e2e ]; then
     install_packages buildah crun debootstrap python3
 fi
 if [ "$wanted" = e2e ]; then
-    install_packages busybox-static iproute2 libseccomp-dev nftables openssl pkg-config
+    install_packages busybox-static iproute2 jq libseccomp-dev nftables openssl pkg-config
     go_setup
 fi
 if [ "$wanted" = fuzz ]; then

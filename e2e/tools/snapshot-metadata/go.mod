@@ -2,7 +2,10 @@ module windlass.dev/e2e/tools/snapshot-metadata
 
 go 1.26.0
 
-require github.com/kubernetes-csi/external-snapshot-metadata v1.1.0
+require (
+	github.com/kubernetes-csi/external-snapshot-metadata v1.1.0
+	k8s.io/client-go v0.37.2
+)
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect
@@ -74,7 +77,6 @@ require (
 	k8s.io/apiextensions-apiserver v0.37.2 // indirect
 	k8s.io/apimachinery v0.37.2 // indirect
 	k8s.io/apiserver v0.37.2 // indirect
-	k8s.io/client-go v0.37.2 // indirect
 	k8s.io/component-base v0.37.2 // indirect
 	k8s.io/klog/v2 v2.140.0 // indirect
 	k8s.io/kube-openapi v0.0.0-20260821135717-be32def86098 // indirect
