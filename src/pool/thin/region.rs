@@ -10,10 +10,11 @@
 //!
 //! Order of durable steps:
 //!
-//! * **Growing** writes zeros behind the length (a former life of the bytes must not show) and raises the length in memory. The
-//!   next sync makes first the content durable, then the slot with the new length: two flushes, and only when the length
-//!   changed. A power cut between shows the old length, whose content nothing has touched.
-//! * **Shrinking** is durable at once, before anything can be written or zeroed behind the new length.
+//! * **A new length is durable at once**, before anything can be written that counts on it. Growing makes first the zeros behind the old
+//!   length durable (a former life of the bytes must not show), then the slot; shrinking makes the slot durable before anything can be
+//!   written or zeroed behind the new length. A power cut between shows the old length, whose content nothing has touched. It must not wait
+//!   for the next sync: the database writes its own layout into its header, and one that names more than the slot
+//!   would be refused as cut off.
 //! * **Writing** reaches the device at once and is durable after the next sync. Bytes within the durable length change by the
 //!   database's own writes only.
 //!
@@ -77,11 +78,10 @@ impl Gauge {
     }
 }
 
-/// The length, as the database set it and as it is on the device.
+/// The length, as it is on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Length {
-    now: u64,
-    durable: u64,
+    bytes: u64,
     generation: u64,
 }
 
@@ -122,12 +122,12 @@ impl Region {
 
     fn create_over(source: Box<dyn BlockSource>, sink: Box<dyn BlockSink>, range: ByteRange) -> io::Result<Self> {
         check_range(range)?;
-        let first = Length { now: 0, durable: 0, generation: 1 };
+        let first = Length { bytes: 0, generation: 1 };
         // The other slot could be of a former life and of a higher generation.
         sink.write_at(slot_offset(range, 0), &[0; BLOCK as usize])?;
         sink.flush()?;
         let region = Self { source, sink: Some(sink), range, state: Mutex::new(first), gauge: gauge(range, 0) };
-        region.write_slot(first.generation, first.now)?;
+        region.write_slot(first)?;
         Ok(region)
     }
 
@@ -141,7 +141,7 @@ impl Region {
             decode(&slot, capacity(range))
         };
         let (generation, length) = newer([read(0), read(1)])?;
-        let state = Mutex::new(Length { now: length, durable: length, generation });
+        let state = Mutex::new(Length { bytes: length, generation });
         Ok(Self { source, sink, range, state, gauge: gauge(range, length) })
     }
 
@@ -173,10 +173,10 @@ impl Region {
         self.gauge.clone()
     }
 
-    /// Makes this length durable, after everything that was written before it.
-    fn write_slot(&self, generation: u64, length: u64) -> io::Result<()> {
+    /// Makes this length durable. What it covers must be durable before.
+    fn write_slot(&self, length: Length) -> io::Result<()> {
         let sink = self.sink()?;
-        sink.write_at(slot_offset(self.range, generation), &encode(generation, length))?;
+        sink.write_at(slot_offset(self.range, length.generation), &encode(length.generation, length.bytes))?;
         sink.flush()
     }
 
@@ -202,7 +202,7 @@ impl Region {
 
 impl StorageBackend for Region {
     fn len(&self) -> io::Result<u64> {
-        self.with_length(|length| Ok(length.now))
+        self.with_length(|length| Ok(length.bytes))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -215,33 +215,28 @@ impl StorageBackend for Region {
             return Err(io::Error::new(io::ErrorKind::StorageFull, text));
         }
         self.with_length(|length| {
-            if let Some(grown) = ByteRange::between(length.now, len) {
+            if len == length.bytes {
+                return Ok(());
+            }
+            if let Some(grown) = ByteRange::between(length.bytes, len) {
                 let start = self.range.offset() + CONTENT_AT + grown.offset();
                 // The sum lies within the region, and so does not overflow.
                 if let Some(range) = ByteRange::new(start, grown.length()) {
-                    self.sink()?.write_zeros(range)?;
+                    let sink = self.sink()?;
+                    sink.write_zeros(range)?;
+                    sink.flush()?;
                 }
             }
-            length.now = len;
+            let changed = Length { bytes: len, generation: length.generation + 1 };
+            self.write_slot(changed)?;
+            *length = changed;
             self.gauge.length.store(len, Ordering::Relaxed);
-            if len < length.durable {
-                self.write_slot(length.generation + 1, len)?;
-                (length.generation, length.durable) = (length.generation + 1, len);
-            }
             Ok(())
         })
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let sink = self.sink()?;
-        sink.flush()?;
-        self.with_length(|length| {
-            if length.now != length.durable {
-                self.write_slot(length.generation + 1, length.now)?;
-                (length.generation, length.durable) = (length.generation + 1, length.now);
-            }
-            Ok(())
-        })
+        self.sink()?.flush()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -281,6 +281,28 @@ fn opened(disk: &Disk) -> Result<Catalogue, PoolError> {
 }
 
 #[test]
+fn a_power_cut_while_a_catalogue_is_stretched_and_opened_leaves_one_that_opens() {
+    let disk = Disk::used(9 * MIB);
+    let id = PoolId::random();
+    Catalogue::made_on(disk.create(), id).unwrap();
+    let made = disk.events();
+    let before = disk.0.lock().unwrap().0.clone();
+    let region = disk.open().unwrap();
+    let closed = region.len().unwrap();
+    region.stretch().unwrap();
+    assert!(region.len().unwrap() > closed, "it was stretched");
+    drop(Builder::new().create_with_backend(region).unwrap());
+    let events = disk.0.lock().unwrap().1.clone();
+    let flushes = (made..events.len()).filter(|at| matches!(events[*at], Event::Flush));
+    for at in flushes {
+        let mut image = before.clone();
+        apply(&mut image, &events[made..at], || true);
+        let cut = Disk::holding(image);
+        assert_eq!(opened(&cut).map(|catalogue| catalogue.id()).unwrap(), id, "cut at {at} of {}", events.len());
+    }
+}
+
+#[test]
 fn a_catalogue_lives_in_a_region_and_is_read_without_being_changed() {
     let disk = Disk::used(9 * MIB);
     let id = PoolId::random();
