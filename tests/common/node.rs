@@ -134,6 +134,11 @@ impl Node {
         (kib("VmRSS:"), kib("VmHWM:"))
     }
 
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// The last lines of its log.
     pub fn log_end(&self) -> String {
         log_end(&self.options.log)
