@@ -128,6 +128,8 @@ imageGCHighThresholdPercent: 100
 imageMinimumGCAge: 240h
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%}
 nodeStatusUpdateFrequency: 5s
+# A running pod's volume grows when the kubelet next looks at the pod, which else is once a minute.
+syncFrequency: 10s
 volumePluginDir: /var/lib/kubelet/volumeplugins
 END
     start "$node" "kubelet$node" "$(tool kubelet)" --config="$own/kubelet.yaml" --kubeconfig="$run/kubeconfig/kubelet$node.conf" \

@@ -22,7 +22,7 @@ ended() {
     inside_pod "$1" 'ls /data/file0 >/dev/null'
     k patch pvc "$1" --type=merge -p '{"spec": {"resources": {"requests": {"storage": "600Mi"}}}}' >/dev/null
 }
-for container in csi-provisioner csi-snapshotter csi-resizer csi-snapshot-metadata node node; do
+for container in csi-provisioner csi-snapshotter csi-resizer csi-snapshot-metadata node; do
     name=during-$container-$RANDOM
     restarts=$(restarts_of "$container")
     process=$(process_of "$container")
