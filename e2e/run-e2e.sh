@@ -58,7 +58,7 @@ take_down() {
         say "the cluster stays up: WINDLASS_CLUSTER_DIR=$run e2e/cluster/k get pods -A"
         return 0
     fi
-    step "cluster down" e2e/cluster/down.sh --wipe
+    part "cluster down" e2e/cluster/check-down.sh
 }
 
 finish() {

@@ -29,43 +29,43 @@ within() {
 
 group_directories() { cut -d'|' -f2 "$run"/node*/groups 2>/dev/null | sort -u; }
 
-# mounted_loops: lines MAJOR:MINOR /dev/loopN of the file systems that are mounted from loop devices anywhere in the cluster, each pod included.
-mounted_loops() {
-    local directory pid
-    for directory in $(group_directories); do find "$directory" -name cgroup.procs -exec cat {} + 2>/dev/null || true; done | sort -un |
-        while read -r pid; do printf '%s %s\n' "$(readlink "/proc/$pid/ns/mnt")" "$pid"; done 2>/dev/null | sort -u -k1,1 |
-        while read -r _ pid; do
-            awk '{ for (i = 7; i <= NF && $i != "-"; i++); if ($(i + 2) ~ "^/dev/loop[0-9]+$") print $3, $(i + 2) }' "/proc/$pid/mountinfo" 2>/dev/null || true
-        done | sort -u
+# files_on LOOP: lines MAJOR:MINOR INODE of what lies in a Btrfs on this loop device. Its subvolumes have numbers of their own, which no
+# table relates to the device; so it is mounted, for the moment and where nobody sees it. Prints nothing for any other file system.
+files_on() {
+    [ "$(blkid -p -o value -s TYPE "$1")" = btrfs ] || return 0
+    unshare --mount --propagation private -- sh -c '
+        mount -t btrfs "$1" /mnt && find /mnt -type f -exec stat -c "%Hd:%Ld %i" {} +' - "$1" || true
 }
 
-# our_loops MOUNTED: the loop devices that are the cluster's, those upon others first.
+# our_loops: the loop devices that are the cluster's, those upon others first. A file system other than Btrfs has its device's number.
 our_loops() {
-    local device
-    device=$(stat -c '%Hd:%Ld' "$run")
-    awk -v run="$device" '
-        FILENAME == ARGV[1] { inode[$1] = 1; next }
-        FILENAME == ARGV[2] { carrier[$1] = $2; next }
-        { back[$1] = $2; file[$1] = $3; split($1, part, "loop"); carrier["7:" part[2]] = $1 }
-        END {
-            for (found = 1; found;) {
-                found = 0
-                for (loop in back) {
-                    if (loop in depth) continue
-                    if (back[loop] == run && file[loop] in inode) { depth[loop] = 1; found = 1 }
-                    else if (back[loop] in carrier && carrier[back[loop]] in depth) { depth[loop] = depth[carrier[back[loop]]] + 1; found = 1 }
-                }
-            }
-            for (loop in depth) print depth[loop], loop
-        }' <(find "$run" -xdev -type f -printf '%i\n') <(printf '%s\n' "$1") <(losetup --list --noheadings --raw --output NAME,BACK-MAJ:MIN,BACK-INO) |
-        sort -rn | cut -d' ' -f2
+    local name device inode files devices='' loop found=() order=()
+    local -A file=()
+    while read -r name device inode; do file[$name]="$device $inode"; done < <(losetup --list --noheadings --output NAME,BACK-MAJ:MIN,BACK-INO)
+    files=$(find "$run" -xdev -type f -printf "$(stat -c '%Hd:%Ld' "$run") %i\n")
+    while :; do
+        found=()
+        for name in "${!file[@]}"; do
+            # With a here-string, not a pipe: grep ends at the first match.
+            if grep -qFx "${file[$name]}" <<<"$files" || grep -qFx "${file[$name]% *}" <<<"$devices"; then found+=("$name"); fi
+        done
+        [ ${#found[@]} -gt 0 ] || break
+        order=("${found[@]}" "${order[@]}")
+        files='' devices=''
+        for loop in "${found[@]}"; do
+            unset "file[$loop]"
+            files+=$(files_on "$loop")$'\n'
+            devices+=7:${loop#/dev/loop}$'\n'
+        done
+    done
+    printf '%s\n' "${order[@]}"
 }
 
 is_gone() { ! [ -e "$1" ]; }
 is_detached() { ! losetup "$1" >/dev/null 2>&1; }
 remove_group() { find "$1" -depth -type d -exec rmdir {} + 2>/dev/null; ! [ -d "$1" ]; }
 
-loops=$(our_loops "$(mounted_loops)")
+loops=$(our_loops)
 for node in $nodes; do
     pid=$(node_pid "$node") || continue
     kill -KILL "$pid"
