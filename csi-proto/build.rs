@@ -12,7 +12,7 @@ use std::{env, fs};
 
 use protox::prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, Value};
 
-const FILES: [&str; 2] = ["csi/v1/csi.proto", "windlass/v1/windlass.proto"];
+const FILES: [&str; 3] = ["csi/v1/csi.proto", "windlass/v1/windlass.proto", "pluginregistration/v1/pluginregistration.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");

@@ -5,6 +5,7 @@
 //!
 //! * [`csi::v1`] is the Container Storage Interface 1.13. It is tested field by field against `tests/fields.txt`.
 //! * [`windlass::v1`] is Windlass's own protocol, for what CSI has no words for.
+//! * [`pluginregistration::v1`] is the kubelet's protocol for plugins that make themselves known.
 //!
 //! A field marked `csi_secret` is never printed: the `Debug` of its message shows `<N redacted>` in its place, and so
 //! does that of every message around it. The build writes these impls from the marks, so a new field needs only its mark.
@@ -41,7 +42,23 @@ pub mod windlass {
     }
 }
 
-/// Both protocols and all they import as an encoded `google.protobuf.FileDescriptorSet`, options included, comments not.
+/// The registration of plugins with the kubelet.
+pub mod pluginregistration {
+    /// Version 1, package `pluginregistration`.
+    #[allow(
+        clippy::all,
+        clippy::pedantic,
+        clippy::nursery,
+        missing_docs,
+        rustdoc::all,
+        reason = "generated code, and comments written for proto files"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("pluginregistration");
+    }
+}
+
+/// All protocols and all they import as an encoded `google.protobuf.FileDescriptorSet`, options included, comments not.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));
 
 /// The `Debug` impls of the messages that hold secrets.

@@ -4,6 +4,7 @@
 //! * `validate` turns requests into checked values; `status` turns failures into codes, one function for each call. Between the
 //!   two no message and no code is seen.
 //! * [`quiesce`] is what pools hold volumes still with.
+//! * [`registration`] tells the kubelet that the plugin is there.
 //!
 //! This is the only module that makes a `tonic::Status`.
 
@@ -20,6 +21,7 @@ mod node;
 mod node_layer;
 pub mod pools_service;
 pub mod quiesce;
+pub mod registration;
 pub mod server;
 mod snapshot_metadata;
 pub mod status;

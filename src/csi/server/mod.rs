@@ -18,6 +18,7 @@ mod log;
 mod socket;
 
 pub use connection::Connection;
+pub use log::LogLayer;
 pub use socket::{Incoming, PrivateSocket, SocketError};
 
 use std::time::Duration;

@@ -119,6 +119,11 @@ impl PrivateSocket {
         &self.file.path
     }
 
+    /// Device and inode of the socket's file, which tell whether it is still the one at the path.
+    pub fn identity(&self) -> (u64, u64) {
+        self.file.identity
+    }
+
     /// The connections to come. Must be called within the runtime.
     ///
     /// # Errors
