@@ -42,3 +42,13 @@ async fn one_volume_is_a_device_and_a_file_system_in_turn() {
 async fn copies_of_a_btrfs_that_lost_power_are_mounted_beside_it() {
     csi_layer::copies_of_a_btrfs_that_lost_power_are_mounted_beside_it(PoolFileSystem::Xfs).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_block_mover_does_by_hand_holds_on_xfs() {
+    csi_layer::what_a_block_mover_does_by_hand_holds(PoolFileSystem::Xfs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_block_mover_does_by_hand_holds_on_btrfs() {
+    csi_layer::what_a_block_mover_does_by_hand_holds(PoolFileSystem::Btrfs).await;
+}

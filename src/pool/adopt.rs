@@ -312,6 +312,7 @@ fn volume(id: VolumeId, name: ObjectName, size: VolumeSize, logical_block_size: 
         kubernetes: Default::default(),
         format: FormatState::Content,
         created: now,
+        history: Default::default(),
     }
 }
 

@@ -89,6 +89,7 @@ mod tests {
             source: request.source,
             format: FormatState::Never,
             created: Timestamp::now(),
+            history: Default::default(),
             foreign_source: None,
             kubernetes: Default::default(),
         }

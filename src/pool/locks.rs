@@ -1,15 +1,20 @@
 //! One operation per object: locks that reject and do not queue.
 //!
-//! Two kinds, in one table. An exclusive lock is for an operation that changes an object or claims a name; a second one on
-//! the same key fails at once. A pin is shared, and keeps a snapshot from being deleted while it is read or copied. Both are
-//! guards, freed on drop, so that no path of an operation forgets them.
+//! Three kinds, in one table. An exclusive lock is for an operation that changes an object or claims a name; a second one on
+//! the same key fails at once. A pin is shared, and keeps a snapshot from being deleted while it is read or copied. A *yielding* lock is
+//! for work in the background that nobody waits for: whoever wants an exclusive lock of its key makes it give way, and waits for that as long
+//! as one step of the work takes ([`YIELD_BOUND`] at most). All are guards, freed on drop, so that no path of an operation forgets them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::PoolError;
 use crate::types::{Object, ObjectName, SnapshotId};
+
+/// Longest wait for work in the background to give way: it looks whether it is wanted after each step, of a few MiB of I/O.
+pub const YIELD_BOUND: Duration = Duration::from_secs(10);
 
 /// What can be locked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,12 +41,21 @@ impl fmt::Display for Key {
 struct Table {
     locked: BTreeSet<Key>,
     pinned: BTreeMap<SnapshotId, u32>,
+    yielding: BTreeSet<Key>,
+    /// Those of them that somebody waits for.
+    wanted: BTreeSet<Key>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    table: Mutex<Table>,
+    yielded: Condvar,
 }
 
 /// The table of one pool. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct OperationLocks {
-    table: Arc<Mutex<Table>>,
+    shared: Arc<Shared>,
 }
 
 /// Exclusive locks, held until dropped.
@@ -50,6 +64,21 @@ pub struct OperationLocks {
 pub struct Locked {
     keys: Vec<Key>,
     locks: OperationLocks,
+}
+
+/// A lock that gives way, held until dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Yielding {
+    key: Key,
+    locks: OperationLocks,
+}
+
+impl Yielding {
+    /// Whether somebody wants the key: the work is to end soon.
+    pub fn is_wanted(&self) -> bool {
+        self.locks.table().wanted.contains(&self.key)
+    }
 }
 
 /// A pin on a snapshot, held until dropped.
@@ -61,18 +90,41 @@ pub struct Pin {
 }
 
 impl OperationLocks {
-    /// Locks all keys, or none. A key named twice is locked once.
+    /// Locks all keys, or none. A key named twice is locked once. Waits for work in the background that has one of them, and for nothing else.
     ///
     /// # Errors
     /// [`PoolError::Busy`] when one of them is locked.
     pub fn lock(&self, keys: impl IntoIterator<Item = Key>) -> Result<Locked, PoolError> {
         let keys: BTreeSet<Key> = keys.into_iter().collect();
+        let deadline = Instant::now() + YIELD_BOUND;
         let mut table = self.table();
-        if let Some(taken) = keys.iter().find(|key| table.locked.contains(key)) {
-            return Err(PoolError::Busy(taken.to_string()));
+        loop {
+            if let Some(taken) = keys.iter().find(|key| table.locked.contains(key)) {
+                return Err(PoolError::Busy(taken.to_string()));
+            }
+            let held: Vec<Key> = keys.intersection(&table.yielding).cloned().collect();
+            let Some(first) = held.first() else { break };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(PoolError::Busy(first.to_string()));
+            }
+            table.wanted.extend(held);
+            table = self.shared.yielded.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         table.locked.extend(keys.iter().cloned());
         Ok(Locked { keys: keys.into_iter().collect(), locks: self.clone() })
+    }
+
+    /// Locks a key for work that gives way to everybody else.
+    ///
+    /// # Errors
+    /// [`PoolError::Busy`] when it is locked in any way.
+    pub fn lock_yielding(&self, key: Key) -> Result<Yielding, PoolError> {
+        let mut table = self.table();
+        if table.locked.contains(&key) || !table.yielding.insert(key.clone()) {
+            return Err(PoolError::Busy(key.to_string()));
+        }
+        Ok(Yielding { key, locks: self.clone() })
     }
 
     /// Pins a snapshot.
@@ -96,7 +148,17 @@ impl OperationLocks {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         // The table is consistent after every statement, so a panic elsewhere does not spoil it.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Yielding {
+    fn drop(&mut self) {
+        let mut table = self.locks.table();
+        table.yielding.remove(&self.key);
+        table.wanted.remove(&self.key);
+        drop(table);
+        self.locks.shared.yielded.notify_all();
     }
 }
 
@@ -140,6 +202,27 @@ mod tests {
         drop(locks.lock([two.clone(), two]).unwrap());
         drop(held);
         drop(locks.lock([one]).unwrap());
+    }
+
+    #[test]
+    fn work_in_the_background_gives_way_to_whoever_wants_its_key() {
+        let locks = OperationLocks::default();
+        let (one, two) = (volume(), volume());
+        let yielding = locks.lock_yielding(one.clone()).unwrap();
+        assert!(locks.lock_yielding(one.clone()).is_err(), "nor is it shared");
+        drop(locks.lock([two.clone()]).unwrap());
+        assert!(!yielding.is_wanted());
+        let (others, key) = (locks.clone(), one.clone());
+        let waiter = std::thread::spawn(move || others.lock([key, two]).map(drop));
+        while !yielding.is_wanted() {
+            std::thread::yield_now();
+        }
+        drop(yielding);
+        waiter.join().unwrap().unwrap();
+        let held = locks.lock([one.clone()]).unwrap();
+        assert!(locks.lock_yielding(one.clone()).is_err(), "it waits for nobody itself");
+        drop(held);
+        assert!(!locks.lock_yielding(one).unwrap().is_wanted());
     }
 
     #[test]

@@ -282,6 +282,16 @@ impl Pool for MemoryPool {
         Ok(Box::new(ranges.into_iter().map(Ok)))
     }
 
+    fn stored(&self, volume: VolumeId) -> Result<RangeStream, PoolError> {
+        let file = self.open(Object::Volume(volume), Access::ReadOnly)?;
+        let ranges = data_ranges(&file).map_err(|error| PoolError::io("look for data in memory", error))?;
+        Ok(Box::new(ranges.into_iter().map(Ok)))
+    }
+
+    fn granule(&self) -> u64 {
+        BLOCK
+    }
+
     fn changed(&self, base: SnapshotId, target: SnapshotId) -> Result<RangeStream, PoolError> {
         let base = self.open(Object::Snapshot(base), Access::ReadOnly)?;
         let target = self.open(Object::Snapshot(target), Access::ReadOnly)?;

@@ -41,8 +41,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::catalogue::Change;
-use crate::block::Access;
-use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
+use self::properties::Reserve;
+use crate::block::{Access, file_ops};
+use crate::types::{ByteRange, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
 
 /// Longest time a file system stays frozen for a cut (DESIGN, invariant 4).
 pub const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
@@ -158,6 +159,14 @@ impl PoolUsage {
     pub const fn new(total: u64, free: u64) -> Self {
         let reserve = Self::reserve_of(total);
         Self { total, free, reserve, snapshot_reserve: reserve, metadata: None }
+    }
+
+    /// The same space with the reserve that was chosen for the pool. Where snapshots may go on longer than volumes they still do.
+    #[must_use]
+    pub fn with_reserve(self, chosen: Reserve) -> Self {
+        let Some(reserve) = chosen.of(self.total) else { return self };
+        let snapshot_reserve = if self.snapshot_reserve == self.reserve { reserve } else { reserve / 2 };
+        Self { reserve, snapshot_reserve, ..self }
     }
 
     /// What new volumes may still take.
@@ -368,6 +377,24 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// [`PoolError::Missing`], [`PoolError::Io`]; the stream may fail later.
     fn allocated(&self, snapshot: SnapshotId) -> Result<RangeStream, PoolError>;
+
+    /// The ranges of a volume that take space, whether anything but zeros was written there or not. Asked while nobody writes to it.
+    ///
+    /// # Errors
+    /// As for [`Pool::allocated`].
+    fn stored(&self, volume: VolumeId) -> Result<RangeStream, PoolError>;
+
+    /// The smallest piece of a volume whose space can be given back by itself and is worth it, in bytes; its offset is a multiple of that.
+    fn granule(&self) -> u64;
+
+    /// Gives the space of a range of a volume back, which reads as zeros before and afterwards. `file` is [`Pool::open`]'s, for writing. Whoever
+    /// calls this excludes everybody who might write there.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`]: part of it may have been given back, which is no harm.
+    fn give_back(&self, file: &File, range: ByteRange) -> Result<(), PoolError> {
+        file_ops::punch_hole(file, range).map_err(|error| PoolError::io("give space back", error))
+    }
 
     /// The ranges in which `target` may differ from `base`, an older snapshot of the same volume. May over-report, never
     /// under-report.

@@ -30,6 +30,8 @@
 //!   evicted before anything is refused for want of space, and while writers have no more than the reserve left (`watch`).
 //! * Objects that no record names are quarantined: reported by [`OwnedPool::status`], never touched. Records whose object is
 //!   missing or cut short stay, are reported as damaged, and refuse to be used: they are never taken for deleted.
+//! * A volume that was filled as a raw device gives the space of its zeros back when nobody uses it (`zeros`): background work that needs no
+//!   intent, and gives way to any operation.
 //! * It never sees a mount: whether a volume may be formatted is recorded here and decided above.
 
 mod anchors;
@@ -47,6 +49,7 @@ mod snapshots;
 mod status;
 mod volumes;
 mod watch;
+mod zeros;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -61,6 +64,8 @@ use self::settle::Leftovers;
 pub use self::status::{AnchorStatus, PoolStatus};
 pub(in crate::pool) use self::volumes::boot_id;
 use self::watch::Watch;
+pub use self::zeros::Pass;
+use self::zeros::ZeroReclaimer;
 use super::catalogue::Catalogue;
 use super::catalogue::copy::CopyKeeper;
 use super::intent::{Intent, IntentId};
@@ -74,6 +79,8 @@ use crate::types::{LogicalBlockSize, Object, PoolId, SnapshotId, VolumeId, Volum
 pub struct OwnedPool {
     // Ended before all else goes.
     watch: Option<Watch>,
+    // Ended likewise: nothing is given back beside a last copy.
+    zeros: Option<ZeroReclaimer>,
     // Ended likewise, with a last copy.
     keeper: Option<CopyKeeper>,
     // Dropped before the pool, on whose device it may lie.
@@ -115,6 +122,7 @@ impl OwnedPool {
         let findings = recovery::compare(pool.as_ref(), &catalogue)?;
         let owned = Self {
             watch: None,
+            zeros: None,
             keeper: None,
             pool,
             catalogue,
@@ -130,12 +138,14 @@ impl OwnedPool {
         Ok(owned)
     }
 
-    /// Watches the pool's space from now on, until it is dropped: anchors give way to writers (`watch`).
+    /// Watches the pool's space from now on, until it is dropped: anchors give way to writers (`watch`), and volumes that were filled as raw
+    /// devices give their zeros back (`zeros`).
     ///
     /// # Errors
     /// [`PoolError::Io`] when no thread can be started.
     pub fn watched(mut self) -> Result<Self, PoolError> {
         self.watch = Some(Watch::start(self.shared())?);
+        self.zeros = Some(ZeroReclaimer::start(self.shared())?);
         Ok(self)
     }
 
@@ -152,6 +162,7 @@ impl OwnedPool {
     fn shared(&self) -> Self {
         Self {
             watch: None,
+            zeros: None,
             keeper: None,
             catalogue: self.catalogue.clone(),
             pool: Arc::clone(&self.pool),

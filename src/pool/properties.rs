@@ -1,5 +1,5 @@
-//! What an administrator chose for a pool: its name, how much it may promise, and what becomes of deleted space. Recorded in the pool's catalogue, so that it travels with
-//! the disk; a catalogue that says nothing has the defaults.
+//! What an administrator chose for a pool: its name, how much it may promise, how much it keeps free, and what becomes of deleted space.
+//! Recorded in the pool's catalogue, so that it travels with the disk; a catalogue that says nothing has the defaults.
 
 use std::fmt;
 use std::str::FromStr;
@@ -140,6 +140,89 @@ impl fmt::Display for OverprovisionRatio {
     }
 }
 
+/// How much of a pool is kept free of new volumes, so that the writers of those that exist have something left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Reserve {
+    /// What suits a pool of its size (`PoolUsage::reserve_of`).
+    #[default]
+    Automatic,
+    /// This part of the pool, in hundredths of a percent: at most [`Reserve::MOST_PERCENT`] percent.
+    Share(u32),
+    /// So many bytes; of a pool that is smaller than twice that, half of it.
+    Bytes(u64),
+}
+
+/// A text that is no reserve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be `automatic`, a percentage from 0% to 50% with at most two digits after the point, or a size")]
+pub struct ReserveError;
+
+impl Reserve {
+    /// Largest share that may be kept free, in percent.
+    pub const MOST_PERCENT: u32 = 50;
+
+    /// What is kept free of a pool of `total` bytes; `None` for what suits it.
+    pub fn of(self, total: u64) -> Option<u64> {
+        let most = total / 100 * u64::from(Self::MOST_PERCENT);
+        let share = |hundredths: u32| u64::try_from(u128::from(total) * u128::from(hundredths) / 10_000).unwrap_or(u64::MAX);
+        match self {
+            Self::Automatic => None,
+            Self::Share(hundredths) => Some(share(hundredths).min(most)),
+            Self::Bytes(bytes) => Some(bytes.min(most)),
+        }
+    }
+}
+
+/// `automatic`, a percentage such as `2.5%`, or a plain number of bytes.
+impl FromStr for Reserve {
+    type Err = ReserveError;
+
+    fn from_str(text: &str) -> Result<Self, ReserveError> {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if text == "automatic" {
+            return Ok(Self::Automatic);
+        }
+        let Some(percent) = text.strip_suffix('%') else {
+            return if digits(text) { text.parse().map(Self::Bytes).map_err(|_| ReserveError) } else { Err(ReserveError) };
+        };
+        let (whole, fraction) = percent.split_once('.').unwrap_or((percent, "0"));
+        if !digits(whole) || !digits(fraction) || whole.len() > 2 || fraction.len() > 2 {
+            return Err(ReserveError);
+        }
+        let hundredths: u32 = format!("{whole}{fraction:0<2}").parse().map_err(|_| ReserveError)?;
+        if hundredths <= Self::MOST_PERCENT * 100 { Ok(Self::Share(hundredths)) } else { Err(ReserveError) }
+    }
+}
+
+impl TryFrom<String> for Reserve {
+    type Error = ReserveError;
+
+    fn try_from(text: String) -> Result<Self, ReserveError> {
+        text.parse()
+    }
+}
+
+impl From<Reserve> for String {
+    fn from(reserve: Reserve) -> Self {
+        reserve.to_string()
+    }
+}
+
+impl fmt::Display for Reserve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Automatic => f.write_str("automatic"),
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+            Self::Share(hundredths) => match (hundredths / 100, hundredths % 100) {
+                (whole, 0) => write!(f, "{whole}%"),
+                (whole, fraction) if fraction % 10 == 0 => write!(f, "{whole}.{}%", fraction / 10),
+                (whole, fraction) => write!(f, "{whole}.{fraction:02}%"),
+            },
+        }
+    }
+}
+
 /// What becomes of the space of what is deleted in a thin pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -186,6 +269,9 @@ pub struct PoolProperties {
     /// What becomes of the space of what is deleted. Of thin pools only.
     #[serde(default)]
     pub deleted_space: DeletedSpace,
+    /// How much is kept free of new volumes.
+    #[serde(default)]
+    pub reserve: Reserve,
 }
 
 #[cfg(test)]
@@ -201,6 +287,29 @@ mod tests {
         let (label, text) = (id.label(), id.to_string());
         for bad in ["", "-a", "a-", "Fast", "a b", "/a", "ä", &"a".repeat(64), &label, &text] {
             assert_eq!(bad.parse::<PoolName>(), Err(PoolNameError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_reserve_is_read_back_as_it_was_written_and_leaves_half_of_the_pool_at_least() {
+        for (text, total, kept) in [
+            ("automatic", 1000, None),
+            ("0%", 1000, Some(0)),
+            ("5%", 1000, Some(50)),
+            ("2.5%", 1000, Some(25)),
+            ("0.05%", 1 << 40, Some((1 << 40) / 2000)),
+            ("50%", 1000, Some(500)),
+            ("300", 1000, Some(300)),
+            ("1073741824", 1000, Some(500)),
+        ] {
+            let reserve: Reserve = text.parse().unwrap();
+            assert_eq!((reserve.to_string().as_str(), reserve.of(total)), (text, kept));
+            let stored = serde_json::to_string(&PoolProperties { reserve, ..PoolProperties::default() }).unwrap();
+            assert_eq!(serde_json::from_str::<PoolProperties>(&stored).unwrap().reserve, reserve);
+        }
+        assert_eq!(Reserve::Share(5000).of(u64::MAX), Some(u64::MAX / 100 * 50));
+        for bad in ["", "%", "51%", "50.01%", "5.123%", "-1%", "+5%", "5 %", "1e3", "10GB", "99999999999999999999"] {
+            assert_eq!(bad.parse::<Reserve>(), Err(ReserveError), "{bad}");
         }
     }
 

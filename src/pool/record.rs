@@ -136,9 +136,56 @@ pub struct Volume {
     pub format: FormatState,
     /// When it was made.
     pub created: Timestamp,
+    /// What became of it since.
+    #[serde(default, skip_serializing_if = "VolumeHistory::is_empty")]
+    pub history: VolumeHistory,
+}
+
+/// What became of a volume since it was made, as far as it matters later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VolumeHistory {
+    /// How it was staged last, which may be otherwise than it was made for; nothing if it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_as: Option<VolumeMode>,
+    /// Whether the zeros that it was filled with were given back.
+    #[serde(default)]
+    pub zeros: Zeros,
+}
+
+impl VolumeHistory {
+    /// Whether nothing became of it.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The history after the volume was staged in this way.
+    #[must_use]
+    pub fn staged(self, mode: VolumeMode, access: Access) -> Self {
+        let is_filled = mode == VolumeMode::Block && access == Access::ReadWrite && self.zeros == Zeros::NotWritten;
+        Self { given_as: Some(mode), zeros: if is_filled { Zeros::Kept } else { self.zeros } }
+    }
+}
+
+/// What is known of the zeros that a volume holds. Whoever fills a raw device (a restore, above all) writes them like anything else, and a
+/// volume that was sparse takes all its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Zeros {
+    /// It was never given out as a raw device that can be written to.
+    #[default]
+    NotWritten,
+    /// It was, and the space that its zeros take is to be given back when nobody uses it.
+    Kept,
+    /// That was done, once. What is written later is what its user wants there.
+    GivenBack,
 }
 
 impl Volume {
+    /// How it is given out: as it was last, or, if it never was, as it was made for.
+    pub fn given_as(&self) -> VolumeMode {
+        self.history.given_as.unwrap_or(self.mode)
+    }
+
     /// How many anchors its snapshots may leave, by its parameters.
     pub fn anchor_limit(&self) -> AnchorLimit {
         // Checked when the volume was asked for; a record of another origin gets the default.

@@ -66,6 +66,7 @@ use self::stall::Stalls;
 use super::catalogue::{Catalogue, copy};
 use super::owned::OwnedPool;
 use super::properties::PoolProperties;
+use super::record::{Snapshot, Volume};
 use super::{
     Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage, Quiesce,
 };
@@ -100,6 +101,40 @@ impl std::fmt::Debug for ReflinkPool {
             .field("mechanism", &self.mechanism)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a pool lies in `directory`, which need not be there; if not, one can be made in it. Changes nothing.
+///
+/// # Errors
+/// [`PoolError::CatalogueLost`] for the remains of one; [`PoolError::Format`] when something else lies there; [`PoolError::Io`].
+pub fn holds_pool(directory: &Path) -> Result<bool, PoolError> {
+    match fs::symlink_metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(PoolError::io(format!("look at {}", directory.display()), error)),
+        Ok(_) => {}
+    }
+    let layout = Layout::new(absolute(directory)?);
+    if fs::symlink_metadata(layout.catalogue()).is_ok() {
+        return layout.check_used().map(|()| true);
+    }
+    layout.check_unused().map(|()| false)
+}
+
+/// What is recorded in the pool in `directory`, which nobody may be serving: its id, volumes and snapshots. Changes nothing.
+///
+/// # Errors
+/// [`PoolError::Owned`] while it is served; [`PoolError::Format`] when there is none; [`PoolError::CatalogueLost`], [`PoolError::Io`].
+pub fn read_records(directory: &Path) -> Result<(PoolId, Vec<Volume>, Vec<Snapshot>), PoolError> {
+    let layout = Layout::new(absolute(directory)?);
+    layout.check_used()?;
+    // Only kept while the catalogue is read, and not made if it is not there: nobody serves it then.
+    let _lock = match File::open(layout.lock()) {
+        Ok(file) => Some(exclusive(file, &layout)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(PoolError::io(format!("open {}", layout.lock().display()), error)),
+    };
+    let catalogue = Catalogue::read(&layout.catalogue())?;
+    Ok((catalogue.id(), catalogue.volumes()?, catalogue.snapshots()?))
 }
 
 /// Makes a new pool in a directory, which is made if only it is missing. Interrupted, it may be called again.
@@ -177,10 +212,13 @@ fn check_sharing(directory: &Path, supported: io::Result<bool>) -> Result<(), Po
 fn lock(layout: &Layout) -> Result<Flock<File>, PoolError> {
     let path = layout.lock();
     let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(|error| PoolError::io(format!("open {}", path.display()), error))?;
+    exclusive(file.map_err(|error| PoolError::io(format!("open {}", path.display()), error))?, layout)
+}
+
+fn exclusive(file: File, layout: &Layout) -> Result<Flock<File>, PoolError> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         nix::Error::EWOULDBLOCK => PoolError::Owned(layout.root().display().to_string()),
-        error => PoolError::io(format!("lock {}", path.display()), error.into()),
+        error => PoolError::io(format!("lock {}", layout.lock().display()), error.into()),
     })
 }
 
@@ -473,6 +511,20 @@ impl Pool for ReflinkPool {
 
     fn open(&self, object: Object, access: Access) -> Result<File, PoolError> {
         self.open_data(object, access)
+    }
+
+    fn stored(&self, volume: VolumeId) -> Result<RangeStream, PoolError> {
+        let object = Object::Volume(volume);
+        let file = self.open_data(object, Access::ReadOnly)?;
+        let size = file.metadata().map_err(|error| self.io("look at", object, error))?.len();
+        let options = FiemapOptions { unwritten: Unwritten::Report, ..FiemapOptions::LIVE };
+        let ranges = fiemap::extents(file, options).filter_map(|extent| extent.map(|extent| extent.range()).transpose());
+        Ok(Box::new(range::coalesce(changed::up_to(ranges, size))))
+    }
+
+    /// More than a block of the file system: each hole is an extent more, which every cut has to share.
+    fn granule(&self) -> u64 {
+        64 << 10
     }
 
     fn allocated(&self, snapshot: SnapshotId) -> Result<RangeStream, PoolError> {

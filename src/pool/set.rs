@@ -43,6 +43,7 @@ use std::time::{Duration, Instant};
 use super::owned::OwnedPool;
 use crate::types::{ObjectName, PoolId, Timestamp};
 
+pub mod offer;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -173,6 +174,8 @@ struct Entry {
     /// When the next one begins.
     due: Instant,
     is_watched: bool,
+    /// Whether it has been opened, or an attempt has failed.
+    is_tried: bool,
 }
 
 enum Condition {
@@ -250,6 +253,7 @@ impl From<Vec<Arc<OwnedPool>>> for PoolSet {
                 busy_since: None,
                 due: Instant::now(),
                 is_watched: false,
+                is_tried: true,
             });
         }
         drop(state);
@@ -291,6 +295,7 @@ impl PoolSet {
                 busy_since: Some(Instant::now()),
                 due: Instant::now(),
                 is_watched: true,
+                is_tried: false,
             });
             state.watching += 1;
             drop(state);
@@ -323,6 +328,11 @@ impl PoolSet {
     /// The pools that are open, in the order of their places.
     pub fn pools(&self) -> Vec<Arc<OwnedPool>> {
         self.shared.state().entries.iter().filter_map(|entry| entry.open(&self.shared.pace)).cloned().collect()
+    }
+
+    /// Whether each member has been opened, or could not be, at least once.
+    pub fn is_tried(&self) -> bool {
+        self.shared.state().entries.iter().all(|entry| entry.is_tried)
     }
 
     /// The members that cannot be used now.
@@ -566,6 +576,7 @@ impl Watcher {
                 change(entry);
             }
             entry.busy_since = None;
+            entry.is_tried = true;
             entry.due = Instant::now() + look;
         }
         drop(state);
@@ -601,6 +612,7 @@ impl Watcher {
                 closed = entry.fail(reason);
             }
             entry.busy_since = None;
+            entry.is_tried = true;
             entry.due = Instant::now() + wait;
         }
         drop(state);

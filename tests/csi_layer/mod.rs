@@ -21,7 +21,7 @@ use windlass::mount::system::SystemMounter;
 use windlass::types::FsType;
 
 use crate::common::fixture::{Bench, PoolFileSystem};
-use crate::common::{GIB, is_mounted_ext4_grown};
+use crate::common::{GIB, is_mounted_ext4_grown, wait_for};
 use crate::root_support::pattern;
 
 const SIZE: i64 = 320 << 20;
@@ -131,6 +131,71 @@ pub async fn one_volume_is_a_device_and_a_file_system_in_turn(kind: PoolFileSyst
     fixture.stage(&volume, &staging, xfs()).await;
     assert!(fs::read(format!("{staging}/data")).unwrap() == bytes);
     fixture.take_down(&volume, None, &staging).await;
+    assert_eq!(bench.attached(), Vec::<String>::new());
+}
+
+/// What Velero's block mover does to a volume with a file system, by its exact calls: a backup from a second content of one handle, an increment
+/// against the snapshot that it has deleted, and a restore by way of a raw device whose PersistentVolume is then made anew as a file system.
+pub async fn what_a_block_mover_does_by_hand_holds(kind: PoolFileSystem) {
+    let _devices = DEVICES.lock().await;
+    let bench = Bench::with_pool(kind, 2 * GIB);
+    let fixture = Fixture::new(&bench, kind);
+    let xfs = || mount(FsType::Xfs, Mode::SingleNodeWriter);
+    let source = fixture.create("source", SIZE, xfs(), None).await;
+    let staging = fixture.staging("source");
+    let write = async |name: &str, seed: u64| {
+        fixture.stage(&source, &staging, xfs()).await;
+        fs::write(format!("{staging}/{name}"), pattern(seed, 8 << 20)).unwrap();
+    };
+    write("first", 3).await;
+    let first = fixture.snapshot("first", &source).await;
+    assert_eq!(fixture.snapshots_by_id(&first).await, [first.clone()]);
+    let whole = fixture.allocated_ranges(&first).await;
+    assert!(whole >= 8 << 20, "{whole}");
+    // Both contents of the handle are deleted, the second when there is nothing left.
+    for _ in 0..2 {
+        let request = DeleteSnapshotRequest { snapshot_id: first.clone(), ..Default::default() };
+        fixture.layer.delete_snapshot(Request::new(request)).await.unwrap();
+    }
+    assert_eq!(fixture.snapshots_by_id(&first).await, Vec::<String>::new());
+    write("second", 4).await;
+    let second = fixture.snapshot("second", &source).await;
+    let changed = fixture.changed_ranges(&first, &second).await;
+    assert!((8 << 20..whole + (8 << 20)).contains(&changed), "{changed} of {whole}");
+
+    // The mover reads a copy for readers, as a raw device although the volume has a file system.
+    let reader = || block(Mode::MultiNodeReaderOnly);
+    let copy = fixture.create("copy", SIZE, reader(), from_snapshot(&second)).await;
+    let (copy_staging, copy_target) = (fixture.staging("copy"), fixture.path("copy-device"));
+    fixture.stage(&copy, &copy_staging, reader()).await;
+    fixture.publish(&copy, &copy_staging, &copy_target, reader(), true).await;
+    // And writes all of it, its zeros too.
+    let raw = || block(Mode::SingleNodeWriter);
+    let restored = fixture.create("restored", SIZE, raw(), None).await;
+    let (restored_staging, target) = (fixture.staging("restored"), fixture.path("restored-device"));
+    fixture.stage(&restored, &restored_staging, raw()).await;
+    fixture.publish(&restored, &restored_staging, &target, raw(), false).await;
+    let input = format!("if={copy_target}");
+    let output = format!("of={target}");
+    let direct = ["bs=1M", "iflag=direct", "oflag=direct", "conv=notrunc,fsync", "status=none"];
+    let copied = std::process::Command::new("dd").args([&input, &output]).args(direct).output().unwrap();
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    assert!(fixture.allocated_bytes(&restored) >= SIZE.unsigned_abs());
+    fixture.take_down(&copy, Some(&copy_target), &copy_staging).await;
+    fixture.let_go(&restored, Some(&target), &restored_staging).await;
+    let most = fixture.allocated_bytes(&source) * 105 / 100;
+    wait_for("the restored volume to be thin", std::time::Duration::from_secs(120), || {
+        (fixture.allocated_bytes(&restored) <= most).then_some(())
+    });
+    // Its PersistentVolume is made anew as a file system, on the same handle, beside its source.
+    fixture.stage(&restored, &restored_staging, xfs()).await;
+    for (name, seed) in [("first", 3), ("second", 4)] {
+        assert!(fs::read(format!("{restored_staging}/{name}")).unwrap() == pattern(seed, 8 << 20), "{name}");
+    }
+    fixture.take_down(&restored, None, &restored_staging).await;
+    fixture.take_down(&source, None, &staging).await;
+    let request = DeleteSnapshotRequest { snapshot_id: second, ..Default::default() };
+    fixture.layer.delete_snapshot(Request::new(request)).await.unwrap();
     assert_eq!(bench.attached(), Vec::<String>::new());
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use csi_proto::csi::v1::controller_server::Controller;
 use csi_proto::csi::v1::node_server::Node;
+use csi_proto::csi::v1::snapshot_metadata_server::SnapshotMetadata;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use csi_proto::csi::v1::*;
@@ -81,6 +82,37 @@ impl Fixture {
     pub async fn snapshot(&self, name: &str, source: &str) -> String {
         let request = CreateSnapshotRequest { name: name.into(), source_volume_id: source.into(), ..Default::default() };
         self.layer.create_snapshot(Request::new(request)).await.unwrap().into_inner().snapshot.unwrap().snapshot_id
+    }
+
+    /// The snapshots that the list shows of this id.
+    pub async fn snapshots_by_id(&self, id: &str) -> Vec<String> {
+        let request = ListSnapshotsRequest { snapshot_id: id.to_owned(), ..Default::default() };
+        let listed = self.layer.list_snapshots(Request::new(request)).await.unwrap().into_inner();
+        listed.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect()
+    }
+
+    /// The bytes that a snapshot's metadata say are allocated, read to the end.
+    pub async fn allocated_ranges(&self, snapshot: &str) -> u64 {
+        let request = GetMetadataAllocatedRequest { snapshot_id: snapshot.to_owned(), ..Default::default() };
+        let stream = self.layer.get_metadata_allocated(Request::new(request)).await.unwrap().into_inner();
+        stream.fold(0, async |sum, part| sum + bytes_of(&part.unwrap().block_metadata)).await
+    }
+
+    /// The bytes that may have changed between two snapshots.
+    pub async fn changed_ranges(&self, base: &str, target: &str) -> u64 {
+        let request = GetMetadataDeltaRequest {
+            base_snapshot_id: base.to_owned(),
+            target_snapshot_id: target.to_owned(),
+            ..Default::default()
+        };
+        let stream = self.layer.get_metadata_delta(Request::new(request)).await.unwrap().into_inner();
+        stream.fold(0, async |sum, part| sum + bytes_of(&part.unwrap().block_metadata)).await
+    }
+
+    /// The space that a volume takes, in bytes.
+    pub fn allocated_bytes(&self, volume: &str) -> u64 {
+        let handle: VolumeHandle = volume.parse().unwrap();
+        self.pool.pool.usage_of(Object::Volume(handle.volume)).unwrap().allocated
     }
 
     /// A volume with what was exported of a snapshot, and restored.
@@ -169,6 +201,10 @@ impl Fixture {
         let request = DeleteVolumeRequest { volume_id: volume.into(), ..Default::default() };
         self.layer.delete_volume(Request::new(request)).await.unwrap();
     }
+}
+
+fn bytes_of(ranges: &[BlockMetadata]) -> u64 {
+    ranges.iter().map(|range| range.size_bytes.unsigned_abs()).sum()
 }
 
 /// How a transfer ended, which succeeds.

@@ -70,6 +70,12 @@ impl Pool for Injected {
     fn changed(&self, _: SnapshotId, _: SnapshotId) -> Result<RangeStream, PoolError> {
         Ok((self.listing)())
     }
+    fn stored(&self, volume: VolumeId) -> Result<RangeStream, PoolError> {
+        self.inner.stored(volume)
+    }
+    fn granule(&self) -> u64 {
+        self.inner.granule()
+    }
     fn usage(&self) -> Result<PoolUsage, PoolError> {
         self.inner.usage()
     }

@@ -72,6 +72,7 @@ mod tests {
             source,
             format,
             created: Timestamp::now(),
+            history: Default::default(),
             foreign_source: None,
             kubernetes: Default::default(),
         }

@@ -5,6 +5,9 @@
 //! file system in use is an error. A device that somebody has open when all mounts are gone is unavailable: it is most likely looked at,
 //! and the next call removes it.
 //!
+//! A volume that was filled as a raw device gives back the space that its zeros take, once, when nobody uses it any more: that goes on in the
+//! background, and gives way to whatever wants the volume (`pool::owned::zeros`).
+//!
 //! Where the pool cannot say which other mounts are publications, the path is unmounted and the call refused until they are gone. So two
 //! staging paths of one volume come off in either order.
 
@@ -54,5 +57,8 @@ pub(super) fn unstage(
         teardown.detach(VOLUME_ID)?;
     }
     teardown.forget(&path);
+    if let (true, Some(pool)) = (is_last, &pool) {
+        pool.give_zeros_back_soon(handle.volume);
+    }
     done
 }

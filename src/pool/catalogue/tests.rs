@@ -23,6 +23,7 @@ fn volume(name: &str) -> Volume {
         source: None,
         format: FormatState::Never,
         created: Timestamp::now(),
+        history: Default::default(),
         foreign_source: None,
         kubernetes: Default::default(),
     }

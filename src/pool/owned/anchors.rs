@@ -117,12 +117,12 @@ impl OwnedPool {
     /// Space of the pool after as many anchors were evicted, in their order, as it takes to make room for new volumes and
     /// snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
     pub(super) fn make_room(&self, demand: Demand) -> Result<PoolUsage, PoolError> {
-        let usage = self.pool.usage()?;
+        let usage = self.usage()?;
         if usage.available_to(demand) > 0 {
             return Ok(usage);
         }
         self.finish_evictions()?;
-        let mut usage = self.pool.usage_after_commit()?;
+        let mut usage = self.usage_after_commit()?;
         if usage.available_to(demand) > 0 {
             return Ok(usage);
         }
@@ -143,7 +143,7 @@ impl OwnedPool {
                 }
             }
             freed = freed.saturating_add(exclusive);
-            let now = self.pool.usage_after_commit()?;
+            let now = self.usage_after_commit()?;
             let free = now.free.max(usage.free.saturating_add(exclusive)).min(now.total);
             usage = PoolUsage { free, ..now };
             if usage.available_to(demand) > 0 {
@@ -171,7 +171,7 @@ impl OwnedPool {
     /// # Errors
     /// [`PoolError::Io`], [`PoolError::Catalogue`].
     pub fn available_bytes(&self) -> Result<u64, PoolError> {
-        let mut usage = self.pool.usage()?;
+        let mut usage = self.usage()?;
         if usage.available() == 0 {
             usage.free = usage.free.saturating_add(self.held_by_anchors()?);
         }

@@ -6,7 +6,7 @@ use super::{OwnedPool, act};
 use crate::failpoint;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::{Key, Locked, Pin};
-use crate::pool::record::{Consumer, FormatState, NewVolume, Outcome, Volume};
+use crate::pool::record::{Consumer, FormatState, NewVolume, Outcome, Volume, VolumeHistory};
 use crate::pool::{DataChecksum, Demand, FREEZE_DEADLINE, ObjectSpec, PoolError, idempotent};
 use crate::types::{LogicalBlockSize, Object, Timestamp, VolumeId, VolumeSize};
 
@@ -109,6 +109,7 @@ impl OwnedPool {
             // Until the copy is made, and it is known whether there is content in it.
             format: if request.source.is_some() { FormatState::Copied } else { FormatState::Never },
             created: Timestamp::now(),
+            history: VolumeHistory::default(),
         })
     }
 

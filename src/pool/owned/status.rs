@@ -46,6 +46,16 @@ pub struct AnchorStatus {
 }
 
 impl OwnedPool {
+    /// Space of the pool, with the reserve that was chosen for it.
+    pub(super) fn usage(&self) -> Result<PoolUsage, PoolError> {
+        Ok(self.pool.usage()?.with_reserve(self.catalogue.properties()?.reserve))
+    }
+
+    /// As [`OwnedPool::usage`], after a commit where it takes one until what was freed counts as free.
+    pub(super) fn usage_after_commit(&self) -> Result<PoolUsage, PoolError> {
+        Ok(self.pool.usage_after_commit()?.with_reserve(self.catalogue.properties()?.reserve))
+    }
+
     /// Anchors and what they take, volume by volume. Looks at the extents of each.
     ///
     /// # Errors
@@ -92,7 +102,7 @@ impl OwnedPool {
             kind: self.kind(),
             location: self.location(),
             mechanism: self.pool.mechanism(),
-            usage: self.pool.usage()?,
+            usage: self.usage()?,
             health: self.pool.health()?,
             volumes: self.catalogue.volumes()?.len(),
             snapshots: self.catalogue.snapshots()?.len(),

@@ -22,6 +22,7 @@ mod anchors;
 pub(crate) mod crash;
 mod many;
 mod model;
+mod zeros;
 
 const MIB: u64 = 1 << 20;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::OwnedPool;
 use crate::pool::PoolError;
-use crate::pool::record::{Consumer, ExportRecord, FormatState, Publication, Volume};
+use crate::pool::record::{Consumer, ExportRecord, FormatState, Publication, PublicationKind, Volume};
 use crate::types::{Object, ObjectName, VolumeId};
 
 impl OwnedPool {
@@ -59,14 +59,19 @@ impl OwnedPool {
         self.catalogue.publications(id)
     }
 
-    /// Records a publication, in place of an earlier one of the same path.
+    /// Records a publication, in place of an earlier one of the same path; with a stage, how the volume is given out.
     ///
     /// # Errors
     /// [`PoolError::Missing`], [`PoolError::Catalogue`].
     pub fn put_publication(&self, id: VolumeId, publication: Publication) -> Result<(), PoolError> {
         self.catalogue.commit("put_publication", |change| {
-            if change.volume(id)?.is_none() {
-                return Err(PoolError::Missing(Object::Volume(id)));
+            let mut volume = change.volume(id)?.ok_or(PoolError::Missing(Object::Volume(id)))?;
+            if publication.kind == PublicationKind::Staged {
+                let history = volume.history.staged(publication.mode, publication.access);
+                if volume.history != history {
+                    volume.history = history;
+                    change.put_volume(&volume)?;
+                }
             }
             let mut publications = change.publications(id)?;
             publications.retain(|known| known.path != publication.path);

@@ -124,7 +124,7 @@ impl OwnedPool {
     }
 
     fn try_look(&self, seen: &mut Seen) -> Result<Duration, PoolError> {
-        let usage = self.pool.usage()?;
+        let usage = self.usage()?;
         if has_room(&usage, seen.said) {
             if seen.said == Said::Reserve && self.kind() != PoolKind::Thin {
                 tracing::info!(pool = %self.id(), free = usage.free, "the pool has room again");

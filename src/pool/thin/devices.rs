@@ -135,6 +135,16 @@ pub fn judge(readings: &Readings, device_bytes: u64) -> Result<Judgement, Labels
     Ok(Judgement { label, copies, grown_bytes })
 }
 
+/// What the labels of the device at `path` come to, or why there is no pool on it that can be used. Changes nothing.
+///
+/// # Errors
+/// [`PoolError::Io`] when the device cannot be read.
+pub fn look(path: &Path) -> Result<Result<Judgement, LabelsError>, PoolError> {
+    let device = OpenDevice::open(path, Access::ReadOnly)?;
+    let readings = device.readings().map_err(|source| PoolError::io(format!("read the labels of {}", path.display()), source))?;
+    Ok(judge(&readings, device.bytes))
+}
+
 /// A device of a pool, with what its labels say.
 #[derive(Debug)]
 pub struct LabelledDevice {

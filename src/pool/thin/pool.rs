@@ -38,7 +38,7 @@ use super::monitor::Monitor;
 use super::stack::Active;
 use super::thin_devices::ThinDevices;
 use super::usage::UsageTable;
-use crate::block::Access;
+use crate::block::{Access, device};
 use crate::dm::DeviceMapper;
 use crate::dm::DmError;
 use crate::dm::DmName;
@@ -53,7 +53,7 @@ use crate::pool::record::{ThinObject, ThinStored};
 use crate::pool::{
     Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage,
 };
-use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
+use crate::types::{ByteRange, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
 
 /// Runs of a kept map at most: 64 Ki of them take some 300 KiB of the catalogue. What is more finely scattered is kept coarser, and
 /// over-reported.
@@ -94,6 +94,17 @@ impl std::fmt::Debug for ThinPool {
 impl ThinPool {
     fn record(&self, object: Object) -> Result<ThinObject, PoolError> {
         self.catalogue.thin_object(object)?.ok_or(PoolError::Missing(object))
+    }
+
+    /// What is mapped of an object's device.
+    fn mapped(&self, object: Object) -> Result<RangeStream, PoolError> {
+        let thin = self.device_record(object)?;
+        let found = self.gate.walk(|metadata| {
+            let mut found = FoundRuns::new();
+            metadata.mapped(thin.id, &mut |run| found.push(run))?;
+            Ok(found)
+        })?;
+        found.into_stream(self.block_size)
     }
 
     /// The record of an object that has, or should have, a thin device.
@@ -393,14 +404,20 @@ impl Pool for ThinPool {
         self.devices.open(&self.device_record(object)?, access)
     }
 
+    fn stored(&self, volume: VolumeId) -> Result<RangeStream, PoolError> {
+        self.mapped(Object::Volume(volume))
+    }
+
+    fn granule(&self) -> u64 {
+        self.block_size.bytes()
+    }
+
+    fn give_back(&self, file: &File, range: ByteRange) -> Result<(), PoolError> {
+        device::discard(file, range).map_err(|error| PoolError::io("give space back", error))
+    }
+
     fn allocated(&self, snapshot: SnapshotId) -> Result<RangeStream, PoolError> {
-        let thin = self.device_record(Object::Snapshot(snapshot))?;
-        let found = self.gate.walk(|metadata| {
-            let mut found = FoundRuns::new();
-            metadata.mapped(thin.id, &mut |run| found.push(run))?;
-            Ok(found)
-        })?;
-        found.into_stream(self.block_size)
+        self.mapped(Object::Snapshot(snapshot))
     }
 
     fn changed(&self, base: SnapshotId, target: SnapshotId) -> Result<RangeStream, PoolError> {

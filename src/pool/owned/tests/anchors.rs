@@ -361,12 +361,12 @@ fn writers_are_given_anchors_one_at_a_time_until_they_have_more_than_the_reserve
 }
 
 #[test]
-fn a_watch_ends_with_its_pool() {
+fn a_watch_and_what_gives_zeros_back_end_with_their_pool() {
     let world = World::new();
     let again = OwnedPool::open(world.memory.clone(), world.catalogue.clone(), world.quiesce.clone()).unwrap().watched().unwrap();
     let held = Arc::strong_count(&world.memory);
     drop(again);
-    assert_eq!(Arc::strong_count(&world.memory), held - 2, "the pool's reference and its watch's");
+    assert_eq!(Arc::strong_count(&world.memory), held - 3, "the pool's reference and one of each thread");
 }
 
 #[test]
