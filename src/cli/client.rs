@@ -87,6 +87,11 @@ impl Node {
         Ok(Self { channel })
     }
 
+    /// The connection, for any service of the node.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// CSI's Controller service.
     pub fn controller(&self) -> ControllerClient<Channel> {
         ControllerClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
@@ -109,6 +114,15 @@ impl Node {
     pub async fn pools(&self) -> Result<Vec<windlass::PoolStatus>, CliError> {
         let mut pools = PoolsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
         Ok(pools.get_pool_status(windlass::GetPoolStatusRequest {}).await.answer("the pools cannot be listed")?.pools)
+    }
+
+    /// What is recorded of every volume and snapshot.
+    ///
+    /// # Errors
+    /// As the node answers.
+    pub async fn records(&self) -> Result<Vec<windlass::ObjectRecord>, CliError> {
+        let mut pools = PoolsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        Ok(pools.list_records(windlass::ListRecordsRequest {}).await.answer("the records cannot be listed")?.objects)
     }
 
     /// Changes what was chosen for a pool.
@@ -215,11 +229,18 @@ pub trait Answer<T> {
     /// # Errors
     /// The status, as [`CliError`].
     fn answer(self, what: &str) -> Result<T, CliError>;
+
+    /// Whether the node has answered, be it with an error.
+    fn is_of_the_node(&self) -> bool;
 }
 
 impl<T> Answer<T> for Result<Response<T>, Status> {
     fn answer(self, what: &str) -> Result<T, CliError> {
         self.map(Response::into_inner).map_err(|status| refused(what, &status))
+    }
+
+    fn is_of_the_node(&self) -> bool {
+        self.as_ref().err().is_none_or(|status| !is_disconnection(status))
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Exit {
     Refused,
     /// 5: the node or the repository cannot be reached; repeating the command later may help.
     Unavailable,
+    /// 6: a node has ended so that it is started anew: its pools are others than it has told the kubelet.
+    Restart,
     /// 130: interrupted by SIGINT or SIGTERM.
     Interrupted,
 }
@@ -40,6 +42,7 @@ impl Exit {
             Self::NotFound => 3,
             Self::Refused => 4,
             Self::Unavailable => 5,
+            Self::Restart => 6,
             Self::Interrupted => 130,
         }
     }
@@ -60,6 +63,7 @@ Exit codes:
   3    something that was named does not exist
   4    refused: a name is taken, a thing is in use, a pool is full, a password is wrong
   5    the node or the repository cannot be reached; trying again may help
+  6    a node whose pools have changed has ended, and is to be started anew
   130  interrupted";
 
 /// Why a command failed, for people and scripts.

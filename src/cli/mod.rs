@@ -23,12 +23,14 @@ mod export;
 mod node;
 mod open_pool;
 mod pool;
+mod pool_config;
 mod repository;
 mod restore;
 mod restore_file;
 mod snapshot;
 mod volume;
 mod wait;
+mod yaml;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -67,7 +69,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve pools of this machine as a CSI plugin
-    Node(node::NodeArgs),
+    Node(node::NodeCommand),
     /// Make pools and look at them
     #[command(subcommand)]
     Pool(pool::PoolCommand),
@@ -91,10 +93,12 @@ enum Command {
 impl Command {
     /// A node tells what it does; the other commands only what is wrong.
     fn log_level(&self) -> Level {
-        match self {
-            Self::Node(_) => Level::INFO,
-            _ => Level::WARN,
-        }
+        if self.serves() { Level::INFO } else { Level::WARN }
+    }
+
+    /// Whether it runs until it is told to end.
+    fn serves(&self) -> bool {
+        matches!(self, Self::Node(command) if command.serves())
     }
 }
 
@@ -149,7 +153,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::because(Exit::Failed, "cannot start", error))?;
-    let is_node = matches!(cli.command, Command::Node(_));
+    let is_node = cli.command.serves();
     let result = runtime.block_on(async {
         let interrupt = interrupt(&cli.command)?;
         dispatch(cli.command, cli.output, &interrupt).await
@@ -195,10 +199,13 @@ async fn end_within(
 
 async fn dispatch(command: Command, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     match command {
-        Command::Node(args) => {
-            let stop = interrupt.clone();
-            end_within(NODE_GRACE, tokio::spawn(async move { node::run(args, &stop).await }), interrupt).await
-        }
+        Command::Node(command) => match command.verb() {
+            Ok(node::NodeVerb::Probe(args)) => unless(interrupt, node::probe::run(args)).await,
+            Err(args) => {
+                let stop = interrupt.clone();
+                end_within(NODE_GRACE, tokio::spawn(async move { node::run(*args, &stop).await }), interrupt).await
+            }
+        },
         Command::Export(args) => export::run(args, format, interrupt).await,
         Command::Restore(args) => restore::run(args, format, interrupt).await,
         Command::Demo(args) => demo::run(args, format, interrupt).await,
@@ -214,7 +221,7 @@ async fn dispatch(command: Command, format: Format, interrupt: &CancellationToke
 /// So does SIGHUP, the end of a terminal, except for a node, which may well outlive the terminal that it was started from.
 fn interrupt(command: &Command) -> Result<CancellationToken, CliError> {
     let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
-    if !matches!(command, Command::Node(_)) {
+    if !command.serves() {
         kinds.push(SignalKind::hangup());
     }
     let token = CancellationToken::new();
@@ -265,10 +272,16 @@ mod tests {
     fn every_documented_command_parses() {
         for line in [
             "windlass node --standalone --endpoint unix:///run/a.sock --pool /srv/a --pool /srv/b.img --node-id n --root /srv/root",
+            "windlass node --standalone --no-repositories --pool-config /etc/pools.json --node-id n --endpoint unix:///csi/csi.sock --kubelet-registration /registration --kubelet-endpoint /var/lib/kubelet/plugins/csi.windlass.dev/csi.sock",
+            "windlass node probe --endpoint unix:///csi/csi.sock",
+            "windlass node probe --live --timeout 3s",
             "windlass pool create /srv/pool",
             "windlass pool create --image /srv/pool.img --size 10GiB --filesystem btrfs",
             "windlass pool create --device /dev/sdb --force --block-size 128KiB --metadata-size 1GiB",
             "windlass pool create --metadata-device /dev/vg/m --data-device /dev/vg/d --replace-pool 0f5f9a50-38e4-4b68-8a06-2e4bd2e2a2a1",
+            "windlass pool ensure --pool-config /etc/pools.json --node-id n --best-effort",
+            "windlass pool manifests --pool /srv/pool --pool /dev/sdb --storage-class windlass",
+            "windlass pool manifests --endpoint unix:///run/a.sock --snapshot-class windlass",
             "windlass pool grow --image /srv/pool.img --size 20GiB",
             "windlass pool import",
             "windlass pool import --device /dev/sdb",
@@ -307,6 +320,12 @@ mod tests {
     #[test]
     fn contradictions_on_the_command_line_are_usage_errors() {
         for line in [
+            "windlass node --standalone",
+            "windlass node --pool /srv/a --pool-config /etc/pools.json",
+            "windlass node --pool /srv/a --kubelet-registration /registration",
+            "windlass node --pool /srv/a --kubelet-endpoint /csi/csi.sock",
+            "windlass node --pool /srv/a probe",
+            "windlass node probe --pool /srv/a",
             "windlass volume create data",
             "windlass volume create data --size 1GB",
             "windlass volume create data --size 1GiB --block --fs-type ext4",
@@ -322,6 +341,7 @@ mod tests {
             "windlass pool create --metadata-device /dev/vg/m",
             "windlass pool create --metadata-device /dev/vg/m --data-device /dev/vg/d --metadata-size 1GiB",
             "windlass pool grow --image /srv/pool.img",
+            "windlass pool ensure",
             "windlass pool repair",
             "windlass pool close",
             "windlass repository forget abcd --keep-last 1 --repository /srv/r",

@@ -9,6 +9,20 @@
 //! again until then (`pool::set`). Until one is open the node says that it is unhealthy, and why. Only when no pool opens and
 //! each of them is served by another process the command ends with that: a second node was started by mistake.
 //!
+//! Under a kubelet (`--kubelet-registration`): the node registers itself once its socket is served and each pool was tried
+//! (`csi::registration`), and answers exec probes (`node probe`). When the pools are no longer those that the kubelet was told of,
+//! it ends with an exit code of its own, to be started anew, so that the kubelet asks again (`pool::set::offer` says when; the header
+//! of that module also how often at most). Which pools a node has may come from one file for all nodes (`--pool-config`); a node that has none
+//! serves all the same, with no topology but its name and with no room: it was chosen to run there.
+//!
+//! With `--no-repositories` nothing of this process speaks to an object store: no Transfers service, no witness for
+//! snapshots of other pools, and requests that name a repository are refused.
+//!
+//! Events that `kubectl describe` shows are made by nobody here: this process has no access to the API server. In this profile the stock
+//! sidecars make them of our answers (a refused creation, an expansion that failed), and the kubelet of what NodeStageVolume and
+//! NodePublishVolume answer, so each refusal says the field and the reason, in a text that does not change from one repetition to the next. What
+//! no request asks about (a pool that is nearly full, a file system that was checked) is in the log and in `pool status`.
+//!
 //! At SIGTERM or SIGINT: no more calls are taken, transfers are cancelled and undo what they must, calls that run may end, the
 //! socket goes, the pools are released. What still hangs then, in the kernel or in a program, is left behind within 26 s in all, and
 //! recovered like after a crash. Mounts and devices stay: pods go on while the driver restarts. After SIGKILL the next
@@ -18,27 +32,65 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use csi_proto::windlass::v1::pools_server::PoolsServer;
 use csi_proto::windlass::v1::transfers_server::TransfersServer;
 use tokio_util::sync::CancellationToken;
 
 use crate::csi::pools_service::PoolsService;
 use crate::csi::quiesce::MountQuiesce;
+use crate::csi::registration::{Registration, RegistrationError};
 use crate::csi::server::{self, PrivateSocket, SocketError};
 use crate::csi::transfers::{RepositoryWitness, Transfers};
-use crate::csi::{NodeLayer, NodeName, NodeOptions};
+use crate::csi::{NodeLayer, NodeName, NodeOptions, Repositories};
 use crate::failpoint;
 use crate::mount::path::Root;
 use crate::mount::system::SystemMounter;
 use crate::mount::{self, MountError, Mounter, Propagation};
 use crate::pool::Quiesce;
+use crate::pool::set::offer::OfferPace;
 use crate::pool::set::{Pace, PoolSet, PoolSource};
 
 use super::endpoint::EndpointArgs;
 use super::exit::{CliError, Exit};
 use super::open_pool::{LastError, PoolPath, SERVED, require_root};
 use super::output::print_text;
+use super::pool_config::{PoolConfig, config_error};
+
+mod changes;
+pub mod probe;
+
+/// `node` and its verbs.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct NodeCommand {
+    #[command(subcommand)]
+    verb: Option<NodeVerb>,
+    #[command(flatten)]
+    serve: NodeArgs,
+}
+
+/// What can be done with a node besides being one.
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// Ask a running node whether it is well: exit code 0 if it is, else 1
+    Probe(probe::ProbeArgs),
+}
+
+impl NodeCommand {
+    /// Whether it runs until it is told to end.
+    pub fn serves(&self) -> bool {
+        self.verb.is_none()
+    }
+
+    /// The verb; without one, how to serve.
+    ///
+    /// # Errors
+    /// The arguments of a node that serves.
+    pub fn verb(self) -> Result<NodeVerb, Box<NodeArgs>> {
+        self.verb.ok_or_else(|| Box::new(self.serve))
+    }
+}
 
 /// Arguments of `node`.
 #[derive(Debug, Args)]
@@ -47,8 +99,20 @@ pub struct NodeArgs {
     #[arg(long)]
     standalone: bool,
     /// Pool: a directory on XFS or Btrfs, an image file, or a block device; may be given more than once
-    #[arg(long = "pool", value_name = "PATH", required = true)]
+    #[arg(long = "pool", value_name = "PATH", required_unless_present = "pool_config", conflicts_with = "pool_config")]
     pools: Vec<PathBuf>,
+    /// File that says which pools each node has; those of this node are served, which may be none
+    #[arg(long, value_name = "FILE")]
+    pool_config: Option<PathBuf>,
+    /// Open no repositories: no transfers, and requests that name one are refused
+    #[arg(long)]
+    no_repositories: bool,
+    /// Register with the kubelet by a socket in this directory, its plugins_registry
+    #[arg(long, value_name = "DIRECTORY", requires = "kubelet_endpoint")]
+    kubelet_registration: Option<PathBuf>,
+    /// Path at which the kubelet finds the socket of --endpoint
+    #[arg(long, value_name = "PATH", requires = "kubelet_registration")]
+    kubelet_endpoint: Option<PathBuf>,
     /// Name of this node [default: the host's name]
     #[arg(long, value_name = "NAME")]
     node_id: Option<String>,
@@ -78,31 +142,94 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
         tracing::warn!("this build can be made to fail on purpose; it is for tests, not for use");
     }
     let endpoint = args.endpoint.endpoint();
+    let registration = registration(&args)?;
+    let repositories = if args.no_repositories { Repositories::NotServed } else { Repositories::Served };
     let opening = tokio::task::spawn_blocking(move || open(&args)).await;
     let opened = opening.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "cannot open the pools", error)))?;
     let socket =
         PrivateSocket::bind(endpoint.path()).map_err(|error| socket_error(format!("cannot serve on {endpoint}"), error))?;
 
-    let pools = opened.pools;
-    let transfers = Transfers::new(pools.clone(), opened.layer.node().as_str());
-    let routes = server::routes(&opened.layer)
-        .add_service(PoolsServer::new(PoolsService::new(pools.clone())).max_encoding_message_size(usize::MAX))
-        .add_service(TransfersServer::new(transfers.clone()));
+    let Opened { layer, pools } = opened;
+    let layer = match repositories {
+        Repositories::Served => layer.with_witness(Arc::new(RepositoryWitness)),
+        Repositories::NotServed => layer.without_repositories(),
+    };
+    let layer = if registration.is_some() { layer.with_fixed_offer() } else { layer };
+    let mut routes = server::routes(&layer)
+        .add_service(PoolsServer::new(PoolsService::new(pools.clone())).max_encoding_message_size(usize::MAX));
+    let transfers = match repositories {
+        Repositories::Served => Some(Transfers::new(pools.clone(), layer.node().as_str())),
+        Repositories::NotServed => None,
+    };
+    if let Some(transfers) = &transfers {
+        routes = routes.add_service(TransfersServer::new(transfers.clone()));
+    }
     print_text(&format!("ready {endpoint}"))?;
+
+    // Whatever ends first ends the others.
+    let end = stop.child_token();
     let ending = async {
-        stop.cancelled().await;
+        end.cancelled().await;
         tracing::info!("stopping");
-        transfers.stop().await;
+        if let Some(transfers) = &transfers {
+            transfers.stop().await;
+        }
+    };
+    let reason = async {
+        let reason = tokio::select! {
+            () = end.cancelled() => None,
+            error = under_kubelet(registration, &layer, &pools, &end) => Some(error),
+        };
+        end.cancel();
+        reason
+    };
+    let serving = async {
+        let served = server::serve(socket, routes, end.clone()).await;
+        end.cancel();
+        served
     };
     // Transfers end while calls do: whoever follows one is such a call.
-    let (served, ()) = tokio::join!(server::serve(socket, routes, stop.clone()), async {
-        ending.await;
-    });
+    let (served, (), reason) = tokio::join!(serving, ending, reason);
     // A panic in it leaves what the end of the process closes anyway.
     let _ = tokio::task::spawn_blocking(move || pools.close()).await;
     served.map_err(|error| CliError::because(Exit::Failed, format!("cannot serve on {endpoint}"), error))?;
     tracing::info!("stopped; mounts and devices stay");
-    Ok(())
+    reason.map_or(Ok(()), Err)
+}
+
+/// The registration that the command line asks for.
+fn registration(args: &NodeArgs) -> Result<Option<Registration>, CliError> {
+    let (Some(directory), Some(endpoint)) = (&args.kubelet_registration, &args.kubelet_endpoint) else { return Ok(None) };
+    let registration = Registration::new(directory, endpoint).map_err(|error| {
+        let option =
+            if matches!(error, RegistrationError::Endpoint(_)) { "--kubelet-endpoint" } else { "--kubelet-registration" };
+        CliError::because(Exit::Usage, format!("{option} cannot be used"), error)
+    })?;
+    Ok(Some(registration))
+}
+
+/// Keeps the node registered; ends with the reason why the process must end. Without a registration that is never, and so it is after
+/// `end` was cancelled.
+async fn under_kubelet(
+    registration: Option<Registration>,
+    layer: &NodeLayer,
+    pools: &PoolSet,
+    end: &CancellationToken,
+) -> CliError {
+    let Some(registration) = registration else { return std::future::pending().await };
+    changes::all_tried(pools).await;
+    tokio::select! {
+        kept = registration.keep(end) => match kept {
+            Ok(()) => std::future::pending().await,
+            Err(error) => CliError::because(Exit::Failed, "the node is not registered", error)
+                .advise("the kubelet's log says more; the node is to be started anew"),
+        },
+        change = changes::differing(layer, pools, OfferPace::default()) => {
+            tracing::warn!(%change, "the pools are not those that the kubelet was told of; the node ends to be started anew");
+            CliError::new(Exit::Restart, format!("the pools of this node have changed: {change}"))
+                .advise("start it again, so that the kubelet asks anew; mounts and devices stay")
+        }
+    }
 }
 
 /// What a node holds while it serves.
@@ -131,12 +258,15 @@ fn open(args: &NodeArgs) -> Result<Opened, CliError> {
         mount::boot_id().map_err(|error: MountError| CliError::because(Exit::Failed, "cannot tell which boot this is", error))?;
     let mounter: Arc<dyn Mounter> = Arc::new(SystemMounter::new());
     let quiesce: Arc<dyn Quiesce> = Arc::new(MountQuiesce::new(Arc::clone(&mounter)));
-    let paths: Vec<_> = args.pools.iter().map(|path| PoolPath::new(path.clone(), Arc::clone(&quiesce))).collect();
+    let places = pool_paths(args, &node)?;
+    let paths: Vec<_> = places.into_iter().map(|path| PoolPath::new(path, Arc::clone(&quiesce))).collect();
     let errors: Vec<_> = paths.iter().map(PoolPath::last_error).collect();
     let sources = paths.into_iter().map(|path| Box::new(path) as Box<dyn PoolSource>).collect();
     let pools = PoolSet::start(sources, Pace::default())
         .map_err(|error| CliError::because(Exit::Failed, "cannot watch over the pools", error))?;
-    if pools.pools().is_empty() {
+    if errors.is_empty() {
+        tracing::warn!("no pool is configured for this node; it serves none");
+    } else if pools.pools().is_empty() {
         let errors: Vec<Option<CliError>> = errors.iter().map(LastError::take).collect();
         if let Some(error) = mistake(errors) {
             pools.close();
@@ -144,9 +274,15 @@ fn open(args: &NodeArgs) -> Result<Opened, CliError> {
         }
         tracing::warn!("no pool is open; the node is unhealthy until one is");
     }
-    let layer = NodeLayer::new(pools.clone(), mounter, NodeOptions { node, root, boot_id, statistics_timeout: None })
-        .with_witness(Arc::new(RepositoryWitness));
+    let layer = NodeLayer::new(pools.clone(), mounter, NodeOptions { node, root, boot_id, statistics_timeout: None });
     Ok(Opened { layer, pools })
+}
+
+/// Where the pools of this node are.
+fn pool_paths(args: &NodeArgs, node: &NodeName) -> Result<Vec<PathBuf>, CliError> {
+    let Some(file) = &args.pool_config else { return Ok(args.pools.clone()) };
+    let own = PoolConfig::read(file)?.of_node(node.as_str()).map_err(|error| config_error(file, error))?;
+    Ok(own.into_iter().map(|pool| pool.place.path().to_owned()).collect())
 }
 
 /// The first of the reasons why no pool opened, if all of them say that another process serves it.
@@ -167,7 +303,11 @@ fn private_mounts(root: &Path) -> CliError {
     )
 }
 
-fn node_name(given: Option<&str>) -> Result<NodeName, CliError> {
+/// The name of this node: the one that was given, or the host's. Cheap, but asks the system.
+///
+/// # Errors
+/// [`Exit::Usage`] for what cannot be the name of a node.
+pub(in crate::cli) fn node_name(given: Option<&str>) -> Result<NodeName, CliError> {
     let name = match given {
         Some(name) => name.to_owned(),
         None => nix::sys::utsname::uname()

@@ -5,7 +5,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use csi_proto::windlass::v1 as windlass;
+
 use crate::block::loop_device::LoopError;
+use crate::csi::pool_records;
 use crate::mount::MountError;
 use crate::mount::image::{self, Grown, ImageError, ImageFileSystem};
 use crate::pool::adopt::{AdoptOrder, AdoptReport};
@@ -13,7 +16,10 @@ use crate::pool::owned::OwnedPool;
 use crate::pool::properties::PoolProperties;
 use crate::pool::set::{OpenedPool, PoolSource};
 use crate::pool::thin::RepairReport;
+use crate::pool::thin::devices::LabelsError;
+use crate::pool::thin::examine::Activity;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
+use crate::pool::thin::label::State;
 use crate::pool::{PoolError, Quiesce, reflink, thin};
 use crate::types::{FsType, PoolId};
 
@@ -157,6 +163,78 @@ pub fn create_in_image(path: &Path, bytes: u64, fs_type: FsType, properties: &Po
         let _ = std::fs::remove_file(path);
     }
     made
+}
+
+/// Whether a pool lies in a directory, which need not be there; if not, one can be made in it. Blocks.
+///
+/// # Errors
+/// [`Exit::Refused`] when something else lies there; [`Exit::Failed`].
+pub fn directory_holds_pool(directory: &Path) -> Result<bool, CliError> {
+    reflink::holds_pool(directory).map_err(|error| pool_error(format!("cannot use {}", directory.display()), error))
+}
+
+/// Makes a pool in an image whose file system is empty: that of [`create_in_image`] when it was interrupted. One that holds a pool is left
+/// as it is, and `None` returned. Blocks.
+///
+/// # Errors
+/// [`Exit::Refused`] when it holds something else, or a node serves it; [`Exit::Failed`].
+pub fn complete_image(path: &Path, properties: &PoolProperties) -> Result<Option<PoolId>, CliError> {
+    let what = || format!("cannot use the image {}", path.display());
+    let image = image::open(path).map_err(|error| image_error(what(), error))?;
+    let made = match directory_holds_pool(image.directory()) {
+        Ok(true) => return Ok(None),
+        Ok(false) => create_in_directory(image.directory(), properties).map(Some),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = image.close() {
+        tracing::debug!(image = %path.display(), %error, "the image stays mounted");
+    }
+    made
+}
+
+/// Whether the device at `path` carries a pool that was made to the end; if not, and nothing else is on it, one can be made. Blocks.
+///
+/// # Errors
+/// [`Exit::Refused`] for a pool that cannot be used as it is; [`Exit::Failed`].
+pub fn device_holds_pool(path: &Path) -> Result<bool, CliError> {
+    let what = || format!("cannot use {}", path.display());
+    match thin::devices::look(path).map_err(|error| device_error(what(), error))? {
+        Ok(judgement) => Ok(judgement.label.state == State::Ready),
+        Err(LabelsError::Absent) => Ok(false),
+        Err(error) => Err(CliError::because(Exit::Refused, what(), error)
+            .advise(format!("`windlass pool import --device {}` says more", path.display()))),
+    }
+}
+
+/// What is recorded in a pool that nobody serves. The pool is not changed; of an image the file system is mounted while it is read, and its
+/// journal replayed. Blocks.
+///
+/// # Errors
+/// [`Exit::Refused`] while it is served; [`Exit::NotFound`] when there is none; [`Exit::Failed`].
+pub fn read_records(path: &Path) -> Result<Vec<windlass::ObjectRecord>, CliError> {
+    let what = || format!("cannot read the pool {}", path.display());
+    let of = |directory: &Path| {
+        let (id, volumes, snapshots) = reflink::read_records(directory).map_err(|error| pool_error(what(), error))?;
+        Ok(pool_records::of_records(id, &volumes, &snapshots))
+    };
+    if path.is_dir() {
+        return of(path);
+    }
+    require_root(&what())?;
+    if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
+        let found = thin::examine::examine(path).map_err(|error| device_error(what(), error))?;
+        let catalogue = found.catalogue.map_err(|reason| {
+            let error = CliError::because(Exit::Refused, what(), reason);
+            if found.activity == Activity::Active { error.advise(SERVED) } else { error }
+        })?;
+        return Ok(pool_records::of_records(found.pool, &catalogue.volumes, &catalogue.snapshots));
+    }
+    let image = image::open(path).map_err(|error| image_error(what(), error))?;
+    let records = of(image.directory());
+    if let Err(error) = image.close() {
+        tracing::debug!(image = %path.display(), %error, "the image stays mounted");
+    }
+    records
 }
 
 /// Enlarges an image file, and the file system in it unless a node serves it, which does so by itself. Blocks.

@@ -3,8 +3,10 @@
 mod adopt;
 mod close;
 mod create;
+mod ensure;
 mod grow;
 mod import;
+mod manifests;
 mod properties;
 mod repair;
 mod status;
@@ -15,16 +17,21 @@ use super::exit::CliError;
 use super::output::Format;
 
 pub use create::PoolFileSystem;
+pub(in crate::cli) use properties::reserve;
 
 /// Verbs on pools.
 #[derive(Debug, Subcommand)]
 pub enum PoolCommand {
     /// Make a pool: on a block device, in a directory whose file system shares extents (XFS, Btrfs), or in an image file that holds one
     Create(create::CreateArgs),
+    /// Make the pools that a file says this node has, and set what it says of them; what is so already is left alone
+    Ensure(ensure::EnsureArgs),
     /// Enlarge a pool that lies in an image file, while a node serves it or not
     Grow(grow::GrowArgs),
     /// Look at pools on block devices that came from elsewhere: what is on them, and how to serve it. Changes nothing
     Import(import::ImportArgs),
+    /// Print PersistentVolumes for the volumes that a pool holds, for a cluster that has lost its own. Changes nothing
+    Manifests(manifests::ManifestsArgs),
     /// Take a pool of files over again whose catalogue was lost or damaged. Without --confirm it only shows what there is
     Adopt(adopt::AdoptArgs),
     /// Unmount and detach the image file of a pool, which no node may be serving
@@ -46,8 +53,10 @@ pub enum PoolCommand {
 pub async fn run(command: PoolCommand, format: Format) -> Result<(), CliError> {
     match command {
         PoolCommand::Create(args) => create::run(args, format).await,
+        PoolCommand::Ensure(args) => ensure::run(args, format).await,
         PoolCommand::Grow(args) => grow::run(args, format).await,
         PoolCommand::Import(args) => import::run(args, format).await,
+        PoolCommand::Manifests(args) => manifests::run(args, format).await,
         PoolCommand::Adopt(args) => adopt::run(args, format).await,
         PoolCommand::Close(args) => close::run(args, format).await,
         PoolCommand::Repair(args) => repair::run(args, format).await,

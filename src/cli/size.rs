@@ -1,6 +1,6 @@
 //! Sizes on the command line and in tables.
 //!
-//! All units are binary: `1K`, `1KiB` and `1024` are the same, so that a size never means something else than what the
+//! All units are binary: `1K`, `1Ki`, `1KiB` and `1024` are the same, so that a size never means something else than what the
 //! block layer does with it. Decimal units (`KB`, `MB`, ...) are refused, with the reason.
 
 use std::fmt;
@@ -57,7 +57,9 @@ impl FromStr for ByteSize {
             "" | "B" => 0,
             unit => {
                 let same = |name: &str| name.eq_ignore_ascii_case(unit);
-                let power = UNITS.iter().position(|(short, long, _)| same(short) || same(long));
+                // `Gi`, as Kubernetes writes it.
+                let half = |long: &str| long.strip_suffix('B').is_some_and(same);
+                let power = UNITS.iter().position(|(short, long, _)| same(short) || same(long) || half(long));
                 match (power, UNITS.iter().find(|(_, _, decimal)| same(decimal))) {
                     (Some(power), _) => 10 * (power as u32 + 1),
                     (None, Some((_, long, _))) => return Err(ByteSizeError::Decimal(unit.to_owned(), long)),
@@ -111,6 +113,7 @@ mod tests {
             ("512M", 512 << 20),
             ("512MiB", 512 << 20),
             ("10GiB", 10 << 30),
+            ("10Gi", 10 << 30),
             ("10 gib", 10 << 30),
             ("1t", 1 << 40),
             ("3K", 3072),

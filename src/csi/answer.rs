@@ -18,7 +18,8 @@ pub(super) fn bytes(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+/// A time as the protocol has it.
+pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: bytes(time.seconds), nanos: i32::try_from(time.nanoseconds).unwrap_or_default() }
 }
 

@@ -42,17 +42,17 @@ impl Identity for NodeLayer {
         }))
     }
 
-    /// Cheap on purpose: it waits for no disk while a pool's catalogue took its last change, so that a slow one does not get the process
+    /// A node that was given no pools is well: it has nothing to serve. Cheap on purpose: it waits for no disk while a pool's catalogue took its last change, so that a slow one does not get the process
     /// killed. A pool that has failed is no reason to be unhealthy while another works: a restart would take that one away too, and the
     /// failed one is tried again anyway.
     async fn probe(&self, _: Request<proto::ProbeRequest>) -> Result<Response<proto::ProbeResponse>, Status> {
         let pools = self.pools.pools();
         if pools.is_empty() {
             let failed: Vec<_> = self.pools.failed().iter().map(ToString::to_string).collect();
-            return Err(match failed.is_empty() {
-                true => status::unhealthy("there is no pool on this node; make one with `windlass pool create`"),
-                false => status::unhealthy(format!("no pool of this node is open: {}", failed.join("; "))),
-            });
+            return match failed.is_empty() {
+                true => Ok(Response::new(proto::ProbeResponse { ready: Some(true) })),
+                false => Err(status::unhealthy(format!("no pool of this node is open: {}", failed.join("; ")))),
+            };
         }
         if !pools.iter().any(|pool| pool.catalogue_took_its_last_change()) {
             // One small commit to each, until one works.

@@ -9,7 +9,8 @@
 //! Never done here: an answer "not found" for a pool that is not ours, a format of anything that may have content (invariant 1), a
 //! lazy unmount, a recursive delete.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::mount::Mounter;
@@ -57,6 +58,19 @@ pub struct NodeLayer {
     pub(super) statistics_timeout: Duration,
     pub(super) locks: Locks,
     pub(super) witness: Option<Arc<dyn SnapshotWitness>>,
+    repositories: Repositories,
+    /// The pools that NodeGetInfo answers, once they are fixed; `None` when it answers those that are open.
+    offer: Option<Arc<OnceLock<Vec<PoolId>>>>,
+}
+
+/// Whether requests may name repositories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Repositories {
+    /// They may.
+    #[default]
+    Served,
+    /// This process opens none: what does S3 and TLS does not run as root.
+    NotServed,
 }
 
 impl NodeLayer {
@@ -74,7 +88,48 @@ impl NodeLayer {
             statistics_timeout,
             locks: Locks::default(),
             witness: None,
+            repositories: Repositories::Served,
+            offer: None,
         }
+    }
+
+    /// The same layer, that refuses requests which name a repository.
+    pub fn without_repositories(self) -> Self {
+        Self { witness: None, repositories: Repositories::NotServed, ..self }
+    }
+
+    /// The same layer, that answers NodeGetInfo with the same pools as long as it lives: those that are open when it is first asked. All who ask
+    /// then know the same, and whoever runs the layer can tell when it is no longer true ([`NodeLayer::offered`]).
+    pub fn with_fixed_offer(self) -> Self {
+        Self { offer: Some(Arc::default()), ..self }
+    }
+
+    /// The pools that NodeGetInfo has answered; `None` while nobody has asked, or when its answer is not fixed.
+    pub fn offered(&self) -> Option<Vec<PoolId>> {
+        self.offer.as_ref().and_then(|offer| offer.get().cloned())
+    }
+
+    /// The pools that this node says it has.
+    pub(super) fn offer(&self) -> Vec<PoolId> {
+        match &self.offer {
+            Some(offer) => offer.get_or_init(|| self.pool_ids()).clone(),
+            None => self.pool_ids(),
+        }
+    }
+
+    /// Refuses secrets that name a repository, if this process opens none.
+    ///
+    /// # Errors
+    /// [`super::error::Fault::Precondition`].
+    pub(super) fn check_secrets(&self, secrets: &HashMap<String, String>) -> Result<(), RequestError> {
+        const REPOSITORY: &str = "RESTIC_REPOSITORY";
+        if self.repositories == Repositories::Served || !secrets.contains_key(REPOSITORY) {
+            return Ok(());
+        }
+        let reason = format!(
+            "{REPOSITORY} names a repository, but this node serves none (--no-repositories): use a class without a secret for it"
+        );
+        Err(RequestError::precondition("secrets", reason))
     }
 
     /// The same layer, that finds devices of volumes there instead of in the kernel of this machine.

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::pool::kubernetes::KubernetesNames;
 use crate::pool::owned::{AnchorStatus, OwnedPool, PoolStatus};
-use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName};
+use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName, Reserve};
 use crate::pool::set::{FailedPool, Member, PoolSet};
 use crate::pool::{Changes, MetadataUsage, ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
 use crate::types::{Object, ObjectName, PoolId, SnapshotHandle, VolumeHandle, VolumeSize};
@@ -20,6 +20,7 @@ use crate::types::{Object, ObjectName, PoolId, SnapshotHandle, VolumeHandle, Vol
 use super::error::{CallError, RequestError};
 use super::named_pool;
 use super::node_layer::detached;
+use super::pool_records;
 
 /// The Pools service over the pools of a node.
 #[derive(Clone)]
@@ -46,6 +47,14 @@ impl Pools for PoolsService {
         Ok(Response::new(windlass::GetPoolStatusResponse { pools }))
     }
 
+    async fn list_records(
+        &self,
+        _request: Request<windlass::ListRecordsRequest>,
+    ) -> Result<Response<windlass::ListRecordsResponse>, Status> {
+        let pools = self.pools.clone();
+        detached(move || list_records(&pools)).await.map(Response::new).map_err(super::status::read)
+    }
+
     async fn set_pool_properties(
         &self,
         request: Request<windlass::SetPoolPropertiesRequest>,
@@ -53,6 +62,19 @@ impl Pools for PoolsService {
         let (pools, request) = (self.pools.clone(), request.into_inner());
         detached(move || set_properties(&pools, &request)).await.map(Response::new).map_err(super::status::set_pool_properties)
     }
+}
+
+fn list_records(pools: &PoolSet) -> Result<windlass::ListRecordsResponse, CallError> {
+    let mut objects = Vec::new();
+    for member in pools.members() {
+        match member {
+            Member::Open(pool) => objects.extend(pool_records::of_pool(&pool)?),
+            Member::Failed(failed) => {
+                return Err(RequestError::pool_elsewhere("list", format!("would lack what {failed}")).into());
+            }
+        }
+    }
+    Ok(windlass::ListRecordsResponse { objects })
 }
 
 fn set_properties(
@@ -65,7 +87,9 @@ fn set_properties(
     let ratio = ratio.map_err(|error| RequestError::invalid("overprovision_ratio", error.to_string()))?;
     let deleted_space = request.deleted_space.as_deref().map(str::parse::<DeletedSpace>).transpose();
     let deleted_space = deleted_space.map_err(|error| RequestError::invalid("deleted_space", error.to_string()))?;
-    if name.is_none() && ratio.is_none() && deleted_space.is_none() {
+    let reserve = request.reserve.as_deref().map(str::parse::<Reserve>).transpose();
+    let reserve = reserve.map_err(|error| RequestError::invalid("reserve", error.to_string()))?;
+    if name.is_none() && ratio.is_none() && deleted_space.is_none() && reserve.is_none() {
         return Err(RequestError::invalid("name", "nothing is to be changed").into());
     }
     let pool = named_pool::find(pools, "pool_id", &request.pool_id)?;
@@ -78,12 +102,14 @@ fn set_properties(
         properties.name = name.unwrap_or_else(|| std::mem::take(&mut properties.name));
         properties.overprovision_ratio = ratio.unwrap_or(properties.overprovision_ratio);
         properties.deleted_space = deleted_space.unwrap_or(properties.deleted_space);
+        properties.reserve = reserve.unwrap_or(properties.reserve);
     })?;
     Ok(windlass::SetPoolPropertiesResponse {
         pool_id: pool.id().to_string(),
         name: properties.name.to_string(),
         overprovision_ratio: properties.overprovision_ratio.to_string(),
         deleted_space: properties.deleted_space.to_string(),
+        reserve: properties.reserve.to_string(),
     })
 }
 
@@ -161,6 +187,8 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
         thin,
         name: properties.name.to_string(),
         overprovision_ratio: properties.overprovision_ratio.to_string(),
+        reserve: properties.reserve.to_string(),
+        deleted_space: properties.deleted_space.to_string(),
         promised_bytes: promises.promised,
         problem: status.health.problem.or_else(|| status.usage.shortage()).unwrap_or_default(),
         quarantined: status.quarantined.into_iter().chain(status.damaged).collect(),

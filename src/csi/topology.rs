@@ -16,9 +16,10 @@ const PREFIX: &str = "topology.windlass.dev/";
 /// Key of the node's name.
 const NODE_KEY: &str = "topology.windlass.dev/node";
 /// Value of a pool's key.
-const PRESENT: &str = "true";
+pub const PRESENT: &str = "true";
 
-fn pool_key(pool: PoolId) -> String {
+/// The key of a pool.
+pub fn pool_key(pool: PoolId) -> String {
     format!("{PREFIX}pool-{}", pool.label())
 }
 

@@ -16,6 +16,7 @@ use crate::types::{SnapshotHandle, Timestamp, VolumeHandle, VolumeSize};
 use super::answer;
 use super::error::{CallError, Fault};
 use super::node_layer::NodeLayer;
+use super::status;
 
 /// A snapshot by the word of somebody who is not its pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,13 +60,14 @@ impl Appeal {
     /// What the witness of `layer` says after the call has failed with `error`; `None` when it is not to be asked or knows nothing.
     ///
     /// # Errors
-    /// The witness's.
+    /// The witness's; FAILED_PRECONDITION for a repository where none is served.
     pub(super) async fn hear(self, layer: &NodeLayer, error: &CallError) -> Result<Option<proto::Snapshot>, Status> {
         let elsewhere = matches!(error, CallError::Request(error) if error.fault == Fault::PoolElsewhere);
-        let (Some(handle), Some(witness)) = (self.handle, &layer.witness) else { return Ok(None) };
         if !elsewhere || self.secrets.is_empty() {
             return Ok(None);
         }
+        layer.check_secrets(&self.secrets).map_err(|error| status::read(error.into()))?;
+        let (Some(handle), Some(witness)) = (self.handle, &layer.witness) else { return Ok(None) };
         let found = witness.snapshot(handle, self.secrets).await?;
         Ok(found.as_ref().map(answer::witnessed_snapshot))
     }

@@ -131,6 +131,10 @@ impl Csi {
     }
 
     calls! {
+        /// GetCapacity.
+        ControllerClient.get_capacity(GetCapacityRequest) -> GetCapacityResponse;
+        /// NodeGetInfo.
+        NodeClient.node_get_info(NodeGetInfoRequest) -> NodeGetInfoResponse;
         /// CreateVolume.
         ControllerClient.create_volume(CreateVolumeRequest) -> CreateVolumeResponse;
         /// DeleteVolume.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::json;
 
-use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName, PoolProperties};
+use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName, PoolProperties, Reserve};
 use crate::pool::thin::format::{CreateOptions, DataBlockSize, DevicePaths, Others};
 use crate::types::{FsType, PoolId};
 
@@ -14,6 +14,7 @@ use super::super::exit::{CliError, Exit};
 use super::super::open_pool;
 use super::super::output::{Format, print_json, print_text};
 use super::super::size::ByteSize;
+use super::properties::reserve;
 
 /// Arguments of `pool create`.
 #[derive(Debug, Args)]
@@ -30,6 +31,9 @@ pub struct CreateArgs {
     /// By how much the sizes promised to volumes may exceed the size of the pool, from 1 to 1000
     #[arg(long, value_name = "RATIO", default_value_t)]
     overprovision_ratio: OverprovisionRatio,
+    /// How much is kept free of new volumes: `5%`, a size, or `automatic` (2 %, at least 1 GiB, at most a tenth) [default: automatic]
+    #[arg(long, value_name = "RESERVE", value_parser = reserve)]
+    reserve: Option<Reserve>,
     /// Make an image file with a file system in it, and the pool in that
     #[arg(long, value_name = "PATH", requires = "size")]
     image: Option<PathBuf>,
@@ -129,6 +133,7 @@ pub async fn run(args: CreateArgs, format: Format) -> Result<(), CliError> {
         name: args.name.clone(),
         overprovision_ratio: args.overprovision_ratio,
         deleted_space: args.deleted_space,
+        reserve: args.reserve.unwrap_or_default(),
     };
     let place = place(args)?;
     let work = move || place.create(&properties).map(|id| (place.path().to_owned(), id));

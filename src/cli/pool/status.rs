@@ -148,6 +148,7 @@ fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
         "free_bytes": pool.free_bytes,
         "reserve_bytes": pool.reserve_bytes,
         "snapshot_reserve_bytes": pool.snapshot_reserve_bytes,
+        "reserve": pool.reserve,
         "overprovision_ratio": pool.overprovision_ratio,
         "promised_bytes": pool.promised_bytes,
         "thin": pool.thin.as_ref().map(thin_json),

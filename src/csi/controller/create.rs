@@ -39,7 +39,7 @@ pub(super) struct Checked {
     requirement: Option<proto::TopologyRequirement>,
 }
 
-pub(super) fn check(_: &NodeLayer, request: proto::CreateVolumeRequest) -> Result<Checked, RequestError> {
+pub(super) fn check(layer: &NodeLayer, request: proto::CreateVolumeRequest) -> Result<Checked, RequestError> {
     let name = validate::name("name", &request.name)?;
     let mut capabilities = capability::capabilities(&request.volume_capabilities)?;
     let capacity = size::capacity(request.capacity_range.as_ref())?;
@@ -47,6 +47,7 @@ pub(super) fn check(_: &NodeLayer, request: proto::CreateVolumeRequest) -> Resul
     validate::map("mutable_parameters", &request.mutable_parameters)?;
     validate::no_mutable_parameters(&request.mutable_parameters)?;
     validate::map("secrets", &request.secrets)?;
+    layer.check_secrets(&request.secrets)?;
     let source = source::content_source(request.volume_content_source.as_ref())?;
 
     if let AccessType::Mount { fs_type, .. } = &mut capabilities.access_type

@@ -21,11 +21,12 @@ pub(super) struct CheckedCreate {
     requirement: Option<proto::TopologyRequirement>,
 }
 
-pub(super) fn check_create(_: &NodeLayer, request: proto::CreateSnapshotRequest) -> Result<CheckedCreate, RequestError> {
+pub(super) fn check_create(layer: &NodeLayer, request: proto::CreateSnapshotRequest) -> Result<CheckedCreate, RequestError> {
     let name = validate::name("name", &request.name)?;
     let source = validate::volume_handle(SOURCE_ID, &request.source_volume_id)?;
     let parameters = parameters::snapshot(&request.parameters)?;
     validate::map("secrets", &request.secrets)?;
+    layer.check_secrets(&request.secrets)?;
     Ok(CheckedCreate { name, source, parameters, requirement: request.accessibility_requirements })
 }
 

@@ -155,6 +155,74 @@ async fn a_failed_pool_takes_no_part_and_its_volumes_are_unavailable_until_it_is
 }
 
 #[tokio::test]
+async fn a_fixed_offer_is_the_same_for_all_who_ask_and_serves_no_more_than_is_open() {
+    let (early, late) = (Disk::new("early"), Disk::new("late"));
+    late.die();
+    let world = World::new(&[early.clone(), late.clone()]);
+    assert!(world.set.is_tried());
+    let world = World { layer: world.layer.clone().with_fixed_offer(), ..world };
+    assert_eq!(world.layer.offered(), None, "nobody has asked");
+    assert_eq!(world.pool_keys().await, 1);
+    late.come_back();
+    wait_for(&world.set, "the late pool is there", |set| set.pools().len() == 2);
+    early.die();
+    world.set.suspect(early.id());
+    wait_for(&world.set, "the early pool has failed", |set| set.pools().len() == 1);
+    assert_eq!(world.layer.offered(), Some(vec![early.id()]));
+    assert_eq!(world.pool_keys().await, 1);
+    assert_eq!(world.create("data").await.map(|volume| volume.pool), Ok(late.id()));
+    world.set.close();
+}
+
+#[tokio::test]
+async fn a_repository_is_refused_by_name_where_none_is_served() {
+    let world = World::new(&[Disk::new("one")]);
+    let world = World { layer: world.layer.clone().without_repositories(), ..world };
+    let volume = world.create("data").await.unwrap();
+    let snapshot = |secrets: &[(&str, &str)]| proto::CreateSnapshotRequest {
+        name: "cut".to_owned(),
+        source_volume_id: volume.to_string(),
+        secrets: map(secrets),
+        ..Default::default()
+    };
+    let repository = [("RESTIC_REPOSITORY", "s3:https://store/bucket"), ("RESTIC_PASSWORD", "hush")];
+    let refused = world.layer.create_snapshot(Request::new(snapshot(&repository))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let text = refused.message();
+    assert!(text.contains("RESTIC_REPOSITORY") && text.contains("--no-repositories") && !text.contains("hush"), "{text}");
+    world.layer.create_snapshot(Request::new(snapshot(&[("other", "x")]))).await.unwrap();
+    let elsewhere = crate::types::SnapshotHandle { pool: PoolId::random(), snapshot: crate::types::SnapshotId::random() };
+    let list = |secrets: &[(&str, &str)]| proto::ListSnapshotsRequest {
+        snapshot_id: elsewhere.to_string(),
+        secrets: map(secrets),
+        ..Default::default()
+    };
+    let code = |answer: Result<_, tonic::Status>| answer.map(|_: tonic::Response<_>| ()).map_err(|status| status.code());
+    assert_eq!(code(world.layer.list_snapshots(Request::new(list(&repository))).await), Err(Code::FailedPrecondition));
+    assert_eq!(code(world.layer.list_snapshots(Request::new(list(&[]))).await), Err(Code::Unavailable));
+    world.set.close();
+}
+
+#[tokio::test]
+async fn what_is_recorded_is_listed_whole_or_not_at_all() {
+    let (one, two) = (Disk::new("one"), Disk::new("two"));
+    let world = World::new(&[one.clone(), two.clone()]);
+    let volume = world.create("data").await.unwrap();
+    let service = world.pools();
+    let list = || service.list_records(Request::new(windlass::ListRecordsRequest {}));
+    let listed = list().await.unwrap().into_inner().objects;
+    assert_eq!(listed.len(), 1);
+    let record = &listed[0];
+    assert_eq!((record.handle.as_str(), record.kind.as_str(), record.mode.as_str()), (&*volume.to_string(), "volume", "block"));
+    assert_eq!((record.access_modes.as_slice(), record.size_bytes), (&["SINGLE_NODE_WRITER".to_owned()][..], 1 << 20));
+    two.die();
+    world.set.suspect(two.id());
+    wait_for(&world.set, "a pool has failed", |set| set.pools().len() == 1);
+    assert_eq!(list().await.unwrap_err().code(), Code::Unavailable);
+    world.set.close();
+}
+
+#[tokio::test]
 async fn a_node_without_an_open_pool_says_why_it_is_unhealthy() {
     let disk = Disk::new("absent");
     disk.die();

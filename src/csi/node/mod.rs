@@ -193,7 +193,7 @@ impl Node for NodeLayer {
         Ok(Response::new(proto::NodeGetInfoResponse {
             node_id: self.node.as_str().to_owned(),
             max_volumes_per_node: 0,
-            accessible_topology: Some(topology::of_node(&self.node, self.pool_ids())),
+            accessible_topology: Some(topology::of_node(&self.node, self.offer())),
         }))
     }
 }

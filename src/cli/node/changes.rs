@@ -1,0 +1,93 @@
+//! The end of a node whose pools are no longer those that it told the kubelet of (`pool::set::offer`).
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+
+use crate::csi::NodeLayer;
+use crate::pool::set::PoolSet;
+use crate::pool::set::offer::{OfferChange, OfferPace, OfferWatch};
+
+/// Between two looks, each of which reads states in memory.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longest time that the registration waits for pools that have not been tried yet: their disks hang, or they recover from long ago.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(300);
+
+/// Waits until each pool was tried once, so that one that takes long to open is among those that the kubelet is told of.
+pub async fn all_tried(pools: &PoolSet) {
+    let mut looks = interval(Duration::from_millis(100));
+    let tried = async {
+        while !pools.is_tried() {
+            looks.tick().await;
+        }
+    };
+    if tokio::time::timeout(FIRST_ATTEMPT, tried).await.is_err() {
+        tracing::warn!("a pool is still being opened; the node registers without it");
+    }
+}
+
+/// Waits until the pools differ, for good, from what `layer` has answered.
+pub async fn differing(layer: &NodeLayer, pools: &PoolSet, pace: OfferPace) -> OfferChange {
+    let start = Instant::now();
+    let mut watch: Option<OfferWatch> = None;
+    let mut looks = interval(LOOK);
+    loop {
+        looks.tick().await;
+        if watch.is_none() {
+            watch = layer.offered().map(|offered| OfferWatch::new(offered, pace));
+        }
+        let open: BTreeSet<_> = pools.pools().iter().map(|pool| pool.id()).collect();
+        if let Some(change) = watch.as_mut().and_then(|watch| watch.look(start.elapsed(), &open)) {
+            return change;
+        }
+    }
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use csi_proto::csi::v1::NodeGetInfoRequest;
+    use csi_proto::csi::v1::node_server::Node;
+
+    use super::*;
+    use crate::csi::{NodeName, NodeOptions};
+    use crate::mount::memory::MemoryMounter;
+    use crate::mount::path::Root;
+    use crate::pool::set::tests::{Disk, start};
+
+    /// Only bounds a hang.
+    const BOUND: Duration = Duration::from_secs(60);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_ends_when_a_pool_opens_after_the_kubelet_was_told_and_not_before() {
+        let disk = Disk::new("late");
+        disk.die();
+        let pools = start(std::slice::from_ref(&disk));
+        tokio::time::timeout(BOUND, all_tried(&pools)).await.unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let options = NodeOptions {
+            node: NodeName::try_from("here".to_owned()).unwrap(),
+            root: Root::open(root.path()).unwrap(),
+            boot_id: "boot".to_owned(),
+            statistics_timeout: None,
+        };
+        let layer = NodeLayer::new(pools.clone(), Arc::new(MemoryMounter::new()), options).with_fixed_offer();
+        let pace = OfferPace { settle: Duration::ZERO, give_up: Duration::ZERO, between: Duration::ZERO };
+        let (watching, watched) = (layer.clone(), pools.clone());
+        let end = tokio::spawn(async move { differing(&watching, &watched, pace).await });
+        layer.node_get_info(tonic::Request::new(NodeGetInfoRequest {})).await.unwrap();
+        assert_eq!(layer.offered(), Some(vec![]));
+        disk.come_back();
+        let change = tokio::time::timeout(BOUND, end).await.expect("it does not end").unwrap();
+        assert_eq!(change.joined, BTreeSet::from([disk.id()]));
+        pools.close();
+    }
+}
