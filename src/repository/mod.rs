@@ -62,6 +62,7 @@ pub mod pack;
 pub mod password;
 mod polynomial;
 pub mod prune;
+mod row;
 pub mod snapshot;
 pub mod store;
 pub mod time;

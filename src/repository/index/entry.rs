@@ -1,17 +1,16 @@
 //! A blob and where it lies, and packs, as rows of the tables that an index is made of.
-//!
-//! Numbers are written high byte first, so that rows sorted as bytes are sorted by what they mean.
 
 use std::num::NonZeroU32;
 
 use crate::repository::blob::{BlobKind, BlobLocation, PackRecord};
 use crate::repository::id::Id;
 use crate::repository::pack::expected_bytes;
+use crate::repository::row::{PLACE_BYTES, join, kind_byte, numbers_of, take, take_id, take_kind, take_lengths, take_number};
 
 /// Bytes of a row of the table of blobs: id, number of the pack, offset, length, plain length. Those of a [`PackRow`] too.
-pub(super) const ROW_BYTES: usize = Id::LENGTH + 4 * 4;
+pub(super) const ROW_BYTES: usize = Id::LENGTH + 4 + PLACE_BYTES;
 /// Bytes of a row of the packs' contents: pack, offset, kind, id, length, plain length.
-pub(super) const CONTENT_ROW_BYTES: usize = 2 * Id::LENGTH + 3 * 4 + 1;
+pub(super) const CONTENT_ROW_BYTES: usize = 2 * Id::LENGTH + PLACE_BYTES + 1;
 
 /// A row of a segment.
 pub(super) type Row = [u8; ROW_BYTES];
@@ -21,30 +20,6 @@ pub(super) type Row = [u8; ROW_BYTES];
 pub(in crate::repository) struct Entry {
     pub(in crate::repository) id: Id,
     pub(in crate::repository) location: BlobLocation,
-}
-
-/// Puts parts one behind another.
-fn row<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
-    let mut row = [0; N];
-    let mut at = 0;
-    for part in parts {
-        row[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
-    }
-    row
-}
-
-/// Takes the first `N` bytes off.
-fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
-    let mut taken = [0; N];
-    let (first, rest) = bytes.split_at(N.min(bytes.len()));
-    taken[..first.len()].copy_from_slice(first);
-    *bytes = rest;
-    taken
-}
-
-fn number(bytes: &mut &[u8]) -> u32 {
-    u32::from_be_bytes(take(bytes))
 }
 
 /// A blob, and where it lies in the pack of that number.
@@ -59,17 +34,15 @@ pub(super) struct BlobRow {
 
 impl BlobRow {
     pub(super) fn to_row(self) -> Row {
-        // A blob that is not compressed has no plain length, and a compressed one is never empty.
-        let plain = self.uncompressed_length.map_or(0, NonZeroU32::get);
-        let numbers = [self.pack, self.offset, self.length, plain].map(u32::to_be_bytes);
-        row(&[self.id.as_bytes(), numbers.as_flattened()])
+        let numbers = numbers_of(self.offset, self.length, self.uncompressed_length);
+        join(&[self.id.as_bytes(), &self.pack.to_be_bytes(), numbers.as_flattened()])
     }
 
     pub(super) fn of_row(row: &Row) -> Self {
         let mut rest = &row[..];
-        let id = Id::from_bytes(take(&mut rest));
-        let [pack, offset, length, plain] = [(); 4].map(|()| number(&mut rest));
-        Self { id, pack, offset, length, uncompressed_length: NonZeroU32::new(plain) }
+        let (id, pack, offset) = (take_id(&mut rest), take_number(&mut rest), take_number(&mut rest));
+        let (length, uncompressed_length) = take_lengths(&mut rest);
+        Self { id, pack, offset, length, uncompressed_length }
     }
 
     /// Length of the blob's plain bytes.
@@ -105,13 +78,12 @@ impl PackRow {
 
     pub(super) fn to_row(self) -> Row {
         let numbers = [self.file, self.blobs].map(u32::to_be_bytes);
-        row(&[self.id.as_bytes(), numbers.as_flattened(), &self.bytes.to_be_bytes()])
+        join(&[self.id.as_bytes(), numbers.as_flattened(), &self.bytes.to_be_bytes()])
     }
 
     pub(super) fn of_row(row: &Row) -> Self {
         let mut rest = &row[..];
-        let id = Id::from_bytes(take(&mut rest));
-        let (file, blobs) = (number(&mut rest), number(&mut rest));
+        let (id, file, blobs) = (take_id(&mut rest), take_number(&mut rest), take_number(&mut rest));
         Self { id, file, blobs, bytes: u64::from_be_bytes(take(&mut rest)) }
     }
 }
@@ -120,22 +92,17 @@ impl Entry {
     /// The row of the packs' contents.
     pub(super) fn to_content_row(self, kind: BlobKind) -> [u8; CONTENT_ROW_BYTES] {
         let BlobLocation { pack, offset, length, uncompressed_length } = self.location;
-        let plain = uncompressed_length.map_or(0, NonZeroU32::get);
-        let numbers = [offset, length, plain].map(u32::to_be_bytes);
-        let kind = [matches!(kind, BlobKind::Tree).into()];
-        row(&[pack.as_bytes(), &numbers[0], &kind, self.id.as_bytes(), &numbers[1], &numbers[2]])
+        let [offset, length, plain] = numbers_of(offset, length, uncompressed_length);
+        join(&[pack.as_bytes(), &offset, &kind_byte(kind), self.id.as_bytes(), &length, &plain])
     }
 
     /// What a row of the packs' contents says.
     pub(super) fn of_content_row(row: &[u8; CONTENT_ROW_BYTES]) -> (BlobKind, Self) {
         let mut rest = &row[..];
-        let pack = Id::from_bytes(take(&mut rest));
-        let offset = number(&mut rest);
-        let kind = if take(&mut rest) == [0] { BlobKind::Data } else { BlobKind::Tree };
-        let id = Id::from_bytes(take(&mut rest));
-        let (length, plain) = (number(&mut rest), number(&mut rest));
-        let location = BlobLocation { pack, offset, length, uncompressed_length: NonZeroU32::new(plain) };
-        (kind, Self { id, location })
+        let (pack, offset) = (take_id(&mut rest), take_number(&mut rest));
+        let (kind, id) = (take_kind(&mut rest), take_id(&mut rest));
+        let (length, uncompressed_length) = take_lengths(&mut rest);
+        (kind, Self { id, location: BlobLocation { pack, offset, length, uncompressed_length } })
     }
 }
 

@@ -1,14 +1,15 @@
 //! Copies of blobs as rows: sorted by blob, to find all copies of one, or by pack, to read a pack from its beginning to its end.
 
-use std::num::NonZeroU32;
-
 use crate::repository::blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
 use crate::repository::id::Id;
+use crate::repository::row::{
+    PLACE_BYTES, join, kind_byte, numbers_of, take, take_id, take_kind, take_lengths, take_number, take_place,
+};
 
 /// Bytes of what tells blobs apart: id and kind.
 pub(super) const BLOB_BYTES: usize = Id::LENGTH + 1;
 /// Bytes of a row of either order.
-pub(super) const ROW_BYTES: usize = BLOB_BYTES + Id::LENGTH + 3 * 4;
+pub(super) const ROW_BYTES: usize = BLOB_BYTES + Id::LENGTH + PLACE_BYTES;
 
 /// A blob, whatever packs it lies in.
 pub(super) type BlobKey = [u8; BLOB_BYTES];
@@ -24,39 +25,14 @@ pub(super) struct BlobCopy {
 }
 
 pub(super) fn blob_key(kind: BlobKind, id: &Id) -> BlobKey {
-    let mut key = [0; BLOB_BYTES];
-    key[..Id::LENGTH].copy_from_slice(id.as_bytes());
-    key[Id::LENGTH] = matches!(kind, BlobKind::Tree).into();
-    key
+    join(&[id.as_bytes(), &kind_byte(kind)])
 }
 
 /// The blob that a key stands for.
 pub(super) fn of_blob_key(key: &BlobKey) -> (BlobKind, Id) {
     let mut rest = &key[..];
-    let id = Id::from_bytes(take(&mut rest));
-    (if rest == [0] { BlobKind::Data } else { BlobKind::Tree }, id)
-}
-
-fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
-    let mut taken = [0; N];
-    let (first, rest) = bytes.split_at(N.min(bytes.len()));
-    taken[..first.len()].copy_from_slice(first);
-    *bytes = rest;
-    taken
-}
-
-fn number(bytes: &mut &[u8]) -> u32 {
-    u32::from_be_bytes(take(bytes))
-}
-
-fn row(parts: &[&[u8]]) -> Row {
-    let mut row = [0; ROW_BYTES];
-    let mut at = 0;
-    for part in parts {
-        row[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
-    }
-    row
+    let id = take_id(&mut rest);
+    (take_kind(&mut rest), id)
 }
 
 impl BlobCopy {
@@ -71,43 +47,40 @@ impl BlobCopy {
     }
 
     fn numbers(&self) -> [[u8; 4]; 3] {
-        // A blob that is not compressed has no plain length, and a compressed one is never empty.
-        let plain = self.location.uncompressed_length.map_or(0, NonZeroU32::get);
-        [self.location.offset, self.location.length, plain].map(u32::to_be_bytes)
+        numbers_of(self.location.offset, self.location.length, self.location.uncompressed_length)
     }
 
     /// Id, kind, pack, offset, length, plain length.
     pub(super) fn row_by_blob(&self) -> Row {
-        let [offset, length, plain] = self.numbers();
-        row(&[&blob_key(self.kind, &self.id), self.location.pack.as_bytes(), &offset, &length, &plain])
+        join(&[&blob_key(self.kind, &self.id), self.location.pack.as_bytes(), self.numbers().as_flattened()])
     }
 
     pub(super) fn of_row_by_blob(row: &Row) -> Self {
         let mut rest = &row[..];
         let (kind, id) = of_blob_key(&take(&mut rest));
-        let pack = Id::from_bytes(take(&mut rest));
-        let (offset, length, plain) = (number(&mut rest), number(&mut rest), number(&mut rest));
-        Self { id, kind, location: BlobLocation { pack, offset, length, uncompressed_length: NonZeroU32::new(plain) } }
+        let pack = take_id(&mut rest);
+        Self { id, kind, location: take_place(pack, &mut rest) }
     }
 
     /// Pack, offset, id, kind, length, plain length.
     pub(super) fn row_by_pack(&self) -> Row {
         let [offset, length, plain] = self.numbers();
-        row(&[self.location.pack.as_bytes(), &offset, &blob_key(self.kind, &self.id), &length, &plain])
+        join(&[self.location.pack.as_bytes(), &offset, &blob_key(self.kind, &self.id), &length, &plain])
     }
 
     pub(super) fn of_row_by_pack(row: &Row) -> Self {
         let mut rest = &row[..];
-        let pack = Id::from_bytes(take(&mut rest));
-        let offset = number(&mut rest);
+        let (pack, offset) = (take_id(&mut rest), take_number(&mut rest));
         let (kind, id) = of_blob_key(&take(&mut rest));
-        let (length, plain) = (number(&mut rest), number(&mut rest));
-        Self { id, kind, location: BlobLocation { pack, offset, length, uncompressed_length: NonZeroU32::new(plain) } }
+        let (length, uncompressed_length) = take_lengths(&mut rest);
+        Self { id, kind, location: BlobLocation { pack, offset, length, uncompressed_length } }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
     use proptest::prelude::*;
 
