@@ -201,15 +201,7 @@ async fn a_locked_repository_is_told_by_the_code_of_the_failure_and_waited_for()
     // Without a word it waits, and says for whom.
     let started = bench.transfers.start_export(Request::new(bench.export(snapshot))).await.unwrap();
     let id = started.into_inner().transfer_id;
-    let request = proto::WatchTransferRequest { transfer_id: id.clone() };
-    let mut states = bench.transfers.watch_transfer(Request::new(request)).await.unwrap().into_inner();
-    let waits = loop {
-        let state = states.next().await.unwrap().unwrap();
-        assert!(!is_final(&state), "{state:?}");
-        if state.phase == "waiting" {
-            break state;
-        }
-    };
+    let waits = until_it_waits(&bench, &id).await;
     assert!(waits.message.contains("locked exclusively by"), "{waits:?}");
     held.release().await.unwrap();
     let ended = bench.end_of(&id).await;
@@ -408,6 +400,96 @@ async fn what_is_wrong_with_a_restore_is_told_at_the_start_and_makes_nothing() {
         assert_eq!(code(request).await, expected, "{text}");
     }
     assert_eq!(bench.pool.volumes().unwrap().len(), 1);
+    assert_eq!(bench.pool.status().unwrap().restores, 0);
+}
+
+/// Follows a transfer until it waits.
+async fn until_it_waits(bench: &Bench, id: &str) -> proto::TransferProgress {
+    let request = proto::WatchTransferRequest { transfer_id: id.to_owned() };
+    let mut states = bench.transfers.watch_transfer(Request::new(request)).await.unwrap().into_inner();
+    loop {
+        let state = states.next().await.unwrap().unwrap();
+        assert!(!is_final(&state), "{state:?}");
+        if state.phase == "waiting" {
+            return state;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_from_a_locked_repository_says_for_whom_it_waits_and_can_be_cancelled() {
+    let bench = Bench::new();
+    let repository = bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    bench.exported(snapshot).await;
+    let held = repository.lock(LockMode::Exclusive).await.unwrap();
+    // The call is answered although the lock is not had.
+    let start = async |name| {
+        let started = bench.transfers.start_restore(Request::new(bench.restore(name))).await.unwrap();
+        started.into_inner().transfer_id
+    };
+    let (patient, cancelled, taken) = (start("patient").await, start("cancelled").await, start("source").await);
+    let waits = until_it_waits(&bench, &patient).await;
+    assert!(waits.message.contains("locked exclusively by"), "{waits:?}");
+    let cancel = proto::CancelTransferRequest { transfer_id: cancelled.clone() };
+    bench.transfers.cancel_transfer(Request::new(cancel)).await.unwrap();
+    assert_eq!(bench.end_of(&cancelled).await.state(), TransferState::Canceled);
+
+    held.release().await.unwrap();
+    let ended = bench.end_of(&patient).await;
+    assert_eq!((ended.state(), ended.message.as_str()), (TransferState::Succeeded, ""));
+    // What a start would be refused for is known only now, and has the same code.
+    let ended = bench.end_of(&taken).await;
+    assert_eq!((ended.state(), ended.failure_code), (TransferState::Failed, Code::AlreadyExists as u32), "{ended:?}");
+    let names: Vec<_> = bench.pool.volumes().unwrap().into_iter().map(|volume| volume.name.to_string()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert_eq!(bench.pool.status().unwrap().restores, 0);
+}
+
+/// Every pack, in order of size, the largest first.
+fn packs(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { packs(&path, found) } else { found.push(path) }
+    }
+    found.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).unwrap().len()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_with_holes_is_kept_under_a_name_that_says_so() {
+    let bench = Bench::new();
+    bench.repository().await;
+    let (_, snapshot) = bench.snapshot();
+    bench.exported(snapshot).await;
+    let exported = bench.content(snapshot);
+    let mut found = Vec::new();
+    packs(&bench.repository_path().join("data"), &mut found);
+    fs::remove_file(&found[0]).unwrap();
+
+    let strict = bench.restored(bench.restore("restored")).await;
+    assert_eq!((strict.state(), strict.failure_code), (TransferState::Failed, Code::DataLoss as u32), "{strict:?}");
+    for expected_name in ["restored-damaged", "restored-damaged-2"] {
+        let request = proto::StartRestoreRequest { skip_damaged: true, ..bench.restore("restored") };
+        let ended = bench.restored(request).await;
+        assert_eq!(ended.state(), TransferState::Succeeded, "{}", ended.message);
+        let result = ended.restore_result.unwrap();
+        assert_eq!(result.volume_name, expected_name);
+        assert!(result.hole_bytes > 0 && result.hole_bytes == result.holes.iter().map(|hole| hole.length).sum::<u64>());
+        let handle: VolumeHandle = result.volume_id.parse().unwrap();
+        assert_eq!(bench.pool.volume(handle.volume).unwrap().unwrap().name.as_str(), expected_name);
+        let mut rest = exported.clone();
+        for hole in &result.holes {
+            assert!(hole.reason.contains(&hole.pack) && found[0].ends_with(&hole.pack), "{hole:?}");
+            rest[hole.offset as usize..(hole.offset + hole.length) as usize].fill(0);
+        }
+        let again = bench.cut(&format!("of {expected_name}"), handle.volume);
+        assert!(bench.content(again) == rest && rest != exported);
+    }
+    // The list of all transfers stays short.
+    let listed = bench.transfers.list_transfers(Request::new(proto::ListTransfersRequest {})).await.unwrap().into_inner();
+    let results = || listed.transfers.iter().filter_map(|transfer| transfer.restore_result.as_ref());
+    assert!(results().count() == 2 && results().all(|result| result.holes.is_empty() && result.hole_bytes > 0));
+    assert!(bench.pool.volumes().unwrap().iter().all(|volume| volume.name.as_str() != "restored"), "the name is free");
     assert_eq!(bench.pool.status().unwrap().restores, 0);
 }
 

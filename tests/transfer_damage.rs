@@ -301,6 +301,32 @@ async fn packs_are_listed_when_the_last_listing_is_old_or_something_failed() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_pack_that_no_check_has_met_is_found_by_the_sample_and_healed_by_the_same_export() {
+    // So few packs that all of them are in the sample.
+    let (store, repository) = in_memory().await;
+    let volume = Volume::random(512 << 10, 5);
+    let first = export_volume(&repository, &volume, windlass::transfer::ChunkSize::MIN).await.unwrap().snapshot;
+    let keys = packs(&store).await;
+    assert!(keys.len() <= windlass::repository::doubts::SAMPLE_PACKS, "{} packs", keys.len());
+    let mut healed = 0;
+    for key in keys {
+        let (store, folder) = (copy_of(&store).await, tempfile::tempdir().unwrap());
+        // Of the same length, so that no listing tells.
+        assert!(damage(&store, key, Damage::Flipped).await);
+        let is_data = restored(&reopen(store.clone()).await.unwrap(), &first, volume.bytes.len(), Locking::None).await;
+        let is_data = is_data.is_err_and(|error| error.contains("data") || error.contains("is damaged"));
+        let repository = reopen(store.clone()).await.unwrap();
+        let repository = repository.with_doubts_in(&Cache::new(folder.path().to_owned(), 1 << 20));
+        let report = export_volume(&repository, &volume, windlass::transfer::ChunkSize::MIN).await.unwrap();
+        assert!(restored(&repository, &report.snapshot, volume.bytes.len(), Locking::None).await.unwrap() == volume.bytes);
+        assert!(restored(&repository, &first, volume.bytes.len(), Locking::None).await.unwrap() == volume.bytes, "healed");
+        assert!(report.stored_bytes > 0, "what the pack held was stored again");
+        healed += u32::from(is_data && report.new_chunks > 0);
+    }
+    assert!(healed > 0);
+}
+
 /// Every byte of the image, read at random.
 async fn read(repository: &Repository, id: &Id, bytes: usize) -> Vec<u8> {
     let image = Image::open(repository, &id.to_string(), &FileSelector::Only, Locking::None).await.unwrap();
@@ -405,14 +431,16 @@ async fn leave_lock(repository: &Repository, store: &MemoryStore, time: &str, ex
 async fn a_restore_whose_lock_turns_out_not_to_hold_fails_and_says_by_whom() {
     let chain = Chain::new().await;
     let repository = reopen(chain.store.clone()).await.unwrap();
-    let image = Image::open(&repository, &chain.second.to_string(), &FileSelector::Only, Locking::Shared).await.unwrap();
+    let id = chain.second.to_string();
+    let open = || Image::open(&repository, &id, &FileSelector::Only, Locking::Shared);
+    let (mut image, read_at_random) = (open().await.unwrap(), open().await.unwrap());
     // Of one who looked for locks before this one was stored.
     leave_lock(&repository, &chain.store, "2999-01-01T00:00:00Z", true).await;
     let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
-    let restored = restore(&image, fresh_sink(chain.size()), &options, &Progress::new(), &CancellationToken::new()).await;
+    let restored = restore(&mut image, fresh_sink(chain.size()), &options, &Progress::new(), &CancellationToken::new()).await;
     let error = restored.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("since 2999"), "{error}");
-    let error = ImageReader::open(image).await.err().unwrap();
+    let error = ImageReader::open(read_at_random).await.err().unwrap();
     assert!(error.to_string().contains("since 2999"), "{error}");
 }
 

@@ -332,9 +332,9 @@ async fn restore_from_a_store_that_dies(store: &Arc<MemoryStore>, snapshot: &Id,
     let opening = Image::open(&repository, &snapshot, &FileSelector::Only, Locking::Shared);
     // As everyone does who opens one: it holds nothing that waits.
     let Some(image) = dead.cancel.run_until_cancelled(opening).await else { return false };
-    let (image, sink) = (image.unwrap(), fresh_sink(size));
+    let (mut image, sink) = (image.unwrap(), fresh_sink(size));
     let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
-    let result = restore(&image, sink.clone(), &options, &Progress::new(), &dead.cancel).await;
+    let result = restore(&mut image, sink.clone(), &options, &Progress::new(), &dead.cancel).await;
     assert!(result.is_ok() || matches!(result, Err(RestoreError::Cancelled)), "{result:?}");
     assert_eq!(Arc::strong_count(&sink), 1, "the workers have ended");
     image.let_go(&dead.cancel).await;
@@ -369,14 +369,14 @@ async fn damage_to_any_pack_is_found_and_named() {
     let volume = volume();
     let (store, repository) = in_memory().await;
     export_volume(&repository, &volume, ChunkSize::MIN).await.unwrap();
-    let image = Image::open(&repository, "latest", &FileSelector::Only, Locking::None).await.unwrap();
+    let mut image = Image::open(&repository, "latest", &FileSelector::Only, Locking::None).await.unwrap();
     let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
     let mut damaged = 0;
     for key in packs(&store).await {
         for cut in [false, true] {
             let whole = store.get(key).await.unwrap();
             store.tamper(key, |bytes| if cut { bytes.truncate(100) } else { bytes[50] ^= 1 });
-            let result = restore(&image, fresh_sink(6 << 20), &options, &Progress::new(), &CancellationToken::new()).await;
+            let result = restore(&mut image, fresh_sink(6 << 20), &options, &Progress::new(), &CancellationToken::new()).await;
             if let Err(error) = result {
                 let Key::File(_, pack) = key else { panic!("a pack") };
                 assert!(error.to_string().contains(&pack.to_string()), "{error}");
@@ -492,12 +492,12 @@ async fn a_restore_from_a_stalled_store_ends_when_it_is_cancelled() {
         }
     };
     let faulty = Repository::open(Arc::new(FaultyStore::new(store, script)), &password()).await.unwrap();
-    let image = Image::open(&faulty, "latest", &FileSelector::Only, Locking::Shared).await.unwrap();
+    let mut image = Image::open(&faulty, "latest", &FileSelector::Only, Locking::Shared).await.unwrap();
     armed.store(true, Ordering::SeqCst);
     let started = Instant::now();
     let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
     let sink = fresh_sink(6 << 20);
-    let result = restore(&image, sink.clone(), &options, &Progress::new(), &cancel).await;
+    let result = restore(&mut image, sink.clone(), &options, &Progress::new(), &cancel).await;
     assert!(matches!(result, Err(RestoreError::Cancelled)), "{result:?}");
     assert!(started.elapsed() < Duration::from_secs(1));
     assert_eq!(Arc::strong_count(&sink), 1, "the workers have ended");

@@ -155,9 +155,9 @@ async fn files_are_exported_and_restored_with_their_holes() {
     let file = open();
     file.set_len(size).unwrap();
     let sink = Arc::new(FileSink::new(file, size, LogicalBlockSize::B512).unwrap());
-    let image = Image::open(&repository, "latest", &FileSelector::Only, Locking::Shared).await.unwrap();
+    let mut image = Image::open(&repository, "latest", &FileSelector::Only, Locking::Shared).await.unwrap();
     let restoring = RestoreOptions { target: Target::Fresh, budget: budget(2) };
-    restore(&image, sink, &restoring, &Progress::new(), &cancel).await.unwrap();
+    restore(&mut image, sink, &restoring, &Progress::new(), &cancel).await.unwrap();
     assert!(std::fs::read(&to).unwrap() == volume.bytes);
     let allocated = std::fs::metadata(&to).unwrap().blocks() * 512;
     assert!(allocated <= 10 << 20, "{allocated} bytes are allocated");
@@ -166,7 +166,7 @@ async fn files_are_exported_and_restored_with_their_holes() {
     let file = open();
     file.set_len(size).unwrap();
     let sink = Arc::new(FileSink::new(file, size, LogicalBlockSize::B512).unwrap());
-    let error = restore(&image, sink, &restoring, &Progress::new(), &cancel).await.unwrap_err();
+    let error = restore(&mut image, sink, &restoring, &Progress::new(), &cancel).await.unwrap_err();
     assert!(matches!(error, RestoreError::Cancelled));
     image.close().await;
 }

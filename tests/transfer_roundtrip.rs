@@ -147,14 +147,14 @@ async fn a_sparse_volume_costs_what_is_in_it() {
     let report = export_volume(&repository, &volume, ChunkSize::SMALL).await.unwrap();
     assert_eq!((report.read_bytes, report.chunks, report.zero_bytes), (4096, 1, 255 << 20));
     assert!(report.stored_bytes < 64 << 10, "{}", report.stored_bytes);
-    let image = Image::open(&repository, "latest", &FileSelector::Only, Locking::None).await.unwrap();
+    let mut image = Image::open(&repository, "latest", &FileSelector::Only, Locking::None).await.unwrap();
     assert_eq!(image.path(), "/v-test/volume.img");
     assert_eq!(image.metadata().unwrap().volume_handle.as_deref(), Some("v-test"));
     assert!(store.keys().len() < 12);
     let sink = fresh_sink(256 << 20);
     let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
     let progress = Progress::new();
-    let report = restore(&image, sink.clone(), &options, &progress, &CancellationToken::new()).await.unwrap();
+    let report = restore(&mut image, sink.clone(), &options, &progress, &CancellationToken::new()).await.unwrap();
     image.close().await;
     // Only the part of the chunk that holds something.
     assert_eq!(report.written_bytes, 64 << 10);

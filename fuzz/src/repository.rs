@@ -136,10 +136,10 @@ async fn read(hostile: &Hostile, snapshot: &Id) {
     let repository = &hostile.fixture.repository;
     let checked = repository.check(Depth::ReadData, &|_, _| {}).await.expect("memory does not fail, and nobody has locked");
     for which in [FileSelector::Only, FileSelector::Path("/v-test/volume.img".to_owned())] {
-        let Ok(image) = Image::open(repository, &snapshot.to_string(), &which, Locking::None).await else { continue };
+        let Ok(mut image) = Image::open(repository, &snapshot.to_string(), &which, Locking::None).await else { continue };
         let sink = Arc::new(MemorySink::new(VOLUME));
         let options = RestoreOptions { target: Target::Fresh, budget: budget() };
-        let restored = restore(&image, sink.clone(), &options, &Progress::new(), &CancellationToken::new()).await;
+        let restored = restore(&mut image, sink.clone(), &options, &Progress::new(), &CancellationToken::new()).await;
         if let Ok(report) = restored {
             assert_eq!(report.size_bytes, image.size_bytes());
             assert!(report.size_bytes <= VOLUME as u64);
@@ -194,10 +194,10 @@ async fn build_upon(hostile: &Hostile, snapshot: &Id, changed: u8) {
     }
     let image = Image::open(repository, &report.snapshot.to_string(), &FileSelector::Only, Locking::None).await;
     // The index may lie about blobs that the export found in it and referred to: then reading them fails, and says so.
-    let Ok(image) = image else { return };
+    let Ok(mut image) = image else { return };
     let sink = Arc::new(MemorySink::new(VOLUME));
     let restoring = RestoreOptions { target: Target::Fresh, budget: budget() };
-    let restored = restore(&image, sink.clone(), &restoring, &Progress::new(), &CancellationToken::new()).await;
+    let restored = restore(&mut image, sink.clone(), &restoring, &Progress::new(), &CancellationToken::new()).await;
     assert!(
         restored.is_err() || report.mode.parent().is_some() || sink.content() == bytes,
         "{:?} gave another volume",

@@ -308,6 +308,9 @@ fn answered(what: &str, code: Code, message: &str) -> CliError {
         Code::Aborted => error.advise("another operation on it is running; repeat the command when that has ended"),
         Code::ResourceExhausted => error.advise("`windlass pool status` shows the space and what takes it"),
         Code::Unavailable => error.advise("repeat the command; if it keeps failing, the node's log says more"),
+        Code::DataLoss => error.advise(
+            "`windlass repository check --read-data` lists everything that is damaged; a restore with --skip-damaged leaves that out",
+        ),
         Code::Unimplemented => error.advise("the node is of another release than this command"),
         _ => error,
     }

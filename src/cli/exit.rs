@@ -28,6 +28,8 @@ pub enum Exit {
     Unavailable,
     /// 6: a node has ended so that it is started anew: its pools are others than it has told the kubelet.
     Restart,
+    /// 7: done in part: what was restored has holes, which are listed.
+    Incomplete,
     /// 130: interrupted by SIGINT or SIGTERM.
     Interrupted,
 }
@@ -43,6 +45,7 @@ impl Exit {
             Self::Refused => 4,
             Self::Unavailable => 5,
             Self::Restart => 6,
+            Self::Incomplete => 7,
             Self::Interrupted => 130,
         }
     }
@@ -64,6 +67,7 @@ Exit codes:
   4    refused: a name is taken, a thing is in use, a pool is full, a password is wrong
   5    the node or the repository cannot be reached; trying again may help
   6    a node whose pools have changed has ended, and is to be started anew
+  7    done in part: what was restored has holes, which are listed (restore --skip-damaged)
   130  interrupted";
 
 /// Why a command failed, for people and scripts.
@@ -169,7 +173,7 @@ mod tests {
     #[test]
     fn every_exit_code_is_in_the_table_that_help_prints() {
         use Exit::*;
-        for exit in [Success, Failed, Usage, NotFound, Refused, Unavailable, Interrupted] {
+        for exit in [Success, Failed, Usage, NotFound, Refused, Unavailable, Incomplete, Interrupted] {
             assert!(EXIT_CODES.lines().any(|line| line.trim_start().starts_with(&format!("{} ", exit.code()))), "{exit:?}");
         }
     }

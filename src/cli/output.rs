@@ -98,6 +98,11 @@ pub fn print_text(text: &str) -> Result<(), CliError> {
     }
 }
 
+/// Prints a line to standard error, beside the result. Nobody reads it: then nobody misses it.
+pub fn print_aside(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
 /// Prints one JSON document.
 ///
 /// # Errors

@@ -3,25 +3,29 @@
 //! A volume is made by the node and is invisible until it is whole. A file is written by this process, which needs no node:
 //! under a temporary name beside its final one, sparse, and renamed when it is whole and durable. An interrupted restore
 //! leaves neither.
+//!
+//! With `--skip-damaged` what does not read is left out. If anything is, the command says where, ends with an exit code of its own, and
+//! leaves what it made under a name that nobody takes for the whole: `NAME-damaged`, `PATH.damaged`.
 
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use csi_proto::windlass::v1 as windlass;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::choice::ChoiceArgs;
 use super::client::{Answer, Node};
 use super::endpoint::EndpointArgs;
 use super::exit::{CliError, Exit};
-use super::output::{Format, print_json, print_text};
+use super::output::{Format, print_aside, print_json, print_text};
 use super::repository_access::{RepositoryAccess, RepositoryArgs};
 use super::restore_file;
 use super::size::ByteSize;
 use super::transfer::{Transfer, follow};
 use super::volume::{ModeArgs, Presentation};
 use super::wait::Wait;
+use crate::transfer::Hole;
 use crate::types::LogicalBlockSize;
 
 /// Arguments of `restore`.
@@ -77,6 +81,10 @@ pub struct RestoreTuning {
     /// Take no lock in the repository; a prune meanwhile then makes the restore fail
     #[arg(long)]
     pub no_lock: bool,
+    /// Restore everything that can be read, with zeros where something cannot, and list those holes. What has any is called NAME-damaged, or
+    /// PATH.damaged with a list in PATH.damaged.json, and the exit code is 6
+    #[arg(long)]
+    pub skip_damaged: bool,
 }
 
 /// What to restore from a repository.
@@ -122,15 +130,69 @@ pub async fn run(args: RestoreArgs, format: Format, interrupt: &CancellationToke
     let target = RestoreTarget { volume, size: args.size, pool: args.pool, logical_block_size, presentation };
     let result = restore(&node, &access, &source, &target, &args.tuning, format, interrupt).await?;
     match format {
-        Format::Text => print_text(&result.volume_id),
+        Format::Text => print_text(&result.volume_id)?,
         Format::Json => print_json(&json!({
             "volume_id": result.volume_id,
-            "name": target.volume,
+            "name": result.volume_name,
             "size_bytes": result.size_bytes,
             "data_bytes": result.data_bytes,
             "zero_bytes": result.zero_bytes,
-        })),
+            "hole_bytes": result.hole_bytes,
+            "unlisted_hole_bytes": result.unlisted_hole_bytes,
+            "holes": result.holes.iter().map(hole_view).collect::<Vec<_>>(),
+            "metadata_lost": result.metadata_lost,
+        }))?,
     }
+    let holes = result.holes.iter().map(hole_of_message);
+    let what = format!("the volume was restored with holes, and is called `{}`", result.volume_name);
+    incomplete(what, holes, result.hole_bytes, result.unlisted_hole_bytes, format)
+}
+
+fn hole_of_message(hole: &windlass::RestoreHole) -> String {
+    let windlass::RestoreHole { offset, length, blobs, blob, pack, reason } = hole;
+    let pack = pack.parse().ok();
+    match blob.parse() {
+        Ok(blob) => Hole { offset: *offset, length: *length, blobs: *blobs, blob, pack, reason: reason.clone() }.to_string(),
+        // A node of another release may call blobs otherwise.
+        Err(_) => format!("bytes {offset}-{}: {reason}", offset.saturating_add(length.saturating_sub(1))),
+    }
+}
+
+fn hole_view(hole: &windlass::RestoreHole) -> Value {
+    json!({
+        "offset": hole.offset,
+        "length": hole.length,
+        "blobs": hole.blobs,
+        "blob": hole.blob,
+        "pack": Some(&hole.pack).filter(|pack| !pack.is_empty()),
+        "reason": hole.reason,
+    })
+}
+
+/// Lists the holes on standard error, and ends the command by saying that there are some. `what` says what there is now.
+///
+/// # Errors
+/// [`Exit::Incomplete`] when there are any.
+pub fn incomplete(
+    what: String,
+    holes: impl Iterator<Item = String>,
+    bytes: u64,
+    unlisted_bytes: u64,
+    format: Format,
+) -> Result<(), CliError> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    // In JSON they are in the result.
+    if format == Format::Text {
+        holes.for_each(|hole| print_aside(&format!("hole: {hole}")));
+        if unlisted_bytes > 0 {
+            print_aside(&format!("hole: {} more, in too many pieces to be listed", ByteSize::new(unlisted_bytes)));
+        }
+    }
+    Err(CliError::new(Exit::Incomplete, format!("{what}: {} could not be read", ByteSize::new(bytes))).advise(
+        "holes read as zeros; check the file system read-only before you trust anything, and look for an older or newer snapshot:          `windlass repository check --read-data` says which are whole",
+    ))
 }
 
 /// Has the node make a volume from a repository, and waits for it.
@@ -165,6 +227,7 @@ pub async fn restore(
         retry_lock_seconds: tuning.retry_lock.map(Wait::seconds),
         no_lock: tuning.no_lock,
         filter: Some(source.choice.to_message()),
+        skip_damaged: tuning.skip_damaged,
     };
     let started = node.transfers().start_restore(request).await.answer("the restore cannot be started")?;
     let ended = follow(node, &started.transfer_id, Transfer::Restore, format, interrupt).await?;

@@ -3,29 +3,40 @@
 //! Written by this process under a temporary name beside the final one, sparse; synced, then renamed without replacing
 //! anything, then the folder is synced. So a file of that name is whole and durable, and an error or an interrupt leaves nothing.
 //! SIGKILL leaves the temporary file, whose name says what it is.
+//!
+//! What has holes (`--skip-damaged`) never gets that name: it is `PATH.damaged`, or with a number if that is taken, and beside it lies the
+//! list of its holes, which is there first.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 
 use crate::block::{FileSink, file_ops};
-use crate::repository::RETRY_LOCK;
 use crate::repository::tree::FileSelector;
-use crate::transfer::{self, Budget, Image, Locking, Progress as Counters, RestoreError, RestoreOptions, RestoreReport, Target};
+use crate::repository::{RETRY_LOCK, RepositoryError};
+use crate::transfer::{
+    self, Budget, Holes, Image, Locking, OnDamage, Progress as Counters, Reading, RestoreError, RestoreOptions, RestoreReport,
+    Target,
+};
 use crate::types::LogicalBlockSize;
 
 use super::exit::{CliError, Exit};
 use super::output::{Format, print_json, print_text};
 use super::progress::{Progress, Step, Unit};
 use super::repository_access::{RepositoryAccess, repository_error};
-use super::restore::{RestoreSource, RestoreTuning};
+use super::restore::{RestoreSource, RestoreTuning, incomplete};
 use super::size::{ByteSize, throughput};
 use super::unless;
 use super::wait::Wait;
+
+/// What to do about damage.
+pub const SKIP: &str = "--skip-damaged restores everything else; `windlass repository check --read-data` lists all that is damaged, and says which \
+                        snapshots are whole";
 
 /// How often the counters are looked at for the display.
 const SHOW_INTERVAL: Duration = Duration::from_millis(200);
@@ -47,22 +58,25 @@ pub async fn run(
         return Err(taken(path));
     }
     let which = source.path.clone().map_or(FileSelector::Only, FileSelector::Path);
+    let reading = Reading {
+        locking: if tuning.no_lock { Locking::None } else { Locking::Shared },
+        on_damage: if tuning.skip_damaged { OnDamage::Skip } else { OnDamage::Fail },
+    };
+    let counters = Counters::new();
     let opening = async {
         let repository = access.open().await?.with_retry_lock(tuning.retry_lock.map_or(RETRY_LOCK, Wait::duration));
-        let opened = Image::open(
-            &repository,
-            source.choice.of(&source.snapshot),
-            &which,
-            if tuning.no_lock { Locking::None } else { Locking::Shared },
-        )
-        .await;
+        let waiting = |reason: &RepositoryError| counters.waits_for(Some(reason.to_string()));
+        let choice = source.choice.of(&source.snapshot);
+        let opened = Image::open_or_wait(&repository, choice, &which, reading, &waiting).await;
+        counters.waits_for(None);
         opened.map_err(|error| repository_error(format!("cannot find what to restore in {}", access.location()), error))
     };
-    let image = unless(interrupt, opening).await?;
-    let restored = to_file(&image, path, tuning, format, interrupt).await;
+    let mut image = unless(interrupt, shown(opening, &counters, format)).await?;
+    let restored = to_file(&mut image, path, tuning, &counters, format, interrupt).await;
     let (size, name) = (image.size_bytes(), image.path().to_owned());
+    let metadata_lost = image.lost_metadata().map(str::to_owned);
     image.let_go(interrupt).await;
-    let report = restored?;
+    let (report, path) = restored?;
     match format {
         Format::Text => print_text(&format!(
             "restored {name} of snapshot {} to {}: {}, {} written, {}",
@@ -71,7 +85,7 @@ pub async fn run(
             ByteSize::new(size),
             ByteSize::new(report.written_bytes),
             throughput(size, report.elapsed),
-        )),
+        ))?,
         Format::Json => print_json(&json!({
             "repository_snapshot": report.snapshot.to_string(),
             "file_in_repository": name,
@@ -80,8 +94,15 @@ pub async fn run(
             "data_bytes": report.written_bytes,
             "fetched_bytes": report.fetched_bytes,
             "seconds": report.elapsed.as_secs_f64(),
-        })),
+            "hole_bytes": report.holes.bytes,
+            "unlisted_hole_bytes": report.holes.unlisted_bytes,
+            "holes": report.holes.listed,
+            "metadata_lost": metadata_lost,
+        }))?,
     }
+    let Holes { listed, bytes, unlisted_bytes } = report.holes;
+    let what = format!("{} has holes; {} lists them", path.display(), list_of(&path).display());
+    incomplete(what, listed.iter().map(ToString::to_string), bytes, unlisted_bytes, format)
 }
 
 fn taken(path: &Path) -> CliError {
@@ -89,13 +110,15 @@ fn taken(path: &Path) -> CliError {
         .advise("choose another path; what is there is never overwritten")
 }
 
+/// Restores to `path`, or to one that says that it has holes; which of them comes with the report.
 async fn to_file(
-    image: &Image,
+    image: &mut Image,
     path: &Path,
     tuning: &RestoreTuning,
+    counters: &Counters,
     format: Format,
     interrupt: &CancellationToken,
-) -> Result<RestoreReport, CliError> {
+) -> Result<(RestoreReport, PathBuf), CliError> {
     let failed = |error: io::Error| CliError::because(Exit::Failed, format!("cannot write {}", path.display()), error);
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -115,16 +138,69 @@ async fn to_file(
         budget.memory_bytes = memory.bytes();
     }
     let options = RestoreOptions { target: Target::Fresh, budget };
-    let counters = Counters::new();
-    let work = transfer::restore(image, sink, &options, &counters, interrupt);
-    let report = shown(work, &counters, format).await.map_err(|error| restore_error(path, error))?;
+    let work = transfer::restore(image, sink, &options, counters, interrupt);
+    let report = shown(work, counters, format).await.map_err(|error| restore_error(path, error))?;
 
-    temporary.persist_noclobber(path).map_err(|error| match error.error.kind() {
-        io::ErrorKind::AlreadyExists => taken(path),
-        _ => failed(error.error),
-    })?;
+    let made = match report.holes.is_empty() {
+        true => temporary.persist_noclobber(path).map(|_| path.to_owned()).map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => taken(path),
+            _ => failed(error.error),
+        })?,
+        false => keep_damaged(temporary, path, folder, &holes_view(image, &report)).map_err(failed)?,
+    };
     file_ops::sync_dir(folder).map_err(failed)?;
-    Ok(report)
+    Ok((report, made))
+}
+
+/// What lies beside a file with holes.
+fn holes_view(image: &Image, report: &RestoreReport) -> Value {
+    json!({
+        "repository_snapshot": report.snapshot.to_string(),
+        "file_in_repository": image.path(),
+        "size_bytes": report.size_bytes,
+        "hole_bytes": report.holes.bytes,
+        "unlisted_hole_bytes": report.holes.unlisted_bytes,
+        "holes": report.holes.listed,
+    })
+}
+
+/// Gives a file with holes the first name that is free, once its list is durable beside it.
+fn keep_damaged(mut temporary: NamedTempFile, path: &Path, folder: &Path, list: &Value) -> io::Result<PathBuf> {
+    for number in 1_u32.. {
+        let to = damaged_path(path, number);
+        let mut listing = tempfile::Builder::new().prefix(".windlass-restore-").tempfile_in(folder)?;
+        serde_json::to_writer_pretty(&mut listing, list)?;
+        listing.as_file().sync_all()?;
+        match listing.persist_noclobber(list_of(&to)) {
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => continue,
+            persisted => persisted.map_err(|error| error.error)?,
+        };
+        match temporary.persist_noclobber(&to) {
+            Ok(_) => return Ok(to),
+            // The list of a file that is not there says nothing about the one that is.
+            Err(error) => {
+                std::fs::remove_file(list_of(&to))?;
+                if error.error.kind() != io::ErrorKind::AlreadyExists {
+                    return Err(error.error);
+                }
+                temporary = error.file;
+            }
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+fn damaged_path(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(if number == 1 { ".damaged".to_owned() } else { format!(".damaged-{number}") });
+    name.into()
+}
+
+/// Where the list of a file's holes lies.
+fn list_of(damaged: &Path) -> PathBuf {
+    let mut name = damaged.as_os_str().to_owned();
+    name.push(".json");
+    name.into()
 }
 
 /// Shows the counters while the work runs.
@@ -148,10 +224,14 @@ fn restore_error(path: &Path, error: RestoreError) -> CliError {
     let what = format!("cannot restore to {}", path.display());
     match error {
         RestoreError::Cancelled => CliError::interrupted("the restore was interrupted; nothing is left of it"),
+        RestoreError::Repository(error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingBlob { .. })) => {
+            repository_error(what, error).advise(SKIP)
+        }
         RestoreError::Repository(error) => repository_error(what, error),
         error @ RestoreError::Budget(_) => CliError::because(Exit::Usage, what, error).advise("give more by --memory"),
-        error @ RestoreError::Damaged { .. } => CliError::because(Exit::Failed, what, error)
-            .advise("`windlass repository check --read-data` lists everything that is damaged"),
+        error @ (RestoreError::Damaged { .. } | RestoreError::Plan(_)) => {
+            CliError::because(Exit::Failed, what, error).advise(SKIP)
+        }
         error => CliError::because(Exit::Failed, what, error),
     }
 }

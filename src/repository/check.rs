@@ -121,11 +121,8 @@ impl Repository {
     /// Only when the check itself cannot go on (the store fails, the repository is locked).
     pub async fn check(&self, depth: Depth, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<CheckReport, RepositoryError> {
         let Some(lock) = self.lock_to_read().await? else { return self.without_cache().check_locked(depth, progress).await };
-        let checked = match lock.confirm().await {
-            // It is the store that is checked.
-            Ok(()) => self.without_cache().check_locked(depth, progress).await,
-            Err(error) => Err(error),
-        };
+        // It is the store that is checked.
+        let checked = self.without_cache().check_locked(depth, progress).await;
         // Packs that a prune removed meanwhile would have been reported as missing.
         let held = lock.check().await;
         lock.release().await?;

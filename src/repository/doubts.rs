@@ -4,7 +4,7 @@
 //! **Packs that are doubted** are taken out of the index that an export looks into ([`Index::without_packs`]). It stores their blobs again if
 //! it meets them, in other packs; an increment that would have inherited one of them reads everything. Nothing is deleted and nothing
 //! of the repository rewritten: restores try every copy of a blob, and find the new one. So the next export of a volume heals all that
-//! the volume still has.
+//! the volume still has. The old rows stay until a [prune](super::prune) drops them.
 //!
 //! Where doubts come from:
 //! * **A listing of `data/`**: packs that an index names and that are absent, or not as long as their blobs make them. An export lists
@@ -162,17 +162,15 @@ impl Repository {
         self.keep_doubts(Cached::Damaged, &Damaged { packs }).await
     }
 
-    /// A restore met damage in this pack: no export builds upon it, and the next one lists all packs.
-    pub(crate) async fn doubt(&self, pack: Option<Id>) {
+    /// A restore met damage in these packs: no export builds upon them, and the next one lists all packs.
+    pub(crate) async fn doubt(&self, packs: impl IntoIterator<Item = Id>) {
+        let packs: HashSet<Id> = packs.into_iter().collect();
         let noted = async {
             self.keep_doubts(Cached::Listing, &LastListing::default()).await?;
-            match pack {
-                Some(pack) => self.note_damaged([pack], Whole::No).await,
-                None => Ok(()),
-            }
+            if packs.is_empty() { Ok(()) } else { self.note_damaged(packs, Whole::No).await }
         };
         if let Err(error) = noted.await {
-            tracing::debug!(%error, "a damaged pack could not be noted");
+            tracing::debug!(%error, "damaged packs could not be noted");
         }
     }
 
@@ -189,6 +187,11 @@ impl Repository {
     async fn last_listing(&self) -> Result<Option<LastListing>, RepositoryError> {
         let last: Option<LastListing> = self.kept_doubts(Cached::Listing).await?;
         Ok(last.filter(|last| last.is_recent(now())))
+    }
+
+    /// Packs that this machine has found damaged.
+    pub(super) async fn damaged_packs(&self) -> Result<HashSet<Id>, RepositoryError> {
+        Ok(self.damaged().await?.packs.into_iter().collect())
     }
 
     async fn damaged(&self) -> Result<Damaged, RepositoryError> {

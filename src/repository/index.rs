@@ -19,6 +19,7 @@ mod file;
 mod load;
 mod packs;
 mod page;
+mod salvage;
 mod segment;
 mod shelf;
 mod view;

@@ -27,10 +27,15 @@
 //! measured by the holder, by the larger of its two clocks; nobody else's clock is asked.
 //!
 //! # Waiting
-//! Whoever finds the repository locked waits, without a lock of his own, for as long as
+//! Whoever finds the repository locked waits, but for a prune without a lock of his own, for as long as
 //! [`Repository::with_retry_lock`] says, and looks again at growing intervals, so that a prune of hours is not disturbed, and many
 //! agents do not look in step. An empty lock object is none: some stores leave one behind an upload that was cut off. One that cannot
 //! be read may be half written, and is looked at again for half a minute; then it is an error, since it may exclude us.
+//!
+//! A prune that finds no moment without exports [announces](ahead) its exclusive lock after half of its patience, for a minute at a
+//! time: exports that come then wait, those that work end, and it has its turn. restic's prune has no such turn: it looks again at
+//! intervals of 5 to 60 s, and beside exports that overlap for the whole of its `--retry-lock` it fails, having changed nothing. A prune
+//! of ours fails so only beside an export that works for longer than that minute whenever it asks, or beside another exclusive lock.
 //!
 //! # Cost
 //! Two listings, one put, one delete, and a read of each lock of others that this process has not read before, 32 at a time.
@@ -41,12 +46,14 @@
 //! takes it for dead after half an hour, or at once with `--remove-all`.
 //!
 //! # Reading without a lock
-//! A restore and a check may do without ([`Repository::lock_to_read`]): whatever they read is authenticated and hashed, so that a prune
-//! beside them makes them fail and never wrong. They ask for a lock all the same, since that failure would come after hours.
+//! A restore and a check may do without: whatever they read is authenticated and hashed, so that a prune beside them makes them fail
+//! and never wrong. They ask for a lock all the same, since that failure would come after hours.
 //!
 //! A restore works during those 200 ms: it changes nothing of the repository, and what it writes is not published before the lock
-//! was found to hold ([`LockGuard::confirm`]). At worst it reads what a competitor is removing, and fails.
+//! was found to hold ([`LockGuard::confirm`]). At worst it reads what a competitor is removing. Then it takes its lock back, waits for
+//! the other as long as it is to wait for anyone, and begins anew.
 
+pub(super) mod ahead;
 mod document;
 mod owner;
 mod patience;
@@ -67,10 +74,10 @@ use super::id::Id;
 use super::open::Repository;
 use super::store::{Key, Kind, StoreError};
 use document::{LockFile, Registered};
-use patience::Patience;
 
 pub use document::LockHolder;
 pub use owner::LockOwner;
+pub(crate) use patience::Patience;
 pub use patience::RETRY_LOCK;
 
 /// Time for a competitor's lock to become visible.
@@ -167,7 +174,7 @@ impl fmt::Debug for LockGuard {
 }
 
 impl LockGuard {
-    /// The second half of [`Repository::lock`]: waits until a competitor's lock would show, and looks for one. Until this has
+    /// The second half of taking a lock: waits until a competitor's lock would show, and looks for one. Until this has
     /// succeeded the lock protects nothing: what was read meanwhile may have been about to be removed.
     ///
     /// # Errors
@@ -314,46 +321,70 @@ impl Repository {
         }
     }
 
-    /// The first half of [`lock_or_wait`](Self::lock_or_wait): the lock is stored, and holds if [`LockGuard::confirm`] says so.
-    ///
-    /// # Errors
-    /// As for [`lock`](Self::lock).
-    pub async fn announce_lock(&self, mode: LockMode, waiting: Waiting<'_>) -> Result<LockGuard, RepositoryError> {
-        let mut patience = Patience::new(self.retry_lock());
-        loop {
-            match self.announce(mode).await {
-                Ok(guard) => return Ok(guard),
-                Err(error) => patience.wait(error, waiting).await?,
-            }
-        }
+    /// The patience of one who waits for this repository's lock, from now on.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::new(self.retry_lock())
     }
 
-    /// Announces a shared lock for work that only reads, if that is [to lock](Self::with_locking). `None` without one, which is said in
-    /// a warning where one was wanted: a medium, a full disk or credentials that take no lock must not keep anybody from what they
-    /// hold, nor a lock that nobody can read.
+    /// Announces a shared lock for work that only reads, if that is [to lock](Self::with_locking). `None` without one, which is said in a
+    /// warning where one was wanted: a medium, a full disk or credentials that take no lock must not keep anybody from what they hold, nor a lock that nobody
+    /// can read. The lock holds if [`LockGuard::confirm`] says so.
     ///
     /// # Errors
     /// As for [`lock`](Self::lock), [`RepositoryError::UnreadableLock`] excepted.
-    pub async fn lock_to_read(&self) -> Result<Option<LockGuard>, RepositoryError> {
-        match self.locking() {
-            Locking::None => Ok(None),
-            Locking::Shared => match self.announce_lock(LockMode::Shared, &|_| {}).await {
-                Ok(guard) => Ok(Some(guard)),
-                Err(error) if cannot_be_taken(&error) => {
-                    tracing::warn!(%error, "the repository is read without a lock; a prune meanwhile would end this with an error");
-                    Ok(None)
+    pub(crate) async fn announce_to_read(
+        &self,
+        patience: &mut Patience,
+        waiting: Waiting<'_>,
+    ) -> Result<Option<LockGuard>, RepositoryError> {
+        if self.locking() == Locking::None {
+            return Ok(None);
+        }
+        let failure = loop {
+            let error = match self.announce(LockMode::Shared).await {
+                Ok(guard) => return Ok(Some(guard)),
+                Err(error) => error,
+            };
+            if let Err(error) = patience.wait(error, waiting).await {
+                break error;
+            }
+        };
+        if !cannot_be_taken(&failure) {
+            return Err(failure);
+        }
+        tracing::warn!(error = %failure, "the repository is read without a lock; a prune meanwhile would end this with an error");
+        Ok(None)
+    }
+
+    /// The same, for a lock that holds.
+    ///
+    /// # Errors
+    /// As for [`announce_to_read`](Self::announce_to_read).
+    pub(super) async fn lock_to_read(&self) -> Result<Option<LockGuard>, RepositoryError> {
+        let mut patience = self.patience();
+        loop {
+            let Some(guard) = self.announce_to_read(&mut patience, &|_| {}).await? else { return Ok(None) };
+            match guard.confirm().await {
+                Ok(()) => return Ok(Some(guard)),
+                Err(error) => {
+                    guard.release().await?;
+                    patience.wait(error, &|_| {}).await?;
                 }
-                Err(error) => Err(error),
-            },
+            }
         }
     }
 
     async fn announce(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
         self.refuse_if_excluded(mode, None).await?;
+        self.hold(mode).await
+    }
+
+    /// Stores a lock, whoever excludes it.
+    async fn hold(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
         let stored = self.store_lock(mode).await?;
         // From here on the guard's drop takes it away again.
         let held = Arc::new(Held { turn: tokio::sync::Mutex::new(()), stored: Mutex::new(stored) });
-        let refresh = tokio::spawn(refresh(self.clone(), mode, Arc::clone(&held)));
+        let refresh = tokio::spawn(refresh(self.clone(), mode, Arc::clone(&held), REFRESH_TICK));
         Ok(LockGuard { repository: self.clone(), mode, held, refresh, released: false })
     }
 
@@ -459,8 +490,8 @@ fn cannot_be_taken(error: &RepositoryError) -> bool {
     }
 }
 
-async fn refresh(repository: Repository, mode: LockMode, held: Arc<Held>) {
-    let mut ticks = tokio::time::interval(REFRESH_TICK);
+async fn refresh(repository: Repository, mode: LockMode, held: Arc<Held>, tick: Duration) {
+    let mut ticks = tokio::time::interval(tick);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

@@ -360,6 +360,33 @@ pub(super) fn read_header_at_end(sealer: &Sealer, pack: &Spill) -> Result<Result
     }))
 }
 
+/// A header, as far as it lies in the end of a pack.
+pub(super) enum HeaderAtEnd {
+    /// It says this.
+    Read(Vec<PackedBlob>),
+    /// The last so many bytes of the pack are needed to read it.
+    Needs(u64),
+}
+
+/// As [`read_header`], of a pack of `pack_bytes` of which `end` is the end.
+///
+/// # Errors
+/// [`Damage`], as for [`read_header`].
+pub(super) fn read_header_of_end(sealer: &Sealer, end: &[u8], pack_bytes: u64) -> Result<HeaderAtEnd, Damage> {
+    let (rest, length) = end.split_last_chunk::<LENGTH_BYTES>().ok_or(Damage::TooShort)?;
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > MAX_HEADER_BYTES {
+        return Err(Damage::Header("it is too long"));
+    }
+    let whole = (length + LENGTH_BYTES) as u64;
+    let start = pack_bytes.checked_sub(whole).ok_or(Damage::Header("it is longer than the pack"))?;
+    let Some(at) = rest.len().checked_sub(length) else { return Ok(HeaderAtEnd::Needs(whole)) };
+    match read_entries(sealer, &mut rest[at..].to_vec())? {
+        (blobs, end) if u64::from(end) == start => Ok(HeaderAtEnd::Read(blobs)),
+        _ => Err(Damage::Header("the lengths do not add up to the pack's")),
+    }
+}
+
 /// The blobs that a sealed header names, and where the last one ends.
 fn read_entries(sealer: &Sealer, sealed: &mut [u8]) -> Result<(Vec<PackedBlob>, u32), Damage> {
     let mut entries = &*sealer.open(sealed)?;

@@ -59,6 +59,11 @@ impl ChunkSize {
         }
     }
 
+    /// All sizes, ascending.
+    pub fn all() -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(Self::MIN), |size| (size.0 < Self::MAX.0).then(|| Self(size.0 * 2)))
+    }
+
     /// The default for a volume of `volume_bytes`.
     pub const fn for_volume(volume_bytes: u64) -> Self {
         if volume_bytes <= Self::MIN_UP_TO_BYTES {

@@ -2,7 +2,11 @@
 //!
 //! It is open, and may be read, before its lock is known to hold, which takes 200 ms; whoever reads it confirms the lock meanwhile
 //! ([`Image::confirm_lock`]) and makes nothing of what was read before that. What cannot be read may be what a prune is just
-//! removing, so that a lock that does not hold is the reason that is told.
+//! removing, so that a lock that does not hold is the reason that counts: it is taken back, and when the other is done everything is
+//! looked for anew ([`Image::begin_anew`]), for the same snapshot.
+//!
+//! Who [bears damage](OnDamage) has more: an index is made of what reads of it ([`Repository::load_index_that_reads`]), and metadata
+//! that are lost are none.
 
 use std::sync::Arc;
 
@@ -10,10 +14,30 @@ use tokio_util::sync::CancellationToken;
 
 use super::metadata::{self, Metadata};
 use crate::repository::copies::is_of_copy;
+use crate::repository::lock::{Patience, Waiting};
 use crate::repository::tree::{FileSelector, FoundFile, IdList};
 use crate::repository::{BlobKind, Damage, Index, LockGuard, Repository, RepositoryError, SnapshotChoice, StoredSnapshot};
 
 pub use crate::repository::Locking;
+
+/// What becomes of a restore that meets what does not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDamage {
+    /// It fails.
+    #[default]
+    Fail,
+    /// It leaves holes, and says where.
+    Skip,
+}
+
+/// How an image is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// Whether the repository is locked meanwhile.
+    pub locking: Locking,
+    /// What damage leads to.
+    pub on_damage: OnDamage,
+}
 
 /// A file of a snapshot that holds a volume's bytes.
 pub struct Image {
@@ -21,10 +45,14 @@ pub struct Image {
     pub(super) index: Arc<Index>,
     pub(super) content: IdList,
     pub(super) size_bytes: u64,
+    pub(super) on_damage: OnDamage,
+    which: FileSelector,
     path: String,
     snapshot: StoredSnapshot,
     metadata: Option<Metadata>,
+    lost_metadata: Option<String>,
     lock: Option<LockGuard>,
+    patience: Patience,
 }
 
 impl Image {
@@ -39,30 +67,59 @@ impl Image {
         which: &FileSelector,
         locking: Locking,
     ) -> Result<Self, RepositoryError> {
-        let choice = snapshot.into();
-        let lock = match locking {
-            Locking::Shared => repository.lock_to_read().await?,
-            Locking::None => None,
-        };
-        match find(repository, &choice, which).await {
-            Ok((index, snapshot, file, metadata)) => {
-                let FoundFile { path, size: size_bytes, content, .. } = file;
-                let index = Arc::new(index);
-                Ok(Self { repository: repository.clone(), index, content, size_bytes, path, snapshot, metadata, lock })
-            }
-            Err(error) => {
-                // The next export must not build upon what this could not read.
-                if is_of_copy(&error) {
-                    repository.doubt(None).await;
-                }
-                let excluded = match &lock {
-                    Some(lock) => lock.confirm().await.err(),
-                    None => None,
-                };
-                release(lock).await;
-                Err(excluded.unwrap_or(error))
-            }
-        }
+        let reading = Reading { locking, on_damage: OnDamage::Fail };
+        Self::open_or_wait(repository, snapshot.into(), which, reading, &|_| {}).await
+    }
+
+    /// The same, as `reading` says, telling `waiting` what is waited for.
+    ///
+    /// # Errors
+    /// As for [`Image::open`].
+    pub async fn open_or_wait(
+        repository: &Repository,
+        choice: SnapshotChoice,
+        which: &FileSelector,
+        reading: Reading,
+        waiting: Waiting<'_>,
+    ) -> Result<Self, RepositoryError> {
+        let Reading { locking, on_damage } = reading;
+        let repository = repository.clone().with_locking(locking);
+        let mut patience = repository.patience();
+        let (lock, found) = find_locked(&repository, &choice, which, on_damage, &mut patience, waiting).await?;
+        let Found { index, snapshot, file, metadata, lost_metadata } = found;
+        let FoundFile { path, size: size_bytes, content, .. } = file;
+        let (which, index) = (which.clone(), Arc::new(index));
+        Ok(Self {
+            repository,
+            index,
+            content,
+            size_bytes,
+            on_damage,
+            which,
+            path,
+            snapshot,
+            metadata,
+            lost_metadata,
+            lock,
+            patience,
+        })
+    }
+
+    /// Takes the lock back that another excludes, waits for him as long as is left of the repository's patience, and finds the same image
+    /// anew.
+    ///
+    /// # Errors
+    /// `excluded` itself when there is no patience left, or it is none to wait for; as for [`Image::open`]. The image must not be used then.
+    pub(super) async fn begin_anew(&mut self, excluded: RepositoryError, waiting: Waiting<'_>) -> Result<(), RepositoryError> {
+        release(self.lock.take()).await;
+        self.patience.wait(excluded, waiting).await?;
+        let same = SnapshotChoice::from(&self.snapshot.id.to_string());
+        let (lock, found) =
+            find_locked(&self.repository, &same, &self.which, self.on_damage, &mut self.patience, waiting).await?;
+        self.lock = lock;
+        self.index = Arc::new(found.index);
+        self.content = found.file.content;
+        Ok(())
     }
 
     /// Makes sure that the lock holds, and did since the image was opened.
@@ -96,6 +153,11 @@ impl Image {
         self.metadata.as_ref()
     }
 
+    /// Why the snapshot's metadata do not read, if it has any and they are lost. Only of an image that bears damage.
+    pub fn lost_metadata(&self) -> Option<&str> {
+        self.lost_metadata.as_deref()
+    }
+
     /// Ends the use of the repository.
     pub async fn close(self) {
         release(self.lock).await;
@@ -118,24 +180,80 @@ async fn release(lock: Option<LockGuard>) {
     }
 }
 
+/// What an image consists of.
+struct Found {
+    index: Index,
+    snapshot: StoredSnapshot,
+    file: FoundFile,
+    metadata: Option<Metadata>,
+    lost_metadata: Option<String>,
+}
+
+/// Finds an image under a lock that is announced. What a prune took away that turns out to exclude us is looked for again.
+async fn find_locked(
+    repository: &Repository,
+    choice: &SnapshotChoice,
+    which: &FileSelector,
+    on_damage: OnDamage,
+    patience: &mut Patience,
+    waiting: Waiting<'_>,
+) -> Result<(Option<LockGuard>, Found), RepositoryError> {
+    loop {
+        let lock = repository.announce_to_read(patience, waiting).await?;
+        let error = match find(repository, choice, which, on_damage).await {
+            Ok(found) => return Ok((lock, found)),
+            Err(error) => error,
+        };
+        let excluded = match &lock {
+            Some(lock) => lock.confirm().await.err(),
+            None => None,
+        };
+        release(lock).await;
+        let Some(excluded) = excluded else {
+            // The next export must not build upon what this could not read.
+            if is_of_copy(&error) {
+                repository.doubt(None).await;
+            }
+            return Err(error);
+        };
+        patience.wait(excluded, waiting).await?;
+    }
+}
+
 async fn find(
     repository: &Repository,
     choice: &SnapshotChoice,
     which: &FileSelector,
-) -> Result<(Index, StoredSnapshot, FoundFile, Option<Metadata>), RepositoryError> {
+    on_damage: OnDamage,
+) -> Result<Found, RepositoryError> {
     // Snapshots first: whatever one refers to was indexed before it was stored, so an index read later names it.
     let path = match which {
         FileSelector::Path(path) => Some(path.as_str()),
         FileSelector::Only => None,
     };
     let snapshot = repository.choose_snapshot(choice, path).await?;
-    let index = repository.load_index().await?;
-    let file = repository.find_file(&index, &snapshot.snapshot.tree, which).await?;
-    let metadata = match &file.metadata {
-        Some((size, content)) => read_metadata(repository, &index, metadata::FILE_NAME, *size, content).await?,
-        None => None,
+    let index = match on_damage {
+        OnDamage::Fail => repository.load_index().await?,
+        OnDamage::Skip => repository.load_index_that_reads().await?,
     };
-    Ok((index, snapshot, file, metadata))
+    let file = repository.find_file(&index, &snapshot.snapshot.tree, which).await?;
+    let (mut metadata, mut lost_metadata) = (None, None);
+    if let Some((size, content)) = &file.metadata {
+        match read_metadata(repository, &index, metadata::FILE_NAME, *size, content).await {
+            Ok(read) => metadata = read,
+            Err(error) if on_damage == OnDamage::Skip && is_loss(&error) => {
+                tracing::warn!(%error, "what the volume was is lost");
+                lost_metadata = Some(error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Found { index, snapshot, file, metadata, lost_metadata })
+}
+
+/// Whether an error is about what was read, rather than about the store.
+fn is_loss(error: &RepositoryError) -> bool {
+    is_of_copy(error) || matches!(error, RepositoryError::MissingBlob { .. })
 }
 
 /// The metadata in the file of the blobs `content`; `None` when they are none of ours.

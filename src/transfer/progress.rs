@@ -1,6 +1,7 @@
 //! How far a transfer has come, for bars, logs and services: counters that anyone may read while the pipelines write them.
 //!
-//! Counters are read one by one, so a snapshot of them may be off by what happened meanwhile; each alone only grows.
+//! Counters are read one by one, so a snapshot of them may be off by what happened meanwhile; each alone only grows, unless the transfer
+//! begins anew.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -94,7 +95,8 @@ impl Progress {
         })
     }
 
-    pub(super) fn waits_for(&self, reason: Option<String>) {
+    /// Tells why it waits, or that it goes on.
+    pub fn waits_for(&self, reason: Option<String>) {
         *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
@@ -110,6 +112,14 @@ impl Progress {
     pub(super) fn begin(&self, total_bytes: u64) {
         self.0.total_bytes.store(total_bytes, Ordering::Relaxed);
         self.enter(Phase::Transferring);
+    }
+
+    /// All that was done counts for nothing.
+    pub(super) fn begin_anew(&self) {
+        for counter in [&self.0.done_bytes, &self.0.read_bytes, &self.0.new_bytes, &self.0.stored_bytes] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.enter(Phase::Preparing);
     }
 
     pub(super) fn done(&self, bytes: u64) {

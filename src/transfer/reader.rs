@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::image::Image;
-use super::restore::plan::{PlanError, Request, RestorePlan};
+use super::restore::plan::{Lost, PlanError, Request, RestorePlan};
 use crate::repository::copies::is_of_copy;
 use crate::repository::pack::open_blob;
 use crate::repository::{BlobKind, Damage, Id, RepositoryError};
@@ -78,16 +78,22 @@ impl ImageReader {
     ///
     /// # Errors
     /// [`ReadImageError::Plan`] when a blob is missing or the sizes disagree; [`ReadImageError::Repository`] when it is locked.
-    pub async fn open(image: Image) -> Result<Self, ReadImageError> {
-        let (index, content, bytes) = (Arc::clone(&image.index), image.content.clone(), image.size_bytes);
-        let planned = tokio::task::spawn_blocking(move || {
-            let locate = move |id: &Id| index.get(BlobKind::Data, id);
-            RestorePlan::new(content, bytes, bytes, Box::new(locate))
-        });
-        let (planned, confirmed) = tokio::join!(planned, image.confirm_lock());
-        confirmed?;
-        let plan = Arc::new(planned.map_err(RepositoryError::from)??);
-        Ok(Self { image, plan, cache: Mutex::default() })
+    pub async fn open(mut image: Image) -> Result<Self, ReadImageError> {
+        loop {
+            let (index, content, bytes) = (Arc::clone(&image.index), image.content.clone(), image.size_bytes);
+            let planned = tokio::task::spawn_blocking(move || {
+                let locate = move |id: &Id| index.get(BlobKind::Data, id);
+                RestorePlan::new(content, bytes, bytes, Lost::Refuse, Box::new(locate))
+            });
+            let (planned, confirmed) = tokio::join!(planned, image.confirm_lock());
+            match confirmed {
+                Ok(()) => {
+                    let plan = Arc::new(planned.map_err(RepositoryError::from)??);
+                    return Ok(Self { image, plan, cache: Mutex::default() });
+                }
+                Err(excluded) => image.begin_anew(excluded, &|_| {}).await?,
+            }
+        }
     }
 
     /// Length of the image in bytes.

@@ -214,10 +214,10 @@ pub async fn reopen(store: Arc<dyn Store>) -> Result<Repository, RepositoryError
 
 /// Restores the only image of the snapshot `id` into a sink of `bytes`.
 pub async fn restored(repository: &Repository, id: &Id, bytes: usize, locking: Locking) -> Result<Vec<u8>, String> {
-    let image =
+    let mut image =
         Image::open(repository, &id.to_string(), &FileSelector::Only, locking).await.map_err(|error| error.to_string())?;
     let (sink, options) = (fresh_sink(bytes), RestoreOptions { target: Target::Fresh, budget: budget(2) });
-    let result = restore(&image, sink.clone(), &options, &Progress::new(), &CancellationToken::new()).await;
+    let result = restore(&mut image, sink.clone(), &options, &Progress::new(), &CancellationToken::new()).await;
     image.close().await;
     result.map(|_| sink.content()).map_err(|error| error.to_string())
 }
@@ -228,9 +228,9 @@ pub async fn restore_latest(
     sink: Arc<dyn BlockSink>,
     target: Target,
 ) -> Result<Result<RestoreReport, RestoreError>, RepositoryError> {
-    let image = Image::open(repository, "latest", &FileSelector::Only, Locking::Shared).await?;
+    let mut image = Image::open(repository, "latest", &FileSelector::Only, Locking::Shared).await?;
     let options = RestoreOptions { target, budget: budget(2) };
-    let report = restore(&image, sink, &options, &Progress::new(), &CancellationToken::new()).await;
+    let report = restore(&mut image, sink, &options, &Progress::new(), &CancellationToken::new()).await;
     image.close().await;
     Ok(report)
 }

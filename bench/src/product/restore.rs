@@ -39,15 +39,15 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
         let repository = arguments.repository.open().await?;
         let which = FileSelector::Path(format!("/{FOLDER}/{IMAGE}"));
         let opened = Image::open(&repository, &arguments.snapshot, &which, Locking::Shared).await;
-        let image = opened.while_doing(|| "finding the image".to_owned())?;
-        let restored = to_file(&image, arguments, &options).await;
+        let mut image = opened.while_doing(|| "finding the image".to_owned())?;
+        let restored = to_file(&mut image, arguments, &options).await;
         image.close().await;
         restored
     })?;
     print(report, json!({ "memory_bytes": options.budget.memory_bytes, "workers": options.budget.workers }))
 }
 
-async fn to_file(image: &Image, arguments: &Arguments, options: &RestoreOptions) -> Result<RestoreReport, BenchError> {
+async fn to_file(image: &mut Image, arguments: &Arguments, options: &RestoreOptions) -> Result<RestoreReport, BenchError> {
     let writing = || format!("writing {}", arguments.to.display());
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&arguments.to).while_doing(writing)?;
     file.set_len(image.size_bytes()).while_doing(writing)?;

@@ -181,11 +181,11 @@ fn restore(arguments: &RestoreArguments) -> Result<(), BenchError> {
     let report = runtime()?.block_on(async {
         let repository = arguments.repository.open().await?;
         let opened = Image::open(&repository, "latest", &FileSelector::Path(PATH.to_owned()), Locking::Shared).await;
-        let image = opened.while_doing(|| "opening the image".to_owned())?;
+        let mut image = opened.while_doing(|| "opening the image".to_owned())?;
         let volume = SyntheticVolume::new(image.size_bytes(), arguments.allocated, arguments.changed);
         let sink: Arc<dyn BlockSink> = Arc::new(volume);
         let options = RestoreOptions { target: Target::Fresh, budget };
-        let restored = transfer::restore(&image, sink, &options, &Progress::new(), &CancellationToken::new()).await;
+        let restored = transfer::restore(&mut image, sink, &options, &Progress::new(), &CancellationToken::new()).await;
         image.close().await;
         restored.while_doing(|| "restoring a synthetic volume".to_owned())
     })?;

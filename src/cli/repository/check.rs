@@ -59,9 +59,9 @@ pub async fn run(args: &CheckArgs, format: Format) -> Result<(), CliError> {
     }
     Err(CliError::new(Exit::Failed, format!("the repository {} is damaged: {}", access.location(), errors(&report))).advise(
         "first export each volume that still exists anew, from this machine: what its damaged and missing packs held is stored again, \
-         and snapshots that share it read again. Then `restic repair index` forgets packs that are missing, and \
-         `restic repair packs ID...` saves what is left in damaged ones. Then check again, and run `restic repair snapshots` only for \
-         what is still lost",
+         and snapshots that share it read again. Then `windlass repository prune` drops what the index says of packs that nobody needs any more. \
+         Of what a check still names, `windlass restore --skip-damaged` restores the rest, and forgetting those snapshots lets a prune \
+         end it",
     ))
 }
 

@@ -11,6 +11,7 @@ use crate::csi::{self, named_pool};
 use crate::pool::owned::OwnedPool;
 use crate::repository::forget::{Filter, TagList};
 use crate::repository::{self, Environment, Location, LockOwner, Password, RETRY_LOCK, Repository, SnapshotChoice};
+use crate::transfer::Hole;
 use crate::types::{SnapshotHandle, Timestamp};
 
 use super::Transfers;
@@ -61,6 +62,13 @@ pub(super) fn choice(name: String, filter: windlass::SnapshotFilter) -> Result<S
         source: Some(filter.source).filter(|source| !source.is_empty()),
         before,
     })
+}
+
+/// A range that could not be had.
+pub(super) fn hole(hole: Hole) -> windlass::RestoreHole {
+    let Hole { offset, length, blobs, blob, pack, reason } = hole;
+    let pack = pack.map(|pack| pack.to_string()).unwrap_or_default();
+    windlass::RestoreHole { offset, length, blobs, blob: blob.to_string(), pack, reason }
 }
 
 /// The pool and handle of a snapshot. A text that is no handle of ours is the handle of nothing.

@@ -192,7 +192,14 @@ impl Registry {
         let transfers = self.lock();
         let running = transfers.by_id.iter().filter(|(id, _)| !transfers.ended.contains(id)).map(|(_, transfer)| transfer);
         let ended = transfers.ended.iter().rev().filter_map(|id| transfers.by_id.get(id));
-        let view = |transfer: &Transfer| with_counters(transfer.state.borrow().clone(), &transfer.progress);
+        let view = |transfer: &Transfer| {
+            let mut state = with_counters(transfer.state.borrow().clone(), &transfer.progress);
+            // Of each that is long; whoever watches the transfer gets them.
+            if let Some(result) = &mut state.restore_result {
+                result.holes.clear();
+            }
+            state
+        };
         running.chain(ended).map(view).collect()
     }
 

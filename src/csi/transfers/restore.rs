@@ -5,6 +5,14 @@
 //! that makes the volume visible. The target is invisible and its name claimed from the moment it is made; whatever ends
 //! the restore before its commit (failure, cancellation, a panic) deletes it, and a crash leaves that to the pool's next
 //! start. The commit is the only step that anybody sees.
+//!
+//! A repository that is locked is waited for. The call is answered then, and all that comes after the lock is detached from it: the
+//! progress says for whom the restore waits, it can be cancelled, and what the call would have been refused for is why the
+//! restore fails.
+//!
+//! **With holes**, where that was asked for, the volume is committed as well, for somebody is to look at what is left; but under a
+//! [name](damaged_name) that says what it is, so that nothing that asks for a volume by its name gets it for a good one. What it
+//! holds is not looked at: its file system may be what the holes are in.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,19 +20,23 @@ use std::io;
 use std::sync::Arc;
 
 use csi_proto::windlass::v1 as windlass;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::block::{FileSink, FileSource};
 use crate::csi::validate::size;
 use crate::mount::fit::{self, Misfit};
-use crate::pool::DataChecksum;
 use crate::pool::kubernetes::KubernetesNames;
 use crate::pool::owned::{OwnedPool, RestoreStart, RestoreTarget};
-use crate::pool::record::{AccessMode, NewVolume, VolumeMode};
+use crate::pool::record::{AccessMode, NewVolume, Volume, VolumeMode};
+use crate::pool::{DataChecksum, PoolError};
+use crate::repository::RepositoryError;
 use crate::repository::tree::FileSelector;
 use crate::transfer::metadata::{Metadata, Mode};
-use crate::transfer::{self, Budget, Image, Locking, Progress, RestoreError, RestoreOptions, RestoreReport, Target};
+use crate::transfer::{
+    self, Budget, Holes, Image, Locking, OnDamage, Progress, Reading, RestoreError, RestoreOptions, RestoreReport, Target,
+};
 use crate::types::{CapacityRange, FsType, LogicalBlockSize, ObjectName, SnapshotHandle, VolumeHandle, VolumeId, VolumeSize};
 
 use super::registry::{Done, Ended, Kind};
@@ -51,30 +63,76 @@ pub(super) async fn start(transfers: &Transfers, request: windlass::StartRestore
     let slot = transfers.registry.slot(Kind::Restore).map_err(status::no_slot)?;
     let repository = message::open(request.repository.clone()).await?;
     let repository = message::locked_for(transfers, &pool, repository, request.retry_lock_seconds);
-    let locking = if request.no_lock { Locking::None } else { Locking::Shared };
-    let image = Image::open(&repository, choice, &which, locking).await;
-    let image = image.map_err(|error| status::repository(&error))?;
-    let blocks = block_size(&request, pool.logical_block_size());
-    let planned = blocks.and_then(|blocks| {
-        check_block_size(image.metadata(), blocks)?;
-        Ok((plan(&request, name, image.size_bytes(), image.metadata())?, blocks))
+    let reading = Reading {
+        locking: if request.no_lock { Locking::None } else { Locking::Shared },
+        on_damage: if request.skip_damaged { OnDamage::Skip } else { OnDamage::Fail },
+    };
+    let (progress, cancel, first_wait) = (slot.progress(), slot.cancellation(), Arc::new(Notify::new()));
+    let (told, waits) = (progress.clone(), Arc::clone(&first_wait));
+    let mut opening = Box::pin(async move {
+        let waiting = |reason: &RepositoryError| {
+            told.waits_for(Some(reason.to_string()));
+            waits.notify_one();
+        };
+        let opened = Image::open_or_wait(&repository, choice, &which, reading, &waiting).await;
+        told.waits_for(None);
+        opened.map_err(|error| status::repository(&error))
     });
-    let begun = match planned {
-        Ok((volume, blocks)) => {
-            let wanted = claimed(volume.mode, image.metadata());
-            begin(&pool, volume).await.map(|target| (target, wanted, blocks))
-        }
-        Err(refusal) => Err(refusal),
+    let asked = Asked { pool, request, name, budget, progress, cancel: cancel.clone() };
+    let opened = tokio::select! {
+        opened = &mut opening => Some(opened?),
+        () = first_wait.notified() => None,
     };
-    let (target, wanted, blocks) = match begun {
-        Ok(begun) => begun,
-        Err(refusal) => {
-            image.close().await;
-            return Err(refusal);
+    Ok(match opened {
+        Some(image) => {
+            let (restore, target) = asked.begin(image).await?;
+            slot.spawn(restore.run(target))
         }
-    };
-    let restore = Restore { pool, image, wanted, blocks, budget, progress: slot.progress(), cancel: slot.cancellation() };
-    Ok(slot.spawn(restore.run(target)))
+        None => slot.spawn(async move {
+            let opened = cancel.run_until_cancelled(opening).await.ok_or(Ended::Cancelled)?;
+            let begun = asked.begin(opened.map_err(|refusal| status::late(&refusal))?).await;
+            let (restore, target) = begun.map_err(|refusal| status::late(&refusal))?;
+            restore.run(target).await
+        }),
+    })
+}
+
+/// A restore that is asked for, before its image is open.
+struct Asked {
+    pool: Arc<OwnedPool>,
+    request: windlass::StartRestoreRequest,
+    name: ObjectName,
+    budget: Budget,
+    progress: Progress,
+    cancel: CancellationToken,
+}
+
+impl Asked {
+    /// Makes the hidden target. Must run to its end: between the making of the target and the start of the transfer it must not be dropped.
+    ///
+    /// # Errors
+    /// The status of whatever is wrong with the request; the image is closed then.
+    async fn begin(self, image: Image) -> Result<(Restore, RestoreTarget), Status> {
+        let Self { pool, request, name, budget, progress, cancel } = self;
+        let planned = block_size(&request, pool.logical_block_size()).and_then(|blocks| {
+            check_block_size(image.metadata(), blocks)?;
+            Ok((plan(&request, name.clone(), image.size_bytes(), image.metadata())?, blocks))
+        });
+        let begun = match planned {
+            Ok((volume, blocks)) => {
+                let wanted = claimed(volume.mode, image.metadata());
+                begin(&pool, volume).await.map(|target| (target, wanted, blocks))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match begun {
+            Ok((target, wanted, blocks)) => Ok((Restore { pool, image, name, wanted, blocks, budget, progress, cancel }, target)),
+            Err(refusal) => {
+                image.close().await;
+                Err(refusal)
+            }
+        }
+    }
 }
 
 /// The volume to make: as large as its image or as was asked for, and in the mode that was asked for or exported.
@@ -207,6 +265,8 @@ async fn begin(pool: &Arc<OwnedPool>, volume: NewVolume) -> Result<RestoreTarget
 struct Restore {
     pool: Arc<OwnedPool>,
     image: Image,
+    /// What the volume is called if it is whole.
+    name: ObjectName,
     /// The file system that must be in it.
     wanted: Option<FsType>,
     /// Logical block size of the volume.
@@ -218,8 +278,9 @@ struct Restore {
 
 impl Restore {
     async fn run(self, target: RestoreTarget) -> Result<Done, Ended> {
-        let (pool, id, size) = (Arc::clone(&self.pool), target.volume(), target.size());
+        let (pool, id, size, name) = (Arc::clone(&self.pool), target.volume(), target.size(), self.name.clone());
         let (restored, wanted, blocks) = (target.file().try_clone(), self.wanted, self.blocks);
+        let metadata_lost = self.image.lost_metadata().unwrap_or_default().to_owned();
         // In a task of its own, so that a panic in it ends in the abort below.
         let copied = tokio::spawn(self.copy(target)).await;
         let copied = match copied {
@@ -228,19 +289,24 @@ impl Restore {
             Err(error) => Err(Ended::inside(format!("the restore ended early: {error}"))),
         };
         let fitting = match copied {
-            Ok(report) => look(restored, size, wanted, blocks).await.map(|()| report),
-            Err(ended) => Err(ended),
+            Ok(report) if report.holes.is_empty() => look(restored, size, wanted, blocks).await.map(|()| report),
+            copied => copied,
         };
         let committed = match fitting {
-            Ok(report) => commit(&pool, id).await.map(|()| report),
+            Ok(report) => commit(&pool, id, name, &report.holes).await.map(|volume| (report, volume)),
             Err(ended) => Err(ended),
         };
         match committed {
-            Ok(report) => Ok(Done::Restore(windlass::RestoreResult {
+            Ok((report, volume)) => Ok(Done::Restore(windlass::RestoreResult {
                 volume_id: VolumeHandle { pool: pool.id(), volume: id }.to_string(),
                 size_bytes: size.bytes(),
                 data_bytes: report.written_bytes,
                 zero_bytes: size.bytes().saturating_sub(report.written_bytes),
+                volume_name: volume.name.to_string(),
+                hole_bytes: report.holes.bytes,
+                unlisted_hole_bytes: report.holes.unlisted_bytes,
+                holes: report.holes.listed.into_iter().map(message::hole).collect(),
+                metadata_lost,
             })),
             Err(ended) => {
                 abort(&pool, id).await;
@@ -249,13 +315,13 @@ impl Restore {
         }
     }
 
-    async fn copy(self, target: RestoreTarget) -> Result<RestoreReport, RestoreError> {
+    async fn copy(mut self, target: RestoreTarget) -> Result<RestoreReport, RestoreError> {
         let size = target.size().bytes();
         // Volumes are multiples of 4096 bytes whatever their devices' blocks are.
         let sink = FileSink::new(target.into_file(), size, LogicalBlockSize::B4096).map_err(RestoreError::Flush);
         let options = RestoreOptions { target: Target::Fresh, budget: self.budget };
         let result = match sink {
-            Ok(sink) => transfer::restore(&self.image, Arc::new(sink), &options, &self.progress, &self.cancel).await,
+            Ok(sink) => transfer::restore(&mut self.image, Arc::new(sink), &options, &self.progress, &self.cancel).await,
             Err(error) => Err(error),
         };
         self.image.let_go(&self.cancel).await;
@@ -282,15 +348,43 @@ async fn look(
     }
 }
 
-/// Makes the volume visible.
-async fn commit(pool: &Arc<OwnedPool>, id: VolumeId) -> Result<(), Ended> {
-    let pool = Arc::clone(pool);
-    let committed = tokio::task::spawn_blocking(move || pool.commit_restore(id)).await;
+/// Makes the volume visible: under its name if it is whole, else under one that says that it is not.
+async fn commit(pool: &Arc<OwnedPool>, id: VolumeId, name: ObjectName, holes: &Holes) -> Result<Volume, Ended> {
+    let (pool, is_whole) = (Arc::clone(pool), holes.is_empty());
+    let committed = tokio::task::spawn_blocking(move || match is_whole {
+        true => pool.commit_restore(id),
+        false => commit_damaged(&pool, id, &name),
+    })
+    .await;
     match committed {
-        Ok(Ok(_volume)) => Ok(()),
+        Ok(Ok(volume)) => Ok(volume),
         Ok(Err(error)) => Err(Ended::inside(format!("the restored volume cannot be committed: {}", status::chain(&error)))),
         Err(error) => Err(Ended::inside(format!("the commit ended early: {error}"))),
     }
+}
+
+/// Names that are tried for a volume with holes. Hours of work are not lost for a name.
+const DAMAGED_NAMES: u32 = 1000;
+
+fn commit_damaged(pool: &OwnedPool, id: VolumeId, name: &ObjectName) -> Result<Volume, PoolError> {
+    let mut number = 1;
+    loop {
+        match pool.commit_restore_as(id, damaged_name(name, number)) {
+            Err(PoolError::NameTaken { .. } | PoolError::Busy(_)) if number < DAMAGED_NAMES => number += 1,
+            committed => return committed,
+        }
+    }
+}
+
+/// The name of a volume with holes: that of the whole one, cut if need be, and what it is.
+fn damaged_name(name: &ObjectName, number: u32) -> ObjectName {
+    let suffix = if number == 1 { "-damaged".to_owned() } else { format!("-damaged-{number}") };
+    let mut stem = name.as_str().to_owned();
+    while stem.len() + suffix.len() > ObjectName::MAX_BYTES {
+        stem.pop();
+    }
+    // What is cut off a name and what is put behind it leave it one.
+    ObjectName::try_from(stem + &suffix).unwrap_or_else(|_| name.clone())
 }
 
 /// Deletes the target. A failure leaves it hidden until the pool's next start deletes it.
@@ -348,6 +442,16 @@ mod tests {
         assert_eq!(claimed(ext4, Some(&exported(Mode::Block, None))), Some(FsType::Ext4));
         assert_eq!(claimed(ext4, Some(&exported(Mode::Filesystem, Some("ext4")))), None);
         assert_eq!(claimed(VolumeMode::Block, None), None);
+    }
+
+    #[test]
+    fn a_volume_with_holes_has_a_name_that_says_so() {
+        let name = |text: &str| ObjectName::try_from(text.to_owned()).unwrap();
+        assert_eq!(damaged_name(&name("data"), 1).as_str(), "data-damaged");
+        assert_eq!(damaged_name(&name("data"), 2).as_str(), "data-damaged-2");
+        let longest = "\u{e4}".repeat(ObjectName::MAX_BYTES / 2);
+        let damaged = damaged_name(&name(&longest), 12);
+        assert!(damaged.as_str().ends_with("\u{e4}-damaged-12") && damaged.as_str().len() <= ObjectName::MAX_BYTES);
     }
 
     #[test]

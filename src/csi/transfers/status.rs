@@ -6,7 +6,9 @@
 use tonic::{Code, Status};
 
 use crate::pool::PoolError;
+use crate::repository::store::Kind;
 use crate::repository::{RepositoryError, StoreError};
+use crate::transfer::restore::plan::PlanError;
 use crate::transfer::{ExportError, RestoreError};
 
 use super::registry::{Ended, NoSlot};
@@ -14,6 +16,8 @@ use super::registry::{Ended, NoSlot};
 /// A repository that does not open, or does not hold what was asked for.
 pub(super) fn repository(error: &RepositoryError) -> Status {
     let code = match error {
+        // What an index names is to be there.
+        RepositoryError::Store(StoreError::NotFound { object }) if object.starts_with(Kind::Data.folder()) => Code::DataLoss,
         RepositoryError::NoRepository
         | RepositoryError::NoSuchSnapshot(_)
         | RepositoryError::NoSuchFile(_)
@@ -59,14 +63,21 @@ pub(super) fn restore(error: &RestoreError) -> Ended {
     match error {
         RestoreError::Cancelled => Ended::Cancelled,
         RestoreError::Repository(error) => of_repository(error),
-        RestoreError::Damaged { .. } => Ended::Failed { code: Code::DataLoss, reason: chain(error) },
+        RestoreError::Damaged { .. }
+        | RestoreError::Plan(PlanError::MissingBlob { .. } | PlanError::UnknownLength { .. } | PlanError::SizeMismatch { .. }) => {
+            Ended::Failed { code: Code::DataLoss, reason: chain(error) }
+        }
         error => Ended::inside(chain(error)),
     }
 }
 
+/// How a transfer ends whose start would have been refused, had it not been answered before that was known.
+pub(super) fn late(refusal: &Status) -> Ended {
+    Ended::Failed { code: refusal.code(), reason: refusal.message().to_owned() }
+}
+
 fn of_repository(error: &RepositoryError) -> Ended {
-    let status = repository(error);
-    Ended::Failed { code: status.code(), reason: status.message().to_owned() }
+    late(&repository(error))
 }
 
 /// A snapshot that cannot be leased, or a target that cannot be made. `field` is the request's field it is about.
@@ -121,6 +132,12 @@ mod tests {
         let status = repository(&error);
         assert_eq!(status.code(), Code::Internal);
         assert_eq!(status.message(), "repository: input or output on config failed: no route");
+    }
+
+    #[test]
+    fn a_pack_that_is_gone_is_lost_data_and_no_name_that_does_not_exist() {
+        let gone = |object: &str| repository(&StoreError::NotFound { object: object.into() }.into()).code();
+        assert_eq!((gone("data/ab/abcd"), gone("snapshots/abcd")), (Code::DataLoss, Code::NotFound));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Hidden restore targets: a volume that nobody sees until it is whole.
 //!
 //! Begin makes the object under an intent and keeps the name claimed. The caller writes to the descriptor. Commit checks what is
-//! there, makes it durable, and records the volume in one step, formatted for good: whatever a restore wrote is content.
+//! there, makes it durable, and records the volume in one step, formatted for good: whatever a restore wrote is content. It may
+//! give the volume another name, for one that turned out not to be what the first name promises.
 //! Abort, or the next start, deletes it. A target belongs to this process and does not survive it.
 
 use std::fs::File;
@@ -13,13 +14,15 @@ use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::{Key, Locked};
 use crate::pool::record::{FormatState, NewVolume, Volume};
 use crate::pool::{ObjectSpec, PoolError, idempotent};
-use crate::types::{Object, Timestamp, VolumeId, VolumeSize};
+use crate::types::{Object, ObjectName, Timestamp, VolumeId, VolumeSize};
 
 /// A restore in progress, as the pool keeps it.
 pub(super) struct Restoring {
     intent: IntentId,
     volume: Volume,
     _locked: Locked,
+    /// The name under which it is to be committed, if that is another.
+    renamed: Option<(ObjectName, Locked)>,
 }
 
 /// Answer to [`OwnedPool::begin_restore`].
@@ -105,7 +108,7 @@ impl OwnedPool {
         };
         let size = volume.size;
         tracing::info!(volume = %id, name = %volume.name, size = size.bytes(), "restore begun");
-        self.restoring().insert(id, Restoring { intent, volume, _locked: locked });
+        self.restoring().insert(id, Restoring { intent, volume, _locked: locked, renamed: None });
         Ok(RestoreStart::Target(RestoreTarget { volume: id, size, file }))
     }
 
@@ -115,8 +118,25 @@ impl OwnedPool {
     /// [`PoolError::Missing`] when no such restore was begun in this process; [`PoolError::Size`] when the target no longer
     /// has its size; [`PoolError::Io`], [`PoolError::Catalogue`]. After an error the target is still hidden: repeat or abort.
     pub fn commit_restore(&self, id: VolumeId) -> Result<Volume, PoolError> {
+        self.commit_named(id, None)
+    }
+
+    /// The same, under another name than the one that it was begun with, which is free from then on.
+    ///
+    /// # Errors
+    /// As for [`OwnedPool::commit_restore`]; [`PoolError::NameTaken`] and [`PoolError::Busy`] when another volume has that name, or may get it.
+    pub fn commit_restore_as(&self, id: VolumeId, name: ObjectName) -> Result<Volume, PoolError> {
+        let locked = self.locks.lock([Key::VolumeName(name.clone())])?;
+        if self.catalogue.volume_by_name(&name)?.is_some() {
+            return Err(PoolError::NameTaken { name: name.to_string(), difference: "content" });
+        }
+        self.commit_named(id, Some((name, locked)))
+    }
+
+    fn commit_named(&self, id: VolumeId, name: Option<(ObjectName, Locked)>) -> Result<Volume, PoolError> {
         let object = Object::Volume(id);
-        let restoring = self.restoring().remove(&id).ok_or(PoolError::Missing(object))?;
+        let mut restoring = self.restoring().remove(&id).ok_or(PoolError::Missing(object))?;
+        restoring.renamed = name;
         match self.finish_restore(&restoring) {
             Ok(volume) => {
                 tracing::info!(volume = %id, name = %volume.name, "restore committed");
@@ -131,6 +151,9 @@ impl OwnedPool {
 
     fn finish_restore(&self, restoring: &Restoring) -> Result<Volume, PoolError> {
         let mut volume = restoring.volume.clone();
+        if let Some((name, _)) = &restoring.renamed {
+            volume.name = name.clone();
+        }
         let file = self.pool.open(Object::Volume(volume.id), Access::ReadOnly)?;
         let io = |what: &str, source| PoolError::io(format!("{what} the restored volume {}", restoring.volume.id), source);
         let stored = device::size(&file).map_err(|source| io("look at", source))?;

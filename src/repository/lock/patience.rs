@@ -15,8 +15,9 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// As long as restic looks again at a lock that it cannot read.
 const UNREADABLE: Duration = Duration::from_secs(35);
 
-/// One wait for a lock, from its first failure to its last.
-pub(super) struct Patience {
+/// One wait for a lock, from its first failure to its last, however often it was announced meanwhile.
+#[derive(Debug)]
+pub(crate) struct Patience {
     limit: Duration,
     began: Instant,
     interval: Duration,
@@ -24,7 +25,7 @@ pub(super) struct Patience {
 
 impl Patience {
     /// One that lasts for at most `limit` in all.
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(in crate::repository) fn new(limit: Duration) -> Self {
         Self { limit, began: Instant::now(), interval: FIRST }
     }
 
@@ -32,7 +33,7 @@ impl Patience {
     ///
     /// # Errors
     /// `error`, when it is none that passes by itself or the time is up.
-    pub(super) async fn wait(&mut self, error: RepositoryError, waiting: Waiting<'_>) -> Result<(), RepositoryError> {
+    pub(crate) async fn wait(&mut self, error: RepositoryError, waiting: Waiting<'_>) -> Result<(), RepositoryError> {
         let Some(longest) = next(&error, self.began.elapsed(), self.limit, self.interval) else { return Err(error) };
         waiting(&error);
         if self.interval == FIRST {

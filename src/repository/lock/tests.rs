@@ -83,7 +83,7 @@ async fn two_at_once_never_both_lock_exclusively() {
 async fn an_announced_lock_holds_unless_a_competitor_came_before_it() {
     let store = Arc::new(MemoryStore::new());
     let repository = repository(&store).await;
-    let lock = repository.announce_lock(LockMode::Shared, &|_| {}).await.unwrap();
+    let lock = repository.announce(LockMode::Shared).await.unwrap();
     lock.confirm().await.unwrap();
     // As if it had been stored between the look and ours.
     leave_lock(&repository, LockMode::Exclusive, &owner("node-b", 7), &now()).await;
@@ -395,4 +395,44 @@ async fn who_only_reads_passes_over_a_lock_that_nobody_can_read() {
     let repository = repository(&store).await;
     store.put(Key::File(Kind::Lock, Id::of(b"junk")), Bytes::from_static(b"junk"), PutMode::Overwrite).await.unwrap();
     assert!(repository.lock_to_read().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_lock_is_refreshed_by_a_store_that_was_away_for_a_while() {
+    let store = Arc::new(MemoryStore::new());
+    let (mut puts, mut sizes) = (0, 0);
+    let failed = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&failed);
+    // The first put is the lock's. When it is to be refreshed the store is away, for looks and for puts.
+    let repository = through(&store, move |call| {
+        let is_away = match call {
+            Call::Put(Key::File(Kind::Lock, _)) => {
+                puts += 1;
+                (2..5).contains(&puts)
+            }
+            Call::Size(Key::File(Kind::Lock, _)) => {
+                sizes += 1;
+                (1..3).contains(&sizes)
+            }
+            _ => false,
+        };
+        *counted.lock().unwrap() += u32::from(is_away);
+        is_away.then_some(Fault::Unavailable)
+    })
+    .await;
+    let guard = repository.lock(LockMode::Shared).await.unwrap();
+    let before = guard.held.stored().id();
+    guard.held.stored().by_clock -= REFRESH_EVERY;
+    let refreshing =
+        tokio::spawn(refresh(repository.clone(), LockMode::Shared, Arc::clone(&guard.held), Duration::from_millis(1)));
+    // It is the refresh that ends this.
+    while guard.held.stored().id() == before {
+        let _ = tokio::time::timeout(Duration::from_millis(1), std::future::pending::<()>()).await;
+    }
+    refreshing.abort();
+    assert_eq!(*failed.lock().unwrap(), 5);
+    guard.check().await.unwrap();
+    assert!(guard.held.stored().age() < REFRESH_EVERY);
+    guard.release().await.unwrap();
+    assert_eq!(locks(&store).await, []);
 }

@@ -72,7 +72,7 @@ impl Builder {
 
 impl Repository {
     /// What an index file says of packs.
-    pub(super) async fn records_of(&self, file: Id) -> Result<Vec<PackRecord>, RepositoryError> {
+    pub(in crate::repository) async fn records_of(&self, file: Id) -> Result<Vec<PackRecord>, RepositoryError> {
         let json = self.load_document(Kind::Index, file).await?;
         let decoded = tokio::task::spawn_blocking(move || decode(&json)).await?;
         decoded.map_err(|damage| RepositoryError::damaged(Key::File(Kind::Index, file), damage))

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::holes::HoleList;
 use super::plan::{Cursor, Request, RestorePlan, Window};
 use super::worker::{Job, Jobs};
 use super::{RestoreError, Target};
@@ -20,12 +21,17 @@ use crate::types::ByteRange;
 /// cancelled restore waits for one call.
 const ZERO_STEP_BYTES: u64 = 256 << 20;
 
+/// Why a blob is lost that was not even looked for.
+const IN_NO_INDEX: &str = "it is in no index";
+
 /// Fetches.
 pub(super) struct Fetcher {
     pub(super) repository: Repository,
     pub(super) plan: Arc<RestorePlan>,
     pub(super) bounds: RestoreBounds,
     pub(super) target: Target,
+    /// Where what is in no index is taken down.
+    pub(super) holes: Option<Arc<HoleList>>,
 }
 
 /// Bytes of a pack, and their share of the bytes in flight.
@@ -61,6 +67,13 @@ impl Fetcher {
                 for range in window.zeros().iter().flat_map(|&range| steps(range)) {
                     jobs.give(Job::Zeros(range))?;
                 }
+            }
+            for (range, blob) in window.holes() {
+                // There are none where nobody wants them.
+                if let Some(holes) = &self.holes {
+                    holes.add(*range, *blob, None, IN_NO_INDEX.to_owned());
+                }
+                jobs.give(Job::Hole(*range))?;
             }
             blobs += window.blob_count();
             let mut requests = window.requests(self.bounds.request_bytes).peekable();

@@ -9,22 +9,29 @@
 //! front to back: each range of a pack is fetched once, and a blob that occurs often is decoded once and written everywhere.
 //! Blobs of zeros that are known by their id are not even fetched. Within blobs, aligned runs of zeros stay holes.
 //!
-//! **All or an error.** Every byte that is written was authenticated and hashed to its blob's id; the lengths of the blobs add up
+//! **All or an error**, unless the image was [opened to bear damage](super::image::OnDamage). Every byte that is written was authenticated and hashed to its blob's id; the lengths of the blobs add up
 //! to the recorded size of the file or nothing is written; success means that everything was written and flushed. After an
 //! error or a cancellation the sink holds some of the data and must not be published. A blob that does not read is fetched once more,
 //! and then from every other pack that holds a copy; what damage is left names the blob and the pack.
 //!
+//! **With holes.** Of an image that bears damage everything is written that can be had, and zeros where a blob does not read from any copy,
+//! or is in no index. The report lists these [holes], and whoever called decides what becomes of the sink: it is not what was
+//! exported. A store that fails as a whole, a sink, or a lock are errors as ever.
+//!
 //! **Cancellation** as in an export: stages look between two blobs and while they wait; the call returns when all its threads
 //! have ended.
 //!
-//! **The repository's lock** takes 200 ms to be known to hold. The restore begins without waiting for that, and does not end before;
-//! a repository that turns out to be locked by another stops it, like any other error.
+//! **The repository's lock** takes 200 ms to be known to hold. The restore begins without waiting for that, and does not end before. A
+//! repository that turns out to be locked by another stops it, whatever else went wrong by then: the lock is taken back, the other
+//! is waited for as long as the repository is to wait for anyone, and everything begins anew with what the other left. What was written
+//! before is what will be written again.
 //!
 //! **Memory**: see [`budget`](super::budget); the list and the index are in [scratch space](crate::scratch) when they are long, and
 //! are gone through in windows.
 //!
 //! It works for every file of a repository in this format, whoever wrote it and however it was cut.
 
+pub mod holes;
 pub mod plan;
 
 mod fetch;
@@ -38,13 +45,14 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, BudgetError};
-use super::image::Image;
+use super::image::{Image, OnDamage};
 use super::progress::{Phase, Progress};
 use crate::block::BlockSink;
 use crate::repository::copies::is_of_copy;
 use crate::repository::{BlobKind, Damage, Id, RepositoryError};
 use crate::types::ByteRange;
-use plan::{PlanError, RestorePlan};
+use holes::{HoleList, Holes};
+use plan::{Cut, Lost, PlanError, RestorePlan};
 
 /// What a sink holds before the restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +85,8 @@ pub struct RestoreReport {
     pub fetched_bytes: u64,
     /// Blobs that were decoded: each counts once, in very long images (65 536 blobs) once for each part in which it occurs.
     pub blobs: u64,
+    /// What of an image that bears damage could not be had; zeros were written there.
+    pub holes: Holes,
     /// Time from the call to its return.
     pub elapsed: Duration,
 }
@@ -150,24 +160,7 @@ impl RestoreError {
 /// # Errors
 /// [`RestoreError`]: then the sink holds a part of the image at most and must not be used.
 pub async fn restore(
-    image: &Image,
-    sink: Arc<dyn BlockSink>,
-    options: &RestoreOptions,
-    progress: &Progress,
-    cancel: &CancellationToken,
-) -> Result<RestoreReport, RestoreError> {
-    let restored = attempt(image, sink, options, progress, cancel).await;
-    // The next export must not build upon what this could not read.
-    match &restored {
-        Err(RestoreError::Damaged { pack, .. }) => image.repository.doubt(Some(*pack)).await,
-        Err(RestoreError::Repository(error)) if is_of_copy(error) => image.repository.doubt(None).await,
-        _ => {}
-    }
-    restored
-}
-
-async fn attempt(
-    image: &Image,
+    image: &mut Image,
     sink: Arc<dyn BlockSink>,
     options: &RestoreOptions,
     progress: &Progress,
@@ -175,7 +168,107 @@ async fn attempt(
 ) -> Result<RestoreReport, RestoreError> {
     let started = Instant::now();
     progress.watch(image.repository.store());
+    let restored = loop {
+        match attempt(image, &sink, options, progress, cancel).await {
+            Err(RestoreError::Repository(excluded @ RepositoryError::Locked { .. })) => {
+                progress.begin_anew();
+                let waiting = |reason: &RepositoryError| progress.waits_for(Some(reason.to_string()));
+                let waited = cancel.run_until_cancelled(image.begin_anew(excluded, &waiting)).await;
+                progress.waits_for(None);
+                waited.unwrap_or(Ok(())).map_err(RestoreError::from)?;
+            }
+            restored => break restored,
+        }
+    };
+    // The next export must not build upon what this could not read.
+    match &restored {
+        Ok(report) if !report.holes.is_empty() => {
+            image.repository.doubt(report.holes.listed.iter().filter_map(|hole| hole.pack)).await;
+        }
+        Err(RestoreError::Damaged { pack, .. }) => image.repository.doubt(Some(*pack)).await,
+        Err(RestoreError::Repository(error)) if is_of_copy(error) => image.repository.doubt(None).await,
+        _ => {}
+    }
+    let mut report = restored?;
+    report.elapsed = started.elapsed();
+    tracing::info!(
+        snapshot = %report.snapshot,
+        path = image.path(),
+        size_bytes = report.size_bytes,
+        written_bytes = report.written_bytes,
+        fetched_bytes = report.fetched_bytes,
+        "restored"
+    );
+    if !report.holes.is_empty() {
+        let first = report.holes.listed.first().map(ToString::to_string);
+        tracing::warn!(snapshot = %report.snapshot, bytes = report.holes.bytes, first, "what was restored has holes");
+    }
+    Ok(report)
+}
+
+/// One restore under one lock. [`RepositoryError::Locked`] says that the lock did not hold, and nothing else.
+async fn attempt(
+    image: &Image,
+    sink: &Arc<dyn BlockSink>,
+    options: &RestoreOptions,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<RestoreReport, RestoreError> {
     progress.enter(Phase::Preparing);
+    let stop = cancel.child_token();
+    // Stops the workers when this call is dropped.
+    let _stop_when_dropped = stop.clone().drop_guard();
+    let work = async {
+        let copied = copy(image, sink, options, progress, &stop).await;
+        if cancel.is_cancelled() {
+            return Err(RestoreError::Cancelled);
+        }
+        copied
+    };
+    let lock = async {
+        // Of one that was cancelled it does not matter. Of one that failed it does: a prune may have taken what it wanted to read.
+        let confirmed = cancel.run_until_cancelled(image.confirm_lock()).await.unwrap_or(Ok(()));
+        if confirmed.is_err() {
+            stop.cancel();
+        }
+        confirmed
+    };
+    let (copied, confirmed) = tokio::join!(work, lock);
+    // Whatever else went wrong may follow from this.
+    confirmed?;
+    let (blobs, holes) = copied?;
+    progress.all_done();
+
+    progress.enter(Phase::Committing);
+    crate::failpoint::hit("restore.flush.before");
+    let sink = Arc::clone(sink);
+    let flushed = tokio::task::spawn_blocking(move || sink.flush()).await;
+    flushed.map_err(|error| RestoreError::Inside(error.to_string()))?.map_err(RestoreError::Flush)?;
+    crate::failpoint::hit("restore.flush.after");
+    if cancel.is_cancelled() {
+        return Err(RestoreError::Cancelled);
+    }
+    progress.enter(Phase::Done);
+    let counters = progress.snapshot();
+    Ok(RestoreReport {
+        snapshot: image.snapshot().id,
+        size_bytes: image.size_bytes,
+        written_bytes: counters.read_bytes,
+        fetched_bytes: counters.stored_bytes,
+        blobs,
+        holes,
+        elapsed: Duration::ZERO,
+    })
+}
+
+/// Copies everything; says how many blobs were decoded, and what could not be had.
+async fn copy(
+    image: &Image,
+    sink: &Arc<dyn BlockSink>,
+    options: &RestoreOptions,
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> Result<(u64, Holes), RestoreError> {
     let (image_bytes, sink_bytes) = (image.size_bytes, sink.size());
     if image_bytes > sink_bytes {
         return Err(RestoreError::SinkTooSmall { image_bytes, sink_bytes });
@@ -189,10 +282,7 @@ async fn attempt(
         }
         Target::Dirty => progress.begin(sink_bytes),
     }
-
-    let stop = cancel.child_token();
-    // Stops the workers when this call is dropped.
-    let _stop_when_dropped = stop.clone().drop_guard();
+    let holes = (image.on_damage == OnDamage::Skip).then(|| Arc::new(HoleList::default()));
     let (fetched, jobs) = worker::queue();
     let work = Arc::new(worker::Work {
         repository: image.repository.clone(),
@@ -200,16 +290,22 @@ async fn attempt(
         runtime: Handle::current(),
         mending: Mutex::default(),
         sealer: image.repository.sealer(),
-        sink: Arc::clone(&sink),
+        sink: Arc::clone(sink),
         target: options.target,
+        holes: holes.clone(),
         batch_bytes: bounds.batch_bytes,
         progress: progress.clone(),
         stop: stop.clone(),
         tally: worker::Tally::default(),
     });
     let crew = worker::start(&work, jobs, bounds.workers);
-    let fetcher =
-        fetch::Fetcher { repository: image.repository.clone(), plan: Arc::clone(&plan), bounds, target: options.target };
+    let fetcher = fetch::Fetcher {
+        repository: image.repository.clone(),
+        plan: Arc::clone(&plan),
+        bounds,
+        target: options.target,
+        holes: holes.clone(),
+    };
 
     let workers = async {
         let result = match crew {
@@ -222,69 +318,41 @@ async fn attempt(
         result
     };
     let downloads = async {
-        let result = fetcher.run(fetched, progress, &stop).await;
+        let result = fetcher.run(fetched, progress, stop).await;
         if result.is_err() {
             stop.cancel();
         }
         result
     };
-    let lock = async {
-        // Of one that has failed it does not matter.
-        let confirmed = tokio::select! {
-            confirmed = image.confirm_lock() => confirmed,
-            () = stop.cancelled() => Ok(()),
-        };
-        if confirmed.is_err() {
-            stop.cancel();
-        }
-        confirmed
-    };
-    let (worked, downloaded, confirmed) = tokio::join!(workers, downloads, lock);
-    // Whatever else went wrong may follow from this.
-    confirmed?;
-    let blobs = match (worked, downloaded) {
+    let blobs = match tokio::join!(workers, downloads) {
         (Ok(()), Ok(blobs)) => blobs,
         (Err(worker), Err(download)) => return Err(worker.or(download)),
         (Err(error), Ok(_)) | (Ok(()), Err(error)) => return Err(error),
     };
     work.tally.check(&plan)?;
-    progress.all_done();
-
-    progress.enter(Phase::Committing);
-    crate::failpoint::hit("restore.flush.before");
-    let flushed = tokio::task::spawn_blocking(move || sink.flush()).await;
-    flushed.map_err(|error| RestoreError::Inside(error.to_string()))?.map_err(RestoreError::Flush)?;
-    crate::failpoint::hit("restore.flush.after");
-    if cancel.is_cancelled() {
-        return Err(RestoreError::Cancelled);
-    }
-    progress.enter(Phase::Done);
-    let counters = progress.snapshot();
-    let report = RestoreReport {
-        snapshot: image.snapshot().id,
-        size_bytes: image_bytes,
-        written_bytes: counters.read_bytes,
-        fetched_bytes: counters.stored_bytes,
-        blobs,
-        elapsed: started.elapsed(),
-    };
-    tracing::info!(
-        snapshot = %report.snapshot,
-        path = image.path(),
-        size_bytes = report.size_bytes,
-        written_bytes = report.written_bytes,
-        fetched_bytes = report.fetched_bytes,
-        "restored"
-    );
-    Ok(report)
+    Ok((blobs, holes.map(|holes| holes.take()).unwrap_or_default()))
 }
 
 /// Looks every blob up, off the async threads: a list may have millions.
 async fn plan_of(image: &Image, sink_bytes: u64) -> Result<RestorePlan, RestoreError> {
     let (index, content, image_bytes) = (Arc::clone(&image.index), image.content.clone(), image.size_bytes);
+    let lost = match image.on_damage {
+        OnDamage::Fail => Lost::Refuse,
+        OnDamage::Skip => Lost::Leave(cut_of(image)),
+    };
     let planned = tokio::task::spawn_blocking(move || {
         let locate = move |id: &Id| index.get(BlobKind::Data, id);
-        RestorePlan::new(content, image_bytes, sink_bytes, Box::new(locate))
+        RestorePlan::new(content, image_bytes, sink_bytes, lost, Box::new(locate))
     });
     Ok(planned.await.map_err(|error| RestoreError::Inside(error.to_string()))??)
+}
+
+/// How the image was cut, as far as its metadata say: only volumes that were exported by this program have any.
+fn cut_of(image: &Image) -> Cut {
+    let chunk_bytes = image.metadata().and_then(|metadata| metadata.chunk_bytes);
+    match chunk_bytes {
+        Some(bytes) => Cut::Chunks(bytes),
+        None if image.metadata().is_some() || image.lost_metadata().is_some() => Cut::UnknownChunks,
+        None => Cut::Anyhow,
+    }
 }

@@ -7,6 +7,10 @@
 //! The list is walked once before anything is fetched, to see that it makes a whole file. Then it is walked in [windows](Window) of
 //! so many entries that their pieces take a few MiB, whatever the length of the list. A blob that occurs in several windows is
 //! fetched for each.
+//!
+//! Of a blob that is in no index nobody knows the length, and with it where all others go that follow. It is an error, unless
+//! [what is lost is left out](Lost::Leave): then it is a hole whose length follows from how the file was cut, if it was cut into chunks of
+//! one size, or from the file's size, if all such blobs follow one another. Both must add up to the size; else it is an error all the same.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -16,6 +20,7 @@ use std::sync::Arc;
 use crate::repository::tree::IdList;
 use crate::repository::{BlobLocation, Id};
 use crate::scratch::ScratchError;
+use crate::transfer::chunk_size::ChunkSize;
 use crate::transfer::zeros;
 use crate::types::ByteRange;
 
@@ -41,6 +46,14 @@ pub enum PlanError {
         /// Where it belongs, in bytes.
         position: u64,
     },
+    /// Blobs are in no index, and how long they are does not follow from anything.
+    #[error("data blob {id}, which belongs at or behind byte {position}, is in no index, and nothing tells how long it was")]
+    UnknownLength {
+        /// The first of them.
+        id: Id,
+        /// Where it belongs, in bytes.
+        position: u64,
+    },
     /// The blobs are together longer or shorter than the file.
     #[error("the image is recorded with {recorded} bytes and its blobs add up to {found}")]
     SizeMismatch {
@@ -57,6 +70,73 @@ pub enum PlanError {
     Scratch(#[from] ScratchError),
 }
 
+/// What is done about a blob that is in no index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// There is no plan.
+    Refuse,
+    /// It is a hole.
+    Leave(Cut),
+}
+
+/// How a file was cut into blobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Into chunks of so many bytes, but for the last, and runs of zeros.
+    Chunks(u64),
+    /// Into chunks of one of the sizes that [chunks have](ChunkSize), nobody tells which.
+    UnknownChunks,
+    /// Anyhow.
+    Anyhow,
+}
+
+/// How long blobs are that are in no index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gap {
+    /// They are an error.
+    Refuse,
+    /// That is being found out; they count as empty.
+    Unknown,
+    /// They are chunks of so many bytes, but for the last of the file.
+    Chunks(u64),
+    /// They follow one another from this entry on and have so many bytes together.
+    Run { first: u64, bytes: u64 },
+}
+
+/// Blobs that are in no index.
+#[derive(Debug, Default)]
+struct Missing {
+    count: u64,
+    /// The first: its number in the list, and where it belongs.
+    first: Option<(u64, Id, u64)>,
+    last: u64,
+}
+
+impl Missing {
+    fn add(&mut self, number: u64, id: &Id, position: u64) {
+        self.count += 1;
+        self.first.get_or_insert((number, *id, position));
+        self.last = number;
+    }
+
+    /// How long they are, if they have `bytes` together of a file of `entries` entries.
+    fn gap(&self, cut: Cut, bytes: u64, entries: u64) -> Option<Gap> {
+        let (first, ..) = self.first?;
+        let ends_the_file = self.last + 1 == entries;
+        let fits = |chunk: u64| match chunk.checked_mul(self.count) {
+            Some(whole) if ends_the_file => bytes <= whole && bytes > whole - chunk,
+            whole => whole == Some(bytes),
+        };
+        let chunk = match cut {
+            Cut::Chunks(bytes) => Some(bytes).filter(|bytes| fits(*bytes)),
+            Cut::UnknownChunks => ChunkSize::all().map(ChunkSize::bytes).find(|bytes| fits(*bytes)),
+            Cut::Anyhow => None,
+        };
+        let is_one_run = self.last - first + 1 == self.count;
+        chunk.map(Gap::Chunks).or_else(|| is_one_run.then_some(Gap::Run { first, bytes }))
+    }
+}
+
 /// The index: where the blob lies, if it is stored.
 pub type Locate = dyn Fn(&Id) -> Result<Option<BlobLocation>, ScratchError> + Send + Sync;
 
@@ -71,18 +151,20 @@ pub struct RestorePlan {
     window_entries: u64,
     /// Where the first of each [`CHECKPOINT_ENTRIES`] entries lies in the file.
     checkpoints: Vec<u64>,
+    gap: Gap,
 }
 
 /// What an entry of the list is.
 enum Entry {
     Zeros(u64),
     Blob(BlobLocation),
+    Hole(u64),
 }
 
 impl Entry {
     fn length(&self) -> u64 {
         match self {
-            Self::Zeros(length) => *length,
+            Self::Zeros(length) | Self::Hole(length) => *length,
             Self::Blob(location) => u64::from(location.plain_length()),
         }
     }
@@ -94,7 +176,7 @@ impl RestorePlan {
     ///
     /// # Errors
     /// [`PlanError`] when a blob is missing or the sizes disagree.
-    pub fn new(content: IdList, image_bytes: u64, sink_bytes: u64, locate: Box<Locate>) -> Result<Self, PlanError> {
+    pub fn new(content: IdList, image_bytes: u64, sink_bytes: u64, lost: Lost, locate: Box<Locate>) -> Result<Self, PlanError> {
         let mut plan = Self {
             content,
             locate,
@@ -104,35 +186,55 @@ impl RestorePlan {
             largest_blob_bytes: 0,
             window_entries: WINDOW_ENTRIES,
             checkpoints: Vec::new(),
+            gap: if lost == Lost::Refuse { Gap::Refuse } else { Gap::Unknown },
         };
-        let (mut position, mut data_bytes, mut largest) = (0_u64, 0_u64, 0);
-        let mut checkpoints = Vec::with_capacity(plan.content.len().div_ceil(CHECKPOINT_ENTRIES) as usize);
-        for (number, id) in (0_u64..).zip(plan.content.iter()) {
-            let entry = plan.entry(&id?, position)?;
+        let (mut found, missing) = plan.survey()?;
+        if let (Lost::Leave(cut), Some((_, id, position))) = (lost, missing.first) {
+            let mismatch = PlanError::SizeMismatch { recorded: image_bytes, found };
+            let bytes = image_bytes.checked_sub(found).ok_or(mismatch)?;
+            plan.gap = missing.gap(cut, bytes, plan.content.len()).ok_or(PlanError::UnknownLength { id, position })?;
+            (found, _) = plan.survey()?;
+        }
+        if found == image_bytes { Ok(plan) } else { Err(PlanError::SizeMismatch { recorded: image_bytes, found }) }
+    }
+
+    /// Walks the list once and takes down what is in it. Returns what its blobs add up to, and which are in no index.
+    fn survey(&mut self) -> Result<(u64, Missing), PlanError> {
+        let (mut position, mut data_bytes, mut largest, mut missing) = (0_u64, 0_u64, 0, Missing::default());
+        let mut checkpoints = Vec::with_capacity(self.content.len().div_ceil(CHECKPOINT_ENTRIES) as usize);
+        for (number, id) in (0_u64..).zip(self.content.iter()) {
+            let id = id?;
+            let entry = self.entry(number, &id, position)?;
             if number.is_multiple_of(CHECKPOINT_ENTRIES) {
                 checkpoints.push(position);
             }
-            if let Entry::Blob(location) = &entry {
-                data_bytes += u64::from(location.plain_length());
-                largest = largest.max(location.plain_length()).max(location.length);
+            match &entry {
+                Entry::Blob(location) => {
+                    data_bytes += u64::from(location.plain_length());
+                    largest = largest.max(location.plain_length()).max(location.length);
+                }
+                Entry::Hole(_) => missing.add(number, &id, position),
+                Entry::Zeros(_) => {}
             }
             position = position.checked_add(entry.length()).ok_or(PlanError::TooMany)?;
         }
-        if position != image_bytes {
-            return Err(PlanError::SizeMismatch { recorded: image_bytes, found: position });
-        }
-        plan.data_bytes = data_bytes;
-        plan.largest_blob_bytes = largest.into();
-        plan.checkpoints = checkpoints;
-        Ok(plan)
+        (self.data_bytes, self.largest_blob_bytes, self.checkpoints) = (data_bytes, largest.into(), checkpoints);
+        Ok((position, missing))
     }
 
-    fn entry(&self, id: &Id, position: u64) -> Result<Entry, PlanError> {
+    fn entry(&self, number: u64, id: &Id, position: u64) -> Result<Entry, PlanError> {
         if let Some(length) = zeros::length_of(id) {
             return Ok(Entry::Zeros(length));
         }
-        let location = (self.locate)(id)?.ok_or(PlanError::MissingBlob { id: *id, position })?;
-        Ok(Entry::Blob(location))
+        if let Some(location) = (self.locate)(id)? {
+            return Ok(Entry::Blob(location));
+        }
+        match self.gap {
+            Gap::Refuse => Err(PlanError::MissingBlob { id: *id, position }),
+            Gap::Unknown => Ok(Entry::Hole(0)),
+            Gap::Chunks(bytes) => Ok(Entry::Hole(bytes.min(self.image_bytes.saturating_sub(position)))),
+            Gap::Run { first, bytes } => Ok(Entry::Hole(if number == first { bytes } else { 0 })),
+        }
     }
 
     /// The first window.
@@ -150,13 +252,10 @@ impl RestorePlan {
         }
         let mut window = Building::default();
         let end = cursor.entry.saturating_add(self.window_entries).min(self.content.len());
-        for id in self.content.iter_from(cursor.entry).take((end - cursor.entry) as usize) {
+        for (number, id) in (cursor.entry..end).zip(self.content.iter_from(cursor.entry)) {
             let id = id?;
-            let entry = self.entry(&id, cursor.position)?;
-            match &entry {
-                Entry::Zeros(length) => window.add_zeros(cursor.position, *length),
-                Entry::Blob(location) => window.add_piece(id, cursor.position, location),
-            }
+            let entry = self.entry(number, &id, cursor.position)?;
+            window.add(id, cursor.position, &entry);
             cursor.position = cursor.position.checked_add(entry.length()).ok_or(PlanError::TooMany)?;
         }
         cursor.entry = end;
@@ -179,18 +278,16 @@ impl RestorePlan {
         let mut window = Building::default();
         let checkpoint = self.checkpoints.partition_point(|position| *position <= range.offset()).saturating_sub(1);
         let mut position = self.checkpoints.get(checkpoint).copied().unwrap_or(0);
-        for id in self.content.iter_from(checkpoint as u64 * CHECKPOINT_ENTRIES) {
+        let from = checkpoint as u64 * CHECKPOINT_ENTRIES;
+        for (number, id) in (from..).zip(self.content.iter_from(from)) {
             if position >= range.end() {
                 break;
             }
             let id = id?;
-            let entry = self.entry(&id, position)?;
+            let entry = self.entry(number, &id, position)?;
             let end = position.checked_add(entry.length()).ok_or(PlanError::TooMany)?;
             if end > range.offset() {
-                match &entry {
-                    Entry::Zeros(length) => window.add_zeros(position, *length),
-                    Entry::Blob(location) => window.add_piece(id, position, location),
-                }
+                window.add(id, position, &entry);
             }
             position = end;
         }
@@ -239,6 +336,14 @@ struct Building {
 }
 
 impl Building {
+    fn add(&mut self, id: Id, position: u64, entry: &Entry) {
+        match entry {
+            Entry::Zeros(length) => self.add_zeros(position, *length),
+            Entry::Blob(location) => self.add_piece(id, position, location),
+            Entry::Hole(length) => self.window.holes.extend(ByteRange::new(position, *length).map(|range| (range, id))),
+        }
+    }
+
     fn add_zeros(&mut self, position: u64, length: u64) {
         let Some(range) = ByteRange::new(position, length) else { return };
         match self.window.zeros.last_mut() {
@@ -275,6 +380,7 @@ pub struct Window {
     packs: Vec<Id>,
     pieces: Vec<Piece>,
     zeros: Vec<ByteRange>,
+    holes: Vec<(ByteRange, Id)>,
 }
 
 /// A range of a pack, and which pieces it holds.
@@ -335,6 +441,11 @@ impl Window {
         &self.zeros
     }
 
+    /// Ranges whose blobs are in no index, ascending, with the first blob that belongs there.
+    pub fn holes(&self) -> &[(ByteRange, Id)] {
+        &self.holes
+    }
+
     /// Number of different blobs that are fetched.
     pub fn blob_count(&self) -> u64 {
         self.pieces.chunk_by(same_blob).count() as u64
@@ -387,7 +498,7 @@ mod tests {
         locate: impl Fn(&Id) -> Option<BlobLocation> + Send + Sync + 'static,
     ) -> Result<RestorePlan, PlanError> {
         let content = IdList::from_ids(&Scratch::of_process(), content).unwrap();
-        RestorePlan::new(content, image_bytes, sink_bytes, Box::new(move |id| Ok(locate(id))))
+        RestorePlan::new(content, image_bytes, sink_bytes, Lost::Refuse, Box::new(move |id| Ok(locate(id))))
     }
 
     fn windows(plan: &RestorePlan) -> Vec<Arc<Window>> {
@@ -485,5 +596,50 @@ mod tests {
         let requests: Vec<_> = window.requests(1 << 20).map(|request| request.bytes).collect();
         assert_eq!(requests, [0..332, u64::from(offsets[2])..u64::from(offsets[2]) + 132]);
         assert_eq!(window.blob_count(), 3);
+    }
+
+    /// The holes of a plan for a file of `size` bytes that is cut as `cut` says: `Some` are the lengths of blobs that an index names, `None`
+    /// are those in none.
+    fn holes(list: &[Option<u32>], size: u64, cut: Cut) -> Result<Vec<(u64, u64)>, PlanError> {
+        let content: Vec<_> = (0..).zip(list).map(|(number, _)| id(number)).collect();
+        let content = IdList::from_ids(&Scratch::of_process(), &content).unwrap();
+        let lengths: HashMap<_, _> = (0..).zip(list).filter_map(|(number, length)| Some((id(number), (*length)?))).collect();
+        let locate = move |wanted: &Id| {
+            let length = lengths.get(wanted).map(|length| length + 32);
+            Ok(length.map(|length| BlobLocation { pack: id(1000), offset: 0, length, uncompressed_length: None }))
+        };
+        let plan = RestorePlan::new(content, size, size, Lost::Leave(cut), Box::new(locate))?;
+        let holes: Vec<_> = windows(&plan).iter().flat_map(|window| window.holes().to_vec()).collect();
+        let whole = ByteRange::new(0, size).unwrap();
+        assert_eq!(plan.window_of(whole).unwrap().holes(), holes, "read at random they are where they are");
+        let data: u64 = list.iter().flatten().map(|length| u64::from(*length)).sum();
+        assert_eq!(plan.data_bytes() + holes.iter().map(|(range, _)| range.length()).sum::<u64>(), size);
+        assert_eq!(plan.data_bytes(), data);
+        Ok(holes.into_iter().map(|(range, _)| (range.offset(), range.length())).collect())
+    }
+
+    #[test]
+    fn a_blob_in_no_index_is_a_hole_as_long_as_chunks_are() {
+        const CHUNK: u32 = 512 << 10;
+        let (c, known) = (u64::from(CHUNK), Some(CHUNK));
+        let size = 4 * c + 4096;
+        for cut in [Cut::Chunks(c), Cut::UnknownChunks] {
+            assert_eq!(holes(&[known, None, known, None, Some(4096)], size, cut).unwrap(), [(c, c), (3 * c, c)]);
+            assert_eq!(holes(&[known, None, known, known, None], size, cut).unwrap(), [(c, c), (4 * c, 4096)]);
+            assert_eq!(holes(&[None; 5], size, cut).unwrap(), [(0, c), (c, c), (2 * c, c), (3 * c, c), (4 * c, 4096)]);
+        }
+    }
+
+    #[test]
+    fn of_a_file_that_was_cut_anyhow_one_gap_follows_from_its_size_and_several_do_not() {
+        let list = [Some(1000), None, None, Some(77)];
+        for cut in [Cut::Anyhow, Cut::Chunks(512 << 10), Cut::UnknownChunks] {
+            assert_eq!(holes(&list, 5000, cut).unwrap(), [(1000, 3923)], "{cut:?}");
+        }
+        let error = holes(&[None, Some(1000), None, Some(77)], 5000, Cut::Anyhow).unwrap_err();
+        assert_eq!(error, PlanError::UnknownLength { id: id(0), position: 0 });
+        // What is known alone is too long already.
+        let error = holes(&[Some(1000), None], 999, Cut::Anyhow).unwrap_err();
+        assert_eq!(error, PlanError::SizeMismatch { recorded: 999, found: 1000 });
     }
 }

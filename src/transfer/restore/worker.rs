@@ -4,7 +4,8 @@
 //! hashes all of them at once, and writes them only then.
 //!
 //! A blob that does not read is fetched once more and then from other packs that hold it ([`copies`](crate::repository::copies)), by
-//! one worker at a time: the blob is in memory twice then, beyond the budget.
+//! one worker at a time: the blob is in memory twice then, beyond the budget. What does not read from any is an error, or a
+//! [hole](super::holes) where holes are wanted.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::Fetched;
+use super::holes::HoleList;
 use super::plan::{Occurrences, RestorePlan};
 use super::{RestoreError, Target};
 use crate::block::buffer::ALIGNMENT;
@@ -37,6 +39,8 @@ pub(super) enum Job {
     Blobs(Fetched),
     /// Write zeros.
     Zeros(ByteRange),
+    /// Write zeros where a blob belongs that is in no index.
+    Hole(ByteRange),
 }
 
 /// The fetcher's end of the queue. What is in it is bounded by the fetched bytes' share of the memory; zeros take none.
@@ -69,6 +73,8 @@ pub(super) struct Work {
     pub(super) sealer: Sealer,
     pub(super) sink: Arc<dyn BlockSink>,
     pub(super) target: Target,
+    /// Where what cannot be had is taken down; `None` where that is an error.
+    pub(super) holes: Option<Arc<HoleList>>,
     /// Memory of a worker for blobs in plain; as large as the largest at least.
     pub(super) batch_bytes: usize,
     pub(super) progress: Progress,
@@ -135,6 +141,13 @@ impl Worker {
                 Ok(Job::Zeros(range)) => {
                     self.write_zeros(range)?;
                     self.work.progress.done(range.length());
+                }
+                Ok(Job::Hole(range)) => {
+                    self.write_zeros(range)?;
+                    // In a fresh target it counts as done from the beginning, as zeros do.
+                    if self.work.target == Target::Dirty {
+                        self.work.progress.done(range.length());
+                    }
                 }
                 Err(mpsc::RecvError) => return Ok(()),
             }
@@ -207,17 +220,43 @@ impl Worker {
         let _one_at_a_time = work.mending.lock().unwrap_or_else(PoisonError::into_inner);
         let read = work.repository.read_blob_again(&work.index, BlobKind::Data, &blob.id);
         let found = work.runtime.block_on(work.stop.run_until_cancelled(read)).ok_or(RestoreError::Cancelled)?;
-        match (found, damage) {
-            (Ok(plain), _) if plain.len() == length_of(blob) => self.write(blob, &plain),
-            (Ok(_), _) => Err(damaged(Damage::TooShort)),
-            (Err(error), Some(damage)) if is_of_copy(&error) => Err(damaged(damage)),
-            (Err(error), _) => Err(error.into()),
+        let error = match (found, damage) {
+            (Ok(plain), _) if plain.len() == length_of(blob) => return self.write(blob, &plain),
+            (Ok(_), _) => damaged(Damage::TooShort),
+            (Err(error), Some(damage)) if is_of_copy(&error) => damaged(damage),
+            (Err(error), _) => error.into(),
+        };
+        match &work.holes {
+            Some(holes) => self.leave_hole(holes, blob, error),
+            None => Err(error),
         }
+    }
+
+    /// Takes down that a blob is lost. An error that is not about the blob stays one.
+    fn leave_hole(&self, holes: &HoleList, blob: &Occurrences<'_>, error: RestoreError) -> Result<(), RestoreError> {
+        let reason = match error {
+            RestoreError::Damaged { damage, .. } => damage.to_string(),
+            RestoreError::Repository(error) if is_of_copy(&error) => error.to_string(),
+            error => return Err(error),
+        };
+        let length = length_of(blob) as u64;
+        for range in blob.positions().filter_map(|position| ByteRange::new(position, length)) {
+            self.write_zeros(range)?;
+            holes.add(range, blob.id, Some(blob.location.pack), reason.clone());
+        }
+        self.dealt_with(blob);
+        Ok(())
+    }
+
+    /// All that a blob belongs to was written.
+    fn dealt_with(&self, blob: &Occurrences<'_>) {
+        let bytes = length_of(blob) as u64 * blob.positions().count() as u64;
+        self.work.progress.done(bytes);
+        self.work.tally.data_bytes.fetch_add(bytes, Ordering::AcqRel);
     }
 
     /// Writes the decoded blob everywhere it goes.
     fn write(&self, blob: &Occurrences<'_>, data: &[u8]) -> Result<(), RestoreError> {
-        let length = data.len() as u64;
         for position in blob.positions() {
             for part in parts(position, data) {
                 match part {
@@ -226,9 +265,8 @@ impl Worker {
                     Part::Zeros(_) => {}
                 }
             }
-            self.work.progress.done(length);
-            self.work.tally.data_bytes.fetch_add(length, Ordering::AcqRel);
         }
+        self.dealt_with(blob);
         Ok(())
     }
 

@@ -1,0 +1,55 @@
+//! The exclusive lock, announced while others still work: who comes after waits, and it holds once those are gone who were there before.
+//!
+//! An exclusive lock that is only taken when nobody holds one never is where exports overlap without end. This is stored first, and waits
+//! then. It deletes nothing meanwhile, and holds when a look 200 ms or more after it was stored finds no other: whoever stores a lock after
+//! that look finds this one at his own second look. So what holds of any lock holds of it.
+//!
+//! It keeps everybody out who comes, so it is not for long: an export of hours that is under way must not make all others wait as long. Of
+//! two who do this at once, the second finds the first one's and has none of its own; of two who look at the same moment both go back.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{LockGuard, LockMode};
+use crate::repository::error::RepositoryError;
+use crate::repository::open::Repository;
+
+/// How long it is, at most, between two looks for the end of others' locks. A look costs a listing.
+pub(in crate::repository) const LOOK_AGAIN: Duration = Duration::from_secs(3);
+
+/// Waits until it is time to look again, not in step with others, or `cancel` is cancelled.
+pub(in crate::repository) async fn look_again(cancel: &CancellationToken) {
+    // Nothing announces the end of a lock.
+    let interval = LOOK_AGAIN.mul_f64(rand::random_range(0.5..=1.0));
+    let _ = tokio::time::timeout(interval, cancel.cancelled()).await;
+}
+
+impl Repository {
+    /// Announces the exclusive lock, and waits for the shared ones that are there for at most `limit`. It is taken back when they are not
+    /// gone by then.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Locked`] naming another, at once if his is exclusive.
+    pub(in crate::repository) async fn lock_ahead(
+        &self,
+        limit: Duration,
+        cancel: &CancellationToken,
+    ) -> Result<LockGuard, RepositoryError> {
+        self.refuse_if_excluded(LockMode::Shared, None).await?;
+        let guard = self.hold(LockMode::Exclusive).await?;
+        let began = Instant::now();
+        loop {
+            let error = match guard.confirm().await {
+                Ok(()) => return Ok(guard),
+                Err(error) => error,
+            };
+            let is_shared = matches!(&error, RepositoryError::Locked { holder } if holder.mode == LockMode::Shared);
+            if !is_shared || began.elapsed() >= limit || cancel.is_cancelled() {
+                guard.release().await?;
+                return Err(error);
+            }
+            look_again(cancel).await;
+        }
+    }
+}
