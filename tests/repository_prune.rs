@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 use transfer_fixture::{PASSWORD, Volume, budget, check, copy_of, in_memory, options, remove_locks, reopen, restored};
 use windlass::repository::prune::{Extent, MaxUnused, PruneError, PruneOptions, PruneStats};
@@ -17,9 +18,12 @@ use windlass::repository::store::fault::{Call, Fault, FaultyStore};
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind, PutMode};
-use windlass::repository::{Id, LockMode, Repository, RepositoryError, Store, StoreError};
+use windlass::repository::tree::FileSelector;
+use windlass::repository::{Cache, Id, LockMode, Repository, RepositoryError, SnapshotChoice, Store, StoreError};
 use windlass::scratch::Scratch;
-use windlass::transfer::{ChunkSize, ExportOptions, Locking, Progress, export};
+use windlass::transfer::{
+    ChunkSize, ExportOptions, Image, Locking, OnDamage, Progress, Reading, RestoreOptions, Target, export, restore,
+};
 
 const CHUNK: usize = 256 << 10;
 const EXACT: PruneOptions = PruneOptions { max_unused: MaxUnused::Percent(0), extent: Extent::Prune };
@@ -160,7 +164,56 @@ async fn what_nobody_needs_goes_and_restic_reads_the_rest() {
     is_whole(&repository, &kept).await;
 }
 
-#[tokio::test]
+/// Cuts that are made side by side: most of each is waiting for locks to settle.
+const AT_ONCE: usize = 16;
+
+/// Makes the cases 1, 2, ... side by side until one says that it came after the end; returns how many came before.
+async fn every_case<F: Future<Output = bool>>(case: impl FnMut(u64) -> F) -> usize {
+    let cases = futures::stream::iter(1..).map(case).buffered(AT_ONCE);
+    cases.take_while(|was_reached| std::future::ready(*was_reached)).count().await
+}
+
+/// A prune whose nth call is cut, and the one after it. False when it has fewer.
+async fn cut(pristine: &MemoryStore, kept: &Kept, ideal: u64, fault: Fault, nth: u64) -> bool {
+    let store = copy_of(pristine).await;
+    let calls = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&calls);
+    // From the nth call on the store is away, as it is for a process that is killed: nothing is tidied up.
+    let faulty = FaultyStore::new(store.clone(), move |call: &Call| {
+        // A lost answer is news only where something was changed.
+        if fault == Fault::AnswerLost && !matches!(call, Call::Put(_) | Call::Delete(_)) {
+            return None;
+        }
+        let call = seen.fetch_add(1, Ordering::SeqCst) + 1;
+        match call.cmp(&nth) {
+            std::cmp::Ordering::Less => None,
+            std::cmp::Ordering::Equal => Some(fault),
+            std::cmp::Ordering::Greater => Some(Fault::Unavailable),
+        }
+    });
+    let Ok(repository) = reopen(Arc::new(faulty)).await else { return true };
+    let result = prune(&repository, EXACT).await;
+    drop(repository);
+    if calls.load(Ordering::SeqCst) < nth {
+        result.unwrap();
+        return false;
+    }
+    remove_locks(&store).await;
+    let repository = reopen(store.clone()).await.unwrap();
+    is_whole(&repository, kept).await;
+    if nth.is_multiple_of(31) {
+        let folder = on_disk(&store).await;
+        restics().iter().for_each(|program| restic(program, folder.path(), &["check", "--read-data"]));
+    }
+    prune(&repository, EXACT).await.unwrap();
+    let report = check(&repository).await;
+    assert!(report.is_clean() && report.snapshots == kept.len() as u64, "{report:?}");
+    let left = bytes_of(&store.list(Kind::Data).await.unwrap());
+    assert!(left <= ideal + ideal / 100, "cut at call {nth}: {left} bytes are left of an ideal of {ideal}");
+    true
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prune_that_is_cut_at_any_call_loses_nothing_and_the_next_one_ends_it() {
     let (pristine, kept) = repository().await;
     let ideal = {
@@ -170,79 +223,50 @@ async fn a_prune_that_is_cut_at_any_call_loses_nothing_and_the_next_one_ends_it(
     };
     let mut cuts = 0;
     for fault in [Fault::Unavailable, Fault::AnswerLost] {
-        for nth in 1.. {
-            let store = copy_of(&pristine).await;
-            let calls = Arc::new(AtomicU64::new(0));
-            let seen = Arc::clone(&calls);
-            // From the nth call on the store is away, as it is for a process that is killed: nothing is tidied up.
-            let faulty = FaultyStore::new(store.clone(), move |call: &Call| {
-                // A lost answer is news only where something was changed.
-                if fault == Fault::AnswerLost && !matches!(call, Call::Put(_) | Call::Delete(_)) {
-                    return None;
-                }
-                let call = seen.fetch_add(1, Ordering::SeqCst) + 1;
-                match call.cmp(&nth) {
-                    std::cmp::Ordering::Less => None,
-                    std::cmp::Ordering::Equal => Some(fault),
-                    std::cmp::Ordering::Greater => Some(Fault::Unavailable),
-                }
-            });
-            let Ok(repository) = reopen(Arc::new(faulty)).await else { continue };
-            let result = prune(&repository, EXACT).await;
-            drop(repository);
-            if calls.load(Ordering::SeqCst) < nth {
-                result.unwrap();
-                break;
-            }
-            cuts += 1;
-            remove_locks(&store).await;
-            let repository = reopen(store.clone()).await.unwrap();
-            is_whole(&repository, &kept).await;
-            if nth % 31 == 0 {
-                let folder = on_disk(&store).await;
-                restics().iter().for_each(|program| restic(program, folder.path(), &["check", "--read-data"]));
-            }
-            prune(&repository, EXACT).await.unwrap();
-            let report = check(&repository).await;
-            assert!(report.is_clean() && report.snapshots == kept.len() as u64, "{report:?}");
-            let left = bytes_of(&store.list(Kind::Data).await.unwrap());
-            assert!(left <= ideal + ideal / 100, "cut at call {nth}: {left} bytes are left of an ideal of {ideal}");
-        }
+        cuts += every_case(|nth| cut(&pristine, &kept, ideal, fault, nth)).await;
     }
     assert!(cuts > 40, "{cuts} cuts");
 }
 
-#[tokio::test]
+/// A prune that is cancelled at its nth call; whether it was asked to, and whether it was.
+async fn cancelled_at(pristine: &MemoryStore, kept: &Kept, nth: u64) -> (bool, bool) {
+    let store = copy_of(pristine).await;
+    let cancel = CancellationToken::new();
+    let (mut calls, token) = (0, cancel.clone());
+    let counting = FaultyStore::new(store.clone(), move |_: &Call| {
+        calls += 1;
+        if calls == nth {
+            token.cancel();
+        }
+        None
+    });
+    let repository = reopen(Arc::new(counting)).await.unwrap();
+    let result = repository.prune(EXACT, &|_, _, _| {}, &cancel).await;
+    let was_cancelled = match result {
+        Err(PruneError::Cancelled) => true,
+        // The last deletes are under way by then.
+        Ok(_) => false,
+        Err(error) => panic!("cancelled at call {nth}: {error}"),
+    };
+    assert_eq!(store.list(Kind::Lock).await.unwrap(), [], "cancelled at call {nth}");
+    is_whole(&reopen(store.clone()).await.unwrap(), kept).await;
+    (cancel.is_cancelled(), was_cancelled)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prune_that_is_cancelled_at_any_call_ends_in_order_and_the_next_one_goes_on() {
     let (pristine, kept) = repository().await;
-    let mut cancelled = 0;
-    for nth in (1..).step_by(2) {
-        let store = copy_of(&pristine).await;
-        let cancel = CancellationToken::new();
-        let (mut calls, token) = (0, cancel.clone());
-        let counting = FaultyStore::new(store.clone(), move |_: &Call| {
-            calls += 1;
-            if calls == nth {
-                token.cancel();
-            }
-            None
-        });
-        let repository = reopen(Arc::new(counting)).await.unwrap();
-        let result = repository.prune(EXACT, &|_, _, _| {}, &cancel).await;
-        let was_asked = cancel.is_cancelled();
-        match result {
-            Err(PruneError::Cancelled) => cancelled += 1,
-            // The last deletes are under way by then.
-            Ok(_) => {}
-            Err(error) => panic!("cancelled at call {nth}: {error}"),
+    let cancelled = AtomicU64::new(0);
+    every_case(|nth| {
+        let (pristine, kept, cancelled) = (&pristine, &kept, &cancelled);
+        async move {
+            let (was_asked, was_cancelled) = cancelled_at(pristine, kept, 2 * nth - 1).await;
+            cancelled.fetch_add(was_cancelled.into(), Ordering::SeqCst);
+            was_asked
         }
-        assert_eq!(store.list(Kind::Lock).await.unwrap(), [], "cancelled at call {nth}");
-        is_whole(&reopen(store.clone()).await.unwrap(), &kept).await;
-        if !was_asked {
-            break;
-        }
-    }
-    assert!(cancelled > 10, "{cancelled}");
+    })
+    .await;
+    assert!(cancelled.load(Ordering::SeqCst) > 10, "{cancelled:?}");
 }
 
 #[tokio::test]
@@ -439,4 +463,242 @@ async fn tables_that_do_not_fit_the_memory_are_in_scratch_space_and_make_the_sam
     drop(repository);
     assert_eq!(small.used_bytes(), 0);
     is_whole(&reopen(store).await.unwrap(), &kept).await;
+}
+
+/// The exclusive lock of another, in `store`; its key.
+async fn leave_exclusive_lock(repository: &Repository, store: &MemoryStore) -> Key {
+    let lock = r#"{"time":"2026-01-01T00:00:00Z","exclusive":true,"hostname":"elsewhere","username":"pruner","pid":7}"#;
+    let sealed = repository.sealer().seal(lock.as_bytes()).unwrap();
+    let key = Key::File(Kind::Lock, Id::of(&sealed));
+    store.put(key, sealed.into(), PutMode::Overwrite).await.unwrap();
+    key
+}
+
+/// What a prune made of a store, without its locks.
+async fn become_pruned(store: &MemoryStore, pruned: &MemoryStore) {
+    let is_lock = |key: &Key| matches!(key, Key::File(Kind::Lock, _));
+    for key in store.keys().into_iter().filter(|key| !is_lock(key) && !pruned.keys().contains(key)) {
+        store.delete(key).await.unwrap();
+    }
+    for key in pruned.keys() {
+        store.put(key, pruned.get(key).await.unwrap(), PutMode::Overwrite).await.unwrap();
+    }
+}
+
+/// A restore that announced its lock in the same moment as a prune, which deletes what the restore is about to read.
+async fn restore_beside_a_prune(
+    pristine: &MemoryStore,
+    pruned: Arc<MemoryStore>,
+    (id, bytes): (&Id, &Vec<u8>),
+    reading: Reading,
+) {
+    let store = copy_of(pristine).await;
+    let sealing = reopen(store.clone()).await.unwrap();
+    let progress = Progress::new();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (inner, watched, said) = (store.clone(), progress.clone(), Arc::clone(&told));
+    let (mut other, mut is_announced, mut is_pruned, mut looks) = (None, false, false, 0);
+    let script = move |call: &Call| {
+        match call {
+            // The prune has looked for locks before this one is there, and this one before the prune's.
+            Call::Put(Key::File(Kind::Lock, _)) if !is_announced => {
+                is_announced = true;
+                other = leave_exclusive_lock(&sealing, &inner).now_or_never();
+            }
+            Call::GetRange(_) if !is_pruned => {
+                is_pruned = true;
+                become_pruned(&inner, &pruned).now_or_never().unwrap();
+            }
+            Call::List(Kind::Lock) if is_pruned => {
+                looks += 1;
+                said.lock().unwrap().extend(watched.waiting());
+                // The prune has ended when it is looked for the second time.
+                if let (true, Some(key)) = (looks > 2, other) {
+                    assert_eq!(inner.keys().into_iter().filter(|key| matches!(key, Key::File(Kind::Lock, _))).count(), 1);
+                    inner.delete(key).now_or_never().unwrap().unwrap();
+                    other = None;
+                }
+            }
+            _ => {}
+        }
+        None
+    };
+    let repository = reopen(Arc::new(FaultyStore::new(store.clone(), script))).await.unwrap();
+    let repository = repository.with_retry_lock(std::time::Duration::from_secs(60));
+    let waiting = |reason: &RepositoryError| progress.waits_for(Some(reason.to_string()));
+    let choice = SnapshotChoice::from(&id.to_string());
+    let opened = Image::open_or_wait(&repository, choice, &FileSelector::Only, reading, &waiting).await;
+    let mut image = opened.unwrap_or_else(|error| panic!("{reading:?}: {error}"));
+    let sink = transfer_fixture::fresh_sink(bytes.len());
+    let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
+    let restored = restore(&mut image, sink.clone(), &options, &progress, &CancellationToken::new()).await;
+    let report = restored.unwrap_or_else(|error| panic!("{reading:?}: {error}"));
+    assert!(report.holes.is_empty() && sink.content() == *bytes, "{reading:?}: {:?}", report.holes);
+    image.close().await;
+    assert_eq!(store.list(Kind::Lock).await.unwrap(), []);
+    let told = told.lock().unwrap();
+    assert!(told.iter().any(|reason| reason.contains("locked exclusively by pruner@elsewhere")), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_meets_a_prune_in_the_same_moment_waits_and_begins_anew() {
+    let (pristine, kept) = repository().await;
+    let pruned = copy_of(&pristine).await;
+    prune(&reopen(pruned.clone()).await.unwrap(), EXACT).await.unwrap();
+    let cases = kept.iter().flat_map(|kept| [OnDamage::Fail, OnDamage::Skip].map(|on_damage| (kept, on_damage)));
+    let cases = cases.map(|(kept, on_damage)| {
+        let reading = Reading { locking: Locking::Shared, on_damage };
+        restore_beside_a_prune(&pristine, pruned.clone(), kept, reading)
+    });
+    futures::future::join_all(cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prune_beside_exports_that_overlap_without_end_has_its_turn() {
+    let (store, kept) = repository().await;
+    let exporter = reopen(store.clone()).await.unwrap();
+    // One export holds its lock until the next one has its own.
+    let held = std::sync::Mutex::new(Some(exporter.lock(LockMode::Shared).await.unwrap()));
+    let pruner = reopen(store.clone()).await.unwrap().with_retry_lock(std::time::Duration::from_secs(4));
+    let pruning = tokio::spawn(async move { prune(&pruner, EXACT).await });
+    let mut turns = 0;
+    loop {
+        match exporter.lock(LockMode::Shared).await {
+            Ok(next) => {
+                turns += 1;
+                let last = held.lock().unwrap().replace(next);
+                last.unwrap().release().await.unwrap();
+            }
+            // Newcomers are kept out; whoever is there ends his work.
+            Err(RepositoryError::Locked { .. }) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let last = held.lock().unwrap().take();
+    last.unwrap().release().await.unwrap();
+    let stats = pruning.await.unwrap().unwrap();
+    assert!(turns > 0 && stats.packs_removed > 0, "{turns} exports: {stats:?}");
+    is_whole(&exporter, &kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prune_that_had_no_turn_leaves_no_lock_and_has_lost_nothing() {
+    let (store, kept) = repository().await;
+    let exporter = reopen(store.clone()).await.unwrap();
+    let held = exporter.lock(LockMode::Shared).await.unwrap();
+    let pruner = reopen(store.clone()).await.unwrap().with_retry_lock(std::time::Duration::from_secs(2));
+    let error = prune(&pruner, EXACT).await.unwrap_err();
+    assert!(matches!(error, PruneError::Repository(RepositoryError::Locked { .. })), "{error}");
+    held.check().await.unwrap();
+    held.release().await.unwrap();
+    assert_eq!(store.list(Kind::Lock).await.unwrap(), []);
+    is_whole(&exporter, &kept).await;
+}
+
+/// What happens to a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    Flipped,
+    Halved,
+    Missing,
+}
+
+async fn damage(store: &MemoryStore, key: Key, how: Damage) {
+    match how {
+        Damage::Flipped => store.tamper(key, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        }),
+        Damage::Halved => store.tamper(key, |bytes| bytes.truncate(bytes.len() / 2)),
+        Damage::Missing => store.delete(key).await.unwrap(),
+    }
+}
+
+/// A repository of which a pack was damaged, and healed by an export by a machine that keeps its doubts in `folder`: the store, and what it
+/// must give.
+async fn healed(pack: usize, how: Damage, folder: &Path) -> Option<(Arc<MemoryStore>, Kept)> {
+    let (store, repository) = in_memory().await;
+    let volume = volume(6, 71);
+    let first = export_as(&repository, "/one", &volume, 1).await;
+    let packs = store.list(Kind::Data).await.unwrap();
+    let key = Key::File(Kind::Data, packs.get(pack)?.id);
+    damage(&store, key, how).await;
+    let cache = Cache::new(folder.to_owned(), 1 << 20);
+    let healing = reopen(store.clone()).await.unwrap().with_doubts_in(&cache);
+    assert!(!check(&healing).await.is_clean(), "{how:?}");
+    let healed = export_as(&healing, "/one", &volume, 2).await;
+    let mut kept = Kept::from([(healed, volume.bytes.clone())]);
+    // Its tree has another time in it, and no export makes that again.
+    match restored(&healing, &first, volume.bytes.len(), Locking::None).await {
+        Ok(_) => drop(kept.insert(first, volume.bytes)),
+        Err(_) => forget(&healing, &first).await,
+    }
+    Some((store, kept))
+}
+
+/// Whoever prunes, and whatever he knows of the damage, stock restic finds nothing wrong afterwards.
+async fn is_clean_after_a_prune(pack: usize, how: Damage, knows: bool) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((store, kept)) = healed(pack, how, folder.path()).await else { return false };
+    let repository = reopen(store.clone()).await.unwrap();
+    let cache = Cache::new(folder.path().to_owned(), 1 << 20);
+    let repository = if knows { repository.with_doubts_in(&cache) } else { repository };
+    // Of what is small everything would be copied, and so verified, in any case.
+    for max_unused in [MaxUnused::Unlimited, MaxUnused::Percent(0)] {
+        let options = PruneOptions { max_unused, extent: Extent::Prune };
+        prune(&repository, options).await.unwrap_or_else(|error| panic!("{pack} {how:?} {knows}: {error}"));
+        let report = check(&repository).await;
+        let is_needed = || report.errors.join("; ");
+        assert!(report.is_clean(), "{pack} {how:?} {knows}: {}", is_needed());
+        for (id, bytes) in &kept {
+            assert!(restored(&repository, id, bytes.len(), Locking::Shared).await.unwrap() == *bytes, "{pack} {how:?} {knows}");
+        }
+    }
+    let disk = on_disk(&store).await;
+    restics().iter().for_each(|program| restic(program, disk.path(), &["check", "--read-data"]));
+    true
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_an_export_healed_passes_restic_s_check_after_a_prune() {
+    let cases = (0..8).flat_map(|pack| [Damage::Flipped, Damage::Halved, Damage::Missing].map(|how| (pack, how)));
+    let cases = cases.flat_map(|(pack, how)| [true, false].map(|knows| (pack, how, knows)));
+    let cases = futures::stream::iter(cases).map(|(pack, how, knows)| is_clean_after_a_prune(pack, how, knows));
+    let made: Vec<bool> = cases.buffer_unordered(AT_ONCE / 2).collect().await;
+    assert!(made.iter().filter(|made| **made).count() >= 12, "{made:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_damaged_pack_has_stays_and_the_rest_is_pruned() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, kept) = repository().await;
+    let cache = Cache::new(folder.path().to_owned(), 1 << 20);
+    let repository = reopen(store.clone()).await.unwrap().with_doubts_in(&cache);
+    // A pack of data of which a snapshot needs something that nobody else has.
+    let mut lost = None;
+    for listed in store.list(Kind::Data).await.unwrap() {
+        let other = copy_of(&store).await;
+        let key = Key::File(Kind::Data, listed.id);
+        damage(&other, key, Damage::Flipped).await;
+        let other = reopen(other).await.unwrap();
+        for (id, bytes) in &kept {
+            let is_data = other.snapshots().await.is_ok()
+                && Image::open(&other, &id.to_string(), &FileSelector::Only, Locking::None).await.is_ok();
+            if is_data && restored(&other, id, bytes.len(), Locking::None).await.is_err() {
+                lost = Some((key, *id));
+            }
+        }
+    }
+    let (key, of) = lost.unwrap();
+    damage(&store, key, Damage::Flipped).await;
+    assert!(!check(&repository).await.is_clean());
+    let stats = prune(&repository, EXACT).await.unwrap();
+    assert!(stats.packs_doubted == 1 && stats.packs_removed > 0, "{stats:?}");
+    assert!(store.keys().contains(&key), "it may hold what somebody can still read");
+    for (id, bytes) in &kept {
+        match restored(&repository, id, bytes.len(), Locking::None).await {
+            Ok(found) => assert!(found == *bytes),
+            Err(_) => assert_eq!(*id, of),
+        }
+    }
 }

@@ -317,7 +317,7 @@ async fn a_file_with_holes_is_kept_under_a_name_that_says_so_with_a_list_and_an_
 
     let with_holes = restore_command(&damaged, &file, id, &["--skip-damaged"]);
     let said = String::from_utf8_lossy(&with_holes.stderr).into_owned();
-    assert_eq!(with_holes.status.code(), Some(6), "{said}");
+    assert_eq!(with_holes.status.code(), Some(7), "{said}");
     let first = &expected[0];
     assert!(said.contains(&format!("hole: bytes {}-{}: blob ", first.start, first.end - 1)), "{said}");
     let kept = folder.path().join("data.img.damaged");
@@ -330,7 +330,7 @@ async fn a_file_with_holes_is_kept_under_a_name_that_says_so_with_a_list_and_an_
 
     // The same once more, and nothing is overwritten.
     let again = restore_command(&damaged, &file, id, &["--skip-damaged", "--output", "json"]);
-    assert_eq!(again.status.code(), Some(6));
+    assert_eq!(again.status.code(), Some(7));
     let result: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
     assert_eq!(result["path"], folder.path().join("data.img.damaged-2").display().to_string());
     assert_eq!(result["holes"], list["holes"]);

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn every_exit_code_is_in_the_table_that_help_prints() {
         use Exit::*;
-        for exit in [Success, Failed, Usage, NotFound, Refused, Unavailable, Incomplete, Interrupted] {
+        for exit in [Success, Failed, Usage, NotFound, Refused, Unavailable, Restart, Incomplete, Interrupted] {
             assert!(EXIT_CODES.lines().any(|line| line.trim_start().starts_with(&format!("{} ", exit.code()))), "{exit:?}");
         }
     }

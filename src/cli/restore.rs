@@ -82,7 +82,7 @@ pub struct RestoreTuning {
     #[arg(long)]
     pub no_lock: bool,
     /// Restore everything that can be read, with zeros where something cannot, and list those holes. What has any is called NAME-damaged, or
-    /// PATH.damaged with a list in PATH.damaged.json, and the exit code is 6
+    /// PATH.damaged with a list in PATH.damaged.json, and the exit code is 7
     #[arg(long)]
     pub skip_damaged: bool,
 }

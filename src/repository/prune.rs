@@ -4,7 +4,8 @@
 //! Under a **shared** lock, beside exports and restores, for as long as it takes:
 //! 1. [inventory]: snapshots are listed, then index files and packs read; the blobs that the snapshots' trees refer to are [collected](used);
 //! 2. [plan]: which packs stay, which go, which are repacked, and which index files are superseded. If anything that a snapshot needs is
-//!    not there, all ends here ([`PruneError::Missing`]) and nothing is changed. A dry run ends here too;
+//!    not there, all ends here ([`PruneError::Missing`]) and nothing is changed. A dry run ends here too. Of a blob that several packs
+//!    have, the copy that stays is read before any other goes;
 //! 3. [repack]: what is needed of packs that go is copied, verified, into new packs; index files that name the new packs, and the packs that stay of
 //!    superseded files, are stored, as full as restic's. This only adds.
 //!
@@ -38,6 +39,12 @@
 //! | `restic prune`, `forget`, `check`, `repair` | no: they want the repository alone. Between the two locks they may: index files are then gone, and the plan with them | no |
 //! | rustic's prune, which takes no lock | **never**: it deletes what a running export refers to | **never** |
 //!
+//! # After healing
+//! An export that found packs absent, short or damaged stored again what it met of them, beside the old rows of the index. Here those rows go:
+//! index files that name a pack which is not there, or not whole, or of which nothing is needed that no sound pack has, are superseded
+//! by files that do not, and what there is of the pack is deleted. So a repository that exports have healed passes `restic check` after this.
+//! What only a damaged pack may have stays, and so does what the check says of it, until the snapshots that need it are forgotten.
+//!
 //! # Memory
 //! Tables of blobs are in scratch space: 77 bytes for each copy, twice while they are sorted, and 33 for each id that is needed. In memory are a bit for
 //! each copy, some 200 bytes for each pack, 8 MiB for each of four reads, and two packs.
@@ -48,7 +55,7 @@
 //!
 //! # What this never does
 //! Delete what the present snapshots need; delete anything without having held the lock just before; trust a blob that it copies without
-//! verifying it; let a pack go for being in no index while anyone else holds a lock.
+//! verifying it; let one of two copies go without having verified the other; let a pack go for being in no index while anyone else holds a lock.
 
 mod commit;
 mod decide;
@@ -58,7 +65,7 @@ mod repack;
 mod row;
 mod used;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -71,6 +78,7 @@ use self::row::{BlobCopy, BlobKey, ROW_BYTES, of_blob_key};
 use super::blob::BlobKind;
 use super::error::RepositoryError;
 use super::id::Id;
+use super::lock::ahead::look_again;
 use super::lock::{LockGuard, LockMode};
 use super::open::Repository;
 use super::store::Kind;
@@ -80,9 +88,8 @@ pub use decide::MaxUnused;
 
 /// How often a plan is made when someone else prunes at the same time; each time the other has done most of the work.
 const ATTEMPTS: u32 = 3;
-/// How long it is, at most, between two looks for the end of others' locks. A look costs a listing; and among exports that follow each
-/// other closely, the more looks the better.
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How long newcomers are kept out at a time while those are waited for who work. Exports wait longer than that for anyone.
+const KEEP_OUT: Duration = Duration::from_secs(60);
 /// Missing blobs that are named one by one.
 const NAMED_MISSING: usize = 10;
 
@@ -130,8 +137,10 @@ pub struct PruneStats {
     pub packs_repacked: u64,
     /// Of these, those that go as they are.
     pub packs_removed: u64,
-    /// Of these, those that are not there, or not whole, and of which nothing is needed.
+    /// Of these, those that are not there, not whole, or known to be damaged, and of which nothing is needed that no sound pack has.
     pub packs_damaged: u64,
+    /// Of these, those that are known to be damaged, and of which snapshots need what no sound pack has.
+    pub packs_doubted: u64,
     /// Packs that no index file names.
     pub packs_unnamed: u64,
     /// Blobs that are copied.
@@ -166,7 +175,8 @@ impl PruneStats {
         for pack in packs {
             stats.bytes_used += pack.used();
             stats.bytes_unused += pack.unused();
-            stats.packs_damaged += u64::from(!pack.is_whole());
+            stats.packs_damaged += u64::from(!pack.is_whole() || pack.is_doubted && pack.action == Action::Remove);
+            stats.packs_doubted += u64::from(pack.is_doubted && pack.action == Action::Keep);
             match pack.action {
                 Action::Keep => {
                     stats.packs_kept += 1;
@@ -283,11 +293,15 @@ impl Repository {
         progress: PruneProgress<'_>,
         cancel: &CancellationToken,
     ) -> Result<PruneStats, PruneError> {
-        for _ in 0..ATTEMPTS {
-            let lock = self.lock(LockMode::Shared).await?;
-            let prepared = self.prepare_prune(options, &lock, progress, cancel).await;
+        // What this machine knows to be damaged, and what turns out to be.
+        let mut doubted: HashSet<Id> = self.damaged_packs().await?;
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
+            let lock = self.lock_to_plan(cancel).await?;
+            let prepared = self.prepare_prune(options, &mut doubted, &lock, progress, cancel).await;
             lock.let_go(cancel).await;
-            let prepared = prepared?;
+            // Whatever was found damaged is not relied upon the next time, so that this ends.
+            let Some(prepared) = prepared? else { continue };
             if options.extent == Extent::DryRun || prepared.plan.stats.is_idle() {
                 return Ok(prepared.plan.stats);
             }
@@ -300,38 +314,63 @@ impl Repository {
                     tracing::info!(?stats, "repository pruned");
                     return Ok(stats);
                 }
-                Committed::Changed => tracing::warn!("someone else changed the repository's index; the prune is planned anew"),
+                Committed::Changed => {
+                    attempts += 1;
+                    tracing::warn!("someone else changed the repository's index; the prune is planned anew");
+                }
             }
         }
         Err(PruneError::Changed)
     }
 
-    /// Takes the exclusive lock, and waits for it as long as the repository is [to](Self::with_retry_lock). No attempt is dropped
-    /// half-way, which could leave a lock that nobody removes; `cancel` is looked at between two.
-    async fn lock_to_delete(&self, cancel: &CancellationToken) -> Result<LockGuard, PruneError> {
-        let once = self.clone().with_retry_lock(Duration::ZERO);
-        let began = Instant::now();
+    /// Takes the shared lock. Only the wait is dropped when `cancel` is cancelled, never an attempt: see below.
+    async fn lock_to_plan(&self, cancel: &CancellationToken) -> Result<LockGuard, PruneError> {
+        let (once, mut patience) = (self.clone().with_retry_lock(Duration::ZERO), self.patience());
         loop {
             unless_cancelled(cancel)?;
-            match once.lock(LockMode::Exclusive).await {
-                Err(RepositoryError::Locked { holder }) if began.elapsed() < self.retry_lock() => {
-                    tracing::info!(%holder, "waiting for the repository's lock");
-                    // Nothing announces the end of a lock: it is looked for again, not in step with others.
-                    let interval = LOOK_AGAIN.mul_f64(rand::random_range(0.5..=1.0));
-                    let _ = tokio::time::timeout(interval, cancel.cancelled()).await;
+            match once.lock(LockMode::Shared).await {
+                Ok(guard) => return Ok(guard),
+                Err(error) => {
+                    cancel.run_until_cancelled(patience.wait(error, &|_| {})).await.ok_or(PruneError::Cancelled)??;
+                }
+            }
+        }
+    }
+
+    /// Takes the exclusive lock, and waits for it as long as the repository is [to](Self::with_retry_lock): for a moment without others at
+    /// first, then so that nobody new comes in between. No attempt is dropped half-way, which could leave a lock that nobody
+    /// removes; `cancel` is looked at between two.
+    async fn lock_to_delete(&self, cancel: &CancellationToken) -> Result<LockGuard, PruneError> {
+        let once = self.clone().with_retry_lock(Duration::ZERO);
+        let (began, limit, mut told) = (Instant::now(), self.retry_lock(), false);
+        loop {
+            unless_cancelled(cancel)?;
+            let left = limit.saturating_sub(began.elapsed());
+            let taken = match left > limit / 2 || limit.is_zero() {
+                true => once.lock(LockMode::Exclusive).await,
+                false => once.lock_ahead(KEEP_OUT.min(left), cancel).await,
+            };
+            match taken {
+                Err(RepositoryError::Locked { holder }) if began.elapsed() < limit => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%holder, seconds = limit.as_secs(), "waiting for the repository's lock, to delete what nobody needs");
+                    }
+                    look_again(cancel).await;
                 }
                 taken => return Ok(taken?),
             }
         }
     }
 
+    /// `None` when packs turned out to be damaged, which are in `doubted` then: all is to be planned anew.
     async fn prepare_prune(
         &self,
         options: PruneOptions,
+        doubted: &mut HashSet<Id>,
         lock: &LockGuard,
         progress: PruneProgress<'_>,
         cancel: &CancellationToken,
-    ) -> Result<Prepared, PruneError> {
+    ) -> Result<Option<Prepared>, PruneError> {
         // Snapshots first: all that they need is in the index files listed after them. Packs last: all that those name were stored before.
         let snapshots: BTreeSet<_> = self.store().list(Kind::Snapshot).await?.into_iter().map(|listed| listed.id).collect();
         let index = Arc::new(self.load_index().await?);
@@ -343,14 +382,27 @@ impl Repository {
             wanted = self.wanted_by(snapshots.iter().copied().collect(), index, &count) => wanted?,
             () = cancel.cancelled() => return Err(PruneError::Cancelled),
         };
-        let scratch = self.scratch().clone();
-        let planned = tokio::task::spawn_blocking(move || plan::plan(&scratch, named, &stored, &wanted, options.max_unused));
+        let (scratch, known) = (self.scratch().clone(), doubted.clone());
+        let planned =
+            tokio::task::spawn_blocking(move || plan::plan(&scratch, named, &stored, &wanted, &known, options.max_unused));
         let plan = planned.await.map_err(RepositoryError::from)??.map_err(PruneError::Missing)?;
         let mut new_packs = Vec::new();
         if options.extent == Extent::Prune && !plan.stats.is_idle() {
             unless_cancelled(cancel)?;
-            new_packs = self.add_copies(&plan, lock, progress, cancel).await?;
+            let mut bad = self.bad_among_relied_upon(&plan, cancel).await?;
+            if bad.is_empty() {
+                match self.add_copies(&plan, lock, progress, cancel).await? {
+                    Ok(added) => new_packs = added,
+                    Err(found) => bad = found,
+                }
+            }
+            if !bad.is_empty() {
+                // No export builds upon them either.
+                self.doubt(bad.iter().copied()).await;
+                doubted.extend(bad);
+                return Ok(None);
+            }
         }
-        Ok(Prepared { plan, snapshots, new_packs })
+        Ok(Some(Prepared { plan, snapshots, new_packs }))
     }
 }

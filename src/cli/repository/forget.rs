@@ -7,9 +7,11 @@ use tokio_util::sync::CancellationToken;
 use super::super::exit::{CliError, Exit};
 use super::super::output::{Align, Format, Table, counted, print_json, print_text};
 use super::super::repository_access::{RepositoryArgs, repository_error};
+use super::super::unless;
+use super::super::wait::Wait;
 use crate::repository::forget::{self, Count, Filter, Group, GroupBy, Kept, Policy, Span, TagList, Verdict};
 use crate::repository::snapshot::LATEST;
-use crate::repository::{Id, LockMode, Repository, RepositoryError, StoredSnapshot};
+use crate::repository::{Id, LockMode, RETRY_LOCK, Repository, RepositoryError, StoredSnapshot};
 use crate::types::Timestamp;
 
 /// Arguments of `repository forget`.
@@ -28,6 +30,9 @@ pub struct ForgetArgs {
     /// Only say what would be forgotten
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// How long locks of others, such as a prune's, are waited for [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    retry_lock: Option<Wait>,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -135,8 +140,9 @@ pub async fn run(args: &ForgetArgs, format: Format, interrupt: &CancellationToke
         return Err(CliError::usage(format!("`{LATEST}` may be any volume's: name the snapshot by its id"))
             .advise("`windlass repository snapshots` lists them"));
     }
-    let repository = access.open().await?;
-    let lock = repository.lock(LockMode::Shared).await.map_err(failed)?;
+    let repository = access.open().await?.with_retry_lock(args.retry_lock.map_or(RETRY_LOCK, Wait::duration));
+    let locking = async { repository.lock(LockMode::Shared).await.map_err(failed) };
+    let lock = unless(interrupt, locking).await?;
     let done = async {
         let groups = if args.snapshots.is_empty() {
             let found = repository.snapshots().await.map_err(failed)?;

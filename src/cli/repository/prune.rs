@@ -12,6 +12,8 @@ use super::super::output::{Format, counted, print_json, print_text};
 use super::super::progress::{Progress, Step, Unit};
 use super::super::repository_access::{RepositoryArgs, repository_error};
 use super::super::size::ByteSize;
+use super::super::wait::Wait;
+use crate::repository::RETRY_LOCK;
 use crate::repository::prune::{Extent, MaxUnused, PruneError, PruneOptions, PruneStats, Stage};
 
 /// Arguments of `repository prune`.
@@ -23,6 +25,9 @@ pub struct PruneArgs {
     /// Only say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// How long locks of others, such as an export's, are waited for [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    retry_lock: Option<Wait>,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -51,7 +56,7 @@ impl FromStr for Limit {
 /// [`CliError`] with the exit code that the repository's failure means; [`Exit::Interrupted`] when it was cut short.
 pub async fn run(args: &PruneArgs, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     let access = args.repository.access()?;
-    let repository = access.open().await?;
+    let repository = access.open().await?.with_retry_lock(args.retry_lock.map_or(RETRY_LOCK, Wait::duration));
     let extent = if args.dry_run { Extent::DryRun } else { Extent::Prune };
     let progress = Mutex::new(None);
     let show = |stage: Stage, done: u64, total: u64| {
@@ -109,6 +114,12 @@ fn text(stats: &PruneStats, extent: Extent) -> String {
     )];
     if stats.packs_damaged > 0 {
         lines.push(format!("{} of them absent or damaged, of which nothing is needed", stats.packs_damaged));
+    }
+    if stats.packs_doubted > 0 {
+        lines.push(format!(
+            "{} of them damaged, of which snapshots need what no other pack has: export their volumes anew, or forget those snapshots",
+            stats.packs_doubted
+        ));
     }
     if stats.packs_unnamed > 0 {
         let packs = counted(stats.packs_unnamed, "pack");

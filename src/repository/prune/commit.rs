@@ -60,14 +60,11 @@ fn rescued(
         if !needed.contains(first) || plan.needed.contains(first) {
             return Ok::<_, ScratchError>(());
         }
-        let whole = || copies.iter().filter_map(|copy| find(&plan.packs, &copy.location.pack)).filter(|pack| pack.is_whole());
-        if whole().any(|pack| pack.action == Action::Keep || rescued.contains(&pack.id)) {
-            return Ok(());
-        }
-        match whole().next() {
-            Some(pack) => {
-                rescued.insert(pack.id);
-            }
+        let whole = copies.iter().filter_map(|copy| find(&plan.packs, &copy.location.pack)).filter(|pack| pack.is_whole());
+        // Sound packs before doubted ones, and of these those that stay anyway.
+        match whole.min_by_key(|pack| (pack.is_doubted, pack.action != Action::Keep && !rescued.contains(&pack.id))) {
+            Some(pack) if pack.action == Action::Keep => {}
+            Some(pack) => drop(rescued.insert(pack.id)),
             None => missing.add_in_pack(&copies[0]),
         }
         Ok(())

@@ -3,6 +3,8 @@
 //! The rules are restic's. A pack of which nothing is needed goes. One that is needed whole stays, unless it is small and ten others are,
 //! which then become few. Of the others, those with the largest unneeded share are repacked until what stays unneeded is little enough;
 //! packs of trees, and those that mix trees with data, always.
+//!
+//! A pack that was found damaged keeps nothing that another pack has. What only it has may be lost or not: it stays as it is.
 
 use std::cmp::Reverse;
 
@@ -69,6 +71,8 @@ pub(super) struct Pack {
     pub(super) stored: Option<u64>,
     /// Bytes that it must have.
     pub(super) expected: u64,
+    /// It was found damaged, at least in part.
+    pub(super) is_doubted: bool,
     /// Longest blob in it, plain or sealed.
     pub(super) longest: u32,
     has_data: bool,
@@ -89,6 +93,7 @@ impl Pack {
         Self {
             id,
             stored,
+            is_doubted: false,
             expected: expected_bytes(std::iter::empty()),
             longest: 0,
             has_data: false,
@@ -116,10 +121,10 @@ impl Pack {
         self.stored == Some(self.expected)
     }
 
-    /// Which of the packs that a blob lies in keeps it: the smallest. Those without a blob that is not needed come first, so that what an
+    /// Which of the packs that a blob lies in keeps it: the smallest. Sound ones come first; then those without a blob that is not needed come first, so that what an
     /// interrupted prune has repacked already is not repacked again; then those that must keep the most.
-    pub(super) fn rank(&self) -> (bool, Reverse<u64>, Reverse<u64>, Id) {
-        (self.unneeded > 0, Reverse(self.only_here), Reverse(self.duplicate), self.id)
+    pub(super) fn rank(&self) -> (bool, bool, Reverse<u64>, Reverse<u64>, Id) {
+        (self.is_doubted, self.unneeded > 0, Reverse(self.only_here), Reverse(self.duplicate), self.id)
     }
 
     /// Bytes of blobs that must stay.
@@ -156,6 +161,9 @@ pub(super) fn decide(packs: &mut [Pack], max_unused: MaxUnused) {
             continue;
         }
         used += pack.used();
+        if pack.is_doubted {
+            continue;
+        }
         unused += pack.unused();
         let is_mixed = pack.has_data && pack.has_trees;
         if pack.longest > LONGEST_MOVED_BYTES || (pack.unused() == 0 && !is_mixed && !is_small(pack)) {
@@ -249,6 +257,15 @@ mod tests {
         assert_eq!(MaxUnused::Percent(5).bytes(95), 5);
         assert_eq!((MaxUnused::Percent(0).bytes(95), MaxUnused::Bytes(7).bytes(95)), (0, 7));
         assert_eq!((MaxUnused::Percent(100).bytes(1), MaxUnused::Unlimited.bytes(1)), (u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn a_doubted_pack_stays_as_long_as_something_is_only_there() {
+        let doubted = |only_here| Pack { is_doubted: true, ..pack(1, BlobKind::Tree, only_here, 1 << 20) };
+        let mut packs = vec![doubted(1 << 20), doubted(0)];
+        decide(&mut packs, MaxUnused::Percent(0));
+        assert_eq!(packs.iter().map(|pack| pack.action).collect::<Vec<_>>(), [Action::Keep, Action::Remove]);
+        assert!(pack(2, BlobKind::Data, 0, 1).rank() < packs[0].rank());
     }
 
     #[test]

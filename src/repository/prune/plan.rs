@@ -1,7 +1,9 @@
 //! What a prune does: decided from sorted tables, without a store.
 //!
-//! The table of copies is walked four times in the order of blobs: to know what each pack must be, what is needed of it, which pack keeps
-//! a blob that several have, and what is to be copied.
+//! The table of copies is walked five times in the order of blobs: to know what each pack must be, what is needed of it, which pack keeps
+//! a blob that several have, what is to be copied, and which copies are relied upon while others go.
+
+use std::collections::HashSet;
 
 use super::decide::{Action, MaxUnused, Pack, decide};
 use super::inventory::{IndexFile, Named};
@@ -25,6 +27,8 @@ pub(super) struct Plan {
     pub(super) packs: Vec<Pack>,
     /// What is to be copied, sorted by pack.
     pub(super) copies: SortedRows<ROW_BYTES>,
+    /// Copies that stay where they are, sorted by pack, of blobs other copies of which go.
+    pub(super) relied_upon: SortedRows<ROW_BYTES>,
     /// Index files whose place others take.
     pub(super) superseded: Vec<Id>,
     /// Packs that no index file names.
@@ -76,12 +80,20 @@ fn keeper<'a>(packs: &'a [Pack], copies: &'a [BlobCopy]) -> Option<(&'a Pack, &'
     whole(packs, copies).min_by_key(|(pack, _)| pack.rank())
 }
 
+/// The copy that is had afterwards without copying one: the keeper, or else one in another pack that stays and is as sound.
+pub(super) fn staying<'a>(packs: &'a [Pack], copies: &'a [BlobCopy]) -> Option<(&'a Pack, &'a BlobCopy)> {
+    let stays = whole(packs, copies).filter(|(pack, _)| pack.action == Action::Keep);
+    let best = keeper(packs, copies)?.0;
+    stays.filter(|(pack, _)| pack.is_doubted == best.is_doubted).min_by_key(|(pack, _)| pack.rank())
+}
+
 /// Decides everything. A [`Missing`] says that snapshots need what is not there: then nothing may be deleted.
 pub(super) fn plan(
     scratch: &Scratch,
     named: Named,
     stored: &[Listed],
     wanted: &Wanted,
+    doubted: &HashSet<Id>,
     max_unused: MaxUnused,
 ) -> Result<Result<Plan, Missing>, ScratchError> {
     let mut missing = Missing::default();
@@ -96,7 +108,12 @@ pub(super) fn plan(
         },
     )?;
     let bytes_of = |id: &Id| stored.binary_search_by_key(id, |listed| listed.id).ok().map(|at| stored[at].bytes);
-    let mut packs: Vec<_> = named.packs().into_iter().map(|id| Pack::new(id, bytes_of(&id))).collect();
+    let pack = |id: Id| {
+        let mut pack = Pack::new(id, bytes_of(&id));
+        pack.is_doubted = doubted.contains(&id);
+        pack
+    };
+    let mut packs: Vec<_> = named.packs().into_iter().map(pack).collect();
     for row in named.copies.iter() {
         let copy = BlobCopy::of_row_by_blob(&row?);
         if let Some(pack) = find_mut(&mut packs, &copy.location.pack) {
@@ -110,6 +127,7 @@ pub(super) fn plan(
     choose_keepers(&named, &needed, &mut packs)?;
     decide(&mut packs, max_unused);
     let copies = to_copy(scratch, &named, &needed, &packs)?;
+    let relied_upon = relied_upon(scratch, &named, &needed, &packs)?;
     let superseded = superseded(&named.files, |id| find(&packs, id).is_some_and(|pack| pack.action != Action::Keep));
     let unnamed = stored.iter().filter(|listed| find(&packs, &listed.id).is_none());
     let unnamed_bytes = unnamed.clone().map(|listed| listed.bytes).sum();
@@ -117,7 +135,7 @@ pub(super) fn plan(
     let mut stats = PruneStats::of(&packs, &copies)?;
     (stats.packs_unnamed, stats.bytes_unnamed) = (unnamed.len() as u64, unnamed_bytes);
     (stats.index_files, stats.index_files_superseded) = (named.files.len() as u64, superseded.len() as u64);
-    Ok(Ok(Plan { named, needed, packs, copies, superseded, unnamed, stats }))
+    Ok(Ok(Plan { named, needed, packs, copies, relied_upon, superseded, unnamed, stats }))
 }
 
 /// Counts what is needed of each pack.
@@ -150,10 +168,16 @@ fn choose_keepers(named: &Named, needed: &RowSet, packs: &mut [Pack]) -> Result<
             return Ok(());
         }
         // Ranks do not depend on what was chosen so far.
-        if let Some((pack, copy)) = keeper(packs, copies).map(|(pack, copy)| (pack.id, *copy))
-            && let Some(pack) = find_mut(packs, &pack)
-        {
-            pack.chosen += u64::from(copy.location.length);
+        let Some((best, copy)) = keeper(packs, copies) else { return Ok(()) };
+        // Of copies that are all doubted, each may be the one that reads.
+        let chosen: Vec<_> = match best.is_doubted {
+            false => vec![*copy],
+            true => whole(packs, copies).map(|(_, copy)| *copy).collect(),
+        };
+        for copy in chosen {
+            if let Some(pack) = find_mut(packs, &copy.location.pack) {
+                pack.chosen += u64::from(copy.location.length);
+            }
         }
         Ok(())
     })
@@ -163,9 +187,8 @@ fn choose_keepers(named: &Named, needed: &RowSet, packs: &mut [Pack]) -> Result<
 fn to_copy(scratch: &Scratch, named: &Named, needed: &RowSet, packs: &[Pack]) -> Result<SortedRows<ROW_BYTES>, ScratchError> {
     let mut copied = Sorter::new(scratch);
     for_each_blob(&named.copies, |first, copies| {
-        let stays = || whole(packs, copies).any(|(pack, _)| pack.action == Action::Keep);
         if needed.contains(first)
-            && !stays()
+            && staying(packs, copies).is_none()
             && let Some((_, copy)) = keeper(packs, copies)
         {
             copied.push(copy.row_by_pack())?;
@@ -173,6 +196,24 @@ fn to_copy(scratch: &Scratch, named: &Named, needed: &RowSet, packs: &[Pack]) ->
         Ok::<_, ScratchError>(())
     })?;
     copied.finish()
+}
+
+/// Which of the copies that stay must be sound, since others go. One that nobody knows to be sound may be what a healing export made
+/// another of.
+fn relied_upon(scratch: &Scratch, named: &Named, needed: &RowSet, packs: &[Pack]) -> Result<SortedRows<ROW_BYTES>, ScratchError> {
+    let mut relied_upon = Sorter::new(scratch);
+    for_each_blob(&named.copies, |first, copies| {
+        let goes = || whole(packs, copies).any(|(pack, _)| pack.action != Action::Keep && !pack.is_doubted);
+        if needed.contains(first)
+            && copies.len() > 1
+            && goes()
+            && let Some((_, copy)) = staying(packs, copies)
+        {
+            relied_upon.push(copy.row_by_pack())?;
+        }
+        Ok::<_, ScratchError>(())
+    })?;
+    relied_upon.finish()
 }
 
 /// The index files that name a pack that goes; and the small ones, if they become fewer.

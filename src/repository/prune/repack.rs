@@ -1,13 +1,20 @@
 //! Copying what is needed of packs that go, and naming what stays. Adds only.
+//!
+//! Whatever is copied is verified, and so is a copy that stays while another one goes: of a pack that was damaged and healed by an export,
+//! the index names both, and the bad one must not be the one that is left. A pack of which something does not read is noted as damaged,
+//! and the prune is planned anew without relying on it.
 
-use futures::StreamExt;
+use std::collections::HashSet;
+
+use futures::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::decide::{Action, PACK_BYTES};
 use super::plan::{Plan, find};
-use super::row::BlobCopy;
+use super::row::{BlobCopy, ROW_BYTES};
 use super::{PruneError, PruneProgress, Stage, unless_cancelled};
 use crate::repository::blob::BlobKind;
+use crate::repository::copies::is_of_copy;
 use crate::repository::crypto::Sealer;
 use crate::repository::error::RepositoryError;
 use crate::repository::id::Id;
@@ -15,7 +22,8 @@ use crate::repository::index::IndexWriter;
 use crate::repository::lock::LockGuard;
 use crate::repository::open::{Repository, damaged_blob};
 use crate::repository::pack::{Pack, PackBuilder, Verification, open_blob};
-use crate::scratch::ScratchError;
+use crate::repository::store::{Key, Kind};
+use crate::scratch::{ScratchError, SortedRows};
 
 /// Bytes that are read at once, one blob at least.
 const READ_BYTES: u64 = 8 << 20;
@@ -49,6 +57,9 @@ fn batches(copies: impl Iterator<Item = Result<BlobCopy, ScratchError>>) -> impl
 
 /// A copy with its sealed bytes, which were verified.
 type Verified = Vec<(BlobCopy, Vec<u8>)>;
+
+/// What came of reading a batch: what was verified, or the pack of which something does not read.
+type Read = Result<Verified, Id>;
 
 fn verify(sealer: &Sealer, batch: Batch, bytes: &[u8]) -> Result<Verified, RepositoryError> {
     let start = batch.first().map_or(0, |first| first.location.offset as usize);
@@ -123,53 +134,93 @@ impl Adder<'_> {
 }
 
 impl Repository {
-    /// Copies what the plan says, and stores index files that name the copies and what stays of superseded files; returns the new packs.
+    /// Reads these copies, which are sorted by pack, and verifies them.
+    fn read_copies<'a>(
+        &'a self,
+        rows: &'a SortedRows<ROW_BYTES>,
+    ) -> impl Stream<Item = Result<Read, RepositoryError>> + Send + 'a {
+        let copies = rows.iter().map(|row| row.map(|row| BlobCopy::of_row_by_pack(&row)));
+        let reads = batches(copies).map(|batch| {
+            let repository = self.clone();
+            async move {
+                let batch = batch?;
+                let Some(pack) = batch.first().map(|first| first.location.pack) else { return Ok(Ok(Vec::new())) };
+                match repository.read_batch(batch).await {
+                    Ok(verified) => Ok(Ok(verified)),
+                    Err(error) if is_of_copy(&error) => {
+                        tracing::warn!(pack = %Key::File(Kind::Data, pack), %error, "a pack is damaged; the prune does not rely on it");
+                        Ok(Err(pack))
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        });
+        futures::stream::iter(reads).buffered(PARALLEL_READS)
+    }
+
+    async fn read_batch(&self, batch: Batch) -> Result<Verified, RepositoryError> {
+        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(Vec::new()) };
+        let range = u64::from(first.location.offset)..last.location.end();
+        let bytes = self.read_pack_range(&first.location.pack, range).await?;
+        let sealer = self.sealer();
+        tokio::task::spawn_blocking(move || verify(&sealer, batch, &bytes)).await?
+    }
+
+    /// The packs among those that the plan relies upon, for blobs other copies of which go, of which something does not read.
+    pub(super) async fn bad_among_relied_upon(&self, plan: &Plan, cancel: &CancellationToken) -> Result<HashSet<Id>, PruneError> {
+        let mut bad = HashSet::new();
+        let mut reads = std::pin::pin!(self.read_copies(&plan.relied_upon));
+        while let Some(read) = reads.next().await {
+            bad.extend(read?.err());
+            unless_cancelled(cancel)?;
+        }
+        Ok(bad)
+    }
+
+    /// Copies what the plan says, and stores index files that name the copies and what stays of superseded files; returns the new packs, or
+    /// the packs of which something did not read.
     pub(super) async fn add_copies(
         &self,
         plan: &Plan,
         lock: &LockGuard,
         progress: PruneProgress<'_>,
         cancel: &CancellationToken,
-    ) -> Result<Vec<Id>, PruneError> {
+    ) -> Result<Result<Vec<Id>, HashSet<Id>>, PruneError> {
         let mut adder = Adder { repository: self, lock, index: IndexWriter::new(self.clone()), new_packs: Vec::new() };
         let copied = match self.copy_blobs(plan, &mut adder, progress, cancel).await {
-            Ok(()) => self.name_what_stays(plan, &mut adder.index, cancel).await,
-            Err(error) => Err(error),
+            Ok(bad) if bad.is_empty() => self.name_what_stays(plan, &mut adder.index, cancel).await.map(|()| bad),
+            copied => copied,
         };
         match copied {
-            Ok(()) | Err(PruneError::Cancelled) => {
+            Ok(_) | Err(PruneError::Cancelled) => {
                 // What was copied need not be copied again.
                 adder.index.finish().await?;
-                copied.map(|()| adder.new_packs)
+                copied.map(|bad| if bad.is_empty() { Ok(adder.new_packs) } else { Err(bad) })
             }
             Err(error) => Err(error),
         }
     }
 
+    /// Returns the packs of which something does not read; what does is copied all the same.
     async fn copy_blobs(
         &self,
         plan: &Plan,
         adder: &mut Adder<'_>,
         progress: PruneProgress<'_>,
         cancel: &CancellationToken,
-    ) -> Result<(), PruneError> {
-        let copies = plan.copies.iter().map(|row| row.map(|row| BlobCopy::of_row_by_pack(&row)));
-        let reads = batches(copies).map(|batch| {
-            let repository = self.clone();
-            async move {
-                let batch = batch?;
-                let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(Vec::new()) };
-                let range = u64::from(first.location.offset)..last.location.end();
-                let bytes = repository.read_pack_range(&first.location.pack, range).await?;
-                let sealer = repository.sealer();
-                tokio::task::spawn_blocking(move || verify(&sealer, batch, &bytes)).await?
-            }
-        });
-        let mut reads = futures::stream::iter(reads).buffered(PARALLEL_READS);
+    ) -> Result<HashSet<Id>, PruneError> {
+        let mut reads = std::pin::pin!(self.read_copies(&plan.copies));
+        let mut bad = HashSet::new();
         let mut packer = Packer::new(self.sealer());
         let mut done = 0;
-        while let Some(verified) = reads.next().await {
-            let verified: Verified = verified?;
+        while let Some(read) = reads.next().await {
+            let verified = match read? {
+                Ok(verified) => verified,
+                Err(pack) => {
+                    bad.insert(pack);
+                    continue;
+                }
+            };
             done += verified.len() as u64;
             // Hashing a pack takes a while.
             let (returned, full) = tokio::task::spawn_blocking(move || {
@@ -187,7 +238,7 @@ impl Repository {
         }
         let rest = tokio::task::spawn_blocking(move || packer.finish()).await.map_err(RepositoryError::from)??;
         adder.store(rest).await?;
-        unless_cancelled(cancel)
+        unless_cancelled(cancel).map(|()| bad)
     }
 
     /// Adds the packs that stay of superseded index files, each once.
