@@ -11,7 +11,7 @@ limit=${WINDLASS_PATIENCE:-180}
 "$(tool helm)" template windlass deploy/chart --namespace windlass-system --kube-version "$(cluster_kubectl version -o json | jq -r .serverVersion.gitVersion)" \
     --api-versions snapshot.storage.k8s.io/v1/VolumeSnapshot --api-versions cbt.storage.k8s.io/v1beta1/SnapshotMetadataService \
     --values e2e/values.yaml --set createNamespace=true "$@" >"$run/driver.yaml"
-cluster_kubectl apply --namespace windlass-system -f "$run/driver.yaml" >/dev/null
+cluster_kubectl apply --server-side --force-conflicts --namespace windlass-system -f "$run/driver.yaml" >/dev/null
 if ! cluster_kubectl -n windlass-system rollout status daemonset/windlass-node --timeout="${limit}s" >/dev/null; then
     cluster_kubectl -n windlass-system describe pod -l app.kubernetes.io/name=windlass | tail -n 40
     for container in pools node csi-provisioner; do
