@@ -3,6 +3,7 @@
 # Debian's packages and of this machine's Rust toolchain. Run as root; needs buildah and debootstrap.
 #
 #   deploy/image/build.sh [--inject BINARY] [--tag NAME:TAG] OUT
+#   deploy/image/build.sh --prepare      makes the runtime stage only, which --inject then finds
 #
 # OUT becomes an image archive (OCI); OUT.sbom.json is the bill of materials that is in it. With --inject, BINARY is put into the same
 # runtime stage in place of one that the build stage compiles: it has to be of this Debian release.
@@ -18,15 +19,17 @@ die() { printf 'image: %s\n' "$*" >&2; exit 1; }
 for program in buildah debootstrap strip python3; do command -v "$program" >/dev/null || die "$program is missing (e2e/setup.sh image)"; done
 [ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
 
-binary='' tag=''
-while [ $# -gt 1 ]; do
+binary='' tag='' out='' prepare=no
+while [ $# -gt 0 ]; do
     case $1 in
         --inject) binary=$(realpath "$2"); shift 2 ;;
         --tag) tag=$2; shift 2 ;;
-        *) die "usage: $0 [--inject BINARY] [--tag NAME:TAG] OUT" ;;
+        --prepare) prepare=yes; shift ;;
+        -*) die "there is no option $1" ;;
+        *) out=$(realpath -m "$1"); shift ;;
     esac
 done
-out=$(realpath -m "${1:?OUT is missing}")
+[ -n "$out" ] || [ "$prepare" = yes ] || die "usage: $0 [--inject BINARY] [--tag NAME:TAG] OUT | --prepare"
 version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 tag=${tag:-docker.io/library/windlass:$version}
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
@@ -45,6 +48,9 @@ running=$(mktemp -d /tmp/windlass-image.XXXXXX)
 trap 'rm -rf "$running"' EXIT
 build() { buildah --root "$cache/storage" --runroot "$running/run" "$@"; }
 has() { build inspect --type image "$1" >/dev/null 2>&1; }
+
+# Of a run that was killed.
+build rm --all >/dev/null 2>&1 || true
 
 debian=docker.io/library/debian:$release-slim
 make_debian() {
@@ -81,8 +87,10 @@ make_rust() {
     toolchain=$(rustc --print sysroot)
     container=$(build from --pull-never "$debian")
     build run --network host "$container" -- sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-        --no-install-recommends build-essential ca-certificates git python3 >/dev/null'
+        --no-install-recommends build-essential ca-certificates git python3 >/dev/null && rm -rf /var/lib/apt/lists/*'
     build add "$container" "$toolchain" /usr/local/rust >/dev/null
+    # Whom this machine trusts; only this stage has it, and nothing of it comes into the image.
+    build copy "$container" "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" /etc/ssl/certs/ca-certificates.crt >/dev/null
     build config --env PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
     build commit --quiet --rm "$container" "$rust" >/dev/null
 }
@@ -95,9 +103,10 @@ bud() {
 
 has "$debian" || make_debian
 injected=()
-if [ -n "$binary" ]; then
+if [ -n "$binary" ] || [ "$prepare" = yes ]; then
     say "the runtime stage"
     bud --target runtime --tag windlass-runtime
+    [ "$prepare" = no ] || exit 0
     container=$(build from --pull-never localhost/windlass-runtime)
     packages=$(build mount "$container")/usr/share/windlass-packages
     cp "$packages" "$running/packages"
