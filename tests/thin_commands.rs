@@ -106,6 +106,56 @@ fn a_pool_is_made_served_looked_at_and_repaired() {
 }
 
 #[test]
+fn a_device_of_a_file_of_pools_is_brought_about_once_and_never_written_over() {
+    let _turn = turn();
+    let bench = Bench::empty();
+    let disk = bench.path().join("disk");
+    std::fs::File::create_new(&disk).unwrap().set_len(1024 * MIB).unwrap();
+    let device = run_ok(command("losetup").args(["--find", "--show"]).arg(&disk)).text().trim().to_owned();
+    let ensure = |name: &str, reserve: &str| {
+        let config = bench.path().join("pools.json");
+        let pool = serde_json::json!({ "name": name, "device": device, "reserve": reserve });
+        std::fs::write(&config, serde_json::json!({ "pools": [pool] }).to_string()).unwrap();
+        let mut ensure = windlass();
+        ensure
+            .args(["pool", "ensure", "--node-id", "n", "--endpoint"])
+            .arg(format!("unix://{}", bench.path().join("csi.sock").display()));
+        run(ensure.arg("--pool-config").arg(config))
+    };
+    let says = |ended: Ended, part: &str| {
+        let text = ended.success().text();
+        assert!(text.contains(part) && text.lines().count() == 1, "{part} is not in {text}");
+    };
+    // Of somebody else.
+    run_ok(command("mkfs.ext4").args(["-q", "-F"]).arg(&device));
+    let refused = ensure("fast", "5%");
+    assert_eq!(refused.code, Some(4), "{}", refused.text());
+    assert!(refused.stderr.contains("there is") && refused.stderr.contains("ext4"), "{}", refused.stderr);
+    run_ok(command("e2fsck").args(["-fn"]).arg(&device));
+    run_ok(command("wipefs").args(["-a", "-q"]).arg(&device));
+
+    says(ensure("fast", "5%"), ": made (pool ");
+    says(ensure("fast", "5%"), ": unchanged (pool ");
+    says(ensure("fast", "7%"), ": reserve 7% (was 5%) (pool ");
+    assert_no_devices("after it was brought about");
+    let node = common::node::Node::start(&common::node::NodeOptions { pools: vec![(&device).into()], ..bench.options() });
+    ask(&["volume", "create", "data", "--size", "64MiB", "--block", "--endpoint", &node.endpoint()]);
+    says(ensure("fast", "7%"), ": unchanged (pool ");
+    says(ensure("fast", "8%"), ": reserve 8% (was 7%) (pool ");
+    let status = &ask(&["pool", "status", "--endpoint", &node.endpoint()])["pools"][0];
+    assert_eq!((&status["name"], &status["reserve"]), (&"fast".into(), &"8%".into()));
+    assert_eq!(status["reserve_bytes"].as_u64().unwrap(), status["total_bytes"].as_u64().unwrap() * 8 / 100);
+    assert_eq!(ensure("slow", "8%").code, Some(4), "it has a volume, and so keeps its name");
+    let by_node = run_ok(windlass().args(["pool", "manifests", "--endpoint", &node.endpoint()])).text();
+    node.stop();
+    assert_no_devices("after the node has stopped");
+    let by_disk = run_ok(windlass().args(["pool", "manifests", "--pool", &device])).text();
+    assert_eq!(by_disk, by_node);
+    assert!(by_disk.contains("kind: \"PersistentVolume\""), "{by_disk}");
+    run_ok(command("losetup").args(["-d"]).arg(&device));
+}
+
+#[test]
 fn every_verb_works_against_a_node_and_its_exit_codes_tell_outcomes_apart() {
     let _turn = turn();
     verbs::every_verb_works(PoolFileSystem::Thin);

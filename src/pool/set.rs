@@ -225,7 +225,7 @@ impl Entry {
             Condition::Open(_) => {
                 let waited = self.busy_since.map_or(Duration::ZERO, |since| since.elapsed());
                 let since = std::time::SystemTime::now().checked_sub(waited).unwrap_or(std::time::UNIX_EPOCH);
-                (format!("its disk has not answered for {} s", waited.as_secs()), Timestamp::from(since))
+                (format!("its disk has not answered for more than {} s", pace.answer.as_secs()), Timestamp::from(since))
             }
         };
         Member::Failed(FailedPool { place: self.place.clone(), id: self.id, reason, since, next_attempt })
