@@ -94,7 +94,7 @@ step "tools" e2e/cluster/build.sh
 [ $# -gt 0 ] || part "chart" env HELM="$(tools_of kubernetes)/helm" e2e/test-chart.sh
 # As the tests are built, with what they need beside it: `cargo build` would choose other features of crates and build them all anew.
 step "driver" cargo test --quiet --workspace --features "$features" --no-run --test cli
-step "image" deploy/image/build.sh --inject target/debug/windlass target/windlass-e2e.tar
+step "image" timeout 20m deploy/image/build.sh --inject target/debug/windlass target/windlass-e2e.tar
 # Of an earlier run, if that was killed.
 step "clean start" e2e/cluster/down.sh --wipe
 up=yes

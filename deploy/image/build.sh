@@ -79,16 +79,15 @@ make_debian() {
     rm -rf "$running/debian"
 }
 
-# The stage that compiles: Debian's compiler, and Rust as this machine has it.
+# The stage that compiles: Debian's compiler. Rust as this machine has it is mounted while it does.
+toolchain=$(rustc --print sysroot)
 rust=docker.io/library/rust:$(sed -n 's,^FROM .*/rust:\([0-9.]*\)-.*,\1,p' Dockerfile)-$release
 make_rust() {
-    local container toolchain
+    local container
     say "making $rust"
-    toolchain=$(rustc --print sysroot)
     container=$(build from --pull-never "$debian")
     build run --network host "$container" -- sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
         --no-install-recommends build-essential ca-certificates git python3 >/dev/null && rm -rf /var/lib/apt/lists/*'
-    build add "$container" "$toolchain" /usr/local/rust >/dev/null
     # Whom this machine trusts; only this stage has it, and nothing of it comes into the image.
     build copy "$container" "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" /etc/ssl/certs/ca-certificates.crt >/dev/null
     build config --env PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
@@ -97,7 +96,7 @@ make_rust() {
 
 # bud ARGUMENT...: builds stages of the Dockerfile.
 bud() {
-    build bud --pull-never --network host --layers --quiet --build-arg "DEBIAN=$release" --build-arg "VERSION=$version" \
+    build bud --pull-never --network host --layers --quiet --volume "$toolchain:/usr/local/rust:ro" --build-arg "DEBIAN=$release" --build-arg "VERSION=$version" \
         --build-arg "REVISION=$revision" "$@" . >/dev/null
 }
 
