@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use object_store::ClientOptions;
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
 use super::StoreError;
-use super::bucket::{BucketStore, no_retry};
+use super::bucket::{BucketStore, built, client_options, no_retry, required};
 use super::http::{Connector, Limits};
 use super::patient::Patient;
 use crate::repository::environment::{Environment, Variable};
@@ -28,10 +27,7 @@ pub fn connect(
     patient: Arc<Patient>,
     endpoint: Option<&str>,
 ) -> Result<BucketStore, StoreError> {
-    let required = |variable: Variable| {
-        environment.get(variable).ok_or_else(|| StoreError::Configuration(format!("{} is not set", variable.name())))
-    };
-    let account = required(Variable::AzureAccountName)?;
+    let account = required(environment, Variable::AzureAccountName)?;
     let address = match endpoint {
         Some(endpoint) => endpoint.to_owned(),
         None => {
@@ -49,20 +45,20 @@ pub fn connect(
         .with_container_name(&location.bucket)
         .with_endpoint(address)
         .with_retry(no_retry())
-        .with_client_options(ClientOptions::new().with_allow_http(endpoint.is_some()))
+        .with_client_options(client_options(endpoint.is_some()))
         .with_http_connector(Connector::new(environment, limits)?);
     builder = match environment.get(Variable::AzureAccountSas) {
         Some(sas) => builder.with_config(AzureConfigKey::SasKey, sas.trim_start_matches('?')).with_credential_type("sas_token"),
-        None => builder.with_access_key(required(Variable::AzureAccountKey)?).with_credential_type("access_key"),
+        None => builder.with_access_key(required(environment, Variable::AzureAccountKey)?).with_credential_type("access_key"),
     };
-    let bucket = builder.build().map_err(|error| StoreError::Configuration(error.to_string()))?;
-    BucketStore::new(Arc::new(bucket), &location.bucket, &location.prefix, patient)
+    built(builder.build(), location, patient)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::repository::store::retry::Patience;
+    use crate::repository::store::{Kind, Store};
 
     #[test]
     fn what_is_missing_or_malformed_is_named() {
@@ -79,5 +75,22 @@ mod tests {
             let error = connect(&location, &environment, Limits::default(), patient, None).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_container_that_does_not_exist_is_said_at_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}/account", listener.local_addr().unwrap());
+        let location = BucketLocation { bucket: "container".into(), prefix: String::new() };
+        let environment = Environment::from_pairs([("AZURE_ACCOUNT_NAME", "account"), ("AZURE_ACCOUNT_KEY", "AAAAAAAA")]);
+        let patient = Arc::new(Patient::new(Patience::default()));
+        let store = connect(&location, &environment, Limits::default(), patient, Some(&endpoint)).unwrap();
+        let answers = async {
+            let (mut stream, body) = (listener.accept().await.unwrap().0, "<Error><Code>ContainerNotFound</Code></Error>");
+            let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
+        };
+        let (listed, ()) = tokio::join!(store.list(Kind::Data), answers);
+        assert!(matches!(&listed, Err(StoreError::Configuration(text)) if text.contains("create it first")), "{listed:?}");
     }
 }

@@ -21,7 +21,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, MultipartId, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, RetryConfig,
+    Attribute, Attributes, ClientOptions, MultipartId, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, RetryConfig,
 };
 use tokio::sync::OnceCell;
 
@@ -29,6 +29,8 @@ use super::http::fault::Fault;
 use super::patient::Patient;
 use super::s3::digest;
 use super::{Key, Kind, Listed, PutMode, Store, StoreError};
+use crate::repository::environment::{Environment, Variable};
+use crate::repository::location::BucketLocation;
 use crate::scratch::Spill;
 
 /// Most bytes that are put at once from a spill.
@@ -41,6 +43,32 @@ const PARTS_AT_A_TIME: usize = 2;
 /// Repeating is not left to `object_store`: it knows neither what a lost answer means nor who else waits.
 pub fn no_retry() -> RetryConfig {
     RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() }
+}
+
+/// How all back ends send: in the clear only where that was asked for.
+pub fn client_options(in_the_clear: bool) -> ClientOptions {
+    ClientOptions::new().with_allow_http(in_the_clear)
+}
+
+/// The value of a variable without which there is no store.
+///
+/// # Errors
+/// [`StoreError::Configuration`] when it is not set.
+pub fn required(environment: &Environment, variable: Variable) -> Result<&str, StoreError> {
+    environment.get(variable).ok_or_else(|| StoreError::Configuration(format!("{} is not set", variable.name())))
+}
+
+/// The store in a back end that was built, or could not be.
+///
+/// # Errors
+/// [`StoreError::Configuration`] when it could not, or the prefix is malformed.
+pub fn built<B: Bucket>(
+    bucket: object_store::Result<B>,
+    location: &BucketLocation,
+    patient: Arc<Patient>,
+) -> Result<BucketStore, StoreError> {
+    let bucket = bucket.map_err(|error| StoreError::Configuration(error.to_string()))?;
+    BucketStore::new(Arc::new(bucket), &location.bucket, &location.prefix, patient)
 }
 
 /// What a store needs of a back end.
@@ -106,7 +134,8 @@ impl BucketStore {
 
     /// The error of a call that needs no object to exist, only the bucket.
     fn classify_of_bucket(&self, object: String, error: object_store::Error) -> StoreError {
-        let unnamed = deepest(&error).contains("NoSuchBucket");
+        let said = deepest(&error);
+        let unnamed = ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| said.contains(code));
         match classify(object, error) {
             error if !unnamed && !error.is_not_found() => error,
             _ => StoreError::Configuration(format!("there is no bucket `{}`; create it first", self.name)),

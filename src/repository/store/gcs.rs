@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use object_store::ClientOptions;
 use object_store::client::StaticCredentialProvider;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 
 use super::StoreError;
-use super::bucket::{BucketStore, no_retry};
+use super::bucket::{BucketStore, built, client_options, no_retry};
 use super::http::{Connector, Limits};
 use super::patient::Patient;
 use crate::repository::environment::{Environment, Variable};
@@ -30,7 +29,7 @@ pub fn connect(
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(&location.bucket)
         .with_retry(no_retry())
-        .with_client_options(ClientOptions::new().with_allow_http(endpoint.is_some()))
+        .with_client_options(client_options(endpoint.is_some()))
         .with_http_connector(Connector::new(environment, limits)?);
     if let Some(endpoint) = endpoint {
         builder = builder.with_base_url(endpoint);
@@ -51,8 +50,7 @@ pub fn connect(
             }));
         }
     };
-    let bucket = builder.build().map_err(|error| StoreError::Configuration(error.to_string()))?;
-    BucketStore::new(Arc::new(bucket), &location.bucket, &location.prefix, patient)
+    built(builder.build(), location, patient)
 }
 
 /// Other documents of Google's tools name files, commands or metadata services.

@@ -280,12 +280,22 @@ pub struct Endurance {
 /// # Errors
 /// As for [`connect`].
 pub fn connect_with(location: &Location, environment: &Environment, endurance: Endurance) -> Result<Arc<dyn Store>, StoreError> {
+    connect_at(location, environment, endurance, None)
+}
+
+/// As [`connect_with`]. `endpoint` is the address of a server that stands for Google's or Azure's.
+fn connect_at(
+    location: &Location,
+    environment: &Environment,
+    endurance: Endurance,
+    endpoint: Option<&str>,
+) -> Result<Arc<dyn Store>, StoreError> {
     let patient = Arc::new(Patient::new(endurance.patience));
     let bucket = match location {
         Location::Local(path) => return Ok(Arc::new(local::LocalStore::new(path.clone()))),
         Location::S3(s3) => s3::connect(s3, environment, endurance.limits, Arc::clone(&patient))?,
-        Location::Gcs(gcs) => gcs::connect(gcs, environment, endurance.limits, Arc::clone(&patient), None)?,
-        Location::Azure(azure) => azure::connect(azure, environment, endurance.limits, Arc::clone(&patient), None)?,
+        Location::Gcs(gcs) => gcs::connect(gcs, environment, endurance.limits, Arc::clone(&patient), endpoint)?,
+        Location::Azure(azure) => azure::connect(azure, environment, endurance.limits, Arc::clone(&patient), endpoint)?,
     };
     Ok(Arc::new(PatientStore::new(Arc::new(bucket), patient)))
 }
