@@ -87,6 +87,8 @@ impl RepositoryAccess {
             location: self.location.to_string(),
             password: self.password.as_str().to_owned(),
             environment: Variable::ALL.iter().filter_map(value).collect(),
+            // A token in a file stays fresh where the file is, so a node uses its own.
+            cloud_identity: self.environment.relies_on_identity(),
         }
     }
 
@@ -178,6 +180,7 @@ fn exit_for(error: &RepositoryError) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::identity::{CloudIdentity, CredentialSource};
 
     fn access() -> RepositoryAccess {
         RepositoryAccess::new(
@@ -198,6 +201,18 @@ mod tests {
         let message = access().to_message();
         assert_eq!((message.location.as_str(), message.password.as_str()), ("/srv/backup", "hush"));
         assert_eq!(message.environment.get("AWS_SECRET_ACCESS_KEY").map(String::as_str), Some("hush"));
+        assert!(!message.cloud_identity);
+    }
+
+    #[test]
+    fn a_node_may_use_its_own_identity_when_the_command_s_environment_names_one_and_holds_no_keys() {
+        let source = CredentialSource::Instance { service: "http://169.254.169.254".to_owned() };
+        for (pairs, asked) in [(vec![], true), (vec![("AWS_ACCESS_KEY_ID", "AKIA")], false)] {
+            let environment =
+                Environment::from_pairs(pairs).with_identity(CloudIdentity { source: source.clone(), authorities: None });
+            let access = RepositoryAccess { environment, ..access() };
+            assert_eq!(access.to_message().cloud_identity, asked);
+        }
     }
 
     #[test]

@@ -3,11 +3,15 @@
 //! The list is an allow-list because its values may come from a Secret that a tenant wrote: nothing here runs a command, names
 //! a file, or reaches a metadata service. Variables that name a file in the environment of a command ([`Variable::names_a_file`]) are
 //! read there, and hold what was in the file from then on; in a Secret they hold it from the start.
+//!
+//! Beside them it may hold a [`CloudIdentity`], which no list of names and values can set.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use zeroize::Zeroizing;
+
+use super::identity::{CloudIdentity, IdentityError};
 
 /// Declares the variables, each with its name.
 macro_rules! variables {
@@ -74,9 +78,12 @@ impl Variable {
     }
 }
 
-/// Values of the allowed variables. Debug shows names only.
+/// Values of the allowed variables, and an identity that may be used. Debug shows names only.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<Variable, Zeroizing<String>>);
+pub struct Environment {
+    values: BTreeMap<Variable, Zeroizing<String>>,
+    identity: Option<Result<CloudIdentity, IdentityError>>,
+}
 
 impl Environment {
     /// No variables.
@@ -95,26 +102,52 @@ impl Environment {
         environment
     }
 
-    /// The allowed variables of this process, with the contents of the files that some of them name. Of a file that cannot be read its name
-    /// stays, and whoever uses the variable says so.
+    /// The allowed variables of this process, with the contents of the files that some of them name, and its identity. Of a file that
+    /// cannot be read its name stays, and whoever uses the variable says so.
     pub fn from_process() -> Self {
         let value = |&variable: &Variable| Some((variable.name(), content_of(variable, std::env::var(variable.name()).ok()?)));
-        Self::from_pairs(Variable::ALL.iter().filter_map(value))
+        Self::from_pairs(Variable::ALL.iter().filter_map(value)).with_identity_of_process()
+    }
+
+    /// The same, which may use the identity that this process's own environment names, if it names one.
+    pub fn with_identity_of_process(self) -> Self {
+        let named = CloudIdentity::from_variables(|name| std::env::var(name).ok()).transpose();
+        let believed = [Variable::ResticCacert, Variable::AwsCaBundle].into_iter();
+        let authorities = believed.filter_map(|variable| Some(content_of(variable, std::env::var(variable.name()).ok()?))).next();
+        Self { identity: named.map(|identity| identity.map(|identity| identity.believing(authorities))), ..self }
+    }
+
+    /// The same, which may use this identity.
+    pub fn with_identity(self, identity: CloudIdentity) -> Self {
+        Self { identity: Some(Ok(identity)), ..self }
+    }
+
+    /// The identity that may be used, for want of keys.
+    ///
+    /// # Errors
+    /// What is wrong with the variables that name it.
+    pub fn identity(&self) -> Result<Option<&CloudIdentity>, &IdentityError> {
+        self.identity.as_ref().map(Result::as_ref).transpose()
+    }
+
+    /// True when the identity would be used: there is one, and no key.
+    pub fn relies_on_identity(&self) -> bool {
+        self.identity.is_some() && self.get(Variable::AwsAccessKeyId).is_none()
     }
 
     /// Sets one variable; an empty value unsets it.
     pub fn set(&mut self, variable: Variable, value: impl Into<String>) {
         let value = Zeroizing::new(value.into());
         if value.is_empty() {
-            self.0.remove(&variable);
+            self.values.remove(&variable);
         } else {
-            self.0.insert(variable, value);
+            self.values.insert(variable, value);
         }
     }
 
     /// The value of `variable`, if it is set.
     pub fn get(&self, variable: Variable) -> Option<&str> {
-        self.0.get(&variable).map(|value| value.as_str())
+        self.values.get(&variable).map(|value| value.as_str())
     }
 }
 
@@ -126,7 +159,8 @@ fn content_of(variable: Variable, value: String) -> String {
 
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys().map(|variable| variable.name())).finish()
+        let identity = self.identity.as_ref().map(|_| "(an identity)");
+        f.debug_set().entries(self.values.keys().map(|variable| variable.name()).chain(identity)).finish()
     }
 }
 
@@ -146,6 +180,18 @@ mod tests {
         assert_eq!(environment.get(Variable::AwsRegion), None);
         let shown = format!("{environment:?}");
         assert!(shown.contains("AWS_SECRET_ACCESS_KEY") && !shown.contains("hidden") && !shown.contains("COMMAND"), "{shown}");
+    }
+
+    #[test]
+    fn no_list_of_names_and_values_sets_an_identity() {
+        let environment = Environment::from_pairs([
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/secrets/token"),
+            ("AWS_ROLE_ARN", "arn:aws:iam::1:role/backup"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials"),
+            ("WINDLASS_CLOUD_IDENTITY", "instance"),
+        ]);
+        assert_eq!(environment.identity(), Ok(None));
+        assert!(!environment.relies_on_identity());
     }
 
     #[test]

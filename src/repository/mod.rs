@@ -53,6 +53,7 @@ pub mod error;
 mod file;
 pub mod forget;
 pub mod id;
+pub mod identity;
 pub mod index;
 pub mod key_file;
 pub mod location;

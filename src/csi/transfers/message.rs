@@ -1,5 +1,6 @@
 //! What the messages of the service mean, checked once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +28,25 @@ pub(super) async fn open(access: Option<windlass::RepositoryAccess>) -> Result<R
         access.location.parse().map_err(|error| Status::invalid_argument(format!("repository.location: {error}")))?;
     let password =
         Password::new(access.password).map_err(|error| Status::invalid_argument(format!("repository.password: {error}")))?;
-    let environment = Environment::from_pairs(access.environment);
+    let environment = environment(access.environment, access.cloud_identity)?;
     repository::open_at(&location, &environment, &password).await.map_err(|error| status::repository(&error))
+}
+
+/// What the store asks for. The identity of this process is used only where who starts the transfer says so.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it is to be used and there is none.
+fn environment(pairs: HashMap<String, String>, cloud_identity: bool) -> Result<Environment, Status> {
+    let given = Environment::from_pairs(pairs);
+    if !cloud_identity {
+        return Ok(given);
+    }
+    let given = given.with_identity_of_process();
+    match given.identity() {
+        Ok(Some(_)) => Ok(given),
+        Ok(None) => Err(Status::invalid_argument("repository.cloud_identity: the environment of this node's process names none")),
+        Err(error) => Err(Status::invalid_argument(format!("repository.cloud_identity: on this node {error}"))),
+    }
 }
 
 /// The repository as a transfer of `pool` uses it: under the name of this node, and as the pool's, whose owner is one process at a time.

@@ -75,6 +75,18 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_never_makes_the_node_use_its_own_identity() {
+        let asks = [
+            ("AWS_ROLE_ARN", "arn:aws:iam::1:role/backup"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/secrets/token"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials"),
+            ("WINDLASS_CLOUD_IDENTITY", "instance"),
+        ];
+        let secret = parse(&[&WHOLE[..], &asks].concat()).unwrap();
+        assert_eq!(secret.environment.identity(), Ok(None));
+    }
+
+    #[test]
     fn what_names_a_file_a_command_or_a_directory_of_the_node_is_refused() {
         for (key, instead) in REFUSED {
             let refused = parse(&[&WHOLE[..], &[(key, "/etc/shadow")]].concat()).unwrap_err();

@@ -6,21 +6,25 @@
 //! Without `AWS_REGION` and without a region in the host's name, the bucket is asked where it lies, once and before the first request.
 //! A bucket is part of the path, but for hosts that want it in front of their own name.
 //!
-//! Only static credentials are used: never those of the machine, the pod or a file.
+//! The keys in the environment sign requests. Without them an identity does that the environment [was given](crate::repository::identity),
+//! with credentials that are [renewed]; without either nothing is asked.
+//!
+//! [renewed]: renewal
 
 pub mod digest;
+pub mod renewal;
 
 use std::sync::Arc;
 
-use object_store::ClientOptions;
 use object_store::aws::{AmazonS3Builder, Checksum};
 
 use super::StoreError;
-use super::bucket::{Bucket, BucketStore, no_retry};
+use super::bucket::{Bucket, BucketStore, client_options, no_retry, required};
 use super::http::{Connector, Limits};
 use super::patient::Patient;
 use crate::repository::environment::{Environment, Variable};
 use crate::repository::location::S3Location;
+use renewal::{Renewed, Renewing};
 
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -34,12 +38,23 @@ pub fn connect(
     limits: Limits,
     patient: Arc<Patient>,
 ) -> Result<BucketStore, StoreError> {
-    let connector = Connector::new(environment, limits)?;
-    let region = environment
-        .get(Variable::AwsRegion)
-        .or_else(|| environment.get(Variable::AwsDefaultRegion))
+    connect_by(Connector::new(environment, limits)?, location, environment, patient)
+}
+
+/// The same, over the connections of `connector`.
+///
+/// # Errors
+/// As for [`connect`].
+pub fn connect_by(
+    connector: Connector,
+    location: &S3Location,
+    environment: &Environment,
+    patient: Arc<Patient>,
+) -> Result<BucketStore, StoreError> {
+    let region = value(environment, Variable::AwsRegion)?
+        .or(value(environment, Variable::AwsDefaultRegion)?)
         .or_else(|| region_of(&location.endpoint));
-    let builder = builder(location, environment)?.with_http_connector(connector.clone());
+    let builder = signed(builder(location, environment)?, environment, &connector)?;
     let (name, prefix) = (&location.bucket, &location.prefix);
     let class = environment.get(Variable::S3StorageClass).map(str::to_owned);
     if let Some(region) = region {
@@ -65,19 +80,14 @@ fn in_region(builder: AmazonS3Builder, region: &str) -> Result<Arc<dyn Bucket>, 
 }
 
 fn builder(location: &S3Location, environment: &Environment) -> Result<AmazonS3Builder, StoreError> {
-    let required = |variable: Variable| {
-        environment.get(variable).ok_or_else(|| StoreError::Configuration(format!("{} is not set", variable.name())))
-    };
     let mut builder = AmazonS3Builder::new()
-        .with_access_key_id(required(Variable::AwsAccessKeyId)?)
-        .with_secret_access_key(required(Variable::AwsSecretAccessKey)?)
         .with_bucket_name(&location.bucket)
         // A bulk delete needs a permission and a dialect that not every store has.
         .with_disable_bulk_delete(true)
         .with_checksum_algorithm(Checksum::SHA256)
         .with_crypto_provider(Arc::new(digest::Digests))
         .with_retry(no_retry())
-        .with_client_options(ClientOptions::new().with_allow_http(location.endpoint.starts_with("http://")));
+        .with_client_options(client_options(location.endpoint.starts_with("http://")));
     let in_host = match environment.get(Variable::S3BucketLookup) {
         None | Some("auto") => addresses_by_host(location),
         Some("dns") => true,
@@ -96,13 +106,47 @@ fn builder(location: &S3Location, environment: &Environment) -> Result<AmazonS3B
         builder = builder.with_endpoint(endpoint);
     }
     builder = builder.with_virtual_hosted_style_request(in_host);
-    if let Some(token) = environment.get(Variable::AwsSessionToken) {
-        builder = builder.with_token(token);
-    }
     if let Some(key) = environment.get(Variable::AwsSseKmsKeyId) {
         builder = builder.with_sse_kms_encryption(key);
     }
     Ok(builder)
+}
+
+/// What signs requests, and what sends them.
+fn signed(builder: AmazonS3Builder, environment: &Environment, connector: &Connector) -> Result<AmazonS3Builder, StoreError> {
+    if environment.relies_on_identity()
+        && let Some(identity) = environment.identity().map_err(|error| StoreError::Configuration(error.to_string()))?
+    {
+        let credentials = Arc::new(Renewing::new(identity)?);
+        let connector = Renewed::new(connector.clone(), Arc::clone(&credentials));
+        return Ok(builder.with_credentials(credentials).with_http_connector(connector));
+    }
+    let key = |variable| value(environment, variable)?.map_or_else(|| required(environment, variable), Ok);
+    let mut builder = builder
+        .with_access_key_id(key(Variable::AwsAccessKeyId)?)
+        .with_secret_access_key(key(Variable::AwsSecretAccessKey)?)
+        .with_http_connector(connector.clone());
+    if let Some(token) = value(environment, Variable::AwsSessionToken)? {
+        builder = builder.with_token(token);
+    }
+    Ok(builder)
+}
+
+/// The value of a variable that becomes a part of headers. `object_store` panics at what cannot be one, such as the end of a line that a
+/// Secret was given by mistake.
+fn value(environment: &Environment, variable: Variable) -> Result<Option<&str>, StoreError> {
+    // A secret is never in a header.
+    let fits = |byte: u8| match variable {
+        Variable::AwsSecretAccessKey => !byte.is_ascii_control(),
+        _ => byte.is_ascii_graphic(),
+    };
+    match environment.get(variable) {
+        Some(value) if !value.bytes().all(fits) => Err(StoreError::Configuration(format!(
+            "{} holds a space, the end of a line, or another character that it cannot have",
+            variable.name()
+        ))),
+        value => Ok(value),
+    }
 }
 
 /// Whether the bucket stands in front of the host's name: on hosts that ask for it, as minio-go and so restic have it, where its name can be

@@ -15,7 +15,7 @@ const SHOWN_BYTES: usize = 300;
 
 /// Why a request brought no success. It travels through `object_store` as the source of its error, since that keeps the status of
 /// an answer to itself.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Fault {
     /// The store answered, and it is no success.
     Answer(Answer),
@@ -31,10 +31,14 @@ pub enum Fault {
     Slow(Duration),
     /// No connection, or one that broke.
     Broken(String),
+    /// There are no credentials to sign a request with, for this reason.
+    NoCredentials(String),
+    /// The same, for a reason that may pass.
+    NoCredentialsNow(String),
 }
 
 /// An answer that is no success.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Answer {
     status: StatusCode,
     /// The code in the body, such as `SlowDown`; empty when there is none.
@@ -59,10 +63,29 @@ impl Answer {
     pub fn status(&self) -> StatusCode {
         self.status
     }
+
+    /// True when it is the object, the upload or the bucket that does not exist. Other things have the same status: a key to encrypt with, for
+    /// one.
+    pub fn says_that_it_is_not_there(&self) -> bool {
+        let names = ["", "NotFound", "NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NoSuchBucket"];
+        let azures = ["BlobNotFound", "ContainerNotFound", "ResourceNotFound"];
+        self.status == StatusCode::NOT_FOUND && (names.contains(&self.code.as_str()) || azures.contains(&self.code.as_str()))
+    }
+
+    /// What the store finds wrong with the credentials, if it says that they are the trouble.
+    pub fn credentials(&self) -> Option<Complaint> {
+        match self.code.as_str() {
+            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => Some(Complaint::Expired),
+            "InvalidToken" | "InvalidTokenId" | "InvalidClientTokenId" => Some(Complaint::Token),
+            "InvalidAccessKeyId" => Some(Complaint::Key),
+            "SignatureDoesNotMatch" => Some(Complaint::Secret),
+            _ => None,
+        }
+    }
 }
 
 /// The text in the first element of this name.
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+pub fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let start = xml.find(&format!("<{name}>"))? + name.len() + 2;
     let length = xml[start..].find("</")?;
     Some(xml[start..start + length].trim())
@@ -81,6 +104,31 @@ impl fmt::Display for Answer {
     }
 }
 
+/// What a store finds wrong with credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Complaint {
+    /// The session token was good once.
+    Expired,
+    /// The session token is none.
+    Token,
+    /// There is no such key. MinIO says so too of one whose session token has expired.
+    Key,
+    /// Another secret belongs to the key.
+    Secret,
+}
+
+impl Complaint {
+    /// What that means to who gave them.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Expired => "the session token is no longer valid: get new credentials",
+            Self::Token => "the session token is not one of this store, or not of this key",
+            Self::Key => "there is no such access key; one that came with a session token may have expired",
+            Self::Secret => "the secret access key is wrong",
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -95,6 +143,7 @@ impl fmt::Display for Fault {
             Self::Stalled(time) => write!(f, "nothing moved for {} seconds", time.as_secs()),
             Self::Slow(time) => write!(f, "not done in {} seconds", time.as_secs()),
             Self::Broken(error) => f.write_str(error),
+            Self::NoCredentials(why) | Self::NoCredentialsNow(why) => write!(f, "no credentials: {why}"),
         }
     }
 }
@@ -130,8 +179,12 @@ impl Fault {
         match self {
             Self::Certificate(_) | Self::NoTls | Self::UnknownHost(_) => StoreError::Configuration(reason),
             Self::Stalled(_) | Self::Slow(_) => StoreError::Busy { object, reason },
-            Self::Broken(_) => StoreError::Unavailable { object, reason },
-            Self::Answer(answer) => answer.meaning(object, reason),
+            Self::Broken(_) | Self::NoCredentialsNow(_) => StoreError::Unavailable { object, reason },
+            Self::NoCredentials(_) => StoreError::Denied { object, reason },
+            Self::Answer(answer) => {
+                let advice = answer.credentials().map(|complaint| format!("; {}", complaint.advice()));
+                answer.meaning(object, reason + &advice.unwrap_or_default())
+            }
         }
     }
 }
@@ -150,9 +203,8 @@ impl Answer {
             ) => StoreError::Busy { object, reason },
             (429 | 503, _) => StoreError::Busy { object, reason },
             (_, "BlobAlreadyExists") => StoreError::AlreadyExists { object },
-            (_, "BlobImmutableDueToPolicy" | "ExpiredToken" | "ExpiredTokenException" | "InvalidToken") | (401 | 403, _) => {
-                StoreError::Denied { object, reason }
-            }
+            (_, "BlobImmutableDueToPolicy") | (401 | 403, _) => StoreError::Denied { object, reason },
+            _ if self.credentials().is_some() => StoreError::Denied { object, reason },
             (408 | 409 | 500 | 502 | 504, _) => StoreError::Unavailable { object, reason },
             (300..400, _) | (_, "AuthorizationHeaderMalformed") => StoreError::Configuration(match &self.region {
                 Some(region) => format!("the bucket lies in the region `{region}`; set AWS_REGION ({reason})"),
@@ -200,12 +252,19 @@ mod tests {
         {
             assert!(matches!(meaning(status, &code(body)), StoreError::Busy { .. }), "{status} {body}");
         }
-        for (status, body) in
-            [(401, ""), (403, ""), (403, "AccessDenied"), (400, "ExpiredToken"), (409, "BlobImmutableDueToPolicy")]
-        {
+        for (status, body) in [
+            (401, ""),
+            (403, ""),
+            (403, "AccessDenied"),
+            (400, "ExpiredToken"),
+            (400, "InvalidTokenId"),
+            (409, "BlobImmutableDueToPolicy"),
+        ] {
             assert!(matches!(meaning(status, &code(body)), StoreError::Denied { .. }), "{status} {body}");
         }
-        for (status, body) in [(400, ""), (400, "InvalidRequest"), (416, ""), (501, ""), (507, "")] {
+        for (status, body) in
+            [(400, ""), (400, "InvalidRequest"), (404, "KMS.NotFoundException"), (416, ""), (501, ""), (507, "")]
+        {
             assert!(matches!(meaning(status, &code(body)), StoreError::Io { .. }), "{status} {body}");
         }
         assert!(matches!(meaning(400, &code("RequestTimeout")), StoreError::Unavailable { .. }));
@@ -214,6 +273,30 @@ mod tests {
         assert!(matches!(&elsewhere, StoreError::Configuration(text) if text.contains("`eu-west-3`")), "{elsewhere:?}");
         let denied = meaning(403, &code("AccessDenied")).to_string();
         assert_eq!(denied, "access to config was denied: 403 Forbidden: AccessDenied: words");
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_is_no_object_that_is_not() {
+        let says = |status: u16, code: &str| {
+            let body = format!("<Error><Code>{code}</Code></Error>");
+            Answer::new(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes()).says_that_it_is_not_there()
+        };
+        assert!(says(404, "") && says(404, "NoSuchKey") && says(404, "NoSuchBucket") && says(404, "BlobNotFound"));
+        assert!(!says(404, "KMS.NotFoundException") && !says(404, "kms:KeyNotFound") && !says(403, "NoSuchKey"));
+    }
+
+    #[test]
+    fn a_token_that_has_expired_is_told_from_wrong_keys_and_from_want_of_permission() {
+        let said = |code: &str| meaning(403, &format!("<Error><Code>{code}</Code></Error>")).to_string();
+        for (code, advice) in [
+            ("ExpiredToken", "no longer valid"),
+            ("InvalidTokenId", "is not one of this store"),
+            ("InvalidAccessKeyId", "there is no such access key"),
+            ("SignatureDoesNotMatch", "the secret access key is wrong"),
+        ] {
+            assert!(said(code).contains(advice), "{}", said(code));
+        }
+        assert_eq!(said("AccessDenied"), "access to config was denied: 403 Forbidden: AccessDenied");
     }
 
     #[test]

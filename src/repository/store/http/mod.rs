@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use http_body::Body as _;
 use object_store::ClientOptions;
 use object_store::client::{
@@ -87,10 +88,25 @@ impl Connector {
     /// # Errors
     /// [`StoreError::Configuration`] when certificates or the machine's proxy settings cannot be used.
     pub fn new(environment: &Environment, limits: Limits) -> Result<Self, StoreError> {
+        Self::build(Self::trusting(environment)?, limits)
+    }
+
+    /// The same, for which `host` has this address.
+    #[cfg(test)]
+    pub fn resolving(
+        environment: &Environment,
+        limits: Limits,
+        host: &str,
+        address: std::net::SocketAddr,
+    ) -> Result<Self, StoreError> {
+        Self::build(Self::trusting(environment)?.resolve(host, address), limits)
+    }
+
+    fn trusting(environment: &Environment) -> Result<reqwest::ClientBuilder, StoreError> {
         let own = [Variable::ResticCacert, Variable::AwsCaBundle];
         let own = own.into_iter().find_map(|variable| Some((variable, environment.get(variable)?)));
         let builder = reqwest::Client::builder();
-        let builder = match own {
+        Ok(match own {
             None => builder,
             Some((variable, pem)) => builder.tls_backend_preconfigured(trust::only(pem).map_err(|error| {
                 StoreError::Configuration(format!(
@@ -98,7 +114,18 @@ impl Connector {
                     variable.name()
                 ))
             })?),
-        };
+        })
+    }
+
+    /// For services of this machine and at the other end of its wires, which no proxy of the machine leads to.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`] when the machine has no usable certificates.
+    pub fn direct(limits: Limits) -> Result<Self, StoreError> {
+        Self::build(reqwest::Client::builder().no_proxy(), limits)
+    }
+
+    fn build(builder: reqwest::ClientBuilder, limits: Limits) -> Result<Self, StoreError> {
         let client = builder
             // Parallel transfers are faster over connections of their own.
             .http1_only()
@@ -127,6 +154,29 @@ impl Connector {
             }
             Ok(Err(error)) => Err(self.in_transit(&error).meaning(object)),
             Err(_) => Err(Fault::Stalled(self.limits.idle).meaning(object)),
+        }
+    }
+
+    /// The body of the answer to `request`, of at most `most` bytes.
+    ///
+    /// # Errors
+    /// What was no success, and what is longer.
+    pub async fn ask(&self, request: HttpRequest, most: usize) -> Result<Vec<u8>, Fault> {
+        let broken = |error: HttpError| {
+            let fault = Fault::behind(&error).cloned();
+            fault.unwrap_or_else(|| Fault::Broken(error.to_string()))
+        };
+        let (parts, body) = self.call(request).await.map_err(broken)?.into_parts();
+        let (mut pieces, mut text) = (body.bytes_stream(), Vec::new());
+        while let Some(piece) = pieces.next().await {
+            text.extend_from_slice(&piece.map_err(broken)?);
+            if text.len() > most {
+                return Err(Fault::Broken(format!("an answer of more than {most} bytes")));
+            }
+        }
+        match parts.status.is_success() {
+            true => Ok(text),
+            false => Err(Fault::Answer(Answer::new(parts.status, &parts.headers, &text))),
         }
     }
 
@@ -174,17 +224,20 @@ impl HttpService for Connector {
         let connector = self.clone();
         let body = Arriving::new(body, self.limits.idle, self.limits.whole(expected), move |error| connector.in_transit(&error));
         let status = parts.status;
-        let expected_by_callers =
-            matches!(status, StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED | StatusCode::NOT_MODIFIED);
-        if status.is_success() || expected_by_callers {
+        if status.is_success() || matches!(status, StatusCode::PRECONDITION_FAILED | StatusCode::NOT_MODIFIED) {
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
         }
         let text = body.beginning(ERROR_TEXT_BYTES).await;
-        Err(fault(Fault::Answer(Answer::new(status, &parts.headers, &text))))
+        let answer = Answer::new(status, &parts.headers, &text);
+        if answer.says_that_it_is_not_there() {
+            return Ok(HttpResponse::from_parts(parts, text.into()));
+        }
+        Err(fault(Fault::Answer(answer)))
     }
 }
 
-fn fault(fault: Fault) -> HttpError {
+/// `fault`, as `object_store` passes it on.
+pub fn fault(fault: Fault) -> HttpError {
     HttpError::new(HttpErrorKind::Unknown, fault)
 }
 

@@ -30,6 +30,35 @@ fn a_store_without_credentials_is_refused_before_any_request() {
 }
 
 #[test]
+fn what_would_be_no_header_is_refused_before_any_request() {
+    let location = S3Location { endpoint: "https://host".into(), bucket: "bucket".into(), prefix: String::new() };
+    let whole =
+        [("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "a secret"), ("AWS_SESSION_TOKEN", "t"), ("AWS_REGION", "r")];
+    connected(&location, &Environment::from_pairs(whole)).unwrap();
+    for (name, value) in whole {
+        let mut pairs = whole.to_vec();
+        let with_its_line = format!("{value}\n");
+        pairs.push((name, &with_its_line));
+        let error = connected(&location, &Environment::from_pairs(pairs)).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("the store cannot be used: {name} holds")), "{error}");
+    }
+}
+
+#[test]
+fn an_identity_is_used_where_there_are_no_keys_and_one_that_is_half_named_is_refused() {
+    use crate::repository::identity::{CloudIdentity, CredentialSource};
+    let location = S3Location { endpoint: "https://host".into(), bucket: "bucket".into(), prefix: String::new() };
+    let source = CredentialSource::Instance { service: "http://127.0.0.1:1".to_owned() };
+    let identity = CloudIdentity { source, authorities: None };
+    connected(&location, &Environment::new().with_identity(identity.clone())).unwrap();
+    let half = Environment::from_pairs([("AWS_ACCESS_KEY_ID", "AKIA")]).with_identity(identity);
+    assert_eq!(
+        connected(&location, &half).unwrap_err().to_string(),
+        "the store cannot be used: AWS_SECRET_ACCESS_KEY is not set"
+    );
+}
+
+#[test]
 fn amazon_s_names_tell_their_region() {
     for (endpoint, region) in [
         ("https://s3.eu-central-1.amazonaws.com", Some("eu-central-1")),
