@@ -3,7 +3,8 @@
 #   make demo   the main job end to end on real files; ends with `N passed, N failed`
 #   make test   lints, and all tests: unprivileged, root, and in virtual machines; of the long ones a share that turns with the commit;
 #               ends with `N passed, N failed`
-#   make test-full    the same with the whole of the long ones
+#   make test-full    the same with the whole of the long ones, and object stores that are not ours: MinIO, Azurite
+#   make test-stores  those stores only
 #   make test-thin    of these the tests that need device-mapper, in virtual machines, and power cuts; ends with `N passed, N failed`
 #   make test-thin-full    the same with the whole of the long ones
 #   make e2e    the driver in a Kubernetes cluster of two nodes on this machine: chart, image, scenarios; ends with `N passed, N failed`. The
@@ -19,13 +20,14 @@
 #   make soak-repository    100 prunes of stock restic, stopped at every step, beside exports that want what they delete; a year of exports,
 #               forgets, prunes, faults and kills on one repository; ten minutes of exporters, prunes of ours and of restic's and restores
 #               at once; prints its seeds
+#   make outages    stores that are away, busy, slow or silent, for minutes each: exports and restores as patient as the product's
 #   make clean  removes what was built
 
 SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints,thin-tests
 
-.PHONY: all demo test test-full test-thin test-thin-full e2e image fuzz soak soak-repository lint bench bench-quick bench-memory bench-thin build clean
+.PHONY: all demo test test-full test-stores test-thin test-thin-full e2e image fuzz soak soak-repository outages lint bench bench-quick bench-memory bench-thin build clean
 
 all: build
 
@@ -41,6 +43,10 @@ test:
 
 test-full:
 	@e2e/run-tests.sh full
+
+test-stores:
+	@e2e/setup.sh stores
+	$(CARGO) test --features $(FEATURES) --lib -- --ignored store::conformance::minio store::conformance::azurite
 
 test-thin:
 	@e2e/run-thin-tests.sh sampled
@@ -92,6 +98,10 @@ soak-repository:
 	WINDLASS_LOCK_ROUNDS=$${WINDLASS_LOCK_ROUNDS:-100} $(CARGO) test --features $(FEATURES) --test root_locks -- --nocapture
 	WINDLASS_SOAK_EXPORTS=400 WINDLASS_SOAK_SECONDS=600 \
 		$(CARGO) test --features $(FEATURES) --test repository_soak -- --nocapture --test-threads=1
+
+outages:
+	@e2e/setup.sh test
+	$(CARGO) test --features $(FEATURES) --test transfer_stores -- --ignored outages --nocapture
 
 clean:
 	rm -rf target

@@ -7,7 +7,8 @@
 #
 #   e2e/run-tests.sh [all|full|unprivileged|root] [FILTER]
 #
-# `all` is what `make test` runs: of the tests that take long it runs a share (e2e/testing.sh). `full` runs the whole of them. The
+# `all` is what `make test` runs: of the tests that take long it runs a share (e2e/testing.sh). `full` runs the whole of them, and those
+# against MinIO and Azurite. The
 # other two leave out the lints and the virtual machines, and run whole tests. FILTER is a part of the names of the tests wanted.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -103,6 +104,16 @@ run_root() {
     done <<<"$executables"
 }
 
+# Servers of others, of which one takes minutes to build: only the whole run has them.
+run_stores() {
+    local source executable
+    while read -r source executable; do
+        case $source in
+            src/lib.rs) run_one "stores of others" "$executable" --ignored store::conformance::minio store::conformance::azurite ;;
+        esac
+    done <<<"$executables"
+}
+
 # The virtual machines are emulated where there is no KVM, and take a processor. They get less of this machine than its own
 # tests, which have deadlines.
 thin=
@@ -150,6 +161,7 @@ fi
 if is_whole_run; then
     choose_share "$([ "$part" = full ] && echo full || echo sampled)"
     stage "setup" set_up thin || { broke "the machine could not be set up" "$(tail -n 15 "$log")"; end; }
+    [ "$part" != full ] || stage "stores of others" set_up stores || { broke "MinIO and Azurite could not be had" "$(tail -n 15 "$log")"; end; }
 else
     stage "setup" set_up test || { broke "the machine could not be set up" "$(tail -n 15 "$log")"; end; }
 fi
@@ -160,5 +172,6 @@ if is_whole_run; then
 fi
 [ "$part" = root ] || stage "unprivileged tests" run_unprivileged
 [ "$part" = unprivileged ] || stage "root tests" run_root
+[ "$part" != full ] || stage "tests of the stores of others" run_stores
 [ -z "$thin" ] || stage "virtual machines and replays beyond the others' end" end_thin
 end

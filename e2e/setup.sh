@@ -3,7 +3,8 @@
 #
 #   e2e/setup.sh build    what `make demo` needs: compiler, file system tools
 #   e2e/setup.sh test     that, and the oracles of the tests: csi-sanity, two releases of restic, thin-provisioning-tools
-#   e2e/setup.sh thin     that, and the virtual machine of the tests that need device-mapper (e2e/vm)
+#   e2e/setup.sh stores   the stores that `make test-full` tries: MinIO, which takes four minutes of a processor, and Azurite
+#   e2e/setup.sh thin     that of `test`, and the virtual machine of the tests that need device-mapper (e2e/vm)
 #   e2e/setup.sh image    what `make image` needs: that of `build`, and what makes images without a container engine
 #   e2e/setup.sh e2e      that, and what a Kubernetes cluster needs here (e2e/cluster); its programs are built by e2e/cluster/build.sh
 #   e2e/setup.sh fuzz     what `make build` needs, a nightly toolchain and cargo-fuzz
@@ -109,6 +110,19 @@ build_tool() {
     printf '%s\n' "$state" >"$stamp"
 }
 
+# install_azurite: the release, and all it needs, that the lock file of e2e/tools/azurite pins. Nothing of it runs while it is installed.
+install_azurite() {
+    local from=e2e/tools/azurite to=target/tools/azurite state
+    state=$(cat "$from/package.json" "$from/package-lock.json" | sha256sum)
+    [ "$(cat "$to.stamp" 2>/dev/null)" = "$state" ] && return 0
+    say "installing azurite"
+    rm -rf "$to" "$to.stamp"
+    mkdir -p "$to"
+    cp "$from/package.json" "$from/package-lock.json" "$to"
+    (cd "$to" && timeout "$build_limit" npm ci --silent --no-audit --no-fund --ignore-scripts) || die "azurite could not be installed"
+    printf '%s\n' "$state" >"$to.stamp"
+}
+
 # build_rustic: the release named here, with exactly the versions of its own Cargo.lock.
 build_rustic() {
     local version=0.11.4
@@ -124,8 +138,8 @@ build_rustic() {
 }
 
 case $wanted in
-    build | test | thin | image | e2e | fuzz | bench | bench-quick) ;;
-    *) die "usage: $0 [build|test|thin|image|e2e|fuzz|bench|bench-quick]" ;;
+    build | test | stores | thin | image | e2e | fuzz | bench | bench-quick) ;;
+    *) die "usage: $0 [build|test|stores|thin|image|e2e|fuzz|bench|bench-quick]" ;;
 esac
 command -v apt-get >/dev/null || die "this is no Debian; see the package lists in $0"
 
@@ -136,6 +150,13 @@ if [ "$wanted" = test ] || [ "$wanted" = thin ]; then
     go_setup
     build_tool csi-sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
     build_tool restic github.com/restic/restic/cmd/restic
+fi
+if [ "$wanted" = stores ]; then
+    install_packages openssl
+    go_setup
+    build_tool minio github.com/minio/minio
+    command -v node >/dev/null && command -v npm >/dev/null || install_packages nodejs npm
+    install_azurite
 fi
 if [ "$wanted" = thin ]; then
     install_packages qemu-system-x86 busybox-static cpio xz-utils zstd binutils thin-provisioning-tools dmsetup lvm2 strace fdisk
