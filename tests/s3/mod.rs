@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
+pub mod line;
+pub mod tokens;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -117,9 +120,24 @@ impl S3Server {
         *self.director.script.lock().unwrap() = None;
     }
 
+    /// Goes away for good: nobody answers at its address. What it has stored stays.
+    pub fn leaves(&self) {
+        self.task.abort();
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
     /// The repository at `prefix` in the bucket.
     pub fn location(&self, prefix: &str) -> Location {
-        format!("s3:http://{}/{BUCKET}/{prefix}", self.address).parse().unwrap()
+        Self::location_at(self.address, prefix)
+    }
+
+    /// The same, for who comes by another address.
+    pub fn location_at(address: std::net::SocketAddr, prefix: &str) -> Location {
+        format!("s3:http://{address}/{BUCKET}/{prefix}").parse().unwrap()
     }
 
     /// Credentials that it accepts.
