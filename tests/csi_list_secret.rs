@@ -42,6 +42,7 @@ async fn export(node: &Node, snapshot: &str, mut secret: HashMap<String, String>
         location: secret.remove("RESTIC_REPOSITORY").unwrap(),
         password: secret.remove("RESTIC_PASSWORD").unwrap(),
         environment: secret.into_iter().collect(),
+        cloud_identity: false,
     };
     let request = windlass_proto::StartExportRequest {
         snapshot_id: snapshot.to_owned(),

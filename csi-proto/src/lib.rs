@@ -107,6 +107,7 @@ mod tests {
                 password: "hush".to_owned(),
                 environment: [("AWS_SECRET_ACCESS_KEY".to_owned(), "hush".to_owned()), ("B".to_owned(), "hush".to_owned())]
                     .into(),
+                cloud_identity: false,
             })
         };
         let export = StartExportRequest { repository: access(), ..Default::default() };
