@@ -265,8 +265,10 @@ mod outages {
 
         // What it has stored is where it was.
         restic_check(&server).unwrap();
-        let folder = Location::Local(server.file("r"));
-        let repository = reopen(connect_with(&folder, &Environment::new(), QUICK).unwrap()).await.unwrap();
+        let folder = connect_with(&Location::Local(server.file("r")), &Environment::new(), QUICK).unwrap();
+        // A bucket has no folders that are empty.
+        folder.prepare().await.unwrap();
+        let repository = reopen(folder).await.unwrap();
         let snapshot = export(&repository, &volume).await.unwrap();
         assert!(restored(&repository, &snapshot, volume.bytes.len(), Locking::Shared).await.unwrap() == volume.bytes);
         restic_check(&server).unwrap();
