@@ -11,8 +11,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 # The store of the API server, with all that it had, is thrown away; the programs that lived by it are started anew.
 . e2e/cluster/components.sh
-for name in kubelet1 kube-scheduler kube-controller-manager kube-apiserver etcd; do end 1 "$name" KILL; done
-end 2 kubelet2 KILL
+for name in kubelet1 kube-proxy1 kube-scheduler kube-controller-manager kube-apiserver etcd; do end 1 "$name" KILL; done
+for name in kubelet2 kube-proxy2; do end 2 "$name" KILL; done
 rm -rf "$run/node1/etcd"
 e2e/cluster/up.sh >&2
 [ "$(kubectl get pv,pvc -A -o name | wc -l)" = 0 ] || fail "the cluster remembers volumes"
