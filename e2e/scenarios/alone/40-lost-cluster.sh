@@ -1,9 +1,12 @@
-# All objects of the cluster are lost, its disks are not: what `windlass pool manifests` prints brings every volume back to the claim it had.
+# All objects of the cluster are lost, its disks are not: what `windlass pool manifests` prints brings every volume back to the claim it had, and every snapshot.
 claim data 128Mi
 claim disk 64Mi class=windlass-raw mode=Block
 run_pod writer data:/data disk:/dev/disk
 fill writer /data
 inside_pod writer 'dd if=/dev/urandom of=/dev/disk bs=1M count=64 2>/dev/null; sync'
+monday=$(checksum writer /data)
+snapshot monday data
+fill writer /data
 files=$(checksum writer /data)
 blocks=$(device_checksum writer /dev/disk)
 end_pods writer
@@ -17,7 +20,7 @@ rm -rf "$run/node1/etcd"
 e2e/cluster/up.sh >&2
 [ "$(kubectl get pv,pvc -A -o name | wc -l)" = 0 ] || fail "the cluster remembers volumes"
 e2e/install-driver.sh ${WINDLASS_IMAGE_TAG:+--set "image.tag=$WINDLASS_IMAGE_TAG"}
-in_driver windlass pool manifests --endpoint unix:///csi/csi.sock --storage-class windlass >"$scratch/volumes.yaml"
+in_driver windlass pool manifests --endpoint unix:///csi/csi.sock --storage-class windlass --snapshot-class windlass-local >"$scratch/volumes.yaml"
 kubectl create namespace "$namespace" >/dev/null
 kubectl apply -f "$scratch/volumes.yaml" >/dev/null
 for name in data disk; do
@@ -29,5 +32,11 @@ done
 run_pod reader data:/data disk:/dev/disk
 equal "$(checksum reader /data)" "$files" "the files"
 equal "$(device_checksum reader /dev/disk)" "$blocks" "the blocks"
+snapshot_ready monday
+claim again 128Mi from=VolumeSnapshot/monday
+run_pod earlier again:/data
+equal "$(checksum earlier /data)" "$monday" "the files of the snapshot"
+# All of it is printed to be kept; here it is to go.
+kubectl patch volumesnapshotcontent "$(content_of monday)" --type=merge -p '{"spec": {"deletionPolicy": "Delete"}}' >/dev/null
 for volume in $(volumes_left); do kubectl patch pv "$volume" --type=merge -p '{"spec": {"persistentVolumeReclaimPolicy": "Delete"}}' >/dev/null; done
 leaves_nothing
