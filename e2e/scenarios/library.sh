@@ -12,6 +12,8 @@ k() { kubectl -n "$namespace" "$@"; }
 apply() { k apply -f - >/dev/null; }
 note() { printf '%s %s\n' "$(date +%T)" "$*" >&2; }
 fail() { printf 'NOT SO: %s\n' "$*" >&2; exit 1; }
+# not_checked WHAT AND WHY: is printed with the scenario's result.
+not_checked() { printf 'NOT CHECKED: %s\n' "$*"; }
 equal() { [ "$1" = "$2" ] || fail "$3: $1, not $2"; }
 
 # until_true WHAT COMMAND...: until the command succeeds.

@@ -18,4 +18,17 @@ equal "$(k get pod busy -o jsonpath='{.status.phase}')" Running "the writer"
 claim again 400Mi class=windlass-xfs from=VolumeSnapshot/monday
 run_pod reader again:/data
 equal "$(checksum reader /data)" "$before" "the files of before the growth"
+# The kernel lets ext4 grow while it is mounted only with CAP_SYS_RESOURCE (24), which a privileged pod has unless the machine itself lacks it.
+abilities=$(inside 1 awk '$1 == "CapEff:" { print $2 }' "/proc/$(process_of node)/status")
+if [ $((0x$abilities >> 24 & 1)) = 1 ]; then
+    claim other 128Mi
+    run_pod user other:/data
+    fill user /data
+    before=$(checksum user /data)
+    k patch pvc other --type=merge -p '{"spec": {"resources": {"requests": {"storage": "256Mi"}}}}' >/dev/null
+    k wait --for=jsonpath='{.status.capacity.storage}'=256Mi pvc/other --timeout="${patience}s" >/dev/null
+    equal "$(checksum user /data)" "$before" "the files on ext4 after it grew"
+else
+    not_checked "growth of a mounted ext4: this machine has no CAP_SYS_RESOURCE"
+fi
 leaves_nothing
