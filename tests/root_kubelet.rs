@@ -165,14 +165,16 @@ fn a_node_serves_the_pools_that_name_it_and_makes_itself_known() {
     assert_eq!((status.len(), status[0].name.as_str(), status[0].reserve.as_str()), (1, "fast", "5%"));
     assert_eq!(status[0].reserve_bytes, status[0].total_bytes / 20);
     let volume = csi.make_volume("data", 64 * MIB, Use::Block, &Source::Blank);
-    csi.drop_volume(&volume);
-    drop(csi);
+    let cut = csi.make_snapshot("cut", &volume);
     // No transfers are served.
     let refused = run(windlass()
-        .args(["export", "x", "--repository", "/nonexistent", "--endpoint"])
+        .args(["export", &cut, "--repository", "/nonexistent", "--endpoint"])
         .arg(place.endpoint())
         .env("RESTIC_PASSWORD", "x"));
-    assert!(refused.code.is_some_and(|code| code != 0));
+    assert!(refused.code == Some(1) && refused.stderr.contains("--no-repositories"), "{:?} {}", refused.code, refused.stderr);
+    csi.drop_snapshot(&cut);
+    csi.drop_volume(&volume);
+    drop(csi);
     // The kubelet's directory is emptied, and the node is there again.
     fs::remove_file(place.path("registration/csi.windlass.dev-reg.sock")).unwrap();
     assert_eq!(place.registered().name, "csi.windlass.dev");

@@ -311,7 +311,9 @@ fn answered(what: &str, code: Code, message: &str) -> CliError {
         Code::DataLoss => error.advise(
             "`windlass repository check --read-data` lists everything that is damaged; a restore with --skip-damaged leaves that out",
         ),
-        Code::Unimplemented => error.advise("the node is of another release than this command"),
+        Code::Unimplemented => {
+            error.advise("the node was started with --no-repositories and this is a transfer, or it is of another release than this command")
+        }
         _ => error,
     }
 }
