@@ -5,8 +5,9 @@
 mod transfer_fixture;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -701,4 +702,44 @@ async fn what_only_a_damaged_pack_has_stays_and_the_rest_is_pruned() {
             Err(_) => assert_eq!(*id, of),
         }
     }
+}
+
+/// Runs a verb on a repository that is locked, once to fail at once and once to wait until the lock is gone.
+async fn waits_for_the_lock(place: &Path, verb: &[&str]) {
+    let repository = Repository::open(Arc::new(LocalStore::new(place.to_owned())), &transfer_fixture::password()).await.unwrap();
+    let held = repository.lock(LockMode::Exclusive).await.unwrap();
+    let command = |wait: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_windlass"));
+        command.arg("repository").args(verb).args(["--retry-lock", wait, "--repository"]).arg(place);
+        command.env("RESTIC_PASSWORD", PASSWORD).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let refused = command("0").output().unwrap();
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    let mut patient = command("5m").spawn().unwrap();
+    let mut said = BufReader::new(patient.stderr.take().unwrap());
+    let said = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        (line, said)
+    });
+    // The rest of what it says is read until it ends, so that it never waits for us.
+    let (line, mut said) = said.await.unwrap();
+    assert!(line.contains("waiting for the repository's lock"), "{verb:?}: {line}");
+    held.release().await.unwrap();
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).unwrap();
+        (patient.wait().unwrap(), rest)
+    });
+    let (status, rest) = ended.await.unwrap();
+    assert!(status.success(), "{verb:?}: {status}: {rest}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forget_and_prune_wait_for_a_lock_as_long_as_they_are_told_to() {
+    let (store, _) = repository().await;
+    let folder = on_disk(&store).await;
+    waits_for_the_lock(folder.path(), &["forget", "--keep-last", "1"]).await;
+    waits_for_the_lock(folder.path(), &["prune"]).await;
 }
