@@ -39,7 +39,7 @@ release=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
 cache=${WINDLASS_TOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/windlass}/image
 mkdir -p "$cache"
 exec 9>"$cache.lock"
-flock 9
+flock -w 1800 9 || die "another build of an image has run for half an hour"
 [ -z "$(find "$cache" -maxdepth 1 -name made -mtime +7)" ] || { say "what was kept is a week old"; rm -rf "$cache"; mkdir -p "$cache"; }
 [ -e "$cache/made" ] || touch "$cache/made"
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=overlay
