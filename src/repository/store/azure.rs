@@ -87,6 +87,10 @@ mod tests {
         let store = connect(&location, &environment, Limits::default(), patient, Some(&endpoint)).unwrap();
         let answers = async {
             let (mut stream, body) = (listener.accept().await.unwrap().0, "<Error><Code>ContainerNotFound</Code></Error>");
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(tokio::io::AsyncReadExt::read_u8(&mut stream).await.unwrap());
+            }
             let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len());
             tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
         };
