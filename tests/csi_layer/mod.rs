@@ -149,7 +149,7 @@ pub async fn what_a_block_mover_does_by_hand_holds(kind: PoolFileSystem) {
     };
     write("first", 3).await;
     let first = fixture.snapshot("first", &source).await;
-    assert_eq!(fixture.snapshots_by_id(&first).await, [first.clone()]);
+    assert_eq!(fixture.snapshots_by_id(&first).await, std::slice::from_ref(&first));
     let whole = fixture.allocated_ranges(&first).await;
     assert!(whole >= 8 << 20, "{whole}");
     // Both contents of the handle are deleted, the second when there is nothing left.
