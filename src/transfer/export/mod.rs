@@ -104,6 +104,9 @@ pub struct ExportReport {
     pub mode: ExportMode,
     /// Size of the volume.
     pub size_bytes: u64,
+    /// Blobs that the repository's index named when the export began, without those that are doubted, and counted as often as index
+    /// files name them.
+    pub indexed_blobs: u64,
     /// Read from the source.
     pub read_bytes: u64,
     /// Chunks that are zeros as a whole, allocated or not.
@@ -338,6 +341,7 @@ async fn locked(
         snapshot: id,
         mode,
         size_bytes: volume_bytes,
+        indexed_blobs: index.len(),
         read_bytes: counters.read_bytes,
         zero_bytes: counts.zero_bytes,
         chunks: counts.chunks,
