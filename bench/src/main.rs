@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use error::BenchError;
+use windlass::block::buffer::give_freed_memory_back;
 
 /// Measures Windlass beside other backup programs.
 #[derive(Debug, Parser)]
@@ -53,6 +54,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // As the product does, before any thread.
+    give_freed_memory_back();
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -7,8 +7,10 @@
 //! Each prints one JSON line: the pipeline's own report, the settings, and `peak_bytes`, the kernel's peak of resident memory.
 
 pub mod check;
+mod counted;
 mod distant;
 pub mod export;
+pub mod fabricated;
 pub mod restore;
 
 use std::num::NonZeroUsize;
@@ -22,7 +24,9 @@ use windlass::repository::{self, Cache, Environment, KdfCost, Location, Password
 use windlass::transfer::Budget;
 
 use crate::error::{BenchError, While};
+use counted::{CountedStore, Requests};
 use distant::DistantStore;
+use fabricated::FabricatedStore;
 
 /// Where the image lies in a snapshot, as the product lays it out: in its volume's folder.
 const FOLDER: &str = "bench";
@@ -31,9 +35,9 @@ const IMAGE: &str = "volume.img";
 /// Which repository.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RepositoryArguments {
-    /// Directory of the repository
-    #[arg(long, value_name = "DIR")]
-    pub repository: PathBuf,
+    /// The repository: a directory, or a bucket as restic calls it, with credentials in the environment
+    #[arg(long, value_name = "PLACE")]
+    pub repository: String,
     /// Directory of the cache; without one nothing is kept
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -69,18 +73,45 @@ impl RepositoryArguments {
     }
 
     fn store(&self) -> Result<Arc<dyn repository::Store>, BenchError> {
-        let path = std::path::absolute(&self.repository).while_doing(|| "the repository has no path".to_owned())?;
-        let store = repository::connect(&Location::Local(path), &Environment::new());
-        let store = store.while_doing(|| "the repository's place".to_owned())?;
+        let what = || "the repository's place".to_owned();
+        let store = match self.repository.starts_with("s3:") {
+            true => {
+                let location = self.repository.parse::<Location>().while_doing(what)?;
+                repository::connect(&location, &Environment::from_process()).while_doing(what)?
+            }
+            false => {
+                let folder = std::path::absolute(&self.repository).while_doing(what)?;
+                let location = Location::Local(folder.clone());
+                FabricatedStore::around(repository::connect(&location, &Environment::new()).while_doing(what)?, &folder)
+            }
+        };
         Ok(match self.latency {
             0 => store,
             milliseconds => Arc::new(DistantStore::new(store, Duration::from_millis(milliseconds))),
         })
     }
 
+    /// Opens the repository.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or not with this password.
     pub async fn open(&self) -> Result<Repository, BenchError> {
-        let opened = Repository::open(self.store()?, &self.password()?).await;
-        let opened = opened.while_doing(|| format!("opening {}", self.repository.display()))?;
+        self.open_on(self.store()?).await
+    }
+
+    /// Opens the repository; also what will have been asked of its store from now on.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub async fn open_counted(&self) -> Result<(Repository, Arc<Requests>), BenchError> {
+        let requests = Arc::<Requests>::default();
+        let store = Arc::new(CountedStore::new(self.store()?, Arc::clone(&requests)));
+        Ok((self.open_on(store).await?, requests))
+    }
+
+    async fn open_on(&self, store: Arc<dyn repository::Store>) -> Result<Repository, BenchError> {
+        let opened = Repository::open(store, &self.password()?).await;
+        let opened = opened.while_doing(|| format!("opening {}", self.repository))?;
         Ok(match &self.cache {
             Some(folder) => opened.with_cache(&Cache::new(folder.clone(), Cache::LIMIT_BYTES)),
             None => opened,
@@ -95,7 +126,7 @@ impl RepositoryArguments {
 pub fn init(arguments: &RepositoryArguments) -> Result<(), BenchError> {
     runtime()?.block_on(async {
         let made = Repository::init(arguments.store()?, &arguments.password()?, KdfCost::STANDARD).await;
-        made.map(drop).while_doing(|| format!("making {}", arguments.repository.display()))
+        made.map(drop).while_doing(|| format!("making {}", arguments.repository))
     })
 }
 

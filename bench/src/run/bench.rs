@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
+use serde_json::Value;
 
 use crate::data::place::{Place, command};
 use crate::error::{BenchError, While};
@@ -30,7 +31,8 @@ pub(super) struct Bench {
     left_out: Vec<String>,
 }
 
-const INDISPENSABLE: [&str; 2] = ["windlass", "restic"];
+const WINDLASS: &str = "windlass";
+const INDISPENSABLE: [&str; 2] = [WINDLASS, "restic"];
 
 /// An image, as those see it who back it up.
 #[derive(Debug, Clone)]
@@ -254,26 +256,26 @@ impl Bench {
             .variable("WINDLASS_SCRATCH_DIR", workshop))
     }
 
-    /// Runs such a command without measuring.
-    pub(super) fn prepare(&self, workshop: &Path, words: &str) -> Result<(), BenchError> {
+    /// Runs such a command without measuring; what it printed.
+    pub(super) fn prepare(&self, workshop: &Path, words: &str) -> Result<String, BenchError> {
         self.check_interrupt()?;
-        self.own(workshop, words)?.output().map(drop)
+        self.own(workshop, words)?.output()
     }
 
-    /// Measures such a command, an export, under the name of Windlass.
-    pub(super) fn synthetic(&mut self, case: &str, data: &str, workshop: &Path, words: &str) -> Result<(), BenchError> {
-        const WINDLASS: &str = "windlass";
+    fn windlass(&self) -> Result<Rc<dyn Tool>, BenchError> {
+        let windlass = self.tools.iter().find(|tool| tool.name() == WINDLASS).cloned();
+        windlass.ok_or_else(|| BenchError::new("windlass does not take part"))
+    }
+
+    /// Measures such a command, an export, under the name of Windlass; its report.
+    pub(super) fn synthetic(&mut self, case: &str, data: &str, workshop: &Path, words: &str) -> Result<Value, BenchError> {
         let invocation = self.own(workshop, words)?;
         let usage = self.measure(&invocation, case, WINDLASS, None)?;
-        let log = self.log(case, WINDLASS);
-        let text = fs::read_to_string(&log).while_doing(|| format!("reading {}", log.display()))?;
-        let report = text.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
-        let report: serde_json::Value = serde_json::from_str(report).while_doing(|| format!("reading {}", log.display()))?;
+        let report = report_in(&self.log(case, WINDLASS))?;
         let stored = report["stored_bytes"].as_u64().ok_or_else(|| BenchError::new("a report without its stored bytes"))?;
-        let windlass = self.tools.iter().find(|tool| tool.name() == WINDLASS).cloned();
-        let windlass = windlass.ok_or_else(|| BenchError::new("windlass does not take part"))?;
+        let windlass = self.windlass()?;
         self.note(case, &*windlass, data, &invocation, usage, stored);
-        Ok(())
+        Ok(report)
     }
 
     /// What came of a tool's turn. The two that the ratios are about must not fail; any other one is left out from then on, and
@@ -293,7 +295,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Tools that failed, with the reason.
+    /// What was left out, with the reason.
     pub(super) fn left_out(&self) -> Vec<String> {
         self.left_out.clone()
     }
@@ -366,7 +368,8 @@ impl Bench {
         crate::data::compare::same(one, other)
     }
 
-    fn log(&self, case: &str, tool: &str) -> PathBuf {
+    /// Where the output of a tool in a case goes.
+    pub(super) fn log(&self, case: &str, tool: &str) -> PathBuf {
         self.output.join("logs").join(format!("{case}.{tool}.log"))
     }
 
@@ -392,4 +395,11 @@ impl Bench {
         let figures = Figures { usage, stored_bytes };
         self.results.note(case, tool.name(), tool.version(), data, &invocation.shown(self.place.root()), figures);
     }
+}
+
+/// The report that an export of this program printed.
+fn report_in(log: &Path) -> Result<Value, BenchError> {
+    let what = || format!("reading {}", log.display());
+    let text = fs::read_to_string(log).while_doing(what)?;
+    serde_json::from_str(text.lines().rfind(|line| line.starts_with('{')).unwrap_or_default()).while_doing(what)
 }

@@ -7,6 +7,7 @@
 
 mod bench;
 mod filesystem;
+mod proof;
 mod scale;
 mod volumes;
 
@@ -41,7 +42,8 @@ pub enum Part {
     Filesystem,
     /// The others: database, incompressible, large and nearly empty.
     Volumes,
-    /// What a repository that many share costs: long indexes and lists, distant stores, locks. Volumes are made up as they are read.
+    /// What a repository that many share costs: long indexes and lists, distant stores, locks, many agents. Volumes are made up as they are
+    /// read.
     Scale,
 }
 

@@ -2,8 +2,8 @@
 //! volume's size can be measured for sizes that no disk here holds.
 //!
 //! * `export` reads all of a synthetic volume, or a few chunks of it upon an earlier export;
-//! * `fabricate` stores index files, tree and snapshot of a full volume whose packs do not exist: enough for an increment, which
-//!   reads none of them. A full export of 16 TiB takes hours, this a minute;
+//! * `fabricate` stores index files, tree and snapshot of a full volume whose packs are [made up](crate::product::fabricated): enough for
+//!   an increment, which reads none of their blobs. A full export of 16 TiB takes hours, this a minute;
 //! * `index` and `locks` store what others would have left in a repository that many share;
 //! * `restore` restores into a sink that compares and keeps nothing.
 //!
@@ -29,7 +29,7 @@ use windlass::types::{LogicalBlockSize, Timestamp};
 
 use crate::error::{BenchError, While};
 use crate::product::{BudgetArguments, RepositoryArguments, print, runtime};
-use volume::{Allocation, SyntheticVolume};
+use volume::{Allocation, Filling, SyntheticVolume};
 
 const FOLDER: &str = "synthetic";
 const PATH: &str = "/synthetic/volume.img";
@@ -39,9 +39,9 @@ const PATH: &str = "/synthetic/volume.img";
 pub enum Command {
     /// Export it
     Export(ExportArguments),
-    /// Store the lists of a full one without its packs
+    /// Store the lists of a full one, whose packs are made up
     Fabricate(FabricateArguments),
-    /// Store index files about packs of others that do not exist
+    /// Store index files about packs of others, which are made up
     Index(CountArguments),
     /// Store locks of other hosts
     Locks(CountArguments),
@@ -65,6 +65,12 @@ pub struct ExportArguments {
     /// Export so many changed chunks upon the first export in the repository
     #[arg(long, value_name = "CHUNKS")]
     changed: Option<u64>,
+    /// What its blocks hold
+    #[arg(long, value_enum, default_value = "plain")]
+    filling: Filling,
+    /// Which of the volumes of these properties: no two have a chunk in common
+    #[arg(long, value_name = "N", default_value = "0")]
+    seed: u16,
     #[command(flatten)]
     budget: BudgetArguments,
 }
@@ -133,16 +139,17 @@ fn metadata(size: u64, snapshot: &str) -> Metadata {
 fn export(arguments: &ExportArguments) -> Result<(), BenchError> {
     let size = arguments.size;
     let volume = SyntheticVolume::new(size, arguments.allocated, arguments.changed.unwrap_or(0));
+    let volume = volume.filled_with(arguments.filling, arguments.seed);
     let budget = arguments.budget.budget();
-    let report = runtime()?.block_on(async {
-        let repository = arguments.repository.open().await?;
+    let (report, requests) = runtime()?.block_on(async {
+        let (repository, requests) = arguments.repository.open_counted().await?;
         let since = match arguments.changed {
             Some(_) => Ok(parent(&repository, &volume).await?),
             None => Err(FullReason::NoParent),
         };
         let options = ExportOptions {
             path: PATH.to_owned(),
-            hostname: "bench".to_owned(),
+            hostname: format!("bench-{}", arguments.seed),
             tags: Vec::new(),
             time: Timestamp::now(),
             metadata: metadata(size, if arguments.changed.is_some() { "second" } else { "first" }),
@@ -154,12 +161,13 @@ fn export(arguments: &ExportArguments) -> Result<(), BenchError> {
         let source: Arc<dyn BlockSource> = Arc::new(volume.clone());
         let (progress, cancel) = (Progress::new(), CancellationToken::new());
         let exported = transfer::export(source, scope, &repository, &options, &progress, &cancel).await;
-        exported.while_doing(|| "exporting a synthetic volume".to_owned())
+        let report = exported.while_doing(|| "exporting a synthetic volume".to_owned())?;
+        Ok::<_, BenchError>((report, requests.counts()))
     })?;
     if let (Some(_), Some(reason)) = (arguments.changed, report.mode.full_reason()) {
         return Err(BenchError::new(format!("the export was not incremental: {reason}")));
     }
-    print(report, json!({ "memory_bytes": budget.memory_bytes, "workers": budget.workers }))
+    print(report, json!({ "memory_bytes": budget.memory_bytes, "workers": budget.workers, "requests": requests }))
 }
 
 /// The first export in the repository, and what changed since by definition.

@@ -1,7 +1,8 @@
 //! A volume whose bytes follow from their place.
 //!
-//! A block of 4096 bytes begins with its number, the rest is one byte repeated: every chunk differs from every other, and making them
-//! costs little beside hashing them. A changed chunk has other numbers.
+//! A block of 4096 bytes begins with its number. The rest is one byte repeated, which costs little beside hashing it and compresses to
+//! nothing, or noise that follows from the number and does not compress: where what is stored is the point. Every chunk differs from every
+//! other; a changed chunk has other numbers, and so has a volume of another seed.
 
 use std::io;
 
@@ -10,10 +11,14 @@ use windlass::block::{BlockSink, BlockSource};
 use windlass::transfer::ChunkSize;
 use windlass::types::{ByteRange, LogicalBlockSize, RangeStream};
 
+use crate::data::noise::Noise;
+
 const BLOCK_BYTES: u64 = 4096;
 const FILLING: u8 = 0x57;
 /// Added to the numbers of changed blocks.
 const CHANGED: u64 = 1 << 60;
+/// Numbers of blocks of a seed: a volume has fewer.
+const SEED_BITS: u32 = 40;
 /// A sparse volume has so many bytes in every GiB.
 const SPARSE_BYTES: u64 = 64 << 10;
 const GIB: u64 = 1 << 30;
@@ -27,18 +32,35 @@ pub enum Allocation {
     Sparse,
 }
 
+/// What its blocks hold besides their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Filling {
+    /// One byte.
+    Plain,
+    /// What does not compress.
+    Noise,
+}
+
 /// The volume, as a source that makes its bytes and as a sink that compares them.
 #[derive(Debug, Clone)]
 pub struct SyntheticVolume {
     size: u64,
     allocation: Allocation,
     changed_chunks: u64,
+    filling: Filling,
+    seed: u16,
 }
 
 impl SyntheticVolume {
     /// A volume of `size` bytes in which `changed_chunks` chunks, spread evenly, differ from what they were.
     pub fn new(size: u64, allocation: Allocation, changed_chunks: u64) -> Self {
-        Self { size, allocation, changed_chunks }
+        Self { size, allocation, changed_chunks, filling: Filling::Plain, seed: 0 }
+    }
+
+    /// The same with other contents; volumes of two seeds have no chunk in common.
+    #[must_use]
+    pub fn filled_with(self, filling: Filling, seed: u16) -> Self {
+        Self { filling, seed, ..self }
     }
 
     /// What is allocated.
@@ -68,7 +90,17 @@ impl SyntheticVolume {
         let chunk = ChunkSize::for_volume(self.size).bytes();
         let step = self.change_step();
         let is_changed = offset % step < chunk && offset / step < self.changed_chunks;
-        offset / BLOCK_BYTES + 1 + if is_changed { CHANGED } else { 0 }
+        offset / BLOCK_BYTES + 1 + (u64::from(self.seed) << SEED_BITS) + if is_changed { CHANGED } else { 0 }
+    }
+
+    /// Makes the block of that number.
+    fn fill(&self, number: u64, block: &mut [u8]) {
+        match self.filling {
+            Filling::Plain => block.fill(FILLING),
+            // Sequences of numbers that follow one another would be one sequence.
+            Filling::Noise => Noise::new(number.wrapping_mul(0xd134_2543_de82_ef95)).fill(block),
+        }
+        block[..8].copy_from_slice(&number.to_le_bytes());
     }
 
     fn is_allocated(&self, offset: u64) -> bool {
@@ -96,8 +128,7 @@ impl BlockSource for SyntheticVolume {
         self.check_alignment(offset, buffer.len())?;
         for (at, block) in (offset..).step_by(BLOCK_BYTES as usize).zip(buffer.chunks_exact_mut(BLOCK_BYTES as usize)) {
             if self.is_allocated(at) {
-                block.fill(FILLING);
-                block[..8].copy_from_slice(&self.number(at).to_le_bytes());
+                self.fill(self.number(at), block);
             } else {
                 block.fill(0);
             }
@@ -129,5 +160,38 @@ impl BlockSink for SyntheticVolume {
 
     fn flush(&self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(volume: &SyntheticVolume, offset: u64) -> Vec<u8> {
+        let mut block = vec![0; BLOCK_BYTES as usize];
+        volume.read_at(offset, &mut block).unwrap();
+        block
+    }
+
+    #[test]
+    fn blocks_differ_by_place_and_seed_and_read_alike_each_time() {
+        for filling in [Filling::Plain, Filling::Noise] {
+            let volumes = [0, 1, 16].map(|seed| SyntheticVolume::new(1 << 30, Allocation::Full, 0).filled_with(filling, seed));
+            let mut seen = std::collections::BTreeSet::new();
+            for volume in &volumes {
+                for offset in [0, 4096, (1 << 30) - 4096] {
+                    assert_eq!(read(volume, offset), read(volume, offset));
+                    assert!(seen.insert(read(volume, offset)), "{volume:?} at {offset}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn noise_does_not_compress() {
+        let volume = SyntheticVolume::new(1 << 20, Allocation::Full, 0).filled_with(Filling::Noise, 3);
+        let mut bytes = vec![0; 1 << 20];
+        volume.read_at(0, &mut bytes).unwrap();
+        assert!(zstd::bulk::compress(&bytes, 3).unwrap().len() >= bytes.len());
     }
 }
