@@ -114,6 +114,12 @@ fn figures(text: &mut String, results: &Results) -> std::fmt::Result {
             row.repetitions
         )?;
     }
+    for row in &results.rows {
+        if let Some(together) = row.throughput {
+            let (rate, requests) = (together.bytes_per_second / 1e6, together.requests_each);
+            writeln!(text, "\n* {}: {rate:.1} MB/s of volumes in all, {requests:.1} requests each", row.case)?;
+        }
+    }
     let mut notes: Vec<(&str, &str)> = results.rows.iter().filter_map(|row| Some((&*row.case, row.note.as_deref()?))).collect();
     notes.dedup();
     writeln!(text)?;

@@ -142,7 +142,7 @@ mod tests {
         let mut results = Results::default();
         for (tool, wall_seconds) in [(WINDLASS, own), (RESTIC, other)] {
             let usage = Usage { wall_seconds, cpu_seconds: wall_seconds, peak_bytes: 1 };
-            results.note(case::FULL, tool, "1", "d", "c", Figures { usage, stored_bytes: 100 });
+            results.note(case::FULL, tool, "1", "d", "c", Figures::new(usage, 100));
         }
         results.complete(2);
         results

@@ -51,6 +51,12 @@ pub mod case {
     pub const LOCKS: &str = "locks-100";
     /// Beside none.
     pub const NO_LOCKS: &str = "locks-none";
+    /// An exporter into a bucket by itself.
+    pub const AGENTS_1: &str = "agents-1";
+    /// Four that begin together.
+    pub const AGENTS_4: &str = "agents-4";
+    /// Sixteen.
+    pub const AGENTS_16: &str = "agents-16";
 }
 
 /// The tool of the rows that are no tool's.
@@ -65,6 +71,24 @@ pub struct Figures {
     pub usage: Usage,
     /// By how much the repository grew, or how large it is where nothing is stored.
     pub stored_bytes: u64,
+    /// Where several exporters were measured together.
+    pub throughput: Option<Throughput>,
+}
+
+impl Figures {
+    /// Of a tool by itself.
+    pub fn new(usage: Usage, stored_bytes: u64) -> Self {
+        Self { usage, stored_bytes, throughput: None }
+    }
+}
+
+/// What several exporters did together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Throughput {
+    /// Bytes of volumes that all of them read in a second.
+    pub bytes_per_second: f64,
+    /// Requests to the store that one of them made.
+    pub requests_each: f64,
 }
 
 /// A line of the results: medians.
@@ -97,6 +121,9 @@ pub struct Row {
     /// Of a limit: the part that depends on the bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wall_seconds_of_bytes: Option<f64>,
+    /// Of several exporters together.
+    #[serde(flatten)]
+    pub throughput: Option<Throughput>,
     /// What else is to be known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -231,6 +258,7 @@ impl Row {
             wall_seconds_of_each: Vec::new(),
             cpu_seconds_of_each: Vec::new(),
             wall_seconds_of_bytes: None,
+            throughput: None,
             note: None,
         }
     }
@@ -238,6 +266,11 @@ impl Row {
     fn of_medians(&self, figures: &[Figures]) -> Self {
         let wall: Vec<f64> = figures.iter().map(|figures| figures.usage.wall_seconds).collect();
         let cpu: Vec<f64> = figures.iter().map(|figures| figures.usage.cpu_seconds).collect();
+        let together: Vec<Throughput> = figures.iter().filter_map(|figures| figures.throughput).collect();
+        let throughput = (!together.is_empty()).then(|| Throughput {
+            bytes_per_second: median(together.iter().map(|throughput| throughput.bytes_per_second)),
+            requests_each: median(together.iter().map(|throughput| throughput.requests_each)),
+        });
         let whole = |value: fn(&Figures) -> u64| median(figures.iter().map(|figures| value(figures) as f64)) as u64;
         Self {
             wall_seconds: median(wall.iter().copied()),
@@ -247,6 +280,7 @@ impl Row {
             repetitions: figures.len(),
             wall_seconds_of_each: wall,
             cpu_seconds_of_each: cpu,
+            throughput,
             ..self.clone()
         }
     }
@@ -269,7 +303,7 @@ mod tests {
     use crate::limit::Passage;
 
     fn figures(wall_seconds: f64) -> Figures {
-        Figures { usage: Usage { wall_seconds, cpu_seconds: 2.0 * wall_seconds, peak_bytes: 10 }, stored_bytes: 100 }
+        Figures::new(Usage { wall_seconds, cpu_seconds: 2.0 * wall_seconds, peak_bytes: 10 }, 100)
     }
 
     #[test]
@@ -283,6 +317,23 @@ mod tests {
         assert_eq!((row.wall_seconds, row.cpu_seconds, row.stored_bytes, row.repetitions), (2.0, 4.0, 100, 3));
         assert_eq!(row.wall_seconds_of_each, [9.0, 1.0, 2.0]);
         assert_eq!(median([4.0, 1.0, 3.0, 2.0].into_iter()), 2.5);
+    }
+
+    #[test]
+    fn what_exporters_did_together_is_in_the_results_and_nobody_else_says_anything_of_it() {
+        let mut results = Results::default();
+        for bytes_per_second in [3.0, 1.0, 2.0] {
+            let throughput = Some(Throughput { bytes_per_second, requests_each: 16.0 });
+            results.note(case::AGENTS_4, "windlass", "1", "d", "c", Figures { throughput, ..figures(1.0) });
+        }
+        results.note(case::FULL, "windlass", "1", "d", "c", figures(1.0));
+        results.complete(2);
+        let shown = |case| serde_json::to_value(results.row(case, "windlass").unwrap()).unwrap();
+        assert_eq!(
+            (&shown(case::AGENTS_4)["bytes_per_second"], &shown(case::AGENTS_4)["requests_each"]),
+            (&2.0.into(), &16.0.into())
+        );
+        assert!(shown(case::FULL).get("bytes_per_second").is_none());
     }
 
     #[test]

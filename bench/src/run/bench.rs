@@ -6,16 +6,20 @@ use std::process::Command;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
 use serde_json::Value;
 
+use super::agents;
+use super::proof::all_requests;
 use crate::data::place::{Place, command};
 use crate::error::{BenchError, While};
 use crate::limit;
 use crate::measure::{Invocation, Usage};
-use crate::report::results::{Figures, Results};
+use crate::report::results::{Figures, Results, Throughput};
+use crate::tools::minio::Access;
 use crate::tools::{Backup, IMAGE, PASSWORD, State, Tool};
 
 /// A run under way.
@@ -262,6 +266,72 @@ impl Bench {
         self.own(workshop, words)?.output()
     }
 
+    /// Runs a command of this program on the repository in a bucket, without measuring.
+    pub(super) fn prepare_in(&self, access: &Access, workshop: &Path, words: &str) -> Result<(), BenchError> {
+        self.check_interrupt()?;
+        self.in_bucket(access, workshop, words)?.output().map(drop)
+    }
+
+    /// A command of this program on the repository in a bucket.
+    fn in_bucket(&self, access: &Access, workshop: &Path, words: &str) -> Result<Invocation, BenchError> {
+        let own = std::env::current_exe().while_doing(|| "finding this program".to_owned())?;
+        let mut invocation = Invocation::new(own)
+            .words(words)
+            .argument("--repository")
+            .argument(agents::location(access))
+            .variable("RESTIC_PASSWORD", PASSWORD)
+            .variable("WINDLASS_SCRATCH_DIR", workshop);
+        for (name, value) in &access.variables {
+            invocation = invocation.variable(name, value);
+        }
+        Ok(invocation)
+    }
+
+    /// Measures such commands, exports, which begin at the same time; their reports.
+    pub(super) fn agents(
+        &mut self,
+        case: &str,
+        data: &str,
+        access: &Access,
+        workshop: &Path,
+        exports: &[String],
+    ) -> Result<Vec<Value>, BenchError> {
+        self.check_interrupt()?;
+        let commands: Vec<Invocation> =
+            exports.iter().map(|words| self.in_bucket(access, workshop, words)).collect::<Result<_, _>>()?;
+        let logs: Vec<PathBuf> = (1..=commands.len()).map(|number| self.log(case, &format!("{WINDLASS}-{number}"))).collect();
+        let turn = self.turn()?;
+        self.settle(None)?;
+        let begun = Instant::now();
+        let usages: Vec<Result<Usage, BenchError>> = std::thread::scope(|scope| {
+            let start = |(command, log): (&Invocation, &PathBuf)| {
+                let (command, log) = (command.clone(), log.clone());
+                scope.spawn(move || command.measure(&log))
+            };
+            let threads: Vec<_> = commands.iter().zip(&logs).map(start).collect();
+            let died = || Err(BenchError::new("a thread that measures died"));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
+        });
+        let wall_seconds = begun.elapsed().as_secs_f64();
+        drop(turn);
+        self.check_interrupt()?;
+        let usages: Vec<Usage> = usages.into_iter().collect::<Result<_, _>>()?;
+        let reports: Vec<Value> = logs.iter().map(|log| report_in(log)).collect::<Result<_, _>>()?;
+        let sum = |name: &str| reports.iter().filter_map(|report| report[name].as_u64()).sum::<u64>();
+        let requests = reports.iter().map(all_requests).sum::<u64>() as f64 / reports.len() as f64;
+        let throughput = Throughput { bytes_per_second: sum("read_bytes") as f64 / wall_seconds, requests_each: requests };
+        println!("{case:30} {:.1} MB/s in all, {requests:.1} requests each", throughput.bytes_per_second / 1e6);
+        let usage = Usage {
+            wall_seconds,
+            cpu_seconds: usages.iter().map(|usage| usage.cpu_seconds).sum(),
+            peak_bytes: usages.iter().map(|usage| usage.peak_bytes).max().unwrap_or(0),
+        };
+        let figures = Figures { throughput: Some(throughput), ..Figures::new(usage, sum("stored_bytes")) };
+        let windlass = self.windlass()?;
+        self.note_figures(case, &*windlass, data, &commands[0], figures);
+        Ok(reports)
+    }
+
     fn windlass(&self) -> Result<Rc<dyn Tool>, BenchError> {
         let windlass = self.tools.iter().find(|tool| tool.name() == WINDLASS).cloned();
         windlass.ok_or_else(|| BenchError::new("windlass does not take part"))
@@ -293,6 +363,12 @@ impl Bench {
             self.remove(&self.place.root().join(rest))?;
         }
         Ok(())
+    }
+
+    /// Leaves something out, with the reason.
+    pub(super) fn leave_out(&mut self, what: String) {
+        println!("{what} is not there and is left out");
+        self.left_out.push(what);
     }
 
     /// What was left out, with the reason.
@@ -384,6 +460,11 @@ impl Bench {
     }
 
     fn note(&mut self, case: &str, tool: &dyn Tool, data: &str, invocation: &Invocation, usage: Usage, stored_bytes: u64) {
+        self.note_figures(case, tool, data, invocation, Figures::new(usage, stored_bytes));
+    }
+
+    fn note_figures(&mut self, case: &str, tool: &dyn Tool, data: &str, invocation: &Invocation, figures: Figures) {
+        let Figures { usage, stored_bytes, .. } = figures;
         println!(
             "{case:30} {:13} {:7.2} s wall {:7.2} s CPU {:5} MiB peak {:7.1} MB stored",
             tool.name(),
@@ -392,7 +473,6 @@ impl Bench {
             usage.peak_bytes >> 20,
             stored_bytes as f64 / 1e6,
         );
-        let figures = Figures { usage, stored_bytes };
         self.results.note(case, tool.name(), tool.version(), data, &invocation.shown(self.place.root()), figures);
     }
 }

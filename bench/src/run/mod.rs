@@ -5,6 +5,7 @@
 //! (loop) device again. What is restored is compared with the image, byte for byte, after the clock has stopped. Figures are
 //! medians, each by itself; of short cases Windlass and the limit have more turns, one right after the other.
 
+mod agents;
 mod bench;
 mod filesystem;
 mod proof;
@@ -23,7 +24,7 @@ use crate::data::place::Place;
 use crate::error::{BenchError, While};
 use crate::report::machine::{self, Machine};
 use crate::report::{self, About};
-use crate::tools;
+use crate::tools::{self, minio};
 use bench::Bench;
 
 /// How much is measured.
@@ -153,6 +154,13 @@ fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<(), BenchError> {
     }
     if is_wanted(Part::Scale) && arguments.extent == Extent::Full {
         scale::run(bench)?;
+        match minio::find(&arguments.tools_folder) {
+            Some(program) => {
+                let program = std::path::absolute(program).while_doing(|| "finding minio".to_owned())?;
+                agents::run(bench, &program)?;
+            }
+            None => bench.leave_out(format!("{} (without it there is no bucket for the agents)", minio::NAME)),
+        }
     }
     Ok(())
 }

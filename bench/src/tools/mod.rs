@@ -10,6 +10,7 @@
 
 mod borg;
 mod kopia;
+pub mod minio;
 mod restic;
 mod rustic;
 mod windlass;
