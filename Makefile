@@ -14,7 +14,8 @@
 #   make lint   formatting and clippy only
 #   make bench  speed, memory and space beside restic, borg, rustic and kopia; some 25 minutes, results in tests/bench/RESULTS.md
 #   make bench-quick    the same with less data beside restic only, under two minutes once everything is built
-#   make bench-memory   peak memory for volumes of 1 TiB and 16 TiB, sparse and full, made up as they are read
+#   make bench-memory   peak memory for volumes of 1 TiB and 16 TiB, sparse and full, made up as they are read; memory of one node that
+#               makes a hundred exports and ten restores, and what it keeps of it
 #   make bench-thin     thin pools beside lvm2, dmsetup and thin_delta, in a virtual machine: ratios; also target/bench/thin.json
 #   make soak   100,000 random operations on real pools, compared byte for byte; a new seed each time, which it prints
 #   make soak-repository    100 prunes of stock restic, stopped at every step, beside exports that want what they delete; a year of exports,
@@ -82,8 +83,9 @@ bench-quick:
 
 bench-memory:
 	@e2e/setup.sh build
-	$(CARGO) build --release -p windlass-bench
+	$(CARGO) build --release -p windlass -p windlass-bench
 	@target/release/windlass-bench synthetic table
+	@target/release/windlass-bench node-memory
 
 bench-thin:
 	@e2e/bench-thin.sh

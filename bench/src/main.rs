@@ -7,6 +7,7 @@
 mod data;
 mod error;
 mod limit;
+mod lived;
 mod measure;
 mod product;
 mod report;
@@ -49,6 +50,8 @@ enum Command {
     Limit(limit::Arguments),
     /// Measure thin pools beside lvm2, dmsetup and thin_delta, where device-mapper is
     Thin(thin::Arguments),
+    /// Measure the memory of a node that makes a hundred exports and ten restores
+    NodeMemory(lived::Arguments),
     /// Run a command and write down what it took
     Measure(measure::Arguments),
 }
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<(), BenchError> {
         Command::Synthetic(command) => synthetic::run(&command),
         Command::Limit(arguments) => limit::run(&arguments),
         Command::Thin(arguments) => thin::run(&arguments),
+        Command::NodeMemory(arguments) => lived::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
     }
 }

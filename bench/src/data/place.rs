@@ -116,7 +116,8 @@ pub fn command(program: &str, arguments: &[&str], paths: &[&Path]) -> Result<(),
     Err(BenchError::new(format!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())))
 }
 
-fn choose(needed: u64) -> PathBuf {
+/// In memory if `needed` bytes are free there, else where temporary files go.
+pub fn choose(needed: u64) -> PathBuf {
     let memory = Path::new("/dev/shm");
     let free = statvfs(memory).map_or(0, |stats| stats.blocks_available().saturating_mul(stats.fragment_size()));
     let available = available_memory().unwrap_or(0);
