@@ -115,6 +115,9 @@ impl Budget {
     /// Workers that are kept, if there is memory for so many at all, rather than more than one pack in flight: one computes while the
     /// other reads or waits.
     const KEPT_WORKERS: u64 = 2;
+    /// With so many workers, full lanes and all requests in flight, more workers would only take the place of these: of a store that is
+    /// 200 ms away, 64 workers with half as many bytes in flight get less than eight do.
+    const MANY_WORKERS: u64 = 16;
 
     /// The default memory, and a worker for each processor that this process may use.
     pub fn for_this_machine() -> Self {
@@ -169,10 +172,14 @@ impl Budget {
         let flight = |(pack, _): (u64, u64), packs: u64| Self::ALLOCATOR * packs * pack;
         let ([.., smallest], [.., least]) = (shapes, Self::IN_FLIGHT);
         let pipeline = self.pipeline(worker(smallest) + flight(smallest, least))?;
-        let wanted = self.workers.get() as u64;
         // Several large packs at once would take all of the memory before they fill the lanes.
         let small_enough = |&(pack, _): &(u64, u64)| pack_lanes <= 2 || pack <= Self::GROUPED_PACK_BYTES.max(chunk + MIB);
         let room = |shape, packs| pipeline.saturating_sub(flight(shape, packs)) / worker(shape);
+        let enough = match room(shapes[1], Self::REQUESTS) {
+            many @ Self::MANY_WORKERS.. => many,
+            _ => u64::MAX,
+        };
+        let wanted = (self.workers.get() as u64).min(enough);
         let with = |kept: u64, packs| {
             let of_all = shapes.into_iter().filter(small_enough).find(|&shape| room(shape, packs) >= wanted);
             // With fewer workers there are more requests in flight, not larger batches: chunks of one each let most workers run.
@@ -312,6 +319,22 @@ mod tests {
                     let sum = bounds.workers as u64 * worker + 2 * bounds.in_flight_bytes + Budget::OUTSIDE_BYTES;
                     assert!(sum <= budget.memory_bytes && budget.memory_bytes <= 1 << 30, "{shown}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_machine_of_many_processors_has_no_fewer_bytes_in_flight_than_one_of_eight() {
+        for (lanes, pack_lanes) in [(1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (16, 2)] {
+            let in_flight = |workers| {
+                let budget = Budget::for_workers(NonZeroUsize::new(workers).unwrap());
+                let bounds = budget.export_in_lanes(ChunkSize::MIN, lanes, pack_lanes).unwrap();
+                assert!(bounds.workers >= workers.min(32), "{workers}: {bounds:?}");
+                bounds.uploads * bounds.pack_bytes
+            };
+            let eight = in_flight(8);
+            for workers in [48, 64, 128, 256] {
+                assert!(in_flight(workers) >= eight, "{workers} processors, {lanes} lanes: {} of {eight}", in_flight(workers));
             }
         }
     }
