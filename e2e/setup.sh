@@ -182,6 +182,7 @@ if [ "$wanted" = bench ]; then
     (install_packages thin-provisioning-tools) || say "thin_delta is left out"
     (install_packages borgbackup) || say "borg is left out"
     (build_tool kopia github.com/kopia/kopia) || say "kopia is left out"
+    (build_tool minio github.com/minio/minio) || say "minio is left out, and the exporters that would share a bucket of it"
     (build_rustic) || say "rustic is left out"
 fi
 

@@ -43,9 +43,10 @@ pub enum Part {
     Filesystem,
     /// The others: database, incompressible, large and nearly empty.
     Volumes,
-    /// What a repository that many share costs: long indexes and lists, distant stores, locks, many agents. Volumes are made up as they are
-    /// read.
+    /// What a repository that many share costs: long indexes and lists, distant stores, locks. Volumes are made up as they are read.
     Scale,
+    /// Exporters beside each other into one bucket, for which MinIO is needed.
+    Agents,
 }
 
 /// The arguments of `run`.
@@ -154,10 +155,16 @@ fn measure(bench: &mut Bench, arguments: &Arguments) -> Result<(), BenchError> {
     }
     if is_wanted(Part::Scale) && arguments.extent == Extent::Full {
         scale::run(bench)?;
+    }
+    if is_wanted(Part::Agents) && arguments.extent == Extent::Full {
         match minio::find(&arguments.tools_folder) {
             Some(program) => {
                 let program = std::path::absolute(program).while_doing(|| "finding minio".to_owned())?;
                 agents::run(bench, &program)?;
+            }
+            None if arguments.only == Some(Part::Agents) => {
+                let folder = arguments.tools_folder.display();
+                return Err(BenchError::new(format!("{} is not in {folder}; `e2e/setup.sh bench` builds it", minio::NAME)));
             }
             None => bench.leave_out(format!("{} (without it there is no bucket for the agents)", minio::NAME)),
         }
