@@ -8,7 +8,7 @@
 # OUT becomes an image archive (OCI); OUT.sbom.json is the bill of materials that is in it. With --inject, BINARY is put into the same
 # runtime stage in place of one that the build stage compiles: it has to be of this Debian release.
 #
-# Stages stay in ~/.cache/windlass/image: what the Dockerfile has not changed is not done again. It is made anew when a week old, for the
+# Stages stay in ~/.cache/windlass-e2e/image: what the Dockerfile has not changed is not done again. It is made anew when a week old, for the
 # sake of Debian's updates.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
@@ -36,7 +36,7 @@ revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 release=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
 [ -n "$release" ] || die "this is no release of Debian, whose packages the image is made of"
 
-cache=${WINDLASS_TOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/windlass}/image
+cache=${WINDLASS_TOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/windlass-e2e}/image
 mkdir -p "$cache"
 exec 9>"$cache.lock"
 flock -w 1800 9 || die "another build of an image has run for half an hour"

@@ -4,7 +4,7 @@
 #
 #   e2e/cluster/build.sh [MODULE...]     all modules, or those named; says how long each took
 #
-# What is built stays in ~/.cache/windlass/MODULE-HASH, outside of the checkout: a fresh clone on the same machine builds nothing. The hash
+# What is built stays in ~/.cache/windlass-e2e/MODULE-HASH, outside of the checkout: a fresh clone on the same machine builds nothing. The hash
 # is over all that the programs are made of: go.mod, go.sum, sources of ours, the version of the compiler, the flags. A directory appears
 # under its name only when it is whole, so a build that is killed leaves nothing that is taken for built. One build runs at a time; another
 # that is started meanwhile waits for it and then finds it done. Nothing here needs root.

@@ -3,12 +3,13 @@
 # Environment:
 #   WINDLASS_CLUSTER_DIR   where a cluster keeps all that it has: keys, logs, images, both nodes' disks (target/cluster of this checkout).
 #                          Two directories are two clusters, which know nothing of each other.
-#   WINDLASS_TOOLS_CACHE   where the built tools are kept (~/.cache/windlass)
+#   WINDLASS_TOOLS_CACHE   where the built tools are kept (~/.cache/windlass-e2e). Not ~/.cache/windlass: that is the product's own, which
+#                          clears what it finds there.
 
 cluster_source=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 project=$(cd "$cluster_source/../.." && pwd)
 tools_source=$project/e2e/tools
-tools_cache=${WINDLASS_TOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/windlass}
+tools_cache=${WINDLASS_TOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/windlass-e2e}
 tool_modules="kubernetes snapshot-metadata container-runtime"
 
 run=$(realpath -m "${WINDLASS_CLUSTER_DIR:-$project/target/cluster}")
