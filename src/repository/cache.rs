@@ -10,6 +10,9 @@
 //! A file is written under another name and renamed, so it is whole or absent, but it is not synced: after a crash of the machine it
 //! may hold anything, and is found out. Several processes may use the directory at once.
 //!
+//! **Whatever else lies in the directory stays**: a user may name one that is not empty. Only folders that are called as a repository is, and
+//! in them only files that are called as ours are, count or are removed.
+//!
 //! **Bound**: [`Cache::LIMIT_BYTES`] for all repositories together, looked at after each tree that is added; the files used longest ago
 //! go first. Index files that the repository no longer has, or that became part of a segment, go when its index is loaded. Segments
 //! have a bound of their own, [`Cache::SEGMENT_LIMIT_BYTES`]: those of a repository that is in use stay, whatever their size, since
@@ -80,12 +83,14 @@ impl Cache {
         let (mut files, mut bytes) = (Vec::new(), 0);
         for folder in fs::read_dir(&self.directory)? {
             let folder = folder?;
-            if !folder.file_type()?.is_dir() {
+            let is_of_repository = folder.file_name().to_str().is_some_and(|name| name.parse::<Id>().is_ok());
+            if !is_of_repository || !folder.file_type()?.is_dir() {
                 continue;
             }
             for file in fs::read_dir(folder.path())? {
                 let file = file?;
-                if !is_meant(&folder.path(), &file.file_name().to_string_lossy()) {
+                let name = file.file_name();
+                if !name.to_str().is_some_and(|name| is_cached_name(name) && is_meant(&folder.path(), name)) {
                     continue;
                 }
                 // Another process may have removed it.
@@ -117,6 +122,13 @@ fn directory(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
         .or_else(|| absolute("HOME").map(|path| path.join(".cache/windlass")))
 }
 
+/// Whether a file of this name in a repository's folder is one of the cache's.
+fn is_cached_name(name: &str) -> bool {
+    let begins = |beginning: &&str| name.starts_with(beginning);
+    // The last is what earlier versions called unfinished files.
+    [INDEX, TREE, SEGMENT, NEW_SEGMENT, UNFINISHED, ".tmp"].iter().any(begins) || [LISTING, DAMAGED].contains(&name)
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -138,16 +150,23 @@ pub(super) enum Cached {
 }
 
 const INDEX: &str = "index-";
+const TREE: &str = "tree-";
+const LISTING: &str = "listing";
+const DAMAGED: &str = "damaged";
+/// What names begin with of files that are being written, or whose writer died.
+const UNFINISHED: &str = ".unfinished-";
 /// What names of segments begin with.
 pub(super) const SEGMENT: &str = "segment-";
+/// What names begin with of segments that are being made.
+pub(super) const NEW_SEGMENT: &str = "new-segment-";
 
 impl fmt::Display for Cached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Index(id) => write!(f, "{INDEX}{id}"),
-            Self::Listing => f.write_str("listing"),
-            Self::Damaged => f.write_str("damaged"),
-            Self::Tree(location) => write!(f, "tree-{}-{}-{}", location.pack, location.offset, location.length),
+            Self::Listing => f.write_str(LISTING),
+            Self::Damaged => f.write_str(DAMAGED),
+            Self::Tree(location) => write!(f, "{TREE}{}-{}-{}", location.pack, location.offset, location.length),
         }
     }
 }
@@ -176,7 +195,7 @@ impl RepositoryCache {
     pub(super) fn put(&self, what: Cached, write: impl FnOnce(&mut File) -> io::Result<()>) {
         let put = || {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-            let mut temporary = tempfile::NamedTempFile::new_in(&self.folder)?;
+            let mut temporary = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder)?;
             write(temporary.as_file_mut())?;
             temporary.persist(self.path(what)).map_err(|failure| failure.error)?;
             if matches!(what, Cached::Tree(_)) { self.cache.trim() } else { Ok(()) }

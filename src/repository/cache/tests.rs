@@ -199,3 +199,22 @@ fn the_directory_is_the_first_that_the_environment_names() {
     }
     assert_eq!(find(None), None);
 }
+
+#[test]
+fn what_others_keep_in_the_directory_stays_whatever_its_age_and_size() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = Id::of(b"repository").to_string();
+    let foreign = ["tools/kubelet", "tools/index-of-things", "a/segment-1", &format!("{id}/notes.txt"), "loose"];
+    let ours = [format!("{id}/tree-1-2-3"), format!("{id}/{UNFINISHED}abc"), format!("{id}/{LISTING}")];
+    for name in foreign.into_iter().chain(ours.iter().map(String::as_str)) {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, [1; 4096]).unwrap();
+    }
+    let cache = Cache { segment_limit_bytes: 0, ..Cache::new(directory.path().to_owned(), 0) };
+    cache.trim().unwrap();
+    cache.of_repository(&Id::of(b"another")).trim_segments();
+    let is_there = |name: &str| directory.path().join(name).exists();
+    assert_eq!(foreign.map(is_there), [true; 5]);
+    assert!(!ours.iter().any(|name| is_there(name)));
+}

@@ -35,12 +35,10 @@ use super::page::{Place, Seal};
 use super::segment::{OpenError, Segment, name_of};
 use super::view::View;
 use crate::failpoint;
-use crate::repository::cache::SEGMENT;
+use crate::repository::cache::{NEW_SEGMENT, SEGMENT};
 use crate::repository::crypto::Sealer;
 use crate::repository::id::Id;
 
-/// What names of files begin with that are being written.
-const NEW: &str = "new-segment-";
 /// A file that was written so long ago and has no name yet is nobody's.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 /// How often a folder is listed again in which segments vanished between the list and the opening: others merged them meanwhile.
@@ -132,7 +130,7 @@ impl Shelf {
 
     fn write(&self, name: &Id, write: impl FnOnce(Place, Seal) -> io::Result<Segment>) -> io::Result<Segment> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let temporary = tempfile::Builder::new().prefix(NEW).tempfile_in(&self.folder)?;
+        let temporary = tempfile::Builder::new().prefix(NEW_SEGMENT).tempfile_in(&self.folder)?;
         let segment = write(Place::File(temporary.as_file().try_clone()?), Seal::With(self.sealer.clone()))?;
         failpoint::hit("index.segment.before");
         let path = self.folder.join(format!("{SEGMENT}{name}"));
@@ -182,7 +180,7 @@ impl Shelf {
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         for entry in entries.flatten() {
-            let is_new = entry.file_name().to_str().is_some_and(|name| name.starts_with(NEW));
+            let is_new = entry.file_name().to_str().is_some_and(|name| name.starts_with(NEW_SEGMENT));
             let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
             if is_new && matches!(age, Ok(Ok(age)) if age > ABANDONED) {
                 remove(&entry.path());

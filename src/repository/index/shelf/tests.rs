@@ -153,7 +153,7 @@ impl World {
             }
             Step::Leave => {
                 let _ = fs::create_dir(&self.shelf.folder);
-                fs::write(self.shelf.folder.join(format!("{NEW}x")), b"half").unwrap();
+                fs::write(self.shelf.folder.join(format!("{NEW_SEGMENT}x")), b"half").unwrap();
             }
             Step::Damage(segment, at) => {
                 if let Some(path) = self.pick(segment) {
