@@ -7,8 +7,9 @@
 mod thin_support;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 
 use thin_support::{MIB, create, cut, disks, make, new_volume, open, over_anything, turn};
@@ -147,6 +148,34 @@ fn ranges_are_told_block_for_block_also_after_the_base_was_deleted() {
     let pool = open(&disk);
     let lease = pool.lease(last.id).unwrap();
     assert_eq!(told(lease.changed_since(base.id).unwrap()), [(1, 2), (200, 1)]);
+}
+
+#[test]
+fn what_is_opened_for_a_descriptor_is_at_no_moment_taken_for_attached() {
+    let (disk, _turn) = disk();
+    make(&disk);
+    let pool = open(&disk);
+    let volume = create(&pool, "one", 64 * MIB, None);
+    let snapshot = cut(&pool, "cut", &volume);
+    let opening = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut looks = 0_u32;
+            while opening.load(Ordering::Relaxed) {
+                assert_eq!(pool.attachment(Object::Snapshot(snapshot.id)).unwrap(), None);
+                looks += 1;
+            }
+            looks
+        });
+        for _ in 0..50 {
+            let lease = pool.lease(snapshot.id).unwrap();
+            assert!(lease.file().metadata().unwrap().file_type().is_block_device());
+        }
+        opening.store(false, Ordering::Relaxed);
+        assert!(looking.join().unwrap() > 50, "it was looked at meanwhile");
+    });
+    pool.delete_snapshot(snapshot.id).unwrap();
+    pool.delete_volume(volume.id).unwrap();
 }
 
 #[test]

@@ -55,11 +55,14 @@ fn pool_devices(dm: &DeviceMapper, pool: &str) -> Vec<String> {
     dm.list().unwrap().into_iter().map(|device| device.name).filter(|name| name.starts_with(&prefix)).collect()
 }
 
-/// Thin devices of volumes and snapshots of a thin pool.
+/// Thin devices of volumes and snapshots of a thin pool, but for those that go with a descriptor which somebody reads by, as the node
+/// itself does in the background.
 pub fn thin_devices(pool: &str) -> Vec<String> {
     let is_object = |name: &String| ["-v-", "-s-"].iter().any(|letter| name.contains(&format!("{pool}{letter}")));
-    let mut found = pool_devices(&DeviceMapper::open().unwrap(), pool);
-    found.retain(is_object);
+    let dm = DeviceMapper::open().unwrap();
+    let stays = |name: &String| dm.info(&DmName::new(name.clone()).unwrap()).unwrap().is_some_and(|info| !info.deferred_remove);
+    let mut found = pool_devices(&dm, pool);
+    found.retain(|name| is_object(name) && stays(name));
     found.sort();
     found
 }

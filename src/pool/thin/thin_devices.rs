@@ -11,8 +11,8 @@
 //! without a table is loaded, a node that is missing or shows another device is made anew, whenever the device is asked for. What an
 //! interrupted attempt left and nobody asks for again is removed with its object.
 //!
-//! One mutex orders all of it within the process, so that nobody opens what another is just removing. It is never held for a walk
-//! or a cut.
+//! One mutex orders all of it within the process, so that nobody opens what another is just removing, nor takes one that is being opened
+//! for a descriptor, and is not marked yet, for attached. It is never held for a walk or a cut.
 
 use std::fs::File;
 use std::io;
@@ -62,6 +62,7 @@ impl ThinDevices {
 
     /// The device under which an object can be written to at this moment.
     pub(super) fn writable(&self, object: Object) -> Result<Option<DmName>, PoolError> {
+        let _order = self.in_order();
         let is_writable = self.info(object)?.is_some_and(|info| info.live_table && info.access == Access::ReadWrite);
         if is_writable { self.name(object).map(Some) } else { Ok(None) }
     }
@@ -72,7 +73,11 @@ impl ThinDevices {
     /// # Errors
     /// [`PoolError::InUse`] while it is attached, or a descriptor is open.
     pub(super) fn check_none(&self, object: Object) -> Result<(), PoolError> {
-        match self.info(object)? {
+        let found = {
+            let _order = self.in_order();
+            self.info(object)?
+        };
+        match found {
             None => Ok(()),
             Some(info) if info.deferred_remove => self.detach(object),
             Some(_) => Err(PoolError::InUse { object, by: "its device".to_owned() }),
@@ -81,6 +86,7 @@ impl ThinDevices {
 
     /// The attachment of an object, if it is attached.
     pub(super) fn attachment(&self, object: Object) -> Result<Option<Attachment>, PoolError> {
+        let _order = self.in_order();
         match self.info(object)? {
             Some(info) if info.live_table && !info.deferred_remove => {
                 let device = self.node(object, &info)?;
