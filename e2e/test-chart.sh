@@ -15,21 +15,7 @@ command -v jq >/dev/null || { echo "jq is missing (apt-get install jq)" >&2; exi
 chart=deploy/chart
 scratch=$(mktemp -d /tmp/windlass-chart.XXXXXX)
 trap 'rm -rf "$scratch"' EXIT
-passed=0
-failed=0
-
-# check SENTENCE COMMAND...: the sentence is true if the command succeeds.
-check() {
-    local sentence=$1 output
-    shift
-    if output=$("$@" 2>&1); then
-        passed=$((passed + 1))
-        printf 'passed: %s\n' "$sentence"
-    else
-        failed=$((failed + 1))
-        printf 'FAILED: %s\n%s\n' "$sentence" "$(sed 's/^/    /' <<<"$output" | tail -n 20)"
-    fi
-}
+. e2e/checks.sh
 
 # Clusters, as `helm template` is told of them.
 snapshots=(--api-versions snapshot.storage.k8s.io/v1/VolumeSnapshot)

@@ -4,19 +4,7 @@
 set -euo pipefail
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/env.sh"
 
-passed=0 failed=0
-# check NAME COMMAND...
-check() {
-    local name=$1 output
-    shift
-    if output=$("$@" 2>&1); then
-        passed=$((passed + 1))
-        printf 'ok      %s\n' "$name"
-    else
-        failed=$((failed + 1))
-        printf 'FAILED  %s\n%s\n' "$name" "$(tail -n 15 <<<"$output" | sed 's/^/        /')"
-    fi
-}
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../checks.sh"
 
 # As a pool has them: each volume in a subvolume.
 leave_loops() {

@@ -8,19 +8,7 @@ set -euo pipefail
 
 namespace=cluster-check
 k() { cluster_kubectl -n "$namespace" "$@"; }
-passed=0 failed=0
-# check NAME COMMAND...
-check() {
-    local name=$1 output
-    shift
-    if output=$("$@" 2>&1); then
-        passed=$((passed + 1))
-        printf 'ok      %s\n' "$name"
-    else
-        failed=$((failed + 1))
-        printf 'FAILED  %s\n%s\n' "$name" "$(tail -n 15 <<<"$output" | sed 's/^/        /')"
-    fi
-}
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../checks.sh"
 clean_up() { cluster_kubectl delete namespace "$namespace" --ignore-not-found --timeout=60s; }
 
 # One pod on each node serves its node's name, and is the mount check too: it makes a file system in a file, on a loop device, at a place that
