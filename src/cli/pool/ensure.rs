@@ -329,7 +329,8 @@ async fn through_node(pool: &ConfiguredPool, endpoint: &Endpoint, outcome: &mut 
         return Ok(());
     };
     let place = pool.place.path().to_owned();
-    let places = tokio::task::spawn_blocking(move || spellings(&place)).await.unwrap_or_default();
+    let places = tokio::task::spawn_blocking(move || spellings(&place)).await;
+    let places = places.map_err(|error| CliError::because(Exit::Failed, "the pool was not looked at", error))?;
     let is_it = |status: &windlass::PoolStatus| places.iter().any(|place| Path::new(&status.path) == place);
     let Some(status) = node.pools().await?.into_iter().find(|status| is_it(status) && status.state != "failed") else {
         outcome.remarks.push(UNSEEN.to_owned());
