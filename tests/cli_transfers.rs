@@ -17,15 +17,15 @@ use futures::StreamExt;
 use tonic::{Code, Request};
 use windlass::csi::pools_service::PoolsService;
 use windlass::csi::transfers::Transfers;
-use windlass::pool::DataChecksum;
 use windlass::pool::catalogue::Catalogue;
 use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::{OwnedPool, RestoreStart};
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
+use windlass::pool::record::NewSnapshot;
 use windlass::repository::{Environment, KdfCost, Location, LockMode, LockOwner, Password, Repository, Snapshot, connect};
 use windlass::types::{
-    CapacityRange, FsType, ObjectName, PoolId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, VolumeSize,
+    AccessMode, CapacityRange, DataChecksum, FsType, NewVolume, ObjectName, PoolId, SnapshotHandle, SnapshotId, VolumeHandle,
+    VolumeId, VolumeMode, VolumeSize,
 };
 
 const PASSWORD: &str = "geheim";

@@ -11,12 +11,10 @@ use csi_harness::*;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1::*;
 use tonic::Code;
-use windlass::block::Access;
 use windlass::mount::memory::{Failure, MemoryMounter, Verb};
 use windlass::mount::{FileSystemStats, Formatting, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe};
 use windlass::pool::memory::{MemoryPool, Moment, Verb as PoolVerb};
-use windlass::pool::record::FormatState;
-use windlass::types::{FsType, Object, SnapshotHandle, VolumeHandle};
+use windlass::types::{Access, FormatState, FsType, Object, SnapshotHandle, VolumeHandle};
 
 const WRITER: Mode = Mode::SingleNodeWriter;
 const SHARED: Mode = Mode::SingleNodeMultiWriter;

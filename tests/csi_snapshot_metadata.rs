@@ -19,9 +19,9 @@ use metadata_client::{Ask, applied, content, delete_soon, list, list_in_pieces, 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonic::Code;
-use windlass::block::{Access, file_ops};
+use windlass::block::file_ops;
 use windlass::mount::memory::MemoryMounter;
-use windlass::types::{ByteRange, Object, SnapshotHandle, VolumeHandle};
+use windlass::types::{Access, ByteRange, Object, SnapshotHandle, VolumeHandle};
 
 const WRITER: Mode = Mode::SingleNodeWriter;
 const BLOCK: u64 = 4096;

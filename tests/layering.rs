@@ -161,7 +161,7 @@ fn statuses_are_made_only_in_csi() {
 #[test]
 fn uses_are_found_however_they_are_written() {
     let text =
-        "use crate::block::Access;\nuse crate::{pool::{self, record}, types};\n// crate::csi\nfn f() { crate::mount::x() }\n";
+        "use crate::types::Access;\nuse crate::{pool::{self, record}, types};\n// crate::csi\nfn f() { crate::mount::x() }\n";
     let expected: BTreeSet<String> = ["block", "pool", "types", "mount"].map(str::to_owned).into();
     assert_eq!(used(text), expected);
 }

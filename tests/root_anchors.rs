@@ -14,14 +14,13 @@ use nix::fcntl::posix_fallocate;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use root_support::{Sandbox, new_snapshot, new_volume, pattern};
-use windlass::block::Access;
 use windlass::block::file_ops;
+use windlass::pool::PoolError;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{Consumer, NewVolume, Snapshot, Volume};
+use windlass::pool::record::{Consumer, Snapshot, Volume};
 use windlass::pool::reflink::{create_pool, open_pool};
-use windlass::pool::{DataChecksum, PoolError};
-use windlass::types::{ByteRange, CapacityRange, FsType, Object, SnapshotId, VolumeId};
+use windlass::types::{Access, ByteRange, CapacityRange, DataChecksum, FsType, NewVolume, Object, SnapshotId, VolumeId};
 
 const BLOCK: usize = 4096;
 

@@ -14,8 +14,8 @@ use std::time::Instant;
 use root_support::{Sandbox, attach, options, pattern, sparse_file};
 use windlass::block::fiemap::{self, FiemapOptions, Unwritten};
 use windlass::block::loop_device::{self, DirectIo, LoopError, LoopOptions};
-use windlass::block::{Access, AlignedBuffer, BlockSink, BlockSource, FileSink, FileSource, btrfs, device, file_ops, reflink};
-use windlass::types::{ByteRange, FsType, LogicalBlockSize};
+use windlass::block::{AlignedBuffer, BlockSink, BlockSource, FileSink, FileSource, btrfs, device, file_ops, reflink};
+use windlass::types::{Access, ByteRange, FsType, LogicalBlockSize};
 
 const MIB: u64 = 1 << 20;
 

@@ -30,7 +30,7 @@ fn volume(number: usize) -> Volume {
         "access_modes": ["SingleNodeWriter"],
         "mount_flags": [],
         "parameters": {},
-        "checksum": windlass::pool::DataChecksum::Off,
+        "checksum": windlass::types::DataChecksum::Off,
         "source": null,
         "format": "never",
         "created": windlass::types::Timestamp::now(),

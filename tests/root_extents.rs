@@ -19,8 +19,8 @@ use rand::rngs::StdRng;
 use random_volumes::{BLOCK, Way, change};
 use root_support::{Sandbox, pattern};
 use windlass::block::fiemap::{self, FiemapOptions, FileExtent, Unwritten, WriteOut};
-use windlass::block::{Access, btrfs, btrfs_extents, file_ops};
-use windlass::types::FsType;
+use windlass::block::{btrfs, btrfs_extents, file_ops};
+use windlass::types::{Access, FsType};
 
 const SIZE: u64 = 6 << 20;
 

@@ -18,17 +18,17 @@ use common::program::{run_ok, windlass};
 use common::wait_for;
 use root_support::{Sandbox, new_snapshot, new_volume};
 use windlass::block::buffer::AlignedBuffer;
+use windlass::block::fiemap;
 use windlass::block::loop_device;
 use windlass::block::reflink::supports_reflink;
-use windlass::block::{Access, fiemap};
 use windlass::mount::image::{self, Grown, ImageError};
 use windlass::mount::{Mounter, system::SystemMounter};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{Consumer, Snapshot, Volume};
 use windlass::pool::reflink::{ReflinkPool, create_pool, open_pool};
-use windlass::pool::{DataChecksum, ObjectSpec, Pool};
-use windlass::types::{FsType, Object, VolumeId, VolumeSize};
+use windlass::pool::{ObjectSpec, Pool};
+use windlass::types::{Access, DataChecksum, FsType, Object, VolumeId, VolumeSize};
 
 const MIB: u64 = 1 << 20;
 /// Longest wait for what happens by itself.

@@ -9,7 +9,7 @@ mod root_support;
 
 use common::fixture::PoolFileSystem;
 use incremental::increments_are_what_the_snapshots_hold;
-use windlass::pool::DataChecksum;
+use windlass::types::DataChecksum;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_from_xfs_are_what_the_snapshots_hold() {

@@ -21,14 +21,13 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use root_support::fuse::Fuse;
 use root_support::{Sandbox, attach, new_snapshot, new_volume, sparse_file};
-use windlass::block::Access;
 use windlass::block::loop_device::{self, LoopDevice, LoopError};
 use windlass::dm::node::DIRECTORY;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::reflink::{create_pool, open_pool};
 use windlass::pool::thin::names::{Names, Part};
-use windlass::types::{CapacityRange, FsType, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
+use windlass::types::{Access, CapacityRange, FsType, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
 
 const MIB: u64 = 1 << 20;
 /// Longest time for what takes some milliseconds each.

@@ -11,17 +11,17 @@ use std::process::Command;
 
 use root_support::{Sandbox, attach, pattern, request, sparse_file};
 use windlass::block::loop_device::{self, LoopDevice, LoopError};
-use windlass::block::{Access, device, file_ops, reflink};
+use windlass::block::{device, file_ops, reflink};
 use windlass::mount::image::{self, ImageError};
 use windlass::mount::path::{NodeKind, Root};
 use windlass::mount::system::SystemMounter;
-use windlass::mount::{Formatting, Freeze, MountError, Mounter, Probe, boot_id, mkfs, topmost};
-use windlass::types::FsType;
+use windlass::mount::{Formatting, Freeze, MountError, Mounter, Probe, boot_id, topmost};
+use windlass::types::{Access, FsType};
 
 const MIB: u64 = 1 << 20;
 
 fn smallest(fs_type: FsType) -> u64 {
-    mkfs::minimum_bytes(fs_type)
+    fs_type.minimum_bytes()
 }
 
 fn formatted(sandbox: &Sandbox, name: &str, bytes: u64, fs_type: FsType) -> (File, LoopDevice) {
@@ -508,9 +508,9 @@ fn options_reach_the_file_system_and_bad_ones_change_nothing() {
         mounter.mount(&windlass::mount::MountRequest { options, ..request(&device, &target, FsType::Ext4, Access::ReadWrite) })
     };
     assert!(
-        matches!(with(&["noatime", "journal_path=/dev/sda"]), Err(MountError::Option(option)) if option.starts_with("journal_path"))
+        matches!(with(&["noatime", "journal_path=/dev/sda"]), Err(MountError::Option(option)) if option.0.starts_with("journal_path"))
     );
-    assert!(matches!(with(&["noatime", "no-such-option"]), Err(MountError::Option(option)) if option == "no-such-option"));
+    assert!(matches!(with(&["noatime", "no-such-option"]), Err(MountError::Option(option)) if option.0 == "no-such-option"));
     let refused = with(&["noatime", "discard", "commit=soon"]).unwrap_err();
     assert!(matches!(&refused, MountError::OptionRefused { option, .. } if option == "commit=soon"), "{refused}");
     assert!(mounter.mounts().unwrap().iter().all(|entry| entry.mount_point != target));

@@ -26,12 +26,11 @@ use power_cut::verify::{verify, verify_use};
 use power_cut::workload::{Operation, State, Workload};
 use root_support::Sandbox;
 use share::Share;
-use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopOptions};
 use windlass::mount::Mounter;
 use windlass::mount::image;
 use windlass::mount::system::SystemMounter;
-use windlass::types::{FsType, LogicalBlockSize};
+use windlass::types::{Access, FsType, LogicalBlockSize};
 
 /// The least number of flushes that the power is cut at.
 const FLUSHES: u64 = 500;

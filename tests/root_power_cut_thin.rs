@@ -25,10 +25,9 @@ use root_support::Sandbox;
 use share::Share;
 use thin_cut::stored::Stored;
 use thin_cut::{FILE_SYSTEMS, LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
-use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopOptions};
 use windlass::mount::image;
-use windlass::types::{FsType, LogicalBlockSize};
+use windlass::types::{Access, FsType, LogicalBlockSize};
 
 /// The least number of flushes that the power is cut at.
 const FLUSHES: u64 = 500;

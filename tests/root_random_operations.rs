@@ -21,16 +21,18 @@ use rand::{RngExt, SeedableRng};
 use random_volumes::writers::Writers;
 use random_volumes::{BLOCK, Way, change, files};
 use root_support::Sandbox;
-use windlass::block::Access;
 use windlass::csi::quiesce::MountQuiesce;
 use windlass::mount::image::{self, ImageFileSystem};
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{Formatting, MountRequest, Mounter};
+use windlass::pool::PoolError;
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::record::{AccessMode, Consumer, NewSnapshot, NewVolume, VolumeMode};
+use windlass::pool::record::{Consumer, NewSnapshot};
 use windlass::pool::reflink::{create_pool, open_pool};
-use windlass::pool::{DataChecksum, PoolError};
-use windlass::types::{ByteRange, CapacityRange, FsType, Object, SnapshotId, VolumeId, VolumeSize};
+use windlass::types::{
+    Access, AccessMode, ByteRange, CapacityRange, DataChecksum, FsType, NewVolume, Object, SnapshotId, VolumeId, VolumeMode,
+    VolumeSize,
+};
 
 const CONFIGURATIONS: usize = 3;
 /// In all, when the environment does not say.

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use root_support::{Sandbox, attach, request, sparse_file};
-use windlass::block::Access;
 use windlass::block::loop_device::{self, LoopDevice};
 use windlass::mount::Mounter;
 use windlass::mount::system::SystemMounter;
@@ -19,7 +18,7 @@ use windlass::pool::thin::devices::{self, Copies, LabelledDevice, PoolDevices};
 use windlass::pool::thin::examine;
 use windlass::pool::thin::format::{self, CreateOptions, DataBlockSize, DevicePaths, Others};
 use windlass::pool::thin::label::{Label, Role, State};
-use windlass::types::FsType;
+use windlass::types::{Access, FsType};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 400 * MIB;

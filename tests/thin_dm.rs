@@ -18,11 +18,12 @@ use fixture::{
     BLOCK, MIB, Pool, Rig, linear, name, output, pool_table, read_block, sectors, thin, thin_id, uuid_of, write_blocks,
 };
 use nix::mount::{MsFlags, mount, umount};
-use windlass::block::{Access, AlignedBuffer};
+use windlass::block::AlignedBuffer;
 use windlass::dm::{
     DeviceMapper, DeviceNumber, DmError, DmName, DmUuid, FileSystem, Flush, Malformed, NoSpace, PoolMessage, PoolMode, PoolState,
     Removal, SuspendOptions, Target, TargetKind, ThinPoolStatus, ThinStatus, TransactionId, Woken, node,
 };
+use windlass::types::Access;
 
 const FREEZE: SuspendOptions = SuspendOptions { file_system: FileSystem::Freeze, flush: Flush::Wait };
 

@@ -20,9 +20,10 @@ use common::thin_pool::ThinPool;
 use common::{GIB, MIB, wait_for};
 use csi_proto::csi::v1 as proto;
 use tonic::Code;
-use windlass::block::{Access, device};
+use windlass::block::device;
 use windlass::dm::units::Sectors;
 use windlass::dm::{DeviceMapper, DeviceNumber, DmName, DmUuid, FileSystem, Flush, Removal, SuspendOptions, Target, TargetKind};
+use windlass::types::Access;
 
 /// A failed pool is tried again at least once a minute, and the machine may be busy.
 const BACK_BOUND: Duration = Duration::from_secs(150);

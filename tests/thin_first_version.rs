@@ -17,12 +17,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use thin_support::{MIB, create, cut, open};
-use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopOptions};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::record::Volume;
 use windlass::pool::thin::{RepairOutcome, repair};
-use windlass::types::{ByteRange, LogicalBlockSize, Object, SnapshotId};
+use windlass::types::{Access, ByteRange, LogicalBlockSize, Object, SnapshotId};
 
 const FIXTURE: &[u8] = include_bytes!("thin_first_version/pool-1040e21.zst");
 const BLOCK: u64 = 64 << 10;

@@ -17,14 +17,13 @@ use std::thread;
 use std::time::Duration;
 
 use thin_support::{MIB, create, cut, disks, grown_disk, make_with, open, output, turn, wait_for};
-use windlass::block::Access;
 use windlass::dm::{DeviceMapper, DmName};
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{Formatting, MountRequest, Mounter};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::record::{Consumer, NewSnapshot, Volume};
 use windlass::pool::{Changes, Demand, MetadataUsage, PoolError};
-use windlass::types::{FsType, Object};
+use windlass::types::{Access, FsType, Object};
 
 /// Longest time for the monitor to see a larger disk: it looks every ten seconds.
 const SEEN: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ mod root_support;
 
 use common::fixture::PoolFileSystem;
 use incremental::increments_are_what_the_snapshots_hold;
-use windlass::pool::DataChecksum;
+use windlass::types::DataChecksum;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_from_a_thin_pool_are_what_the_snapshots_hold() {

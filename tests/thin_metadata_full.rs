@@ -16,12 +16,11 @@ use std::time::Duration;
 
 use share::Share;
 use thin_support::{GrowingDisk, MIB, create, cut, disks, grown_disk, make_with, open, turn, wait_for};
-use windlass::block::Access;
 use windlass::pool::Changes;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::record::{Consumer, Snapshot, Volume};
 use windlass::pool::thin::{RepairOutcome, repair};
-use windlass::types::Object;
+use windlass::types::{Access, Object};
 
 /// Bytes of a data block.
 const BLOCK: u64 = 64 << 10;

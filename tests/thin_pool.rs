@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 
 use thin_support::{MIB, create, cut, disks, make, new_volume, open, over_anything, turn};
-use windlass::block::{Access, AlignedBuffer, BlockSource, FileSource};
+use windlass::block::{AlignedBuffer, BlockSource, FileSource};
 use windlass::pool::PoolError;
 use windlass::pool::owned::{OwnedPool, RestoreStart};
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{Consumer, Volume};
 use windlass::pool::thin::format::DevicePaths;
 use windlass::pool::thin::{create_pool, open_pool};
-use windlass::types::{ByteRange, CapacityRange, LogicalBlockSize, Object, RangeStream, SnapshotId};
+use windlass::types::{Access, ByteRange, CapacityRange, LogicalBlockSize, Object, RangeStream, SnapshotId};
 
 /// Size of the pools' data blocks.
 const BLOCK: u64 = 64 << 10;

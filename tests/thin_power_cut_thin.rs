@@ -23,13 +23,12 @@ use power_cut::verify::{verify, verify_use};
 use share::Share;
 use thin_cut::stored::Stored;
 use thin_cut::{FILE_SYSTEMS, LOST_AT_MOST, POOL, Promised, REPLAY, STEPS, Step, files, operation, steps};
-use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopDevice, LoopOptions};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::thin::format::{CreateOptions, DevicePaths, Others};
 use windlass::pool::thin::{RepairOutcome, create_pool, open_pool, repair};
-use windlass::types::{LogicalBlockSize, Object};
+use windlass::types::{Access, LogicalBlockSize, Object};
 
 /// Of how many cuts one is recovered from, if the run's share takes it.
 const RECOVERED: u64 = 20;

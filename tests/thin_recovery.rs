@@ -22,20 +22,19 @@ use std::time::Duration;
 
 use space_map::DataMap;
 use thin_support::{MIB, create, cut, disks, make, make_with, new_volume, open, over_anything, turn, wait_for};
-use windlass::block::Access;
 use windlass::block::loop_device::{self, DirectIo, LoopOptions};
 use windlass::dm::metadata::{BLOCK_BYTES, SUPERBLOCK_SEED, checksum};
 use windlass::dm::units::{Sectors, ThinId};
 use windlass::dm::{DeviceMapper, DmName, DmUuid, FileSystem, Flush, PoolMessage, Removal, SuspendOptions, Target, TargetKind};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, Consumer, Publication, PublicationKind, Volume, VolumeMode};
+use windlass::pool::record::{Consumer, Publication, PublicationKind, Volume};
 use windlass::pool::thin::devices::LabelledDevice;
 use windlass::pool::thin::format::DevicePaths;
 use windlass::pool::thin::{History, RepairOutcome, create_pool, open_pool, repair, take_down};
 use windlass::pool::{Changes, PoolError};
 use windlass::scratch::Scratch;
-use windlass::types::{ByteRange, LogicalBlockSize, Object, PoolId, SnapshotId};
+use windlass::types::{Access, AccessMode, ByteRange, LogicalBlockSize, Object, PoolId, SnapshotId, VolumeMode};
 
 /// Bytes of a data block of the pools here.
 const BLOCK: u64 = 64 << 10;

@@ -21,14 +21,12 @@ use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use transfer_fixture::*;
-use windlass::block::Access;
 use windlass::csi::transfers::Transfers;
-use windlass::pool::DataChecksum;
 use windlass::pool::catalogue::Catalogue;
 use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
+use windlass::pool::record::NewSnapshot;
 use windlass::repository::store::fault::{Call, Fault, FaultyStore};
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::store::memory::MemoryStore;
@@ -40,8 +38,8 @@ use windlass::transfer::{
     Target, export,
 };
 use windlass::types::{
-    ByteRange, CapacityRange, Object, ObjectName, RangeStream, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId,
-    VolumeSize,
+    Access, AccessMode, ByteRange, CapacityRange, DataChecksum, NewVolume, Object, ObjectName, RangeStream, SnapshotHandle,
+    SnapshotId, Timestamp, VolumeHandle, VolumeId, VolumeMode, VolumeSize,
 };
 
 const CHUNK: usize = 256 << 10;

@@ -7,7 +7,6 @@ use csi_proto::csi::v1 as proto;
 use csi_proto::csi::v1::controller_server::Controller;
 use csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, access_mode::Mode};
 use tonic::Request;
-use windlass::block::Access;
 use windlass::csi::quiesce::MountQuiesce;
 use windlass::csi::{NodeLayer, NodeName, NodeOptions};
 use windlass::mount::memory::MemoryMounter;
@@ -15,7 +14,7 @@ use windlass::mount::path::Root;
 use windlass::pool::catalogue::Catalogue;
 use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::OwnedPool;
-use windlass::types::{Object, VolumeHandle};
+use windlass::types::{Access, Object, VolumeHandle};
 
 use crate::fixture::block_on;
 

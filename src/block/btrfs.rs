@@ -13,7 +13,8 @@ use std::path::Path;
 
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs, statfs};
 
-use super::{Access, ioctl};
+use super::ioctl;
+use crate::types::Access;
 
 #[repr(C)]
 struct VolumeArguments {

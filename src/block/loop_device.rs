@@ -32,10 +32,10 @@ use std::time::{Duration, Instant};
 
 use self::raw::{LoopConfig, LoopInfo};
 pub use self::search::{beneath, find, find_named, recall};
+use super::device;
 use super::sysfs::{self, Beneath};
-use super::{Access, device};
 use crate::failpoint;
-use crate::types::LogicalBlockSize;
+use crate::types::{Access, LogicalBlockSize};
 
 /// How long [`detach`] waits for those who have the device open: udev and blkid look at devices for some milliseconds when
 /// they change. What lasts longer than this is use.

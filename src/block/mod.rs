@@ -74,12 +74,3 @@ pub trait BlockSink: Send + Sync {
     /// Whatever the device reports; after an error nothing may be taken for durable.
     fn flush(&self) -> io::Result<()>;
 }
-
-/// What may be done with what is opened, attached or mounted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Access {
-    /// Read only.
-    ReadOnly,
-    /// Read and write.
-    ReadWrite,
-}

@@ -29,8 +29,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::mount::image::MINIMUM_BYTES;
-use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName, Reserve};
-use crate::types::FsType;
+use crate::pool::properties::{DeletedSpace, OverprovisionRatio, Reserve};
+use crate::types::{FsType, PoolName};
 
 use super::exit::{CliError, Exit};
 use super::pool::reserve;

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use crate::pool::owned::OwnedPool;
-use crate::pool::properties::PoolName;
 use crate::pool::set::{Absent, Member, PoolSet};
-use crate::types::PoolId;
+use crate::types::{PoolId, PoolName};
 
 use super::error::RequestError;
 

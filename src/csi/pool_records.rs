@@ -5,10 +5,9 @@ use csi_proto::windlass::v1 as windlass;
 
 use crate::csi::answer;
 use crate::pool::PoolError;
-use crate::pool::kubernetes::KubernetesNames;
 use crate::pool::owned::OwnedPool;
-use crate::pool::record::{AccessMode, Snapshot, Volume, VolumeMode};
-use crate::types::{PoolId, SnapshotHandle, VolumeHandle};
+use crate::pool::record::{Snapshot, Volume};
+use crate::types::{AccessMode, KubernetesNames, PoolId, SnapshotHandle, VolumeHandle, VolumeMode};
 
 /// Everything that is recorded in an open pool. Reads the catalogue, so it blocks.
 ///

@@ -10,12 +10,11 @@ use csi_proto::windlass::v1 as windlass;
 use csi_proto::windlass::v1::pools_server::Pools;
 use tonic::{Request, Response, Status};
 
-use crate::pool::kubernetes::KubernetesNames;
 use crate::pool::owned::{AnchorStatus, OwnedPool, PoolStatus};
-use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName, Reserve};
+use crate::pool::properties::{DeletedSpace, OverprovisionRatio, Reserve};
 use crate::pool::set::{FailedPool, Member, PoolSet};
 use crate::pool::{Changes, MetadataUsage, ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
-use crate::types::{Object, ObjectName, PoolId, SnapshotHandle, VolumeHandle, VolumeSize};
+use crate::types::{KubernetesNames, Object, ObjectName, PoolId, PoolName, SnapshotHandle, VolumeHandle, VolumeSize};
 
 use super::error::{CallError, RequestError};
 use super::named_pool;

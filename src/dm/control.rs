@@ -27,8 +27,8 @@ use super::reply::{DeviceInfo, InterfaceVersion, ListedDevice, Malformed, Reply,
 use super::request::Request;
 use super::status::{ThinPoolStatus, ThinStatus};
 use super::table::{Target, TargetKind};
-use crate::block::Access;
 use crate::failpoint;
+use crate::types::Access;
 
 const CONTROL: &str = "/dev/mapper/control";
 /// Its number: that of "miscellaneous" devices, and the minor that the kernel keeps for device-mapper, by which it also loads the

@@ -9,7 +9,7 @@ use super::line::LineError;
 use super::name::DeviceNumber;
 use super::raw::{ALIGNMENT, HEADER_BYTES, Header, SPEC_BYTES, TargetSpec, flag};
 use super::units::Sectors;
-use crate::block::Access;
+use crate::types::Access;
 
 /// What is wrong with a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

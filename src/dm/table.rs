@@ -11,7 +11,7 @@ use super::blocks::DataBlocks;
 use super::line::{LineError, Words, number, unknown};
 use super::name::DeviceNumber;
 use super::units::{DataBlockSize, Sectors, ThinId};
-use crate::block::Access;
+use crate::types::Access;
 
 /// A stretch of a device and what is there. Written `START LENGTH TYPE PARAMETERS`, in sectors.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -32,9 +32,9 @@ use super::probe::{self, Finding};
 use super::system::SystemMounter;
 use super::{Formatting, MountError, MountRequest, Mounter, Probe, mkfs, topmost};
 use crate::block::loop_device::{self, BackingFile, DirectIo, LoopDevice, LoopError, LoopOptions};
-use crate::block::{Access, FileSource, device, file_ops};
+use crate::block::{FileSource, device, file_ops};
 use crate::failpoint;
-use crate::types::{FsType, LogicalBlockSize};
+use crate::types::{Access, FsType, LogicalBlockSize};
 
 /// Smallest image in bytes: both file systems accept it and have room left for a volume.
 pub const MINIMUM_BYTES: u64 = 512 << 20;

@@ -17,8 +17,7 @@ use super::path::through_descriptor;
 use super::{
     FileSystemStats, Formatting, Freeze, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe, topmost,
 };
-use crate::block::Access;
-use crate::types::FsType;
+use crate::types::{Access, FsType};
 
 /// The verbs of [`Mounter`], for [`MemoryMounter::fail_next`] and [`MemoryMounter::calls`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

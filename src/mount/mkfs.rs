@@ -13,20 +13,6 @@ use super::{Formatting, MountError, program};
 use crate::block::device;
 use crate::types::FsType;
 
-/// Smallest device on which a file system of this type is made, in bytes, a multiple of 4096: what the programs accept, for ext4 what leaves
-/// room for a journal (without one, a power cut would lose files), and for Btrfs what the kernel can resize.
-///
-/// Measured: mkfs.ext4 1.47 makes a file system from 256 KiB on and a journal from 8 MiB on, which takes half of that; mkfs.btrfs 6.2
-/// needs 109 MiB, and the kernel resizes none to less than 256 MiB, so that a smaller one could not become a little larger; mkfs.xfs has
-/// refused less than 300 MiB since 5.19.
-pub const fn minimum_bytes(fs_type: FsType) -> u64 {
-    match fs_type {
-        FsType::Ext4 => 16 << 20,
-        FsType::Xfs => 300 << 20,
-        FsType::Btrfs => 256 << 20,
-    }
-}
-
 /// Whether a file system of `fs_type` may be made where `finding` was found.
 ///
 /// Over an unfinished attempt of our own: its half-written remains, recognised or not, but nothing that carries another
@@ -138,7 +124,7 @@ mod tests {
     #[test]
     fn the_smallest_ext4_has_a_journal() {
         let image = tempfile::NamedTempFile::new().unwrap();
-        image.as_file().set_len(minimum_bytes(FsType::Ext4)).unwrap();
+        image.as_file().set_len(FsType::Ext4.minimum_bytes()).unwrap();
         make(image.path(), FsType::Ext4, Formatting::Blank).unwrap();
         let output = std::process::Command::new("dumpe2fs").arg("-h").arg(image.path()).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();

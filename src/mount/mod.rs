@@ -23,8 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::block::Access;
-use crate::types::FsType;
+use crate::types::{Access, ForbiddenOption, FsType};
 
 /// What a direct look at a device's superblocks found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +54,8 @@ pub enum MountError {
         reason: &'static str,
     },
     /// A mount option that is not known or not allowed.
-    #[error("mount option `{0}` is not known or not allowed")]
-    Option(String),
+    #[error(transparent)]
+    Option(#[from] ForbiddenOption),
     /// A mount option that the kernel refuses.
     #[error("mount option `{option}` is refused by the kernel: {message}")]
     OptionRefused {

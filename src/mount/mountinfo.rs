@@ -126,7 +126,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::block::Access;
+    use crate::types::Access;
     use proptest::prelude::*;
 
     fn escape(bytes: &[u8]) -> String {

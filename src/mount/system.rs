@@ -27,9 +27,9 @@ use super::{
     FileSystemStats, Formatting, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe, btrfs_identity, check,
     mkfs, mounted, mountinfo, topmost,
 };
-use crate::block::{Access, FileSource, bind, device, mount_options};
+use crate::block::{FileSource, bind, device, mount_options};
 use crate::failpoint;
-use crate::types::{FsType, LogicalBlockSize};
+use crate::types::{Access, FsType, LogicalBlockSize};
 
 /// How long an unmount waits for those who are about to leave: a program that was started holds copies of all descriptors of
 /// this process for a moment, and monitoring looks into every mount.

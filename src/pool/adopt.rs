@@ -23,10 +23,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Found;
 use super::catalogue::copy::Records;
-use super::record::{AccessMode, AnchorLimit, FormatState, Snapshot, Volume, VolumeMode};
-use super::{DataChecksum, Found};
-use crate::types::{LogicalBlockSize, Object, ObjectName, PoolId, SnapshotId, Timestamp, VolumeId, VolumeSize};
+use super::record::{Snapshot, Volume};
+use crate::types::{
+    AccessMode, AnchorLimit, DataChecksum, FormatState, LogicalBlockSize, Object, ObjectName, PoolId, SnapshotId, Timestamp,
+    VolumeId, VolumeMode, VolumeSize,
+};
 
 /// As many intents may have been numbered since the records: more than a pool makes in a year at a hundred a second.
 const AHEAD: u64 = 1 << 32;

@@ -55,11 +55,11 @@ pub use self::thin::EpochStep;
 use super::PoolError;
 use super::intent::{Intent, IntentId};
 use super::properties::PoolProperties;
-use super::record::{Anchor, ExportRecord, Publication, Snapshot, Volume};
+use super::record::{Anchor, Publication, Snapshot, Volume};
 use super::thin::region::Region;
 use crate::block::file_ops;
 use crate::failpoint;
-use crate::types::{ObjectName, PoolId, SnapshotId, VolumeId};
+use crate::types::{ExportRecord, ObjectName, PoolId, SnapshotId, VolumeId};
 
 /// Format version that this program writes, and the newest it reads.
 pub const FORMAT: u32 = 1;

@@ -4,7 +4,8 @@
 //! compared as it was at creation: a volume that was grown since still answers the request that made it.
 
 use super::PoolError;
-use super::record::{NewSnapshot, NewVolume, Snapshot, Volume};
+use super::record::{NewSnapshot, Snapshot, Volume};
+use crate::types::NewVolume;
 
 /// Checks a recorded volume against a request for its name.
 ///
@@ -54,9 +55,10 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::pool::DataChecksum;
-    use crate::pool::record::{AccessMode, AnchorLimit, FormatState, VolumeMode};
-    use crate::types::{CapacityRange, FsType, LogicalBlockSize, Object, SnapshotId, Timestamp, VolumeId, VolumeSize};
+    use crate::types::{
+        AccessMode, AnchorLimit, CapacityRange, DataChecksum, FormatState, FsType, LogicalBlockSize, Object, SnapshotId,
+        Timestamp, VolumeId, VolumeMode, VolumeSize,
+    };
 
     fn request() -> NewVolume {
         NewVolume {

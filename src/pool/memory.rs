@@ -18,9 +18,10 @@ use std::time::Duration;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
 
-use super::{Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage};
-use crate::block::Access;
-use crate::types::{ByteRange, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize, range};
+use super::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage};
+use crate::types::{
+    Access, ByteRange, DataChecksum, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize, range,
+};
 
 /// Unit in which content is compared and copied, in bytes: a page, the smallest hole of a memfd.
 const BLOCK: u64 = 4096;

@@ -18,7 +18,6 @@ pub mod catalogue;
 pub mod idempotent;
 pub mod intent;
 pub mod kernel_devices;
-pub mod kubernetes;
 pub mod locks;
 pub mod memory;
 pub mod owned;
@@ -42,8 +41,8 @@ use serde::{Deserialize, Serialize};
 
 use self::catalogue::Change;
 use self::properties::Reserve;
-use crate::block::{Access, file_ops};
-use crate::types::{ByteRange, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
+use crate::block::file_ops;
+use crate::types::{Access, ByteRange, DataChecksum, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
 
 /// Longest time a file system stays frozen for a cut (DESIGN, invariant 4).
 pub const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
@@ -68,16 +67,6 @@ impl fmt::Display for PoolKind {
             Self::Memory => "memory",
         })
     }
-}
-
-/// Whether the pool's file system keeps checksums of a volume's data (StorageClass parameter `checksum`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum DataChecksum {
-    /// No checksums: overwrites go in place, direct I/O stays direct. The default.
-    #[default]
-    Off,
-    /// Checksums by the pool's file system (Btrfs only; refused elsewhere).
-    On,
 }
 
 /// Physical properties of a new object.

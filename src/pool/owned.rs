@@ -70,10 +70,9 @@ use super::catalogue::Catalogue;
 use super::catalogue::copy::CopyKeeper;
 use super::intent::{Intent, IntentId};
 use super::locks::{Key, Locked, OperationLocks};
-use super::{DataChecksum, Demand, FREEZE_DEADLINE, Held, Pool, PoolError, PoolKind, Quiesce, Release};
-use crate::block::Access;
+use super::{Demand, FREEZE_DEADLINE, Held, Pool, PoolError, PoolKind, Quiesce, Release};
 use crate::failpoint;
-use crate::types::{LogicalBlockSize, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
+use crate::types::{Access, DataChecksum, LogicalBlockSize, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
 
 /// A pool with its catalogue. All methods block and may be called from several threads.
 pub struct OwnedPool {

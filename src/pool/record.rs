@@ -8,12 +8,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::block::Access;
 use crate::dm::units::ThinId;
-use crate::types::{CapacityRange, FsType, LogicalBlockSize, Object, ObjectName, SnapshotId, Timestamp, VolumeId, VolumeSize};
-
-use super::DataChecksum;
-use super::kubernetes::KubernetesNames;
+use crate::types::{
+    Access, AccessMode, AnchorLimit, DataChecksum, FormatState, KubernetesNames, LogicalBlockSize, Object, ObjectName,
+    SnapshotId, Timestamp, VolumeId, VolumeMode, VolumeSize,
+};
 
 /// Result of a creation: whether this call made the object, or an equal earlier one had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,74 +30,6 @@ impl<T> Outcome<T> {
             Self::Created(value) | Self::Existing(value) => value,
         }
     }
-}
-
-/// How a volume is presented.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VolumeMode {
-    /// A device node.
-    Block,
-    /// A mounted file system of this type.
-    Filesystem(FsType),
-}
-
-/// Access modes of CSI that a node-local volume supports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum AccessMode {
-    /// SINGLE_NODE_WRITER: one target path at a time.
-    SingleNodeWriter,
-    /// SINGLE_NODE_READER_ONLY.
-    SingleNodeReaderOnly,
-    /// MULTI_NODE_READER_ONLY: any number of readers; from a snapshot, and never writable.
-    MultiNodeReaderOnly,
-    /// SINGLE_NODE_SINGLE_WRITER: exactly one target path.
-    SingleNodeSingleWriter,
-    /// SINGLE_NODE_MULTI_WRITER: any number of target paths on the node.
-    SingleNodeMultiWriter,
-}
-
-/// Whether a volume was ever formatted (invariant 1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FormatState {
-    /// Never formatted, never given out writable, and no content but that of a source of which the same is true: mkfs may run.
-    Never,
-    /// mkfs was begun: only it, and only while the volume is not mounted, may run again.
-    Formatting,
-    /// Has content copied from elsewhere, with its identity (a file system's UUID), and was not given out yet: mkfs never
-    /// runs, but a file system of it may need an identity of its own before it is first mounted.
-    Copied,
-    /// Has content: mkfs never runs again.
-    Content,
-}
-
-/// A request to make a volume, already checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewVolume {
-    /// Name given by the orchestrator: the key of idempotency.
-    pub name: ObjectName,
-    /// Sizes accepted.
-    pub capacity: CapacityRange,
-    /// Smallest size that the mode needs (a file system's minimum); the source's size is added by the pool.
-    pub minimum: VolumeSize,
-    /// Mode: of the capabilities, all of which agree.
-    pub mode: VolumeMode,
-    /// All access modes asked for, ascending, without repetition.
-    pub access_modes: Vec<AccessMode>,
-    /// Mount flags asked for.
-    pub mount_flags: Vec<String>,
-    /// StorageClass parameters that matter to the volume (`csi.storage.k8s.io/` keys removed).
-    pub parameters: BTreeMap<String, String>,
-    /// Checksums or not.
-    pub checksum: DataChecksum,
-    /// Where its content comes from, if from an object of this pool.
-    pub source: Option<Object>,
-    /// The handle of the snapshot that it is restored from, if its content comes from elsewhere: another pool, or a repository. The text as it
-    /// is named in requests.
-    pub foreign_source: Option<String>,
-    /// What Kubernetes calls it.
-    pub kubernetes: KubernetesNames,
 }
 
 /// A volume, as recorded.
@@ -224,43 +155,6 @@ pub enum Consumer {
     Source,
 }
 
-/// How many anchors a volume may leave (StorageClass parameter `deltaAnchors`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct AnchorLimit(u8);
-
-impl AnchorLimit {
-    /// Key of the StorageClass parameter.
-    pub const PARAMETER: &'static str = "deltaAnchors";
-    /// Largest limit.
-    pub const MAX: u8 = 32;
-    /// No anchors: a deleted snapshot is gone at once.
-    pub const NONE: Self = Self(0);
-
-    /// A limit of `count` anchors; `None` above [`AnchorLimit::MAX`].
-    pub fn new(count: u8) -> Option<Self> {
-        (count <= Self::MAX).then_some(Self(count))
-    }
-
-    /// The value of the parameter: a decimal number from 0 to [`AnchorLimit::MAX`].
-    pub fn parse(value: &str) -> Option<Self> {
-        let plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-        if plain { value.parse().ok().and_then(Self::new) } else { None }
-    }
-
-    /// Number of anchors.
-    pub fn count(self) -> usize {
-        usize::from(self.0)
-    }
-}
-
-impl Default for AnchorLimit {
-    /// Four: a few repositories and a metadata client, each with its last snapshot.
-    fn default() -> Self {
-        Self(4)
-    }
-}
-
 /// A snapshot, as recorded. Everything but who used it is as it was at the cut, also after its source has grown or gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -356,23 +250,4 @@ pub enum ThinStored {
     Device,
     /// The map of what a deleted snapshot held, in the catalogue. The thin device is gone, or about to be.
     Map,
-}
-
-/// What is known of the exports of a volume to one repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExportRecord {
-    /// Id of the repository (its config's id, 64 hexadecimal digits).
-    pub repository: String,
-    /// The volume.
-    pub volume: VolumeId,
-    /// The snapshot that was exported.
-    pub snapshot: SnapshotId,
-    /// The repository snapshot that holds it (64 hexadecimal digits).
-    pub repository_snapshot: String,
-    /// Size at the export.
-    pub size: VolumeSize,
-    /// Chunk size in bytes.
-    pub chunk_size: u64,
-    /// When it was finished.
-    pub finished: Timestamp,
 }

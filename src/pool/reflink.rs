@@ -67,14 +67,14 @@ use super::catalogue::{Catalogue, copy};
 use super::owned::OwnedPool;
 use super::properties::PoolProperties;
 use super::record::{Snapshot, Volume};
-use super::{
-    Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage, Quiesce,
-};
+use super::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage, Quiesce};
 use crate::block::fiemap::{self, FiemapOptions, Unwritten, WriteOut};
 use crate::block::loop_device::{self, DirectIo, LoopDevice, LoopError, LoopOptions};
-use crate::block::{Access, btrfs, file_ops, reflink};
+use crate::block::{btrfs, file_ops, reflink};
 use crate::failpoint;
-use crate::types::{LogicalBlockSize, Object, PoolId, RangeStream, SnapshotId, VolumeId, VolumeSize, range};
+use crate::types::{
+    Access, DataChecksum, LogicalBlockSize, Object, PoolId, RangeStream, SnapshotId, VolumeId, VolumeSize, range,
+};
 
 /// How the directory's file system shares extents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

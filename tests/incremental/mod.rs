@@ -16,13 +16,14 @@ use futures::StreamExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonic::Request;
-use windlass::block::Access;
 use windlass::csi::transfers::Transfers;
-use windlass::pool::DataChecksum;
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
+use windlass::pool::record::NewSnapshot;
 use windlass::repository::{Environment, KdfCost, Location, Password, Repository, connect};
-use windlass::types::{ByteRange, CapacityRange, Object, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, VolumeSize};
+use windlass::types::{
+    Access, AccessMode, ByteRange, CapacityRange, DataChecksum, NewVolume, Object, SnapshotHandle, SnapshotId, VolumeHandle,
+    VolumeId, VolumeMode, VolumeSize,
+};
 
 use crate::common::GIB;
 use crate::common::fixture::{Bench, PoolFileSystem};

@@ -6,14 +6,13 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use windlass::block::Access;
 use windlass::csi::quiesce::MountQuiesce;
 use windlass::mount::memory::MemoryMounter;
 use windlass::pool::catalogue::Catalogue;
 use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolKind, PoolUsage};
-use windlass::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
+use windlass::types::{Access, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
 
 /// A pool in memory whose listings are made by the test.
 pub struct Injected {

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use windlass::block::Access;
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::record::{AnchorLimit, Snapshot, Volume};
-use windlass::types::{CapacityRange, Object, VolumeSize};
+use windlass::pool::record::{Snapshot, Volume};
+use windlass::types::{Access, AnchorLimit, CapacityRange, Object, VolumeSize};
 
 use super::workload::{BESIDE, BLOCK, Content, Operation, State, block_of, new_volume};
 

@@ -7,11 +7,12 @@ use std::os::unix::fs::FileExt;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use windlass::block::Access;
+use windlass::pool::PoolError;
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::record::{AccessMode, AnchorLimit, NewSnapshot, NewVolume, VolumeMode};
-use windlass::pool::{DataChecksum, PoolError};
-use windlass::types::{CapacityRange, Object, ObjectName, VolumeSize};
+use windlass::pool::record::NewSnapshot;
+use windlass::types::{
+    Access, AccessMode, AnchorLimit, CapacityRange, DataChecksum, NewVolume, Object, ObjectName, VolumeMode, VolumeSize,
+};
 
 /// What content is counted in: what disks write as a whole.
 pub const BLOCK: u64 = 4096;

@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
+use windlass::block::freeze;
 use windlass::block::loop_device::{self, DirectIo, LoopDevice, LoopOptions};
-use windlass::block::{Access, freeze};
 use windlass::mount::image::{self, ImageFileSystem};
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{MountRequest, Mounter};
-use windlass::pool::DataChecksum;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, VolumeMode};
-use windlass::types::{CapacityRange, FsType, LogicalBlockSize, VolumeId, VolumeSize};
+use windlass::pool::record::NewSnapshot;
+use windlass::types::{
+    Access, AccessMode, CapacityRange, DataChecksum, FsType, LogicalBlockSize, NewVolume, VolumeId, VolumeMode, VolumeSize,
+};
 
 /// A request for an empty raw volume.
 pub fn new_volume(name: &str, bytes: u64) -> NewVolume {

@@ -12,10 +12,9 @@ use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
-use windlass::block::Access;
 use windlass::csi::server::{self, PrivateSocket};
 use windlass::pool::owned::OwnedPool;
-use windlass::types::{Object, SnapshotHandle, VolumeHandle};
+use windlass::types::{Access, Object, SnapshotHandle, VolumeHandle};
 
 use crate::common::fixture::{Bench, PoolFileSystem};
 use crate::common::open::OpenPool;

@@ -14,10 +14,9 @@ pub mod stored;
 #[path = "../thin_random/oracle.rs"]
 mod oracle;
 
-use windlass::block::Access;
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::record::{AnchorLimit, Consumer};
-use windlass::types::{CapacityRange, FsType, Object, ObjectName, VolumeId, VolumeSize};
+use windlass::pool::record::Consumer;
+use windlass::types::{Access, AnchorLimit, CapacityRange, FsType, Object, ObjectName, VolumeId, VolumeSize};
 
 use crate::power_cut::replay::ReplayOptions;
 use crate::power_cut::workload::{BESIDE, Checksums, Operation, State, Workload, new_volume, perform, volume_of};

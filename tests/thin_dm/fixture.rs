@@ -7,12 +7,12 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use windlass::block::loop_device::{self, DirectIo, LoopDevice, LoopOptions};
-use windlass::block::{Access, AlignedBuffer, device};
+use windlass::block::{AlignedBuffer, device};
 use windlass::dm::units::{DataBlockSize, Sectors, ThinId};
 use windlass::dm::{
     DataBlocks, DeviceMapper, DeviceNodes, DeviceNumber, DmName, DmUuid, PoolFeatures, Removal, Target, TargetKind, node,
 };
-use windlass::types::LogicalBlockSize;
+use windlass::types::{Access, LogicalBlockSize};
 
 pub const MIB: u64 = 1 << 20;
 /// Bytes of a data block of the pools here.

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use windlass::block::{Access, AlignedBuffer, device};
+use windlass::block::{AlignedBuffer, device};
 use windlass::dm::units::ThinId;
 use windlass::dm::{DeviceMapper, TargetKind};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::record::{Consumer, NewSnapshot};
 use windlass::pool::thin::names::{Names, Part};
-use windlass::types::{ByteRange, CapacityRange, Object, SnapshotId, VolumeId};
+use windlass::types::{Access, ByteRange, CapacityRange, Object, SnapshotId, VolumeId};
 
 use super::content::{Content, PIECE};
 use super::oracle::Map;

@@ -10,17 +10,16 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use windlass::block::{Access, device};
+use windlass::block::device;
 use windlass::dm::units::Sectors;
 use windlass::dm::{DeviceMapper, DeviceNumber, DmName, DmUuid, FileSystem, Flush, Removal, SuspendOptions, Target, TargetKind};
-use windlass::pool::DataChecksum;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, Snapshot, Volume, VolumeMode};
+use windlass::pool::record::{NewSnapshot, Snapshot, Volume};
 use windlass::pool::thin::devices::LabelledDevice;
 use windlass::pool::thin::format::{CreateOptions, DevicePaths, Others};
 use windlass::pool::thin::{create_pool, open_pool};
-use windlass::types::{CapacityRange, Object, PoolId, VolumeSize};
+use windlass::types::{Access, AccessMode, CapacityRange, DataChecksum, NewVolume, Object, PoolId, VolumeMode, VolumeSize};
 
 pub const MIB: u64 = 1 << 20;
 

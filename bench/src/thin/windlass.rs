@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use windlass::block::Access;
-use windlass::pool::kubernetes::KubernetesNames;
+use windlass::pool::PoolError;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::{AccessMode, NewSnapshot, NewVolume, Snapshot, Volume, VolumeMode};
+use windlass::pool::record::{NewSnapshot, Snapshot, Volume};
 use windlass::pool::thin::format::{CreateOptions, DevicePaths};
 use windlass::pool::thin::{create_pool, open_pool};
-use windlass::pool::{DataChecksum, PoolError};
-use windlass::types::{CapacityRange, Object, ObjectName, VolumeSize};
+use windlass::types::{
+    Access, AccessMode, CapacityRange, DataChecksum, KubernetesNames, NewVolume, Object, ObjectName, VolumeMode, VolumeSize,
+};
 
 use super::{Operation, Tool};
 use crate::error::{BenchError, While};

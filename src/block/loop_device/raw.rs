@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
 use super::{BackingFile, DirectIo, LoopOptions};
-use crate::block::{Access, ioctl};
+use crate::block::ioctl;
+use crate::types::Access;
 
 const CLR_FD: libc::Ioctl = 0x4c01;
 const SET_STATUS64: libc::Ioctl = 0x4c04;

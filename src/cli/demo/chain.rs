@@ -10,14 +10,13 @@ use csi_proto::csi::v1 as csi;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use crate::block::Access;
 use crate::block::loop_device::{self, DirectIo, LoopOptions};
 use crate::mount::system::SystemMounter;
 use crate::pool::properties::PoolProperties;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
 use crate::repository::check::Depth;
 use crate::repository::{Environment, KdfCost, Location, Repository};
-use crate::types::{FsType, LogicalBlockSize};
+use crate::types::{Access, FsType, LogicalBlockSize};
 
 use super::super::choice::ChoiceArgs;
 use super::super::client::Answer;

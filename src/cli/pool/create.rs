@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::json;
 
-use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName, PoolProperties, Reserve};
+use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolProperties, Reserve};
 use crate::pool::thin::format::{CreateOptions, DataBlockSize, DevicePaths, Others};
-use crate::types::{FsType, PoolId};
+use crate::types::{FsType, PoolId, PoolName};
 
 use super::super::exit::{CliError, Exit};
 use super::super::open_pool;

@@ -22,8 +22,7 @@ use csi_proto::windlass::v1 as windlass;
 use serde_json::{Map, Value, json};
 
 use crate::csi::{DRIVER_NAME, topology};
-use crate::pool::kubernetes::KubernetesName;
-use crate::types::PoolId;
+use crate::types::{KubernetesName, PoolId};
 
 use super::super::client::Node;
 use super::super::endpoint::EndpointArgs;

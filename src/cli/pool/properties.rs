@@ -4,7 +4,8 @@ use clap::{ArgGroup, Args};
 use csi_proto::windlass::v1 as windlass;
 use serde_json::json;
 
-use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolName, Reserve, ReserveError};
+use crate::pool::properties::{DeletedSpace, OverprovisionRatio, Reserve, ReserveError};
+use crate::types::PoolName;
 
 use super::super::client::Node;
 use super::super::endpoint::EndpointArgs;

@@ -11,8 +11,7 @@ use crate::csi::validate::capability::{self, AccessType, CapabilitySet};
 use crate::csi::validate::parameters::{self, VolumeParameters};
 use crate::csi::validate::size;
 use crate::pool::owned::OwnedPool;
-use crate::pool::record::VolumeMode;
-use crate::types::{FsType, VolumeSize};
+use crate::types::{FsType, VolumeMode, VolumeSize};
 
 use super::create;
 
@@ -58,7 +57,7 @@ pub(super) fn capacity(layer: &NodeLayer, checked: Checked) -> Result<proto::Get
         return Ok(nothing);
     }
     let (mut total, mut largest) = (0_u64, 0_u64);
-    let suits = |pool: &OwnedPool| allowed.contains(&pool.id()) && parameters.suit(pool);
+    let suits = |pool: &OwnedPool| allowed.contains(&pool.id()) && create::suits_parameters(pool, &parameters);
     for pool in pools.iter().filter(|pool| suits(pool)) {
         let Some(available) = create::available(layer, pool) else { continue };
         total = total.saturating_add(available);

@@ -21,10 +21,9 @@ use crate::csi::validate::parameters::{self, PoolSelector, VolumeParameters};
 use crate::csi::validate::source::{self, ContentSource};
 use crate::csi::validate::{self, size};
 use crate::csi::{answer, named_pool, topology};
-use crate::mount::options;
 use crate::pool::owned::OwnedPool;
-use crate::pool::record::{AccessMode, NewVolume, Volume, VolumeMode};
-use crate::types::{CapacityRange, FsType, ObjectName, PoolId, VolumeSize};
+use crate::pool::record::Volume;
+use crate::types::{AccessMode, CapacityRange, FsType, NewVolume, ObjectName, PoolId, VolumeMode, VolumeSize, mount_options};
 
 /// Made where neither the capability nor the parameters nor a source name a file system.
 const DEFAULT_FS_TYPE: FsType = FsType::Ext4;
@@ -150,7 +149,7 @@ fn first(layer: &NodeLayer, checked: Checked) -> Result<(Arc<OwnedPool>, NewVolu
     let mode = mode_of(&checked.capabilities.access_type, source.and_then(|source| source.fs_type));
     if let VolumeMode::Filesystem(fs_type) = mode {
         // Checked before against the options of all file systems, where the request names none.
-        options::check(checked.capabilities.access_type.flags(), Some(fs_type))
+        mount_options::check(checked.capabilities.access_type.flags(), Some(fs_type))
             .map_err(|error| RequestError::invalid("volume_capabilities.mount.mount_flags", error.to_string()))?;
     }
     if let (Some(named), Some(source)) = (checked.source, source) {
@@ -243,7 +242,7 @@ fn choose(layer: &NodeLayer, checked: &Checked) -> Result<Arc<OwnedPool>, CallEr
         return Err(RequestError::exhausted("parameters.pool", reason).into());
     }
     // What contradicts a source, which is where it is, is said by its pool.
-    let suits = |pool: &OwnedPool| checked.source.is_some() || checked.parameters.suit(pool);
+    let suits = |pool: &OwnedPool| checked.source.is_some() || suits_parameters(pool, &checked.parameters);
     if !pools.iter().any(|pool| suits(pool) && selected.as_ref().is_none_or(|selected| selected.contains(&pool.id()))) {
         let reason = format!("no pool of node `{}` that may be chosen keeps checksums of data", layer.node.as_str());
         return Err(RequestError::exhausted("parameters.checksum", reason).into());
@@ -286,6 +285,11 @@ fn roomiest<'a>(layer: &NodeLayer, pools: impl Iterator<Item = &'a Arc<OwnedPool
         }
     }
     best.map(|(_, pool)| pool)
+}
+
+/// Whether a pool can make a volume with these parameters.
+pub(super) fn suits_parameters(pool: &OwnedPool, parameters: &VolumeParameters) -> bool {
+    pool.supports(parameters.checksum) && parameters.logical_block_size.is_none_or(|size| pool.offers(size))
 }
 
 /// What new volumes may take of a pool, in bytes; `None` when it does not answer, or cannot record a change.

@@ -9,8 +9,7 @@ use crate::csi::locks::{Hold, Key};
 use crate::csi::node_layer::{NodeLayer, no_such};
 use crate::csi::validate::capability::{self, Capability};
 use crate::csi::validate::{self, size};
-use crate::pool::record::VolumeMode;
-use crate::types::{CapacityRange, Object, VolumeHandle};
+use crate::types::{CapacityRange, Object, VolumeHandle, VolumeMode};
 
 const VOLUME_ID: &str = "volume_id";
 

@@ -382,8 +382,9 @@ async fn the_names_of_kubernetes_are_kept_and_never_compared() {
 #[tokio::test]
 async fn a_volume_restored_from_elsewhere_repeats_its_answer_with_its_source() {
     use crate::pool::owned::RestoreStart;
-    use crate::pool::record::{AccessMode as Recorded, NewVolume, VolumeMode};
-    use crate::types::{CapacityRange, PoolId, SnapshotHandle, SnapshotId, VolumeSize};
+    use crate::types::{
+        AccessMode as Recorded, CapacityRange, NewVolume, PoolId, SnapshotHandle, SnapshotId, VolumeMode, VolumeSize,
+    };
 
     let world = World::new(&[Disk::new("one")]);
     let pool = world.layer.pools().remove(0);

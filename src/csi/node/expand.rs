@@ -4,15 +4,14 @@ use std::path::PathBuf;
 
 use csi_proto::csi::v1 as proto;
 
-use crate::block::Access;
 use crate::csi::answer;
 use crate::csi::error::{CallError, RequestError};
 use crate::csi::locks::{Hold, Key};
 use crate::csi::node_layer::{NodeLayer, no_such};
 use crate::csi::validate::capability::{self, AccessType, Capability};
 use crate::csi::validate::{self, path, size};
-use crate::pool::record::{PublicationKind, VolumeMode};
-use crate::types::{CapacityRange, VolumeHandle};
+use crate::pool::record::PublicationKind;
+use crate::types::{Access, CapacityRange, VolumeHandle, VolumeMode};
 
 use super::presence::fs_type_of;
 use super::situation::{At, Situation};

@@ -1,8 +1,8 @@
 //! Whether a volume is formatted, mounted as it is, or left for somebody to look at (invariant 1). A pure decision.
 
 use crate::mount::{Formatting, Probe};
-use crate::pool::record::{FormatState, Volume};
-use crate::types::FsType;
+use crate::pool::record::Volume;
+use crate::types::{FormatState, FsType};
 
 /// What is to be done before an unmounted volume is mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +53,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::pool::DataChecksum;
-    use crate::pool::record::VolumeMode;
-    use crate::types::{LogicalBlockSize, Object, SnapshotId, Timestamp, VolumeId, VolumeSize};
+    use crate::types::{DataChecksum, LogicalBlockSize, Object, SnapshotId, Timestamp, VolumeId, VolumeMode, VolumeSize};
 
     fn volume(format: FormatState, source: Option<Object>) -> Volume {
         Volume {

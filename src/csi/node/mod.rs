@@ -19,10 +19,9 @@ use proto::node_service_capability::rpc::Type as RpcType;
 use proto::node_service_capability::{Rpc, Type};
 use tonic::{Request, Response, Status};
 
-use crate::block::Access;
 use crate::mount::MountError;
-use crate::pool::record::{Publication, Volume, VolumeMode};
-use crate::types::FsType;
+use crate::pool::record::{Publication, Volume};
+use crate::types::{Access, FsType, VolumeMode};
 
 use super::controller::call;
 use super::error::{CallError, RequestError};

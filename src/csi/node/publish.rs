@@ -10,15 +10,14 @@ use std::path::PathBuf;
 
 use csi_proto::csi::v1 as proto;
 
-use crate::block::Access;
 use crate::csi::error::{CallError, RequestError};
 use crate::csi::locks::{Hold, Key};
 use crate::csi::node_layer::{NodeLayer, no_such};
 use crate::csi::validate::capability::{self, AccessType, Capability, is_exclusive};
 use crate::csi::validate::{self, path};
 use crate::mount::path::NodeKind;
-use crate::pool::record::{FormatState, Publication, PublicationKind, VolumeMode};
-use crate::types::VolumeHandle;
+use crate::pool::record::{Publication, PublicationKind};
+use crate::types::{Access, FormatState, VolumeHandle, VolumeMode};
 
 use super::presence::fs_type_of;
 use super::situation::{At, Situation};

@@ -12,8 +12,8 @@ use crate::csi::node_layer::NodeLayer;
 use crate::mount::MountEntry;
 use crate::pool::Attachment;
 use crate::pool::owned::OwnedPool;
-use crate::pool::record::{Publication, PublicationKind, Volume, VolumeMode};
-use crate::types::Object;
+use crate::pool::record::{Publication, PublicationKind, Volume};
+use crate::types::{Object, VolumeMode};
 
 pub(super) use super::presence::At;
 use super::presence::{Device, Presence};

@@ -22,16 +22,15 @@ use std::path::{Path, PathBuf};
 
 use csi_proto::csi::v1 as proto;
 
-use crate::block::Access;
 use crate::csi::error::{CallError, RequestError};
 use crate::csi::locks::{Hold, Key};
 use crate::csi::node_layer::{NodeLayer, no_such};
 use crate::csi::validate::capability::{self, AccessType, Capability};
 use crate::csi::validate::{self, path};
 use crate::mount::path::Confined;
-use crate::mount::{MountError, MountRequest, Probe, options};
-use crate::pool::record::{FormatState, Publication, PublicationKind, VolumeMode};
-use crate::types::{FsType, Object, VolumeHandle};
+use crate::mount::{MountError, MountRequest, Probe};
+use crate::pool::record::{Publication, PublicationKind};
+use crate::types::{Access, FormatState, FsType, Object, VolumeHandle, VolumeMode, mount_options};
 
 use super::format::{self, Preparation};
 use super::presence::{fs_type_of, is_node};
@@ -109,7 +108,7 @@ pub(super) fn stage(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeSt
             return done;
         }
     };
-    mounted(options::check(&wanted.mount_flags, Some(fs_type)))?;
+    mounted(mount_options::check(&wanted.mount_flags, Some(fs_type)).map_err(MountError::from))?;
     let found = match situation.at(&path) {
         At::Other(entry) => return Err(occupied(STAGING_PATH, &path, &entry.source)),
         At::Volume(entry) => Some((entry.access(), entry.check_usable(expected_access(&wanted)))),

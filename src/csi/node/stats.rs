@@ -9,14 +9,13 @@ use std::path::PathBuf;
 use csi_proto::csi::v1 as proto;
 use proto::volume_usage::Unit;
 
-use crate::block::Access;
 use crate::csi::answer;
 use crate::csi::error::{CallError, Fault, RequestError};
 use crate::csi::locks::{Hold, Key};
 use crate::csi::node_layer::{NodeLayer, detached, no_such};
 use crate::csi::validate::{self, path};
-use crate::pool::record::{PublicationKind, VolumeMode};
-use crate::types::VolumeHandle;
+use crate::pool::record::PublicationKind;
+use crate::types::{Access, VolumeHandle, VolumeMode};
 
 use super::presence::is_node;
 use super::situation::{At, Situation};

@@ -19,8 +19,8 @@ use crate::mount::MountEntry;
 use crate::pool::PoolError;
 use crate::pool::kernel_devices::{KernelDevice, is_thin_node_of};
 use crate::pool::owned::OwnedPool;
-use crate::pool::record::{Publication, PublicationKind, VolumeMode};
-use crate::types::{Object, VolumeHandle};
+use crate::pool::record::{Publication, PublicationKind};
+use crate::types::{Object, VolumeHandle, VolumeMode};
 
 use super::presence::{At, Device, Presence, is_node};
 use super::{occupied, step};

@@ -3,10 +3,9 @@ use std::thread;
 use std::time::Instant;
 
 use super::*;
-use crate::block::Access;
 use crate::mount::memory::{Failure, MemoryMounter, Verb};
 use crate::mount::{Formatting, MountRequest};
-use crate::types::FsType;
+use crate::types::{Access, FsType};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);

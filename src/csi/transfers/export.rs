@@ -15,11 +15,11 @@ use tonic::Status;
 
 use crate::block::{BlockSource, FileSource};
 use crate::pool::owned::{Lease, OwnedPool};
-use crate::pool::record::{ExportRecord, Snapshot, VolumeMode};
+use crate::pool::record::Snapshot;
 use crate::repository::{Id, Repository, Verification};
 use crate::transfer::metadata::{Metadata, Mode};
 use crate::transfer::{self, Budget, ChunkSize, ExportError, ExportOptions, ExportReport, FullReason, Progress, Scope};
-use crate::types::{PoolId, SnapshotHandle, Timestamp, VolumeHandle};
+use crate::types::{ExportRecord, PoolId, SnapshotHandle, Timestamp, VolumeHandle, VolumeMode};
 
 use super::registry::{Done, Ended, Kind};
 use super::{Transfers, handle_tag, message, parent, status};

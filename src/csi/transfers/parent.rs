@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use crate::pool::owned::{Lease, OwnedPool};
-use crate::pool::record::ExportRecord;
 use crate::repository::Id;
 use crate::transfer::{ChunkSize, FullReason, Parent};
-use crate::types::{PoolId, SnapshotHandle, VolumeHandle, VolumeId, VolumeSize};
+use crate::types::{ExportRecord, PoolId, SnapshotHandle, VolumeHandle, VolumeId, VolumeSize};
 
 use super::status;
 

@@ -27,17 +27,19 @@ use tonic::Status;
 use crate::block::{FileSink, FileSource};
 use crate::csi::validate::size;
 use crate::mount::fit::{self, Misfit};
-use crate::pool::kubernetes::KubernetesNames;
+use crate::pool::PoolError;
 use crate::pool::owned::{OwnedPool, RestoreStart, RestoreTarget};
-use crate::pool::record::{AccessMode, NewVolume, Volume, VolumeMode};
-use crate::pool::{DataChecksum, PoolError};
+use crate::pool::record::Volume;
 use crate::repository::RepositoryError;
 use crate::repository::tree::FileSelector;
 use crate::transfer::metadata::{Metadata, Mode};
 use crate::transfer::{
     self, Budget, Holes, Image, Locking, OnDamage, Progress, Reading, RestoreError, RestoreOptions, RestoreReport, Target,
 };
-use crate::types::{CapacityRange, FsType, LogicalBlockSize, ObjectName, SnapshotHandle, VolumeHandle, VolumeId, VolumeSize};
+use crate::types::{
+    AccessMode, CapacityRange, DataChecksum, FsType, KubernetesNames, LogicalBlockSize, NewVolume, ObjectName, SnapshotHandle,
+    VolumeHandle, VolumeId, VolumeMode, VolumeSize,
+};
 
 use super::registry::{Done, Ended, Kind};
 use super::{Transfers, export, message, status};

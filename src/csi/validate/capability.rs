@@ -4,11 +4,8 @@ use csi_proto::csi::v1 as proto;
 use csi_proto::csi::v1::volume_capability::AccessType as WireAccessType;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 
-use crate::block::Access;
 use crate::csi::error::RequestError;
-use crate::mount::options;
-use crate::pool::record::{AccessMode, VolumeMode};
-use crate::types::FsType;
+use crate::types::{Access, AccessMode, FsType, VolumeMode, mount_options};
 
 use super::MAX_MAP_BYTES;
 
@@ -119,7 +116,7 @@ fn access_type(field: &str, access_type: Option<&WireAccessType>) -> Result<Acce
         return Err(RequestError::invalid(flags_field(), "must not be empty or contain NUL"));
     }
     let fs_type = fs_type(&format!("{field}.mount.fs_type"), &mount.fs_type)?;
-    options::check(&mount.mount_flags, fs_type).map_err(|error| RequestError::invalid(flags_field(), error.to_string()))?;
+    mount_options::check(&mount.mount_flags, fs_type).map_err(|error| RequestError::invalid(flags_field(), error.to_string()))?;
     Ok(AccessType::Mount { fs_type, flags: mount.mount_flags.clone() })
 }
 

@@ -10,12 +10,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use crate::csi::error::RequestError;
-use crate::pool::DataChecksum;
-use crate::pool::kubernetes::{KubernetesName, KubernetesNames, NamespacedName};
-use crate::pool::owned::OwnedPool;
-use crate::pool::properties::{PoolName, PoolNameError};
-use crate::pool::record::AnchorLimit;
-use crate::types::{FsType, LogicalBlockSize, PoolId};
+use crate::types::{
+    AnchorLimit, DataChecksum, FsType, KubernetesName, KubernetesNames, LogicalBlockSize, NamespacedName, PoolId, PoolName,
+    PoolNameError,
+};
 
 /// Keys with this beginning belong to the sidecars.
 const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
@@ -57,13 +55,6 @@ pub struct SnapshotParameters {
     pub recorded: BTreeMap<String, String>,
     /// What the sidecar says that Kubernetes calls it.
     pub kubernetes: KubernetesNames,
-}
-
-impl VolumeParameters {
-    /// Whether a pool can make what is asked for.
-    pub fn suit(&self, pool: &OwnedPool) -> bool {
-        pool.supports(self.checksum) && self.logical_block_size.is_none_or(|size| pool.offers(size))
-    }
 }
 
 fn pool(value: &str) -> Result<PoolSelector, RequestError> {

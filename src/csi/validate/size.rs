@@ -3,9 +3,7 @@
 use csi_proto::csi::v1 as proto;
 
 use crate::csi::error::RequestError;
-use crate::mount::mkfs;
-use crate::pool::record::VolumeMode;
-use crate::types::{CapacityRange, VolumeSize};
+use crate::types::{CapacityRange, VolumeMode, VolumeSize};
 
 /// The range of a request; an absent one is any size.
 ///
@@ -28,11 +26,11 @@ pub fn capacity(range: Option<&proto::CapacityRange>) -> Result<CapacityRange, R
         .ok_or_else(|| RequestError::out_of_range("capacity_range.limit_bytes", "must not be less than required_bytes"))
 }
 
-/// The smallest volume of a mode. For file systems: what is made well on it, and can grow ([`mkfs::minimum_bytes`]).
+/// The smallest volume of a mode. For file systems: what is made well on it, and can grow ([`FsType::minimum_bytes`](crate::types::FsType::minimum_bytes)).
 pub fn minimum(mode: VolumeMode) -> VolumeSize {
     let bytes = match mode {
         VolumeMode::Block => VolumeSize::GRANULARITY,
-        VolumeMode::Filesystem(fs_type) => mkfs::minimum_bytes(fs_type),
+        VolumeMode::Filesystem(fs_type) => fs_type.minimum_bytes(),
     };
     // All of them are multiples of 4096 below the largest size.
     VolumeSize::at_least(bytes).unwrap_or(VolumeSize::DEFAULT)

@@ -1,6 +1,6 @@
 use super::*;
-use crate::pool::record::{Anchor, Consumer, ExportRecord};
-use crate::types::FsType;
+use crate::pool::record::{Anchor, Consumer};
+use crate::types::{ExportRecord, FsType};
 
 const MIB: u64 = 1 << 20;
 

@@ -15,8 +15,8 @@ use super::thin::FIRST_DELTA_BASE;
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::properties::PoolProperties;
-use crate::pool::record::{Anchor, AnchorLimit, Consumer, ExportRecord, Publication, Snapshot, Volume};
-use crate::types::{ObjectName, SnapshotId, VolumeId};
+use crate::pool::record::{Anchor, Consumer, Publication, Snapshot, Volume};
+use crate::types::{AnchorLimit, ExportRecord, ObjectName, SnapshotId, VolumeId};
 
 /// Key of the counter of intents.
 pub(super) const NEXT_INTENT: &str = "next_intent";

@@ -3,10 +3,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::block::Access;
-use crate::pool::DataChecksum;
-use crate::pool::record::{AccessMode, FormatState, PublicationKind, VolumeMode};
-use crate::types::{LogicalBlockSize, Timestamp, VolumeSize};
+use crate::pool::record::PublicationKind;
+use crate::types::{Access, AccessMode, DataChecksum, FormatState, LogicalBlockSize, Timestamp, VolumeMode, VolumeSize};
 
 fn volume(name: &str) -> Volume {
     Volume {

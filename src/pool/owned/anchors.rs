@@ -26,9 +26,9 @@ use super::{OwnedPool, act};
 use crate::pool::catalogue::Change;
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
-use crate::pool::record::{Anchor, AnchorLimit, Consumer, Snapshot};
+use crate::pool::record::{Anchor, Consumer, Snapshot};
 use crate::pool::{Demand, ObjectUsage, PoolError, PoolUsage};
-use crate::types::{Object, SnapshotId, Timestamp, VolumeId};
+use crate::types::{AnchorLimit, Object, SnapshotId, Timestamp, VolumeId};
 
 impl OwnedPool {
     /// Records that a consumer used a snapshot, and may come back for what changed since: deleted, the snapshot is kept as an

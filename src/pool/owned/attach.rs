@@ -1,9 +1,8 @@
 //! Devices of objects.
 
 use super::{OwnedPool, act};
-use crate::block::Access;
 use crate::pool::{Attachment, ObjectUsage, PoolError};
-use crate::types::{LogicalBlockSize, Object};
+use crate::types::{Access, LogicalBlockSize, Object};
 
 impl OwnedPool {
     /// Makes the device of an object; attached already with at least this access, the same device again. Snapshots are

@@ -6,9 +6,9 @@ use super::{OwnedPool, act};
 use crate::failpoint;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::{Key, Locked, Pin};
-use crate::pool::record::{Consumer, FormatState, NewVolume, Outcome, Volume, VolumeHistory};
-use crate::pool::{DataChecksum, Demand, FREEZE_DEADLINE, ObjectSpec, PoolError, idempotent};
-use crate::types::{LogicalBlockSize, Object, Timestamp, VolumeId, VolumeSize};
+use crate::pool::record::{Consumer, Outcome, Volume, VolumeHistory};
+use crate::pool::{Demand, FREEZE_DEADLINE, ObjectSpec, PoolError, idempotent};
+use crate::types::{DataChecksum, FormatState, LogicalBlockSize, NewVolume, Object, Timestamp, VolumeId, VolumeSize};
 
 /// What matters of a content source.
 struct Source {

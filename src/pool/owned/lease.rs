@@ -4,12 +4,11 @@ use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use super::{Damaged, OwnedPool, check_sound};
-use crate::block::Access;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::locks::{OperationLocks, Pin};
 use crate::pool::record::Snapshot;
 use crate::pool::{Pool, PoolError};
-use crate::types::{LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeSize};
+use crate::types::{Access, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeSize};
 
 /// A snapshot that cannot be deleted until this is dropped.
 pub struct Lease {

@@ -8,13 +8,13 @@
 use std::fs::File;
 
 use super::{OwnedPool, act};
-use crate::block::{Access, device};
+use crate::block::device;
 use crate::failpoint;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::{Key, Locked};
-use crate::pool::record::{FormatState, NewVolume, Volume};
+use crate::pool::record::Volume;
 use crate::pool::{ObjectSpec, PoolError, idempotent};
-use crate::types::{Object, ObjectName, Timestamp, VolumeId, VolumeSize};
+use crate::types::{Access, FormatState, NewVolume, Object, ObjectName, Timestamp, VolumeId, VolumeSize};
 
 /// A restore in progress, as the pool keeps it.
 pub(super) struct Restoring {

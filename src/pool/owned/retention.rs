@@ -72,9 +72,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::pool::DataChecksum;
-    use crate::pool::record::{AnchorLimit, FormatState, VolumeMode};
-    use crate::types::{LogicalBlockSize, VolumeId, VolumeSize};
+    use crate::types::{AnchorLimit, DataChecksum, FormatState, LogicalBlockSize, VolumeId, VolumeMode, VolumeSize};
 
     const META: Consumer = Consumer::MetadataClient;
 

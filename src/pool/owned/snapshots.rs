@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::{OwnedPool, act};
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
-use crate::pool::record::{FormatState, NewSnapshot, Outcome, Snapshot};
+use crate::pool::record::{NewSnapshot, Outcome, Snapshot};
 use crate::pool::{Cut, Demand, FREEZE_DEADLINE, PoolError, idempotent};
-use crate::types::{Object, ObjectName, SnapshotId, Timestamp, VolumeId};
+use crate::types::{FormatState, Object, ObjectName, SnapshotId, Timestamp, VolumeId};
 
 impl OwnedPool {
     /// Cuts snapshots of a set of volumes at one point in time, or answers from the records of an equal earlier request.

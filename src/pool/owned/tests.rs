@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
+use crate::pool::PoolUsage;
 use crate::pool::intent::Intent;
 use crate::pool::memory::{MemoryPool, Moment, Verb};
 use crate::pool::quiesce::{Held, NothingToHold, QuiesceError};
-use crate::pool::record::{
-    AccessMode, ExportRecord, FormatState, NewSnapshot, NewVolume, Outcome, Publication, PublicationKind, Snapshot, Volume,
-    VolumeMode,
+use crate::pool::record::{NewSnapshot, Outcome, Publication, PublicationKind, Snapshot, Volume};
+use crate::types::{
+    AccessMode, ByteRange, CapacityRange, DataChecksum, ExportRecord, FormatState, FsType, NewVolume, ObjectName, SnapshotId,
+    Timestamp, VolumeMode,
 };
-use crate::pool::{DataChecksum, PoolUsage};
-use crate::types::{ByteRange, CapacityRange, FsType, ObjectName, SnapshotId, Timestamp};
 
 mod anchors;
 pub(crate) mod crash;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::OwnedPool;
 use crate::pool::PoolError;
-use crate::pool::record::{Consumer, ExportRecord, FormatState, Publication, PublicationKind, Volume};
-use crate::types::{Object, ObjectName, VolumeId};
+use crate::pool::record::{Consumer, Publication, PublicationKind, Volume};
+use crate::types::{ExportRecord, FormatState, Object, ObjectName, VolumeId};
 
 impl OwnedPool {
     /// A volume by id. Hidden restore targets are none.

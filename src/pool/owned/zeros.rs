@@ -25,11 +25,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::{OwnedPool, act};
-use crate::block::{Access, AlignedBuffer, BlockSource, FileSource};
+use crate::block::{AlignedBuffer, BlockSource, FileSource};
 use crate::pool::PoolError;
 use crate::pool::locks::{Key, Yielding};
 use crate::pool::record::{Volume, Zeros};
-use crate::types::{ByteRange, Object, VolumeId};
+use crate::types::{Access, ByteRange, Object, VolumeId};
 
 /// Bytes read at once, or a granule of the pool if that is more. Whoever wants the volume waits for no more than this.
 const PIECE: u64 = 4 << 20;

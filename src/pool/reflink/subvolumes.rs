@@ -11,10 +11,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::layout::{DATA, Entry, Layout, Name};
-use crate::block::{Access, btrfs, file_ops};
+use crate::block::{btrfs, file_ops};
 use crate::failpoint;
-use crate::pool::{Cut, DataChecksum, Found, ObjectSpec, PoolError};
-use crate::types::{Object, VolumeSize};
+use crate::pool::{Cut, Found, ObjectSpec, PoolError};
+use crate::types::{Access, DataChecksum, Object, VolumeSize};
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> PoolError {
     let action = format!("{what} {}", path.display());

@@ -8,8 +8,7 @@ use crate::pool::PoolError;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::memory::{HealthHook, MemoryPool};
 use crate::pool::quiesce::NothingToHold;
-use crate::pool::record::{AccessMode, NewVolume, VolumeMode};
-use crate::types::{CapacityRange, VolumeSize};
+use crate::types::{AccessMode, CapacityRange, NewVolume, VolumeMode, VolumeSize};
 
 /// A wait that ends with the test when it is not over by then.
 const BOUND: Duration = Duration::from_secs(30);

@@ -22,9 +22,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::block::{Access, AlignedBuffer, BlockSink, BlockSource, FileSink, FileSource, device, signature};
+use crate::block::{AlignedBuffer, BlockSink, BlockSource, FileSink, FileSource, device, signature};
 use crate::pool::PoolError;
-use crate::types::{LogicalBlockSize, PoolId};
+use crate::types::{Access, LogicalBlockSize, PoolId};
 
 use super::label::{BLOCK, Label, LabelBlock, LabelError, RESERVED, Role, State, second_offset, usable_bytes};
 

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use super::health;
 use super::metadata::{Found, MetadataGate, WalkError};
 use super::thin_devices::ThinDevices;
-use crate::block::{Access, device};
+use crate::block::device;
 use crate::dm::metadata::MetadataError;
 use crate::dm::units::{DataBlockSize, ThinId};
 use crate::dm::{DeviceMapper, Discard, DmError, DmName, PoolMessage};
@@ -43,7 +43,7 @@ use crate::failpoint;
 use crate::pool::PoolError;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::record::ThinObject;
-use crate::types::{ByteRange, RangeStream};
+use crate::types::{Access, ByteRange, RangeStream};
 
 /// Most bytes of one discard: a disk that takes a second for it is not kept from its other work for longer.
 const PIECE: u64 = 64 << 20;

@@ -7,13 +7,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::block::{Access, AlignedBuffer, BlockSource, device};
+use crate::block::{AlignedBuffer, BlockSource, device};
 use crate::dm::metadata::{BLOCK_BYTES, Superblock};
 use crate::dm::units::DataBlockSize;
 use crate::pool::PoolError;
 use crate::pool::catalogue::{Catalogue, EpochStep};
 use crate::pool::record::{Snapshot, Volume};
-use crate::types::PoolId;
+use crate::types::{Access, PoolId};
 
 use super::devices::{Copies, OpenDevice, PoolDevices};
 use super::epoch;

@@ -23,11 +23,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::block::signature::{self, Signature};
-use crate::block::{Access, AlignedBuffer, BlockSink, device, users};
+use crate::block::{AlignedBuffer, BlockSink, device, users};
 pub use crate::dm::units::DataBlockSize;
 use crate::failpoint;
 use crate::pool::PoolError;
-use crate::types::PoolId;
+use crate::types::{Access, PoolId};
 
 use super::devices::{LabelledDevice, OpenDevice, PoolDevices, Readings, judge};
 use super::label::{Label, LabelError, Link, RESERVED, Role, Segments, State, usable_bytes};

@@ -38,7 +38,7 @@ use super::monitor::Monitor;
 use super::stack::Active;
 use super::thin_devices::ThinDevices;
 use super::usage::UsageTable;
-use crate::block::{Access, device};
+use crate::block::device;
 use crate::dm::DeviceMapper;
 use crate::dm::DmError;
 use crate::dm::DmName;
@@ -50,10 +50,8 @@ use crate::failpoint;
 use crate::pool::catalogue::{Catalogue, Change};
 use crate::pool::properties::DeletedSpace;
 use crate::pool::record::{ThinObject, ThinStored};
-use crate::pool::{
-    Attachment, Cut, DataChecksum, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage,
-};
-use crate::types::{ByteRange, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
+use crate::pool::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage};
+use crate::types::{Access, ByteRange, DataChecksum, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
 
 /// Runs of a kept map at most: 64 Ki of them take some 300 KiB of the catalogue. What is more finely scattered is kept coarser, and
 /// over-reported.

@@ -27,7 +27,6 @@ use std::sync::Arc;
 
 use super::label::Segment;
 use super::names::{Names, Part};
-use crate::block::Access;
 use crate::dm::DataBlocks;
 use crate::dm::DmError;
 use crate::dm::units::{DataBlockSize, Sectors};
@@ -37,7 +36,7 @@ use crate::dm::{DeviceNumber, DmName};
 use crate::dm::{PoolFeatures, Target, TargetKind};
 use crate::failpoint;
 use crate::pool::{PoolError, PoolUsage};
-use crate::types::Object;
+use crate::types::{Access, Object};
 
 /// A segment and the device it lies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

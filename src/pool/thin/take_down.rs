@@ -161,9 +161,7 @@ pub(in crate::pool) fn remove_device(volume: VolumeHandle) -> Result<(), PoolErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::Access;
-    use crate::pool::record::{AccessMode, VolumeMode};
-    use crate::types::VolumeId;
+    use crate::types::{Access, AccessMode, VolumeId, VolumeMode};
 
     #[test]
     fn in_use_is_what_is_open_or_bound_or_was_staged_in_this_boot() {

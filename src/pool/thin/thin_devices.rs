@@ -20,7 +20,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::names::{Names, Part};
-use crate::block::Access;
 use crate::dm::DeviceNodes;
 use crate::dm::DmError;
 use crate::dm::units::Sectors;
@@ -30,7 +29,7 @@ use crate::dm::{Target, TargetKind};
 use crate::failpoint;
 use crate::pool::record::ThinObject;
 use crate::pool::{Attachment, PoolError};
-use crate::types::{Object, VolumeSize};
+use crate::types::{Access, Object, VolumeSize};
 
 /// The thin devices of one pool.
 pub(super) struct ThinDevices {

@@ -6,10 +6,9 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use crate::block::Access;
 use crate::block::loop_device::{self, DirectIo, LoopDevice, LoopOptions};
 use crate::pool::PoolError;
-use crate::types::LogicalBlockSize;
+use crate::types::{Access, LogicalBlockSize};
 
 /// What a program said.
 pub(super) enum Verdict {

@@ -6,8 +6,8 @@ use super::slots::CopyFile;
 use super::*;
 use crate::pool::intent::Intent;
 use crate::pool::properties::PoolProperties;
-use crate::pool::record::{Anchor, ExportRecord, Snapshot, Volume};
-use crate::types::{Object, PoolId, SnapshotId, VolumeId, VolumeSize};
+use crate::pool::record::{Anchor, Snapshot, Volume};
+use crate::types::{ExportRecord, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
 
 fn place() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -26,7 +26,7 @@ fn volume(name: &str) -> Volume {
         "access_modes": ["SingleNodeWriter"],
         "mount_flags": [],
         "parameters": {},
-        "checksum": crate::pool::DataChecksum::Off,
+        "checksum": crate::types::DataChecksum::Off,
         "source": null,
         "format": "never",
         "created": Timestamp::now(),

@@ -11,8 +11,8 @@ use crate::pool::catalogue::tables::{
 };
 use crate::pool::catalogue::{Catalogue, thin};
 use crate::pool::properties::PoolProperties;
-use crate::pool::record::{Anchor, ExportRecord, Snapshot, Volume};
-use crate::types::{Object, PoolId};
+use crate::pool::record::{Anchor, Snapshot, Volume};
+use crate::types::{ExportRecord, Object, PoolId};
 
 /// The tables whose values are copied as they are, each with the word of its lines.
 const COPIED: [(&str, Table); 4] = [("volume", VOLUMES), ("snapshot", SNAPSHOTS), ("anchor", ANCHORS), ("export", EXPORTS)];
