@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use crate::mount::MountError;
 use crate::pool::PoolError;
 
+use super::call::Lost;
+
 /// What a [`RequestError`] means to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -86,6 +88,11 @@ constructors! {
     deadline: Deadline,
 }
 
+/// The refusal of a handle that names nothing.
+pub fn no_such(field: &'static str) -> RequestError {
+    RequestError::not_found(field, "does not exist")
+}
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -107,8 +114,8 @@ pub enum CallError {
         left: &'static str,
     },
     /// The thread that did the work ended without an answer: what it did is not known.
-    #[error("the work ended without an answer; repeat the call")]
-    Lost,
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 impl CallError {

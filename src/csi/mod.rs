@@ -12,6 +12,7 @@
 
 mod allowance;
 mod answer;
+mod call;
 mod controller;
 pub mod error;
 mod identity;

@@ -21,8 +21,7 @@ use crate::pool::record::{Snapshot, Volume};
 use crate::pool::set::PoolSet;
 use crate::types::{PoolId, SnapshotHandle, VolumeHandle};
 
-use super::allowance;
-use super::error::{CallError, RequestError};
+use super::error::{CallError, RequestError, no_such};
 use super::locks::Locks;
 use super::topology::NodeName;
 use super::witness::SnapshotWitness;
@@ -195,29 +194,4 @@ impl NodeLayer {
         let snapshot = pool.snapshot(handle.snapshot)?.ok_or_else(|| no_such(field))?;
         Ok((pool, snapshot))
     }
-}
-
-/// The refusal of a handle that names nothing.
-pub(super) fn no_such(field: &'static str) -> RequestError {
-    RequestError::not_found(field, "does not exist")
-}
-
-/// Runs `work` on a blocking thread, where it goes on when the caller is gone; the call counts as long.
-///
-/// # Errors
-/// Those of the work; [`CallError::Lost`] when it panicked or the runtime is stopping.
-pub(super) async fn detached<T, F>(work: F) -> Result<T, CallError>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, CallError> + Send + 'static,
-{
-    let call = allowance::current();
-    let counted = move || {
-        let _call = call;
-        work()
-    };
-    tokio::task::spawn_blocking(counted).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "the work of a call was lost");
-        Err(CallError::Lost)
-    })
 }

@@ -16,9 +16,9 @@ use crate::pool::set::{FailedPool, Member, PoolSet};
 use crate::pool::{Changes, MetadataUsage, ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
 use crate::types::{KubernetesNames, Object, ObjectName, PoolId, PoolName, SnapshotHandle, VolumeHandle, VolumeSize};
 
+use super::call::detached;
 use super::error::{CallError, RequestError};
 use super::named_pool;
-use super::node_layer::detached;
 use super::pool_records;
 
 /// The Pools service over the pools of a node.

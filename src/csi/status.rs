@@ -52,7 +52,7 @@ fn status(code: Code, error: &CallError) -> Status {
 pub fn read(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::Busy(_) => Code::Aborted,
@@ -81,7 +81,7 @@ pub fn snapshot_metadata(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
         // It was not said that everything was sent, so the caller goes on where it was cut off.
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::Busy(_) => Code::Aborted,
@@ -126,7 +126,7 @@ pub fn create_volume(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
         // The work may have come to its end: only a repetition tells.
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::NameTaken { .. } => Code::AlreadyExists,
@@ -154,7 +154,7 @@ pub fn create_volume(error: CallError) -> Status {
 pub fn delete(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::InUse { .. } => Code::FailedPrecondition,
             PoolError::Busy(_) => Code::Aborted,
@@ -182,7 +182,7 @@ pub fn delete(error: CallError) -> Status {
 pub fn create_snapshot(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::NameTaken { .. } => Code::AlreadyExists,
@@ -207,7 +207,7 @@ pub fn create_snapshot(error: CallError) -> Status {
 pub fn controller_expand(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
             PoolError::Size(_) => Code::OutOfRange,
@@ -252,7 +252,7 @@ fn pool_on_node(error: &PoolError) -> Code {
 pub fn node_stage(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         // A file system writes to its log when it is mounted or grown, for which a full pool may have no block.
         CallError::Mount(error) if error.is_out_of_space() => Code::ResourceExhausted,
@@ -271,7 +271,7 @@ pub fn node_stage(error: CallError) -> Status {
 pub fn node_publish(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) | MountError::OptionRefused { .. } => Code::InvalidArgument,
@@ -289,7 +289,7 @@ pub fn node_publish(error: CallError) -> Status {
 pub fn node_undo(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
             MountError::Path { .. } | MountError::Option(_) | MountError::OptionRefused { .. } => Code::InvalidArgument,
@@ -309,7 +309,7 @@ pub fn node_undo(error: CallError) -> Status {
 pub fn node_stats(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost => Code::Internal,
+        CallError::Lost(_) => Code::Internal,
         CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         CallError::Mount(error) => match error {
@@ -329,7 +329,7 @@ pub fn node_stats(error: CallError) -> Status {
 pub fn node_expand(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => pool_on_node(error),
         // A file system writes to its log when it is mounted or grown, for which a full pool may have no block.
         CallError::Mount(error) if error.is_out_of_space() => Code::ResourceExhausted,
@@ -351,7 +351,7 @@ pub fn set_pool_properties(error: CallError) -> Status {
     let code = match &error {
         CallError::Request(error) => request(error),
         // Whether it took hold is not known.
-        CallError::Lost | CallError::Unfinished { .. } => Code::Unavailable,
+        CallError::Lost(_) | CallError::Unfinished { .. } => Code::Unavailable,
         CallError::Pool(error) => match error {
             PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
             PoolError::NoSpace(_) => Code::ResourceExhausted,

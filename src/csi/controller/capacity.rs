@@ -24,7 +24,7 @@ pub(super) struct Question {
     place: Option<proto::Topology>,
 }
 
-pub(super) fn check(_: &NodeLayer, request: proto::GetCapacityRequest) -> Result<Checked, RequestError> {
+pub(super) fn check(request: proto::GetCapacityRequest) -> Result<Checked, RequestError> {
     let parameters = parameters::volume(&request.parameters)?;
     let mode = match request.volume_capabilities.as_slice() {
         [] => VolumeMode::Block,

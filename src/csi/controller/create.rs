@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use csi_proto::csi::v1 as proto;
 
-use crate::csi::error::{CallError, RequestError};
+use crate::csi::error::{CallError, RequestError, no_such};
 use crate::csi::locks::{Hold, Key};
-use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::csi::validate::capability::{self, AccessType, CapabilitySet};
 use crate::csi::validate::parameters::{self, PoolSelector, VolumeParameters};
 use crate::csi::validate::source::{self, ContentSource};

@@ -14,7 +14,7 @@ use crate::types::VolumeHandle;
 
 const VOLUME_ID: &str = "volume_id";
 
-pub(super) fn check(_: &NodeLayer, request: proto::DeleteVolumeRequest) -> Result<Option<VolumeHandle>, RequestError> {
+pub(super) fn check(request: proto::DeleteVolumeRequest) -> Result<Option<VolumeHandle>, RequestError> {
     validate::map("secrets", &request.secrets)?;
     validate::volume_handle(VOLUME_ID, &request.volume_id)
 }

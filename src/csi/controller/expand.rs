@@ -4,9 +4,9 @@
 use csi_proto::csi::v1 as proto;
 
 use crate::csi::answer;
-use crate::csi::error::{CallError, RequestError};
+use crate::csi::error::{CallError, RequestError, no_such};
 use crate::csi::locks::{Hold, Key};
-use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::csi::validate::capability::{self, Capability};
 use crate::csi::validate::{self, size};
 use crate::types::{CapacityRange, Object, VolumeHandle, VolumeMode};
@@ -19,7 +19,7 @@ pub(super) struct Checked {
     capability: Option<Capability>,
 }
 
-pub(super) fn check(_: &NodeLayer, request: proto::ControllerExpandVolumeRequest) -> Result<Checked, RequestError> {
+pub(super) fn check(request: proto::ControllerExpandVolumeRequest) -> Result<Checked, RequestError> {
     let handle = validate::volume_handle(VOLUME_ID, &request.volume_id)?;
     if request.capacity_range.is_none_or(|range| range.required_bytes == 0 && range.limit_bytes == 0) {
         return Err(RequestError::invalid("capacity_range", "must be set"));

@@ -6,8 +6,8 @@
 use csi_proto::csi::v1 as proto;
 
 use crate::csi::answer;
-use crate::csi::error::{CallError, RequestError};
-use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::error::{CallError, RequestError, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::csi::token::PageRequest;
 use crate::csi::validate;
 use crate::pool::record::Snapshot;
@@ -39,10 +39,7 @@ pub(super) fn volumes(layer: &NodeLayer, page: PageRequest<VolumeHandle>) -> Res
     Ok(proto::ListVolumesResponse { entries: entries.collect(), next_token: page.next_token })
 }
 
-pub(super) fn check_get_volume(
-    _: &NodeLayer,
-    request: proto::ControllerGetVolumeRequest,
-) -> Result<Option<VolumeHandle>, RequestError> {
+pub(super) fn check_get_volume(request: proto::ControllerGetVolumeRequest) -> Result<Option<VolumeHandle>, RequestError> {
     validate::volume_handle(VOLUME_ID, &request.volume_id)
 }
 

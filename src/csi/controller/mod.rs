@@ -14,7 +14,8 @@ use proto::controller_service_capability::rpc::Type as RpcType;
 use proto::controller_service_capability::{Rpc, Type};
 use tonic::{Request, Response, Status};
 
-use super::node_layer::{NodeLayer, detached};
+use super::call::{call, detached};
+use super::node_layer::NodeLayer;
 use super::status;
 use super::witness::Appeal;
 
@@ -32,30 +33,20 @@ const CAPABILITIES: [RpcType; 10] = [
     RpcType::GetSnapshot,
 ];
 
-/// Runs a call: `$checked` is evaluated here, `$work` on a blocking thread.
-macro_rules! call {
-    ($self:ident, $request:ident, $module:ident :: $check:ident => $work:ident, $status:path) => {{
-        let checked = $module::$check($self, $request.into_inner()).map_err(|error| $status(error.into()))?;
-        let layer = $self.clone();
-        crate::csi::node_layer::detached(move || $module::$work(&layer, checked)).await.map(Response::new).map_err($status)
-    }};
-}
-pub(super) use call;
-
 #[tonic::async_trait]
 impl Controller for NodeLayer {
     async fn create_volume(
         &self,
         request: Request<proto::CreateVolumeRequest>,
     ) -> Result<Response<proto::CreateVolumeResponse>, Status> {
-        call!(self, request, create::check => create, status::create_volume)
+        call(self, request, |request| create::check(self, request), create::create, status::create_volume).await
     }
 
     async fn delete_volume(
         &self,
         request: Request<proto::DeleteVolumeRequest>,
     ) -> Result<Response<proto::DeleteVolumeResponse>, Status> {
-        call!(self, request, delete::check => delete, status::delete)
+        call(self, request, delete::check, delete::delete, status::delete).await
     }
 
     async fn controller_publish_volume(
@@ -76,14 +67,14 @@ impl Controller for NodeLayer {
         &self,
         request: Request<proto::ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<proto::ValidateVolumeCapabilitiesResponse>, Status> {
-        call!(self, request, validate_capabilities::check => confirm, status::read)
+        call(self, request, validate_capabilities::check, validate_capabilities::confirm, status::read).await
     }
 
     async fn list_volumes(
         &self,
         request: Request<proto::ListVolumesRequest>,
     ) -> Result<Response<proto::ListVolumesResponse>, Status> {
-        call!(self, request, lists::check_volumes => volumes, status::read)
+        call(self, request, |request| lists::check_volumes(self, request), lists::volumes, status::read).await
     }
 
     async fn controller_list_volume_health(
@@ -104,7 +95,7 @@ impl Controller for NodeLayer {
         &self,
         request: Request<proto::GetCapacityRequest>,
     ) -> Result<Response<proto::GetCapacityResponse>, Status> {
-        call!(self, request, capacity::check => capacity, status::read)
+        call(self, request, capacity::check, capacity::capacity, status::read).await
     }
 
     async fn controller_get_capabilities(
@@ -120,14 +111,14 @@ impl Controller for NodeLayer {
         &self,
         request: Request<proto::CreateSnapshotRequest>,
     ) -> Result<Response<proto::CreateSnapshotResponse>, Status> {
-        call!(self, request, snapshots::check_create => create, status::create_snapshot)
+        call(self, request, |request| snapshots::check_create(self, request), snapshots::create, status::create_snapshot).await
     }
 
     async fn delete_snapshot(
         &self,
         request: Request<proto::DeleteSnapshotRequest>,
     ) -> Result<Response<proto::DeleteSnapshotResponse>, Status> {
-        call!(self, request, snapshots::check_delete => delete, status::delete)
+        call(self, request, snapshots::check_delete, snapshots::delete, status::delete).await
     }
 
     async fn list_snapshots(
@@ -168,14 +159,14 @@ impl Controller for NodeLayer {
         &self,
         request: Request<proto::ControllerExpandVolumeRequest>,
     ) -> Result<Response<proto::ControllerExpandVolumeResponse>, Status> {
-        call!(self, request, expand::check => expand, status::controller_expand)
+        call(self, request, expand::check, expand::expand, status::controller_expand).await
     }
 
     async fn controller_get_volume(
         &self,
         request: Request<proto::ControllerGetVolumeRequest>,
     ) -> Result<Response<proto::ControllerGetVolumeResponse>, Status> {
-        call!(self, request, lists::check_get_volume => get_volume, status::read)
+        call(self, request, lists::check_get_volume, lists::get_volume, status::read).await
     }
 
     async fn controller_modify_volume(

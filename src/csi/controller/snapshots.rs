@@ -2,9 +2,10 @@
 
 use csi_proto::csi::v1 as proto;
 
-use crate::csi::error::{CallError, RequestError};
+use crate::csi::call::Lost;
+use crate::csi::error::{CallError, RequestError, no_such};
 use crate::csi::locks::{Hold, Key};
-use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::csi::validate::parameters::SnapshotParameters;
 use crate::csi::validate::{self, parameters};
 use crate::csi::{answer, topology};
@@ -61,11 +62,11 @@ pub(super) fn create(layer: &NodeLayer, checked: CheckedCreate) -> Result<proto:
     let SnapshotParameters { recorded, kubernetes } = parameters;
     let new = NewSnapshot { name, source: source.volume, parameters: recorded, kubernetes };
     let snapshot = pool.create_snapshots(std::slice::from_ref(&new))?.into_iter().next().map(Outcome::into_inner);
-    let snapshot = snapshot.ok_or(CallError::Lost)?;
+    let snapshot = snapshot.ok_or(Lost)?;
     Ok(proto::CreateSnapshotResponse { snapshot: Some(answer::snapshot(pool.id(), &snapshot)) })
 }
 
-pub(super) fn check_delete(_: &NodeLayer, request: proto::DeleteSnapshotRequest) -> Result<Option<SnapshotHandle>, RequestError> {
+pub(super) fn check_delete(request: proto::DeleteSnapshotRequest) -> Result<Option<SnapshotHandle>, RequestError> {
     validate::map("secrets", &request.secrets)?;
     validate::snapshot_handle(SNAPSHOT_ID, &request.snapshot_id)
 }

@@ -2,8 +2,8 @@
 
 use csi_proto::csi::v1 as proto;
 
-use crate::csi::error::{CallError, RequestError};
-use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::error::{CallError, RequestError, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::csi::validate::{self, capability, parameters};
 use crate::pool::record::Volume;
 use crate::types::VolumeHandle;
@@ -17,7 +17,7 @@ pub(super) struct Checked {
     request: proto::ValidateVolumeCapabilitiesRequest,
 }
 
-pub(super) fn check(_: &NodeLayer, request: proto::ValidateVolumeCapabilitiesRequest) -> Result<Checked, RequestError> {
+pub(super) fn check(request: proto::ValidateVolumeCapabilitiesRequest) -> Result<Checked, RequestError> {
     let handle = validate::volume_handle(VOLUME_ID, &request.volume_id)?;
     if request.volume_capabilities.is_empty() {
         return Err(RequestError::invalid("volume_capabilities", "must not be empty"));

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use csi_proto::csi::v1 as proto;
 
 use crate::csi::answer;
-use crate::csi::error::{CallError, RequestError};
+use crate::csi::error::{CallError, RequestError, no_such};
 use crate::csi::locks::{Hold, Key};
-use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::csi::validate::capability::{self, AccessType, Capability};
 use crate::csi::validate::{self, path, size};
 use crate::pool::record::PublicationKind;
@@ -24,7 +24,7 @@ pub(super) struct Checked {
     capability: Option<Capability>,
 }
 
-pub(super) fn check(_: &NodeLayer, request: proto::NodeExpandVolumeRequest) -> Result<Checked, RequestError> {
+pub(super) fn check(request: proto::NodeExpandVolumeRequest) -> Result<Checked, RequestError> {
     let handle = validate::volume_handle(VOLUME_ID, &request.volume_id)?;
     let path = path::any(VOLUME_PATH, &request.volume_path)?;
     if !request.staging_target_path.is_empty() {

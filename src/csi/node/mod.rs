@@ -23,7 +23,7 @@ use crate::mount::MountError;
 use crate::pool::record::{Publication, Volume};
 use crate::types::{Access, FsType, VolumeMode};
 
-use super::controller::call;
+use super::call::call;
 use super::error::{CallError, RequestError};
 use super::node_layer::NodeLayer;
 use super::validate::capability::{Capability, serves};
@@ -126,28 +126,28 @@ impl Node for NodeLayer {
         &self,
         request: Request<proto::NodeStageVolumeRequest>,
     ) -> Result<Response<proto::NodeStageVolumeResponse>, Status> {
-        call!(self, request, stage::check => stage, status::node_stage)
+        call(self, request, stage::check, stage::stage, status::node_stage).await
     }
 
     async fn node_unstage_volume(
         &self,
         request: Request<proto::NodeUnstageVolumeRequest>,
     ) -> Result<Response<proto::NodeUnstageVolumeResponse>, Status> {
-        call!(self, request, unstage::check => unstage, status::node_undo)
+        call(self, request, unstage::check, unstage::unstage, status::node_undo).await
     }
 
     async fn node_publish_volume(
         &self,
         request: Request<proto::NodePublishVolumeRequest>,
     ) -> Result<Response<proto::NodePublishVolumeResponse>, Status> {
-        call!(self, request, publish::check => publish, status::node_publish)
+        call(self, request, publish::check, publish::publish, status::node_publish).await
     }
 
     async fn node_unpublish_volume(
         &self,
         request: Request<proto::NodeUnpublishVolumeRequest>,
     ) -> Result<Response<proto::NodeUnpublishVolumeResponse>, Status> {
-        call!(self, request, unpublish::check => unpublish, status::node_undo)
+        call(self, request, unpublish::check, unpublish::unpublish, status::node_undo).await
     }
 
     async fn node_get_volume_stats(
@@ -176,7 +176,7 @@ impl Node for NodeLayer {
         &self,
         request: Request<proto::NodeExpandVolumeRequest>,
     ) -> Result<Response<proto::NodeExpandVolumeResponse>, Status> {
-        call!(self, request, expand::check => expand, status::node_expand)
+        call(self, request, expand::check, expand::expand, status::node_expand).await
     }
 
     async fn node_get_capabilities(

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 
 use csi_proto::csi::v1 as proto;
 
-use crate::csi::error::{CallError, RequestError};
+use crate::csi::error::{CallError, RequestError, no_such};
 use crate::csi::locks::{Hold, Key};
-use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::csi::validate::capability::{self, AccessType, Capability, is_exclusive};
 use crate::csi::validate::{self, path};
 use crate::mount::path::NodeKind;
@@ -34,7 +34,7 @@ pub(super) struct Checked {
     access: Access,
 }
 
-pub(super) fn check(_: &NodeLayer, request: proto::NodePublishVolumeRequest) -> Result<Checked, RequestError> {
+pub(super) fn check(request: proto::NodePublishVolumeRequest) -> Result<Checked, RequestError> {
     let handle = validate::volume_handle(VOLUME_ID, &request.volume_id)?;
     let target = path::absolute(TARGET_PATH, &request.target_path)?;
     let capability = capability::capability(CAPABILITY, request.volume_capability.as_ref())?;

@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 
 use csi_proto::csi::v1 as proto;
 
-use crate::csi::error::{CallError, RequestError};
+use crate::csi::error::{CallError, RequestError, no_such};
 use crate::csi::locks::{Hold, Key};
-use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::csi::validate::capability::{self, AccessType, Capability};
 use crate::csi::validate::{self, path};
 use crate::mount::path::Confined;
@@ -43,7 +43,7 @@ pub(super) struct Checked {
     capability: Capability,
 }
 
-pub(super) fn check(_: &NodeLayer, request: proto::NodeStageVolumeRequest) -> Result<Checked, RequestError> {
+pub(super) fn check(request: proto::NodeStageVolumeRequest) -> Result<Checked, RequestError> {
     let handle = validate::volume_handle(VOLUME_ID, &request.volume_id)?;
     let path = path::absolute(STAGING_PATH, &request.staging_target_path)?;
     let capability = capability::capability(CAPABILITY, request.volume_capability.as_ref())?;

@@ -10,9 +10,10 @@ use csi_proto::csi::v1 as proto;
 use proto::volume_usage::Unit;
 
 use crate::csi::answer;
-use crate::csi::error::{CallError, Fault, RequestError};
+use crate::csi::call::detached;
+use crate::csi::error::{CallError, Fault, RequestError, no_such};
 use crate::csi::locks::{Hold, Key};
-use crate::csi::node_layer::{NodeLayer, detached, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::csi::validate::{self, path};
 use crate::pool::record::PublicationKind;
 use crate::types::{Access, VolumeHandle, VolumeMode};

@@ -21,7 +21,7 @@ pub(super) struct Checked {
     path: PathBuf,
 }
 
-pub(super) fn check(_: &NodeLayer, request: proto::NodeUnpublishVolumeRequest) -> Result<Checked, RequestError> {
+pub(super) fn check(request: proto::NodeUnpublishVolumeRequest) -> Result<Checked, RequestError> {
     let handle = validate::volume_handle(VOLUME_ID, &request.volume_id)?;
     Ok(Checked { handle, path: path::absolute(TARGET_PATH, &request.target_path)? })
 }

@@ -30,7 +30,7 @@ pub(super) struct Checked {
     path: PathBuf,
 }
 
-pub(super) fn check(_: &NodeLayer, request: proto::NodeUnstageVolumeRequest) -> Result<Checked, RequestError> {
+pub(super) fn check(request: proto::NodeUnstageVolumeRequest) -> Result<Checked, RequestError> {
     let handle = validate::volume_handle(VOLUME_ID, &request.volume_id)?;
     Ok(Checked { handle, path: path::absolute(STAGING_PATH, &request.staging_target_path)? })
 }

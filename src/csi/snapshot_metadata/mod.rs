@@ -38,8 +38,9 @@ use crate::pool::owned::{Lease, OwnedPool};
 use crate::pool::record::Consumer;
 use crate::types::{SnapshotId, VolumeSize};
 
+use super::call::detached;
 use super::error::CallError;
-use super::node_layer::{NodeLayer, detached};
+use super::node_layer::NodeLayer;
 use super::{answer, status};
 
 use messages::Messages;
@@ -101,7 +102,7 @@ async fn answers(
 ) -> Result<(VolumeSize, impl Stream<Item = Result<Blocks, Status>> + Send), Status> {
     let cancelled = CancellationToken::new();
     let given_up = cancelled.clone().drop_guard();
-    let opened = detached(move || Ok(Listing::new(open()?, page, cancelled)));
+    let opened = detached::<_, CallError, _>(move || Ok(Listing::new(open()?, page, cancelled)));
     let listing = opened.await.map_err(status::snapshot_metadata)?;
     let size = listing.lease.size();
     let turns = Turns::new(listing, PATIENCE);

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::csi::error::{CallError, RequestError};
-use crate::csi::node_layer::{NodeLayer, no_such};
+use crate::csi::error::{CallError, RequestError, no_such};
+use crate::csi::node_layer::NodeLayer;
 use crate::pool::PoolError;
 use crate::pool::owned::{Lease, OwnedPool};
 use crate::pool::record::Snapshot;

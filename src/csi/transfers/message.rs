@@ -7,7 +7,7 @@ use std::time::Duration;
 use csi_proto::windlass::v1 as windlass;
 use tonic::Status;
 
-use crate::csi::node_layer::detached;
+use crate::csi::call::detached;
 use crate::csi::{self, named_pool};
 use crate::pool::owned::OwnedPool;
 use crate::repository::forget::{Filter, TagList};
@@ -108,6 +108,6 @@ pub(super) fn snapshot(transfers: &Transfers, text: &str) -> Result<(Arc<OwnedPo
 /// NOT_FOUND; INVALID_ARGUMENT when none is named and there are several; UNAVAILABLE for one that has failed.
 pub(super) async fn pool(transfers: &Transfers, text: &str) -> Result<Arc<OwnedPool>, Status> {
     let (pools, text) = (transfers.pools.clone(), text.to_owned());
-    let found = detached(move || Ok(named_pool::find(&pools, "pool_id", &text)?));
+    let found = detached(move || named_pool::find(&pools, "pool_id", &text).map_err(csi::error::CallError::from));
     found.await.map_err(csi::status::read)
 }
