@@ -944,7 +944,7 @@ async fn a_stop_ends_serving_also_beside_an_idle_connection_and_removes_the_sock
     let path = node.directory.path().join("stopped.sock");
     let stop = CancellationToken::new();
     let socket = PrivateSocket::bind(&path).unwrap();
-    let serving = tokio::spawn(server::serve(socket, server::routes(&node.layer), stop.clone()));
+    let serving = tokio::spawn(server::serve(socket, windlass::node::routes(&node.layer), stop.clone()));
     let mut client = client_of(&path).await;
     client.probe(ProbeRequest {}).await.unwrap();
     stop.cancel();
@@ -996,13 +996,13 @@ async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
     let (volume, staging) = staged(&node, "a", mount("ext4", WRITER)).await;
     let gate = Arc::new(Gate::default());
     let hung = Hung { inner: Arc::clone(&node.mounter), gate: Arc::clone(&gate) };
-    let options = windlass::csi::NodeOptions {
+    let options = windlass::node::NodeOptions {
         node: NODE.to_owned().try_into().unwrap(),
         root: windlass::mount::path::Root::open(&node.directory.path().join("kubelet")).unwrap(),
         boot_id: windlass::mount::boot_id().unwrap(),
         statistics_timeout: Some(std::time::Duration::from_millis(50)),
     };
-    let layer = windlass::csi::NodeLayer::new(node.pools.clone(), Arc::new(hung), options);
+    let layer = windlass::node::NodeLayer::new(node.pools.clone(), Arc::new(hung), options);
     let look = || {
         let request = NodeGetVolumeStatsRequest { volume_id: volume.clone(), volume_path: staging.clone(), ..Default::default() };
         layer.node_get_volume_stats(tonic::Request::new(request))

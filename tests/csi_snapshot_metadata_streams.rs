@@ -22,10 +22,11 @@ use metadata_client::{Ask, delete_soon, list, list_across_cuts, list_until_cut, 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonic::{Code, Status};
+use windlass::csi::NodeName;
 use windlass::csi::server::{self, PrivateSocket};
-use windlass::csi::{NodeLayer, NodeName, NodeOptions};
 use windlass::mount::memory::MemoryMounter;
 use windlass::mount::path::Root;
+use windlass::node::{NodeLayer, NodeOptions, routes};
 use windlass::types::{ByteRange, RangeStream};
 
 const WRITER: Mode = Mode::SingleNodeWriter;
@@ -247,7 +248,7 @@ fn a_server_that_dies_within_a_stream_is_an_error_for_its_client() {
     let path = directory.path().join("csi.sock");
     let server = tokio::runtime::Runtime::new().unwrap();
     let socket = PrivateSocket::bind(&path).unwrap();
-    server.spawn(server::serve(socket, server::routes(&layer), tokio_util::sync::CancellationToken::new()));
+    server.spawn(server::serve(socket, routes(&layer), tokio_util::sync::CancellationToken::new()));
 
     let client = tokio::runtime::Runtime::new().unwrap();
     let ended: Option<Status> = client.block_on(async {

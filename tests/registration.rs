@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
-use windlass::csi::registration::{Registration, RegistrationError};
+use windlass::node::registration::Registration;
+use windlass::node::registration::RegistrationError;
 
 /// Only bounds a hang.
 const BOUND: Duration = Duration::from_secs(60);

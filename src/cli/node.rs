@@ -10,7 +10,7 @@
 //! each of them is served by another process the command ends with that: a second node was started by mistake.
 //!
 //! Under a kubelet (`--kubelet-registration`): the node registers itself once its socket is served and each pool was tried
-//! (`csi::registration`), and answers exec probes (`node probe`). When the pools are no longer those that the kubelet was told of,
+//! (`node::registration`), and answers exec probes (`node probe`). When the pools are no longer those that the kubelet was told of,
 //! it ends with an exit code of its own, to be started anew, so that the kubelet asks again (`pool::set::offer` says when; the header
 //! of that module also how often at most). Which pools a node has may come from one file for all nodes (`--pool-config`); a node that has none
 //! serves all the same, with no topology but its name and with no room: it was chosen to run there.
@@ -37,16 +37,17 @@ use csi_proto::windlass::v1::pools_server::PoolsServer;
 use csi_proto::windlass::v1::transfers_server::TransfersServer;
 use tokio_util::sync::CancellationToken;
 
-use crate::csi::pools_service::PoolsService;
-use crate::csi::quiesce::MountQuiesce;
-use crate::csi::registration::{Registration, RegistrationError};
+use crate::csi::NodeName;
 use crate::csi::server::{self, PrivateSocket, SocketError};
 use crate::csi::transfers::{RepositoryWitness, Transfers};
-use crate::csi::{NodeLayer, NodeName, NodeOptions, Repositories};
 use crate::failpoint;
 use crate::mount::path::Root;
 use crate::mount::system::SystemMounter;
 use crate::mount::{self, MountError, Mounter, Propagation};
+use crate::node::pools_service::PoolsService;
+use crate::node::quiesce::MountQuiesce;
+use crate::node::registration::{Registration, RegistrationError};
+use crate::node::{self, NodeLayer, NodeOptions, Repositories};
 use crate::pool::Quiesce;
 use crate::pool::set::offer::OfferPace;
 use crate::pool::set::{Pace, PoolSet, PoolSource};
@@ -155,7 +156,7 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
         Repositories::NotServed => layer.without_repositories(),
     };
     let layer = if registration.is_some() { layer.with_fixed_offer() } else { layer };
-    let mut routes = server::routes(&layer)
+    let mut routes = node::routes(&layer)
         .add_service(PoolsServer::new(PoolsService::new(pools.clone())).max_encoding_message_size(usize::MAX));
     let transfers = match repositories {
         Repositories::Served => Some(Transfers::new(pools.clone(), layer.node().as_str())),

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use csi_proto::windlass::v1 as windlass;
 
 use crate::block::loop_device::LoopError;
-use crate::csi::pool_records;
 use crate::mount::MountError;
 use crate::mount::image::{self, Grown, ImageError, ImageFileSystem};
+use crate::node::pool_records;
 use crate::pool::adopt::{AdoptOrder, AdoptReport};
 use crate::pool::owned::OwnedPool;
 use crate::pool::properties::PoolProperties;

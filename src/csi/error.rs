@@ -1,15 +1,9 @@
-//! Why a call failed, before a code is chosen.
+//! What is wrong with a request, or with the state it asks about: refusals that mean the same whatever the call.
 //!
-//! Two kinds of failure meet here. What is wrong with the request, or with the state it asks about, is known by this layer
-//! and has the same code whatever the call ([`Fault`]). What a pool or a mount reports means different things to different
-//! callers, so it is carried as it is and gets its code from one function for each call in [`super::status`].
+//! A refusal has its code from [`super::status`]. What the things below a layer report means different things to different callers; each
+//! layer carries it as it is and chooses the code for each call.
 
 use std::borrow::Cow;
-
-use crate::mount::MountError;
-use crate::pool::PoolError;
-
-use super::call::Lost;
 
 /// What a [`RequestError`] means to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,36 +85,4 @@ constructors! {
 /// The refusal of a handle that names nothing.
 pub fn no_such(field: &'static str) -> RequestError {
     RequestError::not_found(field, "does not exist")
-}
-
-/// Why a call failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// The request, or the state it asks about.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// The pool.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
-    /// A mount, a device or a path.
-    #[error(transparent)]
-    Mount(#[from] MountError),
-    /// It failed, and what it had made or was to undo is there still: only a repetition ends it. Never told by a final code.
-    #[error("{cause}; {left}: repeat the call")]
-    Unfinished {
-        /// Why it failed.
-        cause: String,
-        /// What is left.
-        left: &'static str,
-    },
-    /// The thread that did the work ended without an answer: what it did is not known.
-    #[error(transparent)]
-    Lost(#[from] Lost),
-}
-
-impl CallError {
-    /// [`CallError::Unfinished`], with what is `left`.
-    pub fn unfinished(cause: impl std::fmt::Display, left: &'static str) -> Self {
-        Self::Unfinished { cause: cause.to_string(), left }
-    }
 }

@@ -1,37 +1,27 @@
-//! The CSI services of the node, over pools and the mount table.
+//! What every layer of the driver needs to speak CSI, wherever it runs and whatever it stands on.
 //!
-//! * [`NodeLayer`] is a complete CSI plugin, changed blocks included; [`server`] serves it on a private unix socket.
-//! * `validate` turns requests into checked values; `status` turns failures into codes, one function for each call. Between the
-//!   two no message and no code is seen.
-//! * [`quiesce`] is what pools hold volumes still with.
-//! * [`registration`] tells the kubelet that the plugin is there.
+//! * [`validate`] turns requests into checked values; [`error`] says what is wrong with one, and [`status`] which code that is.
+//! * [`call`] runs a call: check, then work that outlives its caller. [`locks`] let one operation work on an object at a time.
+//! * [`server`] serves a layer on a private unix socket.
+//! * [`topology`] and [`token`] are how places and pages of lists are written.
 //!
-//! This is the only module that makes a `tonic::Status`.
+//! Nothing here knows a pool, a mount or a repository.
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
 
 mod allowance;
-mod answer;
-mod call;
-mod controller;
+pub mod call;
 pub mod error;
-mod identity;
 pub mod locks;
-mod named_pool;
-mod node;
-mod node_layer;
-pub mod pool_records;
-pub mod pools_service;
-pub mod quiesce;
-pub mod registration;
 pub mod server;
-mod snapshot_metadata;
 pub mod status;
-mod token;
+pub mod token;
 pub mod topology;
 pub mod transfers;
 pub mod validate;
 pub mod witness;
 
-pub use node_layer::{DRIVER_NAME, NodeLayer, NodeOptions, Repositories};
 pub use topology::{NodeName, NodeNameError};
+
+/// Name of the driver.
+pub const DRIVER_NAME: &str = "csi.windlass.dev";

@@ -8,15 +8,9 @@
 
 use std::collections::HashMap;
 
-use csi_proto::csi::v1 as proto;
 use tonic::Status;
 
 use crate::types::{SnapshotHandle, Timestamp, VolumeHandle, VolumeSize};
-
-use super::answer;
-use super::error::{CallError, Fault};
-use super::node_layer::NodeLayer;
-use super::status;
 
 /// A snapshot by the word of somebody who is not its pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,32 +37,4 @@ pub trait SnapshotWitness: Send + Sync {
         handle: SnapshotHandle,
         secrets: HashMap<String, String>,
     ) -> Result<Option<WitnessedSnapshot>, Status>;
-}
-
-/// What a call that asked for one snapshot may fall back on.
-pub(super) struct Appeal {
-    handle: Option<SnapshotHandle>,
-    secrets: HashMap<String, String>,
-}
-
-impl Appeal {
-    /// For the snapshot that a request names, by the credentials that it brings.
-    pub(super) fn new(snapshot_id: &str, secrets: &HashMap<String, String>) -> Self {
-        Self { handle: snapshot_id.parse().ok(), secrets: secrets.clone() }
-    }
-
-    /// What the witness of `layer` says after the call has failed with `error`; `None` when it is not to be asked or knows nothing.
-    ///
-    /// # Errors
-    /// The witness's; FAILED_PRECONDITION for a repository where none is served.
-    pub(super) async fn hear(self, layer: &NodeLayer, error: &CallError) -> Result<Option<proto::Snapshot>, Status> {
-        let elsewhere = matches!(error, CallError::Request(error) if error.fault == Fault::PoolElsewhere);
-        if !elsewhere || self.secrets.is_empty() {
-            return Ok(None);
-        }
-        layer.check_secrets(&self.secrets).map_err(|error| status::read(error.into()))?;
-        let (Some(handle), Some(witness)) = (self.handle, &layer.witness) else { return Ok(None) };
-        let found = witness.snapshot(handle, self.secrets).await?;
-        Ok(found.as_ref().map(answer::witnessed_snapshot))
-    }
 }

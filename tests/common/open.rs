@@ -4,12 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use windlass::csi::quiesce::MountQuiesce;
-use windlass::csi::{NodeLayer, NodeName, NodeOptions};
+use windlass::csi::NodeName;
 use windlass::mount::Mounter;
 use windlass::mount::image::{self, ImageFileSystem};
 use windlass::mount::path::Root;
 use windlass::mount::system::SystemMounter;
+use windlass::node::quiesce::MountQuiesce;
+use windlass::node::{NodeLayer, NodeOptions};
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::{reflink, thin};
 use windlass::types::VolumeId;

@@ -18,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Response, Status};
 
-use windlass::csi::quiesce::MountQuiesce;
+use windlass::csi::NodeName;
 use windlass::csi::server::{self, PrivateSocket};
-use windlass::csi::{NodeLayer, NodeName, NodeOptions};
 use windlass::mount::Mounter;
 use windlass::mount::memory::MemoryMounter;
 use windlass::mount::path::Root;
+use windlass::node::quiesce::MountQuiesce;
+use windlass::node::{NodeLayer, NodeOptions, routes};
 use windlass::pool::PoolError;
 use windlass::pool::catalogue::Catalogue;
 use windlass::pool::kernel_devices::{KernelDevice, KernelDevices};
@@ -183,7 +184,7 @@ impl Node {
         let path = directory.path().join(socket);
         let socket = PrivateSocket::bind(&path).unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(server::serve(socket, server::routes(&layer), stop.clone()));
+        tokio::spawn(server::serve(socket, routes(&layer), stop.clone()));
         let channel = channel(&path).await;
         Self {
             socket: path,

@@ -14,8 +14,8 @@ use csi_proto::windlass::v1 as proto;
 use csi_proto::windlass::v1::transfers_server::Transfers as _;
 use futures::StreamExt;
 use tonic::{Code, Request};
-use windlass::csi::NodeLayer;
 use windlass::csi::transfers::Transfers;
+use windlass::node::NodeLayer;
 use windlass::repository::{Environment, KdfCost, Location, Password, Repository, connect};
 use windlass::types::{FsType, Object, VolumeHandle};
 

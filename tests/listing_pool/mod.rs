@@ -6,8 +6,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use windlass::csi::quiesce::MountQuiesce;
 use windlass::mount::memory::MemoryMounter;
+use windlass::node::quiesce::MountQuiesce;
 use windlass::pool::catalogue::Catalogue;
 use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::OwnedPool;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 use windlass::csi::server::{self, PrivateSocket};
+use windlass::node::routes;
 use windlass::pool::owned::OwnedPool;
 use windlass::types::{Access, Object, SnapshotHandle, VolumeHandle};
 
@@ -40,7 +41,7 @@ impl Node {
         let layer = opened.layer(NODE);
         let path = bench.path().join("csi.sock");
         let socket = PrivateSocket::bind(&path).unwrap();
-        tokio::spawn(server::serve(socket, server::routes(&layer), CancellationToken::new()));
+        tokio::spawn(server::serve(socket, routes(&layer), CancellationToken::new()));
         let channel = csi_harness::channel(&path).await;
         Self {
             socket: path,

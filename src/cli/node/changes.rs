@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-use crate::csi::NodeLayer;
+use crate::node::NodeLayer;
 use crate::pool::set::PoolSet;
 use crate::pool::set::offer::{OfferChange, OfferPace, OfferWatch};
 

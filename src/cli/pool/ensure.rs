@@ -28,9 +28,9 @@ use clap::Args;
 use csi_proto::windlass::v1 as windlass;
 use serde_json::{Value, json};
 
-use crate::csi::quiesce::MountQuiesce;
 use crate::mount::image::Grown;
 use crate::mount::system::SystemMounter;
+use crate::node::quiesce::MountQuiesce;
 use crate::pool::properties::PoolProperties;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
 use crate::types::{FsType, PoolId};

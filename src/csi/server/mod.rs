@@ -1,4 +1,4 @@
-//! Serves the layer's services on one private unix socket.
+//! Serves a layer's services on one private unix socket.
 //!
 //! Any client of gRPC is served, whatever `:authority` it makes of a socket's path (`authority`).
 //!
@@ -23,23 +23,16 @@ pub use socket::{Incoming, PrivateSocket, SocketError};
 
 use std::time::Duration;
 
-use csi_proto::csi::v1::controller_server::ControllerServer;
-use csi_proto::csi::v1::identity_server::IdentityServer;
-use csi_proto::csi::v1::node_server::NodeServer;
-use csi_proto::csi::v1::snapshot_metadata_server::SnapshotMetadataServer;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-
-use super::NodeLayer;
-use super::snapshot_metadata::MAX_MESSAGE_BYTES;
 
 /// How long calls may go on after a stop was asked for. The kubelet kills after 30 s.
 pub const STOP_GRACE: Duration = Duration::from_secs(20);
 
 /// Largest request: the maps and paths of CSI take a few dozen KiB.
-const MAX_REQUEST_BYTES: usize = 1 << 20;
+pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// Largest answer: a list of a hundred thousand volumes. A caller that takes less asks for pages.
-const MAX_RESPONSE_BYTES: usize = 64 << 20;
+pub const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// Why serving ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -50,28 +43,6 @@ pub enum ServeError {
     /// The transport failed.
     #[error("serving ended: {0}")]
     Transport(#[from] tonic::transport::Error),
-}
-
-/// The Identity, Controller, SnapshotMetadata and Node services of a layer, to which more routes may be added.
-pub fn routes(layer: &NodeLayer) -> Routes {
-    Routes::new(
-        IdentityServer::new(layer.clone())
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RESPONSE_BYTES),
-    )
-    .add_service(
-        ControllerServer::new(layer.clone())
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RESPONSE_BYTES),
-    )
-    .add_service(
-        SnapshotMetadataServer::new(layer.clone())
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES),
-    )
-    .add_service(
-        NodeServer::new(layer.clone()).max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_RESPONSE_BYTES),
-    )
 }
 
 /// Calls under way that one client may have; more wait there. Beside other clients it gets what they leave of the allowances.

@@ -8,15 +8,15 @@ use csi_proto::windlass::v1 as windlass;
 use tonic::Status;
 
 use crate::csi::call::detached;
-use crate::csi::{self, named_pool};
+use crate::node::error::CallError;
+use crate::node::{self, named_pool};
 use crate::pool::owned::OwnedPool;
 use crate::repository::forget::{Filter, TagList};
 use crate::repository::{self, Environment, Location, LockOwner, Password, RETRY_LOCK, Repository, SnapshotChoice};
 use crate::transfer::Hole;
 use crate::types::{SnapshotHandle, Timestamp};
 
-use super::Transfers;
-use super::status;
+use super::{Transfers, status};
 
 /// Opens the repository of a request. Everything that is wrong with it is known after this.
 ///
@@ -108,6 +108,6 @@ pub(super) fn snapshot(transfers: &Transfers, text: &str) -> Result<(Arc<OwnedPo
 /// NOT_FOUND; INVALID_ARGUMENT when none is named and there are several; UNAVAILABLE for one that has failed.
 pub(super) async fn pool(transfers: &Transfers, text: &str) -> Result<Arc<OwnedPool>, Status> {
     let (pools, text) = (transfers.pools.clone(), text.to_owned());
-    let found = detached(move || named_pool::find(&pools, "pool_id", &text).map_err(csi::error::CallError::from));
-    found.await.map_err(csi::status::read)
+    let found = detached(move || named_pool::find(&pools, "pool_id", &text).map_err(CallError::from));
+    found.await.map_err(node::status::read)
 }

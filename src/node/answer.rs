@@ -1,0 +1,84 @@
+//! From records to messages. What is answered comes from the record alone, so it is the same on every repetition.
+
+use csi_proto::csi::v1 as proto;
+
+use crate::csi::topology;
+use crate::csi::witness::WitnessedSnapshot;
+use crate::pool::record::{Snapshot, Volume};
+use crate::types::{Object, PoolId, SnapshotHandle, Timestamp, VolumeHandle, VolumeSize};
+
+/// A size as the protocol has it.
+pub(super) fn size(size: VolumeSize) -> i64 {
+    bytes(size.bytes())
+}
+
+/// A number of bytes as the protocol has it, at most `i64::MAX`.
+pub(super) fn bytes(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// A time as the protocol has it.
+pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: bytes(time.seconds), nanos: i32::try_from(time.nanoseconds).unwrap_or_default() }
+}
+
+fn content_source(pool: PoolId, source: Object) -> proto::VolumeContentSource {
+    use proto::volume_content_source::{SnapshotSource, Type, VolumeSource};
+    let r#type = match source {
+        Object::Snapshot(snapshot) => {
+            Type::Snapshot(SnapshotSource { snapshot_id: SnapshotHandle { pool, snapshot }.to_string() })
+        }
+        Object::Volume(volume) => Type::Volume(VolumeSource { volume_id: VolumeHandle { pool, volume }.to_string() }),
+    };
+    proto::VolumeContentSource { r#type: Some(r#type) }
+}
+
+/// A snapshot of another pool, or one that a repository holds.
+fn foreign_source(handle: &str) -> proto::VolumeContentSource {
+    use proto::volume_content_source::{SnapshotSource, Type};
+    proto::VolumeContentSource { r#type: Some(Type::Snapshot(SnapshotSource { snapshot_id: handle.to_owned() })) }
+}
+
+/// A volume of `pool`.
+pub(super) fn volume(pool: PoolId, volume: &Volume) -> proto::Volume {
+    proto::Volume {
+        capacity_bytes: size(volume.size),
+        volume_id: VolumeHandle { pool, volume: volume.id }.to_string(),
+        // Nothing: whatever a later call needs is in the catalogue, under the handle.
+        volume_context: [].into(),
+        content_source: match (&volume.foreign_source, volume.source) {
+            (Some(handle), _) => Some(foreign_source(handle)),
+            (None, source) => source.map(|source| content_source(pool, source)),
+        },
+        accessible_topology: vec![topology::of_pool(pool)],
+    }
+}
+
+/// A snapshot of `pool`.
+pub(super) fn snapshot(pool: PoolId, snapshot: &Snapshot) -> proto::Snapshot {
+    proto::Snapshot {
+        size_bytes: size(snapshot.size),
+        snapshot_id: SnapshotHandle { pool, snapshot: snapshot.id }.to_string(),
+        source_volume_id: VolumeHandle { pool, volume: snapshot.source }.to_string(),
+        creation_time: Some(timestamp(snapshot.created)),
+        // A local snapshot is complete at the cut.
+        ready_to_use: true,
+        group_snapshot_id: String::new(),
+        // Belongs to a capability that is not advertised.
+        accessible_topology: Vec::new(),
+    }
+}
+
+/// A snapshot whose pool is not here.
+pub(super) fn witnessed_snapshot(snapshot: &WitnessedSnapshot) -> proto::Snapshot {
+    proto::Snapshot {
+        size_bytes: size(snapshot.size),
+        snapshot_id: snapshot.handle.to_string(),
+        source_volume_id: snapshot.source.to_string(),
+        creation_time: Some(timestamp(snapshot.created)),
+        // An export is visible only when it is whole.
+        ready_to_use: true,
+        group_snapshot_id: String::new(),
+        accessible_topology: Vec::new(),
+    }
+}

@@ -1,0 +1,84 @@
+//! What is recorded of volumes and snapshots, as messages: for whoever has lost its own records of them.
+
+use csi_proto::csi::v1::volume_capability::access_mode::Mode;
+use csi_proto::windlass::v1 as windlass;
+
+use crate::node::answer;
+use crate::pool::PoolError;
+use crate::pool::owned::OwnedPool;
+use crate::pool::record::{Snapshot, Volume};
+use crate::types::{AccessMode, KubernetesNames, PoolId, SnapshotHandle, VolumeHandle, VolumeMode};
+
+/// Everything that is recorded in an open pool. Reads the catalogue, so it blocks.
+///
+/// # Errors
+/// [`PoolError::Catalogue`].
+pub fn of_pool(pool: &OwnedPool) -> Result<Vec<windlass::ObjectRecord>, PoolError> {
+    Ok(of_records(pool.id(), &pool.volumes()?, &pool.snapshots()?))
+}
+
+/// Records of one pool, volumes first, each kind by its handle.
+pub fn of_records(pool: PoolId, volumes: &[Volume], snapshots: &[Snapshot]) -> Vec<windlass::ObjectRecord> {
+    let mut records: Vec<_> = volumes.iter().map(|record| volume(pool, record)).collect();
+    records.sort_unstable_by(|one, other| one.handle.cmp(&other.handle));
+    let mut cut: Vec<_> = snapshots.iter().map(|record| snapshot(pool, record)).collect();
+    cut.sort_unstable_by(|one, other| one.handle.cmp(&other.handle));
+    records.append(&mut cut);
+    records
+}
+
+fn volume(pool: PoolId, volume: &Volume) -> windlass::ObjectRecord {
+    windlass::ObjectRecord {
+        kind: "volume".to_owned(),
+        handle: VolumeHandle { pool, volume: volume.id }.to_string(),
+        name: volume.name.to_string(),
+        size_bytes: volume.size.bytes(),
+        mode: mode(volume.given_as()),
+        access_modes: volume.access_modes.iter().map(|&mode| access_mode(mode)).collect(),
+        mount_flags: volume.mount_flags.clone(),
+        created: Some(answer::timestamp(volume.created)),
+        ..named(pool, &volume.kubernetes)
+    }
+}
+
+fn snapshot(pool: PoolId, snapshot: &Snapshot) -> windlass::ObjectRecord {
+    windlass::ObjectRecord {
+        kind: "snapshot".to_owned(),
+        handle: SnapshotHandle { pool, snapshot: snapshot.id }.to_string(),
+        name: snapshot.name.to_string(),
+        size_bytes: snapshot.size.bytes(),
+        mode: mode(snapshot.mode),
+        created: Some(answer::timestamp(snapshot.created)),
+        ..named(pool, &snapshot.kubernetes)
+    }
+}
+
+fn named(pool: PoolId, kubernetes: &KubernetesNames) -> windlass::ObjectRecord {
+    let text = |name: Option<String>| name.unwrap_or_default();
+    windlass::ObjectRecord {
+        pool_id: pool.to_string(),
+        pvc: text(kubernetes.claim.as_ref().map(ToString::to_string)),
+        pv: text(kubernetes.volume.as_ref().map(ToString::to_string)),
+        volume_snapshot: text(kubernetes.snapshot.as_ref().map(ToString::to_string)),
+        volume_snapshot_content: text(kubernetes.snapshot_content.as_ref().map(ToString::to_string)),
+        ..Default::default()
+    }
+}
+
+fn mode(mode: VolumeMode) -> String {
+    match mode {
+        VolumeMode::Block => "block".to_owned(),
+        VolumeMode::Filesystem(fs_type) => fs_type.to_string(),
+    }
+}
+
+fn access_mode(mode: AccessMode) -> String {
+    let mode = match mode {
+        AccessMode::SingleNodeWriter => Mode::SingleNodeWriter,
+        AccessMode::SingleNodeReaderOnly => Mode::SingleNodeReaderOnly,
+        AccessMode::MultiNodeReaderOnly => Mode::MultiNodeReaderOnly,
+        AccessMode::SingleNodeSingleWriter => Mode::SingleNodeSingleWriter,
+        AccessMode::SingleNodeMultiWriter => Mode::SingleNodeMultiWriter,
+    };
+    mode.as_str_name().to_owned()
+}
