@@ -2,7 +2,7 @@
 //!
 //! * [`validate`] turns requests into checked values; [`error`] says what is wrong with one, and [`status`] which code that is.
 //! * [`call`] runs a call: check, then work that outlives its caller. [`locks`] let one operation work on an object at a time.
-//! * [`server`] serves a layer on a private unix socket.
+//! * [`plugin`] is what a layer is to those above it, [`remote`] one behind a connection, and [`server`] serves one on a private unix socket.
 //! * [`topology`] and [`token`] are how places and pages of lists are written.
 //!
 //! Nothing here knows a pool, a mount or a repository.
@@ -13,6 +13,8 @@ mod allowance;
 pub mod call;
 pub mod error;
 pub mod locks;
+pub mod plugin;
+pub mod remote;
 pub mod server;
 pub mod status;
 pub mod token;

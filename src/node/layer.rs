@@ -13,15 +13,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use csi_proto::csi::v1::controller_server::ControllerServer;
-use csi_proto::csi::v1::identity_server::IdentityServer;
-use csi_proto::csi::v1::node_server::NodeServer;
-use csi_proto::csi::v1::snapshot_metadata_server::SnapshotMetadataServer;
 use tonic::service::Routes;
 
 use crate::csi::error::{RequestError, no_such};
 use crate::csi::locks::Locks;
-use crate::csi::server::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
+use crate::csi::server;
 use crate::csi::topology::NodeName;
 use crate::csi::witness::SnapshotWitness;
 use crate::mount::Mounter;
@@ -33,7 +29,6 @@ use crate::pool::set::PoolSet;
 use crate::types::{PoolId, SnapshotHandle, VolumeHandle};
 
 use super::error::CallError;
-use super::snapshot_metadata::MAX_MESSAGE_BYTES;
 
 /// How long a look at a mounted file system's fill state may take: the kubelet asks every minute and must not pile up.
 const STATISTICS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -202,24 +197,8 @@ impl NodeLayer {
     }
 }
 
-/// The Identity, Controller, SnapshotMetadata and Node services of a layer, to which more routes may be added.
+/// All services of a node on one socket, to which more may be added.
 pub fn routes(layer: &NodeLayer) -> Routes {
-    Routes::new(
-        IdentityServer::new(layer.clone())
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RESPONSE_BYTES),
-    )
-    .add_service(
-        ControllerServer::new(layer.clone())
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RESPONSE_BYTES),
-    )
-    .add_service(
-        SnapshotMetadataServer::new(layer.clone())
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES),
-    )
-    .add_service(
-        NodeServer::new(layer.clone()).max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_RESPONSE_BYTES),
-    )
+    let layer = Arc::new(layer.clone());
+    server::routes(&layer).add_service(server::node_service(&layer))
 }

@@ -12,6 +12,7 @@ mod answer;
 mod appeal;
 mod controller;
 pub mod error;
+mod group;
 mod identity;
 mod layer;
 mod mounts;

@@ -15,10 +15,12 @@ mod calls;
 mod connection;
 mod frames;
 mod log;
+mod routes;
 mod socket;
 
 pub use connection::Connection;
 pub use log::LogLayer;
+pub use routes::{MAX_RANGES_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, node_service, routes};
 pub use socket::{Incoming, PrivateSocket, SocketError};
 
 use std::time::Duration;
@@ -28,11 +30,6 @@ use tonic::service::Routes;
 
 /// How long calls may go on after a stop was asked for. The kubelet kills after 30 s.
 pub const STOP_GRACE: Duration = Duration::from_secs(20);
-
-/// Largest request: the maps and paths of CSI take a few dozen KiB.
-pub const MAX_REQUEST_BYTES: usize = 1 << 20;
-/// Largest answer: a list of a hundred thousand volumes. A caller that takes less asks for pages.
-pub const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// Why serving ended before it was asked to.
 #[derive(Debug, thiserror::Error)]

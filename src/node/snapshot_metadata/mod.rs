@@ -23,7 +23,6 @@ mod ranges;
 mod request;
 mod turns;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use csi_proto::csi::v1 as proto;
@@ -34,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::csi::call::detached;
+use crate::csi::plugin::Answers;
 use crate::node::status;
 use crate::pool::PoolError;
 use crate::pool::owned::{Lease, OwnedPool};
@@ -49,10 +49,7 @@ use ranges::Ranges;
 use request::Page;
 use turns::{PATIENCE, Turns};
 
-pub(super) use messages::MAX_MESSAGE_BYTES;
-
 type Blocks = Vec<proto::BlockMetadata>;
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl SnapshotMetadata for NodeLayer {

@@ -136,7 +136,7 @@ fn the_largest_message_is_below_what_clients_take() {
         volume_capacity_bytes: i64::MAX,
         block_metadata: vec![BlockMetadata { byte_offset: i64::MAX, size_bytes: i64::MAX }; count],
     };
-    assert!(message(MAX_RANGES).encoded_len() < MAX_MESSAGE_BYTES);
-    assert!(message(MAX_RANGES + 1).encoded_len() >= MAX_MESSAGE_BYTES);
+    assert!(message(MAX_RANGES).encoded_len() < MAX_RANGES_BYTES);
+    assert!(message(MAX_RANGES + 1).encoded_len() >= MAX_RANGES_BYTES);
     assert!(message(DEFAULT_RANGES).encoded_len() <= 90_200);
 }
