@@ -16,7 +16,7 @@ use std::time::Duration;
 use tonic::service::Routes;
 
 use crate::csi::error::{RequestError, no_such};
-use crate::csi::locks::Locks;
+use crate::csi::locks::{Guard, Hold, Key, Locks};
 use crate::csi::server;
 use crate::csi::topology::NodeName;
 use crate::csi::witness::SnapshotWitness;
@@ -61,6 +61,13 @@ pub struct NodeLayer {
     repositories: Repositories,
     /// The pools that NodeGetInfo answers, once they are fixed; `None` when it answers those that are open.
     offer: Option<Arc<OnceLock<Vec<PoolId>>>>,
+}
+
+/// A volume and its pool, locked.
+pub(super) struct LockedVolume {
+    pub(super) pool: Arc<OwnedPool>,
+    pub(super) recorded: Volume,
+    _lock: Guard,
 }
 
 /// Whether requests may name repositories.
@@ -184,6 +191,17 @@ impl NodeLayer {
         let pool = self.pool(field, handle.pool)?;
         let volume = pool.volume(handle.volume)?.ok_or_else(|| no_such(field))?;
         Ok((pool, volume))
+    }
+
+    /// A volume, which no other call works on until this is dropped.
+    ///
+    /// # Errors
+    /// As for `volume`; [`crate::csi::error::Fault::InFlight`].
+    pub(super) fn lock_volume(&self, field: &'static str, handle: VolumeHandle) -> Result<LockedVolume, CallError> {
+        let pool = self.pool(field, handle.pool)?;
+        let lock = self.locks.take(field, Key::Volume(handle), Hold::Exclusive)?;
+        let (_, recorded) = self.volume(field, handle)?;
+        Ok(LockedVolume { pool, recorded, _lock: lock })
     }
 
     /// A snapshot and its pool.

@@ -10,7 +10,7 @@ use crate::csi::locks::{Hold, Key};
 use crate::csi::validate;
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
-use crate::node::mounts::situation::Situation;
+use crate::node::mounts::VolumeOnNode;
 use crate::types::VolumeHandle;
 
 const VOLUME_ID: &str = "volume_id";
@@ -30,13 +30,13 @@ pub(super) fn delete(layer: &NodeLayer, handle: Option<VolumeHandle>) -> Result<
         pool.delete_volume(handle.volume)?;
         return Ok(done);
     };
-    let situation = Situation::look(layer, &pool, volume)?;
-    if let Some(path) = situation.first_use() {
+    let volume = VolumeOnNode::look(layer, &pool, volume)?;
+    if let Some(path) = volume.first_use() {
         let reason = format!("is in use at {}; unpublish and unstage it first", path.display());
         return Err(RequestError::precondition(VOLUME_ID, reason).into());
     }
-    situation.clear_void_records()?;
-    situation.detach()?;
+    volume.clear_void_records()?;
+    volume.detach()?;
     pool.delete_volume(handle.volume)?;
     Ok(done)
 }

@@ -5,18 +5,18 @@ use std::path::PathBuf;
 use csi_proto::csi::v1 as proto;
 
 use crate::csi::error::{RequestError, no_such};
-use crate::csi::locks::{Hold, Key};
 use crate::csi::validate::capability::{self, AccessType, Capability};
 use crate::csi::validate::{self, path, size};
 use crate::node::answer;
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
 use crate::pool::record::PublicationKind;
-use crate::types::{Access, CapacityRange, VolumeHandle, VolumeMode};
+use crate::types::{Access, CapacityRange, VolumeHandle, VolumeMode, VolumeSize};
 
-use super::presence::fs_type_of;
-use super::situation::{At, Situation};
-use super::{CAPABILITY, STAGING_PATH, VOLUME_ID, VOLUME_PATH, step};
+use super::fields::{ACCESS_TYPE, CAPABILITY, STAGING_PATH, VOLUME_ID, VOLUME_PATH};
+use super::presence::{MountedAt, fs_type_of};
+use super::step::step;
+use super::volume_on_node::VolumeOnNode;
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -38,15 +38,12 @@ pub(super) fn check(request: proto::NodeExpandVolumeRequest) -> Result<Checked, 
 }
 
 pub(super) fn expand(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeExpandVolumeResponse, CallError> {
-    let handle = checked.handle.ok_or_else(|| no_such(VOLUME_ID))?;
-    let pool = &layer.pool(VOLUME_ID, handle.pool)?;
-    let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
-    let (_, volume) = layer.volume(VOLUME_ID, handle)?;
-    let situation = Situation::look(layer, pool, volume)?;
-    let size = situation.volume.size;
+    let locked = layer.lock_volume(VOLUME_ID, checked.handle.ok_or_else(|| no_such(VOLUME_ID))?)?;
+    let volume = VolumeOnNode::look(layer, &locked.pool, locked.recorded)?;
+    let size = volume.recorded.size;
     // The file system at the path; `None` for a raw device.
-    let fs_type = match (situation.at(&checked.path), situation.record(&checked.path, PublicationKind::Staged)) {
-        (At::Volume(entry), _) => fs_type_of(entry),
+    let fs_type = match (volume.at(&checked.path), volume.record(&checked.path, PublicationKind::Staged)) {
+        (MountedAt::Volume(entry), _) => fs_type_of(entry),
         (_, Some(record)) if record.mode == VolumeMode::Block => None,
         _ => {
             let reason = format!("the volume is not at {}", checked.path.display());
@@ -59,9 +56,9 @@ pub(super) fn expand(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeE
         (AccessType::Block, Some(_)) | (AccessType::Mount { .. }, None) => false,
     };
     if checked.capability.is_some_and(|capability| !fits(&capability.access_type)) {
-        return Err(RequestError::invalid("volume_capability.access_type", "is not how the volume is there").into());
+        return Err(RequestError::invalid(ACCESS_TYPE, "is not how the volume is there").into());
     }
-    let rounded = |bytes| crate::types::VolumeSize::at_least(bytes);
+    let rounded = |bytes| VolumeSize::at_least(bytes);
     if checked.range.required().is_some_and(|required| rounded(required).map_or(true, |required| required > size)) {
         let reason = format!("must be at most {}, the size of the volume; expand it in the controller first", size.bytes());
         return Err(RequestError::out_of_range("capacity_range.required_bytes", reason).into());
@@ -70,9 +67,9 @@ pub(super) fn expand(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeE
         let reason = format!("must not be less than {}, the size of the volume", size.bytes());
         return Err(RequestError::out_of_range("capacity_range.limit_bytes", reason).into());
     }
-    if let (Some(fs_type), Some(attachment)) = (fs_type, &situation.attachment) {
+    if let (Some(fs_type), Some(attachment)) = (fs_type, &volume.attachment) {
         // Any mount that may write does: the asked-for path may be a read-only view.
-        let writable = situation.mounts().find(|entry| entry.access() == Access::ReadWrite);
+        let writable = volume.mounts().find(|entry| entry.access() == Access::ReadWrite);
         let Some(entry) = writable else {
             return Err(RequestError::precondition(VOLUME_PATH, "the file system is mounted for readers only").into());
         };

@@ -10,7 +10,7 @@ use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
 use crate::types::FsType;
 
-use super::step;
+use super::step::step;
 
 /// A device of the volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) struct Device {
     pub(super) number: (u32, u32),
 }
 
-/// The devices of one volume, and all mounts of this node.
+/// Where one volume is mounted: its devices, beside all mounts of this node.
 pub(super) struct Presence<'a> {
     layer: &'a NodeLayer,
     devices: Vec<Device>,
@@ -28,7 +28,7 @@ pub(super) struct Presence<'a> {
 
 /// What is mounted at a path.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum At<'a> {
+pub(crate) enum MountedAt<'a> {
     /// Nothing.
     Nothing,
     /// The volume.
@@ -36,6 +36,9 @@ pub(crate) enum At<'a> {
     /// Something else.
     Other(&'a MountEntry),
 }
+
+/// The file system of a volume that was made for none, when it is asked for without one and holds none.
+pub(super) const DEFAULT_FS_TYPE: FsType = FsType::Ext4;
 
 /// Whether a mount is a device node bound somewhere: nodes lie in the file system of /dev.
 pub(super) fn is_node(entry: &MountEntry) -> bool {
@@ -58,11 +61,11 @@ impl<'a> Presence<'a> {
     }
 
     /// What is mounted at a path, topmost.
-    pub(super) fn at(&self, path: &Path) -> At<'_> {
+    pub(super) fn at(&self, path: &Path) -> MountedAt<'_> {
         match self.stack(path).next() {
-            None => At::Nothing,
-            Some(entry) if self.is_ours(entry) => At::Volume(entry),
-            Some(entry) => At::Other(entry),
+            None => MountedAt::Nothing,
+            Some(entry) if self.is_ours(entry) => MountedAt::Volume(entry),
+            Some(entry) => MountedAt::Other(entry),
         }
     }
 
@@ -103,9 +106,9 @@ impl<'a> Presence<'a> {
         for _ in 0..self.stack(path).count() {
             let now = Self::new(self.layer, self.devices.clone(), self.layer.mounter.mounts()?);
             match now.at(path) {
-                At::Nothing => return Ok(None),
-                At::Other(entry) => return Ok(Some(entry.clone())),
-                At::Volume(_) => self.unmount_topmost(path)?,
+                MountedAt::Nothing => return Ok(None),
+                MountedAt::Other(entry) => return Ok(Some(entry.clone())),
+                MountedAt::Volume(_) => self.unmount_topmost(path)?,
             }
         }
         Ok(None)

@@ -13,9 +13,7 @@
 //! How the volume is given out is this call's to say, and not how it was made: as a file system here, as a raw device there, but never
 //! as both at a time. Whether it may be formatted is for `format` to say.
 //!
-//! A file system is attached for writing also when it is mounted read-only: its journal may have to be replayed. A copy for
-//! readers that is larger than its source is mounted for writing once, privately, to grow it. Raw devices are only attached: for reading
-//! alone if the access mode does not write. One that is attached for writing can be written to through every publication, also a
+//! Raw devices are only attached: for reading alone if the access mode does not write. One that is attached for writing can be written to through every publication, also a
 //! `readonly` one: a device node has no read-only view. There the orchestrator keeps writers out.
 
 use std::path::{Path, PathBuf};
@@ -23,20 +21,20 @@ use std::path::{Path, PathBuf};
 use csi_proto::csi::v1 as proto;
 
 use crate::csi::error::{RequestError, no_such};
-use crate::csi::locks::{Hold, Key};
 use crate::csi::validate::capability::{self, AccessType, Capability};
 use crate::csi::validate::{self, path};
 use crate::mount::path::Confined;
-use crate::mount::{MountError, MountRequest, Probe};
+use crate::mount::{MountError, Probe};
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
 use crate::pool::record::{Publication, PublicationKind};
-use crate::types::{Access, FormatState, FsType, Object, VolumeHandle, VolumeMode, mount_options};
+use crate::types::{Access, FsType, VolumeHandle, VolumeMode, mount_options};
 
-use super::format::{self, Preparation};
-use super::presence::{fs_type_of, is_node};
-use super::situation::{At, Situation};
-use super::{CAPABILITY, DEFAULT_FS_TYPE, STAGING_PATH, VOLUME_ID, allowed, confined, expected_access, mounted, occupied, step};
+use super::fields::{ACCESS_TYPE, CAPABILITY, STAGING_PATH, VOLUME_ID};
+use super::file_system::FileSystem;
+use super::presence::{DEFAULT_FS_TYPE, MountedAt, fs_type_of, is_node};
+use super::refusal::{at_field, at_mount_flags, check_capability, occupied};
+use super::volume_on_node::{VolumeOnNode, expected_access};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -56,251 +54,161 @@ pub(super) fn check(request: proto::NodeStageVolumeRequest) -> Result<Checked, R
 
 pub(super) fn stage(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeStageVolumeResponse, CallError> {
     let Checked { handle, path, capability } = checked;
-    let handle = handle.ok_or_else(|| no_such(VOLUME_ID))?;
-    let target = confined(STAGING_PATH, layer.root.resolve(&path));
-    let pool = &layer.pool(VOLUME_ID, handle.pool)?;
-    let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
-    let (_, volume) = layer.volume(VOLUME_ID, handle)?;
-    let target = target?;
+    let locked = layer.lock_volume(VOLUME_ID, handle.ok_or_else(|| no_such(VOLUME_ID))?)?;
+    let target = at_field(STAGING_PATH, layer.root.resolve(&path))?;
     if !target.is_directory()? {
         return Err(RequestError::invalid(STAGING_PATH, "must be a directory").into());
     }
-
-    let mut situation = Situation::look(layer, pool, volume)?;
-    let mode = match known_mode(&situation, &path, &capability.access_type) {
-        Some(mode) => mode,
-        None => {
-            allowed(&situation.volume, &capability)?;
-            not_both(&situation, VolumeMode::Filesystem(DEFAULT_FS_TYPE))?;
-            let found = held_file_system(layer, &situation);
-            VolumeMode::Filesystem(or_take_back(layer, &situation, &path, found)?)
-        }
-    };
+    let volume = VolumeOnNode::look(layer, &locked.pool, locked.recorded)?;
     let wanted = Publication {
-        path: path.clone(),
+        mode: mode(&volume, &path, &capability)?,
+        path,
         kind: PublicationKind::Staged,
-        mode,
         access_mode: capability.access_mode,
         mount_flags: capability.access_type.flags().to_vec(),
         access: capability::access_of(capability.access_mode),
         boot_id: layer.boot_id.to_string(),
     };
-    if let Some(existing) = situation.record(&path, PublicationKind::Staged)
-        && *existing != wanted
-    {
-        let reason = format!("is staged at {} with another capability", path.display());
-        return Err(RequestError::already_exists(VOLUME_ID, reason).into());
-    }
-    allowed(&situation.volume, &capability)?;
-    not_both(&situation, mode)?;
-    if situation.attachment.is_none() {
+    check_not_staged_otherwise(&volume, &wanted)?;
+    check_capability(&volume.recorded, &capability)?;
+    check_not_both(&volume, wanted.mode)?;
+    if volume.attachment.is_none() {
         // The record of a raw stage would count again with the device.
-        situation.clear_void_records()?;
+        volume.clear_void_records()?;
     }
+    match wanted.mode {
+        VolumeMode::Block => stage_device(&volume, wanted)?,
+        VolumeMode::Filesystem(fs_type) => stage_file_system(volume, target, &wanted, fs_type)?,
+    }
+    Ok(proto::NodeStageVolumeResponse {})
+}
 
-    let done = Ok(proto::NodeStageVolumeResponse {});
-    let fs_type = match mode {
-        VolumeMode::Filesystem(fs_type) => fs_type,
-        VolumeMode::Block => {
-            let access = wanted.access;
-            situation.put_record(wanted)?;
-            let attached = step!("attach", pool.attach(Object::Volume(handle.volume), access)).map_err(CallError::from);
-            or_take_back(layer, &situation, &path, attached)?;
-            return done;
-        }
+fn stage_device(volume: &VolumeOnNode<'_>, wanted: Publication) -> Result<(), CallError> {
+    let (path, access) = (wanted.path.clone(), wanted.access);
+    volume.put_record(wanted)?;
+    let attached = volume.attach(access);
+    or_take_back(volume, &path, attached).map(drop)
+}
+
+fn stage_file_system(volume: VolumeOnNode<'_>, target: Confined, wanted: &Publication, fs_type: FsType) -> Result<(), CallError> {
+    at_mount_flags(mount_options::check(&wanted.mount_flags, Some(fs_type)).map_err(MountError::from))?;
+    let Some(volume) = unless_mounted(volume, &target, wanted, fs_type)? else { return Ok(()) };
+    volume.put_record(wanted.clone())?;
+    let staged = FileSystem { volume: &volume, fs_type, target: &target, wanted }.stage();
+    // It keeps the path busy.
+    drop(target);
+    or_take_back(&volume, &wanted.path, staged)
+}
+
+/// Nothing if the volume is mounted at its path as it is wanted; else the volume, which is not mounted there (any more).
+fn unless_mounted<'a>(
+    volume: VolumeOnNode<'a>,
+    target: &Confined,
+    wanted: &Publication,
+    fs_type: FsType,
+) -> Result<Option<VolumeOnNode<'a>>, CallError> {
+    let path = &wanted.path;
+    let (access, usable) = match volume.at(path) {
+        MountedAt::Nothing => return Ok(Some(volume)),
+        MountedAt::Other(entry) => return Err(occupied(STAGING_PATH, path, &entry.source)),
+        MountedAt::Volume(entry) => (entry.access(), entry.check_usable(expected_access(wanted))),
     };
-    mounted(mount_options::check(&wanted.mount_flags, Some(fs_type)).map_err(MountError::from))?;
-    let found = match situation.at(&path) {
-        At::Other(entry) => return Err(occupied(STAGING_PATH, &path, &entry.source)),
-        At::Volume(entry) => Some((entry.access(), entry.check_usable(expected_access(&wanted)))),
-        At::Nothing => None,
-    };
-    match found {
-        Some((_, Err(fault))) if situation.mounts().count() > 1 => return Err(fault.into()),
+    match (access, usable) {
+        (_, Err(fault)) if volume.mounts().count() > 1 => return Err(fault.into()),
         // Nobody uses it: taken down, it is checked and mounted anew.
-        Some((_, Err(fault))) => {
-            tracing::warn!(volume = %situation.volume.id, %fault, "staged anew");
-            situation.unmount(&path)?;
-            situation = Situation::look(layer, pool, situation.volume)?;
+        (_, Err(fault)) => {
+            tracing::warn!(volume = %volume.recorded.id, %fault, "staged anew");
+            volume.unmount(path)?;
         }
         // An interrupted attempt was about to grow a copy for readers.
-        Some((Access::ReadWrite, Ok(()))) if wanted.access == Access::ReadOnly => {
-            situation.unmount(&path)?;
-            situation = Situation::look(layer, pool, situation.volume)?;
-        }
-        Some((access, Ok(()))) => {
-            situation.put_record(wanted.clone())?;
-            let Err(error) = grow_if_writable(layer, &situation, target.real_path(), fs_type, access) else { return done };
-            tracing::warn!(volume = %situation.volume.id, %error, "a staged file system does not grow where it is mounted");
+        (Access::ReadWrite, Ok(())) if wanted.access == Access::ReadOnly => volume.unmount(path)?,
+        (access, Ok(())) => {
+            volume.put_record(wanted.clone())?;
+            let grown = FileSystem { volume: &volume, fs_type, target, wanted }.grow(access);
+            let Err(error) = grown else { return Ok(None) };
+            tracing::warn!(volume = %volume.recorded.id, %error, "a staged file system does not grow where it is mounted");
             // Whoever uses it goes on using it as it is. If nobody does, it is staged anew, by the ways that it has then.
-            let is_used = situation.mounts().count() > 1 || situation.live().any(|record| record.path != path);
-            if is_used || situation.unmount(&path).is_err() {
-                return done;
+            let is_used = volume.mounts().count() > 1 || volume.live().any(|record| record.path != *path);
+            if is_used || volume.unmount(path).is_err() {
+                return Ok(None);
             }
-            situation = Situation::look(layer, pool, situation.volume)?;
         }
-        None => {}
     }
-    situation.put_record(wanted.clone())?;
-    let result = stage_file_system(layer, &situation, &target, &wanted, fs_type);
-    drop(target);
-    or_take_back(layer, &situation, &path, result)?;
-    done
+    volume.again().map(Some)
+}
+
+/// How the volume is to be given out. Where the request leaves the file system open and nothing else says it, what the volume holds does.
+fn mode(volume: &VolumeOnNode<'_>, path: &Path, capability: &Capability) -> Result<VolumeMode, CallError> {
+    if let Some(mode) = known_mode(volume, path, &capability.access_type) {
+        return Ok(mode);
+    }
+    check_capability(&volume.recorded, capability)?;
+    check_not_both(volume, VolumeMode::Filesystem(DEFAULT_FS_TYPE))?;
+    let held = held_file_system(volume);
+    or_take_back(volume, path, held).map(VolumeMode::Filesystem)
 }
 
 /// The mode that is asked for, as far as the request, the volume's record, or what is mounted says it.
-fn known_mode(situation: &Situation<'_>, path: &Path, access_type: &AccessType) -> Option<VolumeMode> {
+fn known_mode(volume: &VolumeOnNode<'_>, path: &Path, access_type: &AccessType) -> Option<VolumeMode> {
     let AccessType::Mount { fs_type, .. } = access_type else { return Some(VolumeMode::Block) };
-    let made_for = match situation.volume.mode {
+    let made_for = match volume.recorded.mode {
         VolumeMode::Filesystem(fs_type) => Some(fs_type),
         VolumeMode::Block => None,
     };
-    let mounted = || situation.mounts().find_map(fs_type_of);
+    let mounted = || volume.mounts().find_map(fs_type_of);
     // At the path of another capability, that one's refusal is to be given.
-    let staged = || situation.record(path, PublicationKind::Staged).map(|_| DEFAULT_FS_TYPE);
+    let staged = || volume.record(path, PublicationKind::Staged).map(|_| DEFAULT_FS_TYPE);
     fs_type.or(made_for).or_else(mounted).or_else(staged).map(VolumeMode::Filesystem)
 }
 
 /// The file system that a volume made for none holds, or would get.
-fn held_file_system(layer: &NodeLayer, situation: &Situation<'_>) -> Result<FsType, CallError> {
-    let volume = Object::Volume(situation.volume.id);
-    let attachment = step!("attach", situation.pool().attach(volume, Access::ReadWrite))?;
-    Ok(match layer.mounter.probe(&attachment.device)? {
+fn held_file_system(volume: &VolumeOnNode<'_>) -> Result<FsType, CallError> {
+    let attachment = volume.attach(Access::ReadWrite)?;
+    Ok(match volume.layer().mounter.probe(&attachment.device)? {
         Probe::FileSystem(found) => found,
         // Refused later, if it is more than nothing.
         Probe::Blank | Probe::Other(_) => DEFAULT_FS_TYPE,
     })
 }
 
+/// Refuses a path at which the volume is staged with another capability.
+fn check_not_staged_otherwise(volume: &VolumeOnNode<'_>, wanted: &Publication) -> Result<(), RequestError> {
+    match volume.record(&wanted.path, PublicationKind::Staged) {
+        Some(existing) if existing != wanted => {
+            let reason = format!("is staged at {} with another capability", wanted.path.display());
+            Err(RequestError::already_exists(VOLUME_ID, reason))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Refuses to give a volume out as a file system and as a raw device at a time: what is written by one way would be damage to the other.
-fn not_both(situation: &Situation<'_>, wanted: VolumeMode) -> Result<(), RequestError> {
+fn check_not_both(volume: &VolumeOnNode<'_>, wanted: VolumeMode) -> Result<(), RequestError> {
     let is_raw = |mode| mode == VolumeMode::Block;
-    let recorded = situation.live().find(|record| is_raw(record.mode) != is_raw(wanted)).map(|record| record.path.as_path());
-    let mounted = || situation.mounts().find(|entry| is_node(entry) != is_raw(wanted)).map(|entry| entry.mount_point.as_path());
+    let recorded = volume.live().find(|record| is_raw(record.mode) != is_raw(wanted)).map(|record| record.path.as_path());
+    let mounted = || volume.mounts().find(|entry| is_node(entry) != is_raw(wanted)).map(|entry| entry.mount_point.as_path());
     let Some(path) = recorded.or_else(mounted) else { return Ok(()) };
     let (given, asked) = if is_raw(wanted) { ("a file system", "a raw device") } else { ("a raw device", "a file system") };
     let reason = format!("the volume is given out as {given} at {}; take it down there before it is {asked}", path.display());
-    Err(RequestError::precondition("volume_capability.access_type", reason))
+    Err(RequestError::precondition(ACCESS_TYPE, reason))
 }
 
-fn stage_file_system(
-    layer: &NodeLayer,
-    situation: &Situation<'_>,
-    target: &Confined,
-    wanted: &Publication,
-    fs_type: FsType,
-) -> Result<(), CallError> {
-    let volume = &situation.volume;
-    let attachment = step!("attach", situation.pool().attach(Object::Volume(volume.id), Access::ReadWrite))?;
-    let device = attachment.device.as_path();
-    let request = |access| MountRequest {
-        device: device.to_owned(),
-        target: target.target(),
-        fs_type,
-        options: wanted.mount_flags.clone(),
-        access,
-    };
-    let mount = |access| mounted(step!("mount", layer.mounter.mount(&request(access))));
-    let grow = |access| grow_if_writable(layer, situation, target.real_path(), fs_type, access);
-    let unmount = || {
-        let mounted = layer.root.resolve(&wanted.path)?.into_unmount_target();
-        Ok::<_, CallError>(step!("unmount", layer.mounter.unmount(&mounted.path()))?)
-    };
-    // Where it is mounted already, all that follows was done.
-    if let Some(entry) = situation.mounts().next() {
-        entry.check_usable(expected_access(wanted))?;
-        mount(wanted.access)?;
-        return grow(wanted.access);
-    }
-    prepare(layer, situation, device, fs_type)?;
-    if wanted.access == Access::ReadOnly && !may_be_smaller_than_its_device(situation)? {
-        return mount(Access::ReadOnly);
-    }
-    mount(Access::ReadWrite)?;
-    let grown = grow(Access::ReadWrite);
-    if grown.is_ok() && wanted.access == Access::ReadWrite {
-        return Ok(());
-    }
-    unmount()?;
-    match grown {
-        // The kernel does not let everybody grow a mounted ext4. Nobody uses it yet, so it can be done without.
-        Err(CallError::Mount(MountError::Program { .. })) if fs_type == FsType::Ext4 => {
-            step!("grow", layer.mounter.grow_unmounted(device, fs_type))?;
-        }
-        grown => grown?,
-    }
-    mount(wanted.access)
-}
-
-/// Formats, or renews the identity of a fresh copy, or refuses.
-fn prepare(layer: &NodeLayer, situation: &Situation<'_>, device: &Path, fs_type: FsType) -> Result<(), CallError> {
-    let volume = &situation.volume;
-    let probe = layer.mounter.probe(device)?;
-    let set = |state| step!("format", situation.pool().set_format(volume.id, state));
-    match format::decide(volume, &probe, fs_type).map_err(|reason| RequestError::precondition(VOLUME_ID, reason))? {
-        Preparation::Format(over) => {
-            set(FormatState::Formatting)?;
-            step!("mkfs", layer.mounter.make_file_system(device, fs_type, over))?;
-            set(FormatState::Content)?;
-        }
-        Preparation::RenewIdentity => {
-            step!("check", layer.mounter.check(device, fs_type))?;
-            step!("identity", layer.mounter.renew_identity(device, fs_type))?;
-            set(FormatState::Content)?;
-        }
-        Preparation::None => step!("check", layer.mounter.check(device, fs_type))?,
-    }
-    Ok(())
-}
-
-/// Whether a copy may hold a file system of its smaller source.
-fn may_be_smaller_than_its_device(situation: &Situation<'_>) -> Result<bool, CallError> {
-    let source_size = match situation.volume.source {
-        None => return Ok(false),
-        Some(Object::Snapshot(id)) => situation.pool().snapshot(id)?.map(|snapshot| snapshot.size),
-        Some(Object::Volume(_)) => None,
-    };
-    Ok(source_size.is_none_or(|size| size < situation.volume.size))
-}
-
-/// Grows a file system to its device. Nothing happens when it is that large.
-fn grow_if_writable(
-    layer: &NodeLayer,
-    situation: &Situation<'_>,
-    mount_point: &Path,
-    fs_type: FsType,
-    access: Access,
-) -> Result<(), CallError> {
-    let attachment = situation.pool().attachment(Object::Volume(situation.volume.id))?;
-    let Some(attachment) = attachment else { return Ok(()) };
-    match access {
-        Access::ReadOnly => Ok(()),
-        Access::ReadWrite => Ok(step!("grow", layer.mounter.grow(&attachment.device, mount_point, fs_type))?),
-    }
-}
-
-/// A failure, after which what this call made and nothing else uses goes away again. If it does not, it is found by the repetition, and by
+/// After a failure, what this call made and nothing else uses is taken away again. What resists is found by the repetition, and by
 /// NodeUnstageVolume; a final code would be the end of both.
-fn or_take_back<T>(
-    layer: &NodeLayer,
-    situation: &Situation<'_>,
-    path: &Path,
-    result: Result<T, CallError>,
-) -> Result<T, CallError> {
+fn or_take_back<T>(volume: &VolumeOnNode<'_>, path: &Path, result: Result<T, CallError>) -> Result<T, CallError> {
     let error = match result {
         Ok(value) => return Ok(value),
         Err(error) => error,
     };
-    let pool = situation.pool();
-    let taken = Situation::look(layer, pool, situation.volume.clone()).and_then(|now| {
-        if let At::Volume(_) = now.at(path) {
+    let taken_back = volume.again().and_then(|now| {
+        if let MountedAt::Volume(_) = now.at(path) {
             now.unmount(path)?;
         }
         now.forget(path);
-        let now = Situation::look(layer, pool, now.volume)?;
+        let now = now.again()?;
         if now.first_use_beside(path).is_none() { now.detach() } else { Ok(()) }
     });
-    Err(match taken {
+    Err(match taken_back {
         Ok(()) => error,
         Err(left) => {
             tracing::warn!(error = %left, "what a failed stage left stays until the next attempt");

@@ -19,9 +19,10 @@ use crate::node::layer::NodeLayer;
 use crate::pool::record::PublicationKind;
 use crate::types::{Access, VolumeHandle, VolumeMode};
 
-use super::presence::is_node;
-use super::situation::{At, Situation};
-use super::{VOLUME_ID, VOLUME_PATH, confined, expected_access};
+use super::fields::{STAGING_PATH, VOLUME_ID, VOLUME_PATH};
+use super::presence::{MountedAt, is_node};
+use super::refusal::at_field;
+use super::volume_on_node::{VolumeOnNode, expected_access};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -31,7 +32,7 @@ pub(super) struct Checked {
 pub(super) fn check(request: proto::NodeGetVolumeStatsRequest) -> Result<Checked, RequestError> {
     let handle = validate::volume_handle(VOLUME_ID, &request.volume_id)?;
     if !request.staging_target_path.is_empty() {
-        path::absolute("staging_target_path", &request.staging_target_path)?;
+        path::absolute(STAGING_PATH, &request.staging_target_path)?;
     }
     Ok(Checked { handle, path: path::any(VOLUME_PATH, &request.volume_path)? })
 }
@@ -69,12 +70,12 @@ pub(super) async fn stats(layer: &NodeLayer, checked: Checked) -> Result<proto::
 }
 
 fn look(layer: &NodeLayer, handle: VolumeHandle, path: &std::path::Path) -> Result<proto::NodeGetVolumeStatsResponse, CallError> {
-    let (pool, volume) = layer.volume(VOLUME_ID, handle)?;
-    let situation = Situation::look(layer, &pool, volume)?;
+    let (pool, recorded) = layer.volume(VOLUME_ID, handle)?;
+    let volume = VolumeOnNode::look(layer, &pool, recorded)?;
     let not_here = || RequestError::not_found(VOLUME_PATH, format!("the volume is not at {}", path.display()));
-    let is_raw = match (situation.at(path), situation.record(path, PublicationKind::Staged)) {
-        (At::Volume(entry), _) => {
-            let expected = situation.live().find(|record| record.path == path).map(expected_access);
+    let is_raw = match (volume.at(path), volume.record(path, PublicationKind::Staged)) {
+        (MountedAt::Volume(entry), _) => {
+            let expected = volume.live().find(|record| record.path == path).map(expected_access);
             entry.check_usable(expected.unwrap_or(Access::ReadOnly))?;
             is_node(entry)
         }
@@ -82,11 +83,11 @@ fn look(layer: &NodeLayer, handle: VolumeHandle, path: &std::path::Path) -> Resu
         _ => return Err(not_here().into()),
     };
     if is_raw {
-        let total = answer::size(situation.volume.size);
+        let total = answer::size(volume.recorded.size);
         let usage = proto::VolumeUsage { available: 0, total, used: 0, unit: Unit::Bytes.into() };
         return Ok(proto::NodeGetVolumeStatsResponse { usage: vec![usage] });
     }
-    let confined = confined(VOLUME_PATH, layer.root.resolve(path))?;
+    let confined = at_field(VOLUME_PATH, layer.root.resolve(path))?;
     let stats = layer.mounter.stats(&confined.target())?;
     let bytes = proto::VolumeUsage {
         available: answer::bytes(stats.available_bytes),

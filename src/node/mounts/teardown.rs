@@ -23,8 +23,9 @@ use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Publication, PublicationKind};
 use crate::types::{Object, VolumeHandle, VolumeMode};
 
-use super::presence::{At, Device, Presence, is_node};
-use super::{occupied, step};
+use super::presence::{Device, MountedAt, Presence, is_node};
+use super::refusal::occupied;
+use super::step::step;
 
 /// One volume on this node, as far as it can be told without its pool.
 pub(super) struct Teardown<'a> {
@@ -60,7 +61,7 @@ impl<'a> Teardown<'a> {
         self.records.iter().flatten().filter(move |record| match (record.kind, record.mode) {
             (PublicationKind::Staged, VolumeMode::Block) => has_device,
             (PublicationKind::Staged, VolumeMode::Filesystem(_)) | (PublicationKind::Published, _) => {
-                matches!(self.presence.at(&record.path), At::Volume(_))
+                matches!(self.presence.at(&record.path), MountedAt::Volume(_))
             }
         })
     }
@@ -71,16 +72,16 @@ impl<'a> Teardown<'a> {
     /// Refused when something else is mounted there, or beneath the volume; busy.
     pub(super) fn unmount(&self, field: &'static str, path: &Path) -> Result<(), CallError> {
         match self.presence.at(path) {
-            At::Nothing => Ok(()),
-            At::Volume(_) => match self.presence.unmount(path)? {
+            MountedAt::Nothing => Ok(()),
+            MountedAt::Volume(_) => match self.presence.unmount(path)? {
                 Some(entry) => Err(occupied(field, path, &entry.source)),
                 None => Ok(()),
             },
-            At::Other(entry) if self.shows_a_device_that_is_gone(path, entry)? => {
+            MountedAt::Other(entry) if self.shows_a_device_that_is_gone(path, entry)? => {
                 tracing::info!(volume = %self.volume, path = %path.display(), "what is bound there has no device any more");
                 self.presence.unmount_topmost(path)
             }
-            At::Other(entry) => Err(occupied(field, path, &entry.source)),
+            MountedAt::Other(entry) => Err(occupied(field, path, &entry.source)),
         }
     }
 

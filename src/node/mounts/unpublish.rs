@@ -14,8 +14,9 @@ use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
 use crate::types::VolumeHandle;
 
+use super::fields::{TARGET_PATH, VOLUME_ID};
+use super::target;
 use super::teardown::Teardown;
-use super::{TARGET_PATH, VOLUME_ID, remove_target};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,
@@ -37,7 +38,7 @@ pub(super) fn unpublish(
     let _lock = layer.locks.take(VOLUME_ID, Key::Volume(handle), Hold::Exclusive)?;
     let teardown = Teardown::look(layer, pool.as_deref(), handle)?;
     teardown.unmount(TARGET_PATH, &path)?;
-    remove_target(layer, &path)?;
+    target::remove(layer, &path)?;
     teardown.forget(&path);
     done
 }

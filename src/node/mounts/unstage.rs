@@ -23,8 +23,8 @@ use crate::node::layer::NodeLayer;
 use crate::pool::record::PublicationKind;
 use crate::types::VolumeHandle;
 
+use super::fields::{STAGING_PATH, VOLUME_ID};
 use super::teardown::Teardown;
-use super::{STAGING_PATH, VOLUME_ID};
 
 pub(super) struct Checked {
     handle: Option<VolumeHandle>,

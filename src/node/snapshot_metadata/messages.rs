@@ -5,22 +5,10 @@ use std::io;
 use csi_proto::csi::v1::BlockMetadata;
 use tokio_util::sync::CancellationToken;
 
-use crate::csi::server::MAX_RANGES_BYTES;
 use crate::node::answer;
 use crate::types::{ByteRange, RangeStream, VolumeSize, range};
 
-use super::request::Page;
-
-/// A range on the wire: tag and length of the message, and two fields of a tag and a non-negative `int64`, at most 9 bytes.
-const RANGE_BYTES: usize = 2 + 2 * (1 + 9);
-/// The rest of a message: the type, a tag and one byte, and the capacity, a tag and at most 9 bytes.
-const HEADER_BYTES: usize = 2 + 1 + 9;
-
-/// Most ranges in a message, so that it stays below [`MAX_RANGES_BYTES`] whatever the ranges are.
-pub(super) const MAX_RANGES: usize = (MAX_RANGES_BYTES - 1 - HEADER_BYTES) / RANGE_BYTES;
-
-/// Ranges in a message when the client does not say: at most 88 KiB, enough for the cost of a message not to matter.
-pub(super) const DEFAULT_RANGES: usize = 4096;
+use super::page::Page;
 
 /// The contents of the messages, in order. There is always a first one, which may be empty. An error is the last item; an end
 /// without one means that everything was said.

@@ -19,6 +19,7 @@
 //! before, or a failure, costs the client a full copy next time, and nothing else.
 
 mod messages;
+mod page;
 mod ranges;
 mod request;
 mod turns;
@@ -45,8 +46,8 @@ use super::error::CallError;
 use super::layer::NodeLayer;
 
 use messages::Messages;
+use page::Page;
 use ranges::Ranges;
-use request::Page;
 use turns::{PATIENCE, Turns};
 
 type Blocks = Vec<proto::BlockMetadata>;

@@ -6,21 +6,12 @@ use crate::csi::error::RequestError;
 use crate::csi::validate;
 use crate::types::SnapshotHandle;
 
-use super::messages::{DEFAULT_RANGES, MAX_RANGES};
+use super::page::{DEFAULT_RANGES, MAX_RANGES, Page};
 
 pub(super) const SNAPSHOT_ID: &str = "snapshot_id";
 pub(super) const BASE_ID: &str = "base_snapshot_id";
 pub(super) const TARGET_ID: &str = "target_snapshot_id";
 pub(super) const STARTING_OFFSET: &str = "starting_offset";
-
-/// Which part of the answer is wanted, and in what portions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Page {
-    /// Ranges that end here or before are left out.
-    pub start_bytes: u64,
-    /// Most ranges in one message, from 1 to [`MAX_RANGES`].
-    pub ranges_per_message: usize,
-}
 
 /// A checked request for the ranges of `of`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::csi::server::MAX_RANGES_BYTES;
+use crate::node::snapshot_metadata::page::{DEFAULT_RANGES, MAX_RANGES};
 
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 256;

@@ -1,6 +1,6 @@
-//! What is true of one volume on this node, looked at anew for each call.
+//! One volume as it is on this node, looked at anew for each call.
 //!
-//! Three witnesses: the pool says whether the volume has a device, mountinfo says where that device is mounted, the catalogue
+//! Three witnesses tell: the pool says whether the volume has a device, mountinfo says where that device is mounted, the catalogue
 //! says how it was asked for. Mountinfo is the truth for mounts; a record counts only in the boot it was written in, and only
 //! while what it says is to be seen. Records are written *before* the mount they describe and removed *after* it is gone, so a
 //! crash between the two leaves a record that is void, never a mount that nobody knows.
@@ -13,32 +13,27 @@ use crate::node::layer::NodeLayer;
 use crate::pool::Attachment;
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Publication, PublicationKind, Volume};
-use crate::types::{Object, VolumeMode};
+use crate::types::{Access, FormatState, Object, VolumeMode};
 
-use super::presence::{Device, Presence};
-use super::step;
-
-pub(super) use super::presence::At;
+use super::presence::{Device, MountedAt, Presence};
+use super::step::step;
 
 /// One volume on this node.
-pub(crate) struct Situation<'a> {
+pub(crate) struct VolumeOnNode<'a> {
     layer: &'a NodeLayer,
     pool: &'a OwnedPool,
-    /// The record.
-    pub(crate) volume: Volume,
+    /// The volume as the catalogue has it.
+    pub(crate) recorded: Volume,
     /// Its device, if it has one.
     pub(crate) attachment: Option<Attachment>,
     presence: Presence<'a>,
     records: Vec<Publication>,
 }
 
-impl<'a> Situation<'a> {
-    /// Looks.
-    ///
-    /// # Errors
-    /// Whatever the pool and the mount table report.
-    pub(crate) fn look(layer: &'a NodeLayer, pool: &'a OwnedPool, volume: Volume) -> Result<Self, CallError> {
-        let attachment = pool.attachment(Object::Volume(volume.id))?;
+impl<'a> VolumeOnNode<'a> {
+    /// Reads attachment, mounts and records.
+    pub(crate) fn look(layer: &'a NodeLayer, pool: &'a OwnedPool, recorded: Volume) -> Result<Self, CallError> {
+        let attachment = pool.attachment(Object::Volume(recorded.id))?;
         let device = match &attachment {
             Some(Attachment { device, .. }) => {
                 Some(Device { path: device.clone(), number: layer.mounter.device_number(device)? })
@@ -46,12 +41,17 @@ impl<'a> Situation<'a> {
             None => None,
         };
         let presence = Presence::new(layer, device.into_iter().collect(), layer.mounter.mounts()?);
-        let records = pool.publications(volume.id)?;
-        Ok(Self { layer, pool, volume, attachment, presence, records })
+        let records = pool.publications(recorded.id)?;
+        Ok(Self { layer, pool, recorded, attachment, presence, records })
+    }
+
+    /// The same volume, looked at anew: after something was mounted or unmounted.
+    pub(crate) fn again(&self) -> Result<Self, CallError> {
+        Self::look(self.layer, self.pool, self.recorded.clone())
     }
 
     /// What is mounted at a path, topmost.
-    pub(crate) fn at(&self, path: &Path) -> At<'_> {
+    pub(crate) fn at(&self, path: &Path) -> MountedAt<'_> {
         self.presence.at(path)
     }
 
@@ -76,7 +76,7 @@ impl<'a> Situation<'a> {
                 // A staged block volume is a device, nothing is mounted.
                 (PublicationKind::Staged, VolumeMode::Block) => self.attachment.is_some(),
                 (PublicationKind::Staged, VolumeMode::Filesystem(_)) | (PublicationKind::Published, _) => {
-                    matches!(self.at(&record.path), At::Volume(_))
+                    matches!(self.at(&record.path), MountedAt::Volume(_))
                 }
             }
     }
@@ -94,56 +94,64 @@ impl<'a> Situation<'a> {
     }
 
     /// Removes the records that do not count.
-    ///
-    /// # Errors
-    /// Whatever the catalogue reports.
     pub(crate) fn clear_void_records(&self) -> Result<(), CallError> {
         for record in self.records.iter().filter(|record| !self.is_live(record)) {
-            step!("record", self.pool.remove_publication(self.volume.id, &record.path))?;
+            step!("record", self.pool.remove_publication(self.recorded.id, &record.path))?;
         }
         Ok(())
     }
 
-    /// Writes a record.
-    ///
-    /// # Errors
-    /// Whatever the catalogue reports.
     pub(crate) fn put_record(&self, record: Publication) -> Result<(), CallError> {
-        Ok(step!("record", self.pool.put_publication(self.volume.id, record))?)
+        Ok(step!("record", self.pool.put_publication(self.recorded.id, record))?)
     }
 
     fn remove_record(&self, path: &Path) -> Result<(), CallError> {
-        Ok(step!("record", self.pool.remove_publication(self.volume.id, path))?)
+        Ok(step!("record", self.pool.remove_publication(self.recorded.id, path))?)
     }
 
     /// Removes the record of a path at which nothing is mounted: it is void, so one that stays is no failure.
     pub(crate) fn forget(&self, path: &Path) {
         if let Err(error) = self.remove_record(path) {
-            tracing::warn!(volume = %self.volume.id, path = %path.display(), %error, "a record stays, void, of what is not mounted");
+            tracing::warn!(volume = %self.recorded.id, path = %path.display(), %error, "a record stays, void, of what is not mounted");
         }
     }
 
+    /// Makes the device, or finds the one that is there.
+    pub(super) fn attach(&self, access: Access) -> Result<Attachment, CallError> {
+        Ok(step!("attach", self.pool.attach(Object::Volume(self.recorded.id), access))?)
+    }
+
+    /// Records whether the volume may still be formatted.
+    pub(super) fn set_format(&self, state: FormatState) -> Result<(), CallError> {
+        Ok(step!("format", self.pool.set_format(self.recorded.id, state))?)
+    }
+
     /// Removes the device. None is success.
-    ///
-    /// # Errors
-    /// In use; whatever the pool reports.
     pub(crate) fn detach(&self) -> Result<(), CallError> {
         if self.attachment.is_some() {
-            step!("detach", self.pool.detach(Object::Volume(self.volume.id)))?;
+            step!("detach", self.pool.detach(Object::Volume(self.recorded.id)))?;
         }
         Ok(())
     }
 
     /// Takes everything of this volume off a path; see [`Presence::unmount`].
-    ///
-    /// # Errors
-    /// Busy, above all.
     pub(crate) fn unmount(&self, path: &Path) -> Result<(), CallError> {
         self.presence.unmount(path).map(drop)
     }
 
-    /// The pool.
-    pub(crate) fn pool(&self) -> &'a OwnedPool {
+    /// The layer that the volume is looked at for.
+    pub(super) fn layer(&self) -> &'a NodeLayer {
+        self.layer
+    }
+
+    /// The pool that holds it.
+    pub(super) fn pool(&self) -> &'a OwnedPool {
         self.pool
     }
+}
+
+/// What a publication was to be able to do: mount flags may ask for less than its access mode does.
+pub(super) fn expected_access(record: &Publication) -> Access {
+    let asks_to_read = record.mount_flags.iter().flat_map(|flags| flags.split(',')).any(|flag| flag == "ro");
+    if asks_to_read { Access::ReadOnly } else { record.access }
 }
