@@ -102,7 +102,7 @@ impl Bench {
         target.file().write_all_at(&noise(3 << 20), 12_288).unwrap();
         target.file().write_all_at(&vec![0; 1 << 20], 6 << 20).unwrap();
         target.file().write_all_at(&noise(5000), SIZE - 5000).unwrap();
-        let volume = self.pool.commit_restore(target.volume()).unwrap().id;
+        let volume = self.pool.commit_restore(target.close()).unwrap().id;
         (volume, self.cut("cut", volume))
     }
 
@@ -312,7 +312,7 @@ async fn an_image_of_no_use_on_the_pools_devices_is_not_published() {
     let RestoreStart::Target(target) = bench.pool.begin_restore(&request).unwrap() else { panic!("it existed") };
     // A disk of 512 bytes a block, partitioned.
     target.file().write_all_at(b"EFI PART", 512).unwrap();
-    let volume = bench.pool.commit_restore(target.volume()).unwrap().id;
+    let volume = bench.pool.commit_restore(target.close()).unwrap().id;
     bench.exported(bench.cut("cut", volume)).await;
     let free = bench.pool.status().unwrap().usage.free;
     for _ in 0..2 {

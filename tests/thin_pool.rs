@@ -222,9 +222,14 @@ fn a_restore_is_written_hidden_and_then_there() {
     };
     target.file().write_all_at(&[9; 8192], MIB).unwrap();
     assert_eq!(pool.volumes().unwrap(), Vec::new());
-    let id = target.volume();
+    // A copy of the descriptor, as another process has it.
+    let kept = target.file().try_clone().unwrap();
+    let id = target.close();
+    let refused = pool.commit_restore(id);
+    assert!(matches!(refused, Err(PoolError::InUse { .. })), "{refused:?}");
+    kept.write_all_at(&[9; 8192], MIB).unwrap();
+    drop(kept);
     let volume = pool.commit_restore(id).unwrap();
-    drop(target);
     assert_eq!(read_volume(&pool, &volume, MIB, 8192), [9; 8192]);
     pool.detach(Object::Volume(id)).unwrap();
 

@@ -22,6 +22,7 @@ pub mod reflink;
 pub mod signature;
 pub mod sysfs;
 pub mod users;
+pub mod writers;
 
 use std::io;
 

@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use self::catalogue::Change;
 use self::properties::Reserve;
-use crate::block::file_ops;
+use crate::block::{file_ops, writers};
 use crate::types::{Access, ByteRange, DataChecksum, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
 
 /// Longest time a file system stays frozen for a cut (DESIGN, invariant 4).
@@ -360,6 +360,20 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// [`PoolError::Missing`], [`PoolError::Io`].
     fn open(&self, object: Object, access: Access) -> Result<File, PoolError>;
+
+    /// Makes sure that nobody can write to an object any more by a descriptor that [`Pool::open`] gave: not by a copy of it in another
+    /// process, a mapping, or a request that is still being served. Objects that are attached are not sealed.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`] while somebody can; [`PoolError::Missing`], [`PoolError::Io`].
+    fn seal(&self, object: Object) -> Result<(), PoolError> {
+        let file = self.open(object, Access::ReadOnly)?;
+        match writers::is_open_for_writing(&file) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(PoolError::InUse { object, by: "a descriptor that can write to it".to_owned() }),
+            Err(error) => Err(PoolError::io(format!("look whether {object} is open for writing"), error)),
+        }
+    }
 
     /// The ranges of a snapshot that may hold anything but zeros.
     ///

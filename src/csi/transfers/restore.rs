@@ -292,7 +292,11 @@ impl Restore {
         };
         let fitting = match copied {
             Ok(report) if report.holes.is_empty() => look(restored, size, wanted, blocks).await.map(|()| report),
-            copied => copied,
+            copied => {
+                // There is no commit while it can be written to.
+                drop(restored);
+                copied
+            }
         };
         let committed = match fitting {
             Ok(report) => commit(&pool, id, name, &report.holes).await.map(|volume| (report, volume)),

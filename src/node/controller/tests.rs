@@ -407,7 +407,7 @@ async fn a_volume_restored_from_elsewhere_repeats_its_answer_with_its_source() {
             kubernetes: Default::default(),
         };
         let RestoreStart::Target(target) = pool.begin_restore(&restored).unwrap() else { panic!("it is new") };
-        pool.commit_restore(target.volume()).unwrap();
+        pool.commit_restore(target.close()).unwrap();
         let asked = |source: Option<SnapshotHandle>| {
             let snapshot = |handle: SnapshotHandle| {
                 use proto::volume_content_source::{SnapshotSource, Type};

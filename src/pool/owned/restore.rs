@@ -1,8 +1,9 @@
 //! Hidden restore targets: a volume that nobody sees until it is whole.
 //!
-//! Begin makes the object under an intent and keeps the name claimed. The caller writes to the descriptor. Commit checks what is
-//! there, makes it durable, and records the volume in one step, formatted for good: whatever a restore wrote is content. It may
-//! give the volume another name, for one that turned out not to be what the first name promises.
+//! Begin makes the object under an intent and keeps the name claimed. The caller writes to the descriptor, and closes it. Commit makes
+//! sure that nobody can write by it any more (it may have been handed to another process, which is trusted with nothing after this),
+//! checks what is there, makes it durable, and records the volume in one step, formatted for good: whatever a restore wrote is
+//! content. It may give the volume another name, for one that turned out not to be what the first name promises.
 //! Abort, or the next start, deletes it. A target belongs to this process and does not survive it.
 
 use std::fs::File;
@@ -63,6 +64,11 @@ impl RestoreTarget {
     pub fn into_file(self) -> File {
         self.file
     }
+
+    /// Closes the descriptor, without which there is no commit. Returns the id to commit.
+    pub fn close(self) -> VolumeId {
+        self.volume
+    }
 }
 
 impl OwnedPool {
@@ -115,8 +121,9 @@ impl OwnedPool {
     /// Makes a restored volume durable and visible.
     ///
     /// # Errors
-    /// [`PoolError::Missing`] when no such restore was begun in this process; [`PoolError::Size`] when the target no longer
-    /// has its size; [`PoolError::Io`], [`PoolError::Catalogue`]. After an error the target is still hidden: repeat or abort.
+    /// [`PoolError::Missing`] when no such restore was begun in this process; [`PoolError::InUse`] while anybody can write to the target;
+    /// [`PoolError::Size`] when it no longer has its size; [`PoolError::Io`], [`PoolError::Catalogue`]. After an error the target is
+    /// still hidden: repeat or abort.
     pub fn commit_restore(&self, id: VolumeId) -> Result<Volume, PoolError> {
         self.commit_named(id, None)
     }
@@ -154,6 +161,7 @@ impl OwnedPool {
         if let Some((name, _)) = &restoring.renamed {
             volume.name = name.clone();
         }
+        self.pool.seal(Object::Volume(volume.id))?;
         let file = self.pool.open(Object::Volume(volume.id), Access::ReadOnly)?;
         let io = |what: &str, source| PoolError::io(format!("{what} the restored volume {}", restoring.volume.id), source);
         let stored = device::size(&file).map_err(|source| io("look at", source))?;

@@ -402,6 +402,12 @@ impl Pool for ThinPool {
         self.devices.open(&self.device_record(object)?, access)
     }
 
+    /// Takes the device away, which is made anew for whoever opens the object next.
+    fn seal(&self, object: Object) -> Result<(), PoolError> {
+        self.device_record(object)?;
+        self.devices.check_none(object)
+    }
+
     fn stored(&self, volume: VolumeId) -> Result<RangeStream, PoolError> {
         self.mapped(Object::Volume(volume))
     }

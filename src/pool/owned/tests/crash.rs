@@ -46,7 +46,7 @@ const OPERATIONS: [(&str, &[Verb], Operation); 11] = [
         world.owned.put_export(&export)
     }),
     ("restore", &[Verb::Create], |world, _, _| match world.owned.begin_restore(&new_volume("new"))? {
-        RestoreStart::Target(target) => world.owned.commit_restore(target.volume()).map(drop),
+        RestoreStart::Target(target) => world.owned.commit_restore(target.close()).map(drop),
         RestoreStart::Existing(_) => Ok(()),
     }),
     ("abort", &[Verb::Create, Verb::Delete], |world, _, _| match world.owned.begin_restore(&new_volume("new"))? {

@@ -300,7 +300,7 @@ fn run(world: &mut World, expected: &mut Expected, step: Step) {
                 let data = vec![value; blocks as usize * 4096];
                 target.file().write_all_at(&data, 0).unwrap();
                 if commit {
-                    let volume = world.owned.commit_restore(target.volume()).unwrap();
+                    let volume = world.owned.commit_restore(target.close()).unwrap();
                     assert!(expected.volumes.insert(NAMES[name].to_owned(), (volume.id, data)).is_none());
                 } else if let Err(error) = world.owned.abort_restore(target.volume()) {
                     injected(error);
