@@ -32,7 +32,7 @@
 //!    writable, has no content source, and on which a direct probe finds nothing; any doubt is an error. The
 //!    state `formatting` is committed first, and only an unmounted volume in that state may be formatted
 //!    again. A copy within the pool of an object that was never formatted nor given out is itself "never
-//!    formatted". *Kept by* `node::mounts::format` (decides), `mount::probe`, `mount::mkfs`;
+//!    formatted". *Kept by* `node::mounts::format` (decides), `block::probe`, `mount::mkfs`;
 //!    `pool::owned::volumes` and `pool::owned::create` (the steps of the state).
 //! 2. **No data is lost by collection.** What was acknowledged is deleted by an explicit delete only, never
 //!    because some other record is missing. An object without a record is quarantined and reported. *Kept by*

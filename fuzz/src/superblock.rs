@@ -2,7 +2,7 @@
 //!
 //! A device is blank if all that is looked at is zeros, and only then; and what is called a file system has its magic.
 
-use windlass::mount::probe::{Finding, detect};
+use windlass::block::probe::{Finding, detect};
 use windlass::types::FsType;
 
 use crate::input::{Input, part};

@@ -18,6 +18,7 @@ mod ioctl;
 pub mod loop_device;
 pub mod memory;
 pub mod mount_options;
+pub mod probe;
 pub mod reflink;
 pub mod signature;
 pub mod sysfs;

@@ -28,10 +28,10 @@ use nix::sys::statvfs::statvfs;
 
 use self::growth::Follower;
 pub use self::growth::{Grown, grow};
-use super::probe::{self, Finding};
 use super::system::SystemMounter;
 use super::{Formatting, MountError, MountRequest, Mounter, Probe, mkfs, topmost};
 use crate::block::loop_device::{self, BackingFile, DirectIo, LoopDevice, LoopError, LoopOptions};
+use crate::block::probe::{self, Finding};
 use crate::block::{FileSource, device, file_ops};
 use crate::failpoint;
 use crate::types::{Access, FsType, LogicalBlockSize};

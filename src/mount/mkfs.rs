@@ -8,9 +8,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::probe::Finding;
 use super::{Formatting, MountError, program};
 use crate::block::device;
+use crate::block::probe::Finding;
 use crate::types::FsType;
 
 /// Whether a file system of `fs_type` may be made where `finding` was found.

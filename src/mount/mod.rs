@@ -6,7 +6,6 @@
 
 mod btrfs_identity;
 mod check;
-pub mod fit;
 pub mod image;
 pub mod memory;
 pub mod mkfs;
@@ -14,7 +13,6 @@ mod mounted;
 pub mod mountinfo;
 pub mod options;
 pub mod path;
-pub mod probe;
 mod program;
 pub mod system;
 
@@ -23,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::block::probe::Finding;
 use crate::types::{Access, ForbiddenOption, FsType};
 
 /// What a direct look at a device's superblocks found.
@@ -34,6 +33,16 @@ pub enum Probe {
     FileSystem(FsType),
     /// Something else; the text names it (a partition table, LVM, swap, a foreign file system, ...).
     Other(String),
+}
+
+impl From<Finding> for Probe {
+    fn from(finding: Finding) -> Self {
+        match finding {
+            Finding::Blank => Self::Blank,
+            Finding::FileSystem(fs_type) => Self::FileSystem(fs_type),
+            other @ (Finding::Unfinished(_) | Finding::Foreign(_) | Finding::Unknown) => Self::Other(other.to_string()),
+        }
+    }
 }
 
 /// Why a mount operation failed.

@@ -22,11 +22,11 @@ use nix::sys::statvfs::statvfs;
 
 use super::options::{self, MountOptions};
 use super::path::through_descriptor;
-use super::probe::{self, Finding};
 use super::{
     FileSystemStats, Formatting, MountEntry, MountError, MountRequest, MountedFileSystem, Mounter, Probe, btrfs_identity, check,
     mkfs, mounted, mountinfo, topmost,
 };
+use crate::block::probe::{self, Finding};
 use crate::block::{FileSource, bind, device, mount_options};
 use crate::failpoint;
 use crate::types::{Access, FsType, LogicalBlockSize};

@@ -1,7 +1,7 @@
 //! A repository into a new volume.
 //!
 //! Order: slot, repository and image opened, hidden target made, answer; then, detached from the call: the pipeline, a look
-//! at what was restored (`mount::fit`: an image that nothing is known of may be of no use on this pool's devices), and the commit
+//! at what was restored (`transfer::fit`: an image that nothing is known of may be of no use on this pool's devices), and the commit
 //! that makes the volume visible. The target is invisible and its name claimed from the moment it is made; whatever ends
 //! the restore before its commit (failure, cancellation, a panic) deletes it, and a crash leaves that to the pool's next
 //! start. The commit is the only step that anybody sees.
@@ -26,12 +26,13 @@ use tonic::Status;
 
 use crate::block::{FileSink, FileSource};
 use crate::csi::validate::size;
-use crate::mount::fit::{self, Misfit};
+
 use crate::pool::PoolError;
 use crate::pool::owned::{OwnedPool, RestoreStart, RestoreTarget};
 use crate::pool::record::Volume;
 use crate::repository::RepositoryError;
 use crate::repository::tree::FileSelector;
+use crate::transfer::fit::{self, Misfit};
 use crate::transfer::metadata::{Metadata, Mode};
 use crate::transfer::{
     self, Budget, Holes, Image, Locking, OnDamage, Progress, Reading, RestoreError, RestoreOptions, RestoreReport, Target,

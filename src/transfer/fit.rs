@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::probe::{self, Finding};
+use crate::block::probe::{self, Finding};
 use crate::block::{AlignedBuffer, BlockSource};
 use crate::types::{FsType, LogicalBlockSize};
 
@@ -52,7 +52,7 @@ pub fn check(image: &dyn BlockSource, wanted: Option<FsType>, device: LogicalBlo
         match probe::examine(image)? {
             Finding::Blank => return Ok(()),
             Finding::FileSystem(found) if found == wanted => {}
-            other => return Err(Misfit::FileSystem { wanted, found: name_of(other) }),
+            other => return Err(Misfit::FileSystem { wanted, found: other.to_string() }),
         }
     }
     let mut head = AlignedBuffer::zeroed(usize::try_from(image.size().min(REACH)).map_err(io::Error::other)?);
@@ -60,14 +60,6 @@ pub fn check(image: &dyn BlockSource, wanted: Option<FsType>, device: LogicalBlo
     match made_for(&head, image.size(), device.bytes()) {
         Some((what, bytes)) => Err(Misfit::Blocks { what, bytes, device: device.bytes() }),
         None => Ok(()),
-    }
-}
-
-fn name_of(finding: Finding) -> String {
-    match super::Probe::from(finding) {
-        super::Probe::Blank => "nothing".to_owned(),
-        super::Probe::FileSystem(fs_type) => fs_type.to_string(),
-        super::Probe::Other(name) => name,
     }
 }
 

@@ -8,14 +8,14 @@
 //! at the end of a device (copies of partition tables, RAID records), or far from its beginning where file systems keep their files
 //! (the labels of ZFS), belongs to whoever owns the beginning, and counts only when nothing there was recognised.
 //!
-//! [`block::signature`](crate::block::signature) has marks too, for another question: there one too many costs a look and a `--force`,
+//! [`signature`](super::signature) has marks too, for another question: there one too many costs a look and a `--force`,
 //! so it takes every mark. Here it would make a volume that holds a file system unusable, so none may be what a file system's own
 //! fields can say: those of two bytes count only with what else must be there.
 
+use std::fmt;
 use std::io;
 
-use super::Probe;
-use crate::block::{AlignedBuffer, BlockSource};
+use super::{AlignedBuffer, BlockSource};
 use crate::types::FsType;
 
 /// Bytes looked at from each end.
@@ -36,14 +36,14 @@ pub enum Finding {
     Unknown,
 }
 
-impl From<Finding> for Probe {
-    fn from(finding: Finding) -> Self {
-        match finding {
-            Finding::Blank => Self::Blank,
-            Finding::FileSystem(fs_type) => Self::FileSystem(fs_type),
-            Finding::Unfinished(fs_type) => Self::Other(format!("an unfinished {fs_type}")),
-            Finding::Foreign(name) => Self::Other(name),
-            Finding::Unknown => Self::Other("unknown data".to_owned()),
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blank => f.write_str("nothing"),
+            Self::FileSystem(fs_type) => write!(f, "{fs_type}"),
+            Self::Unfinished(fs_type) => write!(f, "an unfinished {fs_type}"),
+            Self::Foreign(name) => f.write_str(name),
+            Self::Unknown => f.write_str("unknown data"),
         }
     }
 }
