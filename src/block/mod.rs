@@ -17,6 +17,7 @@ pub mod freeze;
 mod ioctl;
 pub mod loop_device;
 pub mod memory;
+pub mod memory_file;
 pub mod mount_options;
 pub mod probe;
 pub mod reflink;

@@ -7,24 +7,16 @@
 //! A [`Hook`] sees every verb before and after its effect, and may fail it, block it or panic there.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::{Whence, lseek};
-
 use super::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage};
+use crate::block::memory_file::{self, MemoryFile};
 use crate::types::{
     Access, ByteRange, DataChecksum, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize, range,
 };
-
-/// Unit in which content is compared and copied, in bytes: a page, the smallest hole of a memfd.
-const BLOCK: u64 = 4096;
 
 /// The verbs of a pool that have an effect, as a [`Hook`] sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,7 +55,7 @@ pub type Hook = Arc<dyn Fn(Verb, Moment) -> Result<(), PoolError> + Send + Sync>
 pub type HealthHook = Arc<dyn Fn() -> Result<(), PoolError> + Send + Sync>;
 
 struct Stored {
-    file: File,
+    file: MemoryFile,
     attached: Option<Access>,
 }
 
@@ -140,17 +132,12 @@ impl MemoryPool {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn copy_of(&self, source: Object, bytes: Option<u64>) -> Result<File, PoolError> {
+    fn copy_of(&self, source: Object, bytes: Option<u64>) -> Result<MemoryFile, PoolError> {
         let source = self.open(source, Access::ReadOnly).map_err(|error| match error {
             PoolError::Missing(object) => PoolError::SourceMissing(object),
             other => other,
         })?;
-        let io = |error| PoolError::io("copy in memory", error);
-        let copy = new_file(bytes.unwrap_or(source.metadata().map_err(io)?.len()))?;
-        for range in data_ranges(&source).map_err(io)? {
-            copy_range(&source, &copy, range).map_err(io)?;
-        }
-        Ok(copy)
+        MemoryFile::copy_of(&source, &unique_name(), bytes).map_err(|error| PoolError::io("copy in memory", error))
     }
 }
 
@@ -227,15 +214,14 @@ impl Pool for MemoryPool {
             let object = Object::Volume(volume);
             let objects = self.objects();
             let file = &objects.get(&object).ok_or(PoolError::Missing(object))?.file;
-            let grow = || if file.metadata()?.len() < size.bytes() { file.set_len(size.bytes()) } else { Ok(()) };
-            grow().map_err(|error| PoolError::io("grow in memory", error))
+            file.grow(size.bytes()).map_err(|error| PoolError::io("grow in memory", error))
         })
     }
 
     fn size(&self, object: Object) -> Result<VolumeSize, PoolError> {
         let objects = self.objects();
         let file = &objects.get(&object).ok_or(PoolError::Missing(object))?.file;
-        let bytes = file.metadata().map_err(|error| PoolError::io("look at an object in memory", error))?.len();
+        let bytes = file.len().map_err(look)?;
         VolumeSize::new(bytes).map_err(|error| PoolError::io(format!("size of {object}"), io::Error::other(error)))
     }
 
@@ -272,31 +258,27 @@ impl Pool for MemoryPool {
     fn open(&self, object: Object, access: Access) -> Result<File, PoolError> {
         let objects = self.objects();
         let stored = objects.get(&object).ok_or(PoolError::Missing(object))?;
-        let path = path(&stored.file);
-        let file = OpenOptions::new().read(true).write(access == Access::ReadWrite).open(&path);
-        file.map_err(|error| PoolError::io(format!("open {}", path.display()), error))
+        stored.file.open(access).map_err(|error| PoolError::io(format!("open {}", stored.file.path().display()), error))
     }
 
     fn allocated(&self, snapshot: SnapshotId) -> Result<RangeStream, PoolError> {
         let file = self.open(Object::Snapshot(snapshot), Access::ReadOnly)?;
-        let ranges = data_ranges(&file).map_err(|error| PoolError::io("look for data in memory", error))?;
-        Ok(Box::new(ranges.into_iter().map(Ok)))
+        Ok(Box::new(data_ranges(&file)?.into_iter().map(Ok)))
     }
 
     fn stored(&self, volume: VolumeId) -> Result<RangeStream, PoolError> {
         let file = self.open(Object::Volume(volume), Access::ReadOnly)?;
-        let ranges = data_ranges(&file).map_err(|error| PoolError::io("look for data in memory", error))?;
-        Ok(Box::new(ranges.into_iter().map(Ok)))
+        Ok(Box::new(data_ranges(&file)?.into_iter().map(Ok)))
     }
 
     fn granule(&self) -> u64 {
-        BLOCK
+        memory_file::BLOCK
     }
 
     fn changed(&self, base: SnapshotId, target: SnapshotId) -> Result<RangeStream, PoolError> {
         let base = self.open(Object::Snapshot(base), Access::ReadOnly)?;
         let target = self.open(Object::Snapshot(target), Access::ReadOnly)?;
-        let changed = compare(&base, &target).map_err(|error| PoolError::io("compare in memory", error))?;
+        let changed = memory_file::differing(&base, &target).map_err(|error| PoolError::io("compare in memory", error))?;
         Ok(Box::new(range::coalesce(changed.into_iter().map(Ok))))
     }
 
@@ -309,16 +291,17 @@ impl Pool for MemoryPool {
     fn usage(&self) -> Result<PoolUsage, PoolError> {
         let mut used = 0_u64;
         for stored in self.objects().values() {
-            used += allocated_bytes(&stored.file)?;
+            used += stored.file.allocated().map_err(look)?;
         }
         let total = self.total_bytes;
         Ok(PoolUsage::new(total, total.saturating_sub(used)))
     }
 
     fn object_usage(&self, object: Object) -> Result<ObjectUsage, PoolError> {
-        let file = self.open(object, Access::ReadOnly)?;
-        let allocated = allocated_bytes(&file)?;
-        let extents = data_ranges(&file).map_err(|error| PoolError::io("look for data in memory", error))?.len();
+        let reader = self.open(object, Access::ReadOnly)?;
+        let extents = data_ranges(&reader)?.len();
+        let objects = self.objects();
+        let allocated = objects.get(&object).ok_or(PoolError::Missing(object))?.file.allocated().map_err(look)?;
         Ok(ObjectUsage { allocated, exclusive: allocated, extents: extents as u64 })
     }
 
@@ -326,94 +309,28 @@ impl Pool for MemoryPool {
         if let Some(found) = &*self.found.lock().unwrap_or_else(PoisonError::into_inner) {
             return Ok(found.clone());
         }
-        let size = |stored: &Stored| stored.file.metadata().map_err(|error| PoolError::io("look at an object in memory", error));
-        self.objects().iter().map(|(&object, stored)| Ok(Found::Object { object, size: size(stored)?.len() })).collect()
+        let size = |stored: &Stored| stored.file.len().map_err(look);
+        self.objects().iter().map(|(&object, stored)| Ok(Found::Object { object, size: size(stored)? })).collect()
     }
 }
 
-fn new_file(bytes: u64) -> Result<File, PoolError> {
-    let make = || -> io::Result<File> {
-        // A name of its own: the link of the descriptor shows it, and tells the "devices" of two objects apart.
-        let name = format!("windlass-{}", VolumeId::random());
-        let file = File::from(memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?);
-        file.set_len(bytes)?;
-        Ok(file)
-    };
-    make().map_err(|error| PoolError::io("make an object in memory", error))
+fn new_file(bytes: u64) -> Result<MemoryFile, PoolError> {
+    MemoryFile::new(&unique_name(), bytes).map_err(|error| PoolError::io("make an object in memory", error))
 }
 
-fn path(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+/// The link of a descriptor shows it, and it tells the "devices" of two objects apart.
+fn unique_name() -> String {
+    format!("windlass-{}", VolumeId::random())
 }
 
 fn device(stored: &Stored, access: Access) -> Attachment {
-    Attachment { device: path(&stored.file), access }
+    Attachment { device: stored.file.path(), access }
 }
 
-fn allocated_bytes(file: &File) -> Result<u64, PoolError> {
-    /// Unit of `st_blocks`, in bytes.
-    const UNIT: u64 = 512;
-    file.metadata().map(|metadata| metadata.blocks() * UNIT).map_err(|error| PoolError::io("look at an object in memory", error))
+fn look(error: io::Error) -> PoolError {
+    PoolError::io("look at an object in memory", error)
 }
 
-/// The parts of a file that are no holes. Moves the position of the descriptor.
-fn data_ranges(file: &File) -> io::Result<Vec<ByteRange>> {
-    let mut ranges = Vec::new();
-    let mut position = 0;
-    loop {
-        let start = match lseek(file, position, Whence::SeekData) {
-            Ok(start) => start,
-            // Nothing but a hole until the end.
-            Err(nix::Error::ENXIO) => return Ok(ranges),
-            Err(error) => return Err(error.into()),
-        };
-        position = lseek(file, start, Whence::SeekHole)?;
-        ranges.extend(ByteRange::between(start.unsigned_abs(), position.unsigned_abs()));
-    }
-}
-
-fn copy_range(source: &File, copy: &File, range: ByteRange) -> io::Result<()> {
-    let mut buffer = vec![0; 256 * BLOCK as usize];
-    let mut position = range.offset();
-    while position < range.end() {
-        let length = (range.end() - position).min(buffer.len() as u64);
-        let part = &mut buffer[..length as usize];
-        source.read_exact_at(part, position)?;
-        copy.write_all_at(part, position)?;
-        position += length;
-    }
-    Ok(())
-}
-
-/// The blocks in which two files differ. What one has beyond the end of the other counts as a difference unless it is zero.
-fn compare(base: &File, target: &File) -> io::Result<Vec<ByteRange>> {
-    let mut blocks: Vec<u64> = Vec::new();
-    for file in [base, target] {
-        for range in data_ranges(file)? {
-            blocks.extend(range.offset() / BLOCK..range.end().div_ceil(BLOCK));
-        }
-    }
-    blocks.sort_unstable();
-    blocks.dedup();
-    let size = target.metadata()?.len();
-    let mut changed = Vec::new();
-    for block in blocks {
-        if read_block(base, block)? != read_block(target, block)? {
-            changed.extend(ByteRange::between(block * BLOCK, ((block + 1) * BLOCK).min(size)));
-        }
-    }
-    Ok(changed)
-}
-
-/// One block; zeros beyond the end.
-fn read_block(file: &File, block: u64) -> io::Result<[u8; BLOCK as usize]> {
-    let mut buffer = [0; BLOCK as usize];
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], block * BLOCK + filled as u64)? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    Ok(buffer)
+fn data_ranges(file: &File) -> Result<Vec<ByteRange>, PoolError> {
+    memory_file::data_ranges(file).map_err(|error| PoolError::io("look for data in memory", error))
 }
