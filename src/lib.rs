@@ -14,7 +14,9 @@
 //! * [`transfer`]: export and restore between a block source or sink and a repository; uses `repository`,
 //!   `block`, `hash`, `scratch`.
 //! * [`csi`]: what every layer needs to speak CSI. Nothing more.
-//! * [`node`]: the node layer: CSI over the pools and the mount table; uses `csi`, `pool`, `mount`, `block`.
+//! * [`blocks`]: what a node hands out to an agent: leases, targets, records; uses `block`.
+//! * [`node`]: the node layer: CSI over the pools and the mount table; uses `csi`, `blocks`, `pool`, `mount`,
+//!   `block`.
 //! * [`csi::transfers`]: what the agent layer will be: exports and restores; uses `csi`, `node`, `pool`,
 //!   `mount`, `block`, `transfer`, `repository`.
 //! * [`telemetry`]: logs. Nothing more.
@@ -63,6 +65,7 @@
 //!    `repository::store::http::fault`, `csi::transfers::secrets`, `pool::record` (holds none).
 
 pub mod block;
+pub mod blocks;
 pub mod cli;
 pub mod csi;
 pub mod dm;

@@ -27,7 +27,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("csi", &[]),
     // Opens the repository that a request names, and hands it to `transfer` with what the pool leased.
     ("csi/transfers", &["node", "pool", "mount", "transfer", "block", "repository"]),
-    ("node", &["csi", "pool", "mount", "block"]),
+    ("blocks", &["block"]),
+    ("node", &["csi", "blocks", "pool", "mount", "block"]),
     ("cli", &["block", "csi", "mount", "node", "pool", "repository", "telemetry", "transfer"]),
     ("main", &["cli", "telemetry"]),
 ];

@@ -4,12 +4,14 @@
 //! * [`status`] turns failures into codes, one function for each call. No message and no code is seen by what works.
 //! * [`quiesce`] is what pools hold volumes still with.
 //! * [`registration`] tells the kubelet that the plugin is there.
+//! * [`blocks`] is what an agent gets of the pools.
 //! * [`pools_service`] is the internal service that shows the pools to people.
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
 
 mod answer;
 mod appeal;
+pub mod blocks;
 mod controller;
 pub mod error;
 mod group;

@@ -3,6 +3,7 @@
 //! Checked newtypes only. A value of one of these types has passed its check, wherever it came from (a request, the
 //! catalogue, a repository), so the layers inside never check again. Imports nothing of ours and does no I/O.
 
+pub mod error;
 pub mod export;
 pub mod fs;
 pub mod id;

@@ -47,13 +47,24 @@ pub struct AnchorStatus {
 
 impl OwnedPool {
     /// Space of the pool, with the reserve that was chosen for it.
-    pub(super) fn usage(&self) -> Result<PoolUsage, PoolError> {
+    ///
+    /// # Errors
+    /// [`PoolError::Io`], [`PoolError::Catalogue`].
+    pub fn usage(&self) -> Result<PoolUsage, PoolError> {
         Ok(self.pool.usage()?.with_reserve(self.catalogue.properties()?.reserve))
     }
 
     /// As [`OwnedPool::usage`], after a commit where it takes one until what was freed counts as free.
     pub(super) fn usage_after_commit(&self) -> Result<PoolUsage, PoolError> {
         Ok(self.pool.usage_after_commit()?.with_reserve(self.catalogue.properties()?.reserve))
+    }
+
+    /// How the pool is, beyond the space it has.
+    ///
+    /// # Errors
+    /// [`PoolError::Io`].
+    pub fn health(&self) -> Result<PoolHealth, PoolError> {
+        self.pool.health()
     }
 
     /// Anchors and what they take, volume by volume. Looks at the extents of each.

@@ -1,0 +1,123 @@
+//! A node's disks, as a test needs them besides `Blocks`: over a pool in memory, or over no pool at all.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "test support; no test uses all of it")]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use windlass::blocks::memory::MemoryBlocks;
+use windlass::blocks::{Blocks, BlocksError, CommitName, RestoreTarget, TargetStart};
+use windlass::types::{
+    AccessMode, CapacityRange, DataChecksum, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle, VolumeMode, VolumeSize,
+};
+
+/// Space of the only pool, in bytes.
+pub const POOL_BYTES: u64 = 1 << 30;
+
+/// What a node's own layer does to its disks, and a test in its place.
+pub trait Disks: Send + Sync {
+    /// The service that is tested.
+    fn blocks(&self) -> Arc<dyn Blocks>;
+    /// The only pool.
+    fn pool_id(&self) -> PoolId;
+    /// Cuts a snapshot.
+    fn cut(&self, name: &str, source: VolumeHandle) -> SnapshotHandle;
+    /// Deletes a snapshot.
+    fn delete_snapshot(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError>;
+    /// The volumes that everybody sees, with their names and modes.
+    fn volumes(&self) -> Vec<(VolumeHandle, String, VolumeMode)>;
+    /// Targets that are neither committed nor aborted.
+    fn targets(&self) -> usize;
+}
+
+impl Disks for MemoryBlocks {
+    fn blocks(&self) -> Arc<dyn Blocks> {
+        Arc::new(self.clone())
+    }
+
+    fn pool_id(&self) -> PoolId {
+        MemoryBlocks::pool_id(self)
+    }
+
+    fn cut(&self, text: &str, source: VolumeHandle) -> SnapshotHandle {
+        MemoryBlocks::cut(self, &name(text), source).unwrap()
+    }
+
+    fn delete_snapshot(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError> {
+        MemoryBlocks::delete_snapshot(self, snapshot)
+    }
+
+    fn volumes(&self) -> Vec<(VolumeHandle, String, VolumeMode)> {
+        let volumes = MemoryBlocks::volumes(self).into_iter();
+        volumes.map(|(volume, request)| (volume, request.name.to_string(), request.mode)).collect()
+    }
+
+    fn targets(&self) -> usize {
+        MemoryBlocks::targets(self)
+    }
+}
+
+/// Disks without a pool.
+pub fn memory() -> Arc<dyn Disks> {
+    Arc::new(MemoryBlocks::with_capacity(POOL_BYTES))
+}
+
+pub fn name(text: &str) -> ObjectName {
+    ObjectName::try_from(text.to_owned()).unwrap()
+}
+
+/// A request for a volume.
+pub fn new_volume(text: &str, bytes: u64, mode: VolumeMode) -> NewVolume {
+    NewVolume {
+        name: name(text),
+        capacity: CapacityRange::exactly(VolumeSize::new(bytes).unwrap()),
+        minimum: VolumeSize::new(4096).unwrap(),
+        mode,
+        access_modes: vec![AccessMode::SingleNodeWriter],
+        mount_flags: vec![],
+        parameters: BTreeMap::new(),
+        checksum: DataChecksum::Off,
+        source: None,
+        foreign_source: None,
+        kubernetes: Default::default(),
+    }
+}
+
+impl dyn Disks {
+    /// A target for a volume that is not there.
+    pub async fn begin(&self, request: &NewVolume) -> RestoreTarget {
+        match self.blocks().begin(self.pool_id(), request.clone()).await.unwrap() {
+            TargetStart::Target(target) => target,
+            TargetStart::Existing(volume) => panic!("it exists: {volume}"),
+        }
+    }
+
+    /// Makes a volume with this content.
+    pub async fn create(&self, request: &NewVolume, parts: &[(u64, &[u8])]) -> VolumeHandle {
+        let target = self.begin(request).await;
+        for (offset, bytes) in parts {
+            target.file.write_all_at(bytes, *offset).unwrap();
+        }
+        let volume = target.volume;
+        drop(target);
+        self.blocks().commit(volume, CommitName::AsBegun).await.unwrap();
+        volume
+    }
+
+    /// All bytes of a snapshot.
+    pub async fn content(&self, snapshot: SnapshotHandle) -> Vec<u8> {
+        let lease = self.blocks().lease(snapshot).await.unwrap();
+        let mut bytes = vec![0; usize::try_from(lease.snapshot().size.bytes()).unwrap()];
+        lease.file().read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    /// Free space of the pool, in bytes.
+    pub async fn free_bytes(&self) -> u64 {
+        match self.blocks().state().await.as_slice() {
+            [windlass::blocks::PoolState::Open { space, .. }] => space.free,
+            other => panic!("{other:?}"),
+        }
+    }
+}
