@@ -17,13 +17,13 @@
 //! * [`blocks`]: what a node hands out to an agent: leases, targets, records; uses `block`.
 //! * [`node`]: the node layer: CSI over the pools and the mount table; uses `csi`, `blocks`, `pool`, `mount`,
 //!   `block`.
-//! * [`csi::transfers`]: what the agent layer will be: exports and restores; uses `csi`, `node`, `pool`,
-//!   `mount`, `block`, `transfer`, `repository`.
+//! * [`agent`]: the agent layer: exports and restores; uses `csi`, `blocks`, `transfer`, `repository`. It
+//!   knows no pool and no mount.
 //! * [`telemetry`]: logs. Nothing more.
 //! * [`cli`]: one file for each command; uses all.
 //!
 //! `repository` and `pool` never meet except in `transfer`, through block sources and sinks. `tonic::Status`
-//! is made only in `csi` and `node`. Unsafe code is in `dm`, `block`, the hash kernels and the mapping of the
+//! is made only in `csi`, `node` and `agent`. Unsafe code is in `dm`, `block`, the hash kernels and the mapping of the
 //! repository's index. No files of one room use each other in a circle. `tests/layering.rs` holds all of it.
 //!
 //! # Invariants
@@ -50,7 +50,7 @@
 //!    outlives the call that began it. *Kept by* `csi::locks`, `csi::call`, `pool::locks`.
 //! 6. **Codes tell the truth to the program that reads them.** Nothing is left behind a final code; what
 //!    could not be undone is UNAVAILABLE; a fault that stays is never ABORTED; what another pool or node
-//!    could do is RESOURCE_EXHAUSTED. *Kept by* `csi::status`, `node::status`, `csi::transfers::status`.
+//!    could do is RESOURCE_EXHAUSTED. *Kept by* `csi::status`, `node::status`, `agent::transfers::status`.
 //! 7. **A full pool is a state that we own.** Warn, refuse volumes, then snapshots, give up anchors; what
 //!    exists stays whole and can be deleted. *Kept by* `pool` (`PoolUsage`), `pool::catalogue::room`,
 //!    `pool::owned::promise`, `pool::owned::retention`, `pool::thin::monitor`, `pool::thin::spare`.
@@ -62,8 +62,9 @@
 //!    `pool::owned::restore`.
 //! 10. **Secrets never reach a log, a catalogue, a metric or a `Debug` text.** *Kept by* `csi-proto/build.rs`
 //!    (`Debug` of messages), `repository::password`, `repository::environment`,
-//!    `repository::store::http::fault`, `csi::transfers::secrets`, `pool::record` (holds none).
+//!    `repository::store::http::fault`, `agent::transfers::secrets`, `pool::record` (holds none).
 
+pub mod agent;
 pub mod block;
 pub mod blocks;
 pub mod cli;

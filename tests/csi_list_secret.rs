@@ -17,8 +17,9 @@ use csi_proto::windlass::v1::transfers_server::Transfers as _;
 use futures::StreamExt;
 use s3::S3Server;
 use tonic::{Code, Request, Status};
-use windlass::csi::transfers::{RepositoryWitness, Transfers};
+use windlass::agent::{RepositoryWitness, Transfers};
 use windlass::mount::memory::MemoryMounter;
+use windlass::node::blocks::PoolBlocks;
 use windlass::repository::{KdfCost, Password, Repository, connect};
 
 const PASSWORD: &str = "geheim";
@@ -37,7 +38,7 @@ async fn repository(server: &S3Server, prefix: &str) {
 
 /// Exports a snapshot of `node` to the repository of `secret`.
 async fn export(node: &Node, snapshot: &str, mut secret: HashMap<String, String>) {
-    let transfers = Transfers::new(node.pools.clone(), "bench");
+    let transfers = Transfers::new(Arc::new(PoolBlocks::new(node.pools.clone())), "bench");
     let repository = windlass_proto::RepositoryAccess {
         location: secret.remove("RESTIC_REPOSITORY").unwrap(),
         password: secret.remove("RESTIC_PASSWORD").unwrap(),

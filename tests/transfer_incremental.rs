@@ -21,7 +21,8 @@ use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use transfer_fixture::*;
-use windlass::csi::transfers::Transfers;
+use windlass::agent::Transfers;
+use windlass::node::blocks::PoolBlocks;
 use windlass::pool::catalogue::Catalogue;
 use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::OwnedPool;
@@ -429,7 +430,13 @@ impl Bench {
         let attachment = pool.attach(Object::Volume(volume), Access::ReadWrite).unwrap();
         let device = File::options().read(true).write(true).open(attachment.device).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let bench = Self { folder, transfers: Transfers::new(vec![Arc::clone(&pool)], "bench"), pool, volume, device };
+        let bench = Self {
+            folder,
+            transfers: Transfers::new(Arc::new(PoolBlocks::new(vec![Arc::clone(&pool)])), "bench"),
+            pool,
+            volume,
+            device,
+        };
         init(Arc::new(LocalStore::new(bench.path()))).await;
         bench
     }

@@ -37,13 +37,14 @@ use csi_proto::windlass::v1::pools_server::PoolsServer;
 use csi_proto::windlass::v1::transfers_server::TransfersServer;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::{RepositoryWitness, Transfers};
 use crate::csi::NodeName;
 use crate::csi::server::{self, PrivateSocket, SocketError};
-use crate::csi::transfers::{RepositoryWitness, Transfers};
 use crate::failpoint;
 use crate::mount::path::Root;
 use crate::mount::system::SystemMounter;
 use crate::mount::{self, MountError, Mounter, Propagation};
+use crate::node::blocks::PoolBlocks;
 use crate::node::pools_service::PoolsService;
 use crate::node::quiesce::MountQuiesce;
 use crate::node::registration::{Registration, RegistrationError};
@@ -159,7 +160,7 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
     let mut routes = node::routes(&layer)
         .add_service(PoolsServer::new(PoolsService::new(pools.clone())).max_encoding_message_size(usize::MAX));
     let transfers = match repositories {
-        Repositories::Served => Some(Transfers::new(pools.clone(), layer.node().as_str())),
+        Repositories::Served => Some(Transfers::new(Arc::new(PoolBlocks::new(pools.clone())), layer.node().as_str())),
         Repositories::NotServed => None,
     };
     if let Some(transfers) = &transfers {

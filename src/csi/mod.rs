@@ -19,7 +19,6 @@ pub mod server;
 pub mod status;
 pub mod token;
 pub mod topology;
-pub mod transfers;
 pub mod validate;
 pub mod witness;
 

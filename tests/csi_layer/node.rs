@@ -14,8 +14,9 @@ use csi_proto::windlass::v1 as proto;
 use csi_proto::windlass::v1::transfers_server::Transfers as _;
 use futures::StreamExt;
 use tonic::{Code, Request};
-use windlass::csi::transfers::Transfers;
+use windlass::agent::Transfers;
 use windlass::node::NodeLayer;
+use windlass::node::blocks::PoolBlocks;
 use windlass::repository::{Environment, KdfCost, Location, Password, Repository, connect};
 use windlass::types::{FsType, Object, VolumeHandle};
 
@@ -122,7 +123,7 @@ impl Fixture {
         let store = connect(&Location::Local(location.clone().into()), &Environment::new()).unwrap();
         Repository::init(store, &Password::new(PASSWORD).unwrap(), KdfCost::TEST).await.unwrap();
         let repository = Some(proto::RepositoryAccess { location, password: PASSWORD.to_owned(), ..Default::default() });
-        let transfers = Transfers::new(vec![Arc::clone(&self.pool.pool)], "node-1");
+        let transfers = Transfers::new(Arc::new(PoolBlocks::new(vec![Arc::clone(&self.pool.pool)])), "node-1");
         let export =
             proto::StartExportRequest { snapshot_id: snapshot.to_owned(), repository: repository.clone(), ..Default::default() };
         let started = transfers.start_export(Request::new(export)).await.unwrap().into_inner();

@@ -16,7 +16,8 @@ use futures::StreamExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonic::Request;
-use windlass::csi::transfers::Transfers;
+use windlass::agent::Transfers;
+use windlass::node::blocks::PoolBlocks;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::record::NewSnapshot;
 use windlass::repository::{Environment, KdfCost, Location, Password, Repository, connect};
@@ -67,7 +68,7 @@ impl Transferring {
             kubernetes: Default::default(),
         };
         let volume = pool.create_volume(&request).unwrap().into_inner().id;
-        let transfers = Transfers::new(vec![Arc::clone(&pool)], "bench");
+        let transfers = Transfers::new(Arc::new(PoolBlocks::new(vec![Arc::clone(&pool)])), "bench");
         Self { pool, transfers, volume, repository }
     }
 

@@ -1,10 +1,11 @@
 //! A snapshot into a repository.
 //!
-//! Order: slot, lease, repository opened, answer; then, detached from the call: the last export looked up, the pipeline, the record
+//! Order: slot, lease, repository opened, answer; then, detached from the call: the previous export looked up, the pipeline, the record
 //! of the export in the catalogue, the end of the lease. The record is written after the snapshot is durable in the repository and
 //! says nothing that the repository does not hold; without it (a crash between the two) the next export reads what changed since
 //! the export before, or everything, nothing worse.
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -13,16 +14,15 @@ use csi_proto::windlass::v1::ExportVerification;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::block::{BlockSource, FileSource};
-use crate::pool::owned::{Lease, OwnedPool};
-use crate::pool::record::Snapshot;
+use crate::blocks::{Blocks, BlocksError, LeasedSnapshot, SnapshotLease};
 use crate::repository::{Id, Repository, Verification};
 use crate::transfer::metadata::{Metadata, Mode};
 use crate::transfer::{self, Budget, ChunkSize, ExportError, ExportOptions, ExportReport, FullReason, Progress, Scope};
-use crate::types::{ExportRecord, PoolId, SnapshotHandle, Timestamp, VolumeHandle, VolumeMode};
+use crate::types::{ExportRecord, Timestamp, VolumeMode};
 
-use super::registry::{Done, Ended, Kind};
-use super::{Transfers, handle_tag, message, parent, status};
+use super::context::{Context, handle_tag};
+use super::registry::{TransferFailure, TransferKind, TransferResult};
+use super::{message, previous, status};
 
 /// What the volume is called in the repository, in a folder named by its handle: `restic forget` groups snapshots by host and
 /// path, so the path is the volume's and the same for all its snapshots.
@@ -32,33 +32,31 @@ const FILE_NAME: &str = "volume.img";
 ///
 /// # Errors
 /// The status of whatever is wrong with the request.
-pub(super) async fn start(transfers: &Transfers, request: windlass::StartExportRequest) -> Result<String, Status> {
-    let (pool, handle) = message::snapshot(transfers, &request.snapshot_id)?;
+pub(super) async fn start(context: &Context, request: windlass::StartExportRequest) -> Result<String, Status> {
+    let handle = message::snapshot(&request.snapshot_id)?;
     let budget = budget(request.workers, request.memory_bytes)?;
     let chunk_size = match request.chunk_size_bytes {
         0 => None,
         bytes => Some(ChunkSize::new(bytes).map_err(|error| Status::invalid_argument(format!("chunk_size_bytes: {error}")))?),
     };
     let verification = verification(request.verification)?;
-    let slot = transfers.registry.slot(Kind::Export).map_err(status::no_slot)?;
-    let leased = Arc::clone(&pool);
-    let lease = tokio::task::spawn_blocking(move || leased.lease(handle.snapshot)).await;
-    let lease = lease
-        .map_err(|error| Status::internal(format!("the lease was lost: {error}")))?
-        .map_err(|error| status::pool("snapshot_id", &error))?;
+    let slot = context.registry.slot(TransferKind::Export).map_err(status::no_slot)?;
+    let blocks = Arc::clone(&context.blocks);
+    let lease = blocks.lease(handle).await.map_err(|error| status::blocks("snapshot_id", &error))?;
     let repository = message::open(request.repository).await?;
-    let repository = message::locked_for(transfers, &pool, repository, request.retry_lock_seconds);
-    let host = if request.host.is_empty() { transfers.node.to_string() } else { request.host };
-    let last = parent::last_export(&pool, repository.id(), lease.snapshot().source).await;
-    let chunk_size = parent::chunk_size(chunk_size, last.as_ref().ok(), lease.size());
-    let last = if request.full { Err(FullReason::Asked) } else { last };
-    let options = ExportOptions { verification, ..options(handle, lease.snapshot(), host, request.tags, chunk_size, budget) };
+    let repository = message::locked_for(context, handle.pool, repository, request.retry_lock_seconds);
+    let host = if request.host.is_empty() { context.node.to_string() } else { request.host };
+    let snapshot = lease.snapshot();
+    let previous = previous::export(blocks.as_ref(), snapshot.source, repository.id()).await;
+    let chunk_size = previous::chunk_size(chunk_size, previous.as_ref().ok(), snapshot.size);
+    let previous = if request.full { Err(FullReason::Asked) } else { previous };
+    let options = ExportOptions { verification, ..options(snapshot, host, request.tags, chunk_size, budget) };
     let (progress, cancel) = (slot.progress(), slot.cancellation());
-    let export = Export { pool, lease: Arc::new(lease), repository, last, options, progress, cancel };
-    Ok(slot.spawn(export.run()))
+    let export = Export { blocks, lease, repository, options, progress, cancel };
+    Ok(slot.spawn(export.run(previous)))
 }
 
-/// Zero means the default.
+/// The budget that a request asks for; zero means the default.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for more threads than any machine has.
@@ -78,7 +76,7 @@ pub(super) fn budget(workers: u32, memory_bytes: u64) -> Result<Budget, Status> 
     Ok(budget)
 }
 
-/// Nothing said means the default.
+/// The verification that a request asks for; without a word it is the default.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for a value that has no meaning.
@@ -92,20 +90,19 @@ fn verification(value: i32) -> Result<Verification, Status> {
 }
 
 fn options(
-    handle: SnapshotHandle,
-    snapshot: &Snapshot,
+    snapshot: &LeasedSnapshot,
     hostname: String,
     mut tags: Vec<String>,
     chunk_size: ChunkSize,
     budget: Budget,
 ) -> ExportOptions {
-    let volume = VolumeHandle { pool: handle.pool, volume: snapshot.source };
+    let volume = snapshot.source;
     let (mode, filesystem) = match snapshot.mode {
         VolumeMode::Block => (Mode::Block, None),
         VolumeMode::Filesystem(fs_type) => (Mode::Filesystem, Some(fs_type.to_string())),
     };
     let names = &snapshot.kubernetes;
-    tags.splice(0..0, std::iter::once(handle_tag(handle)).chain(names.tags()));
+    tags.splice(0..0, std::iter::once(handle_tag(snapshot.handle)).chain(names.tags()));
     ExportOptions {
         path: format!("/{volume}/{FILE_NAME}"),
         hostname,
@@ -113,7 +110,7 @@ fn options(
         time: snapshot.created,
         metadata: Metadata {
             volume_handle: Some(volume.to_string()),
-            snapshot_handle: Some(handle.to_string()),
+            snapshot_handle: Some(snapshot.handle.to_string()),
             logical_block_bytes: Some(snapshot.logical_block_size.bytes()),
             chunk_bytes: Some(chunk_size.bytes()),
             mode: Some(mode),
@@ -134,20 +131,19 @@ fn options(
 
 /// An export with all it needs.
 struct Export {
-    pool: Arc<OwnedPool>,
-    lease: Arc<Lease>,
+    blocks: Arc<dyn Blocks>,
+    lease: Arc<dyn SnapshotLease>,
     repository: Repository,
-    last: Result<ExportRecord, FullReason>,
     options: ExportOptions,
     progress: Progress,
     cancel: CancellationToken,
 }
 
 impl Export {
-    async fn run(mut self) -> Result<Done, Ended> {
-        let report = self.copy().await.map_err(|error| status::export(&error))?;
+    async fn run(self, previous: Result<ExportRecord, FullReason>) -> Result<TransferResult, TransferFailure> {
+        let report = self.copy(previous).await.map_err(|error| status::export(&error))?;
         self.record(&report).await;
-        Ok(Done::Export(windlass::ExportResult {
+        Ok(TransferResult::Export(windlass::ExportResult {
             repository_snapshot: report.snapshot.to_string(),
             size_bytes: report.size_bytes,
             data_bytes: report.read_bytes,
@@ -166,13 +162,15 @@ impl Export {
         }))
     }
 
-    async fn copy(&mut self) -> Result<ExportReport, ExportError> {
-        let (pool, lease) = (self.pool.id(), Arc::clone(&self.lease));
-        let last = std::mem::replace(&mut self.last, Err(FullReason::NoParent));
-        // Lists of extents are read from the file system, and a base may have to be opened for them.
-        let read = tokio::task::spawn_blocking(move || source_and_scope(pool, &lease, last)).await;
-        let (source, scope) = read.map_err(|error| ExportError::Inside(error.to_string()))??;
-        transfer::export(source, scope, &self.repository, &self.options, &self.progress, &self.cancel).await
+    async fn copy(&self, previous: Result<ExportRecord, FullReason>) -> Result<ExportReport, ExportError> {
+        let source = self.lease.source().map_err(ExportError::Extents)?;
+        let allocated = self.lease.allocated().await.map_err(unknown_extents)?;
+        let since = match previous {
+            Ok(record) => previous::parent(self.lease.as_ref(), &record).await,
+            Err(reason) => Err(reason),
+        };
+        let scope = Scope { allocated, since };
+        transfer::export(Arc::new(source), scope, &self.repository, &self.options, &self.progress, &self.cancel).await
     }
 
     /// Records what the repository holds now, and with it that the next export builds upon this snapshot, whose deletion then leaves
@@ -181,34 +179,21 @@ impl Export {
         let snapshot = self.lease.snapshot();
         let record = ExportRecord {
             repository: self.repository.id().to_string(),
-            volume: snapshot.source,
-            snapshot: snapshot.id,
+            volume: snapshot.source.volume,
+            snapshot: snapshot.handle.snapshot,
             repository_snapshot: Id::to_string(&report.snapshot),
             size: snapshot.size,
             chunk_size: self.options.chunk_size.bytes(),
             finished: Timestamp::now(),
         };
-        let pool = Arc::clone(&self.pool);
-        let recorded = tokio::task::spawn_blocking(move || pool.put_export(&record)).await;
-        let failure = match recorded {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        tracing::warn!(snapshot = %snapshot.id, error = failure, "an export was made but not recorded");
+        if let Err(error) = self.blocks.put_export(snapshot.handle.pool, record).await {
+            tracing::warn!(snapshot = %snapshot.handle, %error, "an export was made but not recorded");
+        }
     }
 }
 
-fn source_and_scope(
-    pool: PoolId,
-    lease: &Lease,
-    last: Result<ExportRecord, FullReason>,
-) -> Result<(Arc<dyn BlockSource>, Scope), ExportError> {
-    let file = lease.file().try_clone().map_err(ExportError::Extents)?;
-    let source = FileSource::new(file, lease.size().bytes(), lease.logical_block_size()).map_err(ExportError::Extents)?;
-    let allocated = lease.allocated().map_err(|error| ExportError::Extents(std::io::Error::other(error)))?;
-    let since = last.and_then(|record| parent::parent(pool, lease, &record));
-    Ok((Arc::new(source), Scope { allocated, since }))
+fn unknown_extents(error: BlocksError) -> ExportError {
+    ExportError::Extents(io::Error::other(error))
 }
 
 #[cfg(test)]

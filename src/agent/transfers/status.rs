@@ -5,13 +5,14 @@
 
 use tonic::{Code, Status};
 
-use crate::pool::PoolError;
+use crate::blocks::BlocksError;
 use crate::repository::store::Kind;
 use crate::repository::{RepositoryError, StoreError};
 use crate::transfer::restore::plan::PlanError;
 use crate::transfer::{ExportError, RestoreError};
+use crate::types::error::chain;
 
-use super::registry::{Ended, NoSlot};
+use super::registry::{SlotError, TransferFailure};
 
 /// A repository that does not open, or does not hold what was asked for.
 pub(super) fn repository(error: &RepositoryError) -> Status {
@@ -50,75 +51,59 @@ pub(super) fn repository(error: &RepositoryError) -> Status {
 }
 
 /// How an export ends that failed.
-pub(super) fn export(error: &ExportError) -> Ended {
+pub(super) fn export(error: &ExportError) -> TransferFailure {
     match error {
-        ExportError::Cancelled => Ended::Cancelled,
+        ExportError::Cancelled => TransferFailure::Cancelled,
         ExportError::Repository(error) => of_repository(error),
-        error => Ended::inside(chain(error)),
+        error => TransferFailure::inside(chain(error)),
     }
 }
 
 /// How a restore ends that failed.
-pub(super) fn restore(error: &RestoreError) -> Ended {
+pub(super) fn restore(error: &RestoreError) -> TransferFailure {
     match error {
-        RestoreError::Cancelled => Ended::Cancelled,
+        RestoreError::Cancelled => TransferFailure::Cancelled,
         RestoreError::Repository(error) => of_repository(error),
         RestoreError::Damaged { .. }
         | RestoreError::Plan(PlanError::MissingBlob { .. } | PlanError::UnknownLength { .. } | PlanError::SizeMismatch { .. }) => {
-            Ended::Failed { code: Code::DataLoss, reason: chain(error) }
+            TransferFailure::Failed { code: Code::DataLoss, reason: chain(error) }
         }
-        error => Ended::inside(chain(error)),
+        error => TransferFailure::inside(chain(error)),
     }
 }
 
 /// How a transfer ends whose start would have been refused, had it not been answered before that was known.
-pub(super) fn late(refusal: &Status) -> Ended {
-    Ended::Failed { code: refusal.code(), reason: refusal.message().to_owned() }
+pub(super) fn late(refusal: &Status) -> TransferFailure {
+    TransferFailure::Failed { code: refusal.code(), reason: refusal.message().to_owned() }
 }
 
-fn of_repository(error: &RepositoryError) -> Ended {
+fn of_repository(error: &RepositoryError) -> TransferFailure {
     late(&repository(error))
 }
 
 /// A snapshot that cannot be leased, or a target that cannot be made. `field` is the request's field it is about.
-pub(super) fn pool(field: &str, error: &PoolError) -> Status {
+pub(super) fn blocks(field: &str, error: &BlocksError) -> Status {
     let code = match error {
-        PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
-        PoolError::NameTaken { .. } => Code::AlreadyExists,
-        PoolError::Size(_) => Code::OutOfRange,
-        PoolError::Busy(_) => Code::Aborted,
-        PoolError::NoSpace(_) => Code::ResourceExhausted,
-        PoolError::InUse { .. } | PoolError::Quiesce(_) | PoolError::CannotQuiesce(_) | PoolError::TooSlow { .. } => {
-            Code::FailedPrecondition
-        }
-        PoolError::Unsupported(_) => Code::InvalidArgument,
-        PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
-        PoolError::Owned(_) | PoolError::Format(_) | PoolError::CatalogueLost(_) | PoolError::Io { .. } => Code::Internal,
+        BlocksError::Missing(_) => Code::NotFound,
+        BlocksError::NameTaken(_) => Code::AlreadyExists,
+        BlocksError::Ambiguous(_) | BlocksError::Unsupported(_) => Code::InvalidArgument,
+        BlocksError::Size(_) => Code::OutOfRange,
+        BlocksError::Busy(_) => Code::Aborted,
+        BlocksError::NoSpace(_) => Code::ResourceExhausted,
+        BlocksError::InUse(_) => Code::FailedPrecondition,
+        BlocksError::Unavailable(_) => Code::Unavailable,
+        BlocksError::Failed(_) => Code::Internal,
     };
-    Status::new(code, format!("{field}: {}", chain(error)))
+    Status::new(code, format!("{field}: {error}"))
 }
 
 /// No room for one more transfer now, or no more at all.
-pub(super) fn no_slot(error: NoSlot) -> Status {
+pub(super) fn no_slot(error: SlotError) -> Status {
     let code = match error {
-        NoSlot::Full => Code::ResourceExhausted,
-        NoSlot::Stopping => Code::Unavailable,
+        SlotError::Full => Code::ResourceExhausted,
+        SlotError::Stopping => Code::Unavailable,
     };
     Status::new(code, error.to_string())
-}
-
-/// An error with its causes; one that repeats its cause says it once.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -24,19 +24,19 @@ use crate::transfer::{Phase, Progress};
 /// without finishing sooner.
 pub const MAX_RUNNING: usize = 4;
 
-/// Ended transfers that are remembered, the oldest forgotten first: enough that whoever started one finds its end.
+/// TransferFailure transfers that are remembered, the oldest forgotten first: enough that whoever started one finds its end.
 pub const MAX_ENDED: usize = 64;
 
 /// What a transfer does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum TransferKind {
     /// A snapshot into a repository.
     Export,
     /// A repository into a volume.
     Restore,
 }
 
-impl Kind {
+impl TransferKind {
     /// The name in the protocol.
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl Kind {
 
 /// What a transfer that succeeded has done.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Done {
+pub enum TransferResult {
     /// Of an export.
     Export(ExportResult),
     /// Of a restore.
@@ -57,7 +57,7 @@ pub enum Done {
 
 /// Why a transfer did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
+pub enum TransferFailure {
     /// It was asked to stop, and did.
     Cancelled,
     /// It failed; the reason holds no secret. The code is that of a start which is refused for it.
@@ -71,7 +71,7 @@ pub enum Ended {
     Refused(String),
 }
 
-impl Ended {
+impl TransferFailure {
     /// A failure that is nobody's but this program's, or its machine's.
     pub fn inside(reason: String) -> Self {
         Self::Failed { code: Code::Internal, reason }
@@ -80,7 +80,7 @@ impl Ended {
 
 /// Why no slot was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoSlot {
+pub enum SlotError {
     /// As many as may run are running.
     #[error("{MAX_RUNNING} transfers are running, which is the most; wait for one to end or cancel one")]
     Full,
@@ -118,12 +118,12 @@ struct Transfer {
 
 /// A transfer, as whoever watches it sees it.
 #[derive(Debug)]
-pub struct Watched {
+pub struct TransferWatch {
     state: watch::Receiver<TransferProgress>,
     progress: Progress,
 }
 
-impl Watched {
+impl TransferWatch {
     /// Where it stands now. A final state comes with its result.
     pub fn now(&mut self) -> TransferProgress {
         let state = self.state.borrow_and_update().clone();
@@ -153,14 +153,14 @@ impl Registry {
     /// Takes the right to run one more transfer.
     ///
     /// # Errors
-    /// [`NoSlot`].
-    pub fn slot(&self, kind: Kind) -> Result<Slot, NoSlot> {
+    /// [`SlotError`].
+    pub fn slot(&self, kind: TransferKind) -> Result<Slot, SlotError> {
         let mut transfers = self.lock();
         if self.shared.stop.is_cancelled() {
-            return Err(NoSlot::Stopping);
+            return Err(SlotError::Stopping);
         }
         if transfers.by_id.len() - transfers.ended.len() >= MAX_RUNNING {
-            return Err(NoSlot::Full);
+            return Err(SlotError::Full);
         }
         let id = uuid::Uuid::new_v4().to_string();
         let state = watch::Sender::new(TransferProgress {
@@ -176,10 +176,10 @@ impl Registry {
     }
 
     /// A transfer to watch; `None` when there is no such transfer (any more).
-    pub fn watch(&self, id: &str) -> Option<Watched> {
+    pub fn watch(&self, id: &str) -> Option<TransferWatch> {
         let transfers = self.lock();
         let transfer = transfers.by_id.get(id)?;
-        Some(Watched { state: transfer.state.subscribe(), progress: transfer.progress.clone() })
+        Some(TransferWatch { state: transfer.state.subscribe(), progress: transfer.progress.clone() })
     }
 
     /// Asks a transfer to stop. One that has ended is left as it is. False when there is no such transfer.
@@ -256,7 +256,7 @@ impl Slot {
     }
 
     /// Runs the transfer to its end, whoever still listens. Returns its id.
-    pub fn spawn(mut self, work: impl Future<Output = Result<Done, Ended>> + Send + 'static) -> String {
+    pub fn spawn(mut self, work: impl Future<Output = Result<TransferResult, TransferFailure>> + Send + 'static) -> String {
         self.spawned = true;
         let (registry, id, state) = (self.registry.clone(), self.id.clone(), self.state.clone());
         state.send_modify(|progress| progress.set_state(TransferState::Running));
@@ -264,12 +264,12 @@ impl Slot {
         tracing::info!(transfer = id, kind, "transfer started");
         let running = self.registry.shared.tasks.spawn(work);
         self.registry.shared.tasks.spawn(async move {
-            let result = running.await.unwrap_or_else(|error| Err(Ended::inside(format!("its task ended: {error}"))));
+            let result = running.await.unwrap_or_else(|error| Err(TransferFailure::inside(format!("its task ended: {error}"))));
             match &result {
                 Ok(_) => tracing::info!(transfer = id, kind, "transfer succeeded"),
-                Err(Ended::Cancelled) => tracing::info!(transfer = id, kind, "transfer cancelled"),
-                Err(Ended::Failed { reason, .. }) => tracing::warn!(transfer = id, kind, reason, "transfer failed"),
-                Err(Ended::Refused(reason)) => tracing::warn!(transfer = id, kind, reason, "transfer refused"),
+                Err(TransferFailure::Cancelled) => tracing::info!(transfer = id, kind, "transfer cancelled"),
+                Err(TransferFailure::Failed { reason, .. }) => tracing::warn!(transfer = id, kind, reason, "transfer failed"),
+                Err(TransferFailure::Refused(reason)) => tracing::warn!(transfer = id, kind, reason, "transfer refused"),
             }
             state.send_modify(|progress| finish(progress, result));
             registry.ended(&id);
@@ -278,25 +278,25 @@ impl Slot {
     }
 }
 
-fn finish(transfer: &mut TransferProgress, result: Result<Done, Ended>) {
+fn finish(transfer: &mut TransferProgress, result: Result<TransferResult, TransferFailure>) {
     match result {
         Ok(done) => {
             transfer.set_state(TransferState::Succeeded);
             match done {
-                Done::Export(result) => transfer.export_result = Some(result),
-                Done::Restore(result) => transfer.restore_result = Some(result),
+                TransferResult::Export(result) => transfer.export_result = Some(result),
+                TransferResult::Restore(result) => transfer.restore_result = Some(result),
             }
         }
-        Err(Ended::Cancelled) => {
+        Err(TransferFailure::Cancelled) => {
             transfer.set_state(TransferState::Canceled);
             transfer.message = "cancelled on request".to_owned();
         }
-        Err(Ended::Failed { code, reason }) => {
+        Err(TransferFailure::Failed { code, reason }) => {
             transfer.set_state(TransferState::Failed);
             transfer.failure_code = code as u32;
             transfer.message = reason;
         }
-        Err(Ended::Refused(reason)) => {
+        Err(TransferFailure::Refused(reason)) => {
             transfer.set_state(TransferState::Refused);
             transfer.message = reason;
         }
@@ -343,14 +343,14 @@ mod tests {
         }
     }
 
-    fn result() -> Done {
-        Done::Restore(RestoreResult { volume_id: "v".to_owned(), ..Default::default() })
+    fn result() -> TransferResult {
+        TransferResult::Restore(RestoreResult { volume_id: "v".to_owned(), ..Default::default() })
     }
 
     #[tokio::test]
     async fn a_transfer_ends_with_its_result_whoever_listens() {
         let registry = Registry::new();
-        let id = registry.slot(Kind::Restore).unwrap().spawn(async { Ok(result()) });
+        let id = registry.slot(TransferKind::Restore).unwrap().spawn(async { Ok(result()) });
         let end = end_of(&registry, &id).await;
         assert_eq!(end.state(), TransferState::Succeeded);
         assert_eq!((end.kind.as_str(), end.transfer_id), ("restore", id));
@@ -360,7 +360,7 @@ mod tests {
     #[tokio::test]
     async fn a_transfer_that_panics_has_failed() {
         let registry = Registry::new();
-        let id = registry.slot(Kind::Export).unwrap().spawn(async { panic!("oops") });
+        let id = registry.slot(TransferKind::Export).unwrap().spawn(async { panic!("oops") });
         assert_eq!(end_of(&registry, &id).await.state(), TransferState::Failed);
     }
 
@@ -368,27 +368,27 @@ mod tests {
     async fn a_cancelled_transfer_ends_as_cancelled_and_frees_its_slot() {
         let registry = Registry::new();
         let start = || {
-            let slot = registry.slot(Kind::Export)?;
+            let slot = registry.slot(TransferKind::Export)?;
             let cancel = slot.cancellation();
-            Ok::<_, NoSlot>(slot.spawn(async move {
+            Ok::<_, SlotError>(slot.spawn(async move {
                 cancel.cancelled().await;
-                Err(Ended::Cancelled)
+                Err(TransferFailure::Cancelled)
             }))
         };
         let ids: Vec<_> = (0..MAX_RUNNING).map(|_| start().unwrap()).collect();
-        assert_eq!(start(), Err(NoSlot::Full));
+        assert_eq!(start(), Err(SlotError::Full));
         assert!(registry.cancel(&ids[0]));
         assert_eq!(end_of(&registry, &ids[0]).await.state(), TransferState::Canceled);
         registry.stop().await;
         assert!(registry.list().iter().all(|transfer| transfer.state() == TransferState::Canceled));
-        assert_eq!(registry.slot(Kind::Export).unwrap_err(), NoSlot::Stopping);
+        assert_eq!(registry.slot(TransferKind::Export).unwrap_err(), SlotError::Stopping);
     }
 
     #[tokio::test]
     async fn a_slot_that_was_not_used_leaves_no_trace() {
         let registry = Registry::new();
         for _ in 0..=MAX_RUNNING {
-            drop(registry.slot(Kind::Export).unwrap());
+            drop(registry.slot(TransferKind::Export).unwrap());
         }
         assert!(registry.list().is_empty());
         assert!(!registry.cancel("none"));
@@ -400,8 +400,8 @@ mod tests {
         let registry = Registry::new();
         let mut ids = Vec::new();
         for _ in 0..MAX_ENDED + 3 {
-            let id = registry.slot(Kind::Restore).unwrap().spawn(async { Ok(result()) });
-            // Ended is told apart from running only after the watcher was told: wait until the slot is free again too.
+            let id = registry.slot(TransferKind::Restore).unwrap().spawn(async { Ok(result()) });
+            // TransferFailure is told apart from running only after the watcher was told: wait until the slot is free again too.
             end_of(&registry, &id).await;
             while registry.lock().ended.back() != Some(&id) {
                 tokio::task::yield_now().await;

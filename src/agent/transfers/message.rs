@@ -1,22 +1,18 @@
 //! What the messages of the service mean, checked once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use csi_proto::windlass::v1 as windlass;
 use tonic::Status;
 
-use crate::csi::call::detached;
-use crate::node::error::CallError;
-use crate::node::{self, named_pool};
-use crate::pool::owned::OwnedPool;
 use crate::repository::forget::{Filter, TagList};
 use crate::repository::{self, Environment, Location, LockOwner, Password, RETRY_LOCK, Repository, SnapshotChoice};
 use crate::transfer::Hole;
-use crate::types::{SnapshotHandle, Timestamp};
+use crate::types::{PoolId, SnapshotHandle, Timestamp};
 
-use super::{Transfers, status};
+use super::context::Context;
+use super::status;
 
 /// Opens the repository of a request. Everything that is wrong with it is known after this.
 ///
@@ -50,13 +46,8 @@ fn environment(pairs: HashMap<String, String>, cloud_identity: bool) -> Result<E
 }
 
 /// The repository as a transfer of `pool` uses it: under the name of this node, and as the pool's, whose owner is one process at a time.
-pub(super) fn locked_for(
-    transfers: &Transfers,
-    pool: &OwnedPool,
-    repository: Repository,
-    retry_seconds: Option<u32>,
-) -> Repository {
-    let owner = LockOwner::of_this_process().named(&transfers.node).holding(&pool.id().to_string());
+pub(super) fn locked_for(context: &Context, pool: PoolId, repository: Repository, retry_seconds: Option<u32>) -> Repository {
+    let owner = LockOwner::of_this_process().named(&context.node).holding(&pool.to_string());
     let wait = retry_seconds.map_or(RETRY_LOCK, |seconds| Duration::from_secs(seconds.into()));
     repository.with_lock_owner(owner).with_retry_lock(wait)
 }
@@ -89,25 +80,13 @@ pub(super) fn hole(hole: Hole) -> windlass::RestoreHole {
     windlass::RestoreHole { offset, length, blobs, blob: blob.to_string(), pack, reason }
 }
 
-/// The pool and handle of a snapshot. A text that is no handle of ours is the handle of nothing.
+/// The handle of a snapshot. A text that is no handle of ours is the handle of nothing.
 ///
 /// # Errors
-/// NOT_FOUND; UNAVAILABLE for a pool that is not here or has failed, since only its owner may say "not found".
-pub(super) fn snapshot(transfers: &Transfers, text: &str) -> Result<(Arc<OwnedPool>, SnapshotHandle), Status> {
+/// INVALID_ARGUMENT without one; NOT_FOUND.
+pub(super) fn snapshot(text: &str) -> Result<SnapshotHandle, Status> {
     if text.is_empty() {
         return Err(Status::invalid_argument("snapshot_id: is required"));
     }
-    let handle: SnapshotHandle = text.parse().map_err(|_| Status::not_found("snapshot_id: does not exist"))?;
-    let pool = transfers.pools.get(handle.pool).map_err(|absent| Status::unavailable(format!("snapshot_id: {absent}")))?;
-    Ok((pool, handle))
-}
-
-/// The pool that a request names, or the only one that the node has.
-///
-/// # Errors
-/// NOT_FOUND; INVALID_ARGUMENT when none is named and there are several; UNAVAILABLE for one that has failed.
-pub(super) async fn pool(transfers: &Transfers, text: &str) -> Result<Arc<OwnedPool>, Status> {
-    let (pools, text) = (transfers.pools.clone(), text.to_owned());
-    let found = detached(move || named_pool::find(&pools, "pool_id", &text).map_err(CallError::from));
-    found.await.map_err(node::status::read)
+    text.parse().map_err(|_| Status::not_found("snapshot_id: does not exist"))
 }

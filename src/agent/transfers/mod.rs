@@ -1,8 +1,7 @@
 //! The internal Transfers service: exports and restores that outlive the call that started them.
 //!
-//! This is the agent's layer, run in the node's process by `--standalone`. It meets pools only through what a pool hands
-//! out (a lease, a hidden target), and repositories only through their own types, so that it can move into a process without
-//! privilege later.
+//! It meets disks only through what a node hands out by [`Blocks`] (a lease, a hidden target), and repositories only through their own
+//! types, so that it can live in a process without privilege.
 //!
 //! A start is refused, with a code, for everything that can be known at once: malformed fields, no such snapshot, a repository
 //! that does not open, a name that is taken, too many transfers. What goes wrong afterwards is the transfer's final state.
@@ -11,9 +10,10 @@
 //! Passwords and store credentials live in the opened repository, in memory, until the transfer ends. They are in no message,
 //! log line or state.
 
+mod context;
 mod export;
 mod message;
-mod parent;
+mod previous;
 mod registry;
 mod restore;
 mod secrets;
@@ -32,10 +32,10 @@ use csi_proto::windlass::v1::transfers_server::Transfers as TransfersApi;
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::pool::set::PoolSet;
-use crate::types::SnapshotHandle;
+use crate::blocks::Blocks;
 
-use registry::{Registry, Watched, is_final};
+use context::Context;
+use registry::{Registry, TransferWatch, is_final};
 
 /// Between two messages to a watcher while only counters change: a person sees it move, and the wire stays idle.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -43,21 +43,18 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// The transfers of a node. Clones are the same.
 #[derive(Clone)]
 pub struct Transfers {
-    pools: PoolSet,
-    /// Host that exports name when the caller names none.
-    node: Arc<str>,
-    registry: Registry,
+    context: Context,
 }
 
 impl Transfers {
-    /// No transfers yet, over `pools`. `node` is this node's name.
-    pub fn new(pools: impl Into<PoolSet>, node: &str) -> Self {
-        Self { pools: pools.into(), node: node.into(), registry: Registry::new() }
+    /// No transfers yet, over the disks of the node with this name.
+    pub fn new(blocks: Arc<dyn Blocks>, node: &str) -> Self {
+        Self { context: Context { blocks, node: node.into(), registry: Registry::new() } }
     }
 
     /// Starts no more transfers, cancels those that run, and waits until they have undone what they must.
     pub async fn stop(&self) {
-        self.registry.stop().await;
+        self.context.registry.stop().await;
     }
 }
 
@@ -67,8 +64,8 @@ impl TransfersApi for Transfers {
         &self,
         request: Request<windlass::StartExportRequest>,
     ) -> Result<Response<windlass::StartTransferResponse>, Status> {
-        let transfers = self.clone();
-        let transfer_id = detached(async move { export::start(&transfers, request.into_inner()).await }).await?;
+        let context = self.context.clone();
+        let transfer_id = detached(async move { export::start(&context, request.into_inner()).await }).await?;
         Ok(Response::new(windlass::StartTransferResponse { transfer_id }))
     }
 
@@ -76,8 +73,8 @@ impl TransfersApi for Transfers {
         &self,
         request: Request<windlass::StartRestoreRequest>,
     ) -> Result<Response<windlass::StartTransferResponse>, Status> {
-        let transfers = self.clone();
-        let transfer_id = detached(async move { restore::start(&transfers, request.into_inner()).await }).await?;
+        let context = self.context.clone();
+        let transfer_id = detached(async move { restore::start(&context, request.into_inner()).await }).await?;
         Ok(Response::new(windlass::StartTransferResponse { transfer_id }))
     }
 
@@ -88,7 +85,7 @@ impl TransfersApi for Transfers {
         request: Request<windlass::WatchTransferRequest>,
     ) -> Result<Response<Self::WatchTransferStream>, Status> {
         let id = request.into_inner().transfer_id;
-        let watched = self.registry.watch(&id).ok_or_else(|| no_such_transfer(&id))?;
+        let watched = self.context.registry.watch(&id).ok_or_else(|| no_such_transfer(&id))?;
         Ok(Response::new(Box::pin(states(watched))))
     }
 
@@ -97,7 +94,7 @@ impl TransfersApi for Transfers {
         request: Request<windlass::CancelTransferRequest>,
     ) -> Result<Response<windlass::CancelTransferResponse>, Status> {
         let id = request.into_inner().transfer_id;
-        match self.registry.cancel(&id) {
+        match self.context.registry.cancel(&id) {
             true => Ok(Response::new(windlass::CancelTransferResponse {})),
             false => Err(no_such_transfer(&id)),
         }
@@ -107,13 +104,8 @@ impl TransfersApi for Transfers {
         &self,
         _request: Request<windlass::ListTransfersRequest>,
     ) -> Result<Response<windlass::ListTransfersResponse>, Status> {
-        Ok(Response::new(windlass::ListTransfersResponse { transfers: self.registry.list() }))
+        Ok(Response::new(windlass::ListTransfersResponse { transfers: self.context.registry.list() }))
     }
-}
-
-/// The tag by which an export is found again.
-fn handle_tag(handle: SnapshotHandle) -> String {
-    format!("handle={handle}")
 }
 
 /// Runs the work of a call to its end, also when the caller goes away meanwhile.
@@ -129,9 +121,9 @@ fn no_such_transfer(id: &str) -> Status {
 }
 
 /// The state now, then whenever it has changed or the counters may have, and the final one as the last message.
-fn states(watched: Watched) -> impl Stream<Item = Result<windlass::TransferProgress, Status>> + Send {
+fn states(watched: TransferWatch) -> impl Stream<Item = Result<windlass::TransferProgress, Status>> + Send {
     struct Following {
-        watched: Watched,
+        watched: TransferWatch,
         tick: tokio::time::Interval,
         last: Option<windlass::TransferProgress>,
     }

@@ -18,8 +18,9 @@ use crate::repository::{self, Repository, RepositoryError, StoredSnapshot};
 use crate::transfer::image::{Image, Locking};
 use crate::types::{SnapshotHandle, VolumeSize};
 
+use super::context::handle_tag;
 use super::secrets::RepositorySecret;
-use super::{handle_tag, status};
+use super::status;
 
 /// Two sidecars' worth: each asks for one snapshot at a time.
 const OPEN_AT_ONCE: usize = 2;

@@ -1,56 +1,53 @@
-//! What an export may build upon: the last export of the volume to the same repository, as the catalogue knows it.
+//! The previous export of a volume to the same repository, as the catalogue knows it: what the next one may build upon.
 //!
 //! The catalogue's record says where to look and what to expect; the export itself compares that with what the repository holds
 //! before it trusts any of it. Whatever is missing here makes the export a full one that says why, never a failed one.
 
-use std::sync::Arc;
-
-use crate::pool::owned::{Lease, OwnedPool};
+use crate::blocks::{Blocks, BlocksError, SnapshotLease};
 use crate::repository::Id;
 use crate::transfer::{ChunkSize, FullReason, Parent};
-use crate::types::{ExportRecord, PoolId, SnapshotHandle, VolumeHandle, VolumeId, VolumeSize};
-
-use super::status;
+use crate::types::{ExportRecord, SnapshotHandle, VolumeHandle, VolumeSize};
 
 /// The last export of `volume` to the repository, or why there is none to build upon.
-pub(super) async fn last_export(pool: &Arc<OwnedPool>, repository: Id, volume: VolumeId) -> Result<ExportRecord, FullReason> {
-    let pool = Arc::clone(pool);
-    let found = tokio::task::spawn_blocking(move || pool.export(&repository.to_string(), volume)).await;
-    match found {
-        Ok(Ok(record)) => record.ok_or(FullReason::NoParent),
-        Ok(Err(error)) => Err(FullReason::ChangesUnknown(status::chain(&error))),
-        Err(error) => Err(FullReason::ChangesUnknown(error.to_string())),
-    }
+pub(super) async fn export(blocks: &dyn Blocks, volume: VolumeHandle, repository: Id) -> Result<ExportRecord, FullReason> {
+    let recorded = blocks.last_export(volume, &repository.to_string()).await.map_err(unknown)?;
+    recorded.ok_or(FullReason::NoParent)
 }
 
 /// The size of chunks for an export of a volume of `size`: what was asked for, else that of the volume's earlier exports, so that
 /// they share chunks, else the default for its size. A volume that grew so much that its list would be too long begins anew.
-pub(super) fn chunk_size(wanted: Option<ChunkSize>, last: Option<&ExportRecord>, size: VolumeSize) -> ChunkSize {
-    let as_before = || last.and_then(|record| ChunkSize::new(record.chunk_size).ok()).filter(|chunk| chunk.fits(size.bytes()));
+pub(super) fn chunk_size(wanted: Option<ChunkSize>, previous: Option<&ExportRecord>, size: VolumeSize) -> ChunkSize {
+    let as_before =
+        || previous.and_then(|record| ChunkSize::new(record.chunk_size).ok()).filter(|chunk| chunk.fits(size.bytes()));
     wanted.or_else(as_before).unwrap_or_else(|| ChunkSize::for_volume(size.bytes()))
 }
 
-/// What the leased snapshot may build upon, given the last export of its volume. Blocks.
+/// What the leased snapshot may build upon, given the previous export of its volume.
 ///
 /// # Errors
 /// Why what changed since that export is not known.
-pub(super) fn parent(pool: PoolId, lease: &Lease, last: &ExportRecord) -> Result<Parent, FullReason> {
-    let snapshot = last.repository_snapshot.parse();
+pub(super) async fn parent(lease: &dyn SnapshotLease, previous: &ExportRecord) -> Result<Parent, FullReason> {
+    let snapshot = previous.repository_snapshot.parse();
     let snapshot = snapshot.map_err(|_| FullReason::ChangesUnknown("the record of it names no snapshot".to_owned()))?;
-    let changed = lease.changed_since(last.snapshot).map_err(|error| FullReason::ChangesUnknown(status::chain(&error)))?;
+    let changed = lease.changed_since(previous.snapshot).await.map_err(unknown)?;
+    let pool = lease.snapshot().handle.pool;
     Ok(Parent {
         snapshot,
-        volume_handle: VolumeHandle { pool, volume: last.volume }.to_string(),
-        snapshot_handle: SnapshotHandle { pool, snapshot: last.snapshot }.to_string(),
-        size_bytes: last.size.bytes(),
+        volume_handle: VolumeHandle { pool, volume: previous.volume }.to_string(),
+        snapshot_handle: SnapshotHandle { pool, snapshot: previous.snapshot }.to_string(),
+        size_bytes: previous.size.bytes(),
         changed,
     })
+}
+
+fn unknown(error: BlocksError) -> FullReason {
+    FullReason::ChangesUnknown(error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{SnapshotId, Timestamp};
+    use crate::types::{SnapshotId, Timestamp, VolumeId};
 
     fn record(chunk_size: u64) -> ExportRecord {
         ExportRecord {
@@ -67,7 +64,7 @@ mod tests {
     #[test]
     fn a_chain_keeps_its_chunk_size_unless_another_is_asked_for_or_the_list_grows_too_long() {
         let small = VolumeSize::new(1 << 30).unwrap();
-        let chosen = |wanted, last: Option<u64>, size| chunk_size(wanted, last.map(record).as_ref(), size);
+        let chosen = |wanted, previous: Option<u64>, size| chunk_size(wanted, previous.map(record).as_ref(), size);
         assert_eq!(chosen(None, None, small), ChunkSize::MIN);
         assert_eq!(chosen(None, Some(1 << 20), small), ChunkSize::SMALL);
         assert_eq!(chosen(Some(ChunkSize::LARGE), Some(256 << 10), small), ChunkSize::LARGE);

@@ -1,0 +1,22 @@
+//! What every transfer of a node shares.
+
+use std::sync::Arc;
+
+use crate::blocks::Blocks;
+use crate::types::SnapshotHandle;
+
+use super::registry::Registry;
+
+/// The disks, the node and the transfers that run. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Context {
+    pub(super) blocks: Arc<dyn Blocks>,
+    /// Host that exports name when the caller names none.
+    pub(super) node: Arc<str>,
+    pub(super) registry: Registry,
+}
+
+/// The tag by which an export is found again.
+pub(super) fn handle_tag(handle: SnapshotHandle) -> String {
+    format!("handle={handle}")
+}

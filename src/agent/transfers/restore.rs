@@ -1,0 +1,261 @@
+//! A repository into a new volume.
+//!
+//! Order: slot, repository and image opened, hidden target made, answer; then, detached from the call: the pipeline, a look
+//! at what was restored (`transfer::fit`: an image that nothing is known of may be of no use on this pool's devices), and the commit
+//! that makes the volume visible. The target is invisible and its name claimed from the moment it is made; whatever ends
+//! the restore before its commit (failure, cancellation, a panic) deletes it, and a crash leaves that to the pool's next
+//! start. The commit is the only step that anybody sees.
+//!
+//! A repository that is locked is waited for. The call is answered then, and all that comes after the lock is detached from it: the
+//! progress says for whom the restore waits, it can be cancelled, and what the call would have been refused for is why the
+//! restore fails.
+//!
+//! **With holes**, where that was asked for, the volume is committed as well, for somebody is to look at what is left; but under a
+//! [name](damaged_name) that says what it is, so that nothing that asks for a volume by its name gets it for a good one. What it
+//! holds is not looked at: its file system may be what the holes are in.
+
+mod plan;
+
+use std::io;
+use std::sync::Arc;
+
+use csi_proto::windlass::v1 as windlass;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::blocks::{Blocks, BlocksError, CommitName, FileSource, OpenPool, RestoreTarget, TargetStart};
+use crate::repository::RepositoryError;
+use crate::repository::tree::FileSelector;
+use crate::transfer::fit::{self, Misfit};
+use crate::transfer::{
+    self, Budget, Holes, Image, Locking, OnDamage, Progress, Reading, RestoreError, RestoreOptions, RestoreReport, Target,
+};
+use crate::types::{FsType, LogicalBlockSize, ObjectName, VolumeHandle};
+
+use super::context::Context;
+use super::registry::{TransferFailure, TransferKind, TransferResult};
+use super::{export, message, status};
+
+/// Starts a restore and returns its id. Must run detached from the call: between the making of the target and the start of
+/// the transfer it must not be dropped.
+///
+/// # Errors
+/// The status of whatever is wrong with the request.
+pub(super) async fn start(context: &Context, request: windlass::StartRestoreRequest) -> Result<String, Status> {
+    let blocks = Arc::clone(&context.blocks);
+    let pool = blocks.pool(&request.pool_id).await.map_err(|error| status::blocks("pool_id", &error))?;
+    let budget = export::budget(request.workers, request.memory_bytes)?;
+    let name = ObjectName::try_from(request.volume_name.clone())
+        .map_err(|error| Status::invalid_argument(format!("volume_name: {error}")))?;
+    if request.repository_snapshot.is_empty() {
+        return Err(Status::invalid_argument("repository_snapshot: is required; `latest` is the newest"));
+    }
+    let which = match request.file_path.as_str() {
+        "" => FileSelector::Only,
+        path => FileSelector::Path(path.to_owned()),
+    };
+    let choice = message::choice(request.repository_snapshot.clone(), request.filter.clone().unwrap_or_default())?;
+    let slot = context.registry.slot(TransferKind::Restore).map_err(status::no_slot)?;
+    let repository = message::open(request.repository.clone()).await?;
+    let repository = message::locked_for(context, pool.id, repository, request.retry_lock_seconds);
+    let reading = Reading {
+        locking: if request.no_lock { Locking::None } else { Locking::Shared },
+        on_damage: if request.skip_damaged { OnDamage::Skip } else { OnDamage::Fail },
+    };
+    let (progress, cancel, first_wait) = (slot.progress(), slot.cancellation(), Arc::new(Notify::new()));
+    let (shown, begins_to_wait) = (progress.clone(), Arc::clone(&first_wait));
+    let mut opening = Box::pin(async move {
+        let waiting = |reason: &RepositoryError| {
+            shown.waits_for(Some(reason.to_string()));
+            begins_to_wait.notify_one();
+        };
+        let opened = Image::open_or_wait(&repository, choice, &which, reading, &waiting).await;
+        shown.waits_for(None);
+        opened.map_err(|error| status::repository(&error))
+    });
+    let order = RestoreOrder { blocks, pool, request, name, budget, progress, cancel: cancel.clone() };
+    let opened = tokio::select! {
+        opened = &mut opening => Some(opened?),
+        () = first_wait.notified() => None,
+    };
+    Ok(match opened {
+        Some(image) => {
+            let (restore, target) = order.begin(image).await?;
+            slot.spawn(restore.run(target))
+        }
+        None => slot.spawn(async move {
+            let opened = cancel.run_until_cancelled(opening).await.ok_or(TransferFailure::Cancelled)?;
+            let begun = order.begin(opened.map_err(|refusal| status::late(&refusal))?).await;
+            let (restore, target) = begun.map_err(|refusal| status::late(&refusal))?;
+            restore.run(target).await
+        }),
+    })
+}
+
+/// A restore that was ordered, before its image is open.
+struct RestoreOrder {
+    blocks: Arc<dyn Blocks>,
+    pool: OpenPool,
+    request: windlass::StartRestoreRequest,
+    name: ObjectName,
+    budget: Budget,
+    progress: Progress,
+    cancel: CancellationToken,
+}
+
+impl RestoreOrder {
+    /// Makes the hidden target. Must run to its end: between the making of the target and the start of the transfer it must not be dropped.
+    ///
+    /// # Errors
+    /// The status of whatever is wrong with the request; the image is closed then.
+    async fn begin(self, image: Image) -> Result<(Restore, RestoreTarget), Status> {
+        match self.make_target(&image).await {
+            Ok((target, expected)) => {
+                let Self { blocks, name, budget, progress, cancel, .. } = self;
+                Ok((Restore { blocks, image, name, expected, budget, progress, cancel }, target))
+            }
+            Err(refusal) => {
+                image.close().await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The target, and what must be in it when it is whole.
+    async fn make_target(&self, image: &Image) -> Result<(RestoreTarget, Expected), Status> {
+        let device = plan::block_size(&self.request, self.pool.logical_block_size)?;
+        plan::check_block_size(image.metadata(), device)?;
+        let volume = plan::plan(&self.request, self.name.clone(), image.size_bytes(), image.metadata())?;
+        let file_system = plan::claimed(volume.mode, image.metadata());
+        let begun = self.blocks.begin(self.pool.id, volume).await;
+        match begun.map_err(|error| status::blocks("volume_name", &error))? {
+            TargetStart::Target(target) => Ok((target, Expected { file_system, device })),
+            // Whatever it holds, it is never taken for a restored one.
+            TargetStart::Existing(_) => {
+                Err(Status::already_exists(format!("volume_name: there is a volume `{}` already", self.name)))
+            }
+        }
+    }
+}
+
+/// What a restored volume must be of use for.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    /// The file system that must be in it, if only the request speaks of one.
+    file_system: Option<FsType>,
+    /// Logical block size of its devices.
+    device: LogicalBlockSize,
+}
+
+/// A restore with all it needs but its target.
+struct Restore {
+    blocks: Arc<dyn Blocks>,
+    image: Image,
+    /// What the volume is called if it is whole.
+    name: ObjectName,
+    expected: Expected,
+    budget: Budget,
+    progress: Progress,
+    cancel: CancellationToken,
+}
+
+impl Restore {
+    async fn run(self, target: RestoreTarget) -> Result<TransferResult, TransferFailure> {
+        let (blocks, volume, size, name) = (Arc::clone(&self.blocks), target.volume, target.size, self.name.clone());
+        let (written, expected) = (target.source(), self.expected);
+        let metadata_lost = self.image.lost_metadata().unwrap_or_default().to_owned();
+        // In a task of its own, so that a panic in it ends in the abort below.
+        let copied = tokio::spawn(self.copy(target)).await;
+        let copied = match copied {
+            Ok(Ok(report)) => Ok(report),
+            Ok(Err(error)) => Err(status::restore(&error)),
+            Err(error) => Err(TransferFailure::inside(format!("the restore ended early: {error}"))),
+        };
+        let looked_at = match copied {
+            Ok(report) if report.holes.is_empty() => look(written, expected).await.map(|()| report),
+            copied => {
+                // There is no commit while it can be written to.
+                drop(written);
+                copied
+            }
+        };
+        let committed = match looked_at {
+            Ok(report) => commit(blocks.as_ref(), volume, name, &report.holes).await.map(|name| (report, name)),
+            Err(failure) => Err(failure),
+        };
+        match committed {
+            Ok((report, name)) => Ok(TransferResult::Restore(windlass::RestoreResult {
+                volume_id: volume.to_string(),
+                size_bytes: size.bytes(),
+                data_bytes: report.written_bytes,
+                zero_bytes: size.bytes().saturating_sub(report.written_bytes),
+                volume_name: name.to_string(),
+                hole_bytes: report.holes.bytes,
+                unlisted_hole_bytes: report.holes.unlisted_bytes,
+                holes: report.holes.listed.into_iter().map(message::hole).collect(),
+                metadata_lost,
+            })),
+            Err(failure) => {
+                abort(blocks.as_ref(), volume).await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn copy(mut self, target: RestoreTarget) -> Result<RestoreReport, RestoreError> {
+        let options = RestoreOptions { target: Target::Fresh, budget: self.budget };
+        let result = match target.into_sink() {
+            Ok(sink) => transfer::restore(&mut self.image, Arc::new(sink), &options, &self.progress, &self.cancel).await,
+            Err(error) => Err(RestoreError::Flush(error)),
+        };
+        self.image.let_go(&self.cancel).await;
+        result
+    }
+}
+
+/// Looks at what was restored before anybody else can, and closes it.
+async fn look(written: io::Result<FileSource>, expected: Expected) -> Result<(), TransferFailure> {
+    let looked = tokio::task::spawn_blocking(move || fit::check(&written?, expected.file_system, expected.device));
+    match looked.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error @ (Misfit::FileSystem { .. } | Misfit::Blocks { .. }))) => Err(TransferFailure::Refused(error.to_string())),
+        Ok(Err(error @ Misfit::Io(_))) => Err(TransferFailure::inside(error.to_string())),
+        Err(error) => Err(TransferFailure::inside(format!("the look at the image ended early: {error}"))),
+    }
+}
+
+/// Makes the volume visible: under its name if it is whole, else under one that says that it is not. Returns that name.
+async fn commit(
+    blocks: &dyn Blocks,
+    volume: VolumeHandle,
+    name: ObjectName,
+    holes: &Holes,
+) -> Result<ObjectName, TransferFailure> {
+    let committed = match holes.is_empty() {
+        true => blocks.commit(volume, CommitName::AsBegun).await.map(|()| name),
+        false => commit_damaged(blocks, volume, &name).await,
+    };
+    committed.map_err(|error| TransferFailure::inside(format!("the restored volume cannot be committed: {error}")))
+}
+
+/// Names that are tried for a volume with holes. Hours of work are not lost for a name.
+const DAMAGED_NAMES: u32 = 1000;
+
+async fn commit_damaged(blocks: &dyn Blocks, volume: VolumeHandle, name: &ObjectName) -> Result<ObjectName, BlocksError> {
+    let mut number = 1;
+    loop {
+        let name = plan::damaged_name(name, number);
+        match blocks.commit(volume, CommitName::Instead(name.clone())).await {
+            Err(BlocksError::NameTaken(_) | BlocksError::Busy(_)) if number < DAMAGED_NAMES => number += 1,
+            committed => return committed.map(|()| name),
+        }
+    }
+}
+
+/// Deletes the target. A failure leaves it hidden until the pool's next start deletes it.
+async fn abort(blocks: &dyn Blocks, volume: VolumeHandle) {
+    if let Err(error) = blocks.abort(volume).await {
+        tracing::warn!(%volume, %error, "an aborted restore stays hidden until the next start");
+    }
+}
