@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use csi_harness::*;
+use csi_proto::csi::v1::controller_server::Controller as _;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1::*;
 use csi_proto::windlass::v1 as windlass_proto;
@@ -17,8 +18,8 @@ use csi_proto::windlass::v1::transfers_server::Transfers as _;
 use futures::StreamExt;
 use s3::S3Server;
 use tonic::{Code, Request, Status};
-use windlass::agent::{RepositoryWitness, Transfers};
-use windlass::mount::memory::MemoryMounter;
+use windlass::agent::{AgentLayer, Transfers};
+use windlass::node::NodeLayer;
 use windlass::node::blocks::PoolBlocks;
 use windlass::repository::{KdfCost, Password, Repository, connect};
 
@@ -56,17 +57,15 @@ async fn export(node: &Node, snapshot: &str, mut secret: HashMap<String, String>
     assert_eq!(last.state(), windlass_proto::TransferState::Succeeded, "{}", last.message);
 }
 
-/// A node whose only pool is new.
-async fn elsewhere() -> Node {
-    let mounter = Arc::new(MemoryMounter::new());
-    let pools = vec![pool(&mounter, 1 << 30)];
-    let directory = Arc::new(tempfile::tempdir().unwrap());
-    let boot_id = windlass::mount::boot_id().unwrap();
-    Node::over(directory, mounter, pools, &boot_id, "csi.sock", |layer| layer.with_witness(Arc::new(RepositoryWitness))).await
+/// An agent over a node whose only pool is new, and the node.
+async fn elsewhere() -> (AgentLayer<NodeLayer>, Node) {
+    let node = Node::start().await;
+    let blocks = Arc::new(PoolBlocks::new(node.pools.clone()));
+    (AgentLayer::new(node.layer.clone(), blocks, "elsewhere"), node)
 }
 
-async fn list(node: &Node, request: ListSnapshotsRequest) -> Result<Vec<Snapshot>, Status> {
-    let listed = node.controller.clone().list_snapshots(request).await?.into_inner();
+async fn list(agent: &AgentLayer<NodeLayer>, request: ListSnapshotsRequest) -> Result<Vec<Snapshot>, Status> {
+    let listed = agent.list_snapshots(Request::new(request)).await?.into_inner();
     assert_eq!(listed.next_token, "");
     Ok(listed.entries.into_iter().map(|entry| entry.snapshot.unwrap()).collect())
 }
@@ -83,34 +82,43 @@ async fn an_exported_snapshot_is_listed_where_its_pool_never_was_to_who_brings_t
     let snapshots = [source.snapshot("first", &volume).await.unwrap(), source.snapshot("second", &volume).await.unwrap()];
     export(&source, &snapshots[0].snapshot_id, secrets.clone()).await;
 
-    let node = elsewhere().await;
+    let (agent, node) = elsewhere().await;
     let [exported, local] = snapshots;
-    let request = ListSnapshotsRequest { snapshot_id: exported.snapshot_id.clone(), secrets, ..Default::default() };
-    assert_eq!(list(&node, request.clone()).await.unwrap(), std::slice::from_ref(&exported));
-    let of_source = ListSnapshotsRequest { source_volume_id: volume, ..request.clone() };
-    assert_eq!(list(&node, of_source).await.unwrap(), std::slice::from_ref(&exported));
-    let of_another = ListSnapshotsRequest { source_volume_id: VOLUME_ELSEWHERE.into(), ..request.clone() };
-    assert_eq!(list(&node, of_another).await.unwrap(), []);
-    let get = GetSnapshotRequest { snapshot_id: exported.snapshot_id.clone(), secrets: request.secrets.clone() };
-    assert_eq!(node.controller.clone().get_snapshot(get).await.unwrap().into_inner().snapshot, Some(exported));
+    let exported_id = exported.snapshot_id.clone();
+    let request = || ListSnapshotsRequest { snapshot_id: exported_id.clone(), secrets: secrets.clone(), ..Default::default() };
+    assert_eq!(list(&agent, request()).await.unwrap(), std::slice::from_ref(&exported));
+    let of_source = ListSnapshotsRequest { source_volume_id: volume, ..request() };
+    assert_eq!(list(&agent, of_source).await.unwrap(), std::slice::from_ref(&exported));
+    let of_another = ListSnapshotsRequest { source_volume_id: VOLUME_ELSEWHERE.into(), ..request() };
+    assert_eq!(list(&agent, of_another).await.unwrap(), []);
+    let get = GetSnapshotRequest { snapshot_id: exported.snapshot_id.clone(), secrets: secrets.clone() };
+    assert_eq!(agent.get_snapshot(Request::new(get)).await.unwrap().into_inner().snapshot, Some(exported));
 
     // What it does not hold, its pool may: only the owner says "not found".
-    let code = async |request| list(&node, request).await.map_err(|status| status.code());
+    let code = async |request| list(&agent, request).await.map_err(|status| status.code());
     let unknown = Err(Code::Unavailable);
-    assert_eq!(code(ListSnapshotsRequest { snapshot_id: local.snapshot_id, ..request.clone() }).await, unknown);
-    assert_eq!(code(ListSnapshotsRequest { secrets: secret(&server, "others"), ..request.clone() }).await, unknown);
-    assert_eq!(code(ListSnapshotsRequest { secrets: HashMap::new(), ..request.clone() }).await, unknown);
+    assert_eq!(code(ListSnapshotsRequest { snapshot_id: local.snapshot_id, ..request() }).await, unknown);
+    assert_eq!(code(ListSnapshotsRequest { secrets: secret(&server, "others"), ..request() }).await, unknown);
+    assert_eq!(code(ListSnapshotsRequest { secrets: HashMap::new(), ..request() }).await, unknown);
     assert_eq!(
-        code(ListSnapshotsRequest { secrets: secret(&server, "nowhere"), ..request.clone() }).await,
+        code(ListSnapshotsRequest { secrets: secret(&server, "nowhere"), ..request() }).await,
         Err(Code::FailedPrecondition)
     );
 
     let with = |key: &str, value: &str| {
-        let mut secrets = request.secrets.clone();
+        let mut secrets = secrets.clone();
         secrets.insert(key.to_owned(), value.to_owned());
-        ListSnapshotsRequest { secrets, ..request.clone() }
+        ListSnapshotsRequest { secrets, ..request() }
     };
     assert_eq!(code(with("RESTIC_PASSWORD", "wrong")).await, Err(Code::PermissionDenied));
     assert_eq!(code(with("RESTIC_PASSWORD_FILE", "/etc/passwd")).await, Err(Code::InvalidArgument));
     assert_eq!(code(with("RESTIC_REPOSITORY", "/var/lib/repository")).await, Err(Code::InvalidArgument));
+
+    // The node beneath never sees the secrets: it would refuse them, for it serves no repository.
+    let request = request();
+    let strict =
+        AgentLayer::new(node.layer.clone().without_repositories(), Arc::new(PoolBlocks::new(node.pools.clone())), "strict");
+    let refused = node.layer.clone().without_repositories().list_snapshots(Request::new(request.clone())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(list(&strict, request).await.unwrap().len(), 1);
 }

@@ -1,4 +1,5 @@
-//! A layer is the same to those above it wherever it is: called in the same process, behind a unix socket, or behind two of them. Answers, codes
+//! A layer is the same to those above it wherever it is: called in the same process, beneath an agent's, behind a unix socket, or behind two of
+//! them. Answers, codes
 //! and texts are equal, streams included, and so is what happens when the caller goes away.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly, wherever it does")]
@@ -21,20 +22,26 @@ use futures::StreamExt;
 use listing_pool::injected;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
+use windlass::agent::AgentLayer;
 use windlass::csi::plugin::Plugin;
 use windlass::csi::remote::RemotePlugin;
 use windlass::csi::server::{PrivateSocket, routes, serve};
 use windlass::mount::memory::MemoryMounter;
 use windlass::node::NodeLayer;
+use windlass::node::blocks::PoolBlocks;
 use windlass::pool::memory::{MemoryPool, Moment, Verb};
 use windlass::types::ByteRange;
 
 const WRITER: Mode = Mode::SingleNodeWriter;
 const BLOCK: u64 = 4096;
 
-/// One layer by its three ways.
+/// One layer by its ways.
 struct Ways {
     itself: NodeLayer,
+    /// Beneath an agent.
+    agent: AgentLayer<NodeLayer>,
+    /// Behind a socket, beneath an agent.
+    remote_agent: AgentLayer<RemotePlugin>,
     remote: RemotePlugin,
     twice_remote: RemotePlugin,
     stop: CancellationToken,
@@ -53,7 +60,10 @@ impl Ways {
         let stop = CancellationToken::new();
         tokio::spawn(serve(PrivateSocket::bind(&path).unwrap(), routes(&Arc::new(remote.clone())), stop.clone()));
         let twice_remote = RemotePlugin::new(csi_harness::channel(&path).await);
-        Self { itself: node.layer.clone(), remote, twice_remote, stop }
+        let blocks = || Arc::new(PoolBlocks::new(node.pools.clone()));
+        let agent = AgentLayer::new(node.layer.clone(), blocks(), "bench");
+        let remote_agent = AgentLayer::new(remote.clone(), blocks(), "bench");
+        Self { itself: node.layer.clone(), agent, remote_agent, remote, twice_remote, stop }
     }
 }
 
@@ -62,6 +72,10 @@ macro_rules! same_by_each_way {
     ($ways:expr, $plugin:ident => $call:expr) => {{
         let $plugin = &$ways.itself;
         let itself = $call.await;
+        let $plugin = &$ways.agent;
+        assert_eq!($call.await, itself, "beneath an agent");
+        let $plugin = &$ways.remote_agent;
+        assert_eq!($call.await, itself, "behind a socket, beneath an agent");
         let $plugin = &$ways.remote;
         assert_eq!($call.await, itself, "behind a socket");
         let $plugin = &$ways.twice_remote;
@@ -242,7 +256,9 @@ async fn a_caller_that_goes_away_leaves_its_work_by_each_way() {
     given_up(&ways.itself, "itself", &memory).await;
     given_up(&ways.remote, "remote", &memory).await;
     given_up(&ways.twice_remote, "twice", &memory).await;
-    assert_eq!(node.pools[0].volumes().unwrap().len(), 3);
+    given_up(&ways.agent, "agent", &memory).await;
+    given_up(&ways.remote_agent, "remote-agent", &memory).await;
+    assert_eq!(node.pools[0].volumes().unwrap().len(), 5);
 }
 
 /// A stream that is dropped ends the listing beneath it, however far below that is.
@@ -275,6 +291,8 @@ async fn a_stream_that_is_given_up_ends_its_listing_by_each_way() {
     dropped(&ways.itself, &snapshot, &ends).await;
     dropped(&ways.remote, &snapshot, &ends).await;
     dropped(&ways.twice_remote, &snapshot, &ends).await;
+    dropped(&ways.agent, &snapshot, &ends).await;
+    dropped(&ways.remote_agent, &snapshot, &ends).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,17 @@
 //! It knows no pool and no mount, opens no device and needs no privilege: [`crate::blocks`] gives it descriptors. Passwords and store
 //! credentials end here.
 //!
+//! * [`AgentLayer`] owns the layer below it, and is one itself.
 //! * [`transfers`] is the internal service that starts exports and restores, watches and cancels them.
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
 
+mod credentials;
+mod layer;
+mod secrets;
+mod services;
 pub mod transfers;
+mod witness;
 
-pub use transfers::{RepositoryWitness, Transfers};
+pub use layer::AgentLayer;
+pub use transfers::Transfers;

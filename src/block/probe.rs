@@ -75,17 +75,9 @@ pub fn detect(head: &[u8], tail: &[u8]) -> Finding {
         },
         1 => found.swap_remove(0),
         _ => {
-            let names: Vec<_> = found.into_iter().map(name_of).collect();
+            let names: Vec<_> = found.iter().map(ToString::to_string).collect();
             Finding::Foreign(format!("several at once: {}", names.join(" and ")))
         }
-    }
-}
-
-fn name_of(finding: Finding) -> String {
-    match Probe::from(finding) {
-        Probe::Blank => "nothing".to_owned(),
-        Probe::FileSystem(fs_type) => fs_type.to_string(),
-        Probe::Other(name) => name,
     }
 }
 

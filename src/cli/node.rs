@@ -15,8 +15,9 @@
 //! of that module also how often at most). Which pools a node has may come from one file for all nodes (`--pool-config`); a node that has none
 //! serves all the same, with no topology but its name and with no room: it was chosen to run there.
 //!
-//! With `--no-repositories` nothing of this process speaks to an object store: no Transfers service, no witness for
-//! snapshots of other pools, and requests that name a repository are refused.
+//! The agent's layer stands over the node's in the same process. With `--no-repositories` it is left out, and nothing of this process
+//! speaks to an object store: no Transfers service, no witness for snapshots of other pools, and requests that name a repository are
+//! refused.
 //!
 //! Events that `kubectl describe` shows are made by nobody here: this process has no access to the API server. In this profile the stock
 //! sidecars make them of our answers (a refused creation, an expansion that failed), and the kubelet of what NodeStageVolume and
@@ -37,7 +38,7 @@ use csi_proto::windlass::v1::pools_server::PoolsServer;
 use csi_proto::windlass::v1::transfers_server::TransfersServer;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{RepositoryWitness, Transfers};
+use crate::agent::AgentLayer;
 use crate::csi::NodeName;
 use crate::csi::server::{self, PrivateSocket, SocketError};
 use crate::failpoint;
@@ -153,19 +154,21 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
 
     let Opened { layer, pools } = opened;
     let layer = match repositories {
-        Repositories::Served => layer.with_witness(Arc::new(RepositoryWitness)),
+        Repositories::Served => layer,
         Repositories::NotServed => layer.without_repositories(),
     };
     let layer = if registration.is_some() { layer.with_fixed_offer() } else { layer };
-    let mut routes = node::routes(&layer)
-        .add_service(PoolsServer::new(PoolsService::new(pools.clone())).max_encoding_message_size(usize::MAX));
-    let transfers = match repositories {
-        Repositories::Served => Some(Transfers::new(Arc::new(PoolBlocks::new(pools.clone())), layer.node().as_str())),
-        Repositories::NotServed => None,
+    let (routes, transfers) = match repositories {
+        Repositories::Served => {
+            let blocks = Arc::new(PoolBlocks::new(pools.clone()));
+            let agent = Arc::new(AgentLayer::new(layer.clone(), blocks, layer.node().as_str()));
+            let transfers = agent.transfers().clone();
+            let routes = server::routes(&agent).add_service(server::node_service(&Arc::new(layer.clone())));
+            (routes.add_service(TransfersServer::new(transfers.clone())), Some(transfers))
+        }
+        Repositories::NotServed => (node::routes(&layer), None),
     };
-    if let Some(transfers) = &transfers {
-        routes = routes.add_service(TransfersServer::new(transfers.clone()));
-    }
+    let routes = routes.add_service(PoolsServer::new(PoolsService::new(pools.clone())).max_encoding_message_size(usize::MAX));
     print_text(&format!("ready {endpoint}"))?;
 
     // Whatever ends first ends the others.

@@ -20,7 +20,6 @@ pub mod status;
 pub mod token;
 pub mod topology;
 pub mod validate;
-pub mod witness;
 
 pub use topology::{NodeName, NodeNameError};
 

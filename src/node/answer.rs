@@ -3,7 +3,6 @@
 use csi_proto::csi::v1 as proto;
 
 use crate::csi::topology;
-use crate::csi::witness::WitnessedSnapshot;
 use crate::pool::record::{Snapshot, Volume};
 use crate::types::{Object, PoolId, SnapshotHandle, Timestamp, VolumeHandle, VolumeSize};
 
@@ -65,20 +64,6 @@ pub(super) fn snapshot(pool: PoolId, snapshot: &Snapshot) -> proto::Snapshot {
         ready_to_use: true,
         group_snapshot_id: String::new(),
         // Belongs to a capability that is not advertised.
-        accessible_topology: Vec::new(),
-    }
-}
-
-/// A snapshot whose pool is not here.
-pub(super) fn witnessed_snapshot(snapshot: &WitnessedSnapshot) -> proto::Snapshot {
-    proto::Snapshot {
-        size_bytes: size(snapshot.size),
-        snapshot_id: snapshot.handle.to_string(),
-        source_volume_id: snapshot.source.to_string(),
-        creation_time: Some(timestamp(snapshot.created)),
-        // An export is visible only when it is whole.
-        ready_to_use: true,
-        group_snapshot_id: String::new(),
         accessible_topology: Vec::new(),
     }
 }

@@ -13,13 +13,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tonic::Status;
 use tonic::service::Routes;
 
-use crate::csi::error::{RequestError, no_such};
+use crate::csi::error::{Fault, RequestError, no_such};
 use crate::csi::locks::{Guard, Hold, Key, Locks};
 use crate::csi::server;
 use crate::csi::topology::NodeName;
-use crate::csi::witness::SnapshotWitness;
 use crate::mount::Mounter;
 use crate::mount::path::Root;
 use crate::pool::kernel_devices::{KernelDevices, SystemDevices};
@@ -29,6 +29,7 @@ use crate::pool::set::PoolSet;
 use crate::types::{PoolId, SnapshotHandle, VolumeHandle};
 
 use super::error::CallError;
+use super::status;
 
 /// How long a look at a mounted file system's fill state may take: the kubelet asks every minute and must not pile up.
 const STATISTICS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,7 +58,6 @@ pub struct NodeLayer {
     pub(super) boot_id: Arc<str>,
     pub(super) statistics_timeout: Duration,
     pub(super) locks: Locks,
-    pub(super) witness: Option<Arc<dyn SnapshotWitness>>,
     repositories: Repositories,
     /// The pools that NodeGetInfo answers, once they are fixed; `None` when it answers those that are open.
     offer: Option<Arc<OnceLock<Vec<PoolId>>>>,
@@ -94,7 +94,6 @@ impl NodeLayer {
             boot_id: boot_id.into(),
             statistics_timeout,
             locks: Locks::default(),
-            witness: None,
             repositories: Repositories::Served,
             offer: None,
         }
@@ -102,7 +101,7 @@ impl NodeLayer {
 
     /// The same layer, that refuses requests which name a repository.
     pub fn without_repositories(self) -> Self {
-        Self { witness: None, repositories: Repositories::NotServed, ..self }
+        Self { repositories: Repositories::NotServed, ..self }
     }
 
     /// The same layer, that answers NodeGetInfo with the same pools as long as it lives: those that are open when it is first asked. All who ask
@@ -139,14 +138,16 @@ impl NodeLayer {
         Err(RequestError::precondition("secrets", reason))
     }
 
+    /// The status of a read that brought secrets: a repository might know a snapshot whose pool is not here, if one were served.
+    pub(super) fn read_by_secret(&self, error: CallError, secrets: &HashMap<String, String>) -> Status {
+        let elsewhere = matches!(&error, CallError::Request(error) if error.fault == Fault::PoolElsewhere);
+        let refusal = if elsewhere { self.check_secrets(secrets).err() } else { None };
+        status::read(refusal.map_or(error, CallError::from))
+    }
+
     /// The same layer, that finds devices of volumes there instead of in the kernel of this machine.
     pub fn with_devices(self, devices: Arc<dyn KernelDevices>) -> Self {
         Self { devices, ..self }
-    }
-
-    /// The same layer, that asks `witness` about snapshots whose pools are not here.
-    pub fn with_witness(self, witness: Arc<dyn SnapshotWitness>) -> Self {
-        Self { witness: Some(witness), ..self }
     }
 
     /// The pools of this node that are open.

@@ -10,7 +10,6 @@
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
 
 mod answer;
-mod appeal;
 pub mod blocks;
 mod controller;
 pub mod error;

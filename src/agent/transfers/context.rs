@@ -17,6 +17,6 @@ pub(super) struct Context {
 }
 
 /// The tag by which an export is found again.
-pub(super) fn handle_tag(handle: SnapshotHandle) -> String {
+pub(in crate::agent) fn handle_tag(handle: SnapshotHandle) -> String {
     format!("handle={handle}")
 }

@@ -10,18 +10,15 @@
 //! Passwords and store credentials live in the opened repository, in memory, until the transfer ends. They are in no message,
 //! log line or state.
 
-mod context;
+pub(super) mod context;
 mod export;
 mod message;
 mod previous;
 mod registry;
 mod restore;
-mod secrets;
-mod status;
-mod witness;
+pub(super) mod status;
 
 pub use registry::{MAX_ENDED, MAX_RUNNING};
-pub use witness::RepositoryWitness;
 
 use std::pin::Pin;
 use std::sync::Arc;

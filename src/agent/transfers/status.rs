@@ -15,7 +15,7 @@ use crate::types::error::chain;
 use super::registry::{SlotError, TransferFailure};
 
 /// A repository that does not open, or does not hold what was asked for.
-pub(super) fn repository(error: &RepositoryError) -> Status {
+pub(in crate::agent) fn repository(error: &RepositoryError) -> Status {
     let code = match error {
         // What an index names is to be there.
         RepositoryError::Store(StoreError::NotFound { object }) if object.starts_with(Kind::Data.folder()) => Code::DataLoss,

@@ -57,7 +57,6 @@ pub(super) fn get_volume(
 }
 
 /// Which snapshots are asked for. The inner `None` is the handle of nothing, which matches nothing.
-#[derive(Clone)]
 pub(super) struct SnapshotFilter {
     snapshot: Option<Option<SnapshotHandle>>,
     source: Option<Option<VolumeHandle>>,
@@ -79,16 +78,6 @@ pub(super) fn check_snapshots(layer: &NodeLayer, request: proto::ListSnapshotsRe
             |handle: &SnapshotHandle| handle.pool,
         )?,
     })
-}
-
-impl SnapshotFilter {
-    /// The list of the one snapshot that is asked for, as a witness knows it.
-    pub(super) fn only(&self, witnessed: proto::Snapshot) -> proto::ListSnapshotsResponse {
-        let of_another = self.source.is_some_and(|source| source.is_none_or(|it| it.to_string() != witnessed.source_volume_id));
-        let entry = proto::list_snapshots_response::Entry { snapshot: Some(witnessed) };
-        let entries = if of_another { Vec::new() } else { vec![entry] };
-        proto::ListSnapshotsResponse { entries, next_token: String::new() }
-    }
 }
 
 pub(super) fn snapshots(layer: &NodeLayer, filter: SnapshotFilter) -> Result<proto::ListSnapshotsResponse, CallError> {

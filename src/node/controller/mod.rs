@@ -14,11 +14,10 @@ use proto::controller_service_capability::rpc::Type as RpcType;
 use proto::controller_service_capability::{Rpc, Type};
 use tonic::{Request, Response, Status};
 
-use crate::csi::call::{call, detached};
+use crate::csi::call::call;
 use crate::csi::status::unimplemented;
 use crate::node::status;
 
-use super::appeal::Appeal;
 use super::layer::NodeLayer;
 
 /// What is advertised. Where volumes are published is not, for that is told by drivers that publish in the controller. Volume health is not: sidecars and test suites of CSI 1.12 refuse values they do not know.
@@ -127,34 +126,17 @@ impl Controller for NodeLayer {
         &self,
         request: Request<proto::ListSnapshotsRequest>,
     ) -> Result<Response<proto::ListSnapshotsResponse>, Status> {
-        let request = request.into_inner();
-        let appeal = Appeal::new(&request.snapshot_id, &request.secrets);
-        let filter = lists::check_snapshots(self, request).map_err(|error| status::read(error.into()))?;
-        let (layer, asked) = (self.clone(), filter.clone());
-        match detached(move || lists::snapshots(&layer, asked)).await {
-            Ok(listed) => Ok(Response::new(listed)),
-            Err(error) => match appeal.hear(self, &error).await? {
-                Some(witnessed) => Ok(Response::new(filter.only(witnessed))),
-                None => Err(status::read(error)),
-            },
-        }
+        let secrets = request.get_ref().secrets.clone();
+        let check = |request| lists::check_snapshots(self, request);
+        call(self, request, check, lists::snapshots, |error| self.read_by_secret(error, &secrets)).await
     }
 
     async fn get_snapshot(
         &self,
         request: Request<proto::GetSnapshotRequest>,
     ) -> Result<Response<proto::GetSnapshotResponse>, Status> {
-        let request = request.into_inner();
-        let appeal = Appeal::new(&request.snapshot_id, &request.secrets);
-        let handle = snapshots::check_get(request).map_err(|error| status::read(error.into()))?;
-        let layer = self.clone();
-        match detached(move || snapshots::get(&layer, handle)).await {
-            Ok(found) => Ok(Response::new(found)),
-            Err(error) => match appeal.hear(self, &error).await? {
-                Some(witnessed) => Ok(Response::new(proto::GetSnapshotResponse { snapshot: Some(witnessed) })),
-                None => Err(status::read(error)),
-            },
-        }
+        let secrets = request.get_ref().secrets.clone();
+        call(self, request, snapshots::check_get, snapshots::get, |error| self.read_by_secret(error, &secrets)).await
     }
 
     async fn controller_expand_volume(

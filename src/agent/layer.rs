@@ -1,0 +1,107 @@
+//! The agent layer: a node's services, with what needs a network and credentials around them.
+//!
+//! It owns the layer below and is one itself. A call goes on without the secrets that came with it: the process that holds the disks
+//! holds no credentials. What the layer below cannot tell of a snapshot, whose pool is not there, a repository may (`witness`).
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use csi_proto::csi::v1 as proto;
+use tonic::{Code, Request, Response, Status};
+
+use crate::blocks::Blocks;
+use crate::csi::plugin::Plugin;
+
+use super::credentials::{self, Credentialed};
+use super::transfers::Transfers;
+use super::witness::{self, WitnessedSnapshot};
+
+/// The agent's services over those of a node. Clones are the same layer.
+#[derive(Clone)]
+pub struct AgentLayer<P> {
+    below: P,
+    transfers: Transfers,
+}
+
+/// A call of a layer that runs.
+type Call<'a, A> = Pin<Box<dyn Future<Output = Result<Response<A>, Status>> + Send + 'a>>;
+
+impl<P: Plugin> AgentLayer<P> {
+    /// The layer over that of the node with this name, and over what it hands out.
+    pub fn new(below: P, blocks: Arc<dyn Blocks>, node: &str) -> Self {
+        Self { below, transfers: Transfers::new(blocks, node) }
+    }
+
+    /// The internal service for exports and restores.
+    pub fn transfers(&self) -> &Transfers {
+        &self.transfers
+    }
+
+    /// Passes a call on.
+    pub(super) async fn forward<'a, Q: Credentialed, A>(
+        &'a self,
+        request: Request<Q>,
+        call: impl FnOnce(&'a P, Request<Q>) -> Call<'a, A>,
+    ) -> Result<Response<A>, Status> {
+        let (request, _) = credentials::split(request)?;
+        call(&self.below, request).await
+    }
+
+    pub(super) async fn list_snapshots_or_ask_a_witness(
+        &self,
+        request: Request<proto::ListSnapshotsRequest>,
+    ) -> Result<Response<proto::ListSnapshotsResponse>, Status> {
+        let (request, secrets) = credentials::split(request)?;
+        let (snapshot, source) = (request.get_ref().snapshot_id.clone(), request.get_ref().source_volume_id.clone());
+        match self.below.list_snapshots(request).await {
+            Err(refusal) => match witnessed(&snapshot, secrets, &refusal).await? {
+                Some(witnessed) => Ok(Response::new(only(&witnessed, &source))),
+                None => Err(refusal),
+            },
+            listed => listed,
+        }
+    }
+
+    pub(super) async fn get_snapshot_or_ask_a_witness(
+        &self,
+        request: Request<proto::GetSnapshotRequest>,
+    ) -> Result<Response<proto::GetSnapshotResponse>, Status> {
+        let (request, secrets) = credentials::split(request)?;
+        let snapshot = request.get_ref().snapshot_id.clone();
+        match self.below.get_snapshot(request).await {
+            Err(refusal) => match witnessed(&snapshot, secrets, &refusal).await? {
+                Some(witnessed) => Ok(Response::new(proto::GetSnapshotResponse { snapshot: Some((&witnessed).into()) })),
+                None => Err(refusal),
+            },
+            found => found,
+        }
+    }
+}
+
+/// What a repository says of a snapshot after the layer below has answered with `refusal`; `None` when none is to be asked or it knows
+/// nothing.
+///
+/// # Errors
+/// Those of [`witness::snapshot`].
+async fn witnessed(
+    snapshot: &str,
+    secrets: HashMap<String, String>,
+    refusal: &Status,
+) -> Result<Option<WitnessedSnapshot>, Status> {
+    // Of all else its pool has the last word.
+    if refusal.code() != Code::Unavailable || secrets.is_empty() {
+        return Ok(None);
+    }
+    match snapshot.parse() {
+        Ok(handle) => witness::snapshot(handle, secrets).await,
+        Err(_) => Ok(None),
+    }
+}
+
+/// The list of one snapshot, of those whose volume is `source` unless that is empty.
+fn only(witnessed: &WitnessedSnapshot, source: &str) -> proto::ListSnapshotsResponse {
+    let is_asked_for = source.is_empty() || source == witnessed.source.to_string();
+    let entry = proto::list_snapshots_response::Entry { snapshot: Some(witnessed.into()) };
+    proto::ListSnapshotsResponse { entries: is_asked_for.then_some(entry).into_iter().collect(), next_token: String::new() }
+}
