@@ -4,7 +4,7 @@ use std::fmt;
 
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, sha_ni};
-use super::{lanes, portable, single};
+use super::{lanes, plan, portable, single};
 
 /// A way to compute SHA-256 of several messages. All give the same digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,7 +84,7 @@ impl Kernel {
     /// When there are not as many digests as inputs.
     pub fn sha256_many(self, inputs: &[&[u8]], digests: &mut [[u8; 32]]) -> Result<(), Unavailable> {
         assert_eq!(inputs.len(), digests.len(), "one digest for each input");
-        self.hash_ordered(&super::longest_first(inputs), inputs, digests)
+        self.hash_ordered(&plan::longest_first(inputs), inputs, digests)
     }
 
     /// Hashes `inputs[i]` into `digests[i]` for each `i` of `order`, which is longest first.

@@ -70,8 +70,6 @@ mod sha_ni;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
-
 pub use kernel::{Kernel, Unavailable};
 pub use single::{Hasher, sha256};
 
@@ -93,7 +91,7 @@ pub fn sha256_many(inputs: &[&[u8]], digests: &mut [[u8; 32]]) {
 /// Each tier takes the messages worth its lanes and leaves the longest others to the next; the single stream takes the rest,
 /// also that of a tier this processor turns out not to have.
 fn hash_by(tiers: &[Tier], inputs: &[&[u8]], digests: &mut [[u8; 32]]) {
-    let order = longest_first(inputs);
+    let order = plan::longest_first(inputs);
     let blocks: Vec<u64> = order.iter().map(|index| block::block_count(inputs[*index].len())).collect();
     let mut left = order.len();
     for (wide, narrow) in tiers.iter().zip(tiers.iter().skip(1)) {
@@ -109,11 +107,4 @@ fn hash_by(tiers: &[Tier], inputs: &[&[u8]], digests: &mut [[u8; 32]]) {
     for index in &order[..left] {
         digests[*index] = sha256(inputs[*index]);
     }
-}
-
-/// Indices of the inputs, longest first; of equals the first first.
-fn longest_first(inputs: &[&[u8]]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..inputs.len()).collect();
-    order.sort_by_key(|index| Reverse(inputs[*index].len()));
-    order
 }

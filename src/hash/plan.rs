@@ -4,6 +4,8 @@
 //! would pay for two full runs, and one long message among short ones for all of its own length; the messages that would
 //! cause this are better hashed apart. Which ones is decided before anything is hashed, from the lengths alone.
 
+use std::cmp::Reverse;
+
 /// A way to hash: its lanes, and what one step of all of them costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cost {
@@ -33,6 +35,13 @@ fn steps(blocks: &[u64], lanes: usize) -> u64 {
     let total = blocks.iter().sum::<u64>().div_ceil(lanes as u64);
     let stacked = blocks.iter().step_by(lanes).zip(1..).map(|(length, carried)| length * carried).max();
     total.max(stacked.unwrap_or(0))
+}
+
+/// Indices of the inputs, longest first; of equals the first first.
+pub(super) fn longest_first(inputs: &[&[u8]]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..inputs.len()).collect();
+    order.sort_by_key(|index| Reverse(inputs[*index].len()));
+    order
 }
 
 #[cfg(test)]

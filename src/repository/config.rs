@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::crypto::{NoRandomness, Sealer, random};
-use super::error::{Damage, RepositoryError};
+use super::crypto::Sealer;
+use super::damage::Damage;
+use super::error::RepositoryError;
 use super::id::Id;
 use super::polynomial;
+use super::random::{NoRandomness, random};
 use super::store::Key;
 
 /// The only format version read and written here: the first with compression.

@@ -12,7 +12,8 @@ use poly1305::Poly1305;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::error::Damage;
+use super::damage::Damage;
+use super::random::{NoRandomness, random};
 
 mod stream;
 
@@ -26,22 +27,6 @@ pub const CODE_BYTES: usize = 16;
 pub const OVERHEAD: usize = COUNTER_BYTES + CODE_BYTES;
 
 type Cipher = ctr::Ctr128BE<aes::Aes256>;
-
-/// The operating system gave no random numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the system's random number generator failed")]
-pub struct NoRandomness;
-
-/// Fresh bytes of the operating system's cryptographic random number generator. A library's own would have to be seeded first, by each
-/// process: that of aws-lc takes 30 ms for it.
-///
-/// # Errors
-/// [`NoRandomness`], which the platforms we run on do not produce in practice.
-pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|_| NoRandomness)?;
-    Ok(bytes)
-}
 
 /// The secrets of a key, wiped when dropped.
 pub(super) struct Secrets {

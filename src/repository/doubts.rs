@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{Cached, RepositoryCache};
 use super::error::RepositoryError;
-use super::id::{Hasher, Id};
+use super::id::{Id, IdHasher};
 use super::index::{Index, IndexedPack};
 use super::open::Repository;
 use super::store::{Key, Kind, Listed, StoreError};
@@ -226,7 +226,7 @@ impl Repository {
 
     /// Whether the bytes of a pack hash to its name.
     async fn is_sound(&self, pack: &IndexedPack) -> Result<bool, RepositoryError> {
-        let (mut hasher, mut offset) = (Hasher::new(), 0);
+        let (mut hasher, mut offset) = (IdHasher::new(), 0);
         while offset < pack.bytes {
             let end = (offset + STEP_BYTES).min(pack.bytes);
             match self.read_pack_range(&pack.id, offset..end).await {

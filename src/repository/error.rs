@@ -1,41 +1,12 @@
 //! What may go wrong with a repository.
 
 use super::blob::BlobKind;
-use super::crypto::NoRandomness;
+use super::damage::Damage;
 use super::id::Id;
-use super::lock::LockHolder;
+use super::lock::holder::LockHolder;
+use super::random::NoRandomness;
 use super::store::StoreError;
 use crate::scratch::ScratchError;
-
-/// Why bytes of a repository are not what they must be. Whoever knows the object adds its name
-/// ([`RepositoryError::Damaged`]).
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Damage {
-    /// Too short to hold what it must.
-    #[error("it is too short")]
-    TooShort,
-    /// The message authentication code does not fit: changed, cut, or made with another key.
-    #[error("its authentication code does not match")]
-    Forged,
-    /// The hash of the bytes is not the name they are stored under.
-    #[error("its contents hash to {found}")]
-    WrongHash {
-        /// What they hash to.
-        found: Id,
-    },
-    /// Decompression failed or gave another length than recorded.
-    #[error("it does not decompress: {0}")]
-    Compression(String),
-    /// A leading byte that stands for no known encoding.
-    #[error("its encoding {0} is unknown")]
-    Encoding(u8),
-    /// JSON that does not say what it must.
-    #[error("it does not parse: {0}")]
-    Syntax(String),
-    /// The directory of a pack contradicts itself.
-    #[error("its header is inconsistent: {0}")]
-    Header(&'static str),
-}
 
 /// Why something could not be packed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,7 +68,7 @@ pub enum RepositoryError {
     #[error("wrong password, or no key of this repository fits it")]
     WrongPassword,
     /// The repository has a format that this version does not speak.
-    #[error("the repository has format version {found}; only version {supported} is supported{hint}", hint = version_hint(*found))]
+    #[error("the repository has format version {found}; only version {supported} is supported{hint}", hint = version_hint(*found, *supported))]
     UnsupportedVersion {
         /// Its version.
         found: u32,
@@ -202,10 +173,6 @@ impl RepositoryError {
     }
 }
 
-fn version_hint(found: u32) -> &'static str {
-    if found < super::config::VERSION {
-        "; `restic migrate upgrade_repo_v2` upgrades it"
-    } else {
-        "; it was made by a newer program"
-    }
+fn version_hint(found: u32, supported: u32) -> &'static str {
+    if found < supported { "; `restic migrate upgrade_repo_v2` upgrades it" } else { "; it was made by a newer program" }
 }

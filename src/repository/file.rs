@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::cache::Cached;
 use super::crypto::Sealer;
-use super::error::{Damage, PackError, RepositoryError};
+use super::damage::Damage;
+use super::error::{PackError, RepositoryError};
 use super::id::Id;
 use super::open::Repository;
 use super::store::{Key, Kind, PutMode, StoreError};

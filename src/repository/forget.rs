@@ -12,6 +12,7 @@
 //! a name; a snapshot whose time cannot be read is kept, since no rule can be applied to it.
 
 mod group;
+mod period;
 mod policy;
 mod time;
 
@@ -25,7 +26,8 @@ use super::snapshot::StoredSnapshot;
 use crate::types::Timestamp;
 
 pub use group::{Filter, Group, GroupBy, TagList};
-pub use policy::{Count, Kept, Period, Policy, Span, Verdict};
+pub use period::{Period, Span};
+pub use policy::{Count, Kept, Policy, Verdict};
 
 /// Why no decision was made. Nothing was deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use aws_lc_rs::digest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::hash;
 
 /// A SHA-256 value; written as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,7 +24,7 @@ impl Id {
 
     /// The id of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Hasher::new().finish_with(bytes)
+        Self(hash::sha256(bytes))
     }
 
     /// The id with these bytes.
@@ -86,8 +87,7 @@ const VALUES: [u8; 256] = {
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Digits are text.
-        f.write_str(str::from_utf8(&self.hex()).unwrap_or_default())
+        f.write_str(str::from_utf8(&self.hex()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -130,13 +130,13 @@ impl<'de> Deserialize<'de> for Id {
 }
 
 /// Computes an id of bytes that come in pieces.
-#[derive(Clone)]
-pub struct Hasher(digest::Context);
+#[derive(Debug, Clone, Default)]
+pub struct IdHasher(hash::Hasher);
 
-impl Hasher {
+impl IdHasher {
     /// A hasher of nothing so far.
     pub fn new() -> Self {
-        Self(digest::Context::new(&digest::SHA256))
+        Self::default()
     }
 
     /// Adds `bytes`.
@@ -146,21 +146,7 @@ impl Hasher {
 
     /// The id of everything added.
     pub fn finish(self) -> Id {
-        let digest = self.0.finish();
-        let mut bytes = [0; Id::LENGTH];
-        bytes.copy_from_slice(digest.as_ref());
-        Id(bytes)
-    }
-
-    fn finish_with(mut self, bytes: &[u8]) -> Id {
-        self.update(bytes);
-        self.finish()
-    }
-}
-
-impl Default for Hasher {
-    fn default() -> Self {
-        Self::new()
+        Id(self.0.finish())
     }
 }
 
@@ -188,7 +174,7 @@ mod tests {
         #[test]
         fn pieces_hash_like_the_whole(bytes: Vec<u8>, cut: prop::sample::Index) {
             let cut = cut.index(bytes.len() + 1);
-            let mut hasher = Hasher::new();
+            let mut hasher = IdHasher::new();
             hasher.update(&bytes[..cut]);
             hasher.update(&bytes[cut..]);
             prop_assert_eq!(hasher.finish(), Id::of(&bytes));

@@ -252,7 +252,7 @@ mod tests {
     use super::file::{IndexFile, decode};
     use super::*;
     use crate::repository::blob::PackedBlob;
-    use crate::repository::error::Damage;
+    use crate::repository::damage::Damage;
     use proptest::prelude::*;
 
     fn id(number: u64) -> Id {

@@ -6,9 +6,10 @@
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::crypto::{NoRandomness, Sealer, Secrets, random};
-use super::error::Damage;
+use super::crypto::{Sealer, Secrets};
+use super::damage::Damage;
 use super::password::Password;
+use super::random::{NoRandomness, random};
 
 const SALT_BYTES: usize = 64;
 /// Most memory a derivation may take: restic's own calibration stays below 64 MiB.

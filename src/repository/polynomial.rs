@@ -1,7 +1,7 @@
 //! The polynomial over GF(2) that restic cuts files by. We cut at fixed offsets and never use it, but `restic backup` into
 //! the same repository does, and restic refuses a repository whose polynomial is not irreducible of degree 53.
 
-use super::crypto::{NoRandomness, random};
+use super::random::{NoRandomness, random};
 
 const DEGREE: u32 = 53;
 

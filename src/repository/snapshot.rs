@@ -6,7 +6,8 @@
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::error::{Damage, RepositoryError};
+use super::damage::Damage;
+use super::error::RepositoryError;
 use super::id::Id;
 use super::lock::LockGuard;
 use super::open::Repository;

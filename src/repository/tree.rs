@@ -5,7 +5,9 @@
 //! the reader parses while it decompresses. The sealed tree (about 36 bytes for each blob) and the lists that are read (32 bytes for
 //! each) are in [scratch space](crate::scratch).
 
+mod error;
 mod list;
+mod node;
 mod parse;
 mod read;
 mod write;
@@ -17,62 +19,26 @@ use super::blob::{BlobKind, BlobLocation};
 use super::cache::Cached;
 use super::copies::Copies;
 use super::crypto::Sealer;
-use super::error::{Damage, RepositoryError};
+use super::damage::Damage;
+use super::error::RepositoryError;
 use super::id::Id;
 use super::index::Index;
-use super::open::{Repository, damaged_blob};
+use super::open::Repository;
+use super::read::damaged_blob;
 use super::store::Kind;
 use crate::scratch::{ScratchError, Spill};
 
-pub use list::IdList;
+pub use list::{Content, IdList};
+pub use node::{Node, NodeKind};
 pub use write::{NewFile, NewFolder, PackedTree, pack_folder, pack_folder_beside, pack_tree};
 
-use read::{ReadError, parse_sealed};
+use error::ReadError;
+use read::parse_sealed;
 
 /// Name of the small file that we put beside the folder of a volume's image, and earlier versions beside the image, which is not meant when "the only file" is.
 pub const METADATA_FILE: &str = "meta.json";
 /// Folders within folders that are followed. Trees cannot form a circle, being named by their hash; this bounds memory.
 const MAX_DEPTH: usize = 256;
-
-/// The blobs of a file in order. May be asked for twice and must answer the same.
-pub trait Content: Send + Sync {
-    /// The ids, from the first byte of the file to the last. An error is the last thing that comes.
-    fn ids(&self) -> Box<dyn Iterator<Item = Result<Id, ScratchError>> + '_>;
-}
-
-impl Content for Vec<Id> {
-    fn ids(&self) -> Box<dyn Iterator<Item = Result<Id, ScratchError>> + '_> {
-        Box::new(self.iter().copied().map(Ok))
-    }
-}
-
-/// Names that are the same in JSON, in Go's quoting inside of it, and on every file system.
-fn is_plain_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_+@:=, ".contains(&byte);
-    !matches!(name, "" | "." | "..") && name.len() <= 255 && name.bytes().all(plain)
-}
-
-/// What a node of a tree is.
-#[derive(Debug, Clone)]
-pub enum NodeKind {
-    /// A regular file: its blobs in order.
-    File(IdList),
-    /// A folder: its tree.
-    Folder(Id),
-    /// Anything else, by its name in the format (`symlink`, `dev`, ...).
-    Other(String),
-}
-
-/// An entry of a tree.
-#[derive(Debug, Clone)]
-pub struct Node {
-    /// Name within its folder; bytes that are no UTF-8 show as `\xHH`.
-    pub name: String,
-    /// Length in bytes as recorded; what the blobs add up to decides.
-    pub size: u64,
-    /// What it is.
-    pub kind: NodeKind,
-}
 
 /// A regular file found in a snapshot.
 #[derive(Debug, Clone)]

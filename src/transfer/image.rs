@@ -85,7 +85,8 @@ impl Image {
         let Reading { locking, on_damage } = reading;
         let repository = repository.clone().with_locking(locking);
         let mut patience = repository.patience();
-        let (lock, found) = find_locked(&repository, &choice, which, on_damage, &mut patience, waiting).await?;
+        let wanted = Wanted { choice: &choice, which, on_damage };
+        let (lock, found) = find_locked(&repository, wanted, &mut patience, waiting).await?;
         let Found { index, snapshot, file, metadata, lost_metadata } = found;
         let FoundFile { path, size: size_bytes, content, .. } = file;
         let (which, index) = (which.clone(), Arc::new(index));
@@ -114,8 +115,8 @@ impl Image {
         release(self.lock.take()).await;
         self.patience.wait(excluded, waiting).await?;
         let same = SnapshotChoice::from(&self.snapshot.id.to_string());
-        let (lock, found) =
-            find_locked(&self.repository, &same, &self.which, self.on_damage, &mut self.patience, waiting).await?;
+        let wanted = Wanted { choice: &same, which: &self.which, on_damage: self.on_damage };
+        let (lock, found) = find_locked(&self.repository, wanted, &mut self.patience, waiting).await?;
         self.lock = lock;
         self.index = Arc::new(found.index);
         self.content = found.file.content;
@@ -180,6 +181,14 @@ async fn release(lock: Option<LockGuard>) {
     }
 }
 
+/// Which image is looked for, and how.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    choice: &'a SnapshotChoice,
+    which: &'a FileSelector,
+    on_damage: OnDamage,
+}
+
 /// What an image consists of.
 struct Found {
     index: Index,
@@ -192,15 +201,13 @@ struct Found {
 /// Finds an image under a lock that is announced. What a prune took away that turns out to exclude us is looked for again.
 async fn find_locked(
     repository: &Repository,
-    choice: &SnapshotChoice,
-    which: &FileSelector,
-    on_damage: OnDamage,
+    wanted: Wanted<'_>,
     patience: &mut Patience,
     waiting: Waiting<'_>,
 ) -> Result<(Option<LockGuard>, Found), RepositoryError> {
     loop {
         let lock = repository.announce_to_read(patience, waiting).await?;
-        let error = match find(repository, choice, which, on_damage).await {
+        let error = match find(repository, wanted).await {
             Ok(found) => return Ok((lock, found)),
             Err(error) => error,
         };
@@ -220,12 +227,7 @@ async fn find_locked(
     }
 }
 
-async fn find(
-    repository: &Repository,
-    choice: &SnapshotChoice,
-    which: &FileSelector,
-    on_damage: OnDamage,
-) -> Result<Found, RepositoryError> {
+async fn find(repository: &Repository, Wanted { choice, which, on_damage }: Wanted<'_>) -> Result<Found, RepositoryError> {
     // Snapshots first: whatever one refers to was indexed before it was stored, so an index read later names it.
     let path = match which {
         FileSelector::Path(path) => Some(path.as_str()),

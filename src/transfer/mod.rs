@@ -26,6 +26,7 @@ pub mod plan;
 pub mod progress;
 pub mod reader;
 pub mod restore;
+mod stages;
 pub mod zeros;
 
 pub use budget::{Budget, BudgetError};

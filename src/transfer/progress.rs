@@ -35,7 +35,7 @@ struct Counters {
     phase: AtomicU8,
     total_bytes: AtomicU64,
     done_bytes: AtomicU64,
-    read_bytes: AtomicU64,
+    moved_bytes: AtomicU64,
     new_bytes: AtomicU64,
     stored_bytes: AtomicU64,
     /// What keeps it from going on.
@@ -57,8 +57,8 @@ pub struct ProgressSnapshot {
     pub total_bytes: u64,
     /// How much of the volume is dealt with, zeros and known chunks included.
     pub done_bytes: u64,
-    /// Read from the volume (export), or written to it (restore).
-    pub read_bytes: u64,
+    /// Read from the volume (export), or written to it (restore): what the transfer itself moved.
+    pub moved_bytes: u64,
     /// Plain bytes that the repository did not have. Stays 0 in a restore.
     pub new_bytes: u64,
     /// Bytes stored in the repository (export), or fetched from it (restore).
@@ -79,7 +79,7 @@ impl Progress {
             phase: Phase::ALL.get(phase).copied().unwrap_or(Phase::Done),
             total_bytes: load(&self.0.total_bytes),
             done_bytes: load(&self.0.done_bytes),
-            read_bytes: load(&self.0.read_bytes),
+            moved_bytes: load(&self.0.moved_bytes),
             new_bytes: load(&self.0.new_bytes),
             stored_bytes: load(&self.0.stored_bytes),
         }
@@ -116,7 +116,7 @@ impl Progress {
 
     /// All that was done counts for nothing.
     pub(super) fn begin_anew(&self) {
-        for counter in [&self.0.done_bytes, &self.0.read_bytes, &self.0.new_bytes, &self.0.stored_bytes] {
+        for counter in [&self.0.done_bytes, &self.0.moved_bytes, &self.0.new_bytes, &self.0.stored_bytes] {
             counter.store(0, Ordering::Relaxed);
         }
         self.enter(Phase::Preparing);
@@ -132,7 +132,7 @@ impl Progress {
     }
 
     pub(super) fn moved(&self, bytes: u64) {
-        self.0.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.0.moved_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn new_data(&self, bytes: u64) {
@@ -166,7 +166,7 @@ mod tests {
         progress.done(40);
         progress.moved(30);
         let seen = other.snapshot();
-        assert_eq!((seen.phase, seen.total_bytes, seen.done_bytes, seen.read_bytes), (Phase::Transferring, 100, 40, 30));
+        assert_eq!((seen.phase, seen.total_bytes, seen.done_bytes, seen.moved_bytes), (Phase::Transferring, 100, 40, 30));
         progress.all_done();
         progress.enter(Phase::Done);
         assert_eq!((other.snapshot().done_bytes, other.snapshot().phase), (100, Phase::Done));

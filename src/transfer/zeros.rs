@@ -6,7 +6,7 @@
 //! the first run that is long enough begins with it.
 
 use crate::repository::Id;
-use crate::repository::id::Hasher;
+use crate::repository::id::IdHasher;
 
 /// The zero blob that makes stock restic restore a file sparsely: the smallest chunk of its own chunker.
 pub const SPARSE_HINT_BYTES: u64 = 512 << 10;
@@ -57,7 +57,7 @@ const fn constant(digits: &str) -> Id {
 }
 
 fn id_of_zeros(mut length: u64) -> Id {
-    let (block, mut hasher) = ([0; 16 << 10], Hasher::new());
+    let (block, mut hasher) = ([0; 16 << 10], IdHasher::new());
     while length > 0 {
         let step = length.min(block.len() as u64);
         hasher.update(&block[..step as usize]);

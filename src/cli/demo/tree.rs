@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use crate::repository::Id;
-use crate::repository::id::Hasher;
+use crate::repository::id::IdHasher;
 
 use super::super::exit::{CliError, Exit};
 
@@ -103,7 +103,7 @@ fn copy_file(mut input: File, target: &Path, relative: PathBuf, buffer: &mut [u8
         fs::create_dir_all(parent).map_err(failed)?;
     }
     let mut output = File::create(&path).map_err(failed)?;
-    let mut hasher = Hasher::new();
+    let mut hasher = IdHasher::new();
     let mut bytes = 0;
     loop {
         match input.read(buffer) {
@@ -155,7 +155,7 @@ pub fn compare(
 
 fn hash_of(path: &Path, buffer: &mut [u8]) -> io::Result<(u64, Id)> {
     let mut input = File::open(path)?;
-    let mut hasher = Hasher::new();
+    let mut hasher = IdHasher::new();
     let mut bytes = 0;
     loop {
         match input.read(buffer) {

@@ -1,12 +1,15 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::repository::blob::BlobKind;
+use crate::repository::id::Id;
 use crate::repository::index::IndexWriter;
 use crate::repository::key_file::KdfCost;
 use crate::repository::lock::LockMode;
 use crate::repository::pack::{Compressor, Pack, PackBuilder, Verification};
 use crate::repository::password::Password;
 use crate::repository::snapshot::Snapshot;
+use crate::repository::store::Key;
 use crate::repository::store::fault::{Call, Fault, FaultyStore};
 use crate::repository::store::memory::MemoryStore;
 use crate::repository::store::{PutMode, Store};

@@ -9,8 +9,9 @@ use poly1305::universal_hash::UniversalHash;
 use poly1305::{Block, Poly1305};
 use subtle::ConstantTimeEq;
 
-use super::{CODE_BYTES, COUNTER_BYTES, Cipher, NoRandomness, OVERHEAD, Sealer, random};
-use crate::repository::error::Damage;
+use super::{CODE_BYTES, COUNTER_BYTES, Cipher, OVERHEAD, Sealer};
+use crate::repository::damage::Damage;
+use crate::repository::random::{NoRandomness, random};
 
 /// Bytes of a step; whole blocks of the code.
 const STEP_BYTES: usize = 64 << 10;

@@ -9,7 +9,7 @@ use jiff::fmt::temporal::Pieces;
 use jiff::tz::Offset;
 use jiff::{SignedDuration, Span as Days};
 
-use super::policy::{Period, Span};
+use super::period::{Period, Span};
 use crate::types::Timestamp;
 
 /// A moment, and what calendar and clock show where it is seen. Moments compare, wherever they are seen.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::repository::blob::PackRecord;
 use crate::repository::crypto::OVERHEAD;
-use crate::repository::error::Damage;
+use crate::repository::damage::Damage;
 
 /// An index file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,7 +25,7 @@ use super::page::{Mark, PAGE_BYTES, PAYLOAD_BYTES, PageError, PageWriter, Pages,
 use crate::repository::blob::BlobKind;
 use crate::repository::cache::Cache;
 use crate::repository::crypto::Sealer;
-use crate::repository::id::{Hasher, Id};
+use crate::repository::id::{Id, IdHasher};
 use crate::scratch::ScratchError;
 
 /// Names the layout: another one needs another magic.
@@ -40,7 +40,7 @@ pub(super) const VERIFIED_PAGES: u64 = 4096;
 
 /// The name of the segment of these index files, which are in ascending order.
 pub(super) fn name_of(files: &[Id]) -> Id {
-    let mut hasher = Hasher::new();
+    let mut hasher = IdHasher::new();
     hasher.update(MAGIC);
     files.iter().for_each(|file| hasher.update(file.as_bytes()));
     hasher.finish()

@@ -4,42 +4,17 @@
 //! listed. What is remembered are the locks that the last listing of a repository showed, and the ids of those that this process holds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::LockMode;
+use super::holder::LockHolder;
+use super::mode::LockMode;
 use super::owner::{self, LockOwner};
 use crate::repository::id::Id;
 use crate::repository::time::rfc3339;
 use crate::types::Timestamp;
-
-/// Who holds a lock, for messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LockHolder {
-    /// How.
-    pub mode: LockMode,
-    /// On which machine.
-    pub hostname: String,
-    /// Which user.
-    pub username: String,
-    /// Which process.
-    pub process: u32,
-    /// Since when, RFC 3339.
-    pub since: String,
-}
-
-impl fmt::Display for LockHolder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = match self.mode {
-            LockMode::Shared => "by",
-            LockMode::Exclusive => "exclusively by",
-        };
-        write!(f, "{mode} {}@{} (process {}) since {}", self.username, self.hostname, self.process, self.since)
-    }
-}
 
 /// A lock as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

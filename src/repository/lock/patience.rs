@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Waiting;
 use crate::repository::error::RepositoryError;
+
+/// Told whom or what is waited for, each time before it is looked at again.
+pub type Waiting<'a> = &'a (dyn Fn(&RepositoryError) + Send + Sync);
 
 /// How long programs wait for locks of others unless they are told: longer than most prunes keep everybody out.
 pub const RETRY_LOCK: Duration = Duration::from_secs(5 * 60);
@@ -62,7 +64,7 @@ fn next(error: &RepositoryError, waited: Duration, limit: Duration, interval: Du
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::error::Damage;
+    use crate::repository::damage::Damage;
     use crate::repository::lock::{LockHolder, LockMode};
 
     #[test]

@@ -1,9 +1,14 @@
+use std::collections::BTreeSet;
+
+use super::guard::GIVEN_UP_AFTER;
+use super::held::{LOST_AFTER, STALE_AFTER};
+use super::refresh::{REFRESH_EVERY, renew};
 use super::*;
 use crate::repository::key_file::KdfCost;
 use crate::repository::password::Password;
 use crate::repository::store::fault::{Call, Fault, FaultyStore};
 use crate::repository::store::memory::MemoryStore;
-use crate::repository::store::{PutMode, Store};
+use crate::repository::store::{Key, PutMode, Store};
 use crate::repository::time::rfc3339;
 use crate::types::Timestamp;
 

@@ -1,4 +1,7 @@
+use super::header::*;
+use super::open::*;
 use super::*;
+use crate::repository::blob::BlobLocation;
 use crate::repository::crypto::Secrets;
 use proptest::prelude::*;
 

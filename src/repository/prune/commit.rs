@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use tokio_util::sync::CancellationToken;
 
 use super::decide::Action;
 use super::inventory::Named;
 use super::plan::{Plan, find, for_each_blob};
 use super::row::BLOB_BYTES;
+use super::stats::Missing;
 use super::used::{RowSet, Wanted, compare};
-use super::{Committed, Missing, Prepared, PruneError, PruneProgress, Stage, unless_cancelled};
+use super::{Committed, Prepared, PruneError, Stage, Watch};
 use crate::repository::id::Id;
 use crate::repository::index::IndexWriter;
 use crate::repository::lock::LockGuard;
@@ -77,8 +77,7 @@ impl Repository {
         &self,
         prepared: Prepared,
         lock: &LockGuard,
-        progress: PruneProgress<'_>,
-        cancel: &CancellationToken,
+        watch: Watch<'_>,
     ) -> Result<Committed, PruneError> {
         let snapshots = self.store().list(Kind::Snapshot).await?;
         let new: Vec<_> = snapshots.into_iter().map(|listed| listed.id).filter(|id| !prepared.snapshots.contains(id)).collect();
@@ -104,10 +103,10 @@ impl Repository {
             plan.stats.packs_rescued = rescued.len() as u64;
             fresh_packs.extend(rescued);
         }
-        self.delete_all(Kind::Index, &plan.superseded, lock, progress, cancel).await?;
+        self.delete_all(Kind::Index, &plan.superseded, lock, watch).await?;
         let going = plan.packs.iter().filter(|pack| pack.action != Action::Keep).map(|pack| pack.id);
         let going = going.chain(plan.unnamed.iter().copied()).filter(|id| !fresh_packs.contains(id));
-        self.delete_all(Kind::Data, &going.collect::<Vec<_>>(), lock, progress, cancel).await?;
+        self.delete_all(Kind::Data, &going.collect::<Vec<_>>(), lock, watch).await?;
         Ok(Committed::Done(plan.stats))
     }
 
@@ -129,17 +128,10 @@ impl Repository {
     }
 
     /// Deletes these objects, and makes sure again and again that the lock holds.
-    async fn delete_all(
-        &self,
-        kind: Kind,
-        ids: &[Id],
-        lock: &LockGuard,
-        progress: PruneProgress<'_>,
-        cancel: &CancellationToken,
-    ) -> Result<(), PruneError> {
+    async fn delete_all(&self, kind: Kind, ids: &[Id], lock: &LockGuard, watch: Watch<'_>) -> Result<(), PruneError> {
         let mut done = 0;
         for some in ids.chunks(DELETES_PER_CHECK) {
-            unless_cancelled(cancel)?;
+            watch.unless_cancelled()?;
             lock.check().await?;
             let deletes = futures::stream::iter(some.to_vec()).map(|id| {
                 let repository = self.clone();
@@ -147,7 +139,7 @@ impl Repository {
             });
             deletes.buffer_unordered(PARALLEL_DELETES).try_collect::<()>().await?;
             done += some.len() as u64;
-            progress(Stage::Delete, done, ids.len() as u64);
+            watch.tell(Stage::Delete, done, ids.len() as u64);
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use super::decide::{Action, MaxUnused, Pack, decide};
 use super::inventory::{IndexFile, Named};
 use super::row::{BLOB_BYTES, BlobCopy, ROW_BYTES};
+use super::stats::{Missing, PruneStats};
 use super::used::{RowSet, Wanted, compare};
-use super::{Missing, PruneStats};
 use crate::repository::id::Id;
 use crate::repository::store::Listed;
 use crate::scratch::{Scratch, ScratchError, SortedRows, Sorter};
@@ -34,6 +34,17 @@ pub(super) struct Plan {
     /// Packs that no index file names.
     pub(super) unnamed: Vec<Id>,
     pub(super) stats: PruneStats,
+}
+
+/// What a prune is planned from.
+pub(super) struct Findings {
+    pub(super) named: Named,
+    /// The packs that are there, in order.
+    pub(super) stored: Vec<Listed>,
+    /// What snapshots need.
+    pub(super) wanted: Wanted,
+    /// Packs that are known to be damaged.
+    pub(super) doubted: HashSet<Id>,
 }
 
 /// The pack `id` among packs in order.
@@ -88,18 +99,12 @@ pub(super) fn staying<'a>(packs: &'a [Pack], copies: &'a [BlobCopy]) -> Option<(
 }
 
 /// Decides everything. A [`Missing`] says that snapshots need what is not there: then nothing may be deleted.
-pub(super) fn plan(
-    scratch: &Scratch,
-    named: Named,
-    stored: &[Listed],
-    wanted: &Wanted,
-    doubted: &HashSet<Id>,
-    max_unused: MaxUnused,
-) -> Result<Result<Plan, Missing>, ScratchError> {
+pub(super) fn plan(scratch: &Scratch, findings: Findings, max_unused: MaxUnused) -> Result<Result<Plan, Missing>, ScratchError> {
+    let Findings { named, stored, wanted, doubted } = findings;
     let mut missing = Missing::default();
     let mut needed = RowSet::of(named.copies.len());
     compare(
-        wanted,
+        &wanted,
         &named.copies,
         |row| needed.insert(row),
         |key| {

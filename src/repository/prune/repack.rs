@@ -7,12 +7,11 @@
 use std::collections::HashSet;
 
 use futures::{Stream, StreamExt};
-use tokio_util::sync::CancellationToken;
 
 use super::decide::{Action, PACK_BYTES};
 use super::plan::{Plan, find};
 use super::row::{BlobCopy, ROW_BYTES};
-use super::{PruneError, PruneProgress, Stage, unless_cancelled};
+use super::{PruneError, Stage, Watch};
 use crate::repository::blob::BlobKind;
 use crate::repository::copies::is_of_copy;
 use crate::repository::crypto::Sealer;
@@ -20,8 +19,9 @@ use crate::repository::error::RepositoryError;
 use crate::repository::id::Id;
 use crate::repository::index::IndexWriter;
 use crate::repository::lock::LockGuard;
-use crate::repository::open::{Repository, damaged_blob};
+use crate::repository::open::Repository;
 use crate::repository::pack::{Pack, PackBuilder, Verification, open_blob};
+use crate::repository::read::damaged_blob;
 use crate::repository::store::{Key, Kind};
 use crate::scratch::{ScratchError, SortedRows};
 
@@ -167,12 +167,12 @@ impl Repository {
     }
 
     /// The packs among those that the plan relies upon, for blobs other copies of which go, of which something does not read.
-    pub(super) async fn bad_among_relied_upon(&self, plan: &Plan, cancel: &CancellationToken) -> Result<HashSet<Id>, PruneError> {
+    pub(super) async fn bad_among_relied_upon(&self, plan: &Plan, watch: Watch<'_>) -> Result<HashSet<Id>, PruneError> {
         let mut bad = HashSet::new();
         let mut reads = std::pin::pin!(self.read_copies(&plan.relied_upon));
         while let Some(read) = reads.next().await {
             bad.extend(read?.err());
-            unless_cancelled(cancel)?;
+            watch.unless_cancelled()?;
         }
         Ok(bad)
     }
@@ -183,12 +183,11 @@ impl Repository {
         &self,
         plan: &Plan,
         lock: &LockGuard,
-        progress: PruneProgress<'_>,
-        cancel: &CancellationToken,
+        watch: Watch<'_>,
     ) -> Result<Result<Vec<Id>, HashSet<Id>>, PruneError> {
         let mut adder = Adder { repository: self, lock, index: IndexWriter::new(self.clone()), new_packs: Vec::new() };
-        let copied = match self.copy_blobs(plan, &mut adder, progress, cancel).await {
-            Ok(bad) if bad.is_empty() => self.name_what_stays(plan, &mut adder.index, cancel).await.map(|()| bad),
+        let copied = match self.copy_blobs(plan, &mut adder, watch).await {
+            Ok(bad) if bad.is_empty() => self.name_what_stays(plan, &mut adder.index, watch).await.map(|()| bad),
             copied => copied,
         };
         match copied {
@@ -202,13 +201,7 @@ impl Repository {
     }
 
     /// Returns the packs of which something does not read; what does is copied all the same.
-    async fn copy_blobs(
-        &self,
-        plan: &Plan,
-        adder: &mut Adder<'_>,
-        progress: PruneProgress<'_>,
-        cancel: &CancellationToken,
-    ) -> Result<HashSet<Id>, PruneError> {
+    async fn copy_blobs(&self, plan: &Plan, adder: &mut Adder<'_>, watch: Watch<'_>) -> Result<HashSet<Id>, PruneError> {
         let mut reads = std::pin::pin!(self.read_copies(&plan.copies));
         let mut bad = HashSet::new();
         let mut packer = Packer::new(self.sealer());
@@ -231,21 +224,21 @@ impl Repository {
             .map_err(RepositoryError::from)?;
             packer = returned;
             adder.store(full?).await?;
-            progress(Stage::Repack, done, plan.stats.blobs_copied);
-            if cancel.is_cancelled() {
+            watch.tell(Stage::Repack, done, plan.stats.blobs_copied);
+            if watch.cancel.is_cancelled() {
                 break;
             }
         }
         let rest = tokio::task::spawn_blocking(move || packer.finish()).await.map_err(RepositoryError::from)??;
         adder.store(rest).await?;
-        unless_cancelled(cancel).map(|()| bad)
+        watch.unless_cancelled().map(|()| bad)
     }
 
     /// Adds the packs that stay of superseded index files, each once.
-    async fn name_what_stays(&self, plan: &Plan, index: &mut IndexWriter, cancel: &CancellationToken) -> Result<(), PruneError> {
+    async fn name_what_stays(&self, plan: &Plan, index: &mut IndexWriter, watch: Watch<'_>) -> Result<(), PruneError> {
         let mut named = std::collections::BTreeSet::new();
         for file in &plan.superseded {
-            unless_cancelled(cancel)?;
+            watch.unless_cancelled()?;
             for record in self.records_of(*file).await? {
                 let stays = find(&plan.packs, &record.id).is_some_and(|pack| pack.action == Action::Keep);
                 if stays && named.insert(record.id) {

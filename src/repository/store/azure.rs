@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
-use super::StoreError;
 use super::bucket::{BucketStore, built, client_options, no_retry, required};
+use super::error::StoreError;
 use super::http::{Connector, Limits};
 use super::patient::Patient;
 use crate::repository::environment::{Environment, Variable};

@@ -25,10 +25,12 @@ use object_store::{
 };
 use tokio::sync::OnceCell;
 
+use super::contract::{Store, read_spill, spill_failed};
+use super::error::StoreError;
 use super::http::fault::Fault;
+use super::key::{Key, Kind, Listed, PutMode};
 use super::patient::Patient;
 use super::s3::digest;
-use super::{Key, Kind, Listed, PutMode, Store, StoreError};
 use crate::repository::environment::{Environment, Variable};
 use crate::repository::location::BucketLocation;
 use crate::scratch::Spill;
@@ -203,9 +205,9 @@ impl BucketStore {
 
     async fn put_part(&self, key: Key, id: &MultipartId, number: u64, spill: Arc<Spill>) -> Result<PartId, StoreError> {
         let range = number * PART_BYTES..((number + 1) * PART_BYTES).min(spill.len());
-        let part = tokio::task::spawn_blocking(move || super::read_spill(&spill, range)).await;
+        let part = tokio::task::spawn_blocking(move || read_spill(&spill, range)).await;
         let part = part.map_err(|error| StoreError::Unavailable { object: key.path(), reason: error.to_string() })?;
-        let part = part.map_err(|error| super::spill_failed(key, error))?;
+        let part = part.map_err(|error| spill_failed(key, error))?;
         let (bucket, path) = (self.bucket().await?, &self.path(key));
         let put = || -> BoxFuture<'_, _> {
             let put = bucket.put_part(path, id, number as usize, part.clone().into());
@@ -323,7 +325,7 @@ impl Store for BucketStore {
             if bytes.len() > WHOLE_BYTES {
                 return self.put_in_parts(key, bytes).await;
             }
-            let bytes = super::read_spill(&bytes, 0..bytes.len()).map_err(|error| super::spill_failed(key, error))?;
+            let bytes = read_spill(&bytes, 0..bytes.len()).map_err(|error| spill_failed(key, error))?;
             self.patient.put(|| self.put(key, bytes.clone(), PutMode::Overwrite)).await
         })
     }

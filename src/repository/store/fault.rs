@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::{Key, Kind, Listed, PutMode, Store, StoreError};
+use super::contract::Store;
+use super::error::StoreError;
+use super::key::{Key, Kind, Listed, PutMode};
 
 /// A call to a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

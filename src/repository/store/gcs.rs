@@ -8,8 +8,8 @@ use std::sync::Arc;
 use object_store::client::StaticCredentialProvider;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 
-use super::StoreError;
 use super::bucket::{BucketStore, built, client_options, no_retry};
+use super::error::StoreError;
 use super::http::{Connector, Limits};
 use super::patient::Patient;
 use crate::repository::environment::{Environment, Variable};

@@ -22,7 +22,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::{Key, Kind, Listed, PutMode, Store, StoreError};
+use super::contract::Store;
+use super::error::StoreError;
+use super::key::{Key, Kind, Listed, PutMode};
 use crate::repository::id::Id;
 use crate::scratch::Spill;
 

@@ -8,7 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures::future::{self, BoxFuture};
 
-use super::{Key, Kind, Listed, PutMode, Store, StoreError};
+use super::contract::Store;
+use super::error::StoreError;
+use super::key::{Key, Kind, Listed, PutMode};
 
 /// Objects in memory.
 #[derive(Default)]

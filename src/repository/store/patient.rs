@@ -25,8 +25,10 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::contract::Store;
+use super::error::StoreError;
+use super::key::{Key, Kind, Listed, PutMode};
 use super::retry::{Crowd, Ended, News, Patience, Place, Presence};
-use super::{Key, Kind, Listed, PutMode, Store, StoreError};
 use crate::scratch::Spill;
 
 /// Puts, and reads, at a time where the store does not mind: more than any transfer begins.

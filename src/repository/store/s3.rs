@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use object_store::aws::{AmazonS3Builder, Checksum};
 
-use super::StoreError;
 use super::bucket::{Bucket, BucketStore, client_options, no_retry, required};
+use super::error::StoreError;
 use super::http::{Connector, Limits};
 use super::patient::Patient;
 use crate::repository::environment::{Environment, Variable};

@@ -4,9 +4,20 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Content;
 use crate::repository::id::Id;
 use crate::scratch::{Rows, RowsWriter, Scratch, ScratchError};
+
+/// The blobs of a file in order. May be asked for twice and must answer the same.
+pub trait Content: Send + Sync {
+    /// The ids, from the first byte of the file to the last. An error is the last thing that comes.
+    fn ids(&self) -> Box<dyn Iterator<Item = Result<Id, ScratchError>> + '_>;
+}
+
+impl Content for Vec<Id> {
+    fn ids(&self) -> Box<dyn Iterator<Item = Result<Id, ScratchError>> + '_> {
+        Box::new(self.iter().copied().map(Ok))
+    }
+}
 
 /// The blobs of a file in order, in scratch space when they are many. Cheap to clone.
 #[derive(Clone)]

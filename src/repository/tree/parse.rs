@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::read::ReadError;
-use super::{IdList, Node, NodeKind};
-use crate::repository::error::Damage;
+use super::error::ReadError;
+use super::list::IdList;
+use super::node::{Node, NodeKind};
+use crate::repository::damage::Damage;
 use crate::repository::id::Id;
 use crate::scratch::{RowsWriter, Scratch, ScratchError};
 

@@ -2,47 +2,17 @@
 
 use std::io::{self, BufReader, Read};
 
-use super::{Node, parse};
+use super::error::ReadError;
+use super::node::Node;
+use super::parse;
 use crate::repository::blob::BlobLocation;
 use crate::repository::crypto::{CODE_BYTES, COUNTER_BYTES, Sealer};
-use crate::repository::error::Damage;
-use crate::repository::id::{Hasher, Id};
-use crate::scratch::{Scratch, ScratchError, Spill};
+use crate::repository::damage::Damage;
+use crate::repository::id::{Id, IdHasher};
+use crate::scratch::{Scratch, Spill};
 
 /// Bytes that are decrypted and parsed at once.
 const STEP_BYTES: usize = 64 << 10;
-
-/// Why a tree was not read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ReadError {
-    /// It is not what it must be.
-    Damage(Damage),
-    /// It could not be kept meanwhile.
-    Scratch(ScratchError),
-}
-
-impl From<Damage> for ReadError {
-    fn from(damage: Damage) -> Self {
-        Self::Damage(damage)
-    }
-}
-
-impl From<ScratchError> for ReadError {
-    fn from(error: ScratchError) -> Self {
-        Self::Scratch(error)
-    }
-}
-
-impl ReadError {
-    /// What an error of the layers of readers means: scratch space failed beneath, or the tree does not read, in the way that
-    /// `damage` says.
-    pub(super) fn of(error: io::Error, damage: impl FnOnce(String) -> Damage) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<ScratchError>()) {
-            Some(scratch) => Self::Scratch(scratch.clone()),
-            None => Self::Damage(damage(error.to_string())),
-        }
-    }
-}
 
 /// The plain bytes of the sealed blob at `start` of `sealed`, once its code was verified, as a stream of at most one byte more
 /// than `location` promises.
@@ -96,13 +66,13 @@ pub(super) fn parse_sealed(
 /// Hashes and counts what passes through.
 struct HashingReader<R> {
     inner: R,
-    hasher: Hasher,
+    hasher: IdHasher,
     bytes: u64,
 }
 
 impl<R: Read> HashingReader<R> {
     fn new(inner: R) -> Self {
-        Self { inner, hasher: Hasher::new(), bytes: 0 }
+        Self { inner, hasher: IdHasher::new(), bytes: 0 }
     }
 
     /// Reads to the end and compares.

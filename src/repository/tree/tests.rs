@@ -1,14 +1,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::read::{ReadError, parse_sealed};
+use super::read::parse_sealed;
 use super::write::write_files;
 use super::*;
 use std::num::NonZeroU32;
 
 use crate::repository::blob::BlobLocation;
 use crate::repository::crypto::{Sealer, Secrets};
-use crate::repository::error::{Damage, PackError};
+use crate::repository::damage::Damage;
+use crate::repository::error::PackError;
 use crate::repository::key_file::KdfCost;
 use crate::repository::pack::{Compressor, PackBuilder, Verification, read_header};
 use crate::repository::password::Password;

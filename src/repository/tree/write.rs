@@ -4,12 +4,13 @@ use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::read::{self, ReadError};
-use super::{Content, is_plain_name};
+use super::error::ReadError;
+use super::list::Content;
+use super::read;
 use crate::repository::blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
 use crate::repository::crypto::{SealWriter, Sealer};
 use crate::repository::error::PackError;
-use crate::repository::id::{Hasher, Id};
+use crate::repository::id::{Id, IdHasher};
 use crate::repository::pack::{compressor, header_of};
 use crate::repository::time::rfc3339;
 use crate::scratch::{Scratch, ScratchError, Spill};
@@ -198,13 +199,13 @@ fn write_file_node(out: &mut dyn Write, file: &NewFile<'_>) -> io::Result<()> {
 /// Hashes and counts what passes through.
 struct HashingWriter<W> {
     inner: W,
-    hasher: Hasher,
+    hasher: IdHasher,
     bytes: u64,
 }
 
 impl<W> HashingWriter<W> {
     fn new(inner: W) -> Self {
-        Self { inner, hasher: Hasher::new(), bytes: 0 }
+        Self { inner, hasher: IdHasher::new(), bytes: 0 }
     }
 }
 
@@ -219,4 +220,10 @@ impl<W: Write> Write for HashingWriter<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
+}
+
+/// Names that are the same in JSON, in Go's quoting inside of it, and on every file system.
+fn is_plain_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_+@:=, ".contains(&byte);
+    !matches!(name, "" | "." | "..") && name.len() <= 255 && name.bytes().all(plain)
 }

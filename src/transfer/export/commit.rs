@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::error::ExportError;
+use super::options::{ExportOptions, path_parts};
 use super::parent::ParentImage;
 use super::upload::Uploaded;
 use super::worker::{Counts, ZSTD_LEVEL};
-use super::{ExportError, ExportOptions, path_parts};
 use crate::repository::pack::verify_ids;
 use crate::repository::snapshot::Summary;
 use crate::repository::time::rfc3339;

@@ -43,17 +43,22 @@
 //! It never reads what is not allocated (short gaps apart), never stores zeros, and never refers to what is not stored.
 
 mod commit;
+mod error;
+mod options;
 mod parent;
 mod prepare;
 mod read;
+mod report;
 mod scope;
 mod touched;
 mod upload;
 mod worker;
 
+pub use error::ExportError;
+pub use options::ExportOptions;
+pub use report::ExportReport;
 pub use scope::{ExportMode, FullReason, Parent, Scope};
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,133 +66,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::prepare::Prepared;
-use super::budget::{Budget, BudgetError, ExportBounds};
-use super::chunk_size::ChunkSize;
-use super::content::ContentError;
-use super::metadata::{Metadata, MetadataError};
+use super::budget::ExportBounds;
 use super::plan::Plan;
 use super::progress::{Phase, Progress};
 use crate::block::BlockSource;
-use crate::repository::{Id, LockGuard, LockMode, PackError, Repository, RepositoryError, Verification};
-use crate::scratch::ScratchError;
-use crate::types::{ByteRange, RangeStream, Timestamp};
-
-/// What an export is to be like.
-#[derive(Debug, Clone)]
-pub struct ExportOptions {
-    /// Path that the snapshot carries, from the root: by it and the hostname `restic forget` tells one volume's snapshots from
-    /// another's. The snapshot's tree has the file there, so that `restic dump` takes the path that `restic snapshots` shows.
-    pub path: String,
-    /// Host that the snapshot carries: the cluster, not the node, since volumes move.
-    pub hostname: String,
-    /// Labels that the snapshot carries.
-    pub tags: Vec<String>,
-    /// When the volume's snapshot was cut.
-    pub time: Timestamp,
-    /// What the volume was; stored beside it.
-    pub metadata: Metadata,
-    /// Size of its chunks.
-    pub chunk_size: ChunkSize,
-    /// Threads and memory.
-    pub budget: Budget,
-    /// Whether packed blobs are decoded again before they are stored.
-    pub verification: Verification,
-}
-
-/// What an export did. Sizes are in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct ExportReport {
-    /// The snapshot in the repository.
-    pub snapshot: Id,
-    /// How it came by the volume's content.
-    #[serde(flatten)]
-    pub mode: ExportMode,
-    /// Size of the volume.
-    pub size_bytes: u64,
-    /// Blobs that the repository's index named when the export began, without those that are doubted, and counted as often as index
-    /// files name them.
-    pub indexed_blobs: u64,
-    /// Read from the source.
-    pub read_bytes: u64,
-    /// Chunks that are zeros as a whole, allocated or not.
-    pub zero_bytes: u64,
-    /// Chunks that are not zeros.
-    pub chunks: u64,
-    /// Of these, chunks that the repository did not have.
-    pub new_chunks: u64,
-    /// Of what was read, what the new chunks hold, before compression.
-    pub new_bytes: u64,
-    /// Bytes of everything stored in packs.
-    pub stored_bytes: u64,
-    /// Whether what was packed was decoded again before it was stored.
-    pub verification: Verification,
-    /// Time from the call to its return.
-    pub elapsed: Duration,
-}
-
-/// Why an export failed. Nothing is visible of it, [`ExportError::Repository`] while the snapshot is stored excepted.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// The source could not be read.
-    #[error("the volume could not be read: {length} bytes at {offset}", length = range.length(), offset = range.offset())]
-    Read {
-        /// Where.
-        range: ByteRange,
-        /// Why.
-        source: io::Error,
-    },
-    /// What is allocated could not be found out.
-    #[error("the volume's allocated ranges could not be read")]
-    Extents(#[source] io::Error),
-    /// The repository or its store failed; the error names the object.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// A pack could not be made.
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    /// The options make no export.
-    #[error("the export cannot be made: {0}")]
-    Options(String),
-    /// Too little memory was given.
-    #[error(transparent)]
-    Budget(#[from] BudgetError),
-    /// The metadata cannot be written.
-    #[error(transparent)]
-    Metadata(#[from] MetadataError),
-    /// A list that does not fit the memory could not be kept.
-    #[error(transparent)]
-    Scratch(#[from] ScratchError),
-    /// A thread could not be started.
-    #[error("a worker thread could not be started")]
-    Thread(#[source] io::Error),
-    /// A worker died.
-    #[error("the export failed inside: {0}")]
-    Inside(String),
-    /// It was cancelled.
-    #[error("the export was cancelled")]
-    Cancelled,
-}
-
-impl From<ContentError> for ExportError {
-    fn from(error: ContentError) -> Self {
-        match error {
-            ContentError::Incomplete { .. } => Self::Inside(error.to_string()),
-            ContentError::Scratch(error) => Self::Scratch(error),
-        }
-    }
-}
-
-impl ExportError {
-    /// True when the same export may succeed later without anyone doing anything.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Repository(error) if error.is_transient())
-    }
-
-    /// The one of two errors that says more: being stopped is what happens to a stage because another failed.
-    fn or(self, other: Self) -> Self {
-        if matches!(self, Self::Cancelled) { other } else { self }
-    }
-}
+use crate::repository::{LockGuard, LockMode, Repository, RepositoryError};
+use crate::types::{RangeStream, Timestamp};
 
 /// Exports `source` as a new snapshot. `scope` says which of its ranges are allocated, the rest being zeros, and what changed since
 /// an earlier export, if that is known.
@@ -205,7 +89,7 @@ pub async fn export(
     let scope = scope.into();
     let started = Instant::now();
     let begun = Timestamp::now();
-    check(source.size(), options)?;
+    options::check(source.size(), options)?;
     progress.watch(repository.store());
     progress.enter(Phase::Preparing);
     let Scope { allocated, since } = scope;
@@ -342,7 +226,7 @@ async fn locked(
         mode,
         size_bytes: volume_bytes,
         indexed_blobs: index.len(),
-        read_bytes: counters.read_bytes,
+        read_bytes: counters.moved_bytes,
         zero_bytes: counts.zero_bytes,
         chunks: counts.chunks,
         new_chunks: counts.new_chunks,
@@ -353,51 +237,6 @@ async fn locked(
     })
 }
 
-fn check(volume_bytes: u64, options: &ExportOptions) -> Result<(), ExportError> {
-    let refuse = |text: String| Err(ExportError::Options(text));
-    if volume_bytes == 0 {
-        return refuse("the volume is empty".to_owned());
-    }
-    if !options.chunk_size.fits(volume_bytes) {
-        return refuse(format!(
-            "{volume_bytes} bytes in chunks of {} make a longer list than the format can hold; take larger chunks",
-            options.chunk_size
-        ));
-    }
-    let Some((folders, name)) = path_parts(&options.path) else {
-        return refuse(format!("`{}` is no absolute path of a file", options.path));
-    };
-    // One of them stands beside that file.
-    if let Some(name) = [Some(&name), folders.last()].into_iter().flatten().find(|name| **name == super::metadata::FILE_NAME) {
-        return refuse(format!("neither the volume's image nor its folder can be called `{name}`"));
-    }
-    Ok(())
-}
-
-/// The folders and the last part of an absolute path that names a file.
-fn path_parts(path: &str) -> Option<(Vec<&str>, &str)> {
-    let mut folders: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
-    if folders.iter().any(|part| matches!(*part, "" | "." | "..") || part.contains('\0')) {
-        return None;
-    }
-    let name = folders.pop()?;
-    Some((folders, name))
-}
-
 async fn until_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, ExportError> {
     cancel.run_until_cancelled(work).await.ok_or(ExportError::Cancelled)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_name_a_file_or_are_refused() {
-        assert_eq!(path_parts("/v-a-b/volume.img"), Some((vec!["v-a-b"], "volume.img")));
-        assert_eq!(path_parts("/volume.img"), Some((vec![], "volume.img")));
-        for path in ["", "volume.img", "a/b", "/", "/a/", "/a/..", "/a/../b", "//b", "/a\0b"] {
-            assert_eq!(path_parts(path), None, "{path:?}");
-        }
-    }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::error::ExportError;
+use super::options::ExportOptions;
 use super::scope::{ExportMode, FullReason, Parent};
 use super::touched::Touched;
-use super::{ExportError, ExportOptions};
 use crate::repository::tree::{Content, FileSelector, IdList};
 use crate::repository::{BlobKind, Id, Index, Repository, RepositoryError, Snapshot, StoreError, StoredSnapshot};
 use crate::scratch::{Scratch, ScratchError, Sorter};

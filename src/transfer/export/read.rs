@@ -10,7 +10,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Scope;
 
-use super::ExportError;
+use super::error::ExportError;
 use super::worker::Work;
 use crate::block::AlignedBuffer;
 use crate::transfer::plan::Chunk;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::ExportError;
+use super::error::ExportError;
 use super::prepare::BatchMemories;
 use super::read::{self, Batch};
 use super::upload::Finished;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::error::RestoreError;
 use super::holes::HoleList;
+use super::jobs::{Fetched, Job, Jobs};
+use super::options::Target;
 use super::plan::{Cursor, Request, RestorePlan, Window};
-use super::worker::{Job, Jobs};
-use super::{RestoreError, Target};
 use crate::repository::copies::is_of_copy;
 use crate::repository::{Repository, RepositoryError};
 use crate::transfer::budget::RestoreBounds;
@@ -32,15 +32,6 @@ pub(super) struct Fetcher {
     pub(super) target: Target,
     /// Where what is in no index is taken down.
     pub(super) holes: Option<Arc<HoleList>>,
-}
-
-/// Bytes of a pack, and their share of the bytes in flight.
-pub(super) struct Fetched {
-    pub(super) request: Request,
-    /// None when the pack has not these bytes; each blob is then looked for by itself.
-    pub(super) bytes: Option<Bytes>,
-    /// Given back when the last blob is written.
-    pub(super) share: OwnedSemaphorePermit,
 }
 
 impl Fetcher {

@@ -31,129 +31,33 @@
 //!
 //! It works for every file of a repository in this format, whoever wrote it and however it was cut.
 
-pub mod holes;
-pub mod plan;
-
+mod error;
 mod fetch;
+pub mod holes;
+mod jobs;
+mod options;
+pub mod plan;
+mod report;
 mod worker;
 
-use std::io;
+pub use error::RestoreError;
+pub use options::{RestoreOptions, Target};
+pub use report::RestoreReport;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::budget::{Budget, BudgetError};
 use super::image::{Image, OnDamage};
 use super::progress::{Phase, Progress};
+use super::stages;
 use crate::block::BlockSink;
 use crate::repository::copies::is_of_copy;
-use crate::repository::{BlobKind, Damage, Id, RepositoryError};
-use crate::types::ByteRange;
+use crate::repository::{BlobKind, Id, RepositoryError};
 use holes::{HoleList, Holes};
-use plan::{Cut, Lost, PlanError, RestorePlan};
-
-/// What a sink holds before the restore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// Zeros: what is zero in the image is not written.
-    Fresh,
-    /// Anything: zeros are written, by punching holes where the sink can.
-    Dirty,
-}
-
-/// What a restore is to be like.
-#[derive(Debug, Clone, Copy)]
-pub struct RestoreOptions {
-    /// What the sink holds.
-    pub target: Target,
-    /// Threads and memory.
-    pub budget: Budget,
-}
-
-/// What a restore did. Sizes are in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct RestoreReport {
-    /// The snapshot in the repository.
-    pub snapshot: Id,
-    /// Size of the image.
-    pub size_bytes: u64,
-    /// Written to the sink.
-    pub written_bytes: u64,
-    /// Fetched from the repository.
-    pub fetched_bytes: u64,
-    /// Blobs that were decoded: each counts once, in very long images (65 536 blobs) once for each part in which it occurs.
-    pub blobs: u64,
-    /// What of an image that bears damage could not be had; zeros were written there.
-    pub holes: Holes,
-    /// Time from the call to its return.
-    pub elapsed: Duration,
-}
-
-/// Why a restore failed. The sink must not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// The image is larger than the sink. Nothing was written.
-    #[error("the image has {image_bytes} bytes and the target only {sink_bytes}")]
-    SinkTooSmall {
-        /// Size of the image.
-        image_bytes: u64,
-        /// Size of the sink.
-        sink_bytes: u64,
-    },
-    /// The list of blobs makes no whole image. Nothing was written.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// A blob is damaged.
-    #[error("blob {blob} in pack {pack} is damaged: {damage}")]
-    Damaged {
-        /// The blob.
-        blob: Id,
-        /// The pack it lies in.
-        pack: Id,
-        /// In what way.
-        damage: Damage,
-    },
-    /// The repository or its store failed; the error names the object.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// The sink could not be written.
-    #[error("the target could not be written: {length} bytes at {offset}", length = range.length(), offset = range.offset())]
-    Write {
-        /// Where.
-        range: ByteRange,
-        /// Why.
-        source: io::Error,
-    },
-    /// What was written could not be made durable.
-    #[error("the target could not be flushed")]
-    Flush(#[source] io::Error),
-    /// Too little memory was given for the image's largest blob.
-    #[error(transparent)]
-    Budget(#[from] BudgetError),
-    /// A thread could not be started.
-    #[error("a worker thread could not be started")]
-    Thread(#[source] io::Error),
-    /// A worker died.
-    #[error("the restore failed inside: {0}")]
-    Inside(String),
-    /// It was cancelled.
-    #[error("the restore was cancelled")]
-    Cancelled,
-}
-
-impl RestoreError {
-    /// True when the same restore may succeed later without anyone doing anything.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Repository(error) if error.is_transient())
-    }
-
-    /// The one of two errors that says more: being stopped is what happens to a stage because another failed.
-    fn or(self, other: Self) -> Self {
-        if matches!(self, Self::Cancelled) { other } else { self }
-    }
-}
+use plan::{Cut, Lost, RestorePlan};
 
 /// Writes `image` to the beginning of `sink`; what of the sink lies beyond it reads as zeros afterwards.
 ///
@@ -253,7 +157,7 @@ async fn attempt(
     Ok(RestoreReport {
         snapshot: image.snapshot().id,
         size_bytes: image.size_bytes,
-        written_bytes: counters.read_bytes,
+        written_bytes: counters.moved_bytes,
         fetched_bytes: counters.stored_bytes,
         blobs,
         holes,
@@ -283,7 +187,7 @@ async fn copy(
         Target::Dirty => progress.begin(sink_bytes),
     }
     let holes = (image.on_damage == OnDamage::Skip).then(|| Arc::new(HoleList::default()));
-    let (fetched, jobs) = worker::queue();
+    let (fetched, jobs) = jobs::queue();
     let work = Arc::new(worker::Work {
         repository: image.repository.clone(),
         index: Arc::clone(&image.index),
@@ -298,7 +202,7 @@ async fn copy(
         stop: stop.clone(),
         tally: worker::Tally::default(),
     });
-    let crew = worker::start(&work, jobs, bounds.workers);
+    let workers = worker::start(&work, jobs, bounds.workers);
     let fetcher = fetch::Fetcher {
         repository: image.repository.clone(),
         plan: Arc::clone(&plan),
@@ -307,28 +211,7 @@ async fn copy(
         holes: holes.clone(),
     };
 
-    let workers = async {
-        let result = match crew {
-            Ok(crew) => worker::join(crew).await,
-            Err(error) => Err(RestoreError::Thread(error)),
-        };
-        if result.is_err() {
-            stop.cancel();
-        }
-        result
-    };
-    let downloads = async {
-        let result = fetcher.run(fetched, progress, stop).await;
-        if result.is_err() {
-            stop.cancel();
-        }
-        result
-    };
-    let blobs = match tokio::join!(workers, downloads) {
-        (Ok(()), Ok(blobs)) => blobs,
-        (Err(worker), Err(download)) => return Err(worker.or(download)),
-        (Err(error), Ok(_)) | (Ok(()), Err(error)) => return Err(error),
-    };
+    let blobs = stages::join(workers, fetcher.run(fetched, progress, stop), stop).await?;
     work.tally.check(&plan)?;
     Ok((blobs, holes.map(|holes| holes.take()).unwrap_or_default()))
 }

@@ -7,7 +7,6 @@
 //! one worker at a time: the blob is in memory twice then, beyond the budget. What does not read from any is an error, or a
 //! [hole](super::holes) where holes are wanted.
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -15,53 +14,24 @@ use bytes::BytesMut;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::fetch::Fetched;
+use super::error::RestoreError;
 use super::holes::HoleList;
+use super::jobs::{Fetched, Job, Queue};
+use super::options::Target;
 use super::plan::{Occurrences, RestorePlan};
-use super::{RestoreError, Target};
 use crate::block::buffer::ALIGNMENT;
 use crate::block::{AlignedBuffer, BlockSink};
 use crate::repository::copies::is_of_copy;
 use crate::repository::pack::open_blob_unhashed;
 use crate::repository::{BlobKind, Damage, Id, Index, Repository, Sealer};
-use crate::transfer::crew::{Crew, WorkerDied};
 use crate::transfer::progress::Progress;
+use crate::transfer::stages::{self, Workers};
 use crate::transfer::{hash, zeros};
 use crate::types::ByteRange;
 
 /// Runs of zeros within a blob become holes in steps of this many bytes, on multiples of it. Smaller holes would only scatter
 /// a file.
 const HOLE_BYTES: u64 = 64 << 10;
-
-/// Something to do for a worker.
-pub(super) enum Job {
-    /// Decode and write the blobs in these bytes.
-    Blobs(Fetched),
-    /// Write zeros.
-    Zeros(ByteRange),
-    /// Write zeros where a blob belongs that is in no index.
-    Hole(ByteRange),
-}
-
-/// The fetcher's end of the queue. What is in it is bounded by the fetched bytes' share of the memory; zeros take none.
-pub(super) struct Jobs(mpsc::Sender<Job>);
-
-impl Jobs {
-    /// Queues a job. Does not block.
-    pub(super) fn give(&self, job: Job) -> Result<(), RestoreError> {
-        // A closed queue means that every worker has ended, and they say why themselves.
-        self.0.send(job).map_err(|_| RestoreError::Cancelled)
-    }
-}
-
-/// The workers' end of the queue.
-pub(super) type Queue = Arc<Mutex<mpsc::Receiver<Job>>>;
-
-/// A queue of jobs.
-pub(super) fn queue() -> (Jobs, Queue) {
-    let (sender, receiver) = mpsc::channel();
-    (Jobs(sender), Arc::new(Mutex::new(receiver)))
-}
 
 /// What the workers share.
 pub(super) struct Work {
@@ -97,30 +67,14 @@ impl Tally {
 }
 
 /// Starts `count` workers.
-pub(super) fn start(work: &Arc<Work>, queue: Queue, count: usize) -> io::Result<Crew<Result<(), RestoreError>>> {
-    Crew::start("restore", count, || {
+pub(super) fn start(work: &Arc<Work>, queue: Queue, count: usize) -> Workers<RestoreError> {
+    stages::start("restore", count, &work.stop, || {
         let (work, queue) = (Arc::clone(work), Arc::clone(&queue));
         move || {
-            // One that fails or panics stops the others at once.
-            let stop_others = work.stop.clone().drop_guard();
             let plain = AlignedBuffer::zeroed(work.batch_bytes);
-            let result = Worker { work, plain, ids: Vec::new() }.run(&queue);
-            if result.is_ok() {
-                stop_others.disarm();
-            }
-            result
+            Worker { work, plain, ids: Vec::new() }.run(&queue)
         }
     })
-}
-
-/// Waits for all workers; the first error that is not a consequence of another.
-pub(super) async fn join(crew: Crew<Result<(), RestoreError>>) -> Result<(), RestoreError> {
-    let results = crew.join().await;
-    let errors = results.into_iter().filter_map(|result| match result {
-        Ok(result) => result.err(),
-        Err(died @ WorkerDied) => Some(RestoreError::Inside(died.to_string())),
-    });
-    errors.reduce(RestoreError::or).map_or(Ok(()), Err)
 }
 
 struct Worker {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
-use crate::repository::store::StoreError;
+use crate::repository::store::error::StoreError;
 
 /// Longest text of an answer that is shown, in bytes.
 const SHOWN_BYTES: usize = 300;

@@ -33,7 +33,7 @@ use object_store::client::{
 use reqwest::StatusCode;
 use tokio::time::Instant;
 
-use super::StoreError;
+use super::error::StoreError;
 use crate::repository::environment::{Environment, Variable};
 use body::{Arriving, Leaving, Pulse};
 use fault::{Answer, Fault};

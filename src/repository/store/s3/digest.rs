@@ -11,7 +11,7 @@ use aws_lc_rs::{digest, hmac};
 use bytes::Bytes;
 use object_store::client::{CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, Signer, SigningAlgorithm};
 
-use crate::repository::store::Key;
+use crate::repository::store::key::Key;
 
 tokio::task_local! {
     static KNOWN: Known;

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use super::schedule::Issued;
 use crate::repository::environment::{Environment, Variable};
 use crate::repository::identity::{Authorization, CloudIdentity, CredentialSource};
-use crate::repository::store::StoreError;
+use crate::repository::store::error::StoreError;
 use crate::repository::store::http::fault::{Fault, element};
 use crate::repository::store::http::{Connector, Limits};
 use crate::repository::time::parse_rfc3339;

@@ -30,7 +30,7 @@ use object_store::aws::AwsCredential;
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService};
 
 use crate::repository::identity::CloudIdentity;
-use crate::repository::store::StoreError;
+use crate::repository::store::error::StoreError;
 use crate::repository::store::http::fault::{Complaint, Fault};
 use crate::repository::store::http::{self, Connector};
 use issuer::{Issuer, Refusal};

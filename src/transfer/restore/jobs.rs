@@ -1,0 +1,49 @@
+//! What the fetcher of a restore hands to the workers.
+
+use std::sync::{Arc, Mutex, mpsc};
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::error::RestoreError;
+use super::plan::Request;
+use crate::types::ByteRange;
+
+/// Bytes of a pack, and their share of the bytes in flight.
+pub(super) struct Fetched {
+    pub(super) request: Request,
+    /// None when the pack has not these bytes; each blob is then looked for by itself.
+    pub(super) bytes: Option<Bytes>,
+    /// Given back when the last blob is written.
+    pub(super) share: OwnedSemaphorePermit,
+}
+
+/// Something to do for a worker.
+pub(super) enum Job {
+    /// Decode and write the blobs in these bytes.
+    Blobs(Fetched),
+    /// Write zeros.
+    Zeros(ByteRange),
+    /// Write zeros where a blob belongs that is in no index.
+    Hole(ByteRange),
+}
+
+/// The fetcher's end of the queue. What is in it is bounded by the fetched bytes' share of the memory; zeros take none.
+pub(super) struct Jobs(mpsc::Sender<Job>);
+
+impl Jobs {
+    /// Queues a job. Does not block.
+    pub(super) fn give(&self, job: Job) -> Result<(), RestoreError> {
+        // A closed queue means that every worker has ended, and they say why themselves.
+        self.0.send(job).map_err(|_| RestoreError::Cancelled)
+    }
+}
+
+/// The workers' end of the queue.
+pub(super) type Queue = Arc<Mutex<mpsc::Receiver<Job>>>;
+
+/// A queue of jobs.
+pub(super) fn queue() -> (Jobs, Queue) {
+    let (sender, receiver) = mpsc::channel();
+    (Jobs(sender), Arc::new(Mutex::new(receiver)))
+}
