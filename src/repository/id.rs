@@ -4,11 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned};
 
 use crate::hash;
 
 /// A SHA-256 value; written as 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(transparent)]
 pub struct Id([u8; Id::LENGTH]);
 
 /// Text that is not 64 hexadecimal digits.

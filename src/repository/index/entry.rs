@@ -2,15 +2,47 @@
 
 use std::num::NonZeroU32;
 
+use zerocopy::big_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned, transmute};
+
 use crate::repository::blob::{BlobKind, BlobLocation, PackRecord};
 use crate::repository::id::Id;
 use crate::repository::pack::expected_bytes;
-use crate::repository::row::{PLACE_BYTES, join, kind_byte, numbers_of, take, take_id, take_kind, take_lengths, take_number};
+use crate::repository::row::{KindByte, Lengths};
 
-/// Bytes of a row of the table of blobs: id, number of the pack, offset, length, plain length. Those of a [`PackRow`] too.
-pub(super) const ROW_BYTES: usize = Id::LENGTH + 4 + PLACE_BYTES;
-/// Bytes of a row of the packs' contents: pack, offset, kind, id, length, plain length.
-pub(super) const CONTENT_ROW_BYTES: usize = 2 * Id::LENGTH + PLACE_BYTES + 1;
+/// Bytes of a row of the table of blobs, and of one of the table of packs.
+pub(super) const ROW_BYTES: usize = size_of::<BlobLayout>();
+/// Bytes of a row of the packs' contents.
+pub(super) const CONTENT_ROW_BYTES: usize = size_of::<ContentLayout>();
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+struct BlobLayout {
+    id: Id,
+    /// Number of the pack.
+    pack: U32,
+    offset: U32,
+    lengths: Lengths,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+struct PackLayout {
+    id: Id,
+    file: U32,
+    blobs: U32,
+    bytes: U64,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+struct ContentLayout {
+    pack: Id,
+    offset: U32,
+    kind: KindByte,
+    id: Id,
+    lengths: Lengths,
+}
 
 /// A row of a segment.
 pub(super) type Row = [u8; ROW_BYTES];
@@ -34,15 +66,15 @@ pub(super) struct BlobRow {
 
 impl BlobRow {
     pub(super) fn to_row(self) -> Row {
-        let numbers = numbers_of(self.offset, self.length, self.uncompressed_length);
-        join(&[self.id.as_bytes(), &self.pack.to_be_bytes(), numbers.as_flattened()])
+        let Self { id, pack, offset, length, uncompressed_length } = self;
+        let lengths = Lengths::new(length, uncompressed_length);
+        transmute!(BlobLayout { id, pack: pack.into(), offset: offset.into(), lengths })
     }
 
     pub(super) fn of_row(row: &Row) -> Self {
-        let mut rest = &row[..];
-        let (id, pack, offset) = (take_id(&mut rest), take_number(&mut rest), take_number(&mut rest));
-        let (length, uncompressed_length) = take_lengths(&mut rest);
-        Self { id, pack, offset, length, uncompressed_length }
+        let BlobLayout { id, pack, offset, lengths } = transmute!(*row);
+        let (length, uncompressed_length) = (lengths.sealed(), lengths.uncompressed());
+        Self { id, pack: pack.get(), offset: offset.get(), length, uncompressed_length }
     }
 
     /// Length of the blob's plain bytes.
@@ -77,14 +109,13 @@ impl PackRow {
     }
 
     pub(super) fn to_row(self) -> Row {
-        let numbers = [self.file, self.blobs].map(u32::to_be_bytes);
-        join(&[self.id.as_bytes(), numbers.as_flattened(), &self.bytes.to_be_bytes()])
+        let Self { id, file, blobs, bytes } = self;
+        transmute!(PackLayout { id, file: file.into(), blobs: blobs.into(), bytes: bytes.into() })
     }
 
     pub(super) fn of_row(row: &Row) -> Self {
-        let mut rest = &row[..];
-        let (id, file, blobs) = (take_id(&mut rest), take_number(&mut rest), take_number(&mut rest));
-        Self { id, file, blobs, bytes: u64::from_be_bytes(take(&mut rest)) }
+        let PackLayout { id, file, blobs, bytes } = transmute!(*row);
+        Self { id, file: file.get(), blobs: blobs.get(), bytes: bytes.get() }
     }
 }
 
@@ -92,17 +123,15 @@ impl Entry {
     /// The row of the packs' contents.
     pub(super) fn to_content_row(self, kind: BlobKind) -> [u8; CONTENT_ROW_BYTES] {
         let BlobLocation { pack, offset, length, uncompressed_length } = self.location;
-        let [offset, length, plain] = numbers_of(offset, length, uncompressed_length);
-        join(&[pack.as_bytes(), &offset, &kind_byte(kind), self.id.as_bytes(), &length, &plain])
+        let lengths = Lengths::new(length, uncompressed_length);
+        transmute!(ContentLayout { pack, offset: offset.into(), kind: kind.into(), id: self.id, lengths })
     }
 
     /// What a row of the packs' contents says.
     pub(super) fn of_content_row(row: &[u8; CONTENT_ROW_BYTES]) -> (BlobKind, Self) {
-        let mut rest = &row[..];
-        let (pack, offset) = (take_id(&mut rest), take_number(&mut rest));
-        let (kind, id) = (take_kind(&mut rest), take_id(&mut rest));
-        let (length, uncompressed_length) = take_lengths(&mut rest);
-        (kind, Self { id, location: BlobLocation { pack, offset, length, uncompressed_length } })
+        let ContentLayout { pack, offset, kind, id, lengths } = transmute!(*row);
+        let (length, uncompressed_length) = (lengths.sealed(), lengths.uncompressed());
+        (kind.into(), Self { id, location: BlobLocation { pack, offset: offset.get(), length, uncompressed_length } })
     }
 }
 

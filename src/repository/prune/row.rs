@@ -1,15 +1,41 @@
 //! Copies of blobs as rows: sorted by blob, to find all copies of one, or by pack, to read a pack from its beginning to its end.
 
+use zerocopy::big_endian::U32;
+use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned, transmute};
+
 use crate::repository::blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
 use crate::repository::id::Id;
-use crate::repository::row::{
-    PLACE_BYTES, join, kind_byte, numbers_of, take, take_id, take_kind, take_lengths, take_number, take_place,
-};
+use crate::repository::row::{KindByte, Lengths};
 
 /// Bytes of what tells blobs apart: id and kind.
-pub(super) const BLOB_BYTES: usize = Id::LENGTH + 1;
+pub(super) const BLOB_BYTES: usize = size_of::<BlobKeyRow>();
 /// Bytes of a row of either order.
-pub(super) const ROW_BYTES: usize = BLOB_BYTES + Id::LENGTH + PLACE_BYTES;
+pub(super) const ROW_BYTES: usize = size_of::<RowByBlob>();
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+struct BlobKeyRow {
+    id: Id,
+    kind: KindByte,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+struct RowByBlob {
+    blob: BlobKeyRow,
+    pack: Id,
+    offset: U32,
+    lengths: Lengths,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+struct RowByPack {
+    pack: Id,
+    offset: U32,
+    blob: BlobKeyRow,
+    lengths: Lengths,
+}
 
 /// A blob, whatever packs it lies in.
 pub(super) type BlobKey = [u8; BLOB_BYTES];
@@ -25,14 +51,13 @@ pub(super) struct BlobCopy {
 }
 
 pub(super) fn blob_key(kind: BlobKind, id: &Id) -> BlobKey {
-    join(&[id.as_bytes(), &kind_byte(kind)])
+    transmute!(BlobKeyRow { id: *id, kind: kind.into() })
 }
 
 /// The blob that a key stands for.
 pub(super) fn of_blob_key(key: &BlobKey) -> (BlobKind, Id) {
-    let mut rest = &key[..];
-    let id = take_id(&mut rest);
-    (take_kind(&mut rest), id)
+    let BlobKeyRow { id, kind } = transmute!(*key);
+    (kind.into(), id)
 }
 
 impl BlobCopy {
@@ -46,34 +71,37 @@ impl BlobCopy {
         PackedBlob { id: self.id, kind: self.kind, offset, length, uncompressed_length }
     }
 
-    fn numbers(&self) -> [[u8; 4]; 3] {
-        numbers_of(self.location.offset, self.location.length, self.location.uncompressed_length)
+    fn of_parts(BlobKeyRow { id, kind }: BlobKeyRow, pack: Id, offset: U32, lengths: Lengths) -> Self {
+        let (length, uncompressed_length) = (lengths.sealed(), lengths.uncompressed());
+        Self { id, kind: kind.into(), location: BlobLocation { pack, offset: offset.get(), length, uncompressed_length } }
     }
 
-    /// Id, kind, pack, offset, length, plain length.
+    fn parts(&self) -> (BlobKeyRow, Id, U32, Lengths) {
+        let BlobLocation { pack, offset, length, uncompressed_length } = self.location;
+        let blob = BlobKeyRow { id: self.id, kind: self.kind.into() };
+        (blob, pack, offset.into(), Lengths::new(length, uncompressed_length))
+    }
+
+    /// The row of the table that is sorted by blob.
     pub(super) fn row_by_blob(&self) -> Row {
-        join(&[&blob_key(self.kind, &self.id), self.location.pack.as_bytes(), self.numbers().as_flattened()])
+        let (blob, pack, offset, lengths) = self.parts();
+        transmute!(RowByBlob { blob, pack, offset, lengths })
     }
 
     pub(super) fn of_row_by_blob(row: &Row) -> Self {
-        let mut rest = &row[..];
-        let (kind, id) = of_blob_key(&take(&mut rest));
-        let pack = take_id(&mut rest);
-        Self { id, kind, location: take_place(pack, &mut rest) }
+        let RowByBlob { blob, pack, offset, lengths } = transmute!(*row);
+        Self::of_parts(blob, pack, offset, lengths)
     }
 
-    /// Pack, offset, id, kind, length, plain length.
+    /// The row of the table that is sorted by pack.
     pub(super) fn row_by_pack(&self) -> Row {
-        let [offset, length, plain] = self.numbers();
-        join(&[self.location.pack.as_bytes(), &offset, &blob_key(self.kind, &self.id), &length, &plain])
+        let (blob, pack, offset, lengths) = self.parts();
+        transmute!(RowByPack { pack, offset, blob, lengths })
     }
 
     pub(super) fn of_row_by_pack(row: &Row) -> Self {
-        let mut rest = &row[..];
-        let (pack, offset) = (take_id(&mut rest), take_number(&mut rest));
-        let (kind, id) = of_blob_key(&take(&mut rest));
-        let (length, uncompressed_length) = take_lengths(&mut rest);
-        Self { id, kind, location: BlobLocation { pack, offset, length, uncompressed_length } }
+        let RowByPack { pack, offset, blob, lengths } = transmute!(*row);
+        Self::of_parts(blob, pack, offset, lengths)
     }
 }
 
