@@ -36,9 +36,9 @@ impl Config {
     }
 
     /// The bytes of the object.
-    pub(super) fn seal(&self, sealer: &Sealer) -> Result<Vec<u8>, NoRandomness> {
-        // Two strings and a number always serialise.
-        sealer.seal(&serde_json::to_vec(self).unwrap_or_default())
+    pub(super) fn seal(&self, sealer: &Sealer) -> Result<Vec<u8>, RepositoryError> {
+        let json = serde_json::to_vec(self).map_err(|source| RepositoryError::Json { what: "configuration", source })?;
+        Ok(sealer.seal(&json)?)
     }
 
     /// Reads the bytes of the object, which another key does not open.

@@ -3,6 +3,7 @@
 use super::blob::BlobKind;
 use super::damage::Damage;
 use super::id::Id;
+use super::key_file::KeyFileError;
 use super::lock::holder::LockHolder;
 use super::random::NoRandomness;
 use super::store::StoreError;
@@ -152,8 +153,19 @@ pub enum RepositoryError {
     /// No random numbers.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+    /// No key file could be made.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    /// A document could not be written as JSON.
+    #[error("the {what} could not be written as JSON")]
+    Json {
+        /// What it is.
+        what: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// A worker task ended early.
-    #[error("a worker task failed: {0}")]
+    #[error("a worker task failed")]
     Task(#[from] tokio::task::JoinError),
 }
 

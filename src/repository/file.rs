@@ -23,6 +23,11 @@ const LEVEL: i32 = 3;
 /// An index file of 50 000 blobs has 10 MB; what is much larger than that is an attack or an accident.
 const MAX_DOCUMENT_BYTES: u64 = 256 << 20;
 
+/// The JSON of a document that is to be stored as this kind of object.
+pub(super) fn to_json(kind: Kind, document: &impl Serialize) -> Result<Vec<u8>, RepositoryError> {
+    serde_json::to_vec(document).map_err(|source| RepositoryError::Json { what: called(kind), source })
+}
+
 /// Seals a document.
 pub(super) fn encode(sealer: &Sealer, json: &[u8]) -> Result<Vec<u8>, RepositoryError> {
     let compressed = zstd::bulk::compress(json, LEVEL).map_err(|error| PackError::Compressor(error.to_string()))?;
@@ -125,11 +130,7 @@ impl Repository {
 
     /// Stores `document` and returns its name.
     pub(super) async fn save_document(&self, kind: Kind, document: &(impl Serialize + Sync)) -> Result<Id, RepositoryError> {
-        // Our documents are structs of numbers, strings and lists, which always serialise.
-        let json = serde_json::to_vec(document).map_err(|error| RepositoryError::Damaged {
-            object: kind.folder().to_owned(),
-            damage: Damage::Syntax(error.to_string()),
-        })?;
+        let json = to_json(kind, document)?;
         let sealer = self.sealer();
         let sealed = tokio::task::spawn_blocking(move || {
             let sealed = encode(&sealer, &json)?;

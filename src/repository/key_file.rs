@@ -102,16 +102,29 @@ pub(super) enum Unlocked {
     OtherPassword,
 }
 
+/// Why no key file is made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// There are no random numbers for its salt.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    /// scrypt refuses the cost.
+    #[error("scrypt refuses the cost of a password")]
+    Cost,
+    /// The file or the master key in it could not be written as JSON.
+    #[error("the key file could not be written as JSON")]
+    Json(#[from] serde_json::Error),
+}
+
 /// A key file that opens with `password` and holds `master`. Slow: runs the derivation.
-pub(super) fn encode(master: &Sealer, password: &Password, cost: KdfCost, author: Author<'_>) -> Result<Vec<u8>, NoRandomness> {
+pub(super) fn encode(master: &Sealer, password: &Password, cost: KdfCost, author: Author<'_>) -> Result<Vec<u8>, KeyFileError> {
     let base64 = |bytes: &[u8]| data_encoding::BASE64.encode(bytes);
     let secrets = master.secrets();
     let master =
         MasterKey { mac: MacKey { k: base64(&*secrets.mac_k), r: base64(&*secrets.mac_r) }, encrypt: base64(&*secrets.encrypt) };
     let salt: [u8; SALT_BYTES] = random()?;
-    // Our own costs are sound, and a struct of strings and numbers always serialises: neither can fail.
-    let user = cost.derive(password, &salt).ok_or(NoRandomness)?;
-    let plain = Zeroizing::new(serde_json::to_vec(&master).unwrap_or_default());
+    let user = cost.derive(password, &salt).ok_or(KeyFileError::Cost)?;
+    let plain = Zeroizing::new(serde_json::to_vec(&master)?);
     let file = KeyFile {
         created: author.created.to_owned(),
         username: author.username.to_owned(),
@@ -123,7 +136,7 @@ pub(super) fn encode(master: &Sealer, password: &Password, cost: KdfCost, author
         salt: base64(&salt),
         data: base64(&user.seal(&plain)?),
     };
-    Ok(serde_json::to_vec(&file).unwrap_or_default())
+    Ok(serde_json::to_vec(&file)?)
 }
 
 /// Tries `password` on the key file `bytes`. Slow: runs the derivation.

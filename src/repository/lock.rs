@@ -69,7 +69,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::damage::Damage;
 use super::error::RepositoryError;
 use super::file;
 use super::id::Id;
@@ -196,10 +195,7 @@ impl Repository {
 
     /// Stores a lock. This process counts as its holder before it can be listed.
     async fn store_lock(&self, mode: LockMode) -> Result<Stored, RepositoryError> {
-        let json = serde_json::to_vec(&LockFile::new(mode, self.lock_owner())).map_err(|error| RepositoryError::Damaged {
-            object: Kind::Lock.folder().to_owned(),
-            damage: Damage::Syntax(error.to_string()),
-        })?;
+        let json = file::to_json(Kind::Lock, &LockFile::new(mode, self.lock_owner()))?;
         let sealed = file::encode(&self.sealer(), &json)?;
         let stored = Stored::new(Registered::new(Id::of(&sealed)));
         self.put_object(Kind::Lock, stored.id(), Bytes::from(sealed)).await?;

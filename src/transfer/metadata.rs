@@ -74,7 +74,7 @@ pub struct Metadata {
 
 /// Not metadata of a volume.
 #[derive(Debug, thiserror::Error)]
-#[error("`{FILE_NAME}` does not read: {0}")]
+#[error("`{FILE_NAME}` does not read")]
 pub struct MetadataError(#[from] serde_json::Error);
 
 impl Metadata {

@@ -44,6 +44,8 @@ pub(in crate::agent) fn repository(error: &RepositoryError) -> Status {
         RepositoryError::LockLost(_)
         | RepositoryError::Pack(_)
         | RepositoryError::Randomness(_)
+        | RepositoryError::KeyFile(_)
+        | RepositoryError::Json { .. }
         | RepositoryError::Task(_)
         | RepositoryError::Store(StoreError::Io { .. }) => Code::Internal,
     };
