@@ -38,6 +38,9 @@ compile() {
     timeout "$limit" go build -buildvcs=false -trimpath -ldflags "-s -w $flags" -o "$out" "$@"
 }
 
+# compile_test OUT PACKAGE: the tests of a package of ours, as a program.
+compile_test() { timeout "$limit" go test -c -buildvcs=false -trimpath -ldflags '-s -w' -o "$1" "$2"; }
+
 # manifests OUT MODULE PATTERN...: objects of the cluster's own that come with a module's sources.
 manifests() {
     local out=$1/manifests directory
@@ -63,6 +66,7 @@ build_module() {
             ;;
         snapshot-metadata)
             compile "$out/" '' $(programs) || return 1
+            compile_test "$out/block-mover.test" ./block-mover || return 1
             manifests "$out" github.com/kubernetes-csi/external-snapshot-metadata/client 'config/crd/*.yaml'
             ;;
         container-runtime)
