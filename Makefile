@@ -9,6 +9,8 @@
 #   make test-thin-full    the same with the whole of the long ones
 #   make e2e    the driver in a Kubernetes cluster of two nodes on this machine: chart, image, scenarios; ends with `N passed, N failed`. The
 #               cluster's programs are built once, which takes some 20 minutes of one processor
+#   make e2e-velero   Velero's own data mover in such a cluster: three backups of volumes that are written to, a restore, what each costs; Velero and its
+#               store are built once, which takes some six minutes of one processor; ends with `N passed, N failed`
 #   make image  the image of the Dockerfile into target/windlass-image.tar, without a container engine and without a registry
 #   make fuzz   feeds made-up bytes to whatever reads those of others, FUZZ_SECONDS (60) a target; ends with `N passed, N failed`
 #   make lint   formatting and clippy only
@@ -28,7 +30,7 @@ SHELL := /bin/bash
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints,thin-tests
 
-.PHONY: all demo test test-full test-stores test-thin test-thin-full e2e image fuzz soak soak-repository outages lint bench bench-quick bench-memory bench-thin build clean
+.PHONY: all demo test test-full test-stores test-thin test-thin-full e2e e2e-velero image fuzz soak soak-repository outages lint bench bench-quick bench-memory bench-thin build clean
 
 all: build
 
@@ -57,6 +59,9 @@ test-thin-full:
 
 e2e:
 	@e2e/run-e2e.sh
+
+e2e-velero:
+	@e2e/run-velero.sh
 
 image:
 	@e2e/setup.sh image

@@ -76,6 +76,11 @@ build_module() {
             CGO_ENABLED=1 timeout "$limit" go build -buildvcs=false -trimpath -tags seccomp -ldflags '-s -w' -o "$out/runc" \
                 github.com/opencontainers/runc
             ;;
+        velero)
+            version=$(go list -m -f '{{.Version}}' github.com/vmware-tanzu/velero) || return 1
+            compile "$out/" "-X github.com/vmware-tanzu/velero/pkg/buildinfo.Version=$version" $(programs)
+            ;;
+        minio) compile "$out/" '' $(programs) ;;
         *) die "nothing is known of module $module" ;;
     esac
 }
