@@ -1,7 +1,7 @@
 //! Named points at which a test may kill, hang or fail the process.
 //!
-//! Built only with the feature `failpoints`; otherwise [`hit`] is an empty function. A durable step calls it before and after
-//! itself, so that a test can cut the process at each. Environment variables, read once:
+//! Built only with the feature `failpoints`; otherwise [`hit`] is an empty function. A durable step is run by [`around`],
+//! so that a test can cut the process before and after it. Environment variables, read once:
 //!
 //! * `WINDLASS_FAILPOINT_TRACE=FILE` appends each name to FILE as it is hit, so that a test learns what there is to cut;
 //! * `WINDLASS_FAILPOINT=ACTION:N:NAME` acts when NAME is hit for the Nth time (from 1). `kill` is SIGKILL to the own
@@ -11,7 +11,22 @@
 //!
 //! A build made with the feature says so at start; it is no product.
 
-/// Marks one point. Names read `step.before` or `step.after`.
+/// Runs one durable step between two points, `NAME.before` and `NAME.after`. A step that fails does not reach the second.
+///
+/// # Errors
+/// The step's.
+#[inline(always)]
+pub fn around<T, E>(name: &str, step: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    if !ENABLED {
+        return step();
+    }
+    hit(&format!("{name}.before"));
+    let value = step()?;
+    hit(&format!("{name}.after"));
+    Ok(value)
+}
+
+/// Marks one point. Names read `step.before` or `step.after`; a step that is one call is run by [`around`].
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn hit(_name: &str) {}

@@ -65,7 +65,7 @@ fn write(device: &File, offset: u64, length: u64, byte: u8, pace: Duration) -> i
     for piece in 0..length / MIB {
         // A writer of so many bytes a second, not one that waits for something.
         while let Some(early) = (pace * piece as u32).checked_sub(start.elapsed()).filter(|early| !early.is_zero()) {
-            std::thread::park_timeout(early);
+            windlass::types::poll::pause(early);
         }
         device.write_all_at(&buffer, offset + piece * MIB)?;
     }

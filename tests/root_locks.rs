@@ -102,7 +102,7 @@ impl Prune {
             }
             assert!(start.elapsed() < BOUND, "waited in vain for {moment:?}");
             // Far more often than others look: what is waited for may last a few milliseconds.
-            std::thread::park_timeout(Duration::from_micros(200));
+            windlass::types::poll::pause(Duration::from_micros(200));
         }
         self.signal(Signal::SIGSTOP);
         self.child.try_wait().unwrap().is_none()

@@ -10,6 +10,7 @@ pub mod id;
 pub mod kubernetes;
 pub mod mount_options;
 pub mod name;
+pub mod poll;
 pub mod pool_name;
 pub mod range;
 pub mod size;

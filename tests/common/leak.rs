@@ -121,7 +121,7 @@ pub fn tear_down(directory: &Path) -> Vec<String> {
         for attached in loops_beneath(directory).iter().rev() {
             let _ = run(command("losetup").arg("--detach").arg(&attached.device));
         }
-        std::thread::park_timeout(Duration::from_millis(10));
+        windlass::types::poll::pause(Duration::from_millis(10));
     }
     left.extend(mounts_beneath(directory).iter().map(|mount| format!("mount {}", mount.display())));
     left.extend(loops_beneath(directory).iter().map(|attached| format!("loop {attached:?}")));

@@ -109,7 +109,7 @@ impl Node {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return Some(status);
             }
-            std::thread::park_timeout(Duration::from_millis(2));
+            windlass::types::poll::pause(Duration::from_millis(2));
         }
         None
     }

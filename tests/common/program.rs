@@ -98,7 +98,7 @@ pub fn run(command: &mut Command) -> Ended {
             let _ = child.wait();
             panic!("{line} did not end within {BOUND:?}\n{}", std::fs::read_to_string(stderr.path()).unwrap_or_default());
         }
-        std::thread::park_timeout(Duration::from_millis(5));
+        windlass::types::poll::pause(Duration::from_millis(5));
     };
     Ended {
         command: line,

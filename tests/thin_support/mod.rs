@@ -111,7 +111,7 @@ pub fn wait_for<T>(what: &str, bound: Duration, mut condition: impl FnMut() -> O
             return value;
         }
         assert!(start.elapsed() < bound, "waited {bound:?} in vain for {what}");
-        std::thread::park_timeout(Duration::from_millis(10));
+        windlass::types::poll::pause(Duration::from_millis(10));
     }
 }
 

@@ -198,7 +198,7 @@ impl Lived {
         let begun = Instant::now();
         loop {
             match self.invocation("pool close").argument("--image").argument(self.image()).output() {
-                Err(_) if begun.elapsed() < CLOSED_WITHIN => std::thread::park_timeout(LOOK_AGAIN),
+                Err(_) if begun.elapsed() < CLOSED_WITHIN => windlass::types::poll::pause(LOOK_AGAIN),
                 closed => return closed.map(drop),
             }
         }
@@ -316,7 +316,7 @@ fn idle(node: &Node) -> Result<u64, BenchError> {
         if resident <= IDLE_BYTES || begun.elapsed() > IDLE_WITHIN {
             return Ok(resident);
         }
-        std::thread::park_timeout(LOOK_AGAIN);
+        windlass::types::poll::pause(LOOK_AGAIN);
     }
 }
 

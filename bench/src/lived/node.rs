@@ -84,7 +84,7 @@ impl Node {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => return Err(BenchError::new(format!("the node ended with {status}: {}", self.log.display()))),
                 None if begun.elapsed() > STOP_WITHIN => return Err(BenchError::new("the node does not stop")),
-                None => std::thread::park_timeout(LOOK_AGAIN),
+                None => windlass::types::poll::pause(LOOK_AGAIN),
             }
         }
     }

@@ -73,7 +73,7 @@ impl Minio {
             if begun.elapsed() > READY_WITHIN {
                 return Err(BenchError::new(format!("{}: it is not ready", what())));
             }
-            std::thread::park_timeout(LOOK_AGAIN);
+            windlass::types::poll::pause(LOOK_AGAIN);
         }
         // A folder in the drive is a bucket.
         fs::create_dir(drive.join(BUCKET)).while_doing(what)?;
@@ -118,7 +118,7 @@ impl Minio {
             if begun.elapsed() > STOPPED_WITHIN {
                 return Err(BenchError::new(format!("{}: it does not end", what())));
             }
-            std::thread::park_timeout(LOOK_AGAIN);
+            windlass::types::poll::pause(LOOK_AGAIN);
         }
         Ok(())
     }

@@ -81,7 +81,7 @@ impl Writer {
                 seen.begun.store(first + BATCH, Ordering::SeqCst);
                 file.write_all(&batch)?;
                 seen.written.store(first + BATCH, Ordering::SeqCst);
-                std::thread::park_timeout(PAUSE);
+                crate::types::poll::pause(PAUSE);
             }
             Ok(())
         })?;
