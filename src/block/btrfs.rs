@@ -37,8 +37,6 @@ const _: () = assert!(size_of::<VolumeArgumentsV2>() == 4096);
 const SNAP_DESTROY: libc::Ioctl = nix::request_code_write!(0x94, 15, size_of::<VolumeArguments>());
 const SUBVOL_CREATE: libc::Ioctl = nix::request_code_write!(0x94, 14, size_of::<VolumeArguments>());
 const SNAP_CREATE_V2: libc::Ioctl = nix::request_code_write!(0x94, 23, size_of::<VolumeArgumentsV2>());
-const SUBVOL_GETFLAGS: libc::Ioctl = nix::request_code_read!(0x94, 25, size_of::<u64>());
-const SUBVOL_SETFLAGS: libc::Ioctl = nix::request_code_write!(0x94, 26, size_of::<u64>());
 const SYNC: libc::Ioctl = nix::request_code_none!(0x94, 8);
 
 const SUBVOL_RDONLY: u64 = 1 << 1;
@@ -48,17 +46,11 @@ const NAME_MAX: usize = 255;
 const SUBVOLUME_ROOT_INODE: u64 = 256;
 
 /// Whether `path` lies on Btrfs.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn is_btrfs(path: &Path) -> io::Result<bool> {
     Ok(statfs(path)?.filesystem_type() == BTRFS_SUPER_MAGIC)
 }
 
 /// Whether the open directory is the root of a subvolume.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn is_subvolume(directory: &File) -> io::Result<bool> {
     let metadata = directory.metadata()?;
     Ok(metadata.is_dir() && metadata.ino() == SUBVOLUME_ROOT_INODE && fstatfs(directory)?.filesystem_type() == BTRFS_SUPER_MAGIC)
@@ -104,45 +96,10 @@ pub fn delete_subvolume(parent: &File, name: &OsStr) -> io::Result<()> {
     unsafe { ioctl::with_pointer(parent.as_fd(), SNAP_DESTROY, &mut arguments) }.map(drop)
 }
 
-/// What a subvolume allows; `subvolume` is its open root directory.
-///
-/// # Errors
-/// Whatever the system reports.
-pub fn access(subvolume: &File) -> io::Result<Access> {
-    Ok(if flags(subvolume)? & SUBVOL_RDONLY != 0 { Access::ReadOnly } else { Access::ReadWrite })
-}
-
-/// Makes a subvolume read-only or writable; `subvolume` is its open root directory.
-///
-/// # Errors
-/// Whatever the system reports; busy when something in it is open for writing.
-pub fn set_access(subvolume: &File, access: Access) -> io::Result<()> {
-    let before = flags(subvolume)?;
-    let mut wanted = match access {
-        Access::ReadOnly => before | SUBVOL_RDONLY,
-        Access::ReadWrite => before & !SUBVOL_RDONLY,
-    };
-    if wanted == before {
-        return Ok(());
-    }
-    // SAFETY: BTRFS_IOC_SUBVOL_SETFLAGS reads one u64.
-    unsafe { ioctl::with_pointer(subvolume.as_fd(), SUBVOL_SETFLAGS, &mut wanted) }.map(drop)
-}
-
 /// Commits the running transaction: everything done so far on this file system is durable.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn sync(on: &File) -> io::Result<()> {
     // SAFETY: BTRFS_IOC_SYNC takes no argument.
     unsafe { ioctl::with_value(on.as_fd(), SYNC, 0) }.map(drop)
-}
-
-fn flags(subvolume: &File) -> io::Result<u64> {
-    let mut flags = 0_u64;
-    // SAFETY: BTRFS_IOC_SUBVOL_GETFLAGS writes one u64.
-    unsafe { ioctl::with_pointer(subvolume.as_fd(), SUBVOL_GETFLAGS, &mut flags) }?;
-    Ok(flags)
 }
 
 fn put_name(field: &mut [u8], name: &OsStr) -> io::Result<()> {

@@ -14,6 +14,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
+use zerocopy::FromBytes;
+use zerocopy::little_endian::{U16, U64};
+
 use super::fiemap::{ExtentFlags, FileExtent};
 use super::ioctl;
 
@@ -122,7 +125,7 @@ impl TreeExtents {
     fn take(&mut self) -> io::Result<Option<FileExtent>> {
         let rest = self.search.items.get(self.at..).ok_or_else(damaged)?;
         let (key, item, end) = split(rest)?;
-        if key.object != self.inode || key.kind != EXTENT_DATA || Some(key.offset) < self.next {
+        if key.objectid != self.inode || key.kind != EXTENT_DATA || Some(key.offset) < self.next {
             return Err(damaged());
         }
         self.at += end;
@@ -186,21 +189,48 @@ impl Search {
     }
 }
 
-/// What is said of an item before it.
+/// `struct btrfs_ioctl_search_header`: what the kernel says of an item before it.
+#[derive(Debug, FromBytes)]
+#[repr(C)]
 struct Header {
-    object: u64,
+    transid: u64,
+    objectid: u64,
     offset: u64,
     kind: u32,
+    len: u32,
 }
+
+/// `struct btrfs_file_extent_item`, as it is on the disk, up to where the data of an inline extent begin.
+#[derive(Debug, FromBytes)]
+#[repr(C)]
+struct ExtentHead {
+    generation: U64,
+    ram_bytes: U64,
+    compression: u8,
+    encryption: u8,
+    other_encoding: U16,
+    kind: u8,
+}
+
+/// The rest of it, of an extent that is not inline.
+#[derive(Debug, FromBytes)]
+#[repr(C)]
+struct ExtentPlace {
+    disk_bytenr: U64,
+    disk_num_bytes: U64,
+    offset: U64,
+    num_bytes: U64,
+}
+
+const _: () = assert!(size_of::<Header>() == HEADER);
+const _: () = assert!(size_of::<ExtentHead>() == ITEM_HEAD && size_of::<ExtentHead>() + size_of::<ExtentPlace>() == ITEM);
 
 /// The first item of `bytes`, and where the next begins.
 fn split(bytes: &[u8]) -> io::Result<(Header, &[u8], usize)> {
-    let header: &[u8; HEADER] = bytes.first_chunk().ok_or_else(damaged)?;
-    let number = |at: usize| header[at..].first_chunk().copied().map(u64::from_ne_bytes).unwrap_or_default();
-    let short = |at: usize| header[at..].first_chunk().copied().map(u32::from_ne_bytes).unwrap_or_default();
-    let end = HEADER + short(28) as usize;
-    let item = bytes.get(HEADER..end).ok_or_else(damaged)?;
-    Ok((Header { object: number(8), offset: number(16), kind: short(24) }, item, end))
+    let (header, rest) = Header::read_from_prefix(bytes).map_err(|_| damaged())?;
+    let item = rest.get(..header.len as usize).ok_or_else(damaged)?;
+    let end = HEADER + item.len();
+    Ok((header, item, end))
 }
 
 /// An extent item, of data at `logical`; nothing when it says that there is a hole.
@@ -209,18 +239,16 @@ fn parse(logical: u64, item: &[u8]) -> io::Result<Option<FileExtent>> {
     const REGULAR: u8 = 1;
     const PREALLOCATED: u8 = 2;
 
-    let head: &[u8; ITEM_HEAD] = item.first_chunk().ok_or_else(damaged)?;
-    let is_encoded = head[16..20].iter().any(|&byte| byte != 0);
+    let (head, rest) = ExtentHead::read_from_prefix(item).map_err(|_| damaged())?;
+    let is_encoded = head.compression != 0 || head.encryption != 0 || head.other_encoding != 0;
     let encoding = if is_encoded { ExtentFlags::ENCODED } else { ExtentFlags::NONE };
-    if head[20] == INLINE {
-        let length = number(item, 8)?;
+    if head.kind == INLINE {
+        let length = head.ram_bytes.get();
         return Ok(Some(FileExtent { logical, physical: 0, length, flags: encoding.and(ExtentFlags::INLINE) }));
     }
-    if item.len() != ITEM {
-        return Err(damaged());
-    }
-    let (place, offset, length) = (number(item, 21)?, number(item, 37)?, number(item, 45)?);
-    let flags = match head[20] {
+    let found = ExtentPlace::read_from_bytes(rest).map_err(|_| damaged())?;
+    let (place, offset, length) = (found.disk_bytenr.get(), found.offset.get(), found.num_bytes.get());
+    let flags = match head.kind {
         REGULAR => encoding,
         PREALLOCATED => encoding.and(ExtentFlags::UNWRITTEN),
         _ => return Err(damaged()),
@@ -230,10 +258,6 @@ fn parse(logical: u64, item: &[u8]) -> io::Result<Option<FileExtent>> {
     }
     let physical = place.checked_add(offset).ok_or_else(damaged)?;
     Ok(Some(FileExtent { logical, physical, length, flags }))
-}
-
-fn number(item: &[u8], at: usize) -> io::Result<u64> {
-    item.get(at..).and_then(|rest| rest.first_chunk()).copied().map(u64::from_le_bytes).ok_or_else(damaged)
 }
 
 fn damaged() -> io::Error {

@@ -37,9 +37,6 @@ pub fn size(file: &File) -> io::Result<u64> {
 }
 
 /// Logical block size in bytes of a block device.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn logical_block_bytes(device: &File) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: BLKSSZGET writes one int.

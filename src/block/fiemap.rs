@@ -201,9 +201,7 @@ pub fn count(file: impl AsFd) -> io::Result<u64> {
 
 /// Number of extents of a file, by fetching all of them `N` at a time and looking at none: what any listing costs at least.
 /// For measurements.
-///
-/// # Errors
-/// As for [`count`].
+#[cfg(any(test, feature = "doubles"))]
 pub fn count_by_walking<const N: usize>(file: impl AsFd) -> io::Result<u64> {
     let (mut batch, mut start, mut count) = (RawBatch::<N>::new(), 0, 0);
     loop {

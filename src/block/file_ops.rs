@@ -28,6 +28,7 @@ pub fn punch_hole(file: &File, range: ByteRange) -> io::Result<()> {
 ///
 /// # Errors
 /// Whatever the system reports, `StorageFull` among it.
+#[cfg(any(test, feature = "doubles"))]
 pub fn preallocate(file: &File, range: ByteRange) -> io::Result<()> {
     allocate(file, FallocateFlags::empty(), range)
 }
@@ -44,18 +45,12 @@ fn allocate(file: &File, flags: FallocateFlags, range: ByteRange) -> io::Result<
 }
 
 /// Sets the size of a file and makes it durable.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn set_len_sync(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)?;
     file.sync_all()
 }
 
 /// Makes the entries of a directory durable.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn sync_dir(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
@@ -77,9 +72,6 @@ pub fn set_no_cow(file: &File) -> io::Result<()> {
 }
 
 /// Whether [`set_no_cow`] is in effect.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn is_no_cow(file: &File) -> io::Result<bool> {
     Ok(flags(file)? & FS_NOCOW_FL != 0)
 }

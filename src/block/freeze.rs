@@ -35,9 +35,6 @@ pub fn freeze(on: &File) -> io::Result<Frozen> {
 }
 
 /// Thaws the file system that `on` belongs to. Not frozen is success.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn thaw(on: &File) -> io::Result<()> {
     // SAFETY: FITHAW takes no argument, whatever its number says.
     match unsafe { ioctl::with_value(on.as_fd(), FITHAW, 0) } {

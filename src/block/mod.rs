@@ -1,7 +1,7 @@
 //! Block devices and files: what is read from and written to, and the system calls for it.
 //!
 //! Owns the descriptors it is given and nothing else; knows no pool and no repository. Everything here blocks, and is
-//! called from threads that may. One of the two islands of `unsafe` (the other is `dm`).
+//! called from threads that may. One of the islands of `unsafe`.
 
 #![allow(unsafe_code, reason = "system calls that no safe wrapper offers; every block states why it is sound")]
 
@@ -16,6 +16,8 @@ pub mod file_ops;
 pub mod freeze;
 mod ioctl;
 pub mod loop_device;
+pub mod magic;
+#[cfg(any(test, feature = "doubles"))]
 pub mod memory;
 pub mod memory_file;
 pub mod mount_options;
@@ -30,6 +32,7 @@ use std::io;
 
 pub use buffer::AlignedBuffer;
 pub use file::{FileSink, FileSource};
+#[cfg(any(test, feature = "doubles"))]
 pub use memory::{MemorySink, MemorySource};
 
 use crate::types::{ByteRange, LogicalBlockSize};
@@ -66,9 +69,6 @@ pub trait BlockSink: Send + Sync {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 
     /// Makes the range read as zeros, without allocating where the sink can.
-    ///
-    /// # Errors
-    /// As for [`BlockSink::write_at`].
     fn write_zeros(&self, range: ByteRange) -> io::Result<()>;
 
     /// Makes everything written so far durable.

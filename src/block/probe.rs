@@ -8,13 +8,12 @@
 //! at the end of a device (copies of partition tables, RAID records), or far from its beginning where file systems keep their files
 //! (the labels of ZFS), belongs to whoever owns the beginning, and counts only when nothing there was recognised.
 //!
-//! [`signature`](super::signature) has marks too, for another question: there one too many costs a look and a `--force`,
-//! so it takes every mark. Here it would make a volume that holds a file system unusable, so none may be what a file system's own
-//! fields can say: those of two bytes count only with what else must be there.
+//! [`signature`](super::signature) asks another question of the same marks ([`magic`]).
 
 use std::fmt;
 use std::io;
 
+use super::magic::{self, Asked, BOOT_SECTOR, DEVICE_MAPPER_OFFSET, DM_CACHE, DM_ERA, DM_THIN, GPT, LVM, MD_RAID, ZFS_UBERBLOCK};
 use super::{AlignedBuffer, BlockSource};
 use crate::types::FsType;
 
@@ -182,41 +181,9 @@ fn btrfs(bytes: Bytes<'_>) -> Option<Finding> {
 }
 
 fn foreign_at_the_beginning(bytes: Bytes<'_>) -> Option<&'static str> {
-    /// Offset, magic, name.
-    const SIGNATURES: &[(usize, &[u8], &str)] = &[
-        (0, b"LUKS\xba\xbe", "LUKS encryption"),
-        (512, b"EFI PART", "a GPT partition table"),
-        (4096, b"EFI PART", "a GPT partition table"),
-        (3, b"NTFS    ", "NTFS"),
-        (3, b"EXFAT   ", "exFAT"),
-        (3, b"-FVE-FS-", "BitLocker encryption"),
-        (54, b"FAT1", "FAT"),
-        (82, b"FAT32   ", "FAT"),
-        (0x8001, b"CD001", "ISO 9660"),
-        (0x8001, b"BEA01", "UDF"),
-        (0x8001, b"NSR0", "UDF"),
-        (4096, b"\xfc\x4e\x2b\xa9", "an MD RAID member"),
-        (0, b"\xfc\x4e\x2b\xa9", "an MD RAID member"),
-        (4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", "bcache"),
-        (4096 + 24, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", "bcachefs"),
-        (1024, b"\x10\x20\xf5\xf2", "F2FS"),
-        (1024, b"\xe2\xe1\xf5\xe0", "EROFS"),
-        // Letters and version; in an ext4, a number of inodes that it cannot have.
-        (1024, b"H+\0\x04", "HFS+"),
-        (1024, b"HX\0\x05", "HFS+"),
-        (0, b"hsqs", "SquashFS"),
-        (0, b"bluestore block device", "Ceph BlueStore"),
-        (64 << 10 | 0x34, b"ReIsEr", "ReiserFS"),
-        (32 << 10, b"JFS1", "JFS"),
-        (0, b"\x01\x01\x20\x00\x00\x00\x00\x00GFS2", "GFS2"),
-        (64 << 10, b"\x01\x16\x19\x70", "GFS2"),
-        (0, b"VMFS", "VMFS"),
-        (0, b"QFI\xfb", "a QCOW image"),
-    ];
-    SIGNATURES
-        .iter()
-        .find(|&&(offset, magic, _)| bytes.is(offset, magic))
-        .map(|&(_, _, name)| name)
+    magic::at_the_beginning(Asked::OfWholeDevices)
+        .find(|magic| usize::try_from(magic.offset).is_ok_and(|offset| bytes.is(offset, magic.bytes)))
+        .map(|magic| magic.name)
         .or_else(|| lvm(bytes))
         .or_else(|| swap(bytes))
         .or_else(|| device_mapper(bytes))
@@ -226,7 +193,7 @@ fn foreign_at_the_beginning(bytes: Bytes<'_>) -> Option<&'static str> {
 
 /// An LVM label lies in one of the first four sectors.
 fn lvm(bytes: Bytes<'_>) -> Option<&'static str> {
-    (0..4).any(|sector| bytes.is(sector * 512, b"LABELONE")).then_some("an LVM physical volume")
+    (0..4).any(|sector| bytes.is(sector * 512, LVM)).then_some("an LVM physical volume")
 }
 
 /// The end of the first page of any page size.
@@ -236,12 +203,12 @@ fn swap(bytes: Bytes<'_>) -> Option<&'static str> {
     ends.into_iter().any(is_swap).then_some("swap space")
 }
 
-/// dm-thin and dm-cache metadata; the magics lie behind a checksum, flags, a block number and a UUID.
+/// Metadata of device-mapper targets.
 fn device_mapper(bytes: Bytes<'_>) -> Option<&'static str> {
-    match bytes.le64(32)? {
-        27_022_010 => Some("dm-thin metadata"),
-        0x0616_1013 => Some("dm-cache metadata"),
-        0x3bac_a3ee => Some("dm-era metadata"),
+    match bytes.le64(DEVICE_MAPPER_OFFSET as usize)? {
+        DM_THIN => Some("dm-thin metadata"),
+        DM_CACHE => Some("dm-cache metadata"),
+        DM_ERA => Some("dm-era metadata"),
         _ => None,
     }
 }
@@ -254,15 +221,15 @@ fn nilfs(bytes: Bytes<'_>) -> Option<&'static str> {
 
 /// ZFS keeps two labels of 256 KiB at each end; the uberblocks begin at 128 KiB of each.
 fn zfs(bytes: Bytes<'_>) -> Option<&'static str> {
-    const UBERBLOCK: u64 = 0x00ba_b10c;
     let slots = (128 << 10..256 << 10).chain(384 << 10..512 << 10).step_by(1024);
-    let is_uberblock = |offset| bytes.le64(offset).is_some_and(|magic| magic == UBERBLOCK || magic.swap_bytes() == UBERBLOCK);
+    let is_uberblock =
+        |offset| bytes.le64(offset).is_some_and(|magic| magic == ZFS_UBERBLOCK || magic.swap_bytes() == ZFS_UBERBLOCK);
     slots.into_iter().any(is_uberblock).then_some("a ZFS member")
 }
 
 /// A boot sector with at least one entry. One without entries is a boot loader's, and stands before file systems too.
 fn mbr(bytes: Bytes<'_>) -> Option<&'static str> {
-    if !bytes.is(510, b"\x55\xaa") {
+    if !bytes.is(510, BOOT_SECTOR) {
         return None;
     }
     let is_entry = |index: usize| {
@@ -277,11 +244,11 @@ fn mbr(bytes: Bytes<'_>) -> Option<&'static str> {
 fn foreign_at_the_end(bytes: Bytes<'_>) -> Option<&'static str> {
     let end = bytes.0.len();
     let from_end = |distance: usize, magic: &[u8]| end.checked_sub(distance).is_some_and(|offset| bytes.is(offset, magic));
-    if from_end(512, b"EFI PART") || from_end(4096, b"EFI PART") {
+    if from_end(512, GPT) || from_end(4096, GPT) {
         return Some("the second copy of a GPT partition table");
     }
     // Version 1.0 at 8 to 12 KiB from the end, 0.90 at 64 to 128 KiB.
-    let md = |distance: usize| from_end(distance, b"\xfc\x4e\x2b\xa9");
+    let md = |distance: usize| from_end(distance, MD_RAID);
     if (8..=12).chain(64..=128).any(|kib| md(kib << 10)) {
         return Some("an MD RAID member");
     }

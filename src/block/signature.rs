@@ -4,11 +4,12 @@
 //! everything that anybody may still believe to be there, so all marks are reported, each with its name and its offset in bytes,
 //! and a mark counts whether or not the rest of its structure makes sense (a damaged file system may be somebody's only
 //! copy). Only marks of two bytes are checked further, as random data would show them too often. Nothing is
-//! written, and nothing found does not mean that nothing is there: data without a mark leave none.
+//! written, and nothing found does not mean that nothing is there: data without a mark leave none. The marks themselves are in `magic`.
 
 use std::fmt;
 use std::io;
 
+use super::magic::{self, Asked, BOOT_SECTOR, GPT, LVM, MD_RAID, ZFS_UBERBLOCK};
 use super::{AlignedBuffer, BlockSource};
 
 /// Bytes looked at from each end of the device.
@@ -52,72 +53,17 @@ pub fn examine(source: &dyn BlockSource) -> io::Result<Vec<Signature>> {
 pub fn detect(head: &[u8], tail: &[u8], size: u64) -> Vec<Signature> {
     let head = Bytes { bytes: head, offset: 0 };
     let tail = Bytes { bytes: tail, offset: size.saturating_sub(tail.len() as u64) };
-    let mut found: Vec<Signature> = AT_THE_BEGINNING
-        .iter()
-        .filter(|(offset, magic, _)| head.is(*offset, magic))
-        .map(|&(offset, _, name)| Signature { offset, name })
+    let mut found: Vec<Signature> = magic::at_the_beginning(Asked::OfVolumes)
+        .filter(|magic| head.is(magic.offset, magic.bytes))
+        .map(|magic| Signature { offset: magic.offset, name: magic.name })
         .collect();
-    let looks: [fn(Bytes<'_>) -> Option<Signature>; 9] = [ext, lvm, swap, partition_table, fat, zfs, hfs, nilfs, minix];
+    let looks: [fn(Bytes<'_>) -> Option<Signature>; 8] = [ext, lvm, swap, partition_table, fat, zfs, nilfs, minix];
     found.extend(looks.iter().filter_map(|look| look(head)));
     found.extend(at_the_end(tail, size));
     found.sort_unstable();
     found.dedup();
     found
 }
-
-/// Offset, magic, name.
-const AT_THE_BEGINNING: &[(u64, &[u8], &str)] = &[
-    (0, b"windlass pool", "a pool of windlass"),
-    (0, b"windlass region", "a catalogue of windlass"),
-    (0, b"XFSB", "XFS"),
-    (0, b"LUKS\xba\xbe", "LUKS encryption"),
-    // The second header of LUKS 2, at the sizes that its first may have.
-    (0x4000, b"SKUL\xba\xbe", "LUKS encryption (second header)"),
-    (0x8000, b"SKUL\xba\xbe", "LUKS encryption (second header)"),
-    (0x1_0000, b"SKUL\xba\xbe", "LUKS encryption (second header)"),
-    (0x2_0000, b"SKUL\xba\xbe", "LUKS encryption (second header)"),
-    (0x4_0000, b"SKUL\xba\xbe", "LUKS encryption (second header)"),
-    (0x8_0000, b"SKUL\xba\xbe", "LUKS encryption (second header)"),
-    (0x1_0040, b"_BHRfS_M", "Btrfs"),
-    (0x1_0040, b"!BHRfS_M", "Btrfs (unfinished)"),
-    (512, b"EFI PART", "a GPT partition table"),
-    (4096, b"EFI PART", "a GPT partition table"),
-    (3, b"NTFS    ", "NTFS"),
-    (3, b"EXFAT   ", "exFAT"),
-    (3, b"-FVE-FS-", "BitLocker encryption"),
-    (0x8001, b"CD001", "ISO 9660"),
-    (0x8001, b"BEA01", "UDF"),
-    (0x8001, b"NSR0", "UDF"),
-    (0, b"\xfc\x4e\x2b\xa9", "an MD RAID member"),
-    (4096, b"\xfc\x4e\x2b\xa9", "an MD RAID member"),
-    (4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", "bcache"),
-    (4096 + 24, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", "bcachefs"),
-    (1024, b"\x10\x20\xf5\xf2", "F2FS"),
-    (1024, b"\xe2\xe1\xf5\xe0", "EROFS"),
-    (0, b"hsqs", "SquashFS"),
-    (0, b"bluestore block device", "Ceph BlueStore"),
-    (0x1_0034, b"ReIsEr", "ReiserFS"),
-    (0x2034, b"ReIsEr", "ReiserFS"),
-    (0x8000, b"JFS1", "JFS"),
-    (0x1_0000, b"\x01\x16\x19\x70", "GFS2"),
-    (1024, b"OCFSV2", "OCFS2"),
-    (2048, b"OCFSV2", "OCFS2"),
-    (4096, b"OCFSV2", "OCFS2"),
-    (0, b"\x45\x3d\xcd\x28", "cramfs"),
-    (0, b"\xce\xfa\xad\x1b", "BFS"),
-    (0, b"QFI\xfb", "a QCOW image"),
-    (0, b"vdo", "VDO"),
-    (0, b"dmvdo001", "VDO"),
-    (0, b"verity\0\0", "dm-verity"),
-    (0, b"integrt\0", "dm-integrity"),
-    (0, b"SnAp", "a dm-snapshot store"),
-    // Behind a checksum, flags, a block number and a uuid.
-    (32, &27_022_010_u64.to_le_bytes(), "dm-thin metadata"),
-    (32, &0x0616_1013_u64.to_le_bytes(), "dm-cache metadata"),
-    (32, &0x3bac_a3ee_u64.to_le_bytes(), "dm-era metadata"),
-    (0, b"!Stra0tis\x86\xff\x02^\x41rh", "Stratis"),
-    (512 + 4, b"!Stra0tis\x86\xff\x02^\x41rh", "Stratis"),
-];
 
 /// Reads that are outside give nothing instead of panicking: a device may be of any size.
 #[derive(Clone, Copy)]
@@ -164,7 +110,7 @@ fn ext(bytes: Bytes<'_>) -> Option<Signature> {
 
 /// An LVM label lies in one of the first four sectors.
 fn lvm(bytes: Bytes<'_>) -> Option<Signature> {
-    let sector = (0..4).map(|sector| sector * 512).find(|&sector| bytes.is(sector, b"LABELONE"))?;
+    let sector = (0..4).map(|sector| sector * 512).find(|&sector| bytes.is(sector, LVM))?;
     found(sector, "an LVM physical volume")
 }
 
@@ -184,7 +130,7 @@ fn partition_table(bytes: Bytes<'_>) -> Option<Signature> {
             && bytes.le32(entry + 8).is_some_and(|start| start != 0)
             && bytes.le32(entry + 12).is_some_and(|sectors| sectors != 0)
     };
-    let is_table = bytes.is(510, b"\x55\xaa") && (0..4).any(is_entry);
+    let is_table = bytes.is(510, BOOT_SECTOR) && (0..4).any(is_entry);
     if is_table { found(510, "an MBR partition table") } else { None }
 }
 
@@ -192,7 +138,7 @@ fn partition_table(bytes: Bytes<'_>) -> Option<Signature> {
 fn fat(bytes: Bytes<'_>) -> Option<Signature> {
     let named = [(54, b"FAT12   "), (54, b"FAT16   "), (54, b"FAT     "), (82, b"FAT32   ")];
     let (offset, _) = named.into_iter().find(|(offset, magic)| bytes.is(*offset, *magic))?;
-    if bytes.is(510, b"\x55\xaa") { found(offset, "FAT") } else { None }
+    if bytes.is(510, BOOT_SECTOR) { found(offset, "FAT") } else { None }
 }
 
 /// ZFS keeps two labels of 256 KiB at each end; the uberblocks begin at 128 KiB of each.
@@ -205,14 +151,7 @@ fn zfs(bytes: Bytes<'_>) -> Option<Signature> {
 const ZFS_LABEL: u64 = 256 << 10;
 
 fn is_uberblock(bytes: Bytes<'_>, offset: u64) -> bool {
-    const MAGIC: u64 = 0x00ba_b10c;
-    bytes.le64(offset).is_some_and(|magic| magic == MAGIC || magic.swap_bytes() == MAGIC)
-}
-
-/// HFS+ and HFSX: two letters and a version, 4 or 5.
-fn hfs(bytes: Bytes<'_>) -> Option<Signature> {
-    let is_hfs = bytes.is(1024, b"H+\x00\x04") || bytes.is(1024, b"HX\x00\x05");
-    if is_hfs { found(1024, "HFS+") } else { None }
+    bytes.le64(offset).is_some_and(|magic| magic == ZFS_UBERBLOCK || magic.swap_bytes() == ZFS_UBERBLOCK)
 }
 
 /// Two bytes of magic; so the number of its format, which is 2, must be there too.
@@ -241,14 +180,14 @@ fn at_the_end(tail: Bytes<'_>, size: u64) -> Vec<Signature> {
     let mut all = Vec::new();
     let mut add = |offset: Option<u64>, name| all.extend(offset.map(|offset| Signature { offset, name }));
     for sector in [512, 4096] {
-        add(from_end(sector, b"EFI PART"), "a GPT partition table (second copy)");
-        add(from_end(sector, b"LABELONE"), "an LVM physical volume");
+        add(from_end(sector, GPT), "a GPT partition table (second copy)");
+        add(from_end(sector, LVM), "an LVM physical volume");
     }
     add(size.is_multiple_of(4096).then(|| from_end(4096, b"windlass pool")).flatten(), "a pool of windlass (second label)");
     // MD RAID: format 1.0 lies at 8 to 12 KiB from the end, 0.90 at 64 to 128 KiB; both at multiples of 4 KiB.
     let last = size - size % 4096;
     let offsets = [2, 3].into_iter().chain(16..=32).filter_map(|blocks: u64| last.checked_sub(blocks * 4096));
-    add(offsets.into_iter().find(|&offset| tail.is(offset, b"\xfc\x4e\x2b\xa9")), "an MD RAID member");
+    add(offsets.into_iter().find(|&offset| tail.is(offset, MD_RAID)), "an MD RAID member");
     let drbd = [b"\x83\x74\x02\x67", b"\x83\x74\x02\x6b", b"\x83\x74\x02\x6d"];
     let drbd = drbd.into_iter().find_map(|magic| from_end(4096, magic).or_else(|| from_end(4096 - 60, magic)));
     add(drbd, "DRBD metadata");

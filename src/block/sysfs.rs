@@ -45,34 +45,22 @@ impl StackedDevice {
 }
 
 /// All loop devices with a file behind them, and all devices of device-mapper. One that comes or goes meanwhile may be missed or not.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn stacked_devices() -> io::Result<Vec<StackedDevice>> {
     stacked_in(Path::new(SYSFS))
 }
 
 /// What is beneath a block device; `None` for a loop device without a file, for any other kind of device, and for one that is gone.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn beneath((major, minor): (u32, u32)) -> io::Result<Option<Beneath>> {
     look(&Path::new(SYSFS).join(format!("dev/block/{major}:{minor}")))
 }
 
 /// What is beneath the loop device with this number, as for [`beneath`].
-///
-/// # Errors
-/// Whatever the system reports.
 pub(super) fn beneath_loop(number: u32) -> io::Result<Option<Beneath>> {
     look(&loop_device(number))
 }
 
 /// The path of the file of the loop device with this number, with the mark that the kernel puts behind one that has no name any more;
 /// `None` when there is none.
-///
-/// # Errors
-/// Whatever the system reports.
 pub(super) fn file_of_loop(number: u32) -> io::Result<Option<PathBuf>> {
     Ok(backing_file(&loop_device(number))?.map(|path| OsString::from_vec(path).into()))
 }

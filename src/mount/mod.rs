@@ -1,12 +1,13 @@
 //! File systems on devices: probe, make, mount, freeze, grow, and what is mounted where.
 //!
 //! [`Mounter`] is the one door to the mount table; `csi` holds it as a trait object so that the Node service is tested
-//! without root over [`memory::MemoryMounter`]. mountinfo is the truth for mounts: nothing here remembers what it mounted.
+//! without root over a double (`memory`). mountinfo is the truth for mounts: nothing here remembers what it mounted.
 //! All calls block.
 
 mod btrfs_identity;
 mod check;
 pub mod image;
+#[cfg(any(test, feature = "doubles"))]
 pub mod memory;
 pub mod mkfs;
 mod mounted;
@@ -288,9 +289,6 @@ pub trait Mounter: Send + Sync {
     fn mount(&self, request: &MountRequest) -> Result<(), MountError>;
 
     /// Bind-mounts a directory or a device node on an existing directory or file.
-    ///
-    /// # Errors
-    /// As for [`Mounter::mount`].
     fn bind(&self, source: &Path, target: &Path, access: Access, options: &[String]) -> Result<(), MountError>;
 
     /// Takes the topmost mount off `target`. Nothing mounted there is success.
@@ -300,9 +298,6 @@ pub trait Mounter: Send + Sync {
     fn unmount(&self, target: &Path) -> Result<(), MountError>;
 
     /// Grows the mounted file system to its device. Already that large is success.
-    ///
-    /// # Errors
-    /// [`MountError::Program`], [`MountError::Io`].
     fn grow(&self, device: &Path, mount_point: &Path, fs_type: FsType) -> Result<(), MountError>;
 
     /// Grows an unmounted file system to its device where that is possible (ext4, checked first); does nothing for the
@@ -321,9 +316,6 @@ pub trait Mounter: Send + Sync {
     fn renew_identity(&self, device: &Path, fs_type: FsType) -> Result<(), MountError>;
 
     /// Fill state of the file system mounted at `path`.
-    ///
-    /// # Errors
-    /// [`MountError::NotFound`], [`MountError::Io`].
     fn stats(&self, path: &Path) -> Result<FileSystemStats, MountError>;
 
     /// Opens the file system that is mounted from a device, wherever that is; none when it is mounted nowhere.
@@ -333,9 +325,6 @@ pub trait Mounter: Send + Sync {
     fn open_mounted(&self, device: &Path) -> Result<Option<Arc<dyn MountedFileSystem>>, MountError>;
 
     /// Flushes a block device's page cache and write cache.
-    ///
-    /// # Errors
-    /// [`MountError::Io`].
     fn flush_device(&self, device: &Path) -> Result<(), MountError>;
 }
 
@@ -346,9 +335,6 @@ pub trait MountedFileSystem: Send + Sync {
     fn mount_point(&self) -> &Path;
 
     /// Writes out everything that is dirty (`syncfs`).
-    ///
-    /// # Errors
-    /// [`MountError::Io`].
     fn sync(&self) -> Result<(), MountError>;
 
     /// Freezes it (FIFREEZE).
@@ -358,9 +344,6 @@ pub trait MountedFileSystem: Send + Sync {
     fn freeze(&self) -> Result<Freeze, MountError>;
 
     /// Thaws it (FITHAW). Not frozen is success.
-    ///
-    /// # Errors
-    /// [`MountError::Io`].
     fn thaw(&self) -> Result<(), MountError>;
 }
 
@@ -379,9 +362,6 @@ pub fn topmost(entries: &[MountEntry]) -> BTreeMap<&Path, &MountEntry> {
 }
 
 /// The id of this boot of the machine: a new one means that every mount, loop device and freeze of before is gone.
-///
-/// # Errors
-/// [`MountError::Io`].
 pub fn boot_id() -> Result<String, MountError> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(PATH).map_err(MountError::io(PATH))?;

@@ -89,9 +89,7 @@ impl MountedFileSystem for Mounted {
     }
 
     fn freeze(&self) -> Result<Freeze, MountError> {
-        failpoint::hit("mount.freeze.before");
-        let frozen = freeze::freeze(&self.file).map_err(self.failed("freeze"))?;
-        failpoint::hit("mount.freeze.after");
+        let frozen = failpoint::around("mount.freeze", || freeze::freeze(&self.file)).map_err(self.failed("freeze"))?;
         Ok(match frozen {
             freeze::Frozen::Now => Freeze::Ours,
             freeze::Frozen::Already => Freeze::Foreign,
@@ -99,10 +97,7 @@ impl MountedFileSystem for Mounted {
     }
 
     fn thaw(&self) -> Result<(), MountError> {
-        failpoint::hit("mount.thaw.before");
-        freeze::thaw(&self.file).map_err(self.failed("thaw"))?;
-        failpoint::hit("mount.thaw.after");
-        Ok(())
+        failpoint::around("mount.thaw", || freeze::thaw(&self.file)).map_err(self.failed("thaw"))
     }
 }
 

@@ -20,9 +20,6 @@ pub struct MalformedLine {
 ///
 /// Since Linux 5.8 the kernel keeps its place between the reads of one open file, so what is mounted all the while is not
 /// missed when others mount and unmount.
-///
-/// # Errors
-/// [`MountError::Io`].
 pub fn read() -> Result<Vec<MountEntry>, MountError> {
     const PATH: &str = "/proc/self/mountinfo";
     let bytes = std::fs::read(PATH).map_err(MountError::io(PATH))?;

@@ -70,9 +70,6 @@ impl Root {
     }
 
     /// Where it is seen what is mounted beneath: that of the mount that holds it.
-    ///
-    /// # Errors
-    /// [`MountError::Io`].
     pub fn propagation(&self) -> Result<Propagation, MountError> {
         let path = format!("/proc/self/fdinfo/{}", self.directory.as_raw_fd());
         let text = std::fs::read_to_string(&path).map_err(MountError::io(path.clone()))?;
@@ -198,9 +195,6 @@ impl Confined {
     }
 
     /// Whether it is a directory.
-    ///
-    /// # Errors
-    /// [`MountError::Io`].
     pub fn is_directory(&self) -> Result<bool, MountError> {
         let metadata = self.file.metadata().map_err(MountError::io(format!("look at {}", self.real.display())))?;
         Ok(metadata.is_dir())

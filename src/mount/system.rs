@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::statvfs;
@@ -29,13 +29,18 @@ use super::{
 use crate::block::probe::{self, Finding};
 use crate::block::{FileSource, bind, device, mount_options};
 use crate::failpoint;
+use crate::types::poll::{self, Patience};
 use crate::types::{Access, FsType, LogicalBlockSize};
 
 /// How long an unmount waits for those who are about to leave: a program that was started holds copies of all descriptors of
-/// this process for a moment, and monitoring looks into every mount.
-const VISITORS_LINGER: Duration = Duration::from_millis(300);
-/// How often it looks meanwhile; the kernel offers no event for it.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// this process for a moment, and monitoring looks into every mount. The kernel offers no event for it.
+const VISITORS: Patience = Patience { limit: Duration::from_millis(300), every: Duration::from_millis(10) };
+
+/// When a mount was ended.
+enum Unmounted {
+    Now,
+    Before,
+}
 
 /// [`Mounter`] over the kernel and the file systems' own programs. Needs CAP_SYS_ADMIN.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,11 +82,11 @@ impl Mounter for SystemMounter {
             };
             return Err(MountError::NotBlank { device: device.to_owned(), found });
         }
-        failpoint::hit("mount.mkfs.before");
-        mkfs::make(device, fs_type, over)?;
-        // The programs sync before they end; this makes sure that what the probe reads past the cache is what they wrote.
-        self.flush_device(device)?;
-        failpoint::hit("mount.mkfs.after");
+        failpoint::around("mount.mkfs", || {
+            mkfs::make(device, fs_type, over)?;
+            // The programs sync before they end; this makes sure that what the probe reads past the cache is what they wrote.
+            self.flush_device(device)
+        })?;
         tracing::info!(device = %device.display(), %fs_type, "made a file system");
         Ok(())
     }
@@ -102,10 +107,10 @@ impl Mounter for SystemMounter {
         };
         let (is_asked_for, bytes) = look().map_err(|error| path_error("look at", device, error))?;
         if is_asked_for {
-            failpoint::hit("mount.check.before");
-            check::mend_ext4(device, bytes)?;
-            self.flush_device(device)?;
-            failpoint::hit("mount.check.after");
+            failpoint::around("mount.check", || {
+                check::mend_ext4(device, bytes)?;
+                self.flush_device(device)
+            })?;
             tracing::warn!(device = %device.display(), %fs_type, "checked a file system that had errors; it is sound now");
         }
         Ok(())
@@ -119,9 +124,7 @@ impl Mounter for SystemMounter {
             let same = entry.shows(device, number) && entry.access() == options.access();
             return if same { Ok(()) } else { Err(MountError::Busy(target.clone())) };
         }
-        failpoint::hit("mount.mount.before");
-        mount_device(device, target, *fs_type, &options)?;
-        failpoint::hit("mount.mount.after");
+        failpoint::around("mount.mount", || mount_device(device, target, *fs_type, &options))?;
         tracing::info!(device = %device.display(), target = %real_target(target).display(), %fs_type, "mounted");
         Ok(())
     }
@@ -140,34 +143,30 @@ impl Mounter for SystemMounter {
                 if entry.options.iter().any(|option| option == "ro") { Access::ReadOnly } else { Access::ReadWrite };
             return if same_content && mount_access == wanted { Ok(()) } else { Err(MountError::Busy(target.to_owned())) };
         }
-        failpoint::hit("mount.bind.before");
-        bind::bind(source, target, flags).map_err(|error| path_error(&format!("bind {} on", source.display()), target, error))?;
-        failpoint::hit("mount.bind.after");
+        failpoint::around("mount.bind", || bind::bind(source, target, flags))
+            .map_err(|error| path_error(&format!("bind {} on", source.display()), target, error))?;
         tracing::info!(source = %real_target(source).display(), target = %real_target(target).display(), ?wanted, "bound");
         Ok(())
     }
 
     fn unmount(&self, target: &Path) -> Result<(), MountError> {
-        failpoint::hit("mount.unmount.before");
-        let deadline = Instant::now() + VISITORS_LINGER;
-        loop {
-            match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
-                Ok(()) => break,
-                Err(nix::Error::ENOENT) => return Ok(()),
-                Err(nix::Error::EINVAL) if self.mounted_at(target)?.is_none() => return Ok(()),
-                Err(nix::Error::EBUSY) if Instant::now() < deadline => std::thread::park_timeout(LOOK_AGAIN),
-                Err(error) => return Err(path_error("unmount", target, error.into())),
-            }
+        let unmount = || match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => Ok(Some(Unmounted::Now)),
+            Err(nix::Error::ENOENT) => Ok(Some(Unmounted::Before)),
+            Err(nix::Error::EINVAL) if self.mounted_at(target)?.is_none() => Ok(Some(Unmounted::Before)),
+            Err(nix::Error::EBUSY) => Ok(None),
+            Err(error) => Err(path_error("unmount", target, error.into())),
+        };
+        let busy = || path_error("unmount", target, nix::Error::EBUSY.into());
+        match failpoint::around("mount.unmount", || poll::until(VISITORS, unmount)?.ok_or_else(busy))? {
+            Unmounted::Now => tracing::info!(target = %real_target(target).display(), "unmounted"),
+            Unmounted::Before => {}
         }
-        failpoint::hit("mount.unmount.after");
-        tracing::info!(target = %real_target(target).display(), "unmounted");
         Ok(())
     }
 
     fn grow(&self, device: &Path, mount_point: &Path, fs_type: FsType) -> Result<(), MountError> {
-        failpoint::hit("mount.grow.before");
-        mkfs::grow(device, &real_target(mount_point), fs_type)?;
-        failpoint::hit("mount.grow.after");
+        failpoint::around("mount.grow", || mkfs::grow(device, &real_target(mount_point), fs_type))?;
         tracing::info!(device = %device.display(), %fs_type, "grew a file system");
         Ok(())
     }
@@ -180,10 +179,10 @@ impl Mounter for SystemMounter {
         if self.mounts()?.iter().any(|entry| entry.shows(device, number)) {
             return Err(MountError::Busy(device.to_owned()));
         }
-        failpoint::hit("mount.grow.before");
-        mkfs::grow_unmounted_ext4(device)?;
-        self.flush_device(device)?;
-        failpoint::hit("mount.grow.after");
+        failpoint::around("mount.grow", || {
+            mkfs::grow_unmounted_ext4(device)?;
+            self.flush_device(device)
+        })?;
         tracing::info!(device = %device.display(), %fs_type, "grew an unmounted file system");
         Ok(())
     }
@@ -192,10 +191,10 @@ impl Mounter for SystemMounter {
         match fs_type {
             FsType::Ext4 | FsType::Xfs => Ok(()),
             FsType::Btrfs => {
-                failpoint::hit("mount.identity.before");
-                btrfs_identity::renew(device)?;
-                self.flush_device(device)?;
-                failpoint::hit("mount.identity.after");
+                failpoint::around("mount.identity", || {
+                    btrfs_identity::renew(device)?;
+                    self.flush_device(device)
+                })?;
                 tracing::info!(device = %device.display(), "gave a copied file system an identity of its own");
                 Ok(())
             }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
-use super::{BackingFile, DirectIo, LoopOptions};
+use super::model::{BackingFile, DirectIo, LoopOptions};
 use crate::block::ioctl;
 use crate::types::Access;
 

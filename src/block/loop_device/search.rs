@@ -21,7 +21,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use super::{BackingFile, LoopDevice, LoopError, look};
+use super::model::{BackingFile, LoopDevice, LoopError};
+use super::node::look;
 use crate::block::sysfs::{self, DELETED};
 
 /// Hints kept at most: a kernel's minor numbers are 2^20, a node's volumes some thousands. At this number all are forgotten,
@@ -31,19 +32,13 @@ const HINTS: usize = 1 << 16;
 static FOUND_LAST: LazyLock<Mutex<HashMap<BackingFile, u32>>> = LazyLock::new(Mutex::default);
 
 /// The devices attached to the open file, which is known by its own name alone: none, or one if everybody attaches by
-/// [`super::attach`].
-///
-/// # Errors
-/// [`LoopError::Io`], [`LoopError::WrongNode`].
+/// [`super::attach()`].
 pub fn find(file: &File) -> Result<Vec<LoopDevice>, LoopError> {
     find_named(file, &name_of(file)?)
 }
 
 /// Like [`find`], of a file whose path ends in `tail` for whoever looks at it. The more it says, the fewer devices of others
 /// have files called the same.
-///
-/// # Errors
-/// As [`find`].
 pub fn find_named(file: &File, tail: &Path) -> Result<Vec<LoopDevice>, LoopError> {
     let metadata = file.metadata().map_err(LoopError::io("state of the backing file"))?;
     let backing = BackingFile { device: metadata.dev(), inode: metadata.ino() };
@@ -84,9 +79,6 @@ pub fn recall(file: &File, tail: &Path) -> Result<Option<LoopDevice>, LoopError>
 }
 
 /// The devices attached to files beneath a folder, by the paths that the kernel has for them, in the order of their numbers.
-///
-/// # Errors
-/// [`LoopError::Io`], [`LoopError::Silent`], [`LoopError::WrongNode`].
 pub fn beneath(folder: &Path) -> Result<Vec<LoopDevice>, LoopError> {
     let mut devices = Vec::new();
     for number in numbers()? {

@@ -3,32 +3,29 @@
 //! Three sizes follow one another: the file's, its loop device's, the file system's. [`grow`] raises the first, durably;
 //! [`ImageFileSystem::follow`] brings the others along, and whoever opens an image does that first. So a crash between any two leaves a
 //! file system that is smaller than it may be, until the next opening. While a process serves an image it follows by itself
-//! ([`ImageFileSystem::follow_growth`]): a thread looks at the file's size every [`PERIOD`], so that room can be made beneath a pool in
+//! ([`ImageFileSystem::follow_growth`]): a thread looks at the file's size every two seconds, so that room can be made beneath a pool in
 //! use, however the file was enlarged. Both file systems grow mounted and full, for what they need they keep back.
 //!
 //! Nothing here ever makes an image smaller: two callers of [`grow`] exclude each other by a lock of the file that is not the
 //! owner's (a lock of the open description, beside the flock), so that the second sees what the first has done.
 
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::statvfs::statvfs;
 
-use super::{ImageError, ImageFileSystem, fs_type_of, open_as_it_is, split};
+use super::error::ImageError;
+use super::follower::{Followed, Follower};
+use super::mounted::{ImageFileSystem, fs_type_of, open_as_it_is};
+use super::names::split;
 use crate::block::loop_device::{self, LoopDevice};
 use crate::block::{device, file_ops};
 use crate::mount::Mounter;
 use crate::mount::system::SystemMounter;
 use crate::types::FsType;
 
-/// How often the size of an image that is served is looked at: a look is one `fstat`, and somebody may be waiting.
-const PERIOD: Duration = Duration::from_secs(2);
 /// Unit of `st_blocks`, in bytes.
 const STAT_BLOCK: u64 = 512;
 
@@ -39,6 +36,19 @@ pub enum Grown {
     Done,
     /// The process that serves the image brings the file system along, within some seconds.
     LeftToItsOwner,
+}
+
+/// Locks, attaches and mounts an image, as far as that is not done, and lets its file system grow to it. A file system that does
+/// not grow is used as it is.
+///
+/// # Errors
+/// [`ImageError::Locked`] while another process has it open; [`ImageError::Unsuitable`], [`ImageError::Attached`], ...
+pub fn open(path: &Path) -> Result<ImageFileSystem, ImageError> {
+    let opened = open_as_it_is(path)?;
+    if let Err(error) = opened.follow() {
+        tracing::warn!(image = %opened.image.display(), %error, "the file system of a pool image may be smaller than it");
+    }
+    Ok(opened)
 }
 
 /// Enlarges an image to `bytes`, and the file system in it unless another process serves it. As large already: only the file system
@@ -152,47 +162,4 @@ fn follow(image: &Path, device: &LoopDevice, directory: &Path, fs_type: FsType) 
     }
     drop(node);
     Ok(SystemMounter::new().grow(&device.path, directory, fs_type)?)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Followed {
-    Yes,
-    NotYet,
-}
-
-/// The thread that looks. Dropping it ends it, when a growth that runs is done.
-#[derive(Debug)]
-pub(super) struct Follower {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Follower {
-    /// Calls `follow` with the file's size whenever that is larger than `known`, and again each period while it fails.
-    fn start(file: File, known: u64, mut follow: impl FnMut(u64) -> Followed + Send + 'static) -> io::Result<Self> {
-        let (stop, stopped) = mpsc::channel::<()>();
-        let run = move || {
-            let mut known = known;
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(PERIOD) {
-                // A file that cannot be looked at has not grown.
-                let Ok(bytes) = file.metadata().map(|metadata| metadata.len()) else { continue };
-                if bytes > known && follow(bytes) == Followed::Yes {
-                    known = bytes;
-                }
-            }
-        };
-        let thread = thread::Builder::new().name("image-growth".to_owned()).spawn(run)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the follower of an image's size ended by a panic");
-        }
-    }
 }
