@@ -23,7 +23,7 @@ use dm_metadata::writer::{Shape, Snapshot, Writer};
 use dm_metadata::{Device, Map, Mapping, Pool, tools};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use windlass::dm::metadata::{KeptMapBuilder, MetadataError, MetadataFile, NEVER, ThinMetadata};
+use windlass::dm::metadata::{KeptMapBuilder, MetadataFile, NEVER, ThinMetadata, ThinMetadataError};
 use windlass::dm::units::ThinTime;
 
 /// Blocks of 100 GiB.
@@ -56,7 +56,7 @@ fn changed(metadata: &ThinMetadata<'_>) -> u64 {
     metadata
         .changed(id(1), id(2), &mut |run| {
             blocks += run.length();
-            Ok::<(), MetadataError>(())
+            Ok::<(), ThinMetadataError>(())
         })
         .unwrap();
     blocks
@@ -83,7 +83,7 @@ fn others(criterion: &mut Criterion, name: &str, file: &Path) {
     let mut builder = KeptMapBuilder::new(ThinTime::new(1).unwrap(), NonZeroUsize::new(1 << 16).unwrap());
     let keep = |run| {
         builder.push(run).unwrap();
-        Ok::<(), MetadataError>(())
+        Ok::<(), ThinMetadataError>(())
     };
     let mut keep = keep;
     with_metadata(file, |metadata| metadata.mapped(id(1), &mut keep)).unwrap();
@@ -94,9 +94,9 @@ fn others(criterion: &mut Criterion, name: &str, file: &Path) {
                 let mut blocks = 0;
                 metadata.changed_since(&kept, id(2), &mut |run| {
                     blocks += run.length();
-                    Ok::<(), MetadataError>(())
+                    Ok::<(), ThinMetadataError>(())
                 })?;
-                Ok::<u64, MetadataError>(black_box(blocks))
+                Ok::<u64, ThinMetadataError>(black_box(blocks))
             })
             .unwrap()
         });

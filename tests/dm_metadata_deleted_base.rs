@@ -16,7 +16,7 @@ use dm_metadata::walks::{changed, changed_since, id};
 use dm_metadata::writer::{Shape, in_memory};
 use dm_metadata::{Device, Mapping, Pool};
 use proptest::prelude::*;
-use windlass::dm::metadata::{KeptMap, KeptMapBuilder, MetadataError, NEVER, ThinMetadata};
+use windlass::dm::metadata::{KeptMap, KeptMapBuilder, NEVER, ThinMetadata, ThinMetadataError};
 use windlass::dm::units::ThinTime;
 
 const KEYS: u64 = 300;
@@ -138,7 +138,7 @@ fn keep(pool: &Pool, device: u32, runs: usize) -> KeptMap {
     metadata
         .mapped(id(device), &mut |run| {
             builder.push(run).unwrap();
-            Ok::<(), MetadataError>(())
+            Ok::<(), ThinMetadataError>(())
         })
         .unwrap();
     KeptMap::decode(&builder.finish().encode()).unwrap()

@@ -17,7 +17,7 @@ use dm_metadata::writer::{Shape, Snapshot, Writer};
 use dm_metadata::{Device, Map, Mapping, Pool, tools};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use windlass::dm::metadata::{BLOCK_BYTES, ChangedBlock, MemoryBlocks, MetadataError, NEVER, Reclaim};
+use windlass::dm::metadata::{BLOCK_BYTES, ChangedBlock, MemoryBlocks, NEVER, Reclaim, ThinMetadataError};
 
 /// A pool of up to five bitmaps, the last of which is rarely full, whose devices have runs of blocks anywhere, some in common.
 fn random_pool(random: &mut StdRng) -> Pool {
@@ -75,7 +75,7 @@ fn metadata(random: &mut StdRng, pool: &Pool, directory: &Path) -> DataMap {
     DataMap(bytes)
 }
 
-fn plan(metadata: &DataMap) -> Result<Reclaim, MetadataError> {
+fn plan(metadata: &DataMap) -> Result<Reclaim, ThinMetadataError> {
     Reclaim::plan(&MemoryBlocks::new(metadata.0.clone()), NEVER)
 }
 
@@ -192,7 +192,7 @@ fn a_mapped_block_that_is_free_is_damage() {
     metadata.set(5, 1);
     metadata.set(20_000, 0);
     let refused = plan(&metadata);
-    assert!(matches!(refused, Err(MetadataError::Damaged { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ThinMetadataError::Damaged { .. })), "{refused:?}");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn every_changed_bit_of_the_space_map_is_damage() {
             let mut damaged = metadata.clone();
             damaged.0[block as usize * BLOCK_BYTES + at] ^= 0x10;
             let refused = plan(&damaged);
-            assert!(matches!(refused, Err(MetadataError::Damaged { .. })), "block {block}, byte {at}: {refused:?}");
+            assert!(matches!(refused, Err(ThinMetadataError::Damaged { .. })), "block {block}, byte {at}: {refused:?}");
         }
     }
 }

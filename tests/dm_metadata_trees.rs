@@ -17,8 +17,8 @@ use dm_metadata::writer::{Block, INNER, LEAF, Shape, Snapshot, Writer, in_memory
 use dm_metadata::{Device, Map, Mapping, Pool};
 use proptest::prelude::*;
 use windlass::dm::metadata::{
-    BLOCK_BYTES, MemoryBlocks, MetadataBlock, MetadataBlocks, MetadataError, NEVER, NODE_SEED, SUPERBLOCK_SEED, Superblock,
-    ThinMetadata,
+    BLOCK_BYTES, MemoryBlocks, MetadataBlock, MetadataSource, NEVER, NODE_SEED, SUPERBLOCK_SEED, Superblock, ThinMetadata,
+    ThinMetadataError,
 };
 
 /// Nodes so small that a hundred blocks make three levels of inner nodes.
@@ -138,7 +138,7 @@ impl Watched {
     }
 }
 
-impl MetadataBlocks for Watched {
+impl MetadataSource for Watched {
     fn count(&self) -> u64 {
         self.blocks.count()
     }
@@ -191,14 +191,14 @@ fn every_read_may_be_the_one_that_fails_or_after_which_the_caller_has_enough() {
         blocks.reads.store(0, Ordering::Relaxed);
         let enough = || blocks.reads.load(Ordering::Relaxed) >= read;
         let outcome = ThinMetadata::held(&blocks, &enough).and_then(|metadata| everything(&metadata));
-        assert!(matches!(outcome, Err(MetadataError::Interrupted)), "read {read}: {outcome:?}");
+        assert!(matches!(outcome, Err(ThinMetadataError::Interrupted)), "read {read}: {outcome:?}");
         assert_eq!(blocks.reads.load(Ordering::Relaxed), read);
     }
     for read in 0..reads {
         blocks.reads.store(0, Ordering::Relaxed);
         blocks.fail_at = read;
         let outcome = ThinMetadata::held(&blocks, NEVER).and_then(|metadata| everything(&metadata));
-        assert!(matches!(outcome, Err(MetadataError::Io { .. })), "read {read}: {outcome:?}");
+        assert!(matches!(outcome, Err(ThinMetadataError::Io { .. })), "read {read}: {outcome:?}");
     }
 }
 
@@ -209,8 +209,8 @@ fn an_error_of_the_sink_ends_the_walk_at_once() {
         Metadata,
         Sink,
     }
-    impl From<MetadataError> for Ended {
-        fn from(_: MetadataError) -> Self {
+    impl From<ThinMetadataError> for Ended {
+        fn from(_: ThinMetadataError) -> Self {
             Self::Metadata
         }
     }
@@ -229,14 +229,14 @@ fn an_error_of_the_sink_ends_the_walk_at_once() {
 fn a_device_that_is_not_there_and_a_pool_without_a_metadata_snapshot_are_named() {
     let pool = two_devices(10, []);
     let blocks = MemoryBlocks::new(Writer::default().pool(&pool, &[SMALL], Snapshot::None));
-    assert!(matches!(ThinMetadata::held(&blocks, NEVER), Err(MetadataError::NotHeld)));
+    assert!(matches!(ThinMetadata::held(&blocks, NEVER), Err(ThinMetadataError::NotHeld)));
     let metadata = ThinMetadata::live(&blocks, NEVER).unwrap();
     for outcome in [mapped(&metadata, 3), changed(&metadata, 3, 1), changed(&metadata, 1, 0)] {
-        assert!(matches!(outcome, Err(MetadataError::MissingDevice(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(ThinMetadataError::MissingDevice(_))), "{outcome:?}");
     }
     let empty = MemoryBlocks::new(vec![0; 64 << 10]);
-    assert!(matches!(Superblock::read(&empty), Err(MetadataError::Unformatted { zeroed: true })));
-    assert!(matches!(Superblock::read(&MemoryBlocks::default()), Err(MetadataError::Io { .. })));
+    assert!(matches!(Superblock::read(&empty), Err(ThinMetadataError::Unformatted { zeroed: true })));
+    assert!(matches!(Superblock::read(&MemoryBlocks::default()), Err(ThinMetadataError::Io { .. })));
 }
 
 /// Where the trees of a pool have their nodes, and whether a node is a root.
@@ -262,7 +262,7 @@ fn nodes(bytes: &[u8]) -> BTreeMap<u64, bool> {
     found
 }
 
-fn outcome(bytes: Vec<u8>) -> Result<(), MetadataError> {
+fn outcome(bytes: Vec<u8>) -> Result<(), ThinMetadataError> {
     let blocks = MemoryBlocks::new(bytes);
     everything(&ThinMetadata::live(&blocks, NEVER)?)
 }
@@ -283,7 +283,7 @@ fn every_changed_byte_of_every_node_is_found() {
             changed[*block as usize * BLOCK_BYTES + at] ^= 1 << (at % 8);
             let outcome = outcome(changed);
             assert!(
-                matches!(outcome, Err(MetadataError::Damaged { block: found, .. }) if found.number() == *block),
+                matches!(outcome, Err(ThinMetadataError::Damaged { block: found, .. }) if found.number() == *block),
                 "byte {at} of block {block}: {outcome:?}"
             );
         }
@@ -361,7 +361,7 @@ fn hostile_nodes_with_right_checksums_are_errors() {
             let mut changed = bytes.clone();
             changed[start..start + BLOCK_BYTES].copy_from_slice(&block);
             let outcome = outcome(changed);
-            assert!(matches!(outcome, Err(MetadataError::Damaged { .. })), "{name} in block {number}: {outcome:?}");
+            assert!(matches!(outcome, Err(ThinMetadataError::Damaged { .. })), "{name} in block {number}: {outcome:?}");
             tried += 1;
         }
     }
@@ -404,7 +404,7 @@ fn a_tree_that_is_higher_than_any_is_an_error_and_one_below_that_is_read() {
         let blocks = with_roots(writer, &[root]);
         match mapped(&ThinMetadata::live(&blocks, NEVER).unwrap(), 1) {
             Ok(blocks) => assert!(is_read && blocks == BTreeSet::from([5])),
-            Err(error) => assert!(!is_read && matches!(error, MetadataError::Damaged { .. }), "{error:?}"),
+            Err(error) => assert!(!is_read && matches!(error, ThinMetadataError::Damaged { .. }), "{error:?}"),
         }
     }
 }
@@ -422,7 +422,7 @@ fn a_block_at_two_heights_at_once_is_an_error() {
     let metadata = ThinMetadata::live(&blocks, NEVER).unwrap();
     assert_eq!(mapped(&metadata, 2).unwrap(), BTreeSet::from([5]));
     for outcome in [changed(&metadata, 1, 2), changed(&metadata, 2, 1), mapped(&metadata, 1)] {
-        assert!(matches!(outcome, Err(MetadataError::Damaged { .. })), "{outcome:?}");
+        assert!(matches!(outcome, Err(ThinMetadataError::Damaged { .. })), "{outcome:?}");
     }
 }
 
@@ -432,5 +432,5 @@ fn a_mapping_to_data_beyond_the_device_is_an_error_of_the_usage() {
     pool.data_blocks = 9;
     let blocks = in_memory(&pool, &[SMALL]);
     let outcome = usage(&ThinMetadata::live(&blocks, NEVER).unwrap());
-    assert!(matches!(outcome, Err(MetadataError::Damaged { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(ThinMetadataError::Damaged { .. })), "{outcome:?}");
 }

@@ -59,11 +59,11 @@ impl fmt::Display for MetadataBlocks {
     }
 }
 
-/// The place of one metadata block: its number on the metadata device, in blocks of 4 KiB. Zero is the superblock.
+/// Where the copy of the superblock for a metadata snapshot lies: the number of its block of 4 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MetadataBlock(u64);
+pub struct HeldRoot(u64);
 
-impl MetadataBlock {
+impl HeldRoot {
     /// The block with this number.
     pub const fn new(number: u64) -> Self {
         Self(number)
@@ -75,7 +75,7 @@ impl MetadataBlock {
     }
 }
 
-impl fmt::Display for MetadataBlock {
+impl fmt::Display for HeldRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

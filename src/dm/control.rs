@@ -8,50 +8,34 @@
 //!   again.
 //! * Where a call can wait is where the kernel waits: `suspend` for what was written before, `resume` with a new table for
 //!   the same, messages and a pool's status for the pool's commit. Nothing here cancels them.
-//! * A reply that did not fit is asked for again with twice the room, from 16 KiB to at most 16 MiB: 50,000 devices with the
-//!   longest names and uuids take 14 MiB.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::call::{FIRST_ROOM, NO_DATA, ask};
+use super::control_node::{open_control, unavailable};
 use super::error::DmError;
 use super::event::{self, EventWaiter, Stopper};
 use super::message::PoolMessage;
 use super::name::{DmName, DmUuid};
-use super::raw::{self, Verb, flag};
+use super::raw::{Verb, flag};
 use super::reply::{DeviceInfo, InterfaceVersion, ListedDevice, Malformed, Reply, TargetLine};
 use super::request::Request;
-use super::status::{ThinPoolStatus, ThinStatus};
+use super::status::ThinPoolStatus;
+#[cfg(any(test, feature = "doubles"))]
+use super::status::ThinStatus;
 use super::table::{Target, TargetKind};
 use crate::failpoint;
 use crate::types::Access;
+use crate::types::poll::{self, Patience};
 
-const CONTROL: &str = "/dev/mapper/control";
-/// Its number: that of "miscellaneous" devices, and the minor that the kernel keeps for device-mapper, by which it also loads the
-/// module when the node is opened.
-const CONTROL_NUMBER: (u64, u64) = (10, 236);
 /// The interface of Linux 5.13: the first whose list of devices has the uuids. (The call that arms events is older, of 4.37.)
 const OLDEST: (u32, u32) = (4, 45);
 
-/// Room for a reply without data.
-const NO_DATA: usize = 0;
-/// Room for a reply at first.
-const FIRST_ROOM: usize = 16 << 10;
-/// Room for a reply at most.
-const MOST_ROOM: usize = 16 << 20;
-/// How often a call that a signal interrupted is made again. Each time takes another signal to this very thread, of which
-/// this process gets a few in its life.
-const INTERRUPTIONS: u32 = 100;
-
 /// How long [`DeviceMapper::remove`] waits for those who have the device open: udev and blkid look at devices for some
-/// milliseconds when they change, whatever they are told. What lasts longer than this is use.
-const OPENERS_LINGER: Duration = Duration::from_millis(800);
-/// How often it looks meanwhile; the kernel offers no event for it.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// milliseconds when they change, whatever they are told. What lasts longer than this is use. The kernel offers no event for it.
+const OPENERS: Patience = Patience { limit: Duration::from_millis(800), every: Duration::from_millis(10) };
 
 /// What becomes of a mounted file system when its device is suspended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +88,7 @@ impl DeviceMapper {
     /// privileges among it.
     pub fn open() -> Result<Self, DmError> {
         let control = open_control()?;
-        let version = ask(&control, &Request::general(Verb::Version), NO_DATA, |reply| reply.version())?;
+        let version = ask(&control, &Request::general(Verb::Version), NO_DATA, |reply| Ok(reply.version()))?;
         if (version.major, version.minor) < OLDEST {
             let source = io::Error::other(format!("its interface is {version}, and {}.{} is needed", OLDEST.0, OLDEST.1));
             return Err(unavailable("device-mapper of Linux 5.13 or later", "dm_mod", source));
@@ -137,10 +121,8 @@ impl DeviceMapper {
     /// # Errors
     /// [`DmError::Exists`] when another has the name or the uuid; [`DmError::Io`].
     pub fn create(&self, name: &DmName, uuid: &DmUuid) -> Result<DeviceInfo, DmError> {
-        failpoint::hit("dm.create.before");
-        let info = self.ask(&Request::of(Verb::Create, name).uuid(uuid.as_str()), NO_DATA, |reply| reply.info())?;
-        failpoint::hit("dm.create.after");
-        Ok(info)
+        let request = Request::of(Verb::Create, name).uuid(uuid.as_str());
+        failpoint::around("dm.create", || self.ask(&request, NO_DATA, |reply| reply.info()))
     }
 
     /// Loads a table, which becomes live at the next [`DeviceMapper::resume`] and replaces one that was loaded before and has
@@ -155,12 +137,9 @@ impl DeviceMapper {
             Access::ReadOnly => flag::READ_ONLY,
             Access::ReadWrite => 0,
         };
-        failpoint::hit("dm.load.before");
-        match self.ask(&Request::of(Verb::TableLoad, name).flags(flags).table(table), NO_DATA, |reply| reply.info()) {
-            Ok(_) => {
-                failpoint::hit("dm.load.after");
-                Ok(())
-            }
+        let request = Request::of(Verb::TableLoad, name).flags(flags).table(table);
+        match failpoint::around("dm.load", || self.ask(&request, NO_DATA, |reply| reply.info())) {
+            Ok(_) => Ok(()),
             // The same number when a device beneath has gone.
             Err(DmError::Missing(action)) if self.info(name)?.is_some() => {
                 let source = io::Error::new(io::ErrorKind::NotFound, "a device of the table is not there");
@@ -171,9 +150,6 @@ impl DeviceMapper {
     }
 
     /// Drops a table that was loaded and is not live. None there is success.
-    ///
-    /// # Errors
-    /// [`DmError::Missing`], [`DmError::Io`].
     pub fn clear(&self, name: &DmName) -> Result<(), DmError> {
         self.ask(&Request::of(Verb::TableClear, name), NO_DATA, |reply| reply.info()).map(drop)
     }
@@ -184,10 +160,8 @@ impl DeviceMapper {
     /// # Errors
     /// [`DmError::Missing`]; [`DmError::Refused`] when the table does not fit what there is; [`DmError::Io`].
     pub fn resume(&self, name: &DmName) -> Result<DeviceInfo, DmError> {
-        failpoint::hit("dm.resume.before");
-        let info = self.ask(&Request::of(Verb::Suspend, name).udev_leave_alone(), NO_DATA, |reply| reply.info())?;
-        failpoint::hit("dm.resume.after");
-        Ok(info)
+        let request = Request::of(Verb::Suspend, name).udev_leave_alone();
+        failpoint::around("dm.resume", || self.ask(&request, NO_DATA, |reply| reply.info()))
     }
 
     /// Makes a loaded table live in one call: the device is suspended, mounted file systems left alone, its table replaced, and it goes on, so
@@ -209,9 +183,6 @@ impl DeviceMapper {
 
     /// Makes the device wait: when this returns nothing is under way, and what is sent to it is kept until
     /// [`DeviceMapper::resume`]. A suspended device is success.
-    ///
-    /// # Errors
-    /// [`DmError::Missing`], [`DmError::Io`].
     pub fn suspend(&self, name: &DmName, options: SuspendOptions) -> Result<(), DmError> {
         let mut request = Request::of(Verb::Suspend, name).flags(flag::SUSPEND);
         if options.file_system == FileSystem::Leave {
@@ -220,16 +191,10 @@ impl DeviceMapper {
         if options.flush == Flush::Skip {
             request = request.flags(flag::NO_FLUSH);
         }
-        failpoint::hit("dm.suspend.before");
-        self.ask(&request, NO_DATA, |reply| reply.info())?;
-        failpoint::hit("dm.suspend.after");
-        Ok(())
+        failpoint::around("dm.suspend", || self.ask(&request, NO_DATA, |reply| reply.info()).map(drop))
     }
 
     /// Makes a device with this table and starts it. On failure there is none.
-    ///
-    /// # Errors
-    /// Those of [`DeviceMapper::create`], [`DeviceMapper::load`] and [`DeviceMapper::resume`].
     pub fn activate(&self, name: &DmName, uuid: &DmUuid, access: Access, table: &[Target]) -> Result<DeviceInfo, DmError> {
         self.create(name, uuid)?;
         self.load(name, access, table).and_then(|()| self.resume(name)).inspect_err(|_| {
@@ -249,18 +214,21 @@ impl DeviceMapper {
             Removal::Deferred => flag::DEFERRED_REMOVE,
         };
         let request = Request::of(Verb::Remove, name).flags(flags).udev_leave_alone();
-        let deadline = Instant::now() + OPENERS_LINGER;
-        failpoint::hit("dm.remove.before");
-        loop {
+        let mut busy = None;
+        failpoint::around("dm.remove", || {
             // The reply of a removed device describes nothing.
-            match self.ask(&request, NO_DATA, |_| Ok(())) {
-                Err(DmError::Busy(_)) if Instant::now() < deadline => std::thread::park_timeout(LOOK_AGAIN),
-                Err(error) => return Err(error),
-                Ok(()) => break,
+            let removed = poll::until(OPENERS, || match self.ask(&request, NO_DATA, |_| Ok(())) {
+                Err(error @ DmError::Busy(_)) => {
+                    busy = Some(error);
+                    Ok(None)
+                }
+                other => other.map(Some),
+            })?;
+            match (removed, busy) {
+                (None, Some(busy)) => Err(busy),
+                _ => Ok(()),
             }
-        }
-        failpoint::hit("dm.remove.after");
-        Ok(())
+        })
     }
 
     /// Takes back a deferred removal. None asked for is success.
@@ -272,9 +240,6 @@ impl DeviceMapper {
     }
 
     /// What there is to know of a device; `None` when there is none of this name.
-    ///
-    /// # Errors
-    /// [`DmError::Io`], [`DmError::Reply`].
     pub fn info(&self, name: &DmName) -> Result<Option<DeviceInfo>, DmError> {
         match self.ask(&Request::of(Verb::Status, name), NO_DATA, |reply| reply.info()) {
             Ok(info) => Ok(Some(info)),
@@ -284,9 +249,6 @@ impl DeviceMapper {
     }
 
     /// All devices, those of others among them.
-    ///
-    /// # Errors
-    /// [`DmError::Io`], [`DmError::Reply`].
     pub fn list(&self) -> Result<Vec<ListedDevice>, DmError> {
         self.ask(&Request::general(Verb::ListDevices).flags(flag::WITH_UUID), FIRST_ROOM, |reply| reply.devices())
     }
@@ -311,17 +273,12 @@ impl DeviceMapper {
 
     /// The state of a thin pool as the kernel knows it at this moment, without a commit: nothing is written, and nothing waited for. A
     /// pool that has run out of space and got some back says so from its next commit on, which takes it a second.
-    ///
-    /// # Errors
-    /// As for [`DeviceMapper::thin_pool_status`].
     pub fn thin_pool_status_uncommitted(&self, name: &DmName) -> Result<ThinPoolStatus, DmError> {
         self.status(Request::of(Verb::TableStatus, name).flags(flag::NO_FLUSH), "thin-pool")
     }
 
     /// The state of a thin volume.
-    ///
-    /// # Errors
-    /// As for [`DeviceMapper::thin_pool_status`].
+    #[cfg(any(test, feature = "doubles"))]
     pub fn thin_status(&self, name: &DmName) -> Result<ThinStatus, DmError> {
         self.status(Request::of(Verb::TableStatus, name), "thin")
     }
@@ -350,18 +307,15 @@ impl DeviceMapper {
     /// for another transaction id than the pool's, and for no metadata snapshot to release; [`DmError::Io`], without room for
     /// metadata among it.
     pub fn message(&self, pool: &DmName, message: &PoolMessage) -> Result<(), DmError> {
-        let (before, after) = match message {
-            PoolMessage::CreateThin { .. } => ("dm.create_thin.before", "dm.create_thin.after"),
-            PoolMessage::CreateSnap { .. } => ("dm.create_snap.before", "dm.create_snap.after"),
-            PoolMessage::Delete { .. } => ("dm.delete.before", "dm.delete.after"),
-            PoolMessage::SetTransactionId { .. } => ("dm.set_transaction_id.before", "dm.set_transaction_id.after"),
-            PoolMessage::ReserveMetadataSnap => ("dm.reserve_metadata_snap.before", "dm.reserve_metadata_snap.after"),
-            PoolMessage::ReleaseMetadataSnap => ("dm.release_metadata_snap.before", "dm.release_metadata_snap.after"),
+        let name = match message {
+            PoolMessage::CreateThin { .. } => "dm.create_thin",
+            PoolMessage::CreateSnap { .. } => "dm.create_snap",
+            PoolMessage::Delete { .. } => "dm.delete",
+            PoolMessage::SetTransactionId { .. } => "dm.set_transaction_id",
+            PoolMessage::ReserveMetadataSnap => "dm.reserve_metadata_snap",
+            PoolMessage::ReleaseMetadataSnap => "dm.release_metadata_snap",
         };
-        failpoint::hit(before);
-        self.send(pool, &message.to_string())?;
-        failpoint::hit(after);
-        Ok(())
+        failpoint::around(name, || self.send(pool, &message.to_string()))
     }
 
     fn send(&self, name: &DmName, text: &str) -> Result<(), DmError> {
@@ -369,9 +323,6 @@ impl DeviceMapper {
     }
 
     /// Something to wait with for events of any device, and what ends the waiting.
-    ///
-    /// # Errors
-    /// [`DmError::Io`].
     pub fn events(&self) -> Result<(EventWaiter, Stopper), DmError> {
         event::pair(open_control()?)
     }
@@ -386,40 +337,6 @@ impl DeviceMapper {
     }
 }
 
-/// Makes one request, with room for `room` bytes of data, and reads the reply.
-pub(super) fn ask<T>(
-    control: &File,
-    request: &Request<'_>,
-    room: usize,
-    read: impl FnOnce(&Reply<'_>) -> Result<T, Malformed>,
-) -> Result<T, DmError> {
-    let (mut room, mut interruptions) = (room, 0);
-    loop {
-        let mut buffer = request.encode(room);
-        match raw::call(control.as_fd(), request.verb, &mut buffer) {
-            Ok(()) => {}
-            // What a message did before it was interrupted is not known: that is for the caller to find out.
-            Err(error) if is_interrupted(&error) && request.verb != Verb::Message && interruptions < INTERRUPTIONS => {
-                interruptions += 1;
-                continue;
-            }
-            Err(error) => return Err(DmError::from_kernel(request.verb, request.action(), error)),
-        }
-        let reply = Reply::parse(&buffer).map_err(DmError::reply(request.action()))?;
-        if !reply.is_cut_short() {
-            return read(&reply).map_err(DmError::reply(request.action()));
-        }
-        if !request.only_asks() || room >= MOST_ROOM {
-            return Err(DmError::reply(request.action())(Malformed::TooLarge(room)));
-        }
-        room = (room * 2).clamp(FIRST_ROOM, MOST_ROOM);
-    }
-}
-
-fn is_interrupted(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINTR)
-}
-
 fn target(found: TargetLine) -> Result<Target, Malformed> {
     let kind = TargetKind::parse(&found.kind, &found.text);
     let kind = kind.map_err(|error| line(&format!("{} {}", found.kind, found.text), error))?;
@@ -428,55 +345,4 @@ fn target(found: TargetLine) -> Result<Target, Malformed> {
 
 fn line(line: &str, error: super::LineError) -> Malformed {
     Malformed::Line { line: line.to_owned(), error }
-}
-
-fn unavailable(what: &str, module: &str, source: io::Error) -> DmError {
-    DmError::Unavailable { what: what.to_owned(), module: module.to_owned(), source }
-}
-
-/// Opens the control node, made if it is not there (a container's /dev does not follow the host's). One that was made in vain is
-/// taken away again.
-fn open_control() -> Result<File, DmError> {
-    let open = || OpenOptions::new().read(true).write(true).open(CONTROL);
-    let (opened, made) = match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_control().map_err(DmError::io(format!("make {CONTROL}")))?;
-            (open(), Made::Now)
-        }
-        other => (other, Made::Before),
-    };
-    match opened {
-        Ok(control) => {
-            let metadata = control.metadata().map_err(DmError::io(format!("look at {CONTROL}")))?;
-            let is_it = metadata.file_type().is_char_device() && nix::sys::stat::major(metadata.rdev()) == CONTROL_NUMBER.0;
-            if is_it { Ok(control) } else { Err(DmError::io(CONTROL)(io::Error::other("is not the node of device-mapper"))) }
-        }
-        Err(error) => {
-            if made == Made::Now {
-                let _ = fs::remove_file(CONTROL);
-            }
-            match error.raw_os_error() {
-                Some(libc::ENODEV | libc::ENXIO) => Err(unavailable("device-mapper", "dm_mod", error)),
-                _ => Err(DmError::io(format!("open {CONTROL}"))(error)),
-            }
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Made {
-    Now,
-    Before,
-}
-
-fn make_control() -> io::Result<()> {
-    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-    if let Some(directory) = Path::new(CONTROL).parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let number = makedev(CONTROL_NUMBER.0, CONTROL_NUMBER.1);
-    match mknod(CONTROL, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, number) {
-        Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }

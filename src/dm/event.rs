@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::control::ask;
+use super::call::ask;
 use super::error::DmError;
 use super::raw::Verb;
 use super::request::Request;
@@ -55,9 +55,6 @@ pub(super) fn pair(control: File) -> Result<(EventWaiter, Stopper), DmError> {
 impl EventWaiter {
     /// Waits until something happened since the last wait began to return (or since this was made), for at most `timeout`, or
     /// until it is stopped.
-    ///
-    /// # Errors
-    /// [`DmError::Io`].
     pub fn wait(&self, timeout: Duration) -> Result<Woken, DmError> {
         let deadline = Instant::now().checked_add(timeout);
         loop {

@@ -17,7 +17,9 @@
 //! * What this never does: retry without a bound, remove what is open, follow a symbolic link, touch a device it was not told of.
 
 mod blocks;
+mod call;
 mod control;
+mod control_node;
 mod error;
 mod event;
 mod line;
@@ -33,7 +35,7 @@ mod status;
 mod table;
 pub mod units;
 
-pub use self::blocks::{DataBlocks, MetadataBlock, MetadataBlocks, TransactionId};
+pub use self::blocks::{DataBlocks, HeldRoot, MetadataBlocks, TransactionId};
 pub use self::control::{DeviceMapper, FileSystem, Flush, Removal, SuspendOptions};
 pub use self::error::DmError;
 pub use self::event::{EventWaiter, Stopper, Woken};

@@ -1,13 +1,16 @@
 //! The kernel's structures and the call.
 //!
-//! The layouts are those of `linux/dm-ioctl.h`, interface 4. They serve for their offsets only: requests are written and replies
-//! read as bytes at those offsets, so that nothing but the call itself is unsafe.
+//! The layouts are those of `linux/dm-ioctl.h`, interface 4. Requests are written as bytes at their offsets, and of
+//! replies they are copies, so that nothing but the call itself is unsafe.
 
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use zerocopy::FromBytes;
+
 /// `struct dm_ioctl`, at the beginning of every request and reply.
+#[derive(Debug, FromBytes)]
 #[repr(C)]
 pub(super) struct Header {
     pub(super) version: [u32; 3],
@@ -25,6 +28,7 @@ pub(super) struct Header {
 }
 
 /// `struct dm_target_spec`, before the text of each target of a table.
+#[derive(Debug, FromBytes)]
 #[repr(C)]
 pub(super) struct TargetSpec {
     pub(super) sector_start: u64,

@@ -5,9 +5,11 @@
 
 use std::mem::offset_of;
 
+use zerocopy::FromBytes;
+
 use super::line::LineError;
 use super::name::DeviceNumber;
-use super::raw::{ALIGNMENT, HEADER_BYTES, Header, SPEC_BYTES, TargetSpec, flag};
+use super::raw::{ALIGNMENT, Header, SPEC_BYTES, TargetSpec, flag};
 use super::units::Sectors;
 use crate::types::Access;
 
@@ -130,9 +132,9 @@ pub struct TargetLine {
 }
 
 /// A reply, its header checked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Reply<'a> {
-    bytes: &'a [u8],
+    header: Header,
     data: &'a [u8],
 }
 
@@ -142,52 +144,37 @@ impl<'a> Reply<'a> {
     /// # Errors
     /// [`Malformed`]: no header, or data that do not lie in the buffer.
     pub fn parse(buffer: &'a [u8]) -> Result<Self, Malformed> {
-        if buffer.len() < HEADER_BYTES {
-            return Err(Malformed::Short("the header"));
-        }
-        let size = u32_at(buffer, offset_of!(Header, data_size), "the header")? as usize;
-        let start = u32_at(buffer, offset_of!(Header, data_start), "the header")? as usize;
+        let (header, _) = Header::read_from_prefix(buffer).map_err(|_| Malformed::Short("the header"))?;
+        let (size, start) = (header.data_size as usize, header.data_start as usize);
         // A reply without data ends before they would start.
         let data = if size <= start { &[] } else { buffer.get(start..size).ok_or(Malformed::Short("the data"))? };
         if !data.is_empty() && start < offset_of!(Header, data) {
             return Err(Malformed::Order { at: 0, next: start });
         }
-        Ok(Self { bytes: buffer, data })
-    }
-
-    fn flags(&self) -> u32 {
-        // The header is there: `parse` saw to it.
-        u32_at(self.bytes, offset_of!(Header, flags), "the header").unwrap_or(0)
+        Ok(Self { header, data })
     }
 
     /// Whether it did not fit: nothing in it may be used.
     pub fn is_cut_short(&self) -> bool {
-        self.flags() & flag::BUFFER_FULL != 0
+        self.header.flags & flag::BUFFER_FULL != 0
     }
 
     /// The version of the interface, which every reply has.
-    ///
-    /// # Errors
-    /// [`Malformed::Short`].
-    pub fn version(&self) -> Result<InterfaceVersion, Malformed> {
-        let part = |index: usize| u32_at(self.bytes, offset_of!(Header, version) + 4 * index, "the version");
-        Ok(InterfaceVersion { major: part(0)?, minor: part(1)?, patch: part(2)? })
+    pub fn version(&self) -> InterfaceVersion {
+        let [major, minor, patch] = self.header.version;
+        InterfaceVersion { major, minor, patch }
     }
 
     /// The device that the request was about.
-    ///
-    /// # Errors
-    /// [`Malformed`].
     pub fn info(&self) -> Result<DeviceInfo, Malformed> {
-        let flags = self.flags();
+        let Header { flags, open_count, event_nr, dev, uuid, .. } = &self.header;
         let has = |wanted: u32| flags & wanted != 0;
-        let open_count = u32_at(self.bytes, offset_of!(Header, open_count), "the header")?.cast_signed();
-        let uuid = text(field(self.bytes, offset_of!(Header, uuid), 129)?, "the uuid")?;
+        let uuid = text(uuid, "the uuid")?;
         Ok(DeviceInfo {
-            number: device_number(u64_at(self.bytes, offset_of!(Header, dev), "the header")?)?,
-            open_count: u32::try_from(open_count)
-                .map_err(|_| Malformed::Range { what: "an open count", value: open_count.into() })?,
-            event_nr: u32_at(self.bytes, offset_of!(Header, event_nr), "the header")?,
+            number: device_number(*dev)?,
+            open_count: u32::try_from(*open_count)
+                .map_err(|_| Malformed::Range { what: "an open count", value: (*open_count).into() })?,
+            event_nr: *event_nr,
             access: if has(flag::READ_ONLY) { Access::ReadOnly } else { Access::ReadWrite },
             suspended: has(flag::SUSPEND),
             deferred_remove: has(flag::DEFERRED_REMOVE),
@@ -198,13 +185,9 @@ impl<'a> Reply<'a> {
     }
 
     /// The targets of a table, or their states.
-    ///
-    /// # Errors
-    /// [`Malformed`].
     pub fn targets(&self) -> Result<Vec<TargetLine>, Malformed> {
-        let count = u32_at(self.bytes, offset_of!(Header, target_count), "the header")?;
         let (mut targets, mut at) = (Vec::new(), 0);
-        for _ in 0..count {
+        for _ in 0..self.header.target_count {
             let (target, next) = target_at(self.data, at)?;
             targets.push(target);
             at = next;
@@ -213,9 +196,6 @@ impl<'a> Reply<'a> {
     }
 
     /// All devices, from a reply to a request with uuids.
-    ///
-    /// # Errors
-    /// [`Malformed`].
     pub fn devices(&self) -> Result<Vec<ListedDevice>, Malformed> {
         let (mut devices, mut at) = (Vec::new(), 0);
         while let Some((device, next)) = device_at(self.data, at)? {
@@ -229,9 +209,6 @@ impl<'a> Reply<'a> {
     }
 
     /// The version of the one target type that was asked for.
-    ///
-    /// # Errors
-    /// [`Malformed`].
     pub fn target_version(&self) -> Result<InterfaceVersion, Malformed> {
         // {next, version[3], name[]}, and the name was in the request.
         let part = |index: usize| u32_at(self.data, 4 + 4 * index, "the target's version");
@@ -241,18 +218,18 @@ impl<'a> Reply<'a> {
 
 /// The target at `at`, and where the next is: relative to the beginning of all, when the kernel writes them.
 fn target_at(data: &[u8], at: usize) -> Result<(TargetLine, usize), Malformed> {
-    let spec = data.get(at..).filter(|rest| rest.len() >= SPEC_BYTES).ok_or(Malformed::Short("a target"))?;
-    let (type_at, next_at) = (offset_of!(TargetSpec, target_type), offset_of!(TargetSpec, next));
-    let next = u32_at(spec, next_at, "a target")? as usize;
+    let rest = data.get(at..).ok_or(Malformed::Short("a target"))?;
+    let (spec, _) = TargetSpec::read_from_prefix(rest).map_err(|_| Malformed::Short("a target"))?;
+    let next = spec.next as usize;
     if next < at + SPEC_BYTES {
         return Err(Malformed::Order { at, next });
     }
     let end = next.min(data.len()) - at;
     let target = TargetLine {
-        start: sectors(u64_at(spec, offset_of!(TargetSpec, sector_start), "a target")?)?,
-        length: sectors(u64_at(spec, offset_of!(TargetSpec, length), "a target")?)?,
-        kind: text(&spec[type_at..SPEC_BYTES], "a target's type")?,
-        text: text(&spec[SPEC_BYTES..end], "a target's line")?.trim().to_owned(),
+        start: sectors(spec.sector_start)?,
+        length: sectors(spec.length)?,
+        kind: text(&spec.target_type, "a target's type")?,
+        text: text(&rest[SPEC_BYTES..end], "a target's line")?.trim().to_owned(),
     };
     Ok((target, next))
 }
@@ -263,22 +240,25 @@ fn device_at(data: &[u8], at: usize) -> Result<Option<(ListedDevice, Option<usiz
     const HAS_UUID: u32 = 1;
     const HAS_NO_UUID: u32 = 2;
     const WHAT: &str = "a device in the list";
-    let entry = data.get(at..).unwrap_or_default();
-    if entry.is_empty() || u64_at(entry, 0, WHAT)? == 0 {
+    let entry = match data.get(at..) {
         // The list is empty, and says so by a device without number.
-        return if at == 0 { Ok(None) } else { Err(Malformed::Short(WHAT)) };
-    }
+        Some([]) if at == 0 => return Ok(None),
+        Some(entry) if u64_at(entry, 0, WHAT)? == 0 && at == 0 => return Ok(None),
+        Some(entry) if u64_at(entry, 0, WHAT)? != 0 => entry,
+        _ => return Err(Malformed::Short(WHAT)),
+    };
     let next = u32_at(entry, 8, WHAT)? as usize;
     let entry = match next {
         0 => entry,
         next => entry.get(..next).ok_or(Malformed::Short(WHAT))?,
     };
-    let name = text(entry.get(NAME..).ok_or(Malformed::Order { at, next: at + next })?, "a device's name")?;
-    let length_of_name = zero_in(&entry[NAME..]).unwrap_or(0);
+    let from_name = entry.get(NAME..).ok_or(Malformed::Order { at, next: at + next })?;
+    let length_of_name = zero_in(from_name).ok_or(Malformed::Unterminated("a device's name"))?;
+    let name = text(from_name, "a device's name")?;
     let after_name = (NAME + length_of_name + 1).next_multiple_of(ALIGNMENT);
     let flags = u32_at(entry, after_name + 4, WHAT)?;
     let uuid = match flags & (HAS_UUID | HAS_NO_UUID) {
-        HAS_UUID => Some(text(entry.get(after_name + 8..).unwrap_or_default(), "a device's uuid")?),
+        HAS_UUID => Some(text(entry.get(after_name + 8..).ok_or(Malformed::Short(WHAT))?, "a device's uuid")?),
         HAS_NO_UUID => None,
         _ => return Err(Malformed::NoUuidFlag),
     };
@@ -293,10 +273,6 @@ fn device_number(encoded: u64) -> Result<DeviceNumber, Malformed> {
 
 fn sectors(count: u64) -> Result<Sectors, Malformed> {
     Sectors::new(count).ok_or(Malformed::Range { what: "a number of sectors", value: count.into() })
-}
-
-fn field(bytes: &[u8], at: usize, length: usize) -> Result<&[u8], Malformed> {
-    bytes.get(at..at + length).ok_or(Malformed::Short("the header"))
 }
 
 fn zero_in(bytes: &[u8]) -> Option<usize> {

@@ -71,8 +71,8 @@ impl<'a> Request<'a> {
         let spec = &mut self.payload[at..];
         put(spec, offset_of!(TargetSpec, sector_start), &target.start.count().to_ne_bytes());
         put(spec, offset_of!(TargetSpec, length), &target.length.count().to_ne_bytes());
-        // From the beginning of this one. No table of ours comes near the field's 4 GiB.
-        put(spec, offset_of!(TargetSpec, next), &u32::try_from(end - at).unwrap_or(0).to_ne_bytes());
+        // From the beginning of this one. No table of ours comes near the field's 4 GiB; the kernel refuses one that leads out of it.
+        put(spec, offset_of!(TargetSpec, next), &u32::try_from(end - at).unwrap_or(u32::MAX).to_ne_bytes());
         put(spec, offset_of!(TargetSpec, target_type), target.kind.type_name().as_bytes());
         put(spec, SPEC_BYTES, text.as_bytes());
         self.target_count += 1;
@@ -130,7 +130,7 @@ impl<'a> Request<'a> {
     }
 
     fn message_text(&self) -> String {
-        let text = self.payload.get(size_of::<u64>()..).unwrap_or_default();
+        let text = &self.payload[size_of::<u64>()..];
         String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()
     }
 }

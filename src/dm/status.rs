@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::blocks::{DataBlocks, MetadataBlock, MetadataBlocks, TransactionId};
+use super::blocks::{DataBlocks, HeldRoot, MetadataBlocks, TransactionId};
 use super::line::{LineError, Words, number, unknown};
 use super::table::{Discard, NoSpace};
 use super::units::Sectors;
@@ -33,7 +33,7 @@ pub struct PoolState {
     /// Data blocks that there are.
     pub data_total: DataBlocks,
     /// Where the superblock of the metadata snapshot is, while there is one.
-    pub held_root: Option<MetadataBlock>,
+    pub held_root: Option<HeldRoot>,
     /// What it does.
     pub mode: PoolMode,
     /// What becomes of discards: as asked for, unless the data device takes none.
@@ -121,7 +121,7 @@ impl FromStr for ThinPoolStatus {
             metadata_total: MetadataBlocks::new(metadata_total),
             data_used: DataBlocks::new(data_used),
             data_total: DataBlocks::new(data_total),
-            held_root: held_root.map(MetadataBlock::new),
+            held_root: held_root.map(HeldRoot::new),
             mode,
             discard,
             no_space,
@@ -314,7 +314,7 @@ mod tests {
                 metadata_total: MetadataBlocks::new(a.max(b)),
                 data_used: DataBlocks::new(c.min(d)),
                 data_total: DataBlocks::new(c.max(d)),
-                held_root: root.map(MetadataBlock::new),
+                held_root: root.map(HeldRoot::new),
                 mode,
                 discard,
                 no_space,

@@ -146,15 +146,17 @@ pub(in crate::pool) struct Plan {
     pub(in crate::pool) report: AdoptReport,
 }
 
-/// Plans an adoption of what was `found`, from these `records`. `block_size` is the pool's, and `now` when it is.
-pub(in crate::pool) fn plan(
-    mut records: Records,
-    origin: Origin,
-    found: &[Found],
-    order: &AdoptOrder,
-    block_size: LogicalBlockSize,
-    now: Timestamp,
-) -> Plan {
+/// What the records of adopted objects say besides.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pool) struct NewRecords {
+    /// The pool's.
+    pub(in crate::pool) block_size: LogicalBlockSize,
+    /// When they were created, as far as anybody knows: now.
+    pub(in crate::pool) created: Timestamp,
+}
+
+/// Plans an adoption of what was `found`, from these `records`.
+pub(in crate::pool) fn plan(mut records: Records, origin: Origin, found: &[Found], order: &AdoptOrder, new: NewRecords) -> Plan {
     let stored: BTreeMap<Object, u64> = found
         .iter()
         .filter_map(|found| match found {
@@ -201,7 +203,7 @@ pub(in crate::pool) fn plan(
     report.anchors = records.anchors.len();
     let mut plan = Plan { records, new_volumes: Vec::new(), new_snapshots: Vec::new(), report };
     for (&object, &bytes) in stored.iter().filter(|(object, _)| !recorded.contains(object)) {
-        plan.judge_unrecorded(object, bytes, order, block_size, now);
+        plan.judge_unrecorded(object, bytes, order, new);
     }
     if let Unrecorded::These(ids) = &order.unrecorded {
         let known: BTreeSet<&[u8; 16]> = plan.report.adopted.iter().map(|listed| id(&listed.object)).collect();
@@ -219,7 +221,7 @@ pub(in crate::pool) fn plan(
 }
 
 impl Plan {
-    fn judge_unrecorded(&mut self, object: Object, bytes: u64, order: &AdoptOrder, block_size: LogicalBlockSize, now: Timestamp) {
+    fn judge_unrecorded(&mut self, object: Object, bytes: u64, order: &AdoptOrder, new: NewRecords) {
         let under_way = self.records.under_way.contains(&object);
         let is_taken_care_of = under_way && self.report.origin == Origin::Catalogue;
         let mut listed = Listed { object, name: None, bytes, note: None };
@@ -245,8 +247,8 @@ impl Plan {
         listed.name = Some(name.clone());
         self.report.adopted.push(listed);
         match object {
-            Object::Volume(id) => self.new_volumes.push(volume(id, name, size, block_size, now)),
-            Object::Snapshot(id) => self.new_snapshots.push(snapshot(id, name, size, block_size, now)),
+            Object::Volume(id) => self.new_volumes.push(volume(id, name, size, new)),
+            Object::Snapshot(id) => self.new_snapshots.push(snapshot(id, name, size, new)),
         }
     }
 
@@ -293,13 +295,13 @@ fn adopted_format(format: FormatState) -> FormatState {
     }
 }
 
-fn volume(id: VolumeId, name: ObjectName, size: VolumeSize, logical_block_size: LogicalBlockSize, now: Timestamp) -> Volume {
+fn volume(id: VolumeId, name: ObjectName, size: VolumeSize, new: NewRecords) -> Volume {
     Volume {
         id,
         name,
         size,
         created_size: size,
-        logical_block_size,
+        logical_block_size: new.block_size,
         mode: VolumeMode::Block,
         access_modes: vec![
             AccessMode::SingleNodeWriter,
@@ -314,30 +316,24 @@ fn volume(id: VolumeId, name: ObjectName, size: VolumeSize, logical_block_size: 
         foreign_source: None,
         kubernetes: Default::default(),
         format: FormatState::Content,
-        created: now,
+        created: new.created,
         history: Default::default(),
     }
 }
 
-fn snapshot(
-    id: SnapshotId,
-    name: ObjectName,
-    size: VolumeSize,
-    logical_block_size: LogicalBlockSize,
-    now: Timestamp,
-) -> Snapshot {
+fn snapshot(id: SnapshotId, name: ObjectName, size: VolumeSize, new: NewRecords) -> Snapshot {
     Snapshot {
         id,
         name,
         // Nobody can ask for a delta between two of them.
         source: VolumeId::from_bytes(*id.as_bytes()),
         size,
-        logical_block_size,
+        logical_block_size: new.block_size,
         mode: VolumeMode::Block,
         format: FormatState::Content,
         checksum: DataChecksum::Off,
         parameters: BTreeMap::new(),
-        created: now,
+        created: new.created,
         serial: 0,
         anchor_limit: AnchorLimit::default(),
         used_by: BTreeSet::new(),

@@ -32,15 +32,9 @@ pub struct KernelDevice {
 /// The door to them: the kernel, or a double of it in tests.
 pub trait KernelDevices: Send + Sync + fmt::Debug {
     /// The devices of a volume: none or one, if nobody made another by hand.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`].
     fn of_volume(&self, volume: VolumeHandle) -> Result<Vec<KernelDevice>, PoolError>;
 
     /// Whether there is nothing behind a device node of this name and number any more: its loop device has no file.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`].
     fn is_void(&self, name: &str, number: (u32, u32)) -> Result<bool, PoolError>;
 
     /// Removes the devices of a volume. None is success.

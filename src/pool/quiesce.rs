@@ -18,6 +18,9 @@ use std::time::Duration;
 
 use super::PoolError;
 
+/// Longest time a file system stays frozen for a cut (DESIGN, invariant 4).
+pub const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Why devices could not be held still, or not be released. The texts are for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuiesceError {

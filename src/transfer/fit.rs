@@ -44,9 +44,6 @@ pub enum Misfit {
 
 /// Looks at an image that is to be used on a device with logical blocks of size `device`; as a file system of type `wanted`
 /// if that is given and nothing is known of the image from elsewhere. An empty one may become anything.
-///
-/// # Errors
-/// [`Misfit`].
 pub fn check(image: &dyn BlockSource, wanted: Option<FsType>, device: LogicalBlockSize) -> Result<(), Misfit> {
     if let Some(wanted) = wanted {
         match probe::examine(image)? {

@@ -5,8 +5,8 @@
 
 use super::blocks::BLOCK_BYTES;
 use super::check::{NODE_SEED, verify};
-use super::error::MetadataError;
-use super::node::{Node, Place, ValueSize};
+use super::error::ThinMetadataError;
+use super::node::{Node, Place};
 use super::reader::{Reader, whole};
 use crate::block::AlignedBuffer;
 
@@ -54,7 +54,7 @@ impl Batch {
     }
 
     /// Reads and checks all.
-    pub(super) fn load(&mut self, reader: &Reader<'_>, value_size: ValueSize) -> Result<(), MetadataError> {
+    pub(super) fn load<const VALUE: usize>(&mut self, reader: &Reader<'_>) -> Result<(), ThinMetadataError> {
         self.order.clear();
         self.order.extend(0..self.places.len());
         self.order.sort_unstable_by_key(|&index| self.places[index].block);
@@ -88,19 +88,19 @@ impl Batch {
         for (place, &slot) in self.places.iter().zip(&self.slots) {
             let bytes = self.bytes_of(slot);
             verify(bytes, NODE_SEED, place.block)?;
-            Node::check(bytes, *place, value_size)?;
+            Node::<VALUE>::check(bytes, *place)?;
         }
         Ok(())
     }
 
     /// The leaves that were read, in the order in which they were added.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = (Place, Node<'_>)> {
+    pub(super) fn nodes<const VALUE: usize>(&self) -> impl Iterator<Item = (Place, Node<'_, VALUE>)> {
         self.places.iter().zip(&self.slots).map(|(place, &slot)| (*place, Node::of(self.bytes_of(slot))))
     }
 
     /// One of them, by its number.
     pub(super) fn bytes(&self, index: usize) -> &[u8; BLOCK_BYTES] {
-        self.bytes_of(self.slots.get(index).copied().unwrap_or_default())
+        self.bytes_of(self.slots[index])
     }
 
     fn bytes_of(&self, slot: usize) -> &[u8; BLOCK_BYTES] {

@@ -43,7 +43,7 @@ impl fmt::Display for MetadataBlock {
 }
 
 /// Where blocks of metadata are read from. May be used by several threads at once.
-pub trait MetadataBlocks: Send + Sync {
+pub trait MetadataSource: Send + Sync {
     /// How many blocks there are.
     fn count(&self) -> u64;
 
@@ -67,9 +67,6 @@ pub struct MetadataFile {
 impl MetadataFile {
     /// A file that is open for reading. Its open file description is set to direct I/O; a regular file on a file system that has
     /// none is read through the cache, which for files is never out of date.
-    ///
-    /// # Errors
-    /// Whatever the system reports.
     pub fn new(file: File) -> io::Result<Self> {
         let at_first = count_of(&file)?;
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
@@ -83,7 +80,7 @@ impl MetadataFile {
     }
 }
 
-impl MetadataBlocks for MetadataFile {
+impl MetadataSource for MetadataFile {
     /// Asked anew each time: metadata grow while their pool is live. They never shrink, so what there was is there whatever
     /// becomes of the question.
     fn count(&self) -> u64 {
@@ -101,9 +98,11 @@ fn count_of(mut file: &File) -> io::Result<u64> {
 }
 
 /// Metadata in memory, for tests.
+#[cfg(any(test, feature = "doubles"))]
 #[derive(Debug, Clone, Default)]
 pub struct MemoryBlocks(Vec<u8>);
 
+#[cfg(any(test, feature = "doubles"))]
 impl MemoryBlocks {
     /// What these bytes hold; what follows the last whole block is left out.
     pub fn new(bytes: Vec<u8>) -> Self {
@@ -111,7 +110,8 @@ impl MemoryBlocks {
     }
 }
 
-impl MetadataBlocks for MemoryBlocks {
+#[cfg(any(test, feature = "doubles"))]
+impl MetadataSource for MemoryBlocks {
     fn count(&self) -> u64 {
         (self.0.len() / BLOCK_BYTES) as u64
     }

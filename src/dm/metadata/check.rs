@@ -4,8 +4,12 @@
 //! block, so that a block of one kind never passes for one of another. Then it says its own number, so that a block that was
 //! written to the wrong place, or a read from there, does not pass either.
 
+use zerocopy::transmute_ref;
+
 use super::blocks::{BLOCK_BYTES, MetadataBlock};
-use super::error::MetadataError;
+use super::damage::Damage;
+use super::disk::BlockHeader;
+use super::error::ThinMetadataError;
 
 /// Mixed into the checksum of the superblock and its copies.
 pub const SUPERBLOCK_SEED: u32 = 160_774;
@@ -13,9 +17,6 @@ pub const SUPERBLOCK_SEED: u32 = 160_774;
 pub const NODE_SEED: u32 = 121_107;
 /// Mixed into the checksum of bitmaps of space maps.
 pub const BITMAP_SEED: u32 = 240_779;
-
-/// Where a block says its own number.
-const LOCATION: usize = 8;
 
 /// The checksum that belongs into the first four bytes of a block with this content.
 pub fn checksum(block: &[u8; BLOCK_BYTES], seed: u32) -> u32 {
@@ -29,24 +30,15 @@ pub(super) fn seal(block: &mut [u8; BLOCK_BYTES], seed: u32) {
 }
 
 /// Whether these bytes are what was written to this place, and of the kind that the seed stands for.
-pub(super) fn verify(bytes: &[u8; BLOCK_BYTES], seed: u32, place: MetadataBlock) -> Result<(), MetadataError> {
-    if checksum(bytes, seed) != u32_at(bytes, 0) {
-        return Err(MetadataError::damaged(place, "its checksum is wrong"));
+pub(super) fn verify(bytes: &[u8; BLOCK_BYTES], seed: u32, place: MetadataBlock) -> Result<(), ThinMetadataError> {
+    let header: &BlockHeader = transmute_ref!(bytes);
+    if checksum(bytes, seed) != header.csum.get() {
+        return Err(ThinMetadataError::damaged(place, Damage::Checksum));
     }
-    if u64_at(bytes, LOCATION) != place.number() {
-        return Err(MetadataError::damaged(place, "it belongs to another place"));
+    if header.blocknr.get() != place.number() {
+        return Err(ThinMetadataError::damaged(place, Damage::Misplaced));
     }
     Ok(())
-}
-
-/// Number of four bytes at a fixed place of a block.
-pub(super) fn u32_at(bytes: &[u8; BLOCK_BYTES], at: usize) -> u32 {
-    bytes[at..].first_chunk().copied().map(u32::from_le_bytes).unwrap_or_default()
-}
-
-/// Number of eight bytes at a fixed place of a block.
-pub(super) fn u64_at(bytes: &[u8; BLOCK_BYTES], at: usize) -> u64 {
-    bytes[at..].first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@
 
 use super::blocks::{BLOCK_BYTES, MetadataBlock};
 use super::check::{NODE_SEED, verify};
-use super::error::MetadataError;
-use super::node::{Node, Place, ValueSize, is_leaf};
+use super::damage::Damage;
+use super::error::ThinMetadataError;
+use super::node::{NUMBER, Node, Place, is_leaf};
 use super::reader::{Reader, whole};
 use crate::block::AlignedBuffer;
 
@@ -25,7 +26,6 @@ struct Frame {
 
 /// A position in a tree.
 pub(super) struct Cursor {
-    value_size: ValueSize,
     current: Option<Place>,
     frames: Vec<Frame>,
     /// Frames that are above the current position; those beyond keep their memory for later.
@@ -34,24 +34,19 @@ pub(super) struct Cursor {
 
 impl Cursor {
     /// Stands on the root of a tree whose keys are all below `high`.
-    pub(super) fn open(
-        reader: &mut Reader<'_>,
-        root: MetadataBlock,
-        value_size: ValueSize,
-        high: u64,
-    ) -> Result<Self, MetadataError> {
+    pub(super) fn open(reader: &mut Reader<'_>, root: MetadataBlock, high: u64) -> Result<Self, ThinMetadataError> {
         let mut frames = Vec::new();
-        let mut place = Place { block: root, level: 1, is_root: true, low: 0, high };
+        let mut place = Place { block: root, root, level: 1, low: 0, high };
         loop {
             let bytes = reader.single(place.block)?;
             verify(bytes, NODE_SEED, place.block)?;
-            if is_leaf(bytes, place.block)? {
+            if is_leaf(bytes, place)? {
                 break;
             }
             if frames.len() >= usize::from(MAX_HEIGHT) {
-                return Err(MetadataError::damaged(root, "its tree is too high"));
+                return Err(ThinMetadataError::damaged(root, Damage::TooHigh));
             }
-            Node::check(bytes, place, value_size)?;
+            Node::<NUMBER>::check(bytes, place)?;
             let mut buffer = AlignedBuffer::zeroed(BLOCK_BYTES);
             buffer.copy_from_slice(bytes);
             let frame = Frame { buffer, place, position: 0 };
@@ -59,12 +54,12 @@ impl Cursor {
             frames.push(frame);
         }
         let mut level = u8::try_from(frames.len()).unwrap_or(MAX_HEIGHT);
-        let current = Some(Place { block: root, level, is_root: true, low: 0, high });
+        let current = Some(Place { block: root, root, level, low: 0, high });
         for frame in &mut frames {
             frame.place.level = level;
             level -= 1;
         }
-        Ok(Self { value_size, current, frames, depth: 0 })
+        Ok(Self { current, frames, depth: 0 })
     }
 
     /// The node it stands on; nothing at the end.
@@ -78,14 +73,14 @@ impl Cursor {
     }
 
     /// Goes to the first child of the node it stands on, which is no leaf.
-    pub(super) fn descend(&mut self, reader: &Reader<'_>) -> Result<(), MetadataError> {
+    pub(super) fn descend(&mut self, reader: &Reader<'_>) -> Result<(), ThinMetadataError> {
         let Some(place) = self.current else { return Ok(()) };
         match self.frames.get_mut(self.depth) {
             Some(frame) if frame.place == place => frame.position = 0,
-            Some(frame) => frame.load(reader, place, self.value_size)?,
+            Some(frame) => frame.load(reader, place)?,
             None => {
                 let mut frame = Frame { buffer: AlignedBuffer::zeroed(BLOCK_BYTES), place, position: 0 };
-                frame.load(reader, place, self.value_size)?;
+                frame.load(reader, place)?;
                 self.frames.push(frame);
             }
         }
@@ -94,7 +89,7 @@ impl Cursor {
     }
 
     /// Goes to the child of the node it stands on that has the key if any has.
-    pub(super) fn descend_towards(&mut self, reader: &Reader<'_>, key: u64) -> Result<(), MetadataError> {
+    pub(super) fn descend_towards(&mut self, reader: &Reader<'_>, key: u64) -> Result<(), ThinMetadataError> {
         self.descend(reader)?;
         if let Some(frame) = self.depth.checked_sub(1).and_then(|above| self.frames.get_mut(above)) {
             frame.position = frame.node().find(key).unwrap_or(0);
@@ -103,7 +98,7 @@ impl Cursor {
     }
 
     /// Goes on to the node that follows everything below the one it stands on.
-    pub(super) fn step(&mut self, reader: &Reader<'_>) -> Result<(), MetadataError> {
+    pub(super) fn step(&mut self, reader: &Reader<'_>) -> Result<(), ThinMetadataError> {
         while let Some(frame) = self.depth.checked_sub(1).and_then(|above| self.frames.get_mut(above)) {
             frame.position += 1;
             if frame.position < frame.node().count() {
@@ -115,7 +110,7 @@ impl Cursor {
         Ok(())
     }
 
-    fn arrive(&mut self, reader: &Reader<'_>) -> Result<(), MetadataError> {
+    fn arrive(&mut self, reader: &Reader<'_>) -> Result<(), ThinMetadataError> {
         self.current = match self.depth.checked_sub(1).and_then(|above| self.frames.get(above)) {
             Some(frame) => Some(frame.child(reader)?),
             None => None,
@@ -125,27 +120,27 @@ impl Cursor {
 }
 
 impl Frame {
-    fn load(&mut self, reader: &Reader<'_>, place: Place, value_size: ValueSize) -> Result<(), MetadataError> {
+    fn load(&mut self, reader: &Reader<'_>, place: Place) -> Result<(), ThinMetadataError> {
         // An error ends the cursor's use: what is half read here is not looked at again.
         reader.fill(place.block, &mut self.buffer)?;
         verify(whole(&self.buffer), NODE_SEED, place.block)?;
-        Node::check(whole(&self.buffer), place, value_size)?;
+        Node::<NUMBER>::check(whole(&self.buffer), place)?;
         (self.place, self.position) = (place, 0);
         Ok(())
     }
 
-    fn node(&self) -> Node<'_> {
+    fn node(&self) -> Node<'_, NUMBER> {
         Node::of(whole(&self.buffer))
     }
 
     /// The child at the position.
-    fn child(&self, reader: &Reader<'_>) -> Result<Place, MetadataError> {
+    fn child(&self, reader: &Reader<'_>) -> Result<Place, ThinMetadataError> {
         let node = self.node();
         let next = self.position + 1;
         Ok(Place {
             block: reader.pointer(self.place.block, node.number(self.position))?,
             level: self.place.level - 1,
-            is_root: false,
+            root: self.place.root,
             low: node.key(self.position),
             high: if next < node.count() { node.key(next) } else { self.place.high },
         })

@@ -11,13 +11,14 @@
 use super::batch::{Batch, LEAVES};
 use super::blocks::{BLOCK_BYTES, MetadataBlock};
 use super::cursor::Cursor;
-use super::error::MetadataError;
-use super::node::{Node, TIME_BITS, ValueSize};
+use super::damage::Damage;
+use super::error::ThinMetadataError;
+use super::node::{NUMBER, Node, TIME_BITS};
 use super::reader::Reader;
 use super::run::{BlockRun, Runs};
 
 /// Passes on the runs of virtual blocks that are mapped in one of the trees only, or to different data blocks.
-pub(super) fn difference<E: From<MetadataError>>(
+pub(super) fn difference<E: From<ThinMetadataError>>(
     reader: &mut Reader<'_>,
     roots: [MetadataBlock; 2],
     high: u64,
@@ -32,7 +33,7 @@ pub(super) fn difference<E: From<MetadataError>>(
     let mut runs = Runs::new(sink);
     loop {
         note_leaves(reader, &mut one, &mut other, &mut batch)?;
-        batch.load(reader, ValueSize::Number)?;
+        batch.load::<NUMBER>(reader)?;
         let end = match (one.cursor.current(), other.cursor.current()) {
             (None, None) => None,
             (place, None) | (None, place) => place.map(|place| place.low),
@@ -51,7 +52,7 @@ pub(super) fn difference<E: From<MetadataError>>(
 }
 
 /// Moves the cursors on until enough leaves are noted, or both are at the end.
-fn note_leaves(reader: &Reader<'_>, one: &mut Side, other: &mut Side, batch: &mut Batch) -> Result<(), MetadataError> {
+fn note_leaves(reader: &Reader<'_>, one: &mut Side, other: &mut Side, batch: &mut Batch) -> Result<(), ThinMetadataError> {
     while !batch.is_full() {
         match (one.cursor.current(), other.cursor.current()) {
             (None, None) => break,
@@ -60,7 +61,7 @@ fn note_leaves(reader: &Reader<'_>, one: &mut Side, other: &mut Side, batch: &mu
             (Some(place), Some(beside)) => {
                 if place.block == beside.block {
                     if place.level != beside.level {
-                        return Err(MetadataError::damaged(place.block, "it is at two heights at once"));
+                        return Err(ThinMetadataError::damaged(place.block, Damage::TwoHeights));
                     }
                     one.cursor.step(reader)?;
                     other.cursor.step(reader)?;
@@ -86,13 +87,13 @@ struct Side {
 }
 
 impl Side {
-    fn open(reader: &mut Reader<'_>, root: MetadataBlock, high: u64) -> Result<Self, MetadataError> {
-        let cursor = Cursor::open(reader, root, ValueSize::Number, high)?;
+    fn open(reader: &mut Reader<'_>, root: MetadataBlock, high: u64) -> Result<Self, ThinMetadataError> {
+        let cursor = Cursor::open(reader, root, high)?;
         Ok(Self { cursor, noted: Vec::with_capacity(2 * LEAVES), carried: Box::new([0; BLOCK_BYTES]), position: None })
     }
 
     /// Down from an inner node, past a leaf.
-    fn advance(&mut self, reader: &Reader<'_>, batch: &mut Batch) -> Result<(), MetadataError> {
+    fn advance(&mut self, reader: &Reader<'_>, batch: &mut Batch) -> Result<(), ThinMetadataError> {
         match self.cursor.current() {
             Some(place) if place.level == 0 => {
                 self.noted.push(batch.len());
@@ -104,7 +105,7 @@ impl Side {
     }
 
     /// The entries below `end` that were not compared yet.
-    fn entries<'b>(&'b self, batch: &'b Batch, end: u64) -> Entries<'b, impl Iterator<Item = Node<'b>>> {
+    fn entries<'b>(&'b self, batch: &'b Batch, end: u64) -> Entries<'b, impl Iterator<Item = Node<'b, NUMBER>>> {
         let carried = self.position.map(|position| Node::of(&self.carried).without_first(position));
         let leaves = carried.into_iter().chain(self.noted.iter().map(|&number| Node::of(batch.bytes(number))));
         Entries { leaves, keys: &[], values: &[], end }
@@ -117,7 +118,7 @@ impl Side {
             self.position = Some(0);
         }
         self.noted.clear();
-        let node = Node::of(&self.carried);
+        let node = Node::<NUMBER>::of(&self.carried);
         self.position = self.position.map(|_| node.count_below(end)).filter(|&position| position < node.count());
     }
 }
@@ -130,13 +131,13 @@ struct Entries<'b, L> {
     end: u64,
 }
 
-impl<'b, L: Iterator<Item = Node<'b>>> Entries<'b, L> {
+impl<'b, L: Iterator<Item = Node<'b, NUMBER>>> Entries<'b, L> {
     /// Whether there are any; afterwards `keys` and `values` hold the next.
     fn refill(&mut self) -> bool {
         while self.keys.is_empty() {
             let Some(node) = self.leaves.next() else { return false };
             let count = node.count_below(self.end);
-            (self.keys, self.values) = (&node.keys()[..count], &node.numbers()[..count]);
+            (self.keys, self.values) = (&node.keys()[..count], &node.values()[..count]);
         }
         true
     }
@@ -148,8 +149,8 @@ impl<'b, L: Iterator<Item = Node<'b>>> Entries<'b, L> {
 
 /// Passes on what differs between two lists of entries.
 fn compare<'b, E>(
-    mut one: Entries<'b, impl Iterator<Item = Node<'b>>>,
-    mut other: Entries<'b, impl Iterator<Item = Node<'b>>>,
+    mut one: Entries<'b, impl Iterator<Item = Node<'b, NUMBER>>>,
+    mut other: Entries<'b, impl Iterator<Item = Node<'b, NUMBER>>>,
     runs: &mut Runs<'_, E>,
 ) -> Result<(), E> {
     loop {
@@ -181,7 +182,7 @@ fn compare<'b, E>(
 }
 
 /// Passes on all entries that one side has left of a leaf.
-fn take_all<'b, E>(entries: &mut Entries<'b, impl Iterator<Item = Node<'b>>>, runs: &mut Runs<'_, E>) -> Result<(), E> {
+fn take_all<'b, E>(entries: &mut Entries<'b, impl Iterator<Item = Node<'b, NUMBER>>>, runs: &mut Runs<'_, E>) -> Result<(), E> {
     for key in entries.keys {
         runs.push(u64::from_le_bytes(*key))?;
     }

@@ -2,19 +2,20 @@
 
 use std::io;
 
-use super::MetadataBlock;
+use super::blocks::MetadataBlock;
+use super::damage::Damage;
 use crate::dm::units::ThinId;
 
 /// Why metadata could not be read. Nothing that was told before such an error is a complete answer.
 #[derive(Debug, thiserror::Error)]
-pub enum MetadataError {
+pub enum ThinMetadataError {
     /// A block is not what the pool wrote. `thin_check` tells more, `thin_repair` may help; a repetition does not.
     #[error("block {block} of the pool's metadata is damaged: {what}")]
     Damaged {
         /// Which block.
         block: MetadataBlock,
         /// What is wrong with it.
-        what: &'static str,
+        what: Damage,
     },
     /// Block 0 holds no superblock. **The kernel formats a pool whose block 0 is all zeros**: never activate one.
     #[error("there is no thin pool: its superblock {}", if *.zeroed { "is all zeros" } else { "has not the mark of one" })]
@@ -50,8 +51,8 @@ pub enum MetadataError {
     },
 }
 
-impl MetadataError {
-    pub(super) const fn damaged(block: MetadataBlock, what: &'static str) -> Self {
+impl ThinMetadataError {
+    pub(super) const fn damaged(block: MetadataBlock, what: Damage) -> Self {
         Self::Damaged { block, what }
     }
 }

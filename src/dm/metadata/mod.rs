@@ -15,21 +15,23 @@
 //! says the number it was read at, its kind, its sizes, its keys strictly ascending and within what its parent promises for
 //! it. The height of a tree is found by one descent and then demanded of every path. Hence a walk ends, whatever is on the disk:
 //! each step down lowers the height, and the ranges of siblings are disjoint and not empty, so no tree leads to a block twice.
-//! Whatever does not hold is [`MetadataError::Damaged`]; an answer that came to its end is complete.
+//! Whatever does not hold is [`ThinMetadataError::Damaged`]; an answer that came to its end is complete.
 //!
 //! **Cost.** Every walk has one or two cursors over inner nodes (one block of memory for each level) and reads the leaves that
 //! they point to in batches: sorted by place, neighbours in one read. A difference steps over pointers that are equal in both trees,
 //! so it reads what is not shared, and no more. Memory: a batch of leaves (1 MiB, 2 MiB for a difference), whatever the pool's size;
 //! the usage of a whole pool takes a few bits for each block besides.
 //!
-//! Interruption: each walk asks before each read, and ends with [`MetadataError::Interrupted`]. Nothing is left behind by any end.
+//! Interruption: each walk asks before each read, and ends with [`ThinMetadataError::Interrupted`]. Nothing is left behind by any end.
 
 mod batch;
 mod bitmap;
 mod blocks;
 mod check;
 mod cursor;
+mod damage;
 mod difference;
+mod disk;
 mod error;
 mod kept;
 mod kept_bytes;
@@ -44,9 +46,12 @@ mod thin;
 mod usage;
 mod walk;
 
-pub use blocks::{BLOCK_BYTES, MemoryBlocks, MetadataBlock, MetadataBlocks, MetadataFile};
+#[cfg(any(test, feature = "doubles"))]
+pub use blocks::MemoryBlocks;
+pub use blocks::{BLOCK_BYTES, MetadataBlock, MetadataFile, MetadataSource};
 pub use check::{BITMAP_SEED, NODE_SEED, SUPERBLOCK_SEED, checksum};
-pub use error::MetadataError;
+pub use damage::{Damage, NodeFault, SuperblockFault, TreePlace};
+pub use error::ThinMetadataError;
 pub use kept::{KeptMap, KeptMapBuilder, OutOfOrder};
 pub use kept_bytes::KeptMapError;
 pub use reader::{Interrupt, NEVER};

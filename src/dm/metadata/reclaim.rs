@@ -21,12 +21,13 @@
 //! Memory: a bit for each data block where any are mapped, and every block that is to be changed.
 
 use super::bitmap;
-use super::blocks::{BLOCK_BYTES, MetadataBlock, MetadataBlocks};
-use super::check::{SUPERBLOCK_SEED, u64_at, verify};
-use super::error::MetadataError;
+use super::blocks::{BLOCK_BYTES, MetadataBlock, MetadataSource};
+use super::check::{SUPERBLOCK_SEED, verify};
+use super::damage::Damage;
+use super::error::ThinMetadataError;
 use super::reader::{Interrupt, Reader};
 use super::space_map::{
-    ALLOCATED, Bitmap, ChangedBlock, Count, IndexEntry, PER_BITMAP, SpaceMap, count, seal_bitmap, set_free, with_allocated,
+    Bitmap, ChangedBlock, Count, IndexEntry, PER_BITMAP, SpaceMap, allocated, count, seal_bitmap, set_free, with_allocated,
 };
 use super::thin::ThinMetadata;
 use crate::dm::DataBlocks;
@@ -49,9 +50,9 @@ impl Reclaim {
     /// Looks for leaked blocks of a pool that is not active, and plans what gives them back.
     ///
     /// # Errors
-    /// [`MetadataError::Damaged`] where the metadata do not fit together: a mapped block that is free among others; otherwise as for
+    /// [`ThinMetadataError::Damaged`] where the metadata do not fit together: a mapped block that is free among others; otherwise as for
     /// [`ThinMetadata::devices`].
-    pub fn plan(blocks: &dyn MetadataBlocks, interrupt: Interrupt<'_>) -> Result<Self, MetadataError> {
+    pub fn plan(blocks: &dyn MetadataSource, interrupt: Interrupt<'_>) -> Result<Self, ThinMetadataError> {
         let live = ThinMetadata::live(blocks, interrupt)?;
         let held = live.superblock().held_root.map(|_| ThinMetadata::held(blocks, interrupt)).transpose()?;
         let mapped = live.mapped_data(held.as_ref())?;
@@ -81,7 +82,7 @@ impl Reclaim {
 
     /// What a plan reclaims that makes the superblock `new` of `old`; `None` when they differ in anything that no plan changes.
     pub fn between(old: &[u8; BLOCK_BYTES], new: &[u8; BLOCK_BYTES]) -> Option<DataBlocks> {
-        let (before, after) = (u64_at(old, ALLOCATED), u64_at(new, ALLOCATED));
+        let (before, after) = (allocated(old), allocated(new));
         (with_allocated(old, after) == *new).then(|| DataBlocks::new(before).less(DataBlocks::new(after)))
     }
 }
@@ -100,9 +101,9 @@ struct Search {
 }
 
 impl Search {
-    fn look_at(&mut self, bitmap: &Bitmap<'_>, entry: &mut IndexEntry) -> Result<(), MetadataError> {
+    fn look_at(&mut self, bitmap: &Bitmap<'_>, entry: &mut IndexEntry) -> Result<(), ThinMetadataError> {
         if self.met.put(bitmap.place.number()) {
-            return Err(MetadataError::damaged(bitmap.place, "two parts of the space map share it"));
+            return Err(ThinMetadataError::damaged(bitmap.place, Damage::SharedBitmap));
         }
         let (mut leaked, mut free, mut first_free) = (Vec::new(), ALL, None);
         for block in 0..bitmap.length {
@@ -110,7 +111,7 @@ impl Search {
             let is_free = match (count(bitmap.bytes, block), is_mapped) {
                 (Count::Free, false) => true,
                 (Count::Free, true) => {
-                    return Err(MetadataError::damaged(bitmap.place, "a data block that is mapped is free in it"));
+                    return Err(ThinMetadataError::damaged(bitmap.place, Damage::MappedButFree));
                 }
                 (Count::Few, false) => {
                     leaked.push(block);

@@ -9,7 +9,7 @@
 //! together, and the block is passed on as well: it costs nothing, and errs on the right side.
 
 use super::kept::KeptMap;
-use super::node::{Node, TIME_BITS};
+use super::node::{NUMBER, Node, TIME_BITS};
 use super::run::{BlockRun, Runs};
 
 /// The part of a mapping that is its time.
@@ -34,8 +34,8 @@ impl<'k, 's, E> Since<'k, 's, E> {
     }
 
     /// The next leaf of the device.
-    pub(super) fn leaf(&mut self, node: Node<'_>) -> Result<(), E> {
-        for (key, value) in node.keys().iter().zip(node.numbers()) {
+    pub(super) fn leaf(&mut self, node: Node<'_, NUMBER>) -> Result<(), E> {
+        for (key, value) in node.keys().iter().zip(node.values()) {
             let (block, time) = (u64::from_le_bytes(*key), u64::from_le_bytes(*value) & TIME);
             let had = self.reach(block)?;
             if time >= self.creation_time || !had {

@@ -9,17 +9,16 @@
 //!
 //! Unlike the trees of mappings, a space map is never shared: a metadata snapshot carries none.
 
-use super::blocks::{BLOCK_BYTES, MetadataBlock};
-use super::check::{BITMAP_SEED, NODE_SEED, SUPERBLOCK_SEED, seal, u64_at, verify};
-use super::cursor::Cursor;
-use super::error::MetadataError;
-use super::node::{Node, ValueSize, replace_index_entry};
-use super::reader::Reader;
+use zerocopy::{transmute, transmute_ref};
 
-/// Where the superblock says how many data blocks there are, how many of them are allocated, and where the index is.
-const BLOCKS: usize = 64;
-pub(super) const ALLOCATED: usize = 72;
-const INDEX: usize = 80;
+use super::blocks::{BLOCK_BYTES, MetadataBlock};
+use super::check::{BITMAP_SEED, NODE_SEED, SUPERBLOCK_SEED, seal, verify};
+use super::cursor::Cursor;
+use super::damage::Damage;
+use super::disk::{IndexEntryValue, SuperblockBlock};
+use super::error::ThinMetadataError;
+use super::node::{INDEX_ENTRY, Node, replace_value};
+use super::reader::Reader;
 
 /// Bytes before the counts of a bitmap.
 const HEADER: usize = 16;
@@ -78,18 +77,17 @@ pub(super) enum Count {
 }
 
 impl IndexEntry {
-    fn parse(value: &[u8; 16]) -> Self {
-        let number = |at: usize| value[at..].first_chunk().copied().map(u32::from_le_bytes).unwrap_or_default();
-        let place = value.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
-        Self { place, free: number(8), none_free_before: number(12) }
+    fn parse(value: &[u8; INDEX_ENTRY]) -> Self {
+        let value: &IndexEntryValue = transmute_ref!(value);
+        Self { place: value.blocknr.get(), free: value.nr_free.get(), none_free_before: value.none_free_before.get() }
     }
 
-    fn to_bytes(self) -> [u8; 16] {
-        let mut value = [0; 16];
-        value[..8].copy_from_slice(&self.place.to_le_bytes());
-        value[8..12].copy_from_slice(&self.free.to_le_bytes());
-        value[12..].copy_from_slice(&self.none_free_before.to_le_bytes());
-        value
+    fn to_bytes(self) -> [u8; INDEX_ENTRY] {
+        transmute!(IndexEntryValue {
+            blocknr: self.place.into(),
+            nr_free: self.free.into(),
+            none_free_before: self.none_free_before.into(),
+        })
     }
 }
 
@@ -112,19 +110,28 @@ pub(super) fn seal_bitmap(bitmap: &mut [u8; BLOCK_BYTES]) {
     seal(bitmap, BITMAP_SEED);
 }
 
+/// How many data blocks a superblock says are allocated.
+pub(super) fn allocated(superblock: &[u8; BLOCK_BYTES]) -> u64 {
+    let superblock: &SuperblockBlock = transmute_ref!(superblock);
+    superblock.data_space_map_root.nr_allocated.get()
+}
+
 /// The superblock with another number of allocated data blocks.
 pub(super) fn with_allocated(superblock: &[u8; BLOCK_BYTES], allocated: u64) -> [u8; BLOCK_BYTES] {
-    let mut bytes = *superblock;
-    bytes[ALLOCATED..ALLOCATED + 8].copy_from_slice(&allocated.to_le_bytes());
+    let mut superblock: SuperblockBlock = transmute!(*superblock);
+    superblock.data_space_map_root.nr_allocated = allocated.into();
+    let mut bytes = transmute!(superblock);
     seal(&mut bytes, SUPERBLOCK_SEED);
     bytes
 }
 
 impl SpaceMap {
     /// What the superblock, which was checked, says of it.
-    pub(super) fn of(superblock: &[u8; BLOCK_BYTES], reader: &Reader<'_>) -> Result<Self, MetadataError> {
-        let index = reader.pointer(MetadataBlock::SUPERBLOCK, u64_at(superblock, INDEX))?;
-        Ok(Self { blocks: u64_at(superblock, BLOCKS), allocated: u64_at(superblock, ALLOCATED), index })
+    pub(super) fn of(superblock: &[u8; BLOCK_BYTES], reader: &Reader<'_>) -> Result<Self, ThinMetadataError> {
+        let superblock: &SuperblockBlock = transmute_ref!(superblock);
+        let root = &superblock.data_space_map_root;
+        let index = reader.pointer(MetadataBlock::SUPERBLOCK, root.bitmap_root.get())?;
+        Ok(Self { blocks: root.nr_blocks.get(), allocated: root.nr_allocated.get(), index })
     }
 
     /// Shows every bitmap in the order of the blocks, each with its entry of the index, which may be changed. Returns the leaves of the
@@ -132,11 +139,11 @@ impl SpaceMap {
     pub(super) fn each_bitmap(
         &self,
         reader: &mut Reader<'_>,
-        visit: &mut dyn FnMut(Bitmap<'_>, &mut IndexEntry) -> Result<(), MetadataError>,
-    ) -> Result<Vec<ChangedBlock>, MetadataError> {
+        visit: &mut dyn FnMut(Bitmap<'_>, &mut IndexEntry) -> Result<(), ThinMetadataError>,
+    ) -> Result<Vec<ChangedBlock>, ThinMetadataError> {
         let bitmaps = self.blocks.div_ceil(PER_BITMAP as u64);
         let (mut changed, mut next) = (Vec::new(), 0);
-        let mut cursor = Cursor::open(reader, self.index, ValueSize::Index, bitmaps)?;
+        let mut cursor = Cursor::open(reader, self.index, bitmaps)?;
         while let Some(place) = cursor.current() {
             if place.level > 0 {
                 cursor.descend(reader)?;
@@ -144,18 +151,19 @@ impl SpaceMap {
             }
             let mut leaf = Box::new(*reader.single(place.block)?);
             verify(&leaf, NODE_SEED, place.block)?;
-            let node = Node::check(&leaf, place, ValueSize::Index)?;
-            let entries: Vec<_> = (0..node.count()).map(|at| node.key(at)).zip(node.index_entries().iter().copied()).collect();
+            let node = Node::<INDEX_ENTRY>::check(&leaf, place)?;
+            let entries: Vec<_> = (0..node.count()).map(|at| node.key(at)).zip(node.values().iter().copied()).collect();
             let mut is_changed = false;
             for (at, (key, value)) in entries.into_iter().enumerate() {
                 if key != next {
-                    return Err(MetadataError::damaged(place.block, "it leaves a bitmap out"));
+                    return Err(ThinMetadataError::damaged(place.block, Damage::MissingBitmap));
                 }
                 next += 1;
                 let mut entry = IndexEntry::parse(&value);
-                self.show(reader, place.block, key, &mut entry, visit)?;
+                let bitmap = reader.pointer(place.block, entry.place)?;
+                visit(self.bitmap(reader, bitmap, key)?, &mut entry)?;
                 if entry.to_bytes() != value {
-                    replace_index_entry(&mut leaf, at, &entry.to_bytes());
+                    replace_value(&mut leaf, at, &entry.to_bytes());
                     is_changed = true;
                 }
             }
@@ -166,25 +174,18 @@ impl SpaceMap {
             cursor.step(reader)?;
         }
         if next != bitmaps {
-            return Err(MetadataError::damaged(self.index, "it leaves a bitmap out"));
+            return Err(ThinMetadataError::damaged(self.index, Damage::MissingBitmap));
         }
         Ok(changed)
     }
 
-    fn show(
-        &self,
-        reader: &mut Reader<'_>,
-        holder: MetadataBlock,
-        number: u64,
-        entry: &mut IndexEntry,
-        visit: &mut dyn FnMut(Bitmap<'_>, &mut IndexEntry) -> Result<(), MetadataError>,
-    ) -> Result<(), MetadataError> {
-        let place = reader.pointer(holder, entry.place)?;
+    /// The bitmap of this number, which is at `place`.
+    fn bitmap<'b>(&self, reader: &'b mut Reader<'_>, place: MetadataBlock, number: u64) -> Result<Bitmap<'b>, ThinMetadataError> {
         let bytes = reader.single(place)?;
         verify(bytes, BITMAP_SEED, place)?;
         let first = number * PER_BITMAP as u64;
         let length = usize::try_from(self.blocks - first).map_or(PER_BITMAP, |rest| rest.min(PER_BITMAP));
-        visit(Bitmap { first, length, place, bytes }, entry)
+        Ok(Bitmap { first, length, place, bytes })
     }
 }
 

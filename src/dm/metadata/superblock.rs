@@ -1,8 +1,13 @@
 //! The superblock of a thin pool: block 0, and the copy of it that a metadata snapshot is.
 
-use super::blocks::{BLOCK_BYTES, MetadataBlock, MetadataBlocks};
-use super::check::{SUPERBLOCK_SEED, u32_at, u64_at, verify};
-use super::error::MetadataError;
+use zerocopy::little_endian::U64;
+use zerocopy::transmute_ref;
+
+use super::blocks::{BLOCK_BYTES, MetadataBlock, MetadataSource};
+use super::check::{SUPERBLOCK_SEED, verify};
+use super::damage::{Damage, SuperblockFault};
+use super::disk::SuperblockBlock;
+use super::error::ThinMetadataError;
 use super::reader::Reader;
 use crate::dm::units::{DataBlockSize, Sectors, ThinTime};
 
@@ -48,18 +53,18 @@ impl Superblock {
     ///
     /// # Errors
     /// As for [`Superblock::examine`], and when the block cannot be read.
-    pub fn read(blocks: &dyn MetadataBlocks) -> Result<Self, MetadataError> {
+    pub fn read(blocks: &dyn MetadataSource) -> Result<Self, ThinMetadataError> {
         let mut attempt = 1;
         loop {
             match Self::read_at(blocks, MetadataBlock::SUPERBLOCK) {
-                Err(MetadataError::Damaged { .. }) if attempt < ATTEMPTS => attempt += 1,
+                Err(ThinMetadataError::Damaged { .. }) if attempt < ATTEMPTS => attempt += 1,
                 outcome => return outcome,
             }
         }
     }
 
     /// Reads block 0 or a copy.
-    pub(super) fn read_at(blocks: &dyn MetadataBlocks, place: MetadataBlock) -> Result<Self, MetadataError> {
+    pub(super) fn read_at(blocks: &dyn MetadataSource, place: MetadataBlock) -> Result<Self, ThinMetadataError> {
         let mut reader = Reader::new(blocks, &|| false);
         Self::examine_at(reader.single(place)?, place)
     }
@@ -67,44 +72,45 @@ impl Superblock {
     /// What the 4096 bytes of a block 0 say.
     ///
     /// # Errors
-    /// [`MetadataError::Unformatted`] for zeros and for whatever has no mark; [`MetadataError::Damaged`] where that is there and the rest
-    /// is not sound; [`MetadataError::Version`] for a pool of a later format.
-    pub fn examine(bytes: &[u8; BLOCK_BYTES]) -> Result<Self, MetadataError> {
+    /// [`ThinMetadataError::Unformatted`] for zeros and for whatever has no mark; [`ThinMetadataError::Damaged`] where that is there and the rest
+    /// is not sound; [`ThinMetadataError::Version`] for a pool of a later format.
+    pub fn examine(bytes: &[u8; BLOCK_BYTES]) -> Result<Self, ThinMetadataError> {
         Self::examine_at(bytes, MetadataBlock::SUPERBLOCK)
     }
 
-    fn examine_at(bytes: &[u8; BLOCK_BYTES], place: MetadataBlock) -> Result<Self, MetadataError> {
-        let damaged = |what| MetadataError::damaged(place, what);
-        if u64_at(bytes, 32) != MAGIC {
+    fn examine_at(bytes: &[u8; BLOCK_BYTES], place: MetadataBlock) -> Result<Self, ThinMetadataError> {
+        let block: &SuperblockBlock = transmute_ref!(bytes);
+        if block.magic.get() != MAGIC {
             return match place {
-                MetadataBlock::SUPERBLOCK => Err(MetadataError::Unformatted { zeroed: bytes.iter().all(|&byte| byte == 0) }),
-                _ => Err(damaged("it is no copy of the superblock")),
+                MetadataBlock::SUPERBLOCK => Err(ThinMetadataError::Unformatted { zeroed: bytes.iter().all(|&byte| byte == 0) }),
+                _ => Err(ThinMetadataError::damaged(place, Damage::NoSuperblockCopy)),
             };
         }
         verify(bytes, SUPERBLOCK_SEED, place)?;
-        let (version, features) = (u32_at(bytes, 40), u32_at(bytes, 360));
+        let (version, features) = (block.version.get(), block.incompat_flags.get());
         if !VERSIONS.contains(&version) || features != 0 {
-            return Err(MetadataError::Version { version, features });
+            return Err(ThinMetadataError::Version { version, features });
         }
-        let root = |at| MetadataBlock::new(u64_at(bytes, at)).filter(|root| *root != MetadataBlock::SUPERBLOCK);
-        let held_root = match u64_at(bytes, 56) {
+        let damaged = |fault| ThinMetadataError::damaged(place, Damage::Superblock(fault));
+        let root = |number: U64| MetadataBlock::new(number.get()).filter(|root| *root != MetadataBlock::SUPERBLOCK);
+        let held_root = match block.held_root.get() {
             0 => None,
-            _ => Some(root(56).ok_or(damaged("its metadata snapshot is nowhere"))?),
+            _ => Some(root(block.held_root).ok_or(damaged(SuperblockFault::HeldRoot))?),
         };
-        let sectors = Sectors::new(u32_at(bytes, 336).into());
+        let sectors = Sectors::new(block.data_block_size.get().into());
         let data_block_size = sectors.and_then(|sectors| DataBlockSize::from_bytes(sectors.bytes()));
         Ok(Self {
-            needs_check: u32_at(bytes, 4) & NEEDS_CHECK != 0,
+            needs_check: block.flags.get() & NEEDS_CHECK != 0,
             version,
-            time: ThinTime::new(u32_at(bytes, 44)).ok_or(damaged("its clock is beyond 24 bits"))?,
-            transaction_id: u64_at(bytes, 48),
+            time: ThinTime::new(block.time.get()).ok_or(damaged(SuperblockFault::Time))?,
+            transaction_id: block.trans_id.get(),
             held_root,
-            data_mapping_root: root(320).ok_or(damaged("its tree of mappings is nowhere"))?,
-            details_root: root(328).ok_or(damaged("its tree of details is nowhere"))?,
-            data_block_size: data_block_size.ok_or(damaged("its data blocks have a size that there is not"))?,
-            metadata_blocks: u64_at(bytes, 344),
-            data_blocks: u64_at(bytes, 64),
-            allocated_data_blocks: u64_at(bytes, 72),
+            data_mapping_root: root(block.data_mapping_root).ok_or(damaged(SuperblockFault::DataMappingRoot))?,
+            details_root: root(block.device_details_root).ok_or(damaged(SuperblockFault::DeviceDetailsRoot))?,
+            data_block_size: data_block_size.ok_or(damaged(SuperblockFault::DataBlockSize))?,
+            metadata_blocks: block.metadata_nr_blocks.get(),
+            data_blocks: block.data_space_map_root.nr_blocks.get(),
+            allocated_data_blocks: block.data_space_map_root.nr_allocated.get(),
         })
     }
 }
@@ -133,7 +139,7 @@ mod tests {
         bytes
     }
 
-    fn examine(mut bytes: [u8; BLOCK_BYTES]) -> Result<Superblock, MetadataError> {
+    fn examine(mut bytes: [u8; BLOCK_BYTES]) -> Result<Superblock, ThinMetadataError> {
         let sum = checksum(&bytes, SUPERBLOCK_SEED);
         bytes[..4].copy_from_slice(&sum.to_le_bytes());
         Superblock::examine(&bytes)
@@ -154,14 +160,14 @@ mod tests {
     #[test]
     fn zeros_foreign_bytes_damage_and_later_versions_are_told_apart() {
         let zeros = Superblock::examine(&[0; BLOCK_BYTES]);
-        assert!(matches!(zeros, Err(MetadataError::Unformatted { zeroed: true })), "{zeros:?}");
+        assert!(matches!(zeros, Err(ThinMetadataError::Unformatted { zeroed: true })), "{zeros:?}");
         let foreign = Superblock::examine(&[1; BLOCK_BYTES]);
-        assert!(matches!(foreign, Err(MetadataError::Unformatted { zeroed: false })), "{foreign:?}");
-        assert!(matches!(Superblock::examine(&sound()), Err(MetadataError::Damaged { .. })));
+        assert!(matches!(foreign, Err(ThinMetadataError::Unformatted { zeroed: false })), "{foreign:?}");
+        assert!(matches!(Superblock::examine(&sound()), Err(ThinMetadataError::Damaged { .. })));
         for (at, value) in [(40, 3), (40, 0), (360, 1)] {
             let mut bytes = sound();
             bytes[at] = value;
-            assert!(matches!(examine(bytes), Err(MetadataError::Version { .. })), "byte {at}");
+            assert!(matches!(examine(bytes), Err(ThinMetadataError::Version { .. })), "byte {at}");
         }
     }
 
@@ -170,7 +176,7 @@ mod tests {
         for (at, value) in [(8, 1), (47, 1), (60, 1), (320, 0), (324, 1), (328, 0), (332, 1), (336, 1), (339, 1)] {
             let mut bytes = sound();
             bytes[at] = value;
-            assert!(matches!(examine(bytes), Err(MetadataError::Damaged { .. })), "byte {at}");
+            assert!(matches!(examine(bytes), Err(ThinMetadataError::Damaged { .. })), "byte {at}");
         }
     }
 }

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use zerocopy::little_endian::U32;
+use zerocopy::transmute_ref;
+
 use super::bitmap::Bitmap;
-use super::blocks::{MetadataBlock, MetadataBlocks};
+use super::blocks::{MetadataBlock, MetadataSource};
+use super::damage::Damage;
 use super::difference::difference;
-use super::error::MetadataError;
+use super::disk::DeviceDetailsValue;
+use super::error::ThinMetadataError;
 use super::kept::KeptMap;
-use super::node::ValueSize;
+use super::node::{DETAILS, NUMBER, Node};
 use super::reader::{Interrupt, Reader};
 use super::run::{BlockRun, Runs};
 use super::since::Since;
@@ -34,7 +39,7 @@ pub struct DeviceDetails {
 
 /// The metadata of a pool at one moment.
 pub struct ThinMetadata<'a> {
-    blocks: &'a dyn MetadataBlocks,
+    blocks: &'a dyn MetadataSource,
     interrupt: Interrupt<'a>,
     superblock: Superblock,
     /// Of the data device. From the live superblock, which says it; a pool only grows.
@@ -45,10 +50,7 @@ pub struct ThinMetadata<'a> {
 
 impl<'a> ThinMetadata<'a> {
     /// The metadata of a pool that is not active.
-    ///
-    /// # Errors
-    /// As for [`Superblock::read`].
-    pub fn live(blocks: &'a dyn MetadataBlocks, interrupt: Interrupt<'a>) -> Result<Self, MetadataError> {
+    pub fn live(blocks: &'a dyn MetadataSource, interrupt: Interrupt<'a>) -> Result<Self, ThinMetadataError> {
         let superblock = Superblock::read(blocks)?;
         Ok(Self::of(blocks, interrupt, superblock, superblock.data_blocks))
     }
@@ -56,14 +58,14 @@ impl<'a> ThinMetadata<'a> {
     /// The metadata as they were when the pool's metadata snapshot was made. The caller keeps that snapshot until the last walk ended.
     ///
     /// # Errors
-    /// [`MetadataError::NotHeld`] when there is no metadata snapshot; otherwise as for [`Superblock::read`].
-    pub fn held(blocks: &'a dyn MetadataBlocks, interrupt: Interrupt<'a>) -> Result<Self, MetadataError> {
+    /// [`ThinMetadataError::NotHeld`] when there is no metadata snapshot; otherwise as for [`Superblock::read`].
+    pub fn held(blocks: &'a dyn MetadataSource, interrupt: Interrupt<'a>) -> Result<Self, ThinMetadataError> {
         let live = Superblock::read(blocks)?;
-        let copy = Superblock::read_at(blocks, live.held_root.ok_or(MetadataError::NotHeld)?)?;
+        let copy = Superblock::read_at(blocks, live.held_root.ok_or(ThinMetadataError::NotHeld)?)?;
         Ok(Self::of(blocks, interrupt, copy, live.data_blocks))
     }
 
-    fn of(blocks: &'a dyn MetadataBlocks, interrupt: Interrupt<'a>, superblock: Superblock, data_blocks: u64) -> Self {
+    fn of(blocks: &'a dyn MetadataSource, interrupt: Interrupt<'a>, superblock: Superblock, data_blocks: u64) -> Self {
         // Bytes of a device are counted with a sign by the kernel.
         let high = i64::MAX.unsigned_abs() / superblock.data_block_size.bytes();
         Self { blocks, interrupt, superblock, data_blocks, high }
@@ -78,15 +80,16 @@ impl<'a> ThinMetadata<'a> {
     ///
     /// # Errors
     /// When the metadata are damaged or cannot be read, or the walk is interrupted.
-    pub fn devices(&self) -> Result<Vec<(ThinId, DeviceDetails)>, MetadataError> {
+    pub fn devices(&self) -> Result<Vec<(ThinId, DeviceDetails)>, ThinMetadataError> {
         let mut devices = Vec::new();
         let mut reader = self.reader();
-        each_leaf(&mut reader, self.superblock.details_root, ValueSize::Details, IDS, &mut |node| {
-            for (index, value) in node.details().iter().enumerate() {
-                let id = u32::try_from(node.key(index)).ok().and_then(ThinId::new);
+        each_leaf(&mut reader, self.superblock.details_root, IDS, &mut |node| {
+            for (key, value) in node.keys().iter().zip(node.values()) {
+                // All keys were found to be below the number of ids.
+                let id = u32::try_from(u64::from_le_bytes(*key)).ok().and_then(ThinId::new);
                 devices.extend(id.zip(Some(self.parse_details(value)?)));
             }
-            Ok::<(), MetadataError>(())
+            Ok::<(), ThinMetadataError>(())
         })?;
         Ok(devices)
     }
@@ -94,26 +97,27 @@ impl<'a> ThinMetadata<'a> {
     /// What is kept of one device.
     ///
     /// # Errors
-    /// [`MetadataError::MissingDevice`] when there is none of this id; otherwise as for [`ThinMetadata::devices`].
-    pub fn details(&self, id: ThinId) -> Result<DeviceDetails, MetadataError> {
+    /// [`ThinMetadataError::MissingDevice`] when there is none of this id; otherwise as for [`ThinMetadata::devices`].
+    pub fn details(&self, id: ThinId) -> Result<DeviceDetails, ThinMetadataError> {
         let mut reader = self.reader();
-        let value =
-            lookup(&mut reader, self.superblock.details_root, ValueSize::Details, IDS, id.number().into(), |node, index| {
-                node.details().get(index).copied()
-            })?;
-        self.parse_details(&value.flatten().ok_or(MetadataError::MissingDevice(id))?)
+        let value = lookup(&mut reader, self.superblock.details_root, IDS, id.number().into())?;
+        self.parse_details(&value.ok_or(ThinMetadataError::MissingDevice(id))?)
     }
 
     /// Passes on the runs of blocks that a device has, in ascending order, each as long as it can be.
     ///
     /// # Errors
-    /// Those of the sink; [`MetadataError::MissingDevice`]; otherwise as for [`ThinMetadata::devices`]. What was passed on before an
+    /// Those of the sink; [`ThinMetadataError::MissingDevice`]; otherwise as for [`ThinMetadata::devices`]. What was passed on before an
     /// error is not the whole.
-    pub fn mapped<E: From<MetadataError>>(&self, id: ThinId, sink: &mut dyn FnMut(BlockRun) -> Result<(), E>) -> Result<(), E> {
+    pub fn mapped<E: From<ThinMetadataError>>(
+        &self,
+        id: ThinId,
+        sink: &mut dyn FnMut(BlockRun) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut reader = self.reader();
         let root = self.root(&mut reader, id)?;
         let mut runs = Runs::new(sink);
-        each_leaf(&mut reader, root, ValueSize::Number, self.high, &mut |node| {
+        each_leaf(&mut reader, root, self.high, &mut |node: Node<'_, NUMBER>| {
             let keys = node.keys();
             match (keys.first(), keys.last()) {
                 // Without a gap in the whole leaf, which is usual.
@@ -128,10 +132,7 @@ impl<'a> ThinMetadata<'a> {
 
     /// Passes on the runs of blocks whose data may differ between two devices: those that one of them has and the other has not, and those
     /// that both have in different places. Ascending, each as long as it can be. Equal to what `thin_delta` says.
-    ///
-    /// # Errors
-    /// As for [`ThinMetadata::mapped`].
-    pub fn changed<E: From<MetadataError>>(
+    pub fn changed<E: From<ThinMetadataError>>(
         &self,
         base: ThinId,
         target: ThinId,
@@ -146,10 +147,7 @@ impl<'a> ThinMetadata<'a> {
     /// what the device has that was written since, and what the snapshot had that the device has not. Ascending, each as long as it can
     /// be. The device descends from the snapshot, or from the snapshot's origin as it was then or later; of others this says nothing
     /// that could be relied on.
-    ///
-    /// # Errors
-    /// As for [`ThinMetadata::mapped`].
-    pub fn changed_since<E: From<MetadataError>>(
+    pub fn changed_since<E: From<ThinMetadataError>>(
         &self,
         base: &KeptMap,
         target: ThinId,
@@ -158,21 +156,18 @@ impl<'a> ThinMetadata<'a> {
         let mut reader = self.reader();
         let root = self.root(&mut reader, target)?;
         let mut since = Since::new(base, Runs::new(sink));
-        each_leaf(&mut reader, root, ValueSize::Number, self.high, &mut |node| since.leaf(node))?;
+        each_leaf(&mut reader, root, self.high, &mut |node| since.leaf(node))?;
         since.finish()
     }
 
     /// How many blocks each device has, and how many of them nobody else has: what deleting it would free.
-    ///
-    /// # Errors
-    /// As for [`ThinMetadata::devices`].
-    pub fn usage(&self) -> Result<BTreeMap<ThinId, DeviceUsage>, MetadataError> {
+    pub fn usage(&self) -> Result<BTreeMap<ThinId, DeviceUsage>, ThinMetadataError> {
         let mut reader = self.reader();
         let roots = self.roots(&mut reader)?;
         let devices = self.devices()?;
         if devices.len() != roots.len() {
             let tree = self.superblock.data_mapping_root;
-            return Err(MetadataError::damaged(tree, "its devices are not those of the tree of details"));
+            return Err(ThinMetadataError::damaged(tree, Damage::OtherDevices));
         }
         let exclusive = usage(&mut reader, &roots, self.high, self.data_blocks)?;
         let usage = |((id, details), exclusive_blocks): ((_, DeviceDetails), _)| {
@@ -183,10 +178,7 @@ impl<'a> ThinMetadata<'a> {
 
     /// Passes on the runs of blocks of a device whose data no other device has: what deleting it would free. Ascending, each as long as it
     /// can be. Costs as much as [`ThinMetadata::usage`].
-    ///
-    /// # Errors
-    /// As for [`ThinMetadata::mapped`].
-    pub fn exclusive<E: From<MetadataError>>(
+    pub fn exclusive<E: From<ThinMetadataError>>(
         &self,
         id: ThinId,
         sink: &mut dyn FnMut(BlockRun) -> Result<(), E>,
@@ -194,12 +186,12 @@ impl<'a> ThinMetadata<'a> {
         let mut reader = self.reader();
         let roots = self.roots(&mut reader)?;
         let place = self.devices()?.iter().position(|(device, _)| *device == id);
-        let device = place.ok_or(MetadataError::MissingDevice(id))?;
-        exclusive(&mut reader, &roots, device, self.high, self.data_blocks, sink)
+        let root = place.and_then(|place| roots.get(place).copied()).ok_or(ThinMetadataError::MissingDevice(id))?;
+        exclusive(&mut reader, &roots, self.high, self.data_blocks)?.of(&mut reader, root, sink)
     }
 
     /// The data blocks that any device maps to, of these metadata or of `others`, which are of the same pool.
-    pub(super) fn mapped_data(&self, others: Option<&Self>) -> Result<Bitmap, MetadataError> {
+    pub(super) fn mapped_data(&self, others: Option<&Self>) -> Result<Bitmap, ThinMetadataError> {
         let mut reader = self.reader();
         let mut roots = self.roots(&mut reader)?;
         if let Some(others) = others {
@@ -209,12 +201,12 @@ impl<'a> ThinMetadata<'a> {
     }
 
     /// Roots of all devices' own trees, in the order of the devices' ids.
-    fn roots(&self, reader: &mut Reader<'_>) -> Result<Vec<MetadataBlock>, MetadataError> {
+    fn roots(&self, reader: &mut Reader<'_>) -> Result<Vec<MetadataBlock>, ThinMetadataError> {
         let tree = self.superblock.data_mapping_root;
         let mut numbers = Vec::new();
-        each_leaf(reader, tree, ValueSize::Number, IDS, &mut |node| {
-            numbers.extend((0..node.count()).map(|index| node.number(index)));
-            Ok::<(), MetadataError>(())
+        each_leaf(reader, tree, IDS, &mut |node| {
+            numbers.extend(node.values().iter().map(|value: &[u8; NUMBER]| u64::from_le_bytes(*value)));
+            Ok::<(), ThinMetadataError>(())
         })?;
         numbers.into_iter().map(|number| reader.pointer(tree, number)).collect()
     }
@@ -224,23 +216,22 @@ impl<'a> ThinMetadata<'a> {
     }
 
     /// Root of a device's own tree.
-    fn root(&self, reader: &mut Reader<'_>, id: ThinId) -> Result<MetadataBlock, MetadataError> {
+    fn root(&self, reader: &mut Reader<'_>, id: ThinId) -> Result<MetadataBlock, ThinMetadataError> {
         let tree = self.superblock.data_mapping_root;
-        let number = lookup(reader, tree, ValueSize::Number, IDS, id.number().into(), |node, index| node.number(index))?;
-        reader.pointer(tree, number.ok_or(MetadataError::MissingDevice(id))?)
+        let number = lookup(reader, tree, IDS, id.number().into())?.ok_or(ThinMetadataError::MissingDevice(id))?;
+        reader.pointer(tree, u64::from_le_bytes(number))
     }
 
-    fn parse_details(&self, value: &[u8; 24]) -> Result<DeviceDetails, MetadataError> {
-        let number = |at: usize| value[at..].first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
-        let time = |at: usize| {
-            let time = value[at..].first_chunk().copied().map(u32::from_le_bytes).unwrap_or_default();
-            ThinTime::new(time).ok_or(MetadataError::damaged(self.superblock.details_root, "a device is from beyond all time"))
+    fn parse_details(&self, value: &[u8; DETAILS]) -> Result<DeviceDetails, ThinMetadataError> {
+        let details: &DeviceDetailsValue = transmute_ref!(value);
+        let time = |time: U32| {
+            ThinTime::new(time.get()).ok_or(ThinMetadataError::damaged(self.superblock.details_root, Damage::TimeOutOfRange))
         };
         Ok(DeviceDetails {
-            mapped_blocks: number(0),
-            transaction_id: number(8),
-            creation_time: time(16)?,
-            snapshotted_time: time(20)?,
+            mapped_blocks: details.mapped_blocks.get(),
+            transaction_id: details.transaction_id.get(),
+            creation_time: time(details.creation_time)?,
+            snapshotted_time: time(details.snapshotted_time)?,
         })
     }
 }

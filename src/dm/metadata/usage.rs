@@ -15,8 +15,9 @@ use super::batch::{Batch, LEAVES};
 use super::bitmap::Bitmap;
 use super::blocks::MetadataBlock;
 use super::cursor::Cursor;
-use super::error::MetadataError;
-use super::node::{Node, TIME_BITS, ValueSize};
+use super::damage::{Damage, SuperblockFault};
+use super::error::ThinMetadataError;
+use super::node::{NUMBER, Node, TIME_BITS};
 use super::reader::Reader;
 use super::run::{BlockRun, Runs};
 
@@ -38,7 +39,7 @@ pub(super) fn usage(
     roots: &[MetadataBlock],
     high: u64,
     data_blocks: u64,
-) -> Result<Vec<u64>, MetadataError> {
+) -> Result<Vec<u64>, ThinMetadataError> {
     let mut census = Census::new(high, data_blocks)?;
     census.find_shared_nodes(reader, roots)?;
     census.find_data(reader, roots)?;
@@ -51,45 +52,57 @@ pub(super) fn mapped(
     roots: &[MetadataBlock],
     high: u64,
     data_blocks: u64,
-) -> Result<Bitmap, MetadataError> {
+) -> Result<Bitmap, ThinMetadataError> {
     let mut census = Census::new(high, data_blocks)?;
     census.find_data(reader, roots)?;
     Ok(census.data)
 }
 
-/// Passes on the runs of blocks of one device, a number among the roots, whose data no other device has. Ascending.
-pub(super) fn exclusive<E: From<MetadataError>>(
+/// Counted of all devices, and told of one.
+pub(super) struct Exclusive(Census);
+
+/// What [`Exclusive::of`] passes on is counted first.
+pub(super) fn exclusive(
     reader: &mut Reader<'_>,
     roots: &[MetadataBlock],
-    device: usize,
     high: u64,
     data_blocks: u64,
-    sink: &mut dyn FnMut(BlockRun) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<Exclusive, ThinMetadataError> {
     let mut census = Census::new(high, data_blocks)?;
     census.find_shared_nodes(reader, roots)?;
     census.find_data(reader, roots)?;
-    let mut runs = Runs::new(sink);
-    if let Some(&root) = roots.get(device)
-        && !census.shared_nodes.has(root.number())
-    {
-        let mut cursor = Cursor::open(reader, root, ValueSize::Number, high)?;
-        while let Some(place) = cursor.current() {
-            if census.shared_nodes.has(place.block.number()) {
-                cursor.step(reader)?;
-            } else if place.level > 0 {
-                cursor.descend(reader)?;
-            } else {
-                census.batch.push(place);
-                cursor.step(reader)?;
-                if census.batch.is_full() {
-                    census.tell(reader, &mut runs)?;
+    Ok(Exclusive(census))
+}
+
+impl Exclusive {
+    /// Passes on the runs of blocks of the device with this root whose data no other device has. Ascending.
+    pub(super) fn of<E: From<ThinMetadataError>>(
+        self,
+        reader: &mut Reader<'_>,
+        root: MetadataBlock,
+        sink: &mut dyn FnMut(BlockRun) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self(mut census) = self;
+        let mut runs = Runs::new(sink);
+        if !census.shared_nodes.has(root.number()) {
+            let mut cursor = Cursor::open(reader, root, census.high)?;
+            while let Some(place) = cursor.current() {
+                if census.shared_nodes.has(place.block.number()) {
+                    cursor.step(reader)?;
+                } else if place.level > 0 {
+                    cursor.descend(reader)?;
+                } else {
+                    census.batch.push(place);
+                    cursor.step(reader)?;
+                    if census.batch.is_full() {
+                        census.tell(reader, &mut runs)?;
+                    }
                 }
             }
+            census.tell(reader, &mut runs)?;
         }
-        census.tell(reader, &mut runs)?;
+        runs.finish()
     }
-    runs.finish()
 }
 
 /// What leads to a leaf.
@@ -113,9 +126,12 @@ struct Census {
 }
 
 impl Census {
-    fn new(high: u64, data_blocks: u64) -> Result<Self, MetadataError> {
+    fn new(high: u64, data_blocks: u64) -> Result<Self, ThinMetadataError> {
         if data_blocks > MOST_DATA_BLOCKS {
-            return Err(MetadataError::damaged(MetadataBlock::SUPERBLOCK, "it has more data blocks than there can be"));
+            return Err(ThinMetadataError::damaged(
+                MetadataBlock::SUPERBLOCK,
+                Damage::Superblock(SuperblockFault::TooManyDataBlocks),
+            ));
         }
         Ok(Self {
             high,
@@ -128,17 +144,17 @@ impl Census {
         })
     }
 
-    fn find_shared_nodes(&mut self, reader: &mut Reader<'_>, roots: &[MetadataBlock]) -> Result<(), MetadataError> {
+    fn find_shared_nodes(&mut self, reader: &mut Reader<'_>, roots: &[MetadataBlock]) -> Result<(), ThinMetadataError> {
         let mut met = Bitmap::new(MetadataBlock::LIMIT);
         for &root in roots {
             if met.put(root.number()) {
                 self.shared_nodes.put(root.number());
                 continue;
             }
-            let mut cursor = Cursor::open(reader, root, ValueSize::Number, self.high)?;
+            let mut cursor = Cursor::open(reader, root, self.high)?;
             while let Some(place) = cursor.current() {
                 // The root was met just now.
-                let again = !place.is_root && met.put(place.block.number());
+                let again = !place.is_root() && met.put(place.block.number());
                 if again {
                     self.shared_nodes.put(place.block.number());
                 }
@@ -149,13 +165,13 @@ impl Census {
     }
 
     /// Which data blocks there are, and which of them are shared as far as the first pass told of nodes that are.
-    fn find_data(&mut self, reader: &mut Reader<'_>, roots: &[MetadataBlock]) -> Result<(), MetadataError> {
+    fn find_data(&mut self, reader: &mut Reader<'_>, roots: &[MetadataBlock]) -> Result<(), ThinMetadataError> {
         let mut met = Bitmap::new(MetadataBlock::LIMIT);
         for (device, &root) in roots.iter().enumerate() {
             if met.has(root.number()) {
                 continue;
             }
-            let mut cursor = Cursor::open(reader, root, ValueSize::Number, self.high)?;
+            let mut cursor = Cursor::open(reader, root, self.high)?;
             // Depth of the uppermost shared node above the cursor, or where it stands.
             let mut shared_from = None;
             while let Some(place) = cursor.current() {
@@ -180,12 +196,12 @@ impl Census {
     }
 
     /// Reads the batch for the second pass.
-    fn mark(&mut self, reader: &Reader<'_>) -> Result<(), MetadataError> {
-        self.batch.load(reader, ValueSize::Number)?;
+    fn mark(&mut self, reader: &Reader<'_>) -> Result<(), ThinMetadataError> {
+        self.batch.load::<NUMBER>(reader)?;
         for ((place, node), path) in self.batch.nodes().zip(&self.paths) {
             for block in data_of(node) {
                 if block >= self.data_blocks {
-                    return Err(MetadataError::damaged(place.block, "it maps to a data block that there is not"));
+                    return Err(ThinMetadataError::damaged(place.block, Damage::DataBlockOutOfRange));
                 }
                 if self.data.put(block) || *path == Path::Shared {
                     self.shared_data.put(block);
@@ -197,13 +213,13 @@ impl Census {
         Ok(())
     }
 
-    fn count_exclusive(&mut self, reader: &mut Reader<'_>, roots: &[MetadataBlock]) -> Result<Vec<u64>, MetadataError> {
+    fn count_exclusive(&mut self, reader: &mut Reader<'_>, roots: &[MetadataBlock]) -> Result<Vec<u64>, ThinMetadataError> {
         let mut exclusive = vec![0; roots.len()];
         for (device, &root) in roots.iter().enumerate() {
             if self.shared_nodes.has(root.number()) {
                 continue;
             }
-            let mut cursor = Cursor::open(reader, root, ValueSize::Number, self.high)?;
+            let mut cursor = Cursor::open(reader, root, self.high)?;
             while let Some(place) = cursor.current() {
                 if self.shared_nodes.has(place.block.number()) {
                     cursor.step(reader)?;
@@ -224,9 +240,9 @@ impl Census {
     }
 
     /// Reads the batch, and passes on those of its blocks whose data are not shared.
-    fn tell<E: From<MetadataError>>(&mut self, reader: &Reader<'_>, runs: &mut Runs<'_, E>) -> Result<(), E> {
-        self.batch.load(reader, ValueSize::Number)?;
-        for (_, node) in self.batch.nodes() {
+    fn tell<E: From<ThinMetadataError>>(&mut self, reader: &Reader<'_>, runs: &mut Runs<'_, E>) -> Result<(), E> {
+        self.batch.load::<NUMBER>(reader)?;
+        for (_, node) in self.batch.nodes::<NUMBER>() {
             for (key, data) in node.keys().iter().zip(data_of(node)) {
                 if !self.shared_data.has(data) {
                     runs.push(u64::from_le_bytes(*key))?;
@@ -238,8 +254,8 @@ impl Census {
     }
 
     /// Reads the batch for the third pass.
-    fn count(&mut self, reader: &Reader<'_>, exclusive: &mut [u64]) -> Result<(), MetadataError> {
-        self.batch.load(reader, ValueSize::Number)?;
+    fn count(&mut self, reader: &Reader<'_>, exclusive: &mut [u64]) -> Result<(), ThinMetadataError> {
+        self.batch.load::<NUMBER>(reader)?;
         for ((_, node), path) in self.batch.nodes().zip(&self.paths) {
             if let Path::Own(device) = path
                 && let Some(count) = exclusive.get_mut(*device)
@@ -254,6 +270,6 @@ impl Census {
 }
 
 /// The data blocks that a leaf maps to.
-fn data_of(node: Node<'_>) -> impl Iterator<Item = u64> {
-    node.numbers().iter().map(|value| u64::from_le_bytes(*value) >> TIME_BITS)
+fn data_of(node: Node<'_, NUMBER>) -> impl Iterator<Item = u64> {
+    node.values().iter().map(|value| u64::from_le_bytes(*value) >> TIME_BITS)
 }

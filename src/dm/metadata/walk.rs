@@ -4,19 +4,18 @@ use super::batch::{Batch, LEAVES};
 use super::blocks::MetadataBlock;
 use super::check::{NODE_SEED, verify};
 use super::cursor::Cursor;
-use super::error::MetadataError;
-use super::node::{Node, ValueSize};
+use super::error::ThinMetadataError;
+use super::node::Node;
 use super::reader::Reader;
 
 /// Shows every leaf of a tree whose keys are all below `high`, in the order of the keys.
-pub(super) fn each_leaf<E: From<MetadataError>>(
+pub(super) fn each_leaf<const VALUE: usize, E: From<ThinMetadataError>>(
     reader: &mut Reader<'_>,
     root: MetadataBlock,
-    value_size: ValueSize,
     high: u64,
-    visit: &mut dyn FnMut(Node<'_>) -> Result<(), E>,
+    visit: &mut dyn FnMut(Node<'_, VALUE>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut cursor = Cursor::open(reader, root, value_size, high)?;
+    let mut cursor = Cursor::open(reader, root, high)?;
     let mut batch = Batch::new(LEAVES);
     loop {
         while let Some(place) = cursor.current()
@@ -29,7 +28,7 @@ pub(super) fn each_leaf<E: From<MetadataError>>(
                 cursor.step(reader)?;
             }
         }
-        batch.load(reader, value_size)?;
+        batch.load::<VALUE>(reader)?;
         batch.nodes().try_for_each(|(_, node)| visit(node))?;
         if cursor.current().is_none() {
             return Ok(());
@@ -38,22 +37,20 @@ pub(super) fn each_leaf<E: From<MetadataError>>(
     }
 }
 
-/// What `take` makes of the entry with this key; nothing when there is none.
-pub(super) fn lookup<T>(
+/// The value that a tree, whose keys are all below `high`, has for this key.
+pub(super) fn lookup<const VALUE: usize>(
     reader: &mut Reader<'_>,
     root: MetadataBlock,
-    value_size: ValueSize,
     high: u64,
     key: u64,
-    take: impl FnOnce(&Node<'_>, usize) -> T,
-) -> Result<Option<T>, MetadataError> {
-    let mut cursor = Cursor::open(reader, root, value_size, high)?;
+) -> Result<Option<[u8; VALUE]>, ThinMetadataError> {
+    let mut cursor = Cursor::open(reader, root, high)?;
     while cursor.current().is_some_and(|place| place.level > 0) {
         cursor.descend_towards(reader, key)?;
     }
     let Some(place) = cursor.current() else { return Ok(None) };
     let bytes = reader.single(place.block)?;
     verify(bytes, NODE_SEED, place.block)?;
-    let node = Node::check(bytes, place, value_size)?;
-    Ok(node.find(key).filter(|&index| node.key(index) == key).map(|index| take(&node, index)))
+    let node = Node::check(bytes, place)?;
+    Ok(node.find(key).filter(|&index| node.key(index) == key).map(|index| node.values()[index]))
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::dm::raw::HEADER_BYTES;
 
 /// A reply with these data behind its header.
 fn reply(target_count: u32, flags: u32, data: &[u8]) -> Vec<u8> {

@@ -28,7 +28,7 @@ fn found(object: Object, bytes: u64) -> Found {
 
 fn planned(records: &Records, origin: Origin, found: &[Found], unrecorded: Unrecorded) -> Plan {
     let order = AdoptOrder { pool: None, unrecorded, decision: Decision::Shown };
-    plan(records.clone(), origin, found, &order, LogicalBlockSize::B4096, Timestamp::now())
+    plan(records.clone(), origin, found, &order, NewRecords { block_size: LogicalBlockSize::B4096, created: Timestamp::now() })
 }
 
 fn copy() -> Origin {

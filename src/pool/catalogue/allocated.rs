@@ -214,10 +214,10 @@ fn replacement(old: &File, path: &Path) -> io::Result<File> {
             write_zeros(&file, rest)?;
         }
         file.sync_all()?;
-        failpoint::hit("catalogue.replace.before");
-        fs::rename(&unfinished, path)?;
-        file_ops::sync_dir(path.parent().unwrap_or(Path::new("/")))?;
-        failpoint::hit("catalogue.replace.after");
+        failpoint::around("catalogue.replace", || {
+            fs::rename(&unfinished, path)?;
+            file_ops::sync_dir(path.parent().unwrap_or(Path::new("/")))
+        })?;
         Ok(file)
     };
     fill().inspect_err(|_| drop(remove(&unfinished)))

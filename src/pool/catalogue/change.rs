@@ -8,18 +8,14 @@ use super::copy::Records as Copied;
 use super::index;
 use super::room::{Need, Room};
 use super::tables::{
-    self, ANCHORS, EXPORTS, INTENTS, META, NAMES, PROPERTIES, PUBLICATIONS, Records, SNAPSHOTS, SNAPSHOTS_OF, VOLUMES, all,
-    anchor_key, encode, export_key, failed, get, name_key, number, with_prefix,
+    self, ANCHORS, EXPORTS, FIRST_DELTA_BASE, INTENTS, META, NAMES, NEXT_INTENT, PROPERTIES, PUBLICATIONS, Records, SNAPSHOTS,
+    SNAPSHOTS_OF, VOLUMES, all, anchor_key, encode, export_key, failed, get, name_key, number, with_prefix,
 };
-use super::thin::FIRST_DELTA_BASE;
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::properties::PoolProperties;
 use crate::pool::record::{Anchor, Consumer, Publication, Snapshot, Volume};
 use crate::types::{AnchorLimit, ExportRecord, ObjectName, SnapshotId, VolumeId};
-
-/// Key of the counter of intents.
-pub(super) const NEXT_INTENT: &str = "next_intent";
 
 /// The sizes promised to volumes that exist or are under way. One that is being grown counts with the size it will have.
 pub(super) fn promised<'a>(volumes: &[Volume], intents: impl Iterator<Item = &'a Intent>) -> u64 {
@@ -73,9 +69,6 @@ impl<'a> Change<'a> {
     }
 
     /// Gives no intent a number below `first` any more.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub(in crate::pool) fn skip_intents(&mut self, first: u64) -> Result<(), PoolError> {
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
         if number(&meta, NEXT_INTENT)? < first {
@@ -85,9 +78,6 @@ impl<'a> Change<'a> {
     }
 
     /// Changes nothing that counts, so that its commit shows whether one works.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub(super) fn touch(&mut self) -> Result<(), PoolError> {
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
         meta.insert("touched", "").map_err(failed)?;
@@ -95,17 +85,11 @@ impl<'a> Change<'a> {
     }
 
     /// What was chosen for the pool, as this transaction sees it.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn properties(&mut self) -> Result<PoolProperties, PoolError> {
         tables::properties(&self.transaction.open_table(META).map_err(failed)?)
     }
 
     /// Records what was chosen for the pool.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn set_properties(&mut self, properties: &PoolProperties) -> Result<(), PoolError> {
         let text =
             serde_json::to_string(properties).map_err(|error| PoolError::Catalogue(format!("encode a record: {error}")))?;
@@ -115,9 +99,6 @@ impl<'a> Change<'a> {
     }
 
     /// The sizes of all volumes, and of those that are being made, restored or grown, in bytes, as this transaction sees them.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn promised(&mut self) -> Result<u64, PoolError> {
         let volumes: Vec<Volume> = all(&self.transaction.open_table(VOLUMES).map_err(failed)?)?;
         let intents = tables::numbered(&self.transaction.open_table(INTENTS).map_err(failed)?)?;
@@ -134,17 +115,11 @@ impl<'a> Change<'a> {
     }
 
     /// A volume, as this transaction sees it.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn volume(&mut self, id: VolumeId) -> Result<Option<Volume>, PoolError> {
         get(&self.transaction.open_table(VOLUMES).map_err(failed)?, id.as_bytes())
     }
 
     /// Removes a volume's record, name and publications.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn remove_volume(&mut self, volume: &Volume) -> Result<(), PoolError> {
         self.remove(NAMES, &name_key(VOLUMES, &volume.name))?;
         self.remove(PUBLICATIONS, volume.id.as_bytes())?;
@@ -152,9 +127,6 @@ impl<'a> Change<'a> {
     }
 
     /// Writes a snapshot's record and claims its name.
-    ///
-    /// # Errors
-    /// [`PoolError::NameTaken`], [`PoolError::Catalogue`].
     pub fn put_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), PoolError> {
         self.claim(SNAPSHOTS, &snapshot.name, &snapshot.id)?;
         self.put(SNAPSHOTS_OF, &anchor_key(snapshot.source, snapshot.id), &[])?;
@@ -162,17 +134,11 @@ impl<'a> Change<'a> {
     }
 
     /// A snapshot, as this transaction sees it.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn snapshot(&mut self, id: SnapshotId) -> Result<Option<Snapshot>, PoolError> {
         get(&self.transaction.open_table(SNAPSHOTS).map_err(failed)?, id.as_bytes())
     }
 
     /// Removes a snapshot's record and name.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn remove_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), PoolError> {
         self.remove(NAMES, &name_key(SNAPSHOTS, &snapshot.name))?;
         self.remove(SNAPSHOTS_OF, &anchor_key(snapshot.source, snapshot.id))?;
@@ -203,9 +169,6 @@ impl<'a> Change<'a> {
     }
 
     /// Records an intent anew, in place of what it said.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn replace_intent(&mut self, id: IntentId, intent: &Intent) -> Result<(), PoolError> {
         let encoded = encode(intent)?;
         self.transaction.open_table(INTENTS).map_err(failed)?.insert(id.0, encoded.as_slice()).map_err(failed)?;
@@ -214,18 +177,12 @@ impl<'a> Change<'a> {
     }
 
     /// Drops an intent. Absent is fine.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn drop_intent(&mut self, id: IntentId) -> Result<(), PoolError> {
         self.transaction.open_table(INTENTS).map_err(failed)?.remove(id.0).map_err(failed)?;
         Ok(())
     }
 
     /// The publications of a volume, as this transaction sees them.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn publications(&mut self, volume: VolumeId) -> Result<Vec<Publication>, PoolError> {
         let table = self.transaction.open_table(PUBLICATIONS).map_err(failed)?;
         Ok(get(&table, volume.as_bytes())?.unwrap_or_default())
@@ -255,27 +212,18 @@ impl<'a> Change<'a> {
     }
 
     /// Removes all exports of a volume.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn remove_exports(&mut self, volume: VolumeId) -> Result<(), PoolError> {
         let exports: Vec<ExportRecord> = with_prefix(&self.transaction.open_table(EXPORTS).map_err(failed)?, volume.as_bytes())?;
         exports.iter().try_for_each(|export| self.remove(EXPORTS, &export_key(volume, &export.repository)))
     }
 
     /// Whether any snapshot of a volume is recorded.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn has_snapshots(&mut self, volume: VolumeId) -> Result<bool, PoolError> {
         let index = self.transaction.open_table(SNAPSHOTS_OF).map_err(failed)?;
         Ok(!index::keys_of(&index, volume)?.is_empty())
     }
 
     /// The snapshots of a volume, anchors left out.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn snapshots_of(&mut self, volume: VolumeId) -> Result<Vec<Snapshot>, PoolError> {
         let index = self.transaction.open_table(SNAPSHOTS_OF).map_err(failed)?;
         index::snapshots_of(&index, &self.transaction.open_table(SNAPSHOTS).map_err(failed)?, volume)
@@ -283,9 +231,6 @@ impl<'a> Change<'a> {
 
     /// Records that a consumer used a snapshot; whether that is news. Nothing is recorded of a snapshot that does not exist or
     /// leaves no anchor.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn add_use(&mut self, id: SnapshotId, consumer: &Consumer) -> Result<bool, PoolError> {
         let Some(mut snapshot) = self.snapshot(id)? else { return Ok(false) };
         let is_news = snapshot.anchor_limit != AnchorLimit::NONE && snapshot.used_by.insert(consumer.clone());
@@ -296,33 +241,21 @@ impl<'a> Change<'a> {
     }
 
     /// The deleted snapshots of a volume that are kept.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn anchors_of(&mut self, volume: VolumeId) -> Result<Vec<Anchor>, PoolError> {
         with_prefix(&self.transaction.open_table(ANCHORS).map_err(failed)?, volume.as_bytes())
     }
 
     /// A deleted snapshot of a volume, if it is kept.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn anchor(&mut self, volume: VolumeId, id: SnapshotId) -> Result<Option<Anchor>, PoolError> {
         get(&self.transaction.open_table(ANCHORS).map_err(failed)?, &anchor_key(volume, id))
     }
 
     /// Records a deleted snapshot that is kept.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn put_anchor(&mut self, anchor: &Anchor) -> Result<(), PoolError> {
         self.put(ANCHORS, &anchor_key(anchor.snapshot.source, anchor.snapshot.id), &encode(anchor)?)
     }
 
     /// Forgets a deleted snapshot that was kept.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn remove_anchor(&mut self, anchor: &Anchor) -> Result<(), PoolError> {
         self.remove(ANCHORS, &anchor_key(anchor.snapshot.source, anchor.snapshot.id))
     }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use redb::{Builder, Database, StorageBackend};
 
 use super::allocated::AllocatedFile;
-use super::copy::Commits;
+use super::commits::Commits;
 use super::examine;
 use super::index;
 use super::room::Room;

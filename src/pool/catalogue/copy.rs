@@ -1,6 +1,6 @@
 //! The second copy of a catalogue: what it records, in another file and another form, for the day on which the first is lost or damaged.
 //!
-//! *What is in it* (`text`): the records of volumes, snapshots, anchors and exports, what was chosen for the pool, and the counter
+//! *What is in it* (`records`): the records of volumes, snapshots, anchors and exports, what was chosen for the pool, and the counter
 //! of intents; as lines of text that a person can read, with a checksum over all of it. **No intents**: one that ended long
 //! ago would, taken up again, delete what was acknowledged since. Of what is under way it names the objects, for whoever must
 //! judge them. No publications either: the kernel knows what is mounted, and they change too often.
@@ -25,16 +25,16 @@
 //! label. `windlass pool repair` mends their metadata, not their catalogue.
 
 mod keeper;
+mod records;
 mod slots;
 mod text;
 
 use std::path::Path;
 
-pub(super) use self::keeper::Commits;
 pub(in crate::pool) use self::keeper::CopyKeeper;
+pub(in crate::pool) use self::records::Records;
 pub(in crate::pool) use self::slots::CopyError;
-pub(in crate::pool) use self::text::Records;
-use super::Catalogue;
+use super::open::Catalogue;
 use crate::pool::PoolError;
 use crate::types::Timestamp;
 
@@ -50,9 +50,6 @@ pub(in crate::pool) struct StoredCopy {
 }
 
 /// Reads the copy at `path`. Nothing is changed.
-///
-/// # Errors
-/// [`CopyError`].
 pub(in crate::pool) fn read(path: &Path) -> Result<StoredCopy, CopyError> {
     let stored = slots::read(path)?;
     let records = Records::decode(&stored.body).map_err(CopyError::Damaged)?;
@@ -61,9 +58,6 @@ pub(in crate::pool) fn read(path: &Path) -> Result<StoredCopy, CopyError> {
 
 /// Refuses a catalogue that is of an earlier moment than its copy at `path`, or of another pool. A copy that is missing or cannot be read
 /// says nothing.
-///
-/// # Errors
-/// [`PoolError::CatalogueLost`].
 pub(in crate::pool) fn check_not_behind(catalogue: &Catalogue, path: &Path) -> Result<(), PoolError> {
     let stored = match slots::read(path) {
         Ok(stored) => stored,
@@ -74,7 +68,7 @@ pub(in crate::pool) fn check_not_behind(catalogue: &Catalogue, path: &Path) -> R
         }
     };
     let refuse = |why: String| Err(PoolError::CatalogueLost(format!("the catalogue beside {} {why}", path.display())));
-    match text::pool_of(&stored.body) {
+    match records::pool_of(&stored.body) {
         Ok(pool) if pool != catalogue.id() => refuse(format!(
             "is of the pool {}, and its second copy of the pool {pool}: one of them was put there by mistake",
             catalogue.id()

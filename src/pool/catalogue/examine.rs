@@ -9,10 +9,9 @@ use std::path::Path;
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend};
 
-use super::FORMAT;
 use super::tables::{
-    ANCHORS, DELETED_THIN, EXPORTS, INTENTS, KEPT_MAPS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS, SNAPSHOTS_OF,
-    THIN_OBJECTS, VOLUMES, later_table,
+    ANCHORS, DELETED_THIN, EXPORTS, FORMAT, INTENTS, KEPT_MAPS, MAGIC, META, NAMES, PUBLICATIONS, ReadRecords, SNAPSHOTS,
+    SNAPSHOTS_OF, THIN_OBJECTS, VOLUMES, later_table,
 };
 use crate::pool::PoolError;
 use crate::types::PoolId;

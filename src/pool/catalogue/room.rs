@@ -102,9 +102,6 @@ impl Room {
     }
 
     /// Whether something may be added.
-    ///
-    /// # Errors
-    /// [`PoolError::NoSpace`], [`PoolError::Catalogue`].
     pub(super) fn check(&self, transaction: &WriteTransaction, need: Need) -> Result<(), PoolError> {
         if self.length().saturating_mul(2) <= self.capacity() {
             return Ok(());

@@ -37,6 +37,15 @@ pub(super) const PROPERTIES: &str = "properties";
 /// Key in `meta` of the number of commits. Catalogues of the first versions lack it.
 pub(super) const REVISION: &str = "revision";
 
+/// Format version that this program writes, and the newest it reads.
+pub(super) const FORMAT: u32 = 1;
+
+/// Key in `meta` of the counter of intents.
+pub(super) const NEXT_INTENT: &str = "next_intent";
+
+/// Key in `meta` of the first cut that can be a base; see `thin`.
+pub(super) const FIRST_DELTA_BASE: &str = "first_delta_base";
+
 /// Value of `magic` in `meta`.
 pub(super) const MAGIC: &str = "windlass catalogue";
 

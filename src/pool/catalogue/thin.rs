@@ -7,11 +7,12 @@
 
 use redb::ReadableTable;
 
-use super::Catalogue;
-use super::change::{Change, NEXT_INTENT};
+use super::change::Change;
+use super::open::Catalogue;
 use super::room::Need;
 use super::tables::{
-    DELETED_THIN, KEPT_MAPS, META, THIN_OBJECTS, TableLike, all, encode, failed, get, later_table, number, object_key,
+    DELETED_THIN, FIRST_DELTA_BASE, KEPT_MAPS, META, NEXT_INTENT, THIN_OBJECTS, TableLike, all, encode, failed, get, later_table,
+    number, object_key,
 };
 use crate::dm::units::ThinId;
 use crate::pool::PoolError;
@@ -21,7 +22,6 @@ use crate::types::{Object, SnapshotId, VolumeSize};
 const NEXT_THIN_ID: &str = "next_thin_id";
 const EPOCH: &str = "epoch";
 const EPOCH_STEP: &str = "epoch_step";
-pub(super) const FIRST_DELTA_BASE: &str = "first_delta_base";
 
 /// How far the last beginning of an epoch came, as far as the catalogue knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +46,6 @@ impl EpochStep {
 
 impl Catalogue {
     /// What is remembered about an object of a thin pool.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`], as for all that follow.
     pub fn thin_object(&self, object: Object) -> Result<Option<ThinObject>, PoolError> {
         let reading = self.begin_read()?;
         match later_table(&reading, THIN_OBJECTS).map_err(failed)? {
@@ -58,27 +55,18 @@ impl Catalogue {
     }
 
     /// All objects of a thin pool, snapshots first.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn thin_objects(&self) -> Result<Vec<ThinObject>, PoolError> {
         let reading = self.begin_read()?;
         later_table(&reading, THIN_OBJECTS).map_err(failed)?.map_or(Ok(Vec::new()), |table| all(&table))
     }
 
     /// Thin devices whose objects are forgotten, and that are still to be deleted.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn deleted_thin(&self) -> Result<Vec<ThinObject>, PoolError> {
         let reading = self.begin_read()?;
         later_table(&reading, DELETED_THIN).map_err(failed)?.map_or(Ok(Vec::new()), |table| all(&table))
     }
 
     /// Whether the device of this id is one of them.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn is_deleted_thin(&self, id: ThinId) -> Result<bool, PoolError> {
         let reading = self.begin_read()?;
         match later_table(&reading, DELETED_THIN).map_err(failed)? {
@@ -88,9 +76,6 @@ impl Catalogue {
     }
 
     /// The map kept of a deleted snapshot, encoded.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn kept_map(&self, snapshot: SnapshotId) -> Result<Option<Vec<u8>>, PoolError> {
         let reading = self.begin_read()?;
         match later_table(&reading, KEPT_MAPS).map_err(failed)? {
@@ -100,27 +85,18 @@ impl Catalogue {
     }
 
     /// The thin id that is given out next: more than the snapshots and copies that were ever made.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn next_thin_id(&self) -> Result<u64, PoolError> {
         let reading = self.begin_read()?;
         number(&reading.open_table(META).map_err(failed)?, NEXT_THIN_ID)
     }
 
     /// How often the pool was taken over: the transaction id that its metadata should carry.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn epoch(&self) -> Result<u64, PoolError> {
         let reading = self.begin_read()?;
         number(&reading.open_table(META).map_err(failed)?, EPOCH)
     }
 
     /// How far the beginning of the epoch came.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn epoch_step(&self) -> Result<EpochStep, PoolError> {
         let reading = self.begin_read()?;
         let meta = reading.open_table(META).map_err(failed)?;
@@ -133,9 +109,6 @@ impl Catalogue {
 
     /// The first cut (see [`Snapshot::serial`](crate::pool::record::Snapshot::serial)) from which what changed since can be told: those
     /// before it are of before the pool, or a part of it, was put back to an earlier state or rebuilt. Zero when none is.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn first_delta_base(&self) -> Result<u64, PoolError> {
         let reading = self.begin_read()?;
         number(&reading.open_table(META).map_err(failed)?, FIRST_DELTA_BASE)
@@ -165,9 +138,6 @@ impl Change<'_> {
     }
 
     /// Gives out no thin id below `first` any more; whether that is news.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn skip_thin_ids(&mut self, first: u64) -> Result<bool, PoolError> {
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
         let is_news = number(&meta, NEXT_THIN_ID)? < first;
@@ -178,26 +148,17 @@ impl Change<'_> {
     }
 
     /// Gives an object another thin id, since a device that is not its own has the one it was given.
-    ///
-    /// # Errors
-    /// As for [`Change::add_thin_object`].
     pub fn renumber_thin_object(&mut self, thin: &ThinObject) -> Result<ThinObject, PoolError> {
         self.remove(THIN_OBJECTS, &object_key(thin.object))?;
         self.add_thin_object(thin.object, thin.size)
     }
 
     /// Replaces what is remembered about an object.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn put_thin_object(&mut self, thin: &ThinObject) -> Result<(), PoolError> {
         self.put(THIN_OBJECTS, &object_key(thin.object), &encode(thin)?)
     }
 
     /// Forgets an object, and the map that was kept of it. Absent is fine.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn remove_thin_object(&mut self, object: Object) -> Result<(), PoolError> {
         if let Object::Snapshot(id) = object {
             self.remove(KEPT_MAPS, id.as_bytes())?;
@@ -206,17 +167,11 @@ impl Change<'_> {
     }
 
     /// Notes that the device of an object is still to be deleted, whatever becomes of what is remembered about the object.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn put_deleted_thin(&mut self, thin: &ThinObject) -> Result<(), PoolError> {
         self.put(DELETED_THIN, &thin_key(thin.id), &encode(thin)?)
     }
 
     /// Forgets that a device is still to be deleted. Absent is fine.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn drop_deleted_thin(&mut self, id: ThinId) -> Result<(), PoolError> {
         self.remove(DELETED_THIN, &thin_key(id))
     }
@@ -232,9 +187,6 @@ impl Change<'_> {
     }
 
     /// Sets the epoch, and how far it came.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn set_epoch(&mut self, epoch: u64, step: EpochStep) -> Result<(), PoolError> {
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
         meta.insert(EPOCH, epoch.to_string().as_str()).map_err(failed)?;
@@ -246,9 +198,6 @@ impl Change<'_> {
     }
 
     /// Makes every snapshot and anchor that there is useless as a base: what changed since is not told any more.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn break_history(&mut self) -> Result<(), PoolError> {
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
         // A cut has the number of its intent, and those ascend whatever becomes of them.

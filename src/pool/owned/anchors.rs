@@ -21,8 +21,9 @@
 use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
 
+use super::pool::OwnedPool;
 use super::retention::{Origin, eviction_order, surplus};
-use super::{OwnedPool, act};
+use crate::failpoint;
 use crate::pool::catalogue::Change;
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
@@ -51,9 +52,6 @@ impl OwnedPool {
     }
 
     /// All anchors, volume by volume.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn anchors(&self) -> Result<Vec<Anchor>, PoolError> {
         self.catalogue.anchors()
     }
@@ -97,7 +95,7 @@ impl OwnedPool {
     /// Reduces an anchor to what is needed of it, so that it holds no data. If that fails it stays whole, which costs space and
     /// nothing else; it is tried again with the next change of the pool ([`OwnedPool::condense_left`]), and by the next start.
     pub(super) fn condense(&self, anchor: SnapshotId) {
-        if let Err(error) = act("condense", || self.pool.condense(anchor)) {
+        if let Err(error) = failpoint::around("pool.condense", || self.pool.condense(anchor)) {
             tracing::warn!(%anchor, %error, "an anchor keeps its data for now");
             self.unreduced().insert(anchor);
         }
@@ -167,9 +165,6 @@ impl OwnedPool {
     }
 
     /// What new volumes and snapshots may still take, in bytes, when all anchors are evicted that it takes.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`], [`PoolError::Catalogue`].
     pub fn available_bytes(&self) -> Result<u64, PoolError> {
         let mut usage = self.usage()?;
         if usage.available() == 0 {
@@ -189,9 +184,6 @@ impl OwnedPool {
     }
 
     /// What all anchors together hold at least that nothing else does, in bytes: what is shared by two of them only is left out.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub(super) fn held_by_anchors(&self) -> Result<u64, PoolError> {
         Ok(self.catalogue.anchors()?.iter().map(|anchor| self.exclusive_bytes(anchor)).sum())
     }

@@ -1,6 +1,7 @@
 //! Devices of objects.
 
-use super::{OwnedPool, act};
+use super::pool::OwnedPool;
+use crate::failpoint;
 use crate::pool::{Attachment, ObjectUsage, PoolError};
 use crate::types::{Access, LogicalBlockSize, Object};
 
@@ -18,7 +19,7 @@ impl OwnedPool {
         if matches!(object, Object::Snapshot(_)) && access == Access::ReadWrite {
             return Err(PoolError::Unsupported(format!("{object} cannot be written to: make a volume from it")));
         }
-        let attachment = act("attach", || self.pool.attach_in_blocks(object, access, blocks))?;
+        let attachment = failpoint::around("pool.attach", || self.pool.attach_in_blocks(object, access, blocks))?;
         tracing::info!(%object, device = %attachment.device.display(), access = ?attachment.access, "attached");
         Ok(attachment)
     }
@@ -32,15 +33,12 @@ impl OwnedPool {
         if self.attachment(object)?.is_none() {
             return Ok(());
         }
-        act("detach", || self.pool.detach(object))?;
+        failpoint::around("pool.detach", || self.pool.detach(object))?;
         tracing::info!(%object, "detached");
         Ok(())
     }
 
     /// The device of an object, if it has one; found by looking.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`].
     pub fn attachment(&self, object: Object) -> Result<Option<Attachment>, PoolError> {
         match self.pool.attachment(object) {
             Err(PoolError::Missing(_)) => Ok(None),
@@ -49,9 +47,6 @@ impl OwnedPool {
     }
 
     /// Space of one object.
-    ///
-    /// # Errors
-    /// [`PoolError::Missing`], [`PoolError::Io`].
     pub fn usage_of(&self, object: Object) -> Result<ObjectUsage, PoolError> {
         self.check_recorded(object)?;
         self.pool.object_usage(object)

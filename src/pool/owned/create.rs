@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{OwnedPool, act};
+use super::pool::OwnedPool;
 use crate::failpoint;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::{Key, Locked, Pin};
@@ -53,9 +53,9 @@ impl OwnedPool {
         })?;
         let spec = ObjectSpec { size: volume.size, checksum: volume.checksum };
         let made = match volume.source {
-            None => act("create", || self.pool.create(volume.id, spec)),
+            None => failpoint::around("pool.create", || self.pool.create(volume.id, spec)),
             Some(source) => self.while_held(&devices, (intent, &planned), || {
-                act("copy", || self.pool.copy(source, volume.id, spec, FREEZE_DEADLINE))
+                failpoint::around("pool.copy", || self.pool.copy(source, volume.id, spec, FREEZE_DEADLINE))
             }),
         };
         if let Err(error) = made {
@@ -194,9 +194,7 @@ impl OwnedPool {
 
     fn try_undo(&self, intent: IntentId, objects: &[Object]) -> Result<(), PoolError> {
         for &object in objects {
-            failpoint::hit("pool.undo.before");
-            self.pool.delete(object)?;
-            failpoint::hit("pool.undo.after");
+            failpoint::around("pool.undo", || self.pool.delete(object))?;
         }
         self.catalogue.commit("undo", |change| {
             objects.iter().try_for_each(|&object| self.pool.unregister(change, object))?;

@@ -1,7 +1,8 @@
 //! Deleting volumes and snapshots: out of sight first, then gone, or kept as an anchor (`anchors`).
 
 use super::anchors::{Fate, fate};
-use super::{OwnedPool, act};
+use super::pool::OwnedPool;
+use crate::failpoint;
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::Key;
@@ -102,7 +103,7 @@ impl OwnedPool {
     fn detach_remnant(&self, object: Object) -> Result<(), PoolError> {
         match self.pool.attachment(object) {
             Ok(None) | Err(PoolError::Missing(_)) => Ok(()),
-            Ok(Some(_)) => act("detach", || self.pool.detach(object)),
+            Ok(Some(_)) => failpoint::around("pool.detach", || self.pool.detach(object)),
             Err(error) => Err(error),
         }
     }
@@ -115,7 +116,7 @@ impl OwnedPool {
         intent: IntentId,
         reinstate: impl FnOnce(&Self) -> Result<(), PoolError>,
     ) -> Result<(), PoolError> {
-        match act("delete", || self.pool.delete(object)) {
+        match failpoint::around("pool.delete", || self.pool.delete(object)) {
             Err(error @ PoolError::InUse { .. }) => {
                 reinstate(self)?;
                 Err(error)
@@ -142,7 +143,7 @@ impl OwnedPool {
         }
         let _locked = self.lock_objects([object])?;
         let Some((id, intent)) = pending(self)? else { return Ok(()) };
-        act("delete", || self.pool.delete(object))?;
+        failpoint::around("pool.delete", || self.pool.delete(object))?;
         match intent {
             Intent::DeleteVolume { volume } => {
                 self.forget_volume(&volume, id)?;

@@ -6,7 +6,8 @@
 //! read from the record that must be whole: the next growth, to whatever size, and each snapshot and copy. The intent of the
 //! failed growth stays until a later one or the next start has made the device follow as well.
 
-use super::{OwnedPool, act};
+use super::pool::OwnedPool;
+use crate::failpoint;
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::record::Volume;
@@ -47,7 +48,7 @@ impl OwnedPool {
             self.check_promise(change, total, size.bytes() - volume.size.bytes())?;
             change.add_intent(&Intent::Grow { volume: id, size })
         })?;
-        if let Err(error) = act("grow", || self.pool.grow(id, size)) {
+        if let Err(error) = failpoint::around("pool.grow", || self.pool.grow(id, size)) {
             if let Err(unsettled) = self.settle_size(volume) {
                 tracing::warn!(volume = %id, error = %unsettled, "after a failed growth the size of a volume is not recorded yet");
             }
@@ -66,9 +67,6 @@ impl OwnedPool {
     }
 
     /// The record of a volume, whose lock is held, brought to at least the size that its object has.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`], [`PoolError::Catalogue`].
     pub(super) fn settle_size(&self, mut volume: Volume) -> Result<Volume, PoolError> {
         let object = Object::Volume(volume.id);
         let stored = match self.pool.size(object) {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
-use super::{Damaged, OwnedPool, check_sound};
+use super::pool::{Damaged, OwnedPool, check_sound};
 use crate::pool::catalogue::Catalogue;
 use crate::pool::locks::{OperationLocks, Pin};
 use crate::pool::record::Snapshot;

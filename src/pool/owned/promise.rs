@@ -3,7 +3,7 @@
 //! The sum of all sizes promised to volumes is counted in the transaction that records the intent to promise more, so that two at once
 //! cannot both have the last of it. Lowering the ratio takes nothing away from volumes that exist.
 
-use super::OwnedPool;
+use super::pool::OwnedPool;
 use crate::pool::catalogue::Change;
 use crate::pool::properties::PoolProperties;
 use crate::pool::{Changes, PoolError};
@@ -26,17 +26,11 @@ impl Promises {
 
 impl OwnedPool {
     /// What was chosen for the pool.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn properties(&self) -> Result<PoolProperties, PoolError> {
         self.catalogue.properties()
     }
 
     /// Changes what was chosen for the pool, and says what it is now.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`], [`PoolError::NoSpace`].
     pub fn set_properties(&self, set: impl FnOnce(&mut PoolProperties)) -> Result<PoolProperties, PoolError> {
         let properties = self.catalogue.commit("set_properties", |change| {
             let mut properties = change.properties()?;
@@ -51,9 +45,6 @@ impl OwnedPool {
     }
 
     /// What is promised to volumes, and the limit of it.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`], [`PoolError::Catalogue`].
     pub fn promises(&self) -> Result<Promises, PoolError> {
         let limit = self.catalogue.properties()?.overprovision_ratio.limit(self.pool.usage()?.total);
         Ok(Promises { promised: self.catalogue.promised()?, limit })
@@ -61,9 +52,6 @@ impl OwnedPool {
 
     /// What new volumes may have, in bytes: what is physically free for them, and what may still be promised. Nothing while the pool takes
     /// no changes.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`], [`PoolError::Catalogue`].
     pub fn room_for_volumes(&self) -> Result<u64, PoolError> {
         if self.pool.health()?.changes == Changes::Refused {
             return Ok(0);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::act;
+use crate::failpoint;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::{Found, Pool, PoolError, Quiesce};
@@ -55,7 +55,7 @@ pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quie
 pub(super) fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, intent: &Intent) -> Result<(), PoolError> {
     match intent {
         Intent::CreateVolume { volume, .. } => {
-            act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
+            failpoint::around("pool.recover_delete", || remove(pool, Object::Volume(volume.id)))?;
             catalogue.commit("recover.undo_volume", |change| {
                 pool.unregister(change, Object::Volume(volume.id))?;
                 change.drop_intent(id)
@@ -64,7 +64,7 @@ pub(super) fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, 
         }
         Intent::CreateSnapshots { snapshots, .. } => {
             for snapshot in snapshots {
-                act("recover_delete", || remove(pool, Object::Snapshot(snapshot.id)))?;
+                failpoint::around("pool.recover_delete", || remove(pool, Object::Snapshot(snapshot.id)))?;
             }
             catalogue.commit("recover.undo_snapshots", |change| {
                 snapshots.iter().try_for_each(|snapshot| pool.unregister(change, Object::Snapshot(snapshot.id)))?;
@@ -74,7 +74,7 @@ pub(super) fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, 
             tracing::warn!(?names, "interrupted cut of snapshots undone");
         }
         Intent::Restore { volume } => {
-            act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
+            failpoint::around("pool.recover_delete", || remove(pool, Object::Volume(volume.id)))?;
             catalogue.commit("recover.undo_restore", |change| {
                 pool.unregister(change, Object::Volume(volume.id))?;
                 change.drop_intent(id)
@@ -82,7 +82,7 @@ pub(super) fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, 
             tracing::warn!(volume = %volume.id, name = %volume.name, "interrupted restore undone: it is to be begun again");
         }
         Intent::DeleteVolume { volume } => {
-            act("recover_delete", || remove(pool, Object::Volume(volume.id)))?;
+            failpoint::around("pool.recover_delete", || remove(pool, Object::Volume(volume.id)))?;
             catalogue.commit("recover.delete_volume", |change| {
                 if !change.has_snapshots(volume.id)? {
                     change.remove_exports(volume.id)?;
@@ -93,7 +93,7 @@ pub(super) fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, 
             tracing::info!(volume = %volume.id, name = %volume.name, "interrupted deletion of a volume finished");
         }
         Intent::DeleteSnapshot { snapshot } => {
-            act("recover_delete", || remove(pool, Object::Snapshot(snapshot.id)))?;
+            failpoint::around("pool.recover_delete", || remove(pool, Object::Snapshot(snapshot.id)))?;
             catalogue.commit("recover.delete_snapshot", |change| {
                 if change.volume(snapshot.source)?.is_none() && !change.has_snapshots(snapshot.source)? {
                     change.remove_exports(snapshot.source)?;
@@ -106,7 +106,7 @@ pub(super) fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, 
         Intent::Grow { volume, size } => {
             let mut stored = *size;
             if catalogue.volume(*volume)?.is_some() {
-                act("recover_grow", || pool.grow(*volume, *size))?;
+                failpoint::around("pool.recover_grow", || pool.grow(*volume, *size))?;
                 stored = pool.size(Object::Volume(*volume))?;
             }
             catalogue.commit("recover.grow", |change| {
@@ -151,7 +151,7 @@ fn release(pool: &dyn Pool, quiesce: &dyn Quiesce, holds: &[VolumeId]) -> Result
     if devices.is_empty() {
         return Ok(());
     }
-    act("release_leftovers", || quiesce.release_leftovers(&devices).map_err(PoolError::from))
+    failpoint::around("pool.release_leftovers", || quiesce.release_leftovers(&devices).map_err(PoolError::from))
 }
 
 /// Compares what is recorded with what is stored. Nothing is changed.

@@ -8,23 +8,15 @@
 
 use std::fs::File;
 
-use super::{OwnedPool, act};
+use super::pool::OwnedPool;
+use super::restoring::Restoring;
 use crate::block::device;
 use crate::failpoint;
-use crate::pool::intent::{Intent, IntentId};
+use crate::pool::intent::Intent;
 use crate::pool::locks::{Key, Locked};
 use crate::pool::record::Volume;
 use crate::pool::{ObjectSpec, PoolError, idempotent};
 use crate::types::{Access, FormatState, NewVolume, Object, ObjectName, Timestamp, VolumeId, VolumeSize};
-
-/// A restore in progress, as the pool keeps it.
-pub(super) struct Restoring {
-    intent: IntentId,
-    volume: Volume,
-    _locked: Locked,
-    /// The name under which it is to be committed, if that is another.
-    renamed: Option<(ObjectName, Locked)>,
-}
 
 /// Answer to [`OwnedPool::begin_restore`].
 #[derive(Debug)]
@@ -104,8 +96,8 @@ impl OwnedPool {
             change.add_intent(&intent)
         })?;
         let spec = ObjectSpec { size: volume.size, checksum: volume.checksum };
-        let made =
-            act("create", || self.pool.create(id, spec)).and_then(|()| self.pool.open(Object::Volume(id), Access::ReadWrite));
+        let made = failpoint::around("pool.create", || self.pool.create(id, spec))
+            .and_then(|()| self.pool.open(Object::Volume(id), Access::ReadWrite));
         let file = match made {
             Ok(file) => file,
             Err(error) => {
@@ -168,9 +160,7 @@ impl OwnedPool {
         if stored != volume.size.bytes() {
             return Err(PoolError::Size(format!("the restored volume has {stored} bytes instead of {}", volume.size.bytes())));
         }
-        failpoint::hit("pool.restore_sync.before");
-        file.sync_all().map_err(|source| io("sync", source))?;
-        failpoint::hit("pool.restore_sync.after");
+        failpoint::around("pool.restore_sync", || file.sync_all()).map_err(|source| io("sync", source))?;
         volume.created = Timestamp::now();
         self.catalogue.commit("commit_restore", |change| {
             change.put_volume(&volume)?;
@@ -203,7 +193,7 @@ impl OwnedPool {
             change.drop_intent(restoring.intent)?;
             change.add_intent(&Intent::DeleteVolume { volume: volume.clone() })
         })?;
-        act("delete", || self.pool.delete(Object::Volume(volume.id)))?;
+        failpoint::around("pool.delete", || self.pool.delete(Object::Volume(volume.id)))?;
         self.catalogue.commit("abort_restore.commit", |change| {
             self.pool.unregister(change, Object::Volume(volume.id))?;
             change.drop_intent(restoring.intent)

@@ -11,37 +11,18 @@
 //!   intent there is no record. A creation that is repeated finds the record, or else makes the object anew under another id.
 //! * Holds are not ended here: whoever made one in this process has ended it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use super::OwnedPool;
+use super::pool::OwnedPool;
 use super::recovery::{Settled, recover_one};
 use crate::pool::PoolError;
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
 use crate::types::Object;
 
-/// Whether failed calls may have left anything.
-#[derive(Debug)]
-pub(super) struct Leftovers {
-    /// How many commits had failed when what they left was last settled.
-    settled_at: AtomicU64,
-    /// Whether anything else was left.
-    others: AtomicBool,
-}
-
-impl Leftovers {
-    /// What the recovery left, and nothing else yet.
-    pub(super) fn of(recovered: Settled) -> Self {
-        Self { settled_at: AtomicU64::new(0), others: AtomicBool::new(recovered == Settled::InPart) }
-    }
-}
-
 impl OwnedPool {
     /// Whether the catalogue takes changes: known from the last one, and tried when that one failed. One that failed is opened again for it,
     /// and what failed calls left is finished or undone.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn check_catalogue(&self) -> Result<(), PoolError> {
         self.catalogue.check_works()?;
         self.settle();

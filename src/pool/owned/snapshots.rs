@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{OwnedPool, act};
+use super::pool::OwnedPool;
+use crate::failpoint;
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
 use crate::pool::record::{NewSnapshot, Outcome, Snapshot};
@@ -47,7 +48,7 @@ impl OwnedPool {
         let cut = self.while_held(&devices, (intent, &planned), || {
             // The one time that every answer gives: between the last write that is in the cut and the first that is not.
             let created = Timestamp::now();
-            act("snapshot", || self.pool.snapshot(&cuts, FREEZE_DEADLINE))?;
+            failpoint::around("pool.snapshot", || self.pool.snapshot(&cuts, FREEZE_DEADLINE))?;
             Ok(created)
         });
         let created = match cut {
@@ -119,25 +120,16 @@ impl OwnedPool {
     }
 
     /// A snapshot by id.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, PoolError> {
         self.catalogue.snapshot(id)
     }
 
     /// A snapshot by name.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn snapshot_by_name(&self, name: &ObjectName) -> Result<Option<Snapshot>, PoolError> {
         self.catalogue.snapshot_by_name(name)
     }
 
     /// All snapshots, by ascending id.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, PoolError> {
         self.catalogue.snapshots()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::OwnedPool;
+use super::pool::OwnedPool;
 use crate::pool::record::Anchor;
 use crate::pool::{ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
 use crate::types::{Object, ObjectName, PoolId};
@@ -68,9 +68,6 @@ impl OwnedPool {
     }
 
     /// Anchors and what they take, volume by volume. Looks at the extents of each.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`], [`PoolError::Catalogue`].
     pub fn anchor_status(&self) -> Result<Vec<AnchorStatus>, PoolError> {
         let mut states = Vec::new();
         for anchor in self.catalogue.anchors()? {
@@ -96,17 +93,11 @@ impl OwnedPool {
     }
 
     /// The names of all volumes.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn volume_names(&self) -> Result<BTreeSet<ObjectName>, PoolError> {
         self.catalogue.volume_names()
     }
 
     /// State of the pool now; quarantined and damaged objects as found at the start.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`], [`PoolError::Catalogue`].
     pub fn status(&self) -> Result<PoolStatus, PoolError> {
         Ok(PoolStatus {
             id: self.id(),

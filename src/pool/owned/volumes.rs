@@ -2,32 +2,23 @@
 
 use std::path::Path;
 
-use super::OwnedPool;
+use super::pool::OwnedPool;
 use crate::pool::PoolError;
 use crate::pool::record::{Consumer, Publication, PublicationKind, Volume};
 use crate::types::{ExportRecord, FormatState, Object, ObjectName, VolumeId};
 
 impl OwnedPool {
     /// A volume by id. Hidden restore targets are none.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn volume(&self, id: VolumeId) -> Result<Option<Volume>, PoolError> {
         self.catalogue.volume(id)
     }
 
     /// A volume by name.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn volume_by_name(&self, name: &ObjectName) -> Result<Option<Volume>, PoolError> {
         self.catalogue.volume_by_name(name)
     }
 
     /// All volumes, by ascending id.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn volumes(&self) -> Result<Vec<Volume>, PoolError> {
         self.catalogue.volumes()
     }
@@ -52,17 +43,11 @@ impl OwnedPool {
     }
 
     /// Where a volume is staged and published, as recorded in this or an earlier boot.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn publications(&self, id: VolumeId) -> Result<Vec<Publication>, PoolError> {
         self.catalogue.publications(id)
     }
 
     /// Records a publication, in place of an earlier one of the same path; with a stage, how the volume is given out.
-    ///
-    /// # Errors
-    /// [`PoolError::Missing`], [`PoolError::Catalogue`].
     pub fn put_publication(&self, id: VolumeId, publication: Publication) -> Result<(), PoolError> {
         self.catalogue.commit("put_publication", |change| {
             let mut volume = change.volume(id)?.ok_or(PoolError::Missing(Object::Volume(id)))?;
@@ -81,9 +66,6 @@ impl OwnedPool {
     }
 
     /// Forgets the publication at a path. Absent is success.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn remove_publication(&self, id: VolumeId, path: &Path) -> Result<(), PoolError> {
         if !self.catalogue.publications(id)?.iter().any(|known| known.path == path) {
             return Ok(());
@@ -127,17 +109,11 @@ impl OwnedPool {
     }
 
     /// The last export of a volume to one repository.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn export(&self, repository: &str, volume: VolumeId) -> Result<Option<ExportRecord>, PoolError> {
         self.catalogue.export(repository, volume)
     }
 
     /// The last export of a volume to each repository.
-    ///
-    /// # Errors
-    /// [`PoolError::Catalogue`].
     pub fn exports(&self, volume: VolumeId) -> Result<Vec<ExportRecord>, PoolError> {
         self.catalogue.exports(volume)
     }
@@ -154,9 +130,6 @@ fn may_become(from: FormatState, to: FormatState) -> bool {
 }
 
 /// The id of this boot.
-///
-/// # Errors
-/// [`PoolError::Io`].
 pub(in crate::pool) fn boot_id() -> Result<String, PoolError> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(PATH).map_err(|source| PoolError::io(format!("read {PATH}"), source))?;

@@ -19,12 +19,11 @@
 //! * It ends when the pool is dropped, at once or with the look that runs; an eviction that was begun is finished, as any other is.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::OwnedPool;
 use super::anchors::Eviction;
+use super::background::Repeating;
+use super::pool::OwnedPool;
 use crate::pool::{PoolError, PoolKind, PoolUsage};
 use crate::types::SnapshotId;
 
@@ -39,43 +38,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const PATIENT_PAUSE: Duration = Duration::from_secs(1);
 /// How long an eviction may take to show in what is free.
 const SETTLING: Duration = Duration::from_secs(1);
-
-/// The running watch. Dropping it ends it.
-pub(super) struct Watch {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    /// Starts it. `pool` is another reference to what is watched, without a watch of its own.
-    pub(super) fn start(pool: OwnedPool) -> Result<Self, PoolError> {
-        let (stop, stopped) = mpsc::channel::<()>();
-        let run = move || {
-            let mut seen = Seen::default();
-            loop {
-                let pause = pool.look(&mut seen);
-                match stopped.recv_timeout(pause) {
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
-                }
-            }
-        };
-        let thread = thread::Builder::new().name("pool-watch".to_owned()).spawn(run);
-        let thread = thread.map_err(|error| PoolError::io("start to watch the pool", error))?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the pool's watch ended by a panic");
-        }
-    }
-}
 
 /// What the watch knows from its looks before.
 #[derive(Debug, Default)]
@@ -108,6 +70,13 @@ struct Settling {
 }
 
 impl OwnedPool {
+    /// Starts the watch, which holds a reference to the pool that has no threads of its own.
+    pub(super) fn start_watch(&self) -> Result<Repeating, PoolError> {
+        let (pool, mut seen) = (self.shared(), Seen::default());
+        let watch = Repeating::start("pool-watch", move || pool.look(&mut seen));
+        watch.map_err(|error| PoolError::io("start to watch the pool", error))
+    }
+
     /// One look, with what is to be done about it; how long to wait until the next.
     pub(super) fn look(&self, seen: &mut Seen) -> Duration {
         match self.try_look(seen) {

@@ -18,14 +18,14 @@
 //! * Nothing waits for it, and its failure is a line in the log. What it freed is too.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use super::{OwnedPool, act};
+use super::background::VolumeQueue;
+use super::pool::OwnedPool;
 use crate::block::{AlignedBuffer, BlockSource, FileSource};
+use crate::failpoint;
 use crate::pool::PoolError;
 use crate::pool::locks::{Key, Yielding};
 use crate::pool::record::{Volume, Zeros};
@@ -35,8 +35,6 @@ use crate::types::{Access, ByteRange, Object, VolumeId};
 const PIECE: u64 = 4 << 20;
 /// When work that gave way is tried again.
 const RETRY: Duration = Duration::from_secs(10);
-/// Volumes that may wait to be looked at; one that finds no place is found at the next start.
-const WAITING: usize = 1024;
 
 /// What one pass came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,45 +52,19 @@ pub enum Pass {
     },
 }
 
-/// The running work. Dropping it stops it within a piece.
-pub(super) struct ZeroReclaimer {
-    stop: Arc<AtomicBool>,
-    queue: Option<SyncSender<VolumeId>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl ZeroReclaimer {
-    /// Starts it, with what an earlier process left. `pool` is another reference, without a reclaimer of its own.
-    pub(super) fn start(pool: OwnedPool) -> Result<Self, PoolError> {
-        let (queue, arriving) = mpsc::sync_channel(WAITING);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let run = move || pool.give_zeros_back(&arriving, &stopped);
-        let thread = thread::Builder::new().name("pool-zeros".to_owned()).spawn(run);
-        let thread = thread.map_err(|error| PoolError::io("start to give zeros back", error))?;
-        Ok(Self { stop, queue: Some(queue), thread: Some(thread) })
-    }
-}
-
-impl Drop for ZeroReclaimer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        drop(self.queue.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that gives zeros back ended by a panic");
-        }
-    }
-}
-
 impl OwnedPool {
     /// Gives the space of a volume's zeros back, if that is due and nobody uses it: soon, in the background. Returns at once.
     pub fn give_zeros_back_soon(&self, volume: VolumeId) {
-        let Some(queue) = self.zeros.as_ref().and_then(|zeros| zeros.queue.as_ref()) else { return };
-        if let Err(TrySendError::Full(volume)) = queue.try_send(volume) {
-            tracing::debug!(%volume, "too many volumes wait to give zeros back; this one is found at the next start");
+        if let Some(zeros) = &self.zeros {
+            zeros.push(volume);
         }
+    }
+
+    /// Starts the work, with what an earlier process left. It holds a reference to the pool that has no threads of its own.
+    pub(super) fn start_zeros(&self) -> Result<VolumeQueue, PoolError> {
+        let pool = self.shared();
+        let zeros = VolumeQueue::start("pool-zeros", move |arriving, stop| pool.give_zeros_back(arriving, stop));
+        zeros.map_err(|error| PoolError::io("start to give zeros back", error))
     }
 
     fn give_zeros_back(&self, arriving: &Receiver<VolumeId>, stop: &AtomicBool) {
@@ -192,7 +164,7 @@ impl OwnedPool {
                 source.read_at(position, read).map_err(io)?;
                 for zeros in zero_runs(read, granule) {
                     let Some(range) = ByteRange::new(position + zeros.offset(), zeros.length()) else { continue };
-                    act("give_back", || self.pool.give_back(&file, range))?;
+                    failpoint::around("pool.give_back", || self.pool.give_back(&file, range))?;
                     given_back += range.length();
                 }
                 position += length;

@@ -9,8 +9,8 @@
 
 use std::path::Path;
 
-use super::ReflinkPool;
-use crate::pool::adopt::{AdoptOrder, AdoptReport, Decision, Origin, Plan, plan};
+use super::pool::ReflinkPool;
+use crate::pool::adopt::{AdoptOrder, AdoptReport, Decision, NewRecords, Origin, Plan, plan};
 use crate::pool::catalogue::Catalogue;
 use crate::pool::catalogue::copy::{self, CopyError, Records, StoredCopy};
 use crate::pool::{Pool, PoolError};
@@ -26,7 +26,8 @@ use crate::types::Timestamp;
 pub fn adopt(directory: &Path, order: &AdoptOrder) -> Result<AdoptReport, PoolError> {
     let pool = ReflinkPool::open_objects(directory)?;
     let known = look(&pool, order)?;
-    let mut plan = plan(known.records, known.origin, &pool.scan()?, order, pool.logical_block_size(), Timestamp::now());
+    let new = NewRecords { block_size: pool.logical_block_size(), created: Timestamp::now() };
+    let mut plan = plan(known.records, known.origin, &pool.scan()?, order, new);
     (plan.report.catalogue, plan.report.copy) = (known.catalogue, known.copy);
     if order.decision == Decision::Made && plan.report.unknown.is_empty() && plan.report.changes() {
         take_over(&pool, &plan, known.revision)?;

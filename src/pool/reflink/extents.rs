@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use super::Sharing;
+use super::sharing::Sharing;
 use crate::block::btrfs_extents::{self, TreeExtents};
 use crate::block::fiemap::{self, Extents, FiemapOptions, FileExtent};
 

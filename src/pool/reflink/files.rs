@@ -107,9 +107,7 @@ fn new_temporary(layout: &Layout, object: Object) -> Result<File, PoolError> {
 
 fn publish(layout: &Layout, object: Object) -> Result<(), PoolError> {
     let path = layout.object(object);
-    failpoint::hit("reflink.rename.before");
-    fs::rename(layout.temporary(object), &path).map_err(failed("rename to", &path))?;
-    failpoint::hit("reflink.rename.after");
+    failpoint::around("reflink.rename", || fs::rename(layout.temporary(object), &path)).map_err(failed("rename to", &path))?;
     sync(&layout.parent(object))
 }
 

@@ -116,13 +116,6 @@ impl Layout {
         self.parent(object).join(Self::temporary_name(object))
     }
 
-    /// Whether a path, however the pool's directory was reached, is that of the file of a volume.
-    pub(super) fn is_file_of(path: &Path, volume: VolumeId) -> bool {
-        let object = if path.ends_with(DATA) { path.parent() } else { Some(path) };
-        let volume = Path::new(VOLUMES).join(volume.to_string());
-        object.is_some_and(|object| object.ends_with(volume))
-    }
-
     /// A path as it is shown to people.
     pub(super) fn shown(&self, path: &Path) -> String {
         path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
@@ -203,6 +196,13 @@ impl Layout {
         paths.sort_unstable();
         Ok(paths)
     }
+}
+
+/// Whether a path, however the pool's directory was reached, is that of the file of a volume.
+pub(in crate::pool) fn is_file_of(path: &Path, volume: VolumeId) -> bool {
+    let object = if path.ends_with(DATA) { path.parent() } else { Some(path) };
+    let volume = Path::new(VOLUMES).join(volume.to_string());
+    object.is_some_and(|object| object.ends_with(volume))
 }
 
 fn no_pool(root: &Path) -> PoolError {

@@ -115,9 +115,8 @@ fn finish_or_sweep(
     remove(&parent, &directory, &name)?;
     let made = make(&parent, &name).and_then(|()| {
         let path = layout.object(object);
-        failpoint::hit("reflink.rename.before");
-        fs::rename(layout.temporary(object), &path).map_err(failed("rename to", &path))?;
-        failpoint::hit("reflink.rename.after");
+        failpoint::around("reflink.rename", || fs::rename(layout.temporary(object), &path))
+            .map_err(failed("rename to", &path))?;
         commit(&parent, layout)
     });
     made.inspect_err(|_| {

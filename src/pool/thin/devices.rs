@@ -92,9 +92,6 @@ pub struct Readings {
 }
 
 /// Decides what the labels of a device of `device_bytes` bytes come to.
-///
-/// # Errors
-/// [`LabelsError`].
 pub fn judge(readings: &Readings, device_bytes: u64) -> Result<Judgement, LabelsError> {
     let have = usable_bytes(device_bytes);
     let others: Vec<&Result<Label, LabelError>> = [Some(&readings.last), readings.inner.as_ref()].into_iter().flatten().collect();

@@ -30,19 +30,20 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::health;
 use super::metadata::{Found, MetadataGate, WalkError};
 use super::thin_devices::ThinDevices;
 use crate::block::device;
-use crate::dm::metadata::MetadataError;
+use crate::dm::metadata::ThinMetadataError;
 use crate::dm::units::{DataBlockSize, ThinId};
 use crate::dm::{DeviceMapper, Discard, DmError, DmName, PoolMessage};
 use crate::failpoint;
 use crate::pool::PoolError;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::record::ThinObject;
+use crate::types::poll::{self, Patience};
 use crate::types::{Access, ByteRange, RangeStream};
 
 /// Most bytes of one discard: a disk that takes a second for it is not kept from its other work for longer.
@@ -55,10 +56,9 @@ const REST: Duration = Duration::from_millis(64);
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Longest wait for a device without a name. One that goes with its last descriptor loses its name first, and is then taken apart
-/// by the kernel in the background: some grace periods of tens of milliseconds each, more where processors are scarce.
-const TAKEN_APART: Duration = Duration::from_secs(5);
-/// How often it is looked at meanwhile; the kernel offers no event for it.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// by the kernel in the background: some grace periods of tens of milliseconds each, more where processors are scarce. The kernel
+/// offers no event for it.
+const TAKEN_APART: Patience = Patience { limit: Duration::from_secs(5), every: Duration::from_millis(10) };
 
 /// What deletes the thin devices of a pool.
 #[derive(Clone)]
@@ -87,18 +87,13 @@ impl Deletions {
     /// # Errors
     /// Of the pool: [`PoolError::InUse`], [`PoolError::Io`]; of the kernel, which took the message or did not.
     pub(super) fn delete(&self, thin: &ThinObject) -> Result<Result<(), DmError>, PoolError> {
-        let deadline = Instant::now() + TAKEN_APART;
-        loop {
-            match self.dm.message(&self.pool, &PoolMessage::Delete { id: thin.id }) {
-                Ok(()) | Err(DmError::MissingThin(_)) => return Ok(Ok(())),
-                Err(DmError::Busy(_)) if Instant::now() < deadline => {
-                    self.devices.check_none(thin.object)?;
-                    thread::park_timeout(LOOK_AGAIN);
-                }
-                Err(DmError::Busy(_)) => return Err(PoolError::InUse { object: thin.object, by: "its device".to_owned() }),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
+        let delete = || match self.dm.message(&self.pool, &PoolMessage::Delete { id: thin.id }) {
+            Ok(()) | Err(DmError::MissingThin(_)) => Ok(Some(Ok(()))),
+            Err(DmError::Busy(_)) => self.devices.check_none(thin.object).map(|()| None),
+            Err(error) => Ok(Some(Err(error))),
+        };
+        let busy = || PoolError::InUse { object: thin.object, by: "its device".to_owned() };
+        poll::until(TAKEN_APART, delete)?.ok_or_else(busy)
     }
 
     /// Deletes what is noted without discards, but for the device that is being discarded just now.
@@ -145,7 +140,7 @@ impl Deletions {
             match metadata.details(thin.id) {
                 Ok(_) => metadata.exclusive(thin.id, &mut |run| found.push(run))?,
                 // Deleted by a process that died before it dropped the note.
-                Err(MetadataError::MissingDevice(_)) => {}
+                Err(ThinMetadataError::MissingDevice(_)) => {}
                 Err(error) => return Err(WalkError::from(error)),
             }
             Ok(found)

@@ -80,9 +80,6 @@ pub fn check_label(epoch: u64, step: EpochStep, device: &Path, stamp: Option<u64
 }
 
 /// What of the labels does not fit the catalogue.
-///
-/// # Errors
-/// [`PoolError::Catalogue`].
 pub(super) fn label_problems(devices: &PoolDevices, catalogue: &Catalogue) -> Result<Vec<String>, PoolError> {
     let (epoch, step) = (catalogue.epoch()?, catalogue.epoch_step()?);
     let problem = |path: &Path, label: &Label| check_label(epoch, step, path, label.epoch).err();
@@ -131,9 +128,6 @@ pub(super) fn begin(
 }
 
 /// Writes an epoch that the metadata carry into the labels and the catalogue.
-///
-/// # Errors
-/// [`PoolError::Format`], [`PoolError::Io`], [`PoolError::Catalogue`].
 pub(super) fn settle(catalogue: &Catalogue, devices: &mut PoolDevices, epoch: u64) -> Result<(), PoolError> {
     for device in devices.all_mut() {
         let label = Label { epoch: Some(epoch), ..device.label().clone() };

@@ -20,24 +20,23 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::block::signature::{self, Signature};
 use crate::block::{AlignedBuffer, BlockSink, device, users};
 pub use crate::dm::units::DataBlockSize;
 use crate::failpoint;
 use crate::pool::PoolError;
+use crate::types::poll::{self, Patience};
 use crate::types::{Access, PoolId};
 
 use super::devices::{LabelledDevice, OpenDevice, PoolDevices, Readings, judge};
-use super::label::{Label, LabelError, Link, RESERVED, Role, Segments, State, usable_bytes};
+use super::label::{Label, LabelError, Link, RESERVED, Role, State, usable_bytes};
 use super::layout::{self, LayoutError, LayoutOptions};
 
 /// How long a device may be in use before it is refused: a device-mapper device lets go of its disk some milliseconds after it was
-/// removed, and udev looks at what changed. What lasts longer than this is use.
-const HOLDERS_LINGER: Duration = Duration::from_millis(800);
-/// How often it is tried meanwhile; the kernel offers no event for it.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// removed, and udev looks at what changed. What lasts longer than this is use. The kernel offers no event for it.
+const HOLDERS: Patience = Patience { limit: Duration::from_millis(800), every: Duration::from_millis(10) };
 
 /// Which devices a pool is made on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +102,7 @@ impl CreateOptions {
 pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
     let (taken, block_size) = match &options.devices {
         DevicePaths::One(path) => {
-            let device = Taken::claim(path)?;
+            let device = ExclusiveDevice::claim(path)?;
             let wanted = LayoutOptions { block_size: options.block_size, metadata_bytes: options.metadata_bytes };
             let plan = layout::plan(device.open.bytes(), wanted).map_err(|error| unplanned(&device, error))?;
             (vec![(device, Role::Whole, plan.segments)], plan.block_size)
@@ -113,7 +112,7 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
                 return Err(PoolError::Format("the metadata of a pool on two devices are as large as their device".to_owned()));
             }
             check_distinct(metadata, data)?;
-            let (metadata, data) = (Taken::claim(metadata)?, Taken::claim(data)?);
+            let (metadata, data) = (ExclusiveDevice::claim(metadata)?, ExclusiveDevice::claim(data)?);
             let plan = layout::plan_pair(metadata.open.bytes(), data.open.bytes(), options.block_size).map_err(|error| {
                 let culprit = if matches!(error, LayoutError::TooSmall { have, .. } if have == data.open.bytes()) {
                     &data
@@ -138,7 +137,17 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
     for (device, role, segments) in &taken {
         device.wipe_ends()?;
         failpoint::hit("thin.format.wiped");
-        device.open.write_label(&making(pool, link, *role, block_size, device.open.bytes(), segments))?;
+        device.open.write_label(&Label {
+            pool,
+            link,
+            generation: 1,
+            epoch: None,
+            role: *role,
+            state: State::Making,
+            device_bytes: usable_bytes(device.open.bytes()),
+            block_size,
+            segments: segments.clone(),
+        })?;
         failpoint::hit("thin.format.labelled");
     }
     let mut labelled = Vec::new();
@@ -155,22 +164,7 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
     }
 }
 
-fn making(pool: PoolId, link: Link, role: Role, block_size: DataBlockSize, device_bytes: u64, segments: &Segments) -> Label {
-    let device_bytes = usable_bytes(device_bytes);
-    Label {
-        pool,
-        link,
-        generation: 1,
-        epoch: None,
-        role,
-        state: State::Making,
-        device_bytes,
-        block_size,
-        segments: segments.clone(),
-    }
-}
-
-fn unplanned(device: &Taken, error: LayoutError) -> PoolError {
+fn unplanned(device: &ExclusiveDevice, error: LayoutError) -> PoolError {
     let text = format!("{}: {error}; nothing was changed", device.path.display());
     match error {
         LayoutError::TooSmall { .. } => PoolError::NoSpace(text),
@@ -196,13 +190,13 @@ fn check_distinct(metadata: &Path, data: &Path) -> Result<(), PoolError> {
 
 /// A device that nobody else uses while this lives.
 #[derive(Debug)]
-struct Taken {
+struct ExclusiveDevice {
     path: PathBuf,
     file: File,
     open: OpenDevice,
 }
 
-impl Taken {
+impl ExclusiveDevice {
     /// Opens a block device exclusively.
     fn claim(path: &Path) -> Result<Self, PoolError> {
         let io = |source| PoolError::io(format!("open {}", path.display()), source);
@@ -210,16 +204,12 @@ impl Taken {
         if !is_device {
             return Err(PoolError::Format(format!("{} is no block device; nothing was changed", path.display())));
         }
-        let deadline = Instant::now() + HOLDERS_LINGER;
-        let file = loop {
-            match OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(path) {
-                Ok(file) => break file,
-                Err(error) if error.raw_os_error() != Some(libc::EBUSY) => return Err(io(error)),
-                Err(_) if Instant::now() >= deadline => return Err(in_use(path)),
-                Err(_) => std::thread::park_timeout(LOOK_AGAIN),
-            }
+        let open = || match OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(None),
+            Err(error) => Err(io(error)),
         };
-        Self::over(path, file)
+        Self::over(path, poll::until(HOLDERS, open)?.ok_or_else(|| in_use(path))?)
     }
 
     fn over(path: &Path, file: File) -> Result<Self, PoolError> {

@@ -82,9 +82,6 @@ impl Growth {
 }
 
 /// Lays out the new space of devices that grew, in their labels; whether any did.
-///
-/// # Errors
-/// As for [`Growth::grow`].
 pub(super) fn lay_out(devices: &mut PoolDevices, need: MetadataNeed) -> Result<bool, PoolError> {
     let mut has_grown = false;
     for one in devices.all_mut() {

@@ -301,9 +301,6 @@ impl Label {
     }
 
     /// Reads a label.
-    ///
-    /// # Errors
-    /// [`LabelError`].
     pub fn decode(block: &LabelBlock) -> Result<Self, LabelError> {
         let mut from = Reader { block, at: 0 };
         if from.take::<16>() != MAGIC {

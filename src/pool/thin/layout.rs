@@ -112,9 +112,6 @@ pub struct PairPlan {
 }
 
 /// Lays out a pool on a device of `device_bytes` bytes.
-///
-/// # Errors
-/// [`LayoutError`].
 pub fn plan(device_bytes: u64, options: LayoutOptions) -> Result<Plan, LayoutError> {
     let end = space_end(device_bytes)?;
     let catalogue_end = RESERVED + catalogue_bytes(device_bytes);
@@ -140,9 +137,6 @@ pub fn plan(device_bytes: u64, options: LayoutOptions) -> Result<Plan, LayoutErr
 }
 
 /// Lays out a pool on a device for its metadata and one for its data.
-///
-/// # Errors
-/// [`LayoutError`].
 pub fn plan_pair(metadata_bytes: u64, data_bytes: u64, block_size: Option<DataBlockSize>) -> Result<PairPlan, LayoutError> {
     let (metadata_end, data_end) = (space_end(metadata_bytes)?, space_end(data_bytes)?);
     let data_space = data_end.saturating_sub(RESERVED);

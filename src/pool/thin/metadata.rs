@@ -21,7 +21,7 @@ use crate::dm::DeviceMapper;
 use crate::dm::DmError;
 use crate::dm::DmName;
 use crate::dm::PoolMessage;
-use crate::dm::metadata::{BlockRun, MetadataError, MetadataFile, OutOfOrder, ThinMetadata};
+use crate::dm::metadata::{BlockRun, MetadataFile, OutOfOrder, ThinMetadata, ThinMetadataError};
 use crate::dm::units::DataBlockSize;
 use crate::dm::{PoolMode, ThinPoolStatus};
 use crate::pool::PoolError;
@@ -36,7 +36,7 @@ pub(super) const WALK_DEADLINE: Duration = Duration::from_secs(300);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WalkError {
     #[error(transparent)]
-    Metadata(#[from] MetadataError),
+    Metadata(#[from] ThinMetadataError),
     #[error(transparent)]
     Order(#[from] OutOfOrder),
     #[error(transparent)]
@@ -46,8 +46,8 @@ pub(super) enum WalkError {
 impl From<WalkError> for PoolError {
     fn from(error: WalkError) -> Self {
         let kind = match &error {
-            WalkError::Metadata(MetadataError::Interrupted) => io::ErrorKind::TimedOut,
-            WalkError::Metadata(MetadataError::Io { .. }) | WalkError::Scratch(_) => io::ErrorKind::Other,
+            WalkError::Metadata(ThinMetadataError::Interrupted) => io::ErrorKind::TimedOut,
+            WalkError::Metadata(ThinMetadataError::Io { .. }) | WalkError::Scratch(_) => io::ErrorKind::Other,
             WalkError::Metadata(_) | WalkError::Order(_) => io::ErrorKind::InvalidData,
         };
         PoolError::io("read the pool's metadata", io::Error::new(kind, error))

@@ -9,7 +9,7 @@
 //!   stack, growth, monitor         catalogue, metadata, data and pool in the kernel; growing; watching
 //! open, format, repair, take_down  taking over, making, repairing, leaving
 //!   epoch                          whether a part was put back to an earlier state
-//!   spare, tools                   metadata made in a file and written over a pool's; thin-provisioning-tools
+//!   staged_metadata, tools          metadata made in a file and written over a pool's; thin-provisioning-tools
 //! examine                          looking without changing
 //! devices, label, layout, region   what is on the disk
 //! ```
@@ -23,6 +23,7 @@
 //!
 //! Each module's header has the order of its durable steps.
 
+mod access;
 mod cut;
 pub mod devices;
 mod discarder;
@@ -31,6 +32,7 @@ pub mod examine;
 pub mod format;
 mod growth;
 mod health;
+mod ids;
 pub mod label;
 pub mod layout;
 mod metadata;
@@ -40,12 +42,13 @@ mod open;
 mod pool;
 pub mod region;
 mod repair;
-mod spare;
 mod stack;
+mod staged_metadata;
 mod take_down;
 mod thin_devices;
 mod tools;
 mod usage;
+mod verbs;
 
 pub use open::{create_pool, create_pool_with, open_pool};
 pub use pool::ThinPool;

@@ -50,9 +50,6 @@ impl Names {
     }
 
     /// Uuid of a device.
-    ///
-    /// # Errors
-    /// As for [`Names::name`].
     pub fn uuid(&self, part: Part) -> Result<DmUuid, PoolError> {
         let text = format!("{UUID_PREFIX}{}", self.text(part));
         DmUuid::new(text).map_err(|error| PoolError::Format(format!("a uuid of a device: {error}")))

@@ -28,31 +28,29 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use super::access::{self, device_mapper, nodes, open_catalogue};
 use super::devices::{Copies, PoolDevices};
 use super::discarder::{Deletions, Discarder};
 use super::epoch;
 use super::format::{self, CreateOptions};
 use super::growth::{self, Growth};
+use super::ids::first_free_id;
 use super::label::{Label, State};
 use super::layout::MetadataNeed;
 use super::metadata::MetadataGate;
 use super::monitor::{Monitor, Watched};
 use super::names::{Names, Part};
-use super::pool::{ThinPool, first_free_id};
+use super::pool::ThinPool;
 use super::stack::{Active, Places, Stack};
 use super::take_down::{Records, take_down_given_up, take_down_idle};
 use super::thin_devices::ThinDevices;
 use super::usage::UsageTable;
 use crate::block::device;
 use crate::dm::DeviceMapper;
-use crate::dm::DeviceNodes;
-use crate::dm::DmError;
 use crate::dm::metadata::{BLOCK_BYTES, MetadataFile, Superblock};
-use crate::dm::node::DIRECTORY;
 use crate::failpoint;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::owned::OwnedPool;
@@ -78,13 +76,13 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let names = Names::new(devices.pool());
     let nodes = Arc::new(nodes()?);
     let stack = Arc::new(Stack::new(Arc::clone(&dm), Arc::clone(&nodes), names));
-    let mut lock = self::lock(&stack, &devices, path)?;
+    let mut lock = access::lock(&stack, &devices, path)?;
     if stack.is_given_up()? {
         take_down_idle(&stack, &lock, Records::Count)?;
         tracing::warn!(pool = %devices.pool(), "the pool had failed in the kernel; it is made anew");
         // Its device goes with this descriptor.
         drop(lock);
-        lock = self::lock(&stack, &devices, path)?;
+        lock = access::lock(&stack, &devices, path)?;
     }
     let mut devices = PoolDevices::open(path)?;
     let catalogue = open_catalogue(lock, path)?;
@@ -148,9 +146,6 @@ pub fn create_pool(options: &CreateOptions) -> Result<PoolId, PoolError> {
 }
 
 /// Makes a new pool with these properties, as for [`create_pool`].
-///
-/// # Errors
-/// As for [`create_pool`].
 pub fn create_pool_with(options: &CreateOptions, properties: &PoolProperties) -> Result<PoolId, PoolError> {
     let dm = device_mapper()?;
     take_down_given_up(&options.devices.all(), options.given_up_pool)?;
@@ -172,7 +167,7 @@ pub fn create_pool_with(options: &CreateOptions, properties: &PoolProperties) ->
 fn fill(dm: &DeviceMapper, stack: &Stack, devices: &mut PoolDevices, properties: &PoolProperties) -> Result<(), PoolError> {
     let path = devices.metadata().path().to_owned();
     let place = path.display().to_string();
-    let catalogue = Catalogue::create_device(lock(stack, devices, &path)?, devices.pool())?;
+    let catalogue = Catalogue::create_device(access::lock(stack, devices, &path)?, devices.pool())?;
     catalogue.set_properties(properties)?;
     let places = growth::places(devices)?;
     stack.activate_metadata(&places)?;
@@ -181,32 +176,6 @@ fn fill(dm: &DeviceMapper, stack: &Stack, devices: &mut PoolDevices, properties:
     stack.activate_pool(&places)?;
     epoch::begin(dm, &name, &catalogue, devices, &place)?;
     check_superblock(stack, &places, &place)
-}
-
-pub(super) fn device_mapper() -> Result<Arc<DeviceMapper>, PoolError> {
-    DeviceMapper::open().map(Arc::new).map_err(|error| match error {
-        error @ DmError::Unavailable { .. } => PoolError::Unsupported(format!("a thin pool cannot be used here: {error}")),
-        error => PoolError::io("open device-mapper", io::Error::other(error)),
-    })
-}
-
-pub(super) fn nodes() -> Result<DeviceNodes, PoolError> {
-    DeviceNodes::open(Path::new(DIRECTORY)).map_err(|error| PoolError::io("make device nodes", io::Error::other(error)))
-}
-
-/// Opens the catalogue on its device, which the owner holds.
-pub(super) fn open_catalogue(device: File, path: &Path) -> Result<Catalogue, PoolError> {
-    Catalogue::open_device(device, &format!("the catalogue of {}", path.display()))
-}
-
-/// Opens the catalogue's device exclusively.
-pub(super) fn lock(stack: &Stack, devices: &PoolDevices, path: &Path) -> Result<File, PoolError> {
-    let node = stack.activate_catalogue(&growth::places(devices)?)?;
-    let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(&node);
-    opened.map_err(|error| match error.raw_os_error() {
-        Some(libc::EBUSY) => PoolError::Owned(path.display().to_string()),
-        _ => PoolError::io(format!("open {}", node.display()), error),
-    })
 }
 
 fn renew_labels(devices: &mut PoolDevices) -> Result<(), PoolError> {

@@ -113,9 +113,6 @@ impl Region {
     }
 
     /// Opens the region in this range of a device for reading: writing to it is an error. Of a pool that nobody uses.
-    ///
-    /// # Errors
-    /// As for [`Region::open`].
     pub fn open_for_reading(source: Box<dyn BlockSource>, range: ByteRange) -> io::Result<Self> {
         Self::open_over(source, None, range)
     }
@@ -155,9 +152,6 @@ impl Region {
     ///
     /// A database that is closed gives up whatever is unused at its end, and one that needs more doubles its length. From a length that is no such
     /// part of the region it could not double to the end of it; and once it is longer than half, it could not grow at all.
-    ///
-    /// # Errors
-    /// Whatever the system reports.
     pub fn stretch(&self) -> io::Result<()> {
         let length = self.len()?;
         let mut part = self.capacity();

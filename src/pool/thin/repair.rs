@@ -15,7 +15,7 @@
 //! 4. not sound, or a block that a device has is free there, which the kernel would give to another as well: `thin_repair` into a file (through a loop device, since it insists on direct I/O, which not every file system has), which
 //!    `thin_check` must find sound. It would give leaked blocks back as well, but it may write what snapshots share once for
 //!    each of them, for which there need not be room: the error says so then, and that a larger device is the cure;
-//! 5. the copy, or what was rebuilt, is written over the metadata, which an interruption does not hurt ([`spare`]);
+//! 5. the copy, or what was rebuilt, is written over the metadata, which an interruption does not hurt ([`staged`]);
 //! 6. the catalogue's epoch, and that of the labels, is set to what the metadata carry, and the catalogue's records are compared with the
 //!    thin devices that are there. What is missing is reported, and again by every start; nothing is deleted. Where a part of the pool was
 //!    put back to an earlier state, or the metadata were rebuilt, the history is broken ([`epoch`]). Creations that a catalogue
@@ -30,20 +30,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::access::{device_mapper, lock, nodes, open_catalogue};
 use super::devices::PoolDevices;
 use super::epoch::{self, Carried};
 use super::growth;
+use super::ids::above;
 use super::layout::MetadataNeed;
 use super::names::{Names, Part};
-use super::open::{device_mapper, lock, nodes, open_catalogue};
-use super::pool::above;
-use super::spare::{self, Finished, Spare};
 use super::stack::Stack;
+use super::staged_metadata::{self, EarlierRepair, StagedMetadata};
 use super::take_down::{Records, take_down_idle};
 use super::tools::{Attached, Verdict, run};
 use crate::block::device;
 use crate::dm::DataBlocks;
-use crate::dm::metadata::{MetadataError, MetadataFile, NEVER, Reclaim, Superblock, ThinMetadata};
+use crate::dm::metadata::{MetadataFile, NEVER, Reclaim, Superblock, ThinMetadata, ThinMetadataError};
 use crate::pool::PoolError;
 use crate::pool::catalogue::{Catalogue, Change};
 use crate::pool::intent::Intent;
@@ -116,22 +116,22 @@ fn repair_locked(stack: &Stack, devices: &mut PoolDevices, lock: File, path: &Pa
     stack.activate_catalogue(&places)?;
     stack.activate_metadata(&places)?;
     let node = stack.node(Part::Metadata)?;
-    let spare = spare::path_of(devices.pool());
-    let finished = spare::finish(&spare, &node)?;
-    let mut mended = mend(&node, spare.clone())?;
-    if finished == Finished::Lost {
-        let lost = format!("an earlier repair was interrupted, and what it was writing is not in {}\n", spare.display());
+    let staged = staged_metadata::path_of(devices.pool());
+    let finished = staged_metadata::finish(&staged, &node)?;
+    let mut mended = mend(&node, staged.clone())?;
+    if finished == EarlierRepair::Lost {
+        let lost = format!("an earlier repair was interrupted, and what it was writing is not in {}\n", staged.display());
         mended.findings.insert_str(0, &lost);
     }
     let (outcome, earlier) = match finished {
-        Finished::Nothing | Finished::Lost => (mended.outcome, DataBlocks::default()),
-        Finished::Reclaimed(blocks) => (mended.outcome, blocks),
-        Finished::Rebuilt => (RepairOutcome::Rebuilt, DataBlocks::default()),
+        EarlierRepair::Nothing | EarlierRepair::Lost => (mended.outcome, DataBlocks::default()),
+        EarlierRepair::Reclaimed(blocks) => (mended.outcome, blocks),
+        EarlierRepair::Rebuilt => (RepairOutcome::Rebuilt, DataBlocks::default()),
     };
     let bytes = |blocks: DataBlocks| blocks.count().saturating_mul(places.block_size.bytes());
     let reclaimed_bytes = bytes(earlier).saturating_add(bytes(mended.reclaimed));
     let catalogue = open_catalogue(lock, path)?;
-    let was_rebuilt = outcome == RepairOutcome::Rebuilt || finished == Finished::Lost;
+    let was_rebuilt = outcome == RepairOutcome::Rebuilt || finished == EarlierRepair::Lost;
     let Reconciled { put_back, history, missing, unknown } =
         reconcile(&catalogue, devices, &node, if was_rebuilt { History::Broken } else { History::Whole })?;
     mended.findings.extend(put_back.iter().map(|text| format!("{text}\n")));
@@ -156,21 +156,21 @@ struct Mended {
 }
 
 /// Checks the metadata, and does what they need.
-fn mend(node: &Path, spare: PathBuf) -> Result<Mended, PoolError> {
+fn mend(node: &Path, staged: PathBuf) -> Result<Mended, PoolError> {
     let plan = match inspect(node)? {
         Ok(plan) => plan,
         Err(findings) => {
-            rebuild(node, spare)?;
+            rebuild(node, staged)?;
             let (reclaimed, left) = (DataBlocks::default(), DataBlocks::default());
             return Ok(Mended { outcome: RepairOutcome::Rebuilt, reclaimed, left, findings });
         }
     };
     let (mut reclaimed, mut left, mut findings) = (plan.reclaimed, plan.left, String::new());
     if plan.is_needed() {
-        match without_leaks(node, spare.clone(), &plan) {
-            Ok(spare) => spare.replace(node)?,
+        match without_leaks(node, staged.clone(), &plan) {
+            Ok(staged) => staged.replace(node)?,
             Err(error) => {
-                spare::discard(&spare)?;
+                staged_metadata::discard(&staged)?;
                 findings = format!("blocks that are allocated to nothing could not be given back: {error}\n");
                 left = DataBlocks::new(left.count() + reclaimed.count());
                 reclaimed = DataBlocks::default();
@@ -197,7 +197,7 @@ fn inspect(device: &Path) -> Result<Result<Reclaim, String>, PoolError> {
     match Reclaim::plan(&metadata, NEVER) {
         Ok(plan) => Ok(Ok(plan)),
         // A check that does not look at the space map of the data overlooks this.
-        Err(error @ (MetadataError::Damaged { .. } | MetadataError::Io { .. })) => Ok(Err(error.to_string())),
+        Err(error @ (ThinMetadataError::Damaged { .. } | ThinMetadataError::Io { .. })) => Ok(Err(error.to_string())),
         Err(error) => Err(PoolError::Format(format!("{}: {error}", device.display()))),
     }
 }
@@ -216,17 +216,17 @@ fn needs_check(node: &Path) -> Result<Check, PoolError> {
 }
 
 /// Makes the metadata anew in a file, and writes that over the device.
-fn rebuild(node: &Path, spare: PathBuf) -> Result<(), PoolError> {
+fn rebuild(node: &Path, staged: PathBuf) -> Result<(), PoolError> {
     let bytes = length(node)?;
-    let spare = Spare::make(spare, bytes)?;
-    let attached = Attached::new(spare.file())?;
+    let staged = StagedMetadata::make(staged, bytes)?;
+    let attached = Attached::new(staged.file())?;
     let made = run("thin_repair", &["-i".as_ref(), node.as_os_str(), "-o".as_ref(), attached.path().as_os_str()])?;
     if let Verdict::Unsound(text) = made {
         return Err(PoolError::Format(not_rebuilt(&text, bytes)));
     }
     check(&attached)?;
     drop(attached);
-    spare.replace(node)
+    staged.replace(node)
 }
 
 /// Says why metadata could not be rebuilt in so many bytes, with what the program said of it.
@@ -245,14 +245,14 @@ fn not_rebuilt(said: &str, bytes: u64) -> String {
 }
 
 /// A copy of the metadata in which leaked blocks are given back, known to be sound.
-fn without_leaks(node: &Path, spare: PathBuf, plan: &Reclaim) -> Result<Spare, PoolError> {
-    let spare = Spare::make(spare, length(node)?)?;
-    spare.copy(node, &plan.changes)?;
-    let attached = Attached::new(spare.file())?;
+fn without_leaks(node: &Path, staged: PathBuf, plan: &Reclaim) -> Result<StagedMetadata, PoolError> {
+    let staged = StagedMetadata::make(staged, length(node)?)?;
+    staged.copy(node, &plan.changes)?;
+    let attached = Attached::new(staged.file())?;
     if check(&attached)?.is_needed() {
         return Err(PoolError::Format("blocks that were given back are leaked still; nothing was changed".to_owned()));
     }
-    Ok(spare)
+    Ok(staged)
 }
 
 /// Demands that metadata in a file are sound; what could be reclaimed in them.
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!((plan.reclaimed, plan.left, plan.is_needed()), (DataBlocks::new(1), DataBlocks::default(), true));
         // Also where the block that is allocated to nothing cannot be given back, for want of a place for the copy.
         let before = std::fs::read(&node).unwrap();
-        let mended = mend(&node, folder.path().join("none").join("spare")).unwrap();
+        let mended = mend(&node, folder.path().join("none").join("staged")).unwrap();
         assert_eq!(
             (mended.outcome, mended.reclaimed, mended.left),
             (RepairOutcome::Sound, DataBlocks::default(), DataBlocks::new(1))

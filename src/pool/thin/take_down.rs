@@ -18,10 +18,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::access::{device_mapper, lock, nodes};
 use super::devices::{LabelledDevice, PoolDevices};
 use super::label::{Label, State};
 use super::names::{Names, Part, is_node_of};
-use super::open::{device_mapper, lock, nodes};
 use super::region::Region;
 use super::stack::{ObjectDevice, Stack, TakenDown};
 use crate::dm::{DmError, Removal};

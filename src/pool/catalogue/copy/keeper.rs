@@ -1,58 +1,19 @@
 //! The thread that keeps a copy up to date.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::slots::{CopyError, CopyFile};
 use crate::pool::PoolError;
-use crate::pool::catalogue::Catalogue;
+use crate::pool::catalogue::commits::{Commits, Seen};
+use crate::pool::catalogue::open::Catalogue;
 
 /// Least time between two copies.
 const SHORTEST_REST: Duration = Duration::from_secs(1);
 /// It rests this many times as long as the last copy took, which is 5 MB and a tenth of a second for 10,000 snapshots.
 const REST: u32 = 19;
-
-/// What the commits of a catalogue tell whoever keeps its copy.
-#[derive(Debug, Default)]
-pub(in crate::pool::catalogue) struct Commits {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct State {
-    commits: u64,
-    stopped: bool,
-}
-
-impl Commits {
-    /// Notes a commit.
-    pub(in crate::pool::catalogue) fn note(&self) {
-        self.change(|state| state.commits += 1);
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state());
-        self.changed.notify_all();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until more commits were seen than `seen`, or it is over.
-    fn wait(&self, seen: u64) {
-        let waiting = |state: &mut State| state.commits == seen && !state.stopped;
-        drop(self.changed.wait_while(self.state(), waiting).unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Waits that long, or until it is over.
-    fn rest(&self, rest: Duration) {
-        drop(self.changed.wait_timeout_while(self.state(), rest, |state| !state.stopped));
-    }
-}
 
 /// The running keeper. Dropping it writes what is not written yet, and ends it.
 #[derive(Debug)]
@@ -77,7 +38,7 @@ impl CopyKeeper {
 
 impl Drop for CopyKeeper {
     fn drop(&mut self) {
-        self.commits.change(|state| state.stopped = true);
+        self.commits.stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -99,14 +60,14 @@ impl Keeping {
     fn run(mut self) {
         let commits = Arc::clone(self.catalogue.connection.commits());
         loop {
-            let State { commits: seen, stopped } = *commits.state();
+            let Seen { commits: seen, stopped } = commits.seen();
             let begun = Instant::now();
             if !self.keep() || stopped {
                 return;
             }
             commits.rest((begun.elapsed() * REST).max(SHORTEST_REST));
             commits.wait(seen);
-            let now = *commits.state();
+            let now = commits.seen();
             if now.stopped && now.commits == seen && !self.failed {
                 return;
             }

@@ -135,7 +135,7 @@ fn a_watched_pool_gives_back_what_an_earlier_process_left_and_what_is_let_go_of_
     let again = OwnedPool::open(world.memory.clone(), world.catalogue.clone(), world.quiesce.clone()).unwrap().watched().unwrap();
     let given_back = |volume: VolumeId| {
         while again.volume(volume).unwrap().unwrap().history.zeros != Zeros::GivenBack {
-            std::thread::park_timeout(Duration::from_millis(5));
+            crate::types::poll::pause(Duration::from_millis(5));
         }
     };
     given_back(left);

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use crate::block::AlignedBuffer;
 use crate::dm::DataBlocks;
 use crate::dm::metadata::{
-    BLOCK_BYTES, ChangedBlock, MetadataBlock, MetadataBlocks, MetadataFile, Reclaim, SUPERBLOCK_SEED, checksum,
+    BLOCK_BYTES, ChangedBlock, MetadataBlock, MetadataFile, MetadataSource, Reclaim, SUPERBLOCK_SEED, checksum,
 };
 use crate::failpoint;
 use crate::pool::PoolError;
@@ -44,7 +44,7 @@ type First = [u8; BLOCK_BYTES];
 
 /// What an earlier repair had begun to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Finished {
+pub(super) enum EarlierRepair {
     /// Nothing.
     Nothing,
     /// Something that cannot be gone on with, since its file is not there. The old first block is put back.
@@ -56,7 +56,7 @@ pub(super) enum Finished {
 }
 
 /// Metadata in the making.
-pub(super) struct Spare {
+pub(super) struct StagedMetadata {
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -68,28 +68,25 @@ pub(super) fn path_of(pool: PoolId) -> PathBuf {
 }
 
 /// Finishes what an earlier repair had begun to write over the metadata on `node`, and removes the file at `path`.
-///
-/// # Errors
-/// [`PoolError::Io`].
-pub(super) fn finish(path: &Path, node: &Path) -> Result<Finished, PoolError> {
+pub(super) fn finish(path: &Path, node: &Path) -> Result<EarlierRepair, PoolError> {
     let reading = |error| PoolError::io(format!("read {}", node.display()), error);
     let first = first_of(node).map_err(reading)?;
-    let found = Spare::find(path).map_err(|error| PoolError::io(format!("read {}", path.display()), error))?;
+    let found = StagedMetadata::find(path).map_err(|error| PoolError::io(format!("read {}", path.display()), error))?;
     let made_for = found.as_ref().map(|(_, made_for)| made_for);
     let finished = match (Standing::of(&first, made_for), found) {
-        (Standing::Half { old }, Some((spare, _))) => {
+        (Standing::Half { old }, Some((staged, _))) => {
             let mut new = [0; BLOCK_BYTES];
-            spare.file.read_exact_at(&mut new, 0).map_err(|error| PoolError::io(format!("read {}", path.display()), error))?;
+            staged.file.read_exact_at(&mut new, 0).map_err(|error| PoolError::io(format!("read {}", path.display()), error))?;
             tracing::warn!(node = %node.display(), "going on with a repair that was interrupted");
-            spare.write_rest(node).map_err(|error| PoolError::io(format!("write {}", node.display()), error))?;
-            Reclaim::between(&old, &new).map_or(Finished::Rebuilt, Finished::Reclaimed)
+            staged.write_rest(node).map_err(|error| PoolError::io(format!("write {}", node.display()), error))?;
+            Reclaim::between(&old, &new).map_or(EarlierRepair::Rebuilt, EarlierRepair::Reclaimed)
         }
         (Standing::Half { old } | Standing::Abandoned { old }, _) => {
             tracing::warn!(node = %node.display(), "what an interrupted repair was writing is lost");
             write_first(node, &old).map_err(|error| PoolError::io(format!("write {}", node.display()), error))?;
-            Finished::Lost
+            EarlierRepair::Lost
         }
-        (Standing::Whole, _) => Finished::Nothing,
+        (Standing::Whole, _) => EarlierRepair::Nothing,
     };
     remove(path)?;
     Ok(finished)
@@ -141,11 +138,8 @@ fn with_checksum(first: &First, sum: u32) -> First {
     bytes
 }
 
-impl Spare {
+impl StagedMetadata {
     /// A file for this many bytes of metadata, in place of any that is there.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`], [`PoolError::NoSpace`].
     pub(super) fn make(path: PathBuf, bytes: u64) -> Result<Self, PoolError> {
         remove(&path)?;
         // Beyond is what the kernel does not use.
@@ -177,9 +171,6 @@ impl Spare {
     }
 
     /// Makes it what the metadata on `node` are, but for some blocks.
-    ///
-    /// # Errors
-    /// [`PoolError::Io`], [`PoolError::NoSpace`].
     pub(super) fn copy(&self, node: &Path, changes: &[ChangedBlock]) -> Result<(), PoolError> {
         self.try_copy(node, changes)
             .map_err(|error| PoolError::io(format!("copy {} to {}", node.display(), self.path.display()), error))
@@ -279,9 +270,6 @@ fn write_first(node: &Path, first: &First) -> io::Result<()> {
 }
 
 /// Removes what was made and is not to be written.
-///
-/// # Errors
-/// [`PoolError::Io`].
 pub(super) fn discard(path: &Path) -> Result<(), PoolError> {
     remove(path)
 }
@@ -318,13 +306,13 @@ mod tests {
     }
 
     impl Ground {
-        /// A pool with the old metadata, and a complete spare with the new.
-        fn new() -> (Self, Spare) {
+        /// A pool with the old metadata, and a complete staged with the new.
+        fn new() -> (Self, StagedMetadata) {
             let ground = Self { directory: tempfile::tempdir().unwrap(), old: image(1), new: image(2) };
             fs::write(ground.node(), &ground.old).unwrap();
-            let spare = Spare::make(ground.path(), ground.old.len() as u64).unwrap();
-            spare.file().write_all_at(&ground.new, 0).unwrap();
-            (ground, spare)
+            let staged = StagedMetadata::make(ground.path(), ground.old.len() as u64).unwrap();
+            staged.file().write_all_at(&ground.new, 0).unwrap();
+            (ground, staged)
         }
 
         fn node(&self) -> PathBuf {
@@ -332,10 +320,10 @@ mod tests {
         }
 
         fn path(&self) -> PathBuf {
-            self.directory.path().join("spare")
+            self.directory.path().join("staged")
         }
 
-        fn finish(&self) -> Finished {
+        fn finish(&self) -> EarlierRepair {
             let finished = finish(&self.path(), &self.node()).unwrap();
             assert!(!self.path().exists(), "it is of no more use");
             finished
@@ -361,54 +349,54 @@ mod tests {
 
     #[test]
     fn a_damaged_first_block_never_gets_a_checksum_that_fits() {
-        let (ground, spare) = Ground::new();
+        let (ground, staged) = Ground::new();
         let mut damaged = ground.old.clone();
         damaged[100] ^= 1;
         fs::write(ground.node(), &damaged).unwrap();
-        assert_eq!(spare.complete(&ground.node()).unwrap(), first(&damaged));
+        assert_eq!(staged.complete(&ground.node()).unwrap(), first(&damaged));
         let half = |ground: &Ground| {
             let file = OpenOptions::new().write(true).open(ground.node()).unwrap();
             file.write_all_at(&ground.new[BLOCK_BYTES..5 * BLOCK_BYTES], BLOCK_BYTES as u64).unwrap();
         };
         half(&ground);
-        assert_eq!(ground.finish(), Finished::Rebuilt);
+        assert_eq!(ground.finish(), EarlierRepair::Rebuilt);
         assert_eq!(fs::read(ground.node()).unwrap(), ground.new);
         // The same, with the file lost.
         fs::write(ground.node(), &damaged).unwrap();
         half(&ground);
-        assert_eq!(ground.finish(), Finished::Nothing);
+        assert_eq!(ground.finish(), EarlierRepair::Nothing);
         assert_eq!(first(&fs::read(ground.node()).unwrap()), first(&damaged));
     }
 
     #[test]
     fn metadata_are_replaced_whole() {
-        let (ground, spare) = Ground::new();
-        spare.replace(&ground.node()).unwrap();
+        let (ground, staged) = Ground::new();
+        staged.replace(&ground.node()).unwrap();
         assert_eq!(fs::read(ground.node()).unwrap(), ground.new);
         assert!(!ground.path().exists());
     }
 
     #[test]
     fn what_was_interrupted_is_finished() {
-        let (ground, spare) = Ground::new();
-        spare.complete(&ground.node()).unwrap();
+        let (ground, staged) = Ground::new();
+        staged.complete(&ground.node()).unwrap();
         ground.half_write();
-        assert_eq!(ground.finish(), Finished::Rebuilt);
+        assert_eq!(ground.finish(), EarlierRepair::Rebuilt);
         assert_eq!(fs::read(ground.node()).unwrap(), ground.new);
-        assert_eq!(ground.finish(), Finished::Nothing);
+        assert_eq!(ground.finish(), EarlierRepair::Nothing);
     }
 
     #[test]
     fn a_file_that_was_left_is_never_written_over_metadata_that_nobody_was_writing() {
-        let (ground, spare) = Ground::new();
-        spare.complete(&ground.node()).unwrap();
+        let (ground, staged) = Ground::new();
+        staged.complete(&ground.node()).unwrap();
         let complete = fs::read(ground.path()).unwrap();
         // What was not touched; what was, and has changed since; what was written to its end.
         for metadata in [&ground.old, &image(3), &ground.new] {
             for length in [0, BLOCK_BYTES, complete.len() - BLOCK_BYTES, complete.len()] {
                 fs::write(ground.path(), &complete[..length]).unwrap();
                 fs::write(ground.node(), metadata).unwrap();
-                assert_eq!(ground.finish(), Finished::Nothing);
+                assert_eq!(ground.finish(), EarlierRepair::Nothing);
                 assert_eq!(fs::read(ground.node()).unwrap(), *metadata);
             }
         }
@@ -416,14 +404,14 @@ mod tests {
 
     #[test]
     fn half_written_metadata_without_their_file_are_opened_for_the_check() {
-        let (ground, spare) = Ground::new();
-        spare.complete(&ground.node()).unwrap();
+        let (ground, staged) = Ground::new();
+        staged.complete(&ground.node()).unwrap();
         ground.half_write();
         // One of other metadata is as good as none.
         let mut other = image(3);
         other.extend(closed(&first(&other)));
         fs::write(ground.path(), other).unwrap();
-        assert_eq!(ground.finish(), Finished::Lost);
+        assert_eq!(ground.finish(), EarlierRepair::Lost);
         let found = fs::read(ground.node()).unwrap();
         assert_eq!(first(&found), first(&ground.old));
         assert_eq!(found[BLOCK_BYTES..5 * BLOCK_BYTES], ground.new[BLOCK_BYTES..5 * BLOCK_BYTES]);
@@ -431,11 +419,11 @@ mod tests {
 
     #[test]
     fn a_copy_is_the_metadata_but_for_what_was_changed() {
-        let (ground, spare) = Ground::new();
-        drop(spare);
-        let spare = Spare::make(ground.path(), ground.old.len() as u64).unwrap();
+        let (ground, staged) = Ground::new();
+        drop(staged);
+        let staged = StagedMetadata::make(ground.path(), ground.old.len() as u64).unwrap();
         let place = MetadataBlock::new(77).unwrap();
-        spare.copy(&ground.node(), &[ChangedBlock { place, bytes: Box::new([9; BLOCK_BYTES]) }]).unwrap();
+        staged.copy(&ground.node(), &[ChangedBlock { place, bytes: Box::new([9; BLOCK_BYTES]) }]).unwrap();
         let mut expected = ground.old.clone();
         expected[77 * BLOCK_BYTES..78 * BLOCK_BYTES].fill(9);
         assert_eq!(fs::read(ground.path()).unwrap(), expected);
