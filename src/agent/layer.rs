@@ -12,6 +12,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::blocks::Blocks;
 use crate::csi::plugin::Plugin;
+use crate::repository::Workspace;
 
 use super::credentials::{self, Credentialed};
 use super::transfers::Transfers;
@@ -31,6 +32,12 @@ impl<P: Plugin> AgentLayer<P> {
     /// The layer over that of the node with this name, and over what it hands out.
     pub fn new(below: P, blocks: Arc<dyn Blocks>, node: &str) -> Self {
         Self { below, transfers: Transfers::new(blocks, node) }
+    }
+
+    /// The same, whose repositories keep their lists and copies in `workspace`.
+    #[must_use]
+    pub fn with_workspace(self, workspace: Workspace) -> Self {
+        Self { transfers: self.transfers.with_workspace(workspace), ..self }
     }
 
     /// The internal service for exports and restores.
@@ -55,7 +62,7 @@ impl<P: Plugin> AgentLayer<P> {
         let (request, secrets) = credentials::split(request)?;
         let (snapshot, source) = (request.get_ref().snapshot_id.clone(), request.get_ref().source_volume_id.clone());
         match self.below.list_snapshots(request).await {
-            Err(refusal) => match witnessed(&snapshot, secrets, &refusal).await? {
+            Err(refusal) => match self.witnessed(&snapshot, secrets, &refusal).await? {
                 Some(witnessed) => Ok(Response::new(only(&witnessed, &source))),
                 None => Err(refusal),
             },
@@ -70,32 +77,33 @@ impl<P: Plugin> AgentLayer<P> {
         let (request, secrets) = credentials::split(request)?;
         let snapshot = request.get_ref().snapshot_id.clone();
         match self.below.get_snapshot(request).await {
-            Err(refusal) => match witnessed(&snapshot, secrets, &refusal).await? {
+            Err(refusal) => match self.witnessed(&snapshot, secrets, &refusal).await? {
                 Some(witnessed) => Ok(Response::new(proto::GetSnapshotResponse { snapshot: Some((&witnessed).into()) })),
                 None => Err(refusal),
             },
             found => found,
         }
     }
-}
 
-/// What a repository says of a snapshot after the layer below has answered with `refusal`; `None` when none is to be asked or it knows
-/// nothing.
-///
-/// # Errors
-/// Those of [`witness::snapshot`].
-async fn witnessed(
-    snapshot: &str,
-    secrets: HashMap<String, String>,
-    refusal: &Status,
-) -> Result<Option<WitnessedSnapshot>, Status> {
-    // Of all else its pool has the last word.
-    if refusal.code() != Code::Unavailable || secrets.is_empty() {
-        return Ok(None);
-    }
-    match snapshot.parse() {
-        Ok(handle) => witness::snapshot(handle, secrets).await,
-        Err(_) => Ok(None),
+    /// What a repository says of a snapshot after the layer below has answered with `refusal`; `None` when none is to be asked or it knows
+    /// nothing.
+    ///
+    /// # Errors
+    /// Those of [`witness::snapshot`].
+    async fn witnessed(
+        &self,
+        snapshot: &str,
+        secrets: HashMap<String, String>,
+        refusal: &Status,
+    ) -> Result<Option<WitnessedSnapshot>, Status> {
+        // Of all else its pool has the last word.
+        if refusal.code() != Code::Unavailable || secrets.is_empty() {
+            return Ok(None);
+        }
+        match snapshot.parse() {
+            Ok(handle) => witness::snapshot(handle, secrets, self.transfers.workspace()).await,
+            Err(_) => Ok(None),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use crate::repository::tree::FileSelector;
-use crate::repository::{self, Repository, RepositoryError, StoredSnapshot};
+use crate::repository::{self, Repository, RepositoryError, StoredSnapshot, Workspace};
 use crate::transfer::image::{Image, Locking};
 use crate::types::{SnapshotHandle, Timestamp, VolumeHandle, VolumeSize};
 
@@ -71,13 +71,14 @@ impl From<&WitnessedSnapshot> for proto::Snapshot {
 pub(super) async fn snapshot(
     handle: SnapshotHandle,
     secrets: HashMap<String, String>,
+    workspace: &Workspace,
 ) -> Result<Option<WitnessedSnapshot>, Status> {
     let secret = RepositorySecret::parse(secrets).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let asked = async {
         // Never closed.
         let _turn = OPENING.acquire().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let RepositorySecret { location, password, environment } = secret;
-        let opened = repository::open_at(&location, &environment, &password).await;
+        let opened = repository::open_at(&location, &environment, &password, workspace).await;
         let repository = opened.map_err(|error| unanswered(&error))?;
         find(&repository, handle).await
     };

@@ -53,6 +53,7 @@ use crate::node::{self, NodeLayer, NodeOptions, Repositories};
 use crate::pool::Quiesce;
 use crate::pool::set::offer::OfferPace;
 use crate::pool::set::{Pace, PoolSet, PoolSource};
+use crate::repository::Workspace;
 
 use super::endpoint::EndpointArgs;
 use super::exit::{CliError, Exit};
@@ -161,7 +162,9 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
     let (routes, transfers) = match repositories {
         Repositories::Served => {
             let blocks = Arc::new(PoolBlocks::new(pools.clone()));
-            let agent = Arc::new(AgentLayer::new(layer.clone(), blocks, layer.node().as_str()));
+            let agent = Arc::new(
+                AgentLayer::new(layer.clone(), blocks, layer.node().as_str()).with_workspace(Workspace::from_environment()),
+            );
             let transfers = agent.transfers().clone();
             let routes = server::routes(&agent).add_service(server::node_service(&Arc::new(layer.clone())));
             (routes.add_service(TransfersServer::new(transfers.clone())), Some(transfers))

@@ -10,7 +10,9 @@ use csi_proto::windlass::v1 as windlass;
 use zeroize::Zeroizing;
 
 use crate::repository::environment::Variable;
-use crate::repository::{self, Environment, Location, Password, Repository, RepositoryError, Store, StoreError, password};
+use crate::repository::{
+    self, Environment, Location, Password, Repository, RepositoryError, Store, StoreError, Workspace, password,
+};
 
 use super::exit::{CliError, Exit};
 
@@ -37,6 +39,7 @@ pub struct RepositoryAccess {
     location: Location,
     password: Zeroizing<String>,
     environment: Environment,
+    workspace: Workspace,
 }
 
 impl fmt::Debug for RepositoryAccess {
@@ -65,14 +68,14 @@ impl RepositoryArgs {
             return Err(CliError::usage(format!("there is no password for the repository {}", self.repository))
                 .advise(format!("set {PASSWORD_VARIABLE}, or give a file by --password-file")));
         }
-        Ok(RepositoryAccess::new(self.repository.clone(), password, Environment::from_process()))
+        Ok(RepositoryAccess::new(self.repository.clone(), password, Environment::from_process(), Workspace::from_environment()))
     }
 }
 
 impl RepositoryAccess {
     /// The repository at `location`.
-    pub fn new(location: Location, password: Zeroizing<String>, environment: Environment) -> Self {
-        Self { location, password, environment }
+    pub fn new(location: Location, password: Zeroizing<String>, environment: Environment, workspace: Workspace) -> Self {
+        Self { location, password, environment, workspace }
     }
 
     /// Where it lies.
@@ -116,7 +119,7 @@ impl RepositoryAccess {
     /// As for [`repository_error`].
     pub async fn open(&self) -> Result<Repository, CliError> {
         let what = || format!("cannot open the repository {}", self.location);
-        let opened = repository::open_at(&self.location, &self.environment, &self.password()?).await;
+        let opened = repository::open_at(&self.location, &self.environment, &self.password()?, &self.workspace).await;
         opened.map_err(|error| repository_error(what(), error))
     }
 }
@@ -187,6 +190,7 @@ mod tests {
             Location::Local("/srv/backup".into()),
             Zeroizing::new("hush".to_owned()),
             Environment::from_pairs([("AWS_SECRET_ACCESS_KEY", "hush")]),
+            Workspace::default(),
         )
     }
 

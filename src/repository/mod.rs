@@ -90,15 +90,39 @@ pub use password::Password;
 pub use snapshot::{Snapshot, StoredSnapshot};
 pub use store::{Store, StoreError, connect};
 
-/// Opens the repository at `location`, with the process's [`Cache`].
+use crate::scratch::Scratch;
+
+/// Where this process keeps what it needs beside the repositories that it opens. Passed to each, so that what one process opens has one
+/// limit together.
+#[derive(Debug, Clone, Default)]
+pub struct Workspace {
+    /// For lists and tables that do not fit the memory.
+    pub scratch: Scratch,
+    /// For what is read again; `None` when nothing is to be kept.
+    pub cache: Option<Cache>,
+}
+
+impl Workspace {
+    /// The one that the environment names. For the entry of a process.
+    pub fn from_environment() -> Self {
+        Self { scratch: Scratch::of_process(), cache: Cache::of_process() }
+    }
+}
+
+/// Opens the repository at `location`, which keeps its lists and copies in `workspace`.
 ///
 /// # Errors
 /// As for [`connect`] and [`Repository::open`].
-pub async fn open_at(location: &Location, environment: &Environment, password: &Password) -> Result<Repository, RepositoryError> {
-    let repository = Repository::open(connect(location, environment)?, password).await?;
-    Ok(match (location, Cache::of_process()) {
-        (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(&cache),
-        (Location::Local(_), Some(cache)) => repository.with_doubts_in(&cache),
+pub async fn open_at(
+    location: &Location,
+    environment: &Environment,
+    password: &Password,
+    workspace: &Workspace,
+) -> Result<Repository, RepositoryError> {
+    let repository = Repository::open(connect(location, environment)?, password).await?.with_scratch(workspace.scratch.clone());
+    Ok(match (location, &workspace.cache) {
+        (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(cache),
+        (Location::Local(_), Some(cache)) => repository.with_doubts_in(cache),
         (_, None) => repository,
     })
 }

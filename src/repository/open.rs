@@ -104,7 +104,7 @@ impl Repository {
             owner,
             retry_lock: Duration::ZERO,
             locking: Locking::Shared,
-            scratch: Scratch::of_process(),
+            scratch: Scratch::default(),
             cache: None,
             doubts: None,
             segments: None,
@@ -125,7 +125,7 @@ impl Repository {
             match Config::open(&config, &sealer) {
                 Ok(config) => {
                     let owner = LockOwner::of_this_process();
-                    let scratch = Scratch::of_process();
+                    let scratch = Scratch::default();
                     return Ok(Self(Arc::new(Inner {
                         store,
                         sealer,
@@ -157,7 +157,7 @@ impl Repository {
         Self(Arc::new(Inner { retry_lock: limit, ..(*self.0).clone() }))
     }
 
-    /// The same repository, whose long lists and tables lie in `scratch` rather than in the process's own.
+    /// The same repository, whose long lists and tables lie in `scratch` rather than in space of its own.
     pub fn with_scratch(self, scratch: Scratch) -> Self {
         Self(Arc::new(Inner { scratch, ..(*self.0).clone() }))
     }

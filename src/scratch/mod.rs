@@ -69,6 +69,13 @@ impl fmt::Debug for Scratch {
     }
 }
 
+impl Default for Scratch {
+    /// Space of its own in [`Scratch::DIRECTORY`], with the limits of a process.
+    fn default() -> Self {
+        Self::new(Path::new(Self::DIRECTORY), Self::LIMIT_BYTES, Self::MEMORY_BYTES)
+    }
+}
+
 impl Scratch {
     /// Environment variable that names the directory of [`Scratch::of_process`].
     pub const VARIABLE: &str = "WINDLASS_SCRATCH_DIR";

@@ -6,6 +6,7 @@ use crate::blocks::Blocks;
 use crate::types::SnapshotHandle;
 
 use super::registry::Registry;
+use crate::repository::Workspace;
 
 /// The disks, the node and the transfers that run. Clones are the same.
 #[derive(Clone)]
@@ -14,6 +15,8 @@ pub(super) struct Context {
     /// Host that exports name when the caller names none.
     pub(super) node: Arc<str>,
     pub(super) registry: Registry,
+    /// Where repositories keep their lists and copies.
+    pub(super) workspace: Workspace,
 }
 
 /// The tag by which an export is found again.

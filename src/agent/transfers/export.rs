@@ -43,7 +43,7 @@ pub(super) async fn start(context: &Context, request: windlass::StartExportReque
     let slot = context.registry.slot(TransferKind::Export).map_err(status::no_slot)?;
     let blocks = Arc::clone(&context.blocks);
     let lease = blocks.lease(handle).await.map_err(|error| status::blocks("snapshot_id", &error))?;
-    let repository = message::open(request.repository).await?;
+    let repository = message::open(request.repository, &context.workspace).await?;
     let repository = message::locked_for(context, handle.pool, repository, request.retry_lock_seconds);
     let host = if request.host.is_empty() { context.node.to_string() } else { request.host };
     let snapshot = lease.snapshot();

@@ -7,7 +7,7 @@ use csi_proto::windlass::v1 as windlass;
 use tonic::Status;
 
 use crate::repository::forget::{Filter, TagList};
-use crate::repository::{self, Environment, Location, LockOwner, Password, RETRY_LOCK, Repository, SnapshotChoice};
+use crate::repository::{self, Environment, Location, LockOwner, Password, RETRY_LOCK, Repository, SnapshotChoice, Workspace};
 use crate::transfer::Hole;
 use crate::types::{PoolId, SnapshotHandle, Timestamp};
 
@@ -18,14 +18,14 @@ use super::status;
 ///
 /// # Errors
 /// INVALID_ARGUMENT for fields, else as for [`status::repository`].
-pub(super) async fn open(access: Option<windlass::RepositoryAccess>) -> Result<Repository, Status> {
+pub(super) async fn open(access: Option<windlass::RepositoryAccess>, workspace: &Workspace) -> Result<Repository, Status> {
     let access = access.ok_or_else(|| Status::invalid_argument("repository: is required"))?;
     let location: Location =
         access.location.parse().map_err(|error| Status::invalid_argument(format!("repository.location: {error}")))?;
     let password =
         Password::new(access.password).map_err(|error| Status::invalid_argument(format!("repository.password: {error}")))?;
     let environment = environment(access.environment, access.cloud_identity)?;
-    repository::open_at(&location, &environment, &password).await.map_err(|error| status::repository(&error))
+    repository::open_at(&location, &environment, &password, workspace).await.map_err(|error| status::repository(&error))
 }
 
 /// What the store asks for. The identity of this process is used only where who starts the transfer says so.

@@ -30,6 +30,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::blocks::Blocks;
+use crate::repository::Workspace;
 
 use context::Context;
 use registry::{Registry, TransferWatch, is_final};
@@ -46,7 +47,19 @@ pub struct Transfers {
 impl Transfers {
     /// No transfers yet, over the disks of the node with this name.
     pub fn new(blocks: Arc<dyn Blocks>, node: &str) -> Self {
-        Self { context: Context { blocks, node: node.into(), registry: Registry::new() } }
+        let (registry, workspace) = (Registry::new(), Workspace::default());
+        Self { context: Context { blocks, node: node.into(), registry, workspace } }
+    }
+
+    /// The same, whose repositories keep their lists and copies in `workspace`.
+    #[must_use]
+    pub fn with_workspace(self, workspace: Workspace) -> Self {
+        Self { context: Context { workspace, ..self.context } }
+    }
+
+    /// Where repositories keep their lists and copies.
+    pub(super) fn workspace(&self) -> &Workspace {
+        &self.context.workspace
     }
 
     /// Starts no more transfers, cancels those that run, and waits until they have undone what they must.

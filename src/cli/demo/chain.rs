@@ -15,7 +15,7 @@ use crate::mount::system::SystemMounter;
 use crate::pool::properties::PoolProperties;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
 use crate::repository::check::Depth;
-use crate::repository::{Environment, KdfCost, Location, Repository};
+use crate::repository::{Environment, KdfCost, Location, Repository, Workspace};
 use crate::types::{Access, FsType, LogicalBlockSize};
 
 use super::super::choice::ChoiceArgs;
@@ -283,7 +283,12 @@ impl Chain {
                 .and_then(|mut file| writeln!(file, "{}", password.as_str()))
                 .map_err(|error| CliError::because(Exit::Failed, format!("cannot write {}", path.display()), error))?;
         }
-        let access = RepositoryAccess::new(Location::Local(self.place.repository()), password, Environment::new());
+        let access = RepositoryAccess::new(
+            Location::Local(self.place.repository()),
+            password,
+            Environment::new(),
+            Workspace::from_environment(),
+        );
         step(report, "make a repository", async {
             let made = async {
                 let repository = Repository::init(access.store()?, &access.password()?, KdfCost::STANDARD).await;
