@@ -28,14 +28,14 @@ pub(super) struct Copies<'a> {
     index: &'a Index,
     kind: BlobKind,
     id: Id,
-    left: Left,
+    left: Remaining,
     /// What was wrong with the first.
     failed: Option<RepositoryError>,
 }
 
-enum Left {
+enum Remaining {
     /// None was tried.
-    First,
+    Untried,
     /// The first did not read.
     All,
     /// These, the next one last.
@@ -45,12 +45,12 @@ enum Left {
 impl<'a> Copies<'a> {
     /// All of them.
     pub(super) fn new(index: &'a Index, kind: BlobKind, id: &Id) -> Self {
-        Self { index, kind, id: *id, left: Left::First, failed: None }
+        Self { index, kind, id: *id, left: Remaining::Untried, failed: None }
     }
 
     /// All of them, after the first did not read once.
     pub(super) fn again(index: &'a Index, kind: BlobKind, id: &Id) -> Self {
-        Self { left: Left::All, ..Self::new(index, kind, id) }
+        Self { left: Remaining::All, ..Self::new(index, kind, id) }
     }
 
     /// The next place.
@@ -59,18 +59,18 @@ impl<'a> Copies<'a> {
     /// When there is none: what was wrong with the first.
     pub(super) fn next(&mut self) -> Result<BlobLocation, RepositoryError> {
         let next = match &mut self.left {
-            Left::First => {
-                self.left = Left::All;
+            Remaining::Untried => {
+                self.left = Remaining::All;
                 self.index.get(self.kind, &self.id)?
             }
-            Left::All => {
+            Remaining::All => {
                 let mut all = self.index.locations(self.kind, &self.id)?;
                 all.reverse();
                 let next = all.pop();
-                self.left = Left::Some(all);
+                self.left = Remaining::Some(all);
                 next
             }
-            Left::Some(left) => left.pop(),
+            Remaining::Some(left) => left.pop(),
         };
         next.ok_or_else(|| self.failed.take().unwrap_or(RepositoryError::MissingBlob { kind: self.kind, id: self.id }))
     }

@@ -78,9 +78,6 @@ impl Sealer {
     }
 
     /// `plain`, sealed.
-    ///
-    /// # Errors
-    /// [`NoRandomness`].
     pub fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let mut out = Vec::with_capacity(plain.len() + OVERHEAD);
         let start = begin(&mut out);
@@ -122,9 +119,6 @@ impl Sealer {
     }
 
     /// Opens `sealed` without changing it, into the beginning of `scratch`, which grows to hold it; returns the plain bytes there.
-    ///
-    /// # Errors
-    /// [`Damage`].
     pub(super) fn open_into<'a>(&self, sealed: &[u8], scratch: &'a mut Vec<u8>) -> Result<&'a [u8], Damage> {
         let counter = self.authenticate(sealed)?;
         let body = &sealed[COUNTER_BYTES..sealed.len() - CODE_BYTES];

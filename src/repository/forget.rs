@@ -41,9 +41,6 @@ pub enum ForgetError {
 }
 
 /// Decides what the policy keeps of each group of the `snapshots` that match, as of `now`. Groups come in order of their names.
-///
-/// # Errors
-/// [`ForgetError`].
 pub fn plan(
     snapshots: Vec<StoredSnapshot>,
     filter: &Filter,

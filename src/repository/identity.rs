@@ -91,9 +91,6 @@ pub enum IdentityError {
 
 impl CloudIdentity {
     /// The identity that variables name, of which `value` gives each; `None` when they name none.
-    ///
-    /// # Errors
-    /// [`IdentityError`].
     pub fn from_variables(value: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, IdentityError> {
         let value = |name: &'static str| value(name).filter(|value| !value.is_empty());
         let source = match value(CHOICE).as_deref() {

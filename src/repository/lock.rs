@@ -75,7 +75,7 @@ use super::id::Id;
 use super::open::Repository;
 use super::store::{Kind, StoreError};
 use document::{LockFile, Registered};
-use held::{Held, Stored};
+use held::{HeldLock, StoredLock};
 use refresh::{REFRESH_TICK, refresh};
 
 pub use guard::LockGuard;
@@ -180,24 +180,21 @@ impl Repository {
     async fn hold(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
         let stored = self.store_lock(mode).await?;
         // From here on the guard's drop takes it away again.
-        let held = Arc::new(Held { turn: tokio::sync::Mutex::new(()), stored: Mutex::new(stored) });
+        let held = Arc::new(HeldLock { turn: tokio::sync::Mutex::new(()), stored: Mutex::new(stored) });
         let refresh = tokio::spawn(refresh(self.clone(), mode, Arc::clone(&held), REFRESH_TICK));
         Ok(LockGuard { repository: self.clone(), mode, held, refresh, released: false })
     }
 
     /// Removes old leftovers of puts that were cut off, once a day for each process; returns how many.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn sweep_leftovers(&self) -> Result<u64, RepositoryError> {
         if document::sweep_is_due(self.id(), SWEEP_AFTER) { Ok(self.store().sweep(SWEEP_AFTER).await?) } else { Ok(0) }
     }
 
     /// Stores a lock. This process counts as its holder before it can be listed.
-    async fn store_lock(&self, mode: LockMode) -> Result<Stored, RepositoryError> {
+    async fn store_lock(&self, mode: LockMode) -> Result<StoredLock, RepositoryError> {
         let json = file::to_json(Kind::Lock, &LockFile::new(mode, self.lock_owner()))?;
         let sealed = file::encode(&self.sealer(), &json)?;
-        let stored = Stored::new(Registered::new(Id::of(&sealed)));
+        let stored = StoredLock::new(Registered::new(Id::of(&sealed)));
         self.put_object(Kind::Lock, stored.id(), Bytes::from(sealed)).await?;
         Ok(stored)
     }

@@ -235,9 +235,6 @@ impl Pack {
 
 /// Makes sure that what was packed as these blobs still has the ids it was packed under, now that it has been packed: `found` are its
 /// hashes of now. A bit that flipped after the first hash would be stored under a wrong id, and taken for the right blob for ever.
-///
-/// # Errors
-/// [`PackError::Corrupted`].
 pub fn verify_ids(packed: &[Id], found: &[Id]) -> Result<(), PackError> {
     match packed.iter().zip(found).find(|(id, found)| id != found) {
         Some((&id, &found)) => Err(PackError::Corrupted { id, damage: Damage::WrongHash { found } }),

@@ -20,9 +20,6 @@ const FETCH_STEP_BYTES: u64 = 8 << 20;
 
 impl Repository {
     /// Stores a pack, durably. Its blobs may be referred to once an index names it.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn put_pack(&self, pack: &Pack) -> Result<(), RepositoryError> {
         self.put_object(Kind::Data, pack.record.id, pack.bytes.clone()).await
     }

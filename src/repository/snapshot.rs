@@ -146,9 +146,6 @@ impl Repository {
     }
 
     /// All snapshots that can be read, and those that cannot.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn list_snapshots(&self) -> Result<SnapshotList, RepositoryError> {
         let listed = self.store().list(Kind::Snapshot).await?;
         // Futures that own all they use: one that borrows from the stream is not known to be `Send`, and no caller could spawn it.

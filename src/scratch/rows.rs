@@ -33,17 +33,11 @@ impl<const ROW: usize> RowsWriter<ROW> {
     }
 
     /// Adds a row at the end.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn push(&mut self, row: &[u8; ROW]) -> Result<(), ScratchError> {
         self.set(self.length, row)
     }
 
     /// Writes the row `number`, beyond the end too. Quick when rows are written one after another.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn set(&mut self, number: u64, row: &[u8; ROW]) -> Result<(), ScratchError> {
         if number != self.pending_first + (self.pending.len() / ROW) as u64 || self.pending.len() + ROW > STEP_BYTES {
             self.write_pending()?;
@@ -55,9 +49,6 @@ impl<const ROW: usize> RowsWriter<ROW> {
     }
 
     /// The list.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn finish(mut self) -> Result<Rows<ROW>, ScratchError> {
         self.write_pending()?;
         Ok(Rows { spill: self.spill, length: self.length })

@@ -36,9 +36,6 @@ impl<const ROW: usize> Sorter<ROW> {
     }
 
     /// Adds a row.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn push(&mut self, row: [u8; ROW]) -> Result<(), ScratchError> {
         if (self.rows.len() + 1) * ROW > self.scratch.memory_bytes() {
             self.end_run()?;
@@ -48,9 +45,6 @@ impl<const ROW: usize> Sorter<ROW> {
     }
 
     /// The table of all rows; of equal ones, one.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn finish(self) -> Result<SortedRows<ROW>, ScratchError> {
         let scratch = self.scratch.clone();
         let runs = self.finish_runs()?;
@@ -58,9 +52,6 @@ impl<const ROW: usize> Sorter<ROW> {
     }
 
     /// All rows, to be gone through in order: without the table, which would take as much room again.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn finish_runs(mut self) -> Result<SortedRuns<ROW>, ScratchError> {
         self.end_run()?;
         Ok(SortedRuns { rows: self.runs.finish()?, ends: self.ends, step_bytes: self.scratch.memory_bytes() })
@@ -207,9 +198,6 @@ impl<const ROW: usize> SortedRows<ROW> {
     }
 
     /// The first row that begins with `key`, and its number.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn find(&self, key: &Key) -> Result<Option<(u64, [u8; ROW])>, ScratchError> {
         let found = match self.rows.in_memory() {
             Some(bytes) => first_at_least(bytes, key),

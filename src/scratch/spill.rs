@@ -63,9 +63,6 @@ impl Spill {
     }
 
     /// Writes `bytes` at the end.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), ScratchError> {
         self.write_at(self.length, bytes)
     }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 /// Not a size that chunks may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} bytes is no chunk size: it must be a power of two from 256 KiB to 8 MiB")]
+#[error("{0} bytes are not a chunk size: it must be a power of two from 256 KiB to 8 MiB")]
 pub struct ChunkSizeError(pub u64);
 
 /// Size of a chunk in bytes: a power of two from 256 KiB to 8 MiB. Fixed for a volume's lifetime, since a volume that is cut

@@ -46,9 +46,6 @@ impl ContentBuilder {
     }
 
     /// The chunk `index` holds what `id` names.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn data(&mut self, index: u32, id: Id) -> Result<(), ScratchError> {
         match self.data.insert(index.into()) {
             Membership::Out => self.ids.set(index.into(), id.as_bytes()),

@@ -85,9 +85,9 @@ impl Image {
         let Reading { locking, on_damage } = reading;
         let repository = repository.clone().with_locking(locking);
         let mut patience = repository.patience();
-        let wanted = Wanted { choice: &choice, which, on_damage };
+        let wanted = ImageChoice { choice: &choice, which, on_damage };
         let (lock, found) = find_locked(&repository, wanted, &mut patience, waiting).await?;
-        let Found { index, snapshot, file, metadata, lost_metadata } = found;
+        let FoundImage { index, snapshot, file, metadata, lost_metadata } = found;
         let FoundFile { path, size: size_bytes, content, .. } = file;
         let (which, index) = (which.clone(), Arc::new(index));
         Ok(Self {
@@ -115,7 +115,7 @@ impl Image {
         release(self.lock.take()).await;
         self.patience.wait(excluded, waiting).await?;
         let same = SnapshotChoice::from(&self.snapshot.id.to_string());
-        let wanted = Wanted { choice: &same, which: &self.which, on_damage: self.on_damage };
+        let wanted = ImageChoice { choice: &same, which: &self.which, on_damage: self.on_damage };
         let (lock, found) = find_locked(&self.repository, wanted, &mut self.patience, waiting).await?;
         self.lock = lock;
         self.index = Arc::new(found.index);
@@ -183,14 +183,14 @@ async fn release(lock: Option<LockGuard>) {
 
 /// Which image is looked for, and how.
 #[derive(Clone, Copy)]
-struct Wanted<'a> {
+struct ImageChoice<'a> {
     choice: &'a SnapshotChoice,
     which: &'a FileSelector,
     on_damage: OnDamage,
 }
 
 /// What an image consists of.
-struct Found {
+struct FoundImage {
     index: Index,
     snapshot: StoredSnapshot,
     file: FoundFile,
@@ -201,10 +201,10 @@ struct Found {
 /// Finds an image under a lock that is announced. What a prune took away that turns out to exclude us is looked for again.
 async fn find_locked(
     repository: &Repository,
-    wanted: Wanted<'_>,
+    wanted: ImageChoice<'_>,
     patience: &mut Patience,
     waiting: Waiting<'_>,
-) -> Result<(Option<LockGuard>, Found), RepositoryError> {
+) -> Result<(Option<LockGuard>, FoundImage), RepositoryError> {
     loop {
         let lock = repository.announce_to_read(patience, waiting).await?;
         let error = match find(repository, wanted).await {
@@ -227,7 +227,10 @@ async fn find_locked(
     }
 }
 
-async fn find(repository: &Repository, Wanted { choice, which, on_damage }: Wanted<'_>) -> Result<Found, RepositoryError> {
+async fn find(
+    repository: &Repository,
+    ImageChoice { choice, which, on_damage }: ImageChoice<'_>,
+) -> Result<FoundImage, RepositoryError> {
     // Snapshots first: whatever one refers to was indexed before it was stored, so an index read later names it.
     let path = match which {
         FileSelector::Path(path) => Some(path.as_str()),
@@ -250,7 +253,7 @@ async fn find(repository: &Repository, Wanted { choice, which, on_damage }: Want
             Err(error) => return Err(error),
         }
     }
-    Ok(Found { index, snapshot, file, metadata, lost_metadata })
+    Ok(FoundImage { index, snapshot, file, metadata, lost_metadata })
 }
 
 /// Whether an error is about what was read, rather than about the store.

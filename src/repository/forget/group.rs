@@ -94,7 +94,7 @@ impl Default for GroupBy {
 
 /// Text that names no grouping.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no grouping: give any of host, paths and tags, with commas between; nothing for one group of all")]
+#[error("`{0}` is not a grouping: give any of host, paths and tags, with commas between; nothing for one group of all")]
 pub struct NotAGrouping(String);
 
 impl FromStr for GroupBy {

@@ -48,7 +48,7 @@ pub struct Span {
 
 /// Text that is no [`Span`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no duration: give numbers with y, m, d and h, such as 1y5m7d2h")]
+#[error("`{0}` is not a duration: give numbers with y, m, d and h, such as 1y5m7d2h")]
 pub struct NotASpan(String);
 
 impl FromStr for Span {

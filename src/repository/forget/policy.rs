@@ -26,7 +26,7 @@ impl Default for Count {
 
 /// Text that is no [`Count`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no count: give a number, or `unlimited`")]
+#[error("`{0}` is not a count: give a number, or `unlimited`")]
 pub struct NotACount(String);
 
 impl FromStr for Count {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::held::{Held, LOST_AFTER, STALE_AFTER};
+use super::held::{HeldLock, LOST_AFTER, STALE_AFTER};
 use super::mode::LockMode;
 use crate::repository::error::RepositoryError;
 use crate::repository::open::Repository;
@@ -27,7 +27,7 @@ const LET_GO_WITHIN: Duration = Duration::from_millis(500);
 pub struct LockGuard {
     pub(super) repository: Repository,
     pub(super) mode: LockMode,
-    pub(super) held: Arc<Held>,
+    pub(super) held: Arc<HeldLock>,
     pub(super) refresh: JoinHandle<()>,
     pub(super) released: bool,
 }

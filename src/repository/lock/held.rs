@@ -13,13 +13,13 @@ pub(super) const LOST_AFTER: Duration = Duration::from_secs(22 * 60 + 30);
 
 /// The document that stands for a held lock, and when it was stored.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(super) struct StoredLock {
     pub(super) registered: Registered,
     pub(super) at: Instant,
     pub(super) by_clock: SystemTime,
 }
 
-impl Stored {
+impl StoredLock {
     pub(super) fn new(registered: Registered) -> Self {
         Self { registered, at: Instant::now(), by_clock: SystemTime::now() }
     }
@@ -37,13 +37,13 @@ impl Stored {
 /// A held lock, shared by its guard and its refresh. The turn is held over requests that replace or remove the document, so that
 /// none is stored after it was released; what is stored may be looked at meanwhile.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldLock {
     pub(super) turn: tokio::sync::Mutex<()>,
-    pub(super) stored: Mutex<Stored>,
+    pub(super) stored: Mutex<StoredLock>,
 }
 
-impl Held {
-    pub(super) fn stored(&self) -> MutexGuard<'_, Stored> {
+impl HeldLock {
+    pub(super) fn stored(&self) -> MutexGuard<'_, StoredLock> {
         // It is only ever replaced as a whole.
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::held::{Held, LOST_AFTER};
+use super::held::{HeldLock, LOST_AFTER};
 use super::mode::LockMode;
 use crate::repository::error::RepositoryError;
 use crate::repository::open::Repository;
@@ -13,7 +13,7 @@ pub(super) const REFRESH_EVERY: Duration = Duration::from_secs(5 * 60);
 /// How often the refresh task looks whether it is time, which bounds how late a failed refresh is repeated.
 pub(super) const REFRESH_TICK: Duration = Duration::from_secs(60);
 
-pub(super) async fn refresh(repository: Repository, mode: LockMode, held: Arc<Held>, tick: Duration) {
+pub(super) async fn refresh(repository: Repository, mode: LockMode, held: Arc<HeldLock>, tick: Duration) {
     let mut ticks = tokio::time::interval(tick);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -41,7 +41,7 @@ pub(super) async fn refresh(repository: Repository, mode: LockMode, held: Arc<He
     }
 }
 
-pub(super) async fn renew(repository: &Repository, mode: LockMode, held: &Held) -> Result<(), RepositoryError> {
+pub(super) async fn renew(repository: &Repository, mode: LockMode, held: &HeldLock) -> Result<(), RepositoryError> {
     let _turn = held.turn.lock().await;
     let id = held.stored().id();
     // One that was removed must not come back: whoever removed it no longer minds us.

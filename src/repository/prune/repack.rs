@@ -59,7 +59,7 @@ fn batches(copies: impl Iterator<Item = Result<BlobCopy, ScratchError>>) -> impl
 type Verified = Vec<(BlobCopy, Vec<u8>)>;
 
 /// What came of reading a batch: what was verified, or the pack of which something does not read.
-type Read = Result<Verified, Id>;
+type BatchRead = Result<Verified, Id>;
 
 fn verify(sealer: &Sealer, batch: Batch, bytes: &[u8]) -> Result<Verified, RepositoryError> {
     let start = batch.first().map_or(0, |first| first.location.offset as usize);
@@ -138,7 +138,7 @@ impl Repository {
     fn read_copies<'a>(
         &'a self,
         rows: &'a SortedRows<ROW_BYTES>,
-    ) -> impl Stream<Item = Result<Read, RepositoryError>> + Send + 'a {
+    ) -> impl Stream<Item = Result<BatchRead, RepositoryError>> + Send + 'a {
         let copies = rows.iter().map(|row| row.map(|row| BlobCopy::of_row_by_pack(&row)));
         let reads = batches(copies).map(|batch| {
             let repository = self.clone();

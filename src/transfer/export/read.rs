@@ -62,9 +62,6 @@ impl Batches {
 }
 
 /// Starts a reader, which ends before `scope` does if the other end is dropped.
-///
-/// # Errors
-/// [`ExportError::Thread`].
 pub(super) fn start<'scope>(scope: &'scope Scope<'scope, '_>, work: &'scope Work) -> Result<Batches, ExportError> {
     let (give, full) = sync_channel(MEMORIES);
     let (empty, take) = sync_channel(MEMORIES);

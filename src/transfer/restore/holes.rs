@@ -79,17 +79,17 @@ impl Holes {
 
 /// Holes while they are found, by several threads.
 #[derive(Debug, Default)]
-pub(super) struct HoleList(Mutex<Found>);
+pub(super) struct HoleList(Mutex<FoundHoles>);
 
 #[derive(Debug, Default)]
-struct Found {
+struct FoundHoles {
     by_offset: BTreeMap<u64, Hole>,
     bytes: u64,
     unlisted_bytes: u64,
 }
 
 impl HoleList {
-    fn lock(&self) -> MutexGuard<'_, Found> {
+    fn lock(&self) -> MutexGuard<'_, FoundHoles> {
         // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,7 +116,7 @@ impl HoleList {
 
     /// What was found.
     pub(super) fn take(&self) -> Holes {
-        let Found { by_offset, bytes, unlisted_bytes } = std::mem::take(&mut *self.lock());
+        let FoundHoles { by_offset, bytes, unlisted_bytes } = std::mem::take(&mut *self.lock());
         Holes { listed: by_offset.into_values().collect(), bytes, unlisted_bytes }
     }
 }
