@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::output::Format;
+use super::format::Format;
 
 /// Exit codes of the `windlass` command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -57,6 +57,24 @@ pub struct ExportTuning {
     verify: Verify,
 }
 
+impl ExportTuning {
+    /// The request to export a snapshot to a repository in this way.
+    pub fn request(self, snapshot_id: &str, access: &RepositoryAccess) -> windlass::StartExportRequest {
+        windlass::StartExportRequest {
+            snapshot_id: snapshot_id.to_owned(),
+            repository: Some(access.to_message()),
+            host: self.host.unwrap_or_default(),
+            tags: self.tags,
+            workers: self.workers.unwrap_or(0),
+            memory_bytes: self.memory.map_or(0, ByteSize::bytes),
+            chunk_size_bytes: self.chunk_size.map_or(0, ByteSize::bytes),
+            verification: ExportVerification::from(self.verify).into(),
+            retry_lock_seconds: self.retry_lock.map(Wait::seconds),
+            full: self.full,
+        }
+    }
+}
+
 /// Whether everything packed is decoded again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 enum Verify {
@@ -84,7 +102,7 @@ pub async fn run(args: ExportArgs, format: Format, interrupt: &CancellationToken
     let access = args.repository.access()?;
     let node = Node::connect(&args.endpoint.endpoint()).await?;
     let snapshot_id = node.snapshot_handle(&args.snapshot).await?;
-    let result = export(&node, &snapshot_id, &access, args.tuning, format, interrupt).await?;
+    let result = export(&node, args.tuning.request(&snapshot_id, &access), format, interrupt).await?;
     match format {
         Format::Text => print_text(&format!(
             "exported {} of {} to snapshot {} ({}): {} new, {} stored{}",
@@ -131,24 +149,10 @@ fn mode(result: &windlass::ExportResult) -> String {
 /// As for [`run`].
 pub async fn export(
     node: &Node,
-    snapshot_id: &str,
-    access: &RepositoryAccess,
-    tuning: ExportTuning,
+    request: windlass::StartExportRequest,
     format: Format,
     interrupt: &CancellationToken,
 ) -> Result<windlass::ExportResult, CliError> {
-    let request = windlass::StartExportRequest {
-        snapshot_id: snapshot_id.to_owned(),
-        repository: Some(access.to_message()),
-        host: tuning.host.unwrap_or_default(),
-        tags: tuning.tags,
-        workers: tuning.workers.unwrap_or(0),
-        memory_bytes: tuning.memory.map_or(0, ByteSize::bytes),
-        chunk_size_bytes: tuning.chunk_size.map_or(0, ByteSize::bytes),
-        verification: ExportVerification::from(tuning.verify).into(),
-        retry_lock_seconds: tuning.retry_lock.map(Wait::seconds),
-        full: tuning.full,
-    };
     let started = node.transfers().start_export(request).await.answer("the export cannot be started")?;
     let ended = follow(node, &started.transfer_id, Transfer::Export, format, interrupt).await?;
     ended.export_result.ok_or_else(|| CliError::new(Exit::Failed, "the node's answer holds no result of the export"))

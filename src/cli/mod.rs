@@ -20,20 +20,23 @@ pub mod transfer;
 
 mod demo;
 mod export;
+mod format;
+mod interruptible;
 mod node;
+mod node_name;
 mod open_pool;
 mod pool;
 mod pool_config;
 mod repository;
 mod restore;
 mod restore_file;
+mod restore_request;
 mod snapshot;
 mod volume;
 mod wait;
 mod yaml;
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,6 +52,7 @@ use crate::csi::server::STOP_GRACE;
 use crate::telemetry::{self, LogFormat};
 
 use exit::{CliError, Exit};
+use interruptible::unless;
 use output::Format;
 
 /// Node-local volumes whose snapshots leave the machine by themselves
@@ -234,15 +238,6 @@ fn interrupt(command: &Command) -> Result<CancellationToken, CliError> {
         });
     }
     Ok(token)
-}
-
-/// Runs short work that has nothing to undo on this side.
-async fn unless<T>(interrupt: &CancellationToken, work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
-    tokio::select! {
-        result = work => result,
-        () = interrupt.cancelled() => Err(CliError::interrupted("interrupted")
-            .advise("what a node was asked to do before runs on there; repeat the command to see its result")),
-    }
 }
 
 #[cfg(test)]

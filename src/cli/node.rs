@@ -57,6 +57,7 @@ use crate::repository::Workspace;
 
 use super::endpoint::EndpointArgs;
 use super::exit::{CliError, Exit};
+use super::node_name::node_name;
 use super::open_pool::{LastError, PoolPath, SERVED, require_root};
 use super::output::print_text;
 use super::pool_config::{PoolConfig, config_error};
@@ -310,23 +311,6 @@ fn private_mounts(root: &Path) -> CliError {
         "share it (in a pod `mountPropagation: Bidirectional`, elsewhere `mount --make-rshared`), or add --allow-private-mounts if \
          whoever uses the volumes is in the same mount namespace",
     )
-}
-
-/// The name of this node: the one that was given, or the host's. Cheap, but asks the system.
-///
-/// # Errors
-/// [`Exit::Usage`] for what cannot be the name of a node.
-pub(in crate::cli) fn node_name(given: Option<&str>) -> Result<NodeName, CliError> {
-    let name = match given {
-        Some(name) => name.to_owned(),
-        None => nix::sys::utsname::uname()
-            .map_err(|error| CliError::because(Exit::Failed, "cannot tell the host's name", error))?
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
-    };
-    NodeName::try_from(name)
-        .map_err(|error| CliError::because(Exit::Usage, "this node has no usable name", error).advise("give one by --node-id"))
 }
 
 fn socket_error(what: String, error: SocketError) -> CliError {

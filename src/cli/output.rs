@@ -11,15 +11,7 @@ use crate::types::Timestamp;
 
 use super::exit::{CliError, Exit};
 
-/// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Format {
-    /// Tables and plain lines.
-    #[default]
-    Text,
-    /// One JSON document; errors on standard error are JSON too.
-    Json,
-}
+pub use super::format::Format;
 
 /// On which side a column's values stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,18 +3,20 @@
 mod check;
 mod forget;
 mod init;
+mod open_args;
 mod prune;
 mod snapshots;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::CliError;
+use super::interruptible::unless;
 use super::output::Format;
-use super::repository_access::RepositoryArgs;
-use super::unless;
 
 pub use check::checked;
+
+use open_args::OpenArgs;
 
 /// Verbs on repositories.
 #[derive(Debug, Subcommand)]
@@ -29,13 +31,6 @@ pub enum RepositoryCommand {
     Forget(Box<forget::ForgetArgs>),
     /// Free the space of what no snapshot needs; only its deletes wait for others, and make them wait
     Prune(prune::PruneArgs),
-}
-
-/// Arguments of verbs without any of their own.
-#[derive(Debug, Args)]
-pub struct OpenArgs {
-    #[command(flatten)]
-    repository: RepositoryArgs,
 }
 
 /// Runs one verb. Those that change a repository end in their own order once `interrupt` is cancelled.

@@ -18,9 +18,10 @@ use super::choice::ChoiceArgs;
 use super::client::{Answer, Node};
 use super::endpoint::EndpointArgs;
 use super::exit::{CliError, Exit};
-use super::output::{Format, print_aside, print_json, print_text};
-use super::repository_access::{RepositoryAccess, RepositoryArgs};
+use super::output::{Format, print_json, print_text};
+use super::repository_access::RepositoryArgs;
 use super::restore_file;
+use super::restore_request::{RestoreSource, RestoreTuning, incomplete};
 use super::size::ByteSize;
 use super::transfer::{Transfer, follow};
 use super::volume::{ModeArgs, Presentation};
@@ -66,38 +67,6 @@ pub struct RestoreArgs {
     endpoint: EndpointArgs,
 }
 
-/// How a restore is made; each has a default.
-#[derive(Debug, Clone, Default, Args)]
-pub struct RestoreTuning {
-    /// Number of threads
-    #[arg(long, value_name = "NUMBER")]
-    pub workers: Option<u32>,
-    /// Memory it may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<ByteSize>,
-    /// How long locks of others in the repository, such as a prune's, are waited for [default: 5m]
-    #[arg(long, value_name = "DURATION")]
-    pub retry_lock: Option<Wait>,
-    /// Take no lock in the repository; a prune meanwhile then makes the restore fail
-    #[arg(long)]
-    pub no_lock: bool,
-    /// Restore everything that can be read, with zeros where something cannot, and list those holes. What has any is called NAME-damaged, or
-    /// PATH.damaged with a list in PATH.damaged.json, and the exit code is 7
-    #[arg(long)]
-    pub skip_damaged: bool,
-}
-
-/// What to restore from a repository.
-#[derive(Debug, Clone)]
-pub struct RestoreSource {
-    /// Id, beginning of one, or `latest`.
-    pub snapshot: String,
-    /// What else it must be.
-    pub choice: ChoiceArgs,
-    /// File in the snapshot; when this is `None`, the volume that `export` put there, or else its only file.
-    pub path: Option<String>,
-}
-
 /// The volume to make of it.
 #[derive(Debug, Clone)]
 pub struct RestoreTarget {
@@ -118,17 +87,22 @@ pub struct RestoreTarget {
 /// # Errors
 /// [`CliError`], with the exit code of what the node answered or what the repository's failure means.
 pub async fn run(args: RestoreArgs, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
-    let access = args.repository.access()?;
-    let source = RestoreSource { snapshot: args.snapshot, choice: args.choice, path: args.path };
+    let source = RestoreSource {
+        access: args.repository.access()?,
+        snapshot: args.snapshot,
+        choice: args.choice,
+        path: args.path,
+        tuning: args.tuning,
+    };
     let Some(volume) = args.volume else {
         let path = args.file.ok_or_else(|| CliError::usage("give --volume NAME or --file PATH"))?;
-        return restore_file::run(&access, &source, &path, &args.tuning, format, interrupt).await;
+        return restore_file::run(&source, &path, format, interrupt).await;
     };
     let node = Node::connect(&args.endpoint.endpoint()).await?;
     let logical_block_size = args.logical_block_size.as_deref().and_then(LogicalBlockSize::parse);
     let presentation = args.mode.chosen();
     let target = RestoreTarget { volume, size: args.size, pool: args.pool, logical_block_size, presentation };
-    let result = restore(&node, &access, &source, &target, &args.tuning, format, interrupt).await?;
+    let result = restore(&node, &source, &target, format, interrupt).await?;
     match format {
         Format::Text => print_text(&result.volume_id)?,
         Format::Json => print_json(&json!({
@@ -169,48 +143,21 @@ fn hole_view(hole: &windlass::RestoreHole) -> Value {
     })
 }
 
-/// Lists the holes on standard error, and ends the command by saying that there are some. `what` says what there is now.
-///
-/// # Errors
-/// [`Exit::Incomplete`] when there are any.
-pub fn incomplete(
-    what: String,
-    holes: impl Iterator<Item = String>,
-    bytes: u64,
-    unlisted_bytes: u64,
-    format: Format,
-) -> Result<(), CliError> {
-    if bytes == 0 {
-        return Ok(());
-    }
-    // In JSON they are in the result.
-    if format == Format::Text {
-        holes.for_each(|hole| print_aside(&format!("hole: {hole}")));
-        if unlisted_bytes > 0 {
-            print_aside(&format!("hole: {} more, in too many pieces to be listed", ByteSize::new(unlisted_bytes)));
-        }
-    }
-    Err(CliError::new(Exit::Incomplete, format!("{what}: {} could not be read", ByteSize::new(bytes))).advise(
-        "holes read as zeros; check the file system read-only before you trust anything, and look for an older or newer snapshot:          `windlass repository check --read-data` says which are whole",
-    ))
-}
-
 /// Has the node make a volume from a repository, and waits for it.
 ///
 /// # Errors
 /// As for [`run`].
 pub async fn restore(
     node: &Node,
-    access: &RepositoryAccess,
     source: &RestoreSource,
     target: &RestoreTarget,
-    tuning: &RestoreTuning,
     format: Format,
     interrupt: &CancellationToken,
 ) -> Result<windlass::RestoreResult, CliError> {
+    let tuning = &source.tuning;
     let size = target.size.map_or(Ok(0), |size| i64::try_from(size.bytes()));
     let request = windlass::StartRestoreRequest {
-        repository: Some(access.to_message()),
+        repository: Some(source.access.to_message()),
         repository_snapshot: source.snapshot.clone(),
         file_path: source.path.clone().unwrap_or_default(),
         pool_id: target.pool.clone().unwrap_or_default(),

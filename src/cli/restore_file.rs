@@ -26,12 +26,12 @@ use crate::transfer::{
 use crate::types::LogicalBlockSize;
 
 use super::exit::{CliError, Exit};
+use super::interruptible::unless;
 use super::output::{Format, print_json, print_text};
 use super::progress::{Progress, Step, Unit};
-use super::repository_access::{RepositoryAccess, repository_error};
-use super::restore::{RestoreSource, RestoreTuning, incomplete};
+use super::repository_access::repository_error;
+use super::restore_request::{RestoreSource, RestoreTuning, incomplete};
 use super::size::{ByteSize, throughput};
-use super::unless;
 use super::wait::Wait;
 
 /// What to do about damage.
@@ -45,18 +45,12 @@ const SHOW_INTERVAL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// [`Exit::Refused`] when the path is taken; [`Exit::Interrupted`]; else what the repository's failure means.
-pub async fn run(
-    access: &RepositoryAccess,
-    source: &RestoreSource,
-    path: &Path,
-    tuning: &RestoreTuning,
-    format: Format,
-    interrupt: &CancellationToken,
-) -> Result<(), CliError> {
+pub async fn run(source: &RestoreSource, path: &Path, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     // Looked at again when it is renamed; here it saves the work.
     if path.symlink_metadata().is_ok() {
         return Err(taken(path));
     }
+    let RestoreSource { access, tuning, .. } = source;
     let which = source.path.clone().map_or(FileSelector::Only, FileSelector::Path);
     let reading = Reading {
         locking: if tuning.no_lock { Locking::None } else { Locking::Shared },
@@ -71,8 +65,9 @@ pub async fn run(
         counters.waits_for(None);
         opened.map_err(|error| repository_error(format!("cannot find what to restore in {}", access.location()), error))
     };
-    let mut image = unless(interrupt, shown(opening, &counters, format)).await?;
-    let restored = to_file(&mut image, path, tuning, &counters, format, interrupt).await;
+    let display = Display { counters: &counters, format };
+    let mut image = unless(interrupt, display.during(opening)).await?;
+    let restored = to_file(&mut image, path, tuning, display, interrupt).await;
     let (size, name) = (image.size_bytes(), image.path().to_owned());
     let metadata_lost = image.lost_metadata().map(str::to_owned);
     image.let_go(interrupt).await;
@@ -115,8 +110,7 @@ async fn to_file(
     image: &mut Image,
     path: &Path,
     tuning: &RestoreTuning,
-    counters: &Counters,
-    format: Format,
+    display: Display<'_>,
     interrupt: &CancellationToken,
 ) -> Result<(RestoreReport, PathBuf), CliError> {
     let failed = |error: io::Error| CliError::because(Exit::Failed, format!("cannot write {}", path.display()), error);
@@ -138,8 +132,8 @@ async fn to_file(
         budget.memory_bytes = memory.bytes();
     }
     let options = RestoreOptions { target: Target::Fresh, budget };
-    let work = transfer::restore(image, sink, &options, counters, interrupt);
-    let report = shown(work, counters, format).await.map_err(|error| restore_error(path, error))?;
+    let work = transfer::restore(image, sink, &options, display.counters, interrupt);
+    let report = display.during(work).await.map_err(|error| restore_error(path, error))?;
 
     let made = match report.holes.is_empty() {
         true => temporary.persist_noclobber(path).map(|_| path.to_owned()).map_err(|error| match error.error.kind() {
@@ -203,18 +197,27 @@ fn list_of(damaged: &Path) -> PathBuf {
     name.into()
 }
 
-/// Shows the counters while the work runs.
-async fn shown<T>(work: impl Future<Output = T>, counters: &Counters, format: Format) -> T {
-    let mut progress = Progress::begin("restore", Unit::Bytes, format);
-    let mut tick = tokio::time::interval(SHOW_INTERVAL);
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            result = &mut work => return result,
-            _ = tick.tick() => {
-                let now = counters.snapshot();
-                let phase = counters.waiting().map(|reason| format!("waiting: {reason}")).unwrap_or_default();
-                progress.update(&Step { phase, done: now.done_bytes, total: now.total_bytes, ..Step::default() });
+/// Where the counters of a restore are shown.
+#[derive(Clone, Copy)]
+struct Display<'a> {
+    counters: &'a Counters,
+    format: Format,
+}
+
+impl Display<'_> {
+    /// Shows them while the work runs.
+    async fn during<T>(self, work: impl Future<Output = T>) -> T {
+        let mut progress = Progress::begin("restore", Unit::Bytes, self.format);
+        let mut tick = tokio::time::interval(SHOW_INTERVAL);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return result,
+                _ = tick.tick() => {
+                    let now = self.counters.snapshot();
+                    let phase = self.counters.waiting().map(|reason| format!("waiting: {reason}")).unwrap_or_default();
+                    progress.update(&Step { phase, done: now.done_bytes, total: now.total_bytes, ..Step::default() });
+                }
             }
         }
     }

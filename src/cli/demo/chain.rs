@@ -23,22 +23,23 @@ use super::super::client::Answer;
 use super::super::endpoint::Endpoint;
 use super::super::exit::{CliError, Exit};
 use super::super::export::{ExportTuning, export};
+use super::super::interruptible::unless;
 use super::super::open_pool::{create_in_image, create_on_devices};
 use super::super::progress::{self, Progress, Unit};
 use super::super::repository::checked;
 use super::super::repository_access::{RepositoryAccess, repository_error};
-use super::super::restore::{RestoreSource, RestoreTarget, RestoreTuning, restore};
+use super::super::restore::{RestoreTarget, restore};
+use super::super::restore_request::{RestoreSource, RestoreTuning};
 use super::super::size::ByteSize;
-use super::super::unless;
 use super::super::volume::{Presentation, Source};
 use super::file_system_check;
+use super::options::{DemoOptions, DemoPool};
 use super::place::{Keep, Place};
 use super::process::NodeProcess;
 use super::report::{Report, Step};
 use super::tree::{self, Comparison, CopiedFile};
 use super::volume::{Calls, Published};
 use super::writer::{self, Bounds, Writer};
-use super::{DemoOptions, DemoPool};
 
 /// Folder of the copied files in the volume.
 const FILES: &str = "files";
@@ -61,6 +62,20 @@ pub struct Chain {
     place: Place,
     interrupt: CancellationToken,
     node: Option<NodeProcess>,
+}
+
+/// What was made of the first pool, and is destroyed with it.
+struct Made {
+    volume: csi::Volume,
+    published: Published,
+    snapshot: csi::Snapshot,
+}
+
+/// A volume that holds what the first one held, and what the report calls it.
+#[derive(Clone, Copy)]
+struct CopyOfIt<'a> {
+    volume: &'a csi::Volume,
+    name: &'a str,
 }
 
 /// What is in the volume, and so must be in every copy of it.
@@ -117,21 +132,27 @@ impl Chain {
         report.check("the writer went on while the snapshot was cut", writer_went_on(bounds));
         let expected = Expected { files, bounds };
 
-        self.clone_and_compare(report, &calls, &snapshot, volume_size, &expected).await?;
+        self.clone_and_compare(report, &calls, &snapshot, &expected).await?;
         let access = self.repository(report).await?;
         let repository_snapshot = step(report, "export the snapshot", async {
-            let tuning = ExportTuning::default();
-            let result =
-                export(&calls.node, &snapshot.snapshot_id, &access, tuning, self.options.format, &self.interrupt).await?;
+            let request = ExportTuning::default().request(&snapshot.snapshot_id, &access);
+            let result = export(&calls.node, request, self.options.format, &self.interrupt).await?;
             let told = format!("{} stored in {} chunks", ByteSize::new(result.stored_bytes), result.chunks);
             Ok(Told(result.repository_snapshot, result.data_bytes, told))
         })
         .await?;
-        self.destroy(report, &calls, &source, &volume, &snapshot).await?;
+        let made = Made { volume, published: source, snapshot };
+        self.destroy(report, &calls, &made).await?;
 
         let calls = self.pool(report, 2).await?;
         let restored = step(report, "restore into a new volume", async {
-            let source = RestoreSource { snapshot: repository_snapshot, choice: ChoiceArgs::default(), path: None };
+            let source = RestoreSource {
+                access: access.clone(),
+                snapshot: repository_snapshot,
+                choice: ChoiceArgs::default(),
+                path: None,
+                tuning: RestoreTuning::default(),
+            };
             let target = RestoreTarget {
                 volume: "restored".to_owned(),
                 size: None,
@@ -139,14 +160,13 @@ impl Chain {
                 logical_block_size: None,
                 presentation: None,
             };
-            let tuning = RestoreTuning::default();
-            let result = restore(&calls.node, &access, &source, &target, &tuning, self.options.format, &self.interrupt).await?;
+            let result = restore(&calls.node, &source, &target, self.options.format, &self.interrupt).await?;
             let told = format!("{} of {} is data", ByteSize::new(result.data_bytes), ByteSize::new(result.size_bytes));
             Ok(Told(result.volume_id, result.data_bytes, told))
         })
         .await?;
         let restored = self.volume(&calls, restored).await?;
-        self.compare_volume(report, &calls, &restored, "restored volume", &expected).await?;
+        self.compare_volume(report, &calls, CopyOfIt { volume: &restored, name: "restored volume" }, &expected).await?;
         calls.delete_volume(&restored.volume_id).await?;
         self.check_repository(report, &access).await
     }
@@ -200,33 +220,27 @@ impl Chain {
         report: &mut Report,
         calls: &Calls,
         snapshot: &csi::Snapshot,
-        size: ByteSize,
         expected: &Expected,
     ) -> Result<(), CliError> {
+        let size = volume_size(self.options.bytes);
         let cut = Source::Snapshot(snapshot.snapshot_id.clone());
         let volume = step(report, "volume from the snapshot", async {
             Ok(Told(calls.create_volume("clone", size, self.mounted(), Some(cut.clone())).await?, 0, String::new()))
         })
         .await?;
-        self.compare_volume(report, calls, &volume, "volume from the snapshot", expected).await?;
+        self.compare_volume(report, calls, CopyOfIt { volume: &volume, name: "volume from the snapshot" }, expected).await?;
         let (source, name) = match self.options.volume {
             // A frozen XFS keeps its log dirty on purpose, and its checker reads no log: it must be replayed by a mount first.
             FsType::Xfs => (Source::Volume(volume.volume_id.clone()), "check its file system (log replayed)"),
             // As it was cut: nothing has mounted it, no journal was replayed.
             FsType::Ext4 | FsType::Btrfs => (cut, "check its file system (as cut)"),
         };
-        self.check_file_system(report, calls, source, size, name).await?;
+        self.check_file_system(report, calls, source, name).await?;
         calls.delete_volume(&volume.volume_id).await
     }
 
-    async fn check_file_system(
-        &self,
-        report: &mut Report,
-        calls: &Calls,
-        source: Source,
-        size: ByteSize,
-        name: &str,
-    ) -> Result<(), CliError> {
+    async fn check_file_system(&self, report: &mut Report, calls: &Calls, source: Source, name: &str) -> Result<(), CliError> {
+        let size = volume_size(self.options.bytes);
         let volume = calls.create_volume("check", size, Presentation::Block, Some(source)).await?;
         let published = calls.publish(&volume, "check", Presentation::Block).await?;
         let verdict = step(report, name, async {
@@ -246,8 +260,7 @@ impl Chain {
         &self,
         report: &mut Report,
         calls: &Calls,
-        volume: &csi::Volume,
-        name: &str,
+        CopyOfIt { volume, name }: CopyOfIt<'_>,
         expected: &Expected,
     ) -> Result<(), CliError> {
         let published = calls.publish(volume, "compare", self.mounted()).await?;
@@ -306,12 +319,10 @@ impl Chain {
         &mut self,
         report: &mut Report,
         calls: &Calls,
-        source: &Published,
-        volume: &csi::Volume,
-        snapshot: &csi::Snapshot,
+        Made { volume, published, snapshot }: &Made,
     ) -> Result<(), CliError> {
         step(report, "destroy volume, snapshot and pool", async {
-            calls.unpublish(source).await?;
+            calls.unpublish(published).await?;
             calls.delete_snapshot(&snapshot.snapshot_id).await?;
             calls.delete_volume(&volume.volume_id).await?;
             self.stop_node().await?;

@@ -10,6 +10,7 @@
 
 mod chain;
 mod file_system_check;
+mod options;
 mod place;
 mod process;
 mod report;
@@ -17,10 +18,9 @@ mod tree;
 mod volume;
 mod writer;
 
-use std::fmt;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use crate::mount::system::SystemMounter;
@@ -32,6 +32,7 @@ use super::pool::PoolFileSystem;
 use super::size::ByteSize;
 
 use chain::Chain;
+use options::{DemoOptions, DemoPool, PoolChoice};
 use place::{Keep, Place};
 use report::Report;
 
@@ -59,55 +60,6 @@ pub struct DemoArgs {
     /// Folder in which everything is made, in a folder of its own [default: the system's for temporary files]
     #[arg(long, value_name = "FOLDER")]
     directory: Option<PathBuf>,
-}
-
-/// Kinds of pools to choose from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum PoolChoice {
-    /// Files that share extents
-    #[default]
-    Reflink,
-    /// A device-mapper thin pool
-    Thin,
-}
-
-/// The pool that is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum DemoPool {
-    /// A reflink pool in an image with this file system.
-    Image(PoolFileSystem),
-    /// A thin pool on a loop device.
-    Thin,
-}
-
-impl DemoPool {
-    fn chosen(choice: PoolChoice, file_system: Option<PoolFileSystem>) -> Result<Self, CliError> {
-        match (choice, file_system) {
-            (PoolChoice::Reflink, file_system) => Ok(Self::Image(file_system.unwrap_or(PoolFileSystem::Xfs))),
-            (PoolChoice::Thin, None) => Ok(Self::Thin),
-            (PoolChoice::Thin, Some(_)) => Err(CliError::usage("a thin pool lies in no file system: leave out --filesystem")),
-        }
-    }
-}
-
-impl fmt::Display for DemoPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Image(file_system) => file_system.fmt(f),
-            Self::Thin => f.write_str("thin"),
-        }
-    }
-}
-
-/// What the demo is to show.
-#[derive(Debug, Clone)]
-struct DemoOptions {
-    pool: DemoPool,
-    volume: FsType,
-    bytes: u64,
-    sources: Vec<PathBuf>,
-    keep: Keep,
-    format: Format,
 }
 
 /// Runs the demo, empties its folder, and prints the table.
@@ -177,22 +129,5 @@ fn print(report: &Report, place: &Place, kept: Keep, format: Format) -> Result<(
             }
             print_text(&report.render())
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pool_of_before_is_the_default_and_a_thin_one_has_no_file_system() {
-        assert_eq!(DemoPool::chosen(PoolChoice::default(), None).unwrap(), DemoPool::Image(PoolFileSystem::Xfs));
-        assert_eq!(
-            DemoPool::chosen(PoolChoice::Reflink, Some(PoolFileSystem::Btrfs)).unwrap(),
-            DemoPool::Image(PoolFileSystem::Btrfs)
-        );
-        assert_eq!(DemoPool::chosen(PoolChoice::Thin, None).unwrap().to_string(), "thin");
-        let refused = DemoPool::chosen(PoolChoice::Thin, Some(PoolFileSystem::Xfs)).unwrap_err();
-        assert_eq!(refused.exit(), Exit::Usage);
     }
 }

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::client::{Answer, Node};
 use super::super::exit::{CliError, Exit};
+use super::super::interruptible::unless;
 use super::super::size::ByteSize;
-use super::super::unless;
 use super::super::volume::{Presentation, Source, capability, create_request};
 use super::place::Place;
 

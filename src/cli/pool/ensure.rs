@@ -38,7 +38,7 @@ use crate::types::{FsType, PoolId};
 use super::super::client::Node;
 use super::super::endpoint::{Endpoint, EndpointArgs};
 use super::super::exit::{CliError, Exit};
-use super::super::node::node_name;
+use super::super::node_name::node_name;
 use super::super::open_pool::{self, OpenPool, SERVED};
 use super::super::output::{Format, print_json, print_text};
 use super::super::pool_config::{ConfiguredPlace, ConfiguredPool, PoolConfig, config_error};

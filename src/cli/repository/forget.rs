@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::super::exit::{CliError, Exit};
+use super::super::interruptible::unless;
 use super::super::output::{Align, Format, Table, counted, print_json, print_text};
 use super::super::repository_access::{RepositoryArgs, repository_error};
-use super::super::unless;
 use super::super::wait::Wait;
 use crate::repository::forget::{self, Count, Filter, Group, GroupBy, Kept, Policy, Span, TagList, Verdict};
 use crate::repository::snapshot::LATEST;

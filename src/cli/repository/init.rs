@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::exit::CliError;
 use super::super::output::{Format, print_json, print_text};
 use super::super::repository_access::repository_error;
-use super::OpenArgs;
+use super::open_args::OpenArgs;
 use crate::repository::{KdfCost, Repository};
 
 /// Runs the verb.

@@ -6,7 +6,7 @@ use super::super::exit::{CliError, Exit};
 use super::super::output::{Align, Format, Table, counted, print_json, print_text};
 use super::super::repository_access::repository_error;
 use super::super::size::ByteSize;
-use super::OpenArgs;
+use super::open_args::OpenArgs;
 use crate::repository::snapshot::SnapshotList;
 use crate::repository::{Id, RepositoryError, StoredSnapshot};
 
