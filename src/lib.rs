@@ -23,8 +23,9 @@
 //! * [`cli`]: one file for each command; uses all.
 //!
 //! `repository` and `pool` never meet except in `transfer`, through block sources and sinks. `tonic::Status`
-//! is made only in `csi`, `node` and `agent`. Unsafe code is in `dm`, `block`, the hash kernels and the mapping of the
-//! repository's index. No files of one room use each other in a circle. `tests/layering.rs` holds all of it.
+//! is made only in `csi`, `node` and `agent`. Unsafe code is in `dm`, `block`, the hash kernels and the
+//! mapping of the repository's index. No files of one room use each other in a circle, but for those that
+//! `tests/layering.rs` lists still; it holds all of this page.
 //!
 //! # Invariants
 //!

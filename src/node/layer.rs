@@ -70,7 +70,7 @@ pub(super) struct LockedVolume {
     _lock: Guard,
 }
 
-/// Whether requests may name repositories.
+/// Whether this process opens the repositories that requests name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Repositories {
     /// They may.
@@ -124,9 +124,6 @@ impl NodeLayer {
     }
 
     /// Refuses secrets that name a repository, if this process opens none.
-    ///
-    /// # Errors
-    /// [`crate::csi::error::Fault::Precondition`].
     pub(super) fn check_secrets(&self, secrets: &HashMap<String, String>) -> Result<(), RequestError> {
         const REPOSITORY: &str = "RESTIC_REPOSITORY";
         if self.repositories == Repositories::Served || !secrets.contains_key(REPOSITORY) {
@@ -173,14 +170,11 @@ impl NodeLayer {
         self.pools.get(id).map_err(|absent| RequestError::pool_elsewhere(field, absent.to_string()))
     }
 
-    /// Refuses lists that would lack what a failed pool holds.
-    ///
-    /// # Errors
-    /// [`crate::csi::error::Fault::PoolElsewhere`].
+    /// Refuses lists that would lack what a failed pool holds (invariant 8).
     pub(super) fn check_complete(&self) -> Result<(), RequestError> {
         match self.pools.failed().first() {
             None => Ok(()),
-            Some(failed) => Err(RequestError::pool_elsewhere("list", format!("would lack what {failed}"))),
+            Some(failed) => Err(RequestError::pool_elsewhere("list", format!("would be incomplete: {failed}"))),
         }
     }
 

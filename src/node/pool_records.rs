@@ -10,9 +10,6 @@ use crate::pool::record::{Snapshot, Volume};
 use crate::types::{AccessMode, KubernetesNames, PoolId, SnapshotHandle, VolumeHandle, VolumeMode};
 
 /// Everything that is recorded in an open pool. Reads the catalogue, so it blocks.
-///
-/// # Errors
-/// [`PoolError::Catalogue`].
 pub fn of_pool(pool: &OwnedPool) -> Result<Vec<windlass::ObjectRecord>, PoolError> {
     Ok(of_records(pool.id(), &pool.volumes()?, &pool.snapshots()?))
 }

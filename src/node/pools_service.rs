@@ -72,7 +72,7 @@ fn list_records(pools: &PoolSet) -> Result<windlass::ListRecordsResponse, CallEr
         match member {
             Member::Open(pool) => objects.extend(pool_records::of_pool(&pool)?),
             Member::Failed(failed) => {
-                return Err(RequestError::pool_elsewhere("list", format!("would lack what {failed}")).into());
+                return Err(RequestError::pool_elsewhere("list", format!("would be incomplete: {failed}")).into());
             }
         }
     }
@@ -92,7 +92,7 @@ fn set_properties(
     let reserve = request.reserve.as_deref().map(str::parse::<Reserve>).transpose();
     let reserve = reserve.map_err(|error| RequestError::invalid("reserve", error.to_string()))?;
     if name.is_none() && ratio.is_none() && deleted_space.is_none() && reserve.is_none() {
-        return Err(RequestError::invalid("name", "nothing is to be changed").into());
+        return Err(RequestError::invalid("name", "or another property must be given").into());
     }
     let pool = named_pool::find(pools, "pool_id", &request.pool_id)?;
     if deleted_space.is_some() && pool.kind() != PoolKind::Thin {
@@ -154,7 +154,7 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
             pool,
             Object::Volume(volume.id),
             handle,
-            Described::of(&volume.name, volume.size, &volume.kubernetes),
+            ObjectLabel::of(&volume.name, volume.size, &volume.kubernetes),
         )?);
     }
     for snapshot in pool.snapshots()? {
@@ -163,13 +163,13 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
             pool,
             Object::Snapshot(snapshot.id),
             handle,
-            Described::of(&snapshot.name, snapshot.size, &snapshot.kubernetes),
+            ObjectLabel::of(&snapshot.name, snapshot.size, &snapshot.kubernetes),
         )?);
     }
     for AnchorStatus { anchor, usage } in pool.anchor_status()? {
         let snapshot = anchor.snapshot;
         let handle = SnapshotHandle { pool: pool.id(), snapshot: snapshot.id }.to_string();
-        let described = Described::of(&snapshot.name, snapshot.size, &snapshot.kubernetes);
+        let described = ObjectLabel::of(&snapshot.name, snapshot.size, &snapshot.kubernetes);
         objects.push(described.with("anchor", handle, usage));
     }
     let (properties, promises) = (pool.properties()?, pool.promises()?);
@@ -231,7 +231,7 @@ fn object(
     pool: &OwnedPool,
     object: Object,
     handle: String,
-    described: Described<'_>,
+    described: ObjectLabel<'_>,
 ) -> Result<Option<windlass::ObjectUsage>, PoolError> {
     let kind = match object {
         Object::Volume(_) => "volume",
@@ -245,14 +245,14 @@ fn object(
     Ok(Some(described.with(kind, handle, usage)))
 }
 
-/// What the record of an object says that people look for.
-struct Described<'a> {
+/// What people know an object by: its name, its size, and what Kubernetes calls it.
+struct ObjectLabel<'a> {
     name: &'a ObjectName,
     size: VolumeSize,
     kubernetes: &'a KubernetesNames,
 }
 
-impl<'a> Described<'a> {
+impl<'a> ObjectLabel<'a> {
     fn of(name: &'a ObjectName, size: VolumeSize, kubernetes: &'a KubernetesNames) -> Self {
         Self { name, size, kubernetes }
     }

@@ -59,7 +59,7 @@ pub enum RegistrationError {
         reason: String,
     },
     /// The path of the driver's socket is none that the kubelet could take.
-    #[error("`{}` is no absolute path of a socket, of at most {MAX_SOCKET_PATH} bytes", .0.display())]
+    #[error("`{}` must be the absolute path of a socket, of at most {MAX_SOCKET_PATH} bytes", .0.display())]
     Endpoint(PathBuf),
     /// The kubelet refuses the plugin.
     #[error("the kubelet does not register this node: {0}")]

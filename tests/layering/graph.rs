@@ -259,7 +259,8 @@ fn used_by(module: &Module, sources: &BTreeMap<Module, Source>, modules: &BTreeS
             Some(_) => None,
             None => absolute(module, &path, modules),
         };
-        paths.extend(whole);
+        // A module by itself is named by visibilities only (`pub(in crate::a)`).
+        paths.extend(whole.filter(|path| !sources.contains_key(path)));
     }
     let mut used: BTreeSet<Module> = paths.iter().filter_map(|path| defining(path, sources, 8)).collect();
     used.remove(module);

@@ -31,8 +31,8 @@ pub enum SocketError {
     /// Another process answers on it.
     #[error("{0}: another process is serving on it")]
     InUse(PathBuf),
-    /// Something that is no socket is there.
-    #[error("{0}: exists and is no socket; remove it")]
+    /// Something else than a socket is there.
+    #[error("{0}: exists but is not a socket; remove it")]
     NotASocket(PathBuf),
     /// The directory does not exist.
     #[error("{0}: the directory of the socket does not exist; create it")]

@@ -52,7 +52,7 @@ pub struct Capability {
     pub access_mode: AccessMode,
 }
 
-/// Whether nothing is ever written through an access mode.
+/// What an access mode lets its user do.
 pub fn access_of(mode: AccessMode) -> Access {
     match mode {
         AccessMode::SingleNodeReaderOnly | AccessMode::MultiNodeReaderOnly => Access::ReadOnly,
@@ -93,7 +93,7 @@ fn access_mode(field: &str, mode: Option<&proto::volume_capability::AccessMode>)
             format!("{} is not supported: a volume is on one node", unsupported.as_str_name()),
         )),
         Ok(Mode::Unknown) => Err(RequestError::invalid(field, "must not be UNKNOWN")),
-        Err(_) => Err(RequestError::invalid(field, format!("{} is no access mode", mode.mode))),
+        Err(_) => Err(RequestError::invalid(field, format!("{} is not an access mode", mode.mode))),
     }
 }
 
@@ -123,7 +123,7 @@ fn access_type(field: &str, access_type: Option<&WireAccessType>) -> Result<Acce
 /// The file system of a request; the empty string leaves the choice to us.
 ///
 /// # Errors
-/// Invalid when it is none that can be made here.
+/// Invalid when this driver cannot make it.
 pub fn fs_type(field: &str, value: &str) -> Result<Option<FsType>, RequestError> {
     if value.is_empty() {
         return Ok(None);

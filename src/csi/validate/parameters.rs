@@ -143,7 +143,7 @@ pub fn snapshot(parameters: &HashMap<String, String>) -> Result<SnapshotParamete
 
 fn unknown(key: &str) -> RequestError {
     let key: String = key.chars().take(super::MAX_STRING_BYTES).collect();
-    RequestError::invalid(FIELD, format!("`{key}` is not known"))
+    RequestError::invalid(FIELD, format!("`{key}` is not a known parameter"))
 }
 
 #[cfg(test)]

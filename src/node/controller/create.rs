@@ -240,13 +240,13 @@ fn choose(layer: &NodeLayer, checked: &Checked) -> Result<Arc<OwnedPool>, CallEr
     let groups = topology::candidates(checked.requirement.as_ref(), &layer.node, &ids)?;
     let selected = checked.parameters.pool.as_ref().map(|selector| selected(layer, &pools, selector));
     if selected.as_ref().is_some_and(Vec::is_empty) {
-        let reason = format!("node `{}` has no such pool that is open", layer.node.as_str());
+        let reason = format!("node `{}` has no open pool of this name, id or path", layer.node.as_str());
         return Err(RequestError::exhausted("parameters.pool", reason).into());
     }
-    // What contradicts a source, which is where it is, is said by its pool.
+    // A copy is made where its source is: that pool itself says whether the parameters fit.
     let suits = |pool: &OwnedPool| checked.source.is_some() || suits_parameters(pool, &checked.parameters);
     if !pools.iter().any(|pool| suits(pool) && selected.as_ref().is_none_or(|selected| selected.contains(&pool.id()))) {
-        let reason = format!("no pool of node `{}` that may be chosen keeps checksums of data", layer.node.as_str());
+        let reason = format!("no pool of node `{}` that the request allows keeps checksums of data", layer.node.as_str());
         return Err(RequestError::exhausted("parameters.checksum", reason).into());
     }
     for group in groups {

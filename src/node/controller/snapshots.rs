@@ -58,7 +58,7 @@ pub(super) fn create(layer: &NodeLayer, checked: CheckedCreate) -> Result<proto:
     }
     let groups = topology::candidates(requirement.as_ref(), &layer.node, &layer.pool_ids())?;
     if !groups.iter().flatten().any(|&id| id == pool.id()) {
-        let reason = "a snapshot is where its volume is, which does not satisfy it";
+        let reason = "a snapshot lies in its volume's pool, which does not satisfy them";
         return Err(RequestError::exhausted("accessibility_requirements.requisite", reason).into());
     }
     let SnapshotParameters { recorded, kubernetes } = parameters;
@@ -74,7 +74,7 @@ pub(super) fn check_delete(request: proto::DeleteSnapshotRequest) -> Result<Opti
 }
 
 pub(super) fn delete(layer: &NodeLayer, handle: Option<SnapshotHandle>) -> Result<proto::DeleteSnapshotResponse, CallError> {
-    // What is no handle of ours is the handle of nothing, which is deleted.
+    // An id that this driver did not issue names nothing: deleting it succeeds.
     if let Some(handle) = handle {
         let pool = layer.pool(SNAPSHOT_ID, handle.pool)?;
         let _lock = layer.locks.take(SNAPSHOT_ID, Key::Snapshot(handle), Hold::Exclusive)?;

@@ -59,7 +59,7 @@ fn differences(volume: &Volume, request: &proto::ValidateVolumeCapabilitiesReque
             return differs("volume_capabilities.access_type", "is another file system than the volume was made with");
         }
         if !capability::serves(&volume.access_modes, wanted.access_mode) {
-            return differs("volume_capabilities.access_mode", "needs more than the volume was made for");
+            return differs("volume_capabilities.access_mode", "asks for more access than the volume was created with");
         }
     }
     if !request.parameters.is_empty() && parameters::volume(&request.parameters)?.recorded != volume.parameters {

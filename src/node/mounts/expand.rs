@@ -56,7 +56,7 @@ pub(super) fn expand(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeE
         (AccessType::Block, Some(_)) | (AccessType::Mount { .. }, None) => false,
     };
     if checked.capability.is_some_and(|capability| !fits(&capability.access_type)) {
-        return Err(RequestError::invalid(ACCESS_TYPE, "is not how the volume is there").into());
+        return Err(RequestError::invalid(ACCESS_TYPE, "does not match how the volume is used at this path").into());
     }
     let rounded = |bytes| VolumeSize::at_least(bytes);
     if checked.range.required().is_some_and(|required| rounded(required).map_or(true, |required| required > size)) {

@@ -98,9 +98,6 @@ impl<'a> Presence<'a> {
 
     /// Takes everything of this volume off a path, from above downwards until the first mount that is not its own: that one, and what
     /// lies beneath it, stays, and is returned. Each is looked at when it is topmost, since only then a bound node can be.
-    ///
-    /// # Errors
-    /// Busy, above all.
     pub(super) fn unmount(&self, path: &Path) -> Result<Option<MountEntry>, CallError> {
         // Nobody else mounts there meanwhile; if somebody does, what is too much stays.
         for _ in 0..self.stack(path).count() {
@@ -115,9 +112,6 @@ impl<'a> Presence<'a> {
     }
 
     /// Takes the topmost mount off a path.
-    ///
-    /// # Errors
-    /// Busy, above all.
     pub(super) fn unmount_topmost(&self, path: &Path) -> Result<(), CallError> {
         match self.layer.root.resolve(path) {
             Ok(confined) => Ok(step!("unmount", self.layer.mounter.unmount(&confined.into_unmount_target().path()))?),

@@ -157,7 +157,7 @@ impl Publishing<'_> {
         let MountedAt::Volume(entry) = self.volume.at(self.staging) else { return Err(self.not_staged().into()) };
         entry.check_usable(self.expected_access())?;
         if fs_type_of(entry) != Some(fs_type) {
-            let reason = format!("is not what is staged: {}", entry.fs_type);
+            let reason = format!("does not match what is staged: {}", entry.fs_type);
             return Err(RequestError::precondition("volume_capability.mount.fs_type", reason).into());
         }
         let is_for_readers = entry.access() == Access::ReadOnly && !self.stage_asked_to_read();

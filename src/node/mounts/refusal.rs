@@ -30,24 +30,20 @@ pub(super) fn at_mount_flags(mounted: Result<(), MountError>) -> Result<(), Call
 
 /// Something else is mounted at `path`.
 pub(super) fn occupied(field: &'static str, path: &Path, by: &Path) -> CallError {
-    RequestError::precondition(
-        field,
-        format!("{} is where {} is mounted, which is not this volume", path.display(), by.display()),
-    )
-    .into()
+    RequestError::precondition(field, format!("{} is mounted at {}, and is not this volume", by.display(), path.display())).into()
 }
 
 /// Refuses a capability that the volume was not made for.
 pub(super) fn check_capability(volume: &Volume, capability: &Capability) -> Result<(), RequestError> {
     if !serves(&volume.access_modes, capability.access_mode) {
-        return Err(RequestError::precondition(ACCESS_MODE, "needs more than the volume was made for"));
+        return Err(RequestError::precondition(ACCESS_MODE, "asks for more access than the volume was created with"));
     }
     if !capability.access_type.fits(volume.mode) {
         let made = match volume.mode {
             VolumeMode::Block => "a raw block device".to_owned(),
             VolumeMode::Filesystem(fs_type) => format!("a file system of type {fs_type}"),
         };
-        return Err(RequestError::precondition(ACCESS_TYPE, format!("does not fit: the volume is {made}")));
+        return Err(RequestError::precondition(ACCESS_TYPE, format!("does not match: the volume is {made}")));
     }
     Ok(())
 }

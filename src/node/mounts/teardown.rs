@@ -39,10 +39,7 @@ pub(super) struct Teardown<'a> {
 }
 
 impl<'a> Teardown<'a> {
-    /// Looks.
-    ///
-    /// # Errors
-    /// Whatever the mount table and the kernel's list of devices report. The pool's errors are none.
+    /// Reads records, devices and mounts. A pool that fails to tell its records fails nothing here.
     pub(super) fn look(layer: &'a NodeLayer, pool: Option<&'a OwnedPool>, volume: VolumeHandle) -> Result<Self, CallError> {
         let records = pool.and_then(|pool| records(layer, pool, volume));
         let listed = layer.devices.of_volume(volume)?.into_iter();
@@ -69,7 +66,7 @@ impl<'a> Teardown<'a> {
     /// Unmounts a path.
     ///
     /// # Errors
-    /// Refused when something else is mounted there, or beneath the volume; busy.
+    /// Refused when something else is mounted there, or beneath the volume.
     pub(super) fn unmount(&self, field: &'static str, path: &Path) -> Result<(), CallError> {
         match self.presence.at(path) {
             MountedAt::Nothing => Ok(()),

@@ -92,9 +92,6 @@ impl SnapshotMetadata for NodeLayer {
 }
 
 /// The size of the snapshot, and the contents of the messages.
-///
-/// # Errors
-/// The status of whatever `open` reports; the stream may fail later.
 async fn answers(
     page: Page,
     open: impl FnOnce() -> Result<Ranges, CallError> + Send + 'static,
@@ -141,9 +138,6 @@ impl Listing {
     }
 
     /// The next message, and the listing of the rest unless that was the last; nothing when there is no next one.
-    ///
-    /// # Errors
-    /// Those of the pool's listing.
     fn step(mut self) -> Result<Option<(Blocks, Option<Self>)>, CallError> {
         match self.messages.next() {
             None => {

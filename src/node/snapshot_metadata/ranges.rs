@@ -10,11 +10,11 @@ use crate::pool::owned::{Lease, OwnedPool};
 use crate::pool::record::Snapshot;
 use crate::types::{RangeStream, SnapshotHandle, SnapshotId, Timestamp};
 
-use super::request::{BASE_ID, Pair, SNAPSHOT_ID, STARTING_OFFSET, TARGET_ID};
+use super::request::{BASE_ID, SNAPSHOT_ID, STARTING_OFFSET, SnapshotPair, TARGET_ID};
 
 /// The answer of a pool. The snapshot is held until this is dropped.
 pub(super) struct Ranges {
-    /// As the pool made them: nothing is relied on that was not checked.
+    /// As the pool lists them: `messages` checks their order.
     pub ranges: RangeStream,
     /// The snapshot that they are ranges of.
     pub lease: Lease,
@@ -23,9 +23,6 @@ pub(super) struct Ranges {
 }
 
 /// The ranges of a snapshot that may hold anything but zeros.
-///
-/// # Errors
-/// Not found, out of range, or whatever the pool reports.
 pub(super) fn allocated(layer: &NodeLayer, snapshot: Option<SnapshotHandle>, start_bytes: u64) -> Result<Ranges, CallError> {
     let (pool, lease) = lease(layer, SNAPSHOT_ID, snapshot, start_bytes)?;
     let ranges = lease.allocated()?;
@@ -33,10 +30,8 @@ pub(super) fn allocated(layer: &NodeLayer, snapshot: Option<SnapshotHandle>, sta
 }
 
 /// The ranges in which the target may differ from the base.
-///
-/// # Errors
-/// Not found, out of range, invalid (another volume, a younger base), or whatever the pool reports.
-pub(super) fn delta(layer: &NodeLayer, pair: Pair, start_bytes: u64) -> Result<Ranges, CallError> {
+/// A base of another volume or younger than the target is refused.
+pub(super) fn delta(layer: &NodeLayer, pair: SnapshotPair, start_bytes: u64) -> Result<Ranges, CallError> {
     let (pool, lease) = lease(layer, TARGET_ID, pair.target, start_bytes)?;
     let base = pair.base.ok_or_else(|| no_such(BASE_ID))?;
     let ranges = changed_since(&pool, &lease, base.snapshot)?;
@@ -80,7 +75,7 @@ fn changed_since(pool: &OwnedPool, target: &Lease, id: SnapshotId) -> Result<Ran
         return Err(RequestError::invalid(BASE_ID, "is of another volume than the target").into());
     }
     if age(&base) > age(target.snapshot()) {
-        return Err(RequestError::invalid(BASE_ID, "is younger than the target; exchange the two").into());
+        return Err(RequestError::invalid(BASE_ID, "is younger than the target; swap the two").into());
     }
     target.changed_since(id).map_err(|error| match error {
         // Deleted or evicted since it was looked at.

@@ -15,30 +15,32 @@ pub(super) const STARTING_OFFSET: &str = "starting_offset";
 
 /// A checked request for the ranges of `of`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked<T> {
+pub(super) struct RangesRequest<T> {
     pub of: T,
     pub page: Page,
 }
 
 /// Two snapshots, either of which may be the handle of nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pair {
+pub(super) struct SnapshotPair {
     pub base: Option<SnapshotHandle>,
     pub target: Option<SnapshotHandle>,
 }
 
 /// # Errors
 /// Invalid or out of range, naming the field.
-pub(super) fn allocated(request: &proto::GetMetadataAllocatedRequest) -> Result<Asked<Option<SnapshotHandle>>, RequestError> {
+pub(super) fn allocated(
+    request: &proto::GetMetadataAllocatedRequest,
+) -> Result<RangesRequest<Option<SnapshotHandle>>, RequestError> {
     let of = validate::snapshot_handle(SNAPSHOT_ID, &request.snapshot_id)?;
     validate::map("secrets", &request.secrets)?;
-    Ok(Asked { of, page: page(request.starting_offset, request.max_results)? })
+    Ok(RangesRequest { of, page: page(request.starting_offset, request.max_results)? })
 }
 
 /// # Errors
 /// Invalid or out of range, naming the field. Snapshots of two pools are of two volumes: that is known from the handles,
 /// wherever the pools are, and no repetition changes it.
-pub(super) fn delta(request: &proto::GetMetadataDeltaRequest) -> Result<Asked<Pair>, RequestError> {
+pub(super) fn delta(request: &proto::GetMetadataDeltaRequest) -> Result<RangesRequest<SnapshotPair>, RequestError> {
     let base = validate::snapshot_handle(BASE_ID, &request.base_snapshot_id)?;
     let target = validate::snapshot_handle(TARGET_ID, &request.target_snapshot_id)?;
     validate::map("secrets", &request.secrets)?;
@@ -48,7 +50,7 @@ pub(super) fn delta(request: &proto::GetMetadataDeltaRequest) -> Result<Asked<Pa
     {
         return Err(RequestError::invalid(BASE_ID, "is in another pool than the target, so it is of another volume"));
     }
-    Ok(Asked { of: Pair { base, target }, page })
+    Ok(RangesRequest { of: SnapshotPair { base, target }, page })
 }
 
 fn page(starting_offset: i64, max_results: i32) -> Result<Page, RequestError> {
