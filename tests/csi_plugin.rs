@@ -202,7 +202,7 @@ async fn streams_are_equal_by_each_way_and_so_are_their_ends() {
     let ways = Ways::of(&node).await;
     let (offsets, end) = same_by_each_way!(ways, plugin => listed(plugin, &snapshot));
     assert!(end.contains("the disk is gone") && end.starts_with("Internal"), "{end}");
-    assert_eq!(offsets.len(), 6, "the messages before the failure");
+    assert_eq!(offsets.len(), 7, "the messages before the failure");
 }
 
 /// Holds the creation of volumes up: tells when one has come, and lets it go on when told.

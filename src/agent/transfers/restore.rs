@@ -11,7 +11,7 @@
 //! restore fails.
 //!
 //! **With holes**, where that was asked for, the volume is committed as well, for somebody is to look at what is left; but under a
-//! [name](damaged_name) that says what it is, so that nothing that asks for a volume by its name gets it for a good one. What it
+//! [name](plan::damaged_name) that says what it is, so that nothing that asks for a volume by its name gets it for a good one. What it
 //! holds is not looked at: its file system may be what the holes are in.
 
 mod plan;

@@ -131,7 +131,7 @@ mod tests {
     fn what_may_succeed_later_by_itself_is_unavailable_or_aborted() {
         let unavailable = StoreError::Unavailable { object: "config".into(), reason: "refused".into() };
         assert_eq!(repository(&unavailable.into()).code(), Code::Unavailable);
-        assert_eq!(pool("volume_name", &PoolError::Busy("x".into())).code(), Code::Aborted);
+        assert_eq!(blocks("volume_name", &BlocksError::Busy("x".into())).code(), Code::Aborted);
         assert_eq!(repository(&RepositoryError::WrongPassword).code(), Code::PermissionDenied);
     }
 }

@@ -407,7 +407,7 @@ async fn a_volume_restored_from_elsewhere_repeats_its_answer_with_its_source() {
             kubernetes: Default::default(),
         };
         let RestoreStart::Target(target) = pool.begin_restore(&restored).unwrap() else { panic!("it is new") };
-        pool.commit_restore(target.close()).unwrap();
+        let restored = pool.commit_restore(target.close()).unwrap();
         let asked = |source: Option<SnapshotHandle>| {
             let snapshot = |handle: SnapshotHandle| {
                 use proto::volume_content_source::{SnapshotSource, Type};
@@ -427,7 +427,7 @@ async fn a_volume_restored_from_elsewhere_repeats_its_answer_with_its_source() {
         for _ in 0..2 {
             let answer = world.layer.create_volume(Request::new(asked(Some(source)))).await.unwrap().into_inner().volume.unwrap();
             assert_eq!(answer.content_source, asked(Some(source)).volume_content_source);
-            assert_eq!(answer.volume_id, VolumeHandle { pool: pool.id(), volume: target.volume() }.to_string());
+            assert_eq!(answer.volume_id, VolumeHandle { pool: pool.id(), volume: restored.id }.to_string());
         }
         let other = SnapshotHandle { snapshot: SnapshotId::random(), ..source };
         for different in [None, Some(other)] {
