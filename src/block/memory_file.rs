@@ -60,7 +60,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// Whatever the system reports.
-    pub fn len(&self) -> io::Result<u64> {
+    pub fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
@@ -69,7 +69,7 @@ impl MemoryFile {
     /// # Errors
     /// Whatever the system reports.
     pub fn grow(&self, bytes: u64) -> io::Result<()> {
-        if self.len()? < bytes { self.file.set_len(bytes) } else { Ok(()) }
+        if self.size()? < bytes { self.file.set_len(bytes) } else { Ok(()) }
     }
 
     /// The memory that it takes, in bytes.

@@ -19,6 +19,7 @@ pub mod loop_device;
 pub mod magic;
 #[cfg(any(test, feature = "doubles"))]
 pub mod memory;
+#[cfg(any(test, feature = "doubles"))]
 pub mod memory_file;
 pub mod mount_options;
 pub mod probe;

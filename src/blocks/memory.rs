@@ -199,7 +199,7 @@ impl MemoryBlocks {
     /// [`BlocksError::Missing`].
     pub fn content(&self, volume: VolumeHandle) -> Result<Vec<u8>, BlocksError> {
         let file = self.visible(volume)?;
-        let mut bytes = vec![0; usize::try_from(file.len().map_err(failed)?).map_err(|error| failed(io::Error::other(error)))?];
+        let mut bytes = vec![0; usize::try_from(file.size().map_err(failed)?).map_err(|error| failed(io::Error::other(error)))?];
         file.open(Access::ReadOnly).and_then(|file| file.read_exact_at(&mut bytes, 0)).map_err(failed)?;
         Ok(bytes)
     }
@@ -291,7 +291,7 @@ impl MemoryBlocks {
         if writers::is_open_for_writing(&reader).map_err(failed)? {
             return Err(BlocksError::InUse(format!("{object} is in use: a descriptor that can write to it")));
         }
-        let bytes = stored.file.len().map_err(failed)?;
+        let bytes = stored.file.size().map_err(failed)?;
         if bytes != stored.size.bytes() {
             return Err(BlocksError::Size(format!("the restored volume has {bytes} bytes instead of {}", stored.size.bytes())));
         }

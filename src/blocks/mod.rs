@@ -13,6 +13,7 @@
 //! In one process the node's pools are called directly (`node::blocks`); [`MemoryBlocks`](memory::MemoryBlocks) is the double, as strict.
 
 pub mod error;
+#[cfg(any(test, feature = "doubles"))]
 pub mod memory;
 pub mod pools;
 pub mod snapshot;

@@ -221,7 +221,7 @@ impl Pool for MemoryPool {
     fn size(&self, object: Object) -> Result<VolumeSize, PoolError> {
         let objects = self.objects();
         let file = &objects.get(&object).ok_or(PoolError::Missing(object))?.file;
-        let bytes = file.len().map_err(look)?;
+        let bytes = file.size().map_err(look)?;
         VolumeSize::new(bytes).map_err(|error| PoolError::io(format!("size of {object}"), io::Error::other(error)))
     }
 
@@ -309,7 +309,7 @@ impl Pool for MemoryPool {
         if let Some(found) = &*self.found.lock().unwrap_or_else(PoisonError::into_inner) {
             return Ok(found.clone());
         }
-        let size = |stored: &Stored| stored.file.len().map_err(look);
+        let size = |stored: &Stored| stored.file.size().map_err(look);
         self.objects().iter().map(|(&object, stored)| Ok(Found::Object { object, size: size(stored)? })).collect()
     }
 }
