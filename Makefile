@@ -25,8 +25,12 @@
 #               at once; prints its seeds
 #   make outages    stores that are away, busy, slow or silent, for minutes each: exports and restores as patient as the product's
 #   make clean  removes what was built
+#
+# Whatever is built or logged lies in target, or in CARGO_TARGET_DIR if that is set.
 
 SHELL := /bin/bash
+# Where cargo builds, and the scripts with it (e2e/target.sh).
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints,thin-tests
 
@@ -39,7 +43,7 @@ build:
 	$(CARGO) build --release
 
 demo: build
-	@target/release/windlass demo
+	@$(TARGET)/release/windlass demo
 
 test:
 	@e2e/run-tests.sh
@@ -65,7 +69,7 @@ e2e-velero:
 
 image:
 	@e2e/setup.sh image
-	@deploy/image/build.sh target/windlass-image.tar
+	@deploy/image/build.sh $(TARGET)/windlass-image.tar
 
 fuzz:
 	@e2e/run-fuzz.sh
@@ -79,18 +83,18 @@ lint:
 bench:
 	@e2e/setup.sh bench
 	$(CARGO) build --release -p windlass-bench
-	@target/release/windlass-bench run full --report tests/bench/RESULTS.md
+	@$(TARGET)/release/windlass-bench run full --report tests/bench/RESULTS.md
 
 bench-quick:
 	@e2e/setup.sh bench-quick
 	$(CARGO) build --release -p windlass-bench
-	@target/release/windlass-bench run quick
+	@$(TARGET)/release/windlass-bench run quick
 
 bench-memory:
 	@e2e/setup.sh build
 	$(CARGO) build --release -p windlass -p windlass-bench
-	@target/release/windlass-bench synthetic table
-	@target/release/windlass-bench node-memory
+	@$(TARGET)/release/windlass-bench synthetic table
+	@$(TARGET)/release/windlass-bench node-memory
 
 bench-thin:
 	@e2e/bench-thin.sh
@@ -111,4 +115,4 @@ outages:
 	$(CARGO) test --features $(FEATURES) --test transfer_stores -- --ignored outages --nocapture
 
 clean:
-	rm -rf target
+	$(CARGO) clean

@@ -7,11 +7,12 @@ cd "$(dirname "$0")/.."
 
 e2e/setup.sh thin
 cargo build --release -p windlass-bench
-bench=$PWD/target/release/windlass-bench
-out=target/bench/thin-machine
+. e2e/target.sh
+bench=$target/release/windlass-bench
+out=$target/bench/thin-machine
 mkdir -p "$out"
 # One blank disk for each tool; the difference's volume is 100 GiB, of which 1 % is mapped.
 e2e/vm/run --disk 120G --disk 20G --disk 20G --put "$bench" --memory 3072 --limit 1800 --out "$out" -- bash -c "
     IFS=:; set -- \$WINDLASS_VM_DISKS
     $bench thin --disk \$1 --disk \$2 --disk \$3 --result \$WINDLASS_VM_OUT/thin.json"
-cp "$out/thin.json" target/bench/thin.json
+cp "$out/thin.json" "$target/bench/thin.json"

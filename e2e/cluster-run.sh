@@ -7,8 +7,9 @@
 # The tools come from e2e/cluster/build.sh, which keeps them outside of the checkout; the first build takes some 20 minutes of one processor.
 # The binary is that of the tests (make test), so that nothing is built twice.
 
-log=target/$run_name.log
-mkdir -p target
+. e2e/target.sh
+log=$target/$run_name.log
+mkdir -p "$target"
 : >"$log"
 . e2e/testing.sh
 . e2e/cluster/env.sh
@@ -46,9 +47,9 @@ up=no
 take_down() {
     [ "$up" = yes ] || return 0
     up=no
-    rm -rf "target/$run_name-logs"
-    mkdir -p "target/$run_name-logs"
-    cp -r "$run"/log/. "$run"/scenarios "target/$run_name-logs/" 2>/dev/null
+    rm -rf "$target/$run_name-logs"
+    mkdir -p "$target/$run_name-logs"
+    cp -r "$run"/log/. "$run"/scenarios "$target/$run_name-logs/" 2>/dev/null
     if [ -n "${WINDLASS_E2E_KEEP-}" ]; then
         say "the cluster stays up: WINDLASS_CLUSTER_DIR=$run e2e/cluster/k get pods -A"
         return 0
@@ -68,7 +69,7 @@ finish() {
         printf '\nWhat took how long, in seconds:\n'
         sed -n 's/^== stage \(.*\) took \([0-9]*\) s$/\2 \1/p' "$log" | awk '{ t = $1; sub(/^[0-9]* /, ""); printf "%6d  %s\n", t, $0 }'
         if [ "$failed" -gt 0 ]; then
-            printf '\nWhat failed (all output: %s, the cluster'\''s logs: target/%s-logs):\n' "$log" "$run_name"
+            printf '\nWhat failed (all output: %s, the cluster'\''s logs: %s):\n' "$log" "$target/$run_name-logs"
             grep -A 15 -E '^(FAILED|!! )' "$log" | grep -E '^(FAILED|!! |!!  |    )' | cut -c 1-300 | tail -n 60
         fi
         printf '%s passed, %s failed\n' "$passed" "$failed"
@@ -94,12 +95,12 @@ get_ready() {
 bring_up() {
     # As the tests are built, with what they need beside it: `cargo build` would choose other features of crates and build them all anew.
     step "driver" cargo test --quiet --workspace --features "$features" --no-run --test cli
-    step "image" timeout 20m deploy/image/build.sh --inject target/debug/windlass target/windlass-e2e.tar
+    step "image" timeout 20m deploy/image/build.sh --inject "$target/debug/windlass" "$target/windlass-e2e.tar"
     # Of an earlier run, if that was killed.
     step "clean start" e2e/cluster/down.sh --wipe
     up=yes
     step "cluster up" e2e/cluster/up.sh
-    step "image import" e2e/cluster/images.sh add target/windlass-e2e.tar
+    step "image import" e2e/cluster/images.sh add "$target/windlass-e2e.tar"
 }
 
 install_driver() { step "driver install" e2e/cluster/with-cluster e2e/install-driver.sh; }

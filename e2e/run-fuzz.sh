@@ -11,9 +11,10 @@ cd "$(dirname "$0")/.."
 
 seconds=${FUZZ_SECONDS:-60}
 jobs=${FUZZ_JOBS:-$(nproc)}
-out=$PWD/target/fuzz
+. e2e/target.sh
+out=$target/fuzz
 [ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
-PATH="$PWD/target/tools/cargo-fuzz/bin:$PATH"
+PATH="$target/tools/cargo-fuzz/bin:$PATH"
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=1
 
 give_up() { printf '%s\n0 passed, 1 failed\n' "$*"; exit 1; }

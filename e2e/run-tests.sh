@@ -15,13 +15,14 @@ cd "$(dirname "$0")/.."
 
 part=${1:-all}
 filter=${2:-}
-log=target/test.log
-thin_log=target/thin-test.log
+. e2e/target.sh
+log=$target/test.log
+thin_log=$target/thin-test.log
 . e2e/testing.sh
 export CARGO_MANIFEST_DIR=$PWD
 # Longer than the virtual machines' part takes beside everything else. What hangs has to be told before somebody ends the run.
 thin_limit=2700
-mkdir -p target
+mkdir -p "$target"
 : >"$log"
 passed_steps=0
 
@@ -75,9 +76,9 @@ run_unprivileged() {
     if [ "$(id -u)" = 0 ]; then
         chown 65534:65534 "$scratch/home"
         unprivileged=(setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs)
-        if ! "${unprivileged[@]}" test -r "$PWD/Cargo.toml" 2>/dev/null; then
-            # The checkout lies in a directory of root's alone. Reading past that is the one thing granted.
-            say "this checkout is readable by root only: the unprivileged tests run with CAP_DAC_READ_SEARCH"
+        if ! "${unprivileged[@]}" bash -c '[ -r Cargo.toml ] && [ -r "$1" ]' - "${executables##* }" 2>/dev/null; then
+            # The checkout, or what is built, lies in a directory of root's alone. Reading past that is the one thing granted.
+            say "this checkout, or where it is built, is readable by root only: the unprivileged tests run with CAP_DAC_READ_SEARCH"
             unprivileged=(setpriv --reuid=65534 --regid=65534 --clear-groups
                 --inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search
                 --bounding-set=-all,+dac_read_search)

@@ -3,8 +3,9 @@
 #
 #   e2e/run-thin-tests.sh [sampled|full] [FILE [TEST]]
 #
-# FILE is a part of the names of the test files wanted (tests/thin_*.rs), TEST a part of the names of the tests in them. What takes
-# long is run whole, unless `sampled` says that a share of it will do (e2e/testing.sh). e2e/vm/run runs any other command in such a machine.
+# FILE is a part of the names of the test files wanted (tests/thin_*.rs, tests/thin_*/main.rs), TEST a part of the names of the tests in
+# them. What takes long is run whole, unless `sampled` says that a share of it will do (e2e/testing.sh). e2e/vm/run runs any other command
+# in such a machine.
 #
 # A test file may say what it needs, in a line that begins with `// vm:`
 #
@@ -37,10 +38,11 @@ case ${1-} in
 esac
 files=${1:-}
 filter=${2:-}
-log=target/thin-test.log
-kept=target/thin
+. e2e/target.sh
+log=$target/thin-test.log
+kept=$target/thin
 . e2e/testing.sh
-mkdir -p target "$kept"
+mkdir -p "$target" "$kept"
 : >"$log"
 
 scratch=
@@ -80,9 +82,16 @@ need() {
     printf '%s\n' "$3"
 }
 
+# name_of SOURCE: of the test, and of where its machine leaves things: tests/NAME.rs or tests/NAME/main.rs.
+name_of() {
+    local name=${1#tests/}
+    name=${name%/main.rs}
+    printf '%s\n' "${name%.rs}"
+}
+
 wanted=()
 replays=()
-for source in tests/thin_*.rs tests/root_power_*.rs; do
+for source in tests/thin_*.rs tests/thin_*/main.rs tests/root_power_*.rs; do
     case $source in *"$files"*) ;; *) continue ;; esac
     case $source in tests/thin_*) wanted+=("$source") ;; *) replays+=("$source") ;; esac
 done
@@ -101,7 +110,7 @@ else
     choose_share "$share"
     stage "setup" set_up || give_up "the machine could not be set up" "$(tail -n 15 "$log")"
     targets=()
-    for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do targets+=(--test "$(basename "$source" .rs)"); done
+    for source in "${wanted[@]}" ${replays[@]+"${replays[@]}"}; do targets+=(--test "$(name_of "$source")"); done
     stage "build" build_tests "${targets[@]}" || end
 fi
 declare -A executable
@@ -116,7 +125,7 @@ scratch=$(mktemp -d /tmp/windlass-thin.XXXXXX)
 any=${executable[${wanted[0]}]}
 payload=("$(dirname "$(dirname "$any")")/windlass")
 for source in "${wanted[@]}"; do payload+=("${executable[$source]}"); done
-for tool in csi-sanity restic; do payload+=("$PWD/target/tools/$tool" "$(realpath "target/tools/$tool")"); done
+for tool in csi-sanity restic; do payload+=("$target/tools/$tool" "$(realpath "$target/tools/$tool")"); done
 begin=$SECONDS
 e2e/vm/payload "$scratch/payload.img" "${payload[@]}" || give_up "the payload could not be made"
 
@@ -169,7 +178,7 @@ fi
 for source in "${wanted[@]}"; do
     disks=$(need "$source" disks '')
     [ -n "$disks" ] || continue
-    machine "$(basename "$source" .rs)" "$(need "$source" memory 2048)" "$disks" "$(need "$source" keep no)" "$source"
+    machine "$(name_of "$source")" "$(need "$source" memory 2048)" "$disks" "$(need "$source" keep no)" "$source"
 done
 say "== stage virtual machines took $((SECONDS - begin)) s"
 
@@ -182,7 +191,7 @@ replay() {
     for source in "${replays[@]}"; do
         begin=$SECONDS
         say "== $source"
-        WINDLASS_VM_KEPT=$PWD/$kept "${executable[$source]}" --show-output $filter </dev/null 2>&1 | tee -a "$log"
+        WINDLASS_VM_KEPT=$kept "${executable[$source]}" --show-output $filter </dev/null 2>&1 | tee -a "$log"
         say "== $source ended with status ${PIPESTATUS[0]}"
         say "== $source took $((SECONDS - begin)) s"
     done

@@ -14,6 +14,7 @@
 # Go programs are built into target/tools from the modules in e2e/tools, whose go.sum pins every byte.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. e2e/target.sh
 
 wanted=${1:-test}
 minimum_rust=1.95
@@ -77,9 +78,9 @@ fuzz_setup() {
     local version
     version=$(rustup run nightly rustc --version | cut -d' ' -f2)
     at_least "${version%%-*}" "$minimum_rust" || die "nightly $version is too old (rustup update nightly)"
-    if [ "$(target/tools/cargo-fuzz/bin/cargo-fuzz --version 2>/dev/null)" != "cargo-fuzz $cargo_fuzz" ]; then
+    if [ "$("$target/tools/cargo-fuzz/bin/cargo-fuzz" --version 2>/dev/null)" != "cargo-fuzz $cargo_fuzz" ]; then
         say "building cargo-fuzz"
-        cargo install --quiet --locked --force --root target/tools/cargo-fuzz --version "$cargo_fuzz" cargo-fuzz \
+        cargo install --quiet --locked --force --root "$target/tools/cargo-fuzz" --version "$cargo_fuzz" cargo-fuzz \
             || die "cargo-fuzz could not be built"
     fi
 }
@@ -99,20 +100,20 @@ build_limit=30m
 
 # build_tool NAME PACKAGE: builds PACKAGE from module e2e/tools/NAME, once for each state of its go.sum.
 build_tool() {
-    local name=$1 package=$2 stamp=target/tools/$1.stamp state
+    local name=$1 package=$2 stamp=$target/tools/$1.stamp state
     state=$(cat "e2e/tools/$name/go.mod" "e2e/tools/$name/go.sum" | sha256sum)
-    [ -x "target/tools/$name" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$state" ] && return 0
+    [ -x "$target/tools/$name" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$state" ] && return 0
     say "building $name"
-    mkdir -p target/tools
+    mkdir -p "$target/tools"
     rm -f "$stamp"
-    (cd "e2e/tools/$name" && timeout "$build_limit" go build -mod=readonly -buildvcs=false -trimpath -o "../../../target/tools/$name" "$package") \
+    (cd "e2e/tools/$name" && timeout "$build_limit" go build -mod=readonly -buildvcs=false -trimpath -o "$target/tools/$name" "$package") \
         || die "$name could not be built"
     printf '%s\n' "$state" >"$stamp"
 }
 
 # install_azurite: the release, and all it needs, that the lock file of e2e/tools/azurite pins. Nothing of it runs while it is installed.
 install_azurite() {
-    local from=e2e/tools/azurite to=target/tools/azurite state
+    local from=e2e/tools/azurite to=$target/tools/azurite state
     state=$(cat "$from/package.json" "$from/package-lock.json" | sha256sum)
     [ "$(cat "$to.stamp" 2>/dev/null)" = "$state" ] && return 0
     say "installing azurite"
@@ -126,15 +127,15 @@ install_azurite() {
 # build_rustic: the release named here, with exactly the versions of its own Cargo.lock.
 build_rustic() {
     local version=0.11.4
-    [ -x target/tools/rustic ] && [ "$(cat target/tools/rustic.stamp 2>/dev/null)" = "$version" ] && return 0
+    [ -x "$target/tools/rustic" ] && [ "$(cat "$target/tools/rustic.stamp" 2>/dev/null)" = "$version" ] && return 0
     say "building rustic"
-    rm -rf target/rustic target/tools/rustic.stamp
+    rm -rf "$target/rustic" "$target/tools/rustic.stamp"
     timeout "$build_limit" cargo install --quiet --locked --version "$version" --no-default-features --features mimalloc \
-        --root target/rustic --target-dir target/rustic/build rustic-rs || die "rustic could not be built"
-    mkdir -p target/tools
-    mv target/rustic/bin/rustic target/tools/rustic
-    rm -rf target/rustic
-    printf '%s\n' "$version" >target/tools/rustic.stamp
+        --root "$target/rustic" --target-dir "$target/rustic/build" rustic-rs || die "rustic could not be built"
+    mkdir -p "$target/tools"
+    mv "$target/rustic/bin/rustic" "$target/tools/rustic"
+    rm -rf "$target/rustic"
+    printf '%s\n' "$version" >"$target/tools/rustic.stamp"
 }
 
 case $wanted in

@@ -12,7 +12,8 @@ tools_source=$project/e2e/tools
 tools_cache=${WINDLASS_TOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/windlass-e2e}
 tool_modules="kubernetes snapshot-metadata container-runtime"
 
-run=$(realpath -m "${WINDLASS_CLUSTER_DIR:-$project/target/cluster}")
+. "$project/e2e/target.sh"
+run=$(realpath -m "${WINDLASS_CLUSTER_DIR:-$target/cluster}")
 # Names of what is the machine's and not the directory's: control groups.
 cluster_id=windlass-$(printf '%s' "$run" | sha256sum | cut -c 1-8)
 nodes="1 2"

@@ -116,6 +116,12 @@ pub fn command(program: &str, arguments: &[&str], paths: &[&Path]) -> Result<(),
     Err(BenchError::new(format!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())))
 }
 
+/// A folder beside what cargo makes, as `e2e/target.sh` has it: in `CARGO_TARGET_DIR`, or in `target`.
+pub fn beside_the_build(name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").filter(|target| !target.is_empty());
+    target.map_or_else(|| PathBuf::from("target"), PathBuf::from).join(name)
+}
+
 /// In memory if `needed` bytes are free there, else where temporary files go.
 pub fn choose(needed: u64) -> PathBuf {
     let memory = Path::new("/dev/shm");

@@ -49,7 +49,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// Where the results go
-    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    #[arg(long, value_name = "DIR", default_value_os_t = place::beside_the_build("bench"))]
     output: PathBuf,
     /// The product's program; the one beside this program if not given
     #[arg(long, value_name = "FILE")]

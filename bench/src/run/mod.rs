@@ -20,7 +20,7 @@ use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::data::place::Place;
+use crate::data::place::{Place, beside_the_build};
 use crate::error::{BenchError, While};
 use crate::report::machine::{self, Machine};
 use crate::report::{self, About};
@@ -59,10 +59,10 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// Where results, logs and saved repositories go
-    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    #[arg(long, value_name = "DIR", default_value_os_t = beside_the_build("bench"))]
     output: PathBuf,
     /// Where the other tools were built
-    #[arg(long, value_name = "DIR", default_value = "target/tools")]
+    #[arg(long, value_name = "DIR", default_value_os_t = beside_the_build("tools"))]
     tools_folder: PathBuf,
     /// Also write the report there
     #[arg(long, value_name = "FILE")]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::data::place::beside_the_build;
 use crate::error::{BenchError, While};
 use crate::measure::Invocation;
 
@@ -26,7 +27,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     work: PathBuf,
     /// Where the results go
-    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    #[arg(long, value_name = "DIR", default_value_os_t = beside_the_build("bench"))]
     output: PathBuf,
     /// Size in bytes of the full volume that is exported and restored whole
     #[arg(long, value_name = "BYTES", default_value_t = FULL_BYTES)]

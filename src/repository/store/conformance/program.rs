@@ -25,7 +25,9 @@ impl Drop for Program {
 /// # Panics
 /// When it is not there.
 pub fn tool(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools").join(name);
+    // As cargo and e2e/target.sh read it.
+    let built = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(built).join("tools").join(name);
     assert!(path.exists(), "{} is missing: run `e2e/setup.sh stores`", path.display());
     path
 }
