@@ -26,8 +26,7 @@ COPY csi-proto csi-proto
 # A member of the workspace, not of the product; cargo wants every member to be there.
 COPY bench bench
 COPY src src
-# Only declared, never built here; cargo wants the files of declared tests and benchmarks to exist.
-COPY tests tests
+# Only declared, never built here; cargo wants the files of declared benchmarks to exist.
 COPY benches benches
 RUN cargo build --release --locked --bin windlass
 COPY deploy/image deploy/image

@@ -6,14 +6,16 @@
 //! the pool reads the subvolume's tree instead, hence ratios far below one. The file systems lie in images in the folder for
 //! temporary files (`TMPDIR`), which take some 2 GiB.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a benchmark is no interface, and stops where it cannot run")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark is no interface, and stops where it cannot run")]
 #![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
 
-#[path = "../tests/csi_harness/mod.rs"]
+#[path = "../tests/support/basics.rs"]
+mod basics;
+#[path = "../tests/support/csi_harness.rs"]
 mod csi_harness;
-#[path = "../tests/metadata_client/mod.rs"]
+#[path = "../tests/support/metadata_client/mod.rs"]
 mod metadata_client;
-#[path = "../tests/root_support/mod.rs"]
+#[path = "../tests/support/root_support/mod.rs"]
 mod root_support;
 
 use std::fs::{File, OpenOptions};

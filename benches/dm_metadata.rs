@@ -4,10 +4,10 @@
 //! `thin_restore`, which shares nothing between them, or by the tests' writer, which shares what is equal, as a pool does after a snapshot.
 //! The metadata are files in the folder for temporary files (`TMPDIR`), read past the cache where its file system can.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a benchmark is no interface, and stops where it cannot run")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark is no interface, and stops where it cannot run")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
-#[path = "../tests/dm_metadata/mod.rs"]
+#[path = "../tests/support/dm_metadata/mod.rs"]
 mod dm_metadata;
 
 use std::fs::{self, File};

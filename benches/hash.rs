@@ -3,7 +3,7 @@
 //! `cargo bench --bench hash`; a name after `--` selects, e.g. `-- full/avx512`. Criterion's figure is bytes of all messages
 //! per second of one core.
 
-#![allow(missing_docs, clippy::expect_used, reason = "a benchmark is no interface, and stops where it cannot run")]
+#![allow(clippy::expect_used, reason = "a benchmark is no interface, and stops where it cannot run")]
 
 use std::hint::black_box;
 use std::time::Duration;

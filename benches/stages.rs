@@ -5,7 +5,7 @@
 //! that is found (as real disks have), noise (does not compress). What `windlass-bench limit` measures with a whole image, this
 //! measures stage by stage, with the product's own code wherever it can be called by itself.
 
-#![allow(missing_docs, clippy::expect_used, reason = "a benchmark is no interface, and stops where it cannot run")]
+#![allow(clippy::expect_used, reason = "a benchmark is no interface, and stops where it cannot run")]
 
 use std::hint::black_box;
 use std::num::NonZeroU32;

@@ -14,7 +14,7 @@ export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-1}
 # A machine that builds once has no use for what makes the next build quick.
 [ -z "${CI-}" ] || export CARGO_INCREMENTAL=${CARGO_INCREMENTAL-0}
 
-# Of the long tests one part in this many is run: tests/share/mod.rs.
+# Of the long tests one part in this many is run: tests/support/share.rs.
 share_of=4
 
 # choose_share sampled|full: which part of the long tests is run. One that the environment names already stays.

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "called by tests only")]
 
+#[path = "support/disks/mod.rs"]
 mod disks;
+#[path = "support/transfers.rs"]
 mod transfers;
 
 use std::sync::Arc;

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "support/disks/mod.rs"]
 mod disks;
-#[path = "disks/pool.rs"]
+#[path = "support/disks/pool.rs"]
 mod pool_disks;
 
 use std::fs::File;

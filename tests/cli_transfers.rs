@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "called by tests only")]
 
+#[path = "support/disks/mod.rs"]
 mod disks;
-#[path = "disks/pool.rs"]
+#[path = "support/disks/pool.rs"]
 mod pool_disks;
+#[path = "support/transfers.rs"]
 mod transfers;
 
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/csi_harness.rs"]
 mod csi_harness;
 
 use std::time::Duration;

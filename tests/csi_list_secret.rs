@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly, wherever it does")]
 #![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
 
+#[path = "support/csi_harness.rs"]
 mod csi_harness;
+#[path = "support/s3/mod.rs"]
 mod s3;
 
 use std::collections::HashMap;

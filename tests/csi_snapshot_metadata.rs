@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly, wherever it does")]
 #![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
 
+#[path = "support/csi_harness.rs"]
 mod csi_harness;
+#[path = "support/metadata_client/mod.rs"]
 mod metadata_client;
 
 use std::collections::HashMap;

@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly, wherever it does")]
 #![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
 
+#[path = "support/csi_harness.rs"]
 mod csi_harness;
+#[path = "support/listing_pool.rs"]
 mod listing_pool;
+#[path = "support/metadata_client/mod.rs"]
 mod metadata_client;
 
 use std::io;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
+#[path = "support/dm_metadata/mod.rs"]
 mod dm_metadata;
 
 use std::collections::BTreeSet;

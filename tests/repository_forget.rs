@@ -4,11 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use basics::tool_path;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
@@ -21,7 +25,7 @@ use windlass::types::Timestamp;
 const PASSWORD: &str = "correct horse";
 
 fn newest_restic() -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/restic");
+    let built = tool_path("restic");
     let restic = std::env::var_os("RESTIC_NEW").map_or(built, PathBuf::from);
     assert!(restic.exists(), "{} is not there: e2e/setup.sh builds it, and RESTIC_NEW may name another", restic.display());
     restic

@@ -5,11 +5,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
+use basics::tool_path;
 use windlass::repository::check::Depth;
 use windlass::repository::snapshot::LATEST;
 use windlass::repository::store::local::LocalStore;
@@ -35,7 +39,7 @@ impl Restic {
             found.is_ok_and(|output| output.status.success()),
             "`restic` is not on PATH: install it (apt-get install restic)"
         );
-        let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/restic");
+        let built = tool_path("restic");
         let newer = std::env::var_os("RESTIC_NEW").map(PathBuf::from).or_else(|| built.exists().then_some(built));
         let all: Vec<_> = [Some(PathBuf::from("restic")), newer].into_iter().flatten().map(Self).collect();
         for restic in &all {

@@ -12,6 +12,7 @@ use windlass::repository::{
     StoreError, Verification, connect,
 };
 
+#[path = "support/s3/mod.rs"]
 mod s3;
 
 use s3::{S3Server, Trouble};

@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/transfer_fixture.rs"]
 mod transfer_fixture;
 
 use std::collections::BTreeMap;
@@ -14,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use basics::tool_path;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +49,7 @@ fn seed() -> u64 {
 
 /// Debian's restic, and the newest one, which `e2e/setup.sh` builds.
 fn restics() -> [PathBuf; 2] {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/restic");
+    let built = tool_path("restic");
     [PathBuf::from("restic"), std::env::var_os("RESTIC_NEW").map_or(built, PathBuf::from)]
 }
 

@@ -1,8 +1,13 @@
+#![cfg(feature = "root-tests")]
 //! Pools of files whose catalogue is lost, damaged or of an earlier moment, on real XFS and Btrfs. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::collections::BTreeSet;

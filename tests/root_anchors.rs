@@ -1,7 +1,11 @@
+#![cfg(feature = "root-tests")]
 //! Anchors on real XFS and Btrfs: what changed since a deleted snapshot, compared byte for byte. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,11 @@
+#![cfg(feature = "root-tests")]
 //! Loop devices, extents, clones and subvolumes on the real kernel. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::ffi::OsStr;
@@ -11,13 +15,12 @@ use std::path::Path;
 use std::slice;
 use std::time::Instant;
 
+use basics::MIB;
 use root_support::{Sandbox, attach, options, pattern, sparse_file};
 use windlass::block::fiemap::{self, FiemapOptions, Unwritten};
 use windlass::block::loop_device::{self, DirectIo, LoopError, LoopOptions};
 use windlass::block::{AlignedBuffer, BlockSink, BlockSource, FileSink, FileSource, btrfs, device, file_ops, reflink};
 use windlass::types::{Access, ByteRange, FsType, LogicalBlockSize};
-
-const MIB: u64 = 1 << 20;
 
 #[test]
 fn a_file_is_attached_once_found_by_inode_and_detached() {

@@ -1,7 +1,11 @@
+#![cfg(feature = "root-tests")]
 //! The catalogue in file systems without a free block, XFS and Btrfs. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::fs::{self, File, OpenOptions};
@@ -9,6 +13,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use basics::MIB;
 use root_support::Sandbox;
 use windlass::block::AlignedBuffer;
 use windlass::pool::PoolError;
@@ -16,8 +21,6 @@ use windlass::pool::catalogue::Catalogue;
 use windlass::pool::intent::Intent;
 use windlass::pool::record::Volume;
 use windlass::types::{FsType, PoolId};
-
-const MIB: usize = 1 << 20;
 
 fn volume(number: usize) -> Volume {
     let record = serde_json::json!({
@@ -46,7 +49,7 @@ fn fill(directory: &Path) {
         // Not even a name fits any more.
         let Ok(file) = opened else { break };
         let mut offset = 0;
-        for piece in [MIB, 64 << 10, 4096] {
+        for piece in [MIB as usize, 64 << 10, 4096] {
             let buffer = AlignedBuffer::zeroed(piece);
             loop {
                 match file.write_at(&buffer, offset) {
@@ -70,7 +73,7 @@ fn empty(directory: &Path) {
 
 fn is_full(directory: &Path) -> bool {
     let taken = File::create(directory.join("one-more")).and_then(|file| {
-        file.write_all_at(&[1; MIB], 0)?;
+        file.write_all_at(&[1; MIB as usize], 0)?;
         file.sync_all()
     });
     let _ = fs::remove_file(directory.join("one-more"));

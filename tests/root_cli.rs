@@ -1,9 +1,15 @@
+#![cfg(feature = "root-tests")]
 //! The command as a process over real pools: the demo, also interrupted at every step, and a node with every verb. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "called by tests only")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
+#[path = "support/verbs.rs"]
 mod verbs;
 
 use std::fs;

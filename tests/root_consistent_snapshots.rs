@@ -1,8 +1,13 @@
+#![cfg(all(feature = "root-tests", feature = "failpoints"))]
 //! Snapshots of volumes in use, of reflink pools; see `consistent_snapshots`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/consistent_snapshots/mod.rs"]
 mod consistent_snapshots;
 
 use common::fixture::PoolFileSystem;

@@ -1,10 +1,16 @@
+#![cfg(all(feature = "root-tests", feature = "failpoints"))]
 //! The node is killed at every durable step of every call, over reflink pools; see `crash_points`. And the same for an export:
 //! whatever was killed, stock restic finds the repository sound, and the next export completes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/crash_points/mod.rs"]
 mod crash_points;
+#[path = "support/share.rs"]
 mod share;
 
 use std::fs;
@@ -16,7 +22,9 @@ use common::csi::Use;
 use common::fixture::PoolFileSystem;
 use common::program::{built_tool, command, run, run_ok, windlass};
 use common::{MIB, wait_for};
-use crash_points::{Ground, SIZE, points};
+use crash_points::SIZE;
+use crash_points::ground::Ground;
+use crash_points::point::points;
 use csi_proto::csi::v1 as proto;
 use share::Share;
 

@@ -1,9 +1,15 @@
+#![cfg(feature = "root-tests")]
 //! The services of a node over real reflink pools; see `csi_layer`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/csi_layer/mod.rs"]
 mod csi_layer;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use common::fixture::PoolFileSystem;

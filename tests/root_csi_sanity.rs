@@ -1,8 +1,13 @@
+#![cfg(feature = "root-tests")]
 //! csi-sanity against the real node over reflink pools, in mount and in block mode.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/sanity.rs"]
 mod sanity;
 
 use common::fixture::PoolFileSystem;

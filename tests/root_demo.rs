@@ -1,7 +1,11 @@
+#![cfg(feature = "root-tests")]
 //! `windlass demo`: every file equal, and nothing left behind, also when it is interrupted.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
 
 use std::fs;

@@ -1,9 +1,14 @@
+#![cfg(feature = "root-tests")]
 //! The extents of snapshots on Btrfs: the list from the subvolume's tree says what the kernel's own list of the file says. Needs
 //! root.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/random_volumes/mod.rs"]
 mod random_volumes;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::ffi::OsStr;

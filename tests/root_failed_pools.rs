@@ -1,10 +1,15 @@
+#![cfg(feature = "root-tests")]
 //! Pools that fail and come back, beside one that is well: real XFS images, one of which is not there at the start, and one whose file
 //! system shuts down while the node runs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::disallowed_types, reason = "the gRPC codes are what the tests look at")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/sanity.rs"]
 mod sanity;
 
 use std::fs::{self, File};

@@ -1,3 +1,4 @@
+#![cfg(feature = "root-tests")]
 //! A real node that gets far more at once than any kubelet and sidecars send: silent connections, streams that nobody reads, and
 //! calls of every kind by the thousand. Whoever takes a volume down is answered meanwhile, every answer is right or says to come
 //! again, and afterwards the node is what it was. Needs root.
@@ -5,6 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::disallowed_types, reason = "the gRPC codes are what the test looks at")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -1,8 +1,13 @@
+#![cfg(feature = "root-tests")]
 //! Pools on real XFS and Btrfs that run out of space, by the writers of their volumes. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::fs::{File, OpenOptions};
@@ -15,7 +20,7 @@ use std::time::{Duration, Instant};
 use common::csi::{Csi, Paths, Source, Use};
 use common::fixture::{Bench, PoolFileSystem};
 use common::program::{run_ok, windlass};
-use common::wait_for;
+use common::{MIB, wait_for};
 use root_support::{Sandbox, new_snapshot, new_volume};
 use windlass::block::buffer::AlignedBuffer;
 use windlass::block::fiemap;
@@ -30,7 +35,6 @@ use windlass::pool::reflink::{ReflinkPool, create_pool, open_pool};
 use windlass::pool::{ObjectSpec, Pool};
 use windlass::types::{Access, DataChecksum, FsType, Object, VolumeId, VolumeSize};
 
-const MIB: u64 = 1 << 20;
 /// Longest wait for what happens by itself.
 const BOUND: Duration = Duration::from_secs(30);
 

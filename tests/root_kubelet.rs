@@ -1,9 +1,13 @@
+#![cfg(feature = "root-tests")]
 //! A node as a kubelet has it: its pools from one file for all nodes, registered by itself, asked by exec probes; and what makes, describes
 //! and finds those pools again. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::disallowed_types, reason = "the gRPC codes are what the tests look at")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
 
 use std::fs;

@@ -1,3 +1,4 @@
+#![cfg(feature = "root-tests")]
 //! Exports beside a prune of stock restic that another pid namespace runs under this host's name, stopped at its steps: they are refused,
 //! or wait, and what a successful one refers to is there. Needs root, for the namespace.
 //!
@@ -7,7 +8,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/transfer_fixture.rs"]
 mod transfer_fixture;
 
 use std::fs;

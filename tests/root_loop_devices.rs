@@ -1,10 +1,16 @@
+#![cfg(feature = "root-tests")]
 //! Loop devices of other people beside ours: with files that hang, that are gone, and with names in /dev that are not
 //! theirs. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/host_rules.rs"]
 mod host_rules;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::fs::File;
@@ -15,7 +21,7 @@ use std::time::Duration;
 
 use common::csi::{Csi, Source, Use, capacity, new_volume as request};
 use common::fixture::{Bench, PoolFileSystem};
-use common::{GIB, is_mounted_ext4_grown};
+use common::{GIB, MIB, is_mounted_ext4_grown};
 use csi_proto::csi::v1 as proto;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -29,7 +35,6 @@ use windlass::pool::reflink::{create_pool, open_pool};
 use windlass::pool::thin::names::{Names, Part};
 use windlass::types::{Access, CapacityRange, FsType, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
 
-const MIB: u64 = 1 << 20;
 /// Longest time for what takes some milliseconds each.
 const BOUND: Duration = Duration::from_secs(30);
 

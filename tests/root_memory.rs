@@ -1,3 +1,4 @@
+#![cfg(feature = "root-tests")]
 //! The memory of a node that lives on: export after export in one process, each with another part of the volume changed. What one took
 //! is there for the next, and is given back to the system when none runs. Needs root.
 //!
@@ -5,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
 
 use std::fs::OpenOptions;

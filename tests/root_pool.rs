@@ -1,7 +1,11 @@
+#![cfg(feature = "root-tests")]
 //! Reflink pools on real XFS and Btrfs. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::any::Any;

@@ -1,3 +1,4 @@
+#![cfg(all(feature = "root-tests", feature = "thin-tests"))]
 //! The power of a machine with a pool of the embedded sort is cut, at every flush of its disk and between: on XFS, on Btrfs and in
 //! an image. A missing fsync passes `kill -9`, and not this.
 //!
@@ -10,8 +11,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/power_cut/mod.rs"]
 mod power_cut;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
+#[path = "support/share.rs"]
 mod share;
 
 use std::fs::File;

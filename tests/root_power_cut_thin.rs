@@ -1,3 +1,4 @@
+#![cfg(all(feature = "root-tests", feature = "thin-tests"))]
 //! The power of a machine with a busy thin pool is cut, at every flush of its disk and between.
 //!
 //! After each cut, before anything is recovered: the metadata are what `thin_check` calls sound; every operation that had been
@@ -9,9 +10,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/power_cut/mod.rs"]
 mod power_cut;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
+#[path = "support/share.rs"]
 mod share;
+#[path = "support/thin_cut/mod.rs"]
 mod thin_cut;
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+#![cfg(feature = "root-tests")]
 //! Random operations on real pools, and after each cut the comparison, byte for byte, of everything that the pool says is
 //! allocated or changed: against every other snapshot of the volume, those that were deleted and kept as anchors included.
 //! Nothing may be missing from an answer; a base that is not known must be refused. Needs root.
@@ -7,7 +8,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/random_volumes/mod.rs"]
 mod random_volumes;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,12 +32,9 @@ use windlass::mount::{Formatting, MountRequest, Mounter};
 use windlass::node::quiesce::MountQuiesce;
 use windlass::pool::PoolError;
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::record::{Consumer, NewSnapshot};
+use windlass::pool::record::Consumer;
 use windlass::pool::reflink::{create_pool, open_pool};
-use windlass::types::{
-    Access, AccessMode, ByteRange, CapacityRange, DataChecksum, FsType, NewVolume, Object, SnapshotId, VolumeId, VolumeMode,
-    VolumeSize,
-};
+use windlass::types::{Access, ByteRange, CapacityRange, DataChecksum, FsType, NewVolume, Object, SnapshotId, VolumeId};
 
 const CONFIGURATIONS: usize = 3;
 /// In all, when the environment does not say.
@@ -153,19 +155,7 @@ impl Model {
     }
 
     fn new_volume(&self, size: u64, source: Option<Object>) -> NewVolume {
-        NewVolume {
-            name: format!("volume-{}", self.names).try_into().unwrap(),
-            capacity: CapacityRange::exactly(VolumeSize::new(size).unwrap()),
-            minimum: VolumeSize::new(4096).unwrap(),
-            mode: VolumeMode::Block,
-            access_modes: vec![AccessMode::SingleNodeWriter],
-            mount_flags: Vec::new(),
-            parameters: BTreeMap::new(),
-            checksum: self.checksum,
-            source,
-            foreign_source: None,
-            kubernetes: Default::default(),
-        }
+        NewVolume { checksum: self.checksum, source, ..basics::new_volume(&format!("volume-{}", self.names), size) }
     }
 
     fn make(&mut self, size: u64, source: Option<Object>, content: Content) {
@@ -275,12 +265,7 @@ impl Model {
         if volume.live.len() >= LIVE {
             self.delete_snapshot(index);
         }
-        let request = NewSnapshot {
-            name: self.name("cut").try_into().unwrap(),
-            source,
-            parameters: BTreeMap::new(),
-            kubernetes: Default::default(),
-        };
+        let request = basics::new_snapshot(&self.name("cut"), source);
         let id = self.pool().create_snapshots(&[request]).unwrap().remove(0).into_inner().id;
         let bytes = self.read(id);
         let volume = &mut self.volumes[index];

@@ -1,7 +1,11 @@
+#![cfg(feature = "root-tests")]
 //! Stock restic and we read each other's repositories: Debian's release, and the newest one built from source.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
 
 use std::collections::BTreeMap;

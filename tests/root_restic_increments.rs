@@ -1,8 +1,12 @@
+#![cfg(feature = "root-tests")]
 //! A repository with fifty increments in it, by stock restic: Debian's release and the newest one. Each checks, dumps, restores,
 //! mounts and compares what we wrote, then prunes most of it, and we go on from there.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
 
 use std::fs::{self, File, OpenOptions};

@@ -1,7 +1,11 @@
+#![cfg(feature = "root-tests")]
 //! Making pools on block devices, as far as no device-mapper is needed: what is refused, and that it is left as it was. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use std::fs::File;
@@ -9,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use basics::MIB;
 use root_support::{Sandbox, attach, request, sparse_file};
 use windlass::block::loop_device::{self, LoopDevice};
 use windlass::mount::Mounter;
@@ -20,7 +25,6 @@ use windlass::pool::thin::format::{self, CreateOptions, DataBlockSize, DevicePat
 use windlass::pool::thin::label::{Label, Role, State};
 use windlass::types::{Access, FsType};
 
-const MIB: u64 = 1 << 20;
 const SIZE: u64 = 400 * MIB;
 
 /// A loop device and the file behind it.

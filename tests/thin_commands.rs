@@ -1,27 +1,30 @@
+#![cfg(all(feature = "thin-tests", feature = "failpoints"))]
 //! The command line over thin pools on the real kernel: make, serve, look, repair, every verb of a node (`verbs`), and the whole demo.
 
 // vm: disks=4G limit=900
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/verbs.rs"]
 mod verbs;
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use basics::turn;
 use common::fixture::{Bench, PoolFileSystem};
 use common::leak::{self, files_beneath, loops_beneath, mounts_beneath};
 use common::program::{Ended, command, run, run_ok, wait_child, windlass};
-use common::wait_for;
+use common::{MIB, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use windlass::dm::DeviceMapper;
-
-const MIB: u64 = 1 << 20;
 
 /// What a command that succeeds says in JSON.
 fn ask(arguments: &[&str]) -> Value {
@@ -32,12 +35,6 @@ fn refused(arguments: &[&str]) -> Ended {
     let ended = run(windlass().args(arguments));
     assert_eq!(ended.code, Some(4), "{arguments:?}: {}\n{}", ended.text(), ended.stderr);
     ended
-}
-
-/// What the kernel has of ours is looked at by each test, so they take turns.
-fn turn() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The kernel has no device of ours. The last of them goes a moment after its last descriptor.

@@ -1,10 +1,15 @@
+#![cfg(all(feature = "thin-tests", feature = "failpoints"))]
 //! Snapshots of volumes in use, of a thin pool; see `consistent_snapshots`.
 
 // vm: memory=3072 limit=600
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/consistent_snapshots/mod.rs"]
 mod consistent_snapshots;
 
 use common::fixture::PoolFileSystem;

@@ -1,11 +1,17 @@
+#![cfg(feature = "thin-tests")]
 //! The services of a node over a thin pool; see `csi_layer`.
 
 // vm: memory=3072 limit=600
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/csi_layer/mod.rs"]
 mod csi_layer;
+#[path = "support/root_support/mod.rs"]
 mod root_support;
 
 use common::fixture::PoolFileSystem;

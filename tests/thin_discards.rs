@@ -1,9 +1,13 @@
+#![cfg(all(feature = "thin-tests", feature = "failpoints"))]
 //! Deleted space of a thin pool goes down to the disk, in the background, where the pool says so. The disk is a sparse file behind a loop
 //! device, which has what was discarded taken out of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::disallowed_types, reason = "the gRPC codes are what the tests look at")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
 
 use std::fs::{self, File};

@@ -1,3 +1,4 @@
+#![cfg(feature = "thin-tests")]
 //! The binding to device-mapper against a real kernel: tables, states, messages, events, removal and nodes.
 //!
 //! dmsetup is the oracle for what the kernel says of tables and states.
@@ -6,7 +7,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-#[path = "thin_dm/fixture.rs"]
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/dm_fixture.rs"]
 mod fixture;
 
 use std::fs::{self, File, OpenOptions};

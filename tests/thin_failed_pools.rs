@@ -1,17 +1,23 @@
+#![cfg(feature = "thin-tests")]
 //! A thin pool whose disk dies while a node serves it, and comes back, beside one that is well.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::disallowed_types, reason = "the gRPC codes are what the tests look at")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/sanity.rs"]
 mod sanity;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
+use basics::turn;
 use common::csi::{Csi, Paths, Source, Use, new_volume, unpublish, unstage};
 use common::fixture::{Bench, PoolFileSystem};
 use common::node::{Node, NodeOptions};
@@ -103,8 +109,7 @@ struct Ground {
 
 impl Ground {
     fn new() -> Self {
-        static ONE: Mutex<()> = Mutex::new(());
-        let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         let bench = Bench::with_pool(PoolFileSystem::Thin, 16 * GIB);
         let disk = MortalDisk::new(&bench, GIB);
         let pool = ThinPool::create(&disk.path());

@@ -1,3 +1,4 @@
+#![cfg(feature = "thin-tests")]
 //! A whole thin pool as the first version left it, on its disk: opened, read, changed in every way, left and found again.
 //!
 //! `thin_first_version/pool-1040e21.zst` is a disk of 512 MiB on which commit 1040e21 made a pool, with blocks of 64 KiB of one byte each:
@@ -9,6 +10,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/thin_support.rs"]
 mod thin_support;
 
 use std::fs::File;
@@ -23,7 +27,7 @@ use windlass::pool::record::Volume;
 use windlass::pool::thin::{RepairOutcome, repair};
 use windlass::types::{Access, ByteRange, LogicalBlockSize, Object, SnapshotId};
 
-const FIXTURE: &[u8] = include_bytes!("thin_first_version/pool-1040e21.zst");
+const FIXTURE: &[u8] = include_bytes!("data/pool-1040e21.zst");
 const BLOCK: u64 = 64 << 10;
 /// Blocks of an object that are looked at: all that was written, and some that were not.
 const LOOKED_AT: u64 = 32;

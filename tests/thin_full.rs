@@ -1,3 +1,4 @@
+#![cfg(feature = "thin-tests")]
 //! Full pools: data to the last block, metadata past their threshold, under load. What exists stays intact, the errors are those
 //! that say so, and everything goes on without a restart once space is freed or added.
 
@@ -5,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/thin_support.rs"]
 mod thin_support;
 
 use std::fs::{self, File};
@@ -16,12 +20,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use basics::new_snapshot;
 use thin_support::{MIB, create, cut, disks, grown_disk, make_with, open, output, turn, wait_for};
 use windlass::dm::{DeviceMapper, DmName};
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{Formatting, MountRequest, Mounter};
 use windlass::pool::owned::OwnedPool;
-use windlass::pool::record::{Consumer, NewSnapshot, Volume};
+use windlass::pool::record::{Consumer, Volume};
 use windlass::pool::{Changes, Demand, MetadataUsage, PoolError};
 use windlass::types::{Access, FsType, Object};
 
@@ -78,15 +83,6 @@ fn fill(pool: &OwnedPool, volume: &Volume) -> u64 {
     panic!("{offset} bytes fitted into the pool")
 }
 
-fn snapshot_request(name: &str, volume: &Volume) -> NewSnapshot {
-    NewSnapshot {
-        name: name.to_owned().try_into().unwrap(),
-        source: volume.id,
-        parameters: Default::default(),
-        kubernetes: Default::default(),
-    }
-}
-
 #[test]
 fn data_to_the_last_block_leave_files_intact_and_space_that_is_freed_or_added_is_used_at_once() {
     let _turn = turn();
@@ -137,7 +133,7 @@ fn data_to_the_last_block_leave_files_intact_and_space_that_is_freed_or_added_is
     assert!(status.health.problem.unwrap().contains("out of space"));
     let refused = pool.create_volume(&thin_support::new_volume("refused", 64 * MIB, None));
     assert!(matches!(refused, Err(PoolError::NoSpace(_))), "{refused:?}");
-    let refused = pool.create_snapshots(&[snapshot_request("refused", &kept)]);
+    let refused = pool.create_snapshots(&[new_snapshot("refused", kept.id)]);
     assert!(matches!(refused, Err(PoolError::NoSpace(_))), "{refused:?}");
     assert_eq!(pool.anchors().unwrap().len(), 1, "an anchor was given up for nothing");
     // What has its blocks can be written to.
@@ -193,7 +189,7 @@ fn metadata_past_their_threshold_refuse_new_objects_first_and_a_larger_disk_is_t
     let mut snapshots = Vec::new();
     let refused = loop {
         write_file(&at.join("writes"), &noise(snapshots.len() as u64, MIB)).unwrap();
-        match pool.create_snapshots(&[snapshot_request(&format!("cut-{}", snapshots.len()), &kept)]) {
+        match pool.create_snapshots(&[new_snapshot(&format!("cut-{}", snapshots.len()), kept.id)]) {
             Ok(mut cut) => snapshots.push(cut.remove(0).into_inner()),
             Err(error) => break error,
         }
@@ -226,7 +222,7 @@ fn metadata_past_their_threshold_refuse_new_objects_first_and_a_larger_disk_is_t
     // Space that is added.
     for number in 0.. {
         write_file(&at.join("writes"), &noise(number, MIB)).unwrap();
-        if pool.create_snapshots(&[snapshot_request(&format!("again-{number}"), &kept)]).is_err() {
+        if pool.create_snapshots(&[new_snapshot(&format!("again-{number}"), kept.id)]).is_err() {
             break;
         }
     }

@@ -1,3 +1,4 @@
+#![cfg(feature = "thin-tests")]
 //! Pools whose metadata are really used up: by writers of many copies, past all thresholds, until the kernel takes no more. What was deleted
 //! then, in every state that a deletion can be in, hinders no start, and is finished once there is room, in whatever order that comes. Of
 //! the orders a run takes its share.
@@ -6,7 +7,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/share.rs"]
 mod share;
+#[path = "support/thin_support.rs"]
 mod thin_support;
 
 use std::collections::BTreeSet;

@@ -1,9 +1,13 @@
+#![cfg(feature = "thin-tests")]
 //! A thin pool as its owner sees it: taken over, filled, cut, copied, grown, left and found again.
 
 // vm: disks=4G,4G limit=600
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/thin_support.rs"]
 mod thin_support;
 
 use std::fs::File;

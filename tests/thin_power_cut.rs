@@ -1,8 +1,12 @@
+#![cfg(feature = "thin-tests")]
 //! Pools of the embedded sort on logged disks: the workload whose power `root_power_cut` then cuts.
 // vm: disks=640M,2G,640M,2G,1G,2G memory=2048 limit=600 keep
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/power_cut/mod.rs"]
 mod power_cut;
 
 use std::path::{Path, PathBuf};

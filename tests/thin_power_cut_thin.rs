@@ -1,3 +1,4 @@
+#![cfg(feature = "thin-tests")]
 //! A busy thin pool on a logged disk, whose power `root_power_cut_thin` then cuts; and, for some of the cuts, its recovery, which
 //! needs device-mapper. Whatever a cut leaves is recovered without leftovers: what the kernel itself lost in the cut, which were
 //! blocks that were being written for the first time (`Stored::leaked_blocks`), a repair of the stopped pool gives back; and when
@@ -6,8 +7,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/power_cut/mod.rs"]
 mod power_cut;
+#[path = "support/share.rs"]
 mod share;
+#[path = "support/thin_cut/mod.rs"]
 mod thin_cut;
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+#![cfg(feature = "thin-tests")]
 //! Random operations on a thin pool of a real kernel, while the test knows every byte. After each round every volume and snapshot
 //! is compared with what must be there, and all that the pool says is allocated or changed with three oracles: the bytes,
 //! `thin_dump`, and for some pairs `thin_delta`. While both snapshots exist the answers must be theirs block for block. Against
@@ -10,9 +11,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/random_volumes/mod.rs"]
 mod random_volumes;
+#[path = "support/share.rs"]
 mod share;
+#[path = "support/thin_random/mod.rs"]
 mod thin_random;
+#[path = "support/thin_support.rs"]
 mod thin_support;
 
 use std::time::{Duration, Instant};

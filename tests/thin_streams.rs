@@ -1,3 +1,4 @@
+#![cfg(feature = "thin-tests")]
 //! The SnapshotMetadata service of a node over a thin pool: a client that stops reading holds up nobody, and keeps no block from
 //! being freed; a stream that is resumed anywhere turns the base into the target.
 
@@ -6,8 +7,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly, wherever it does")]
 #![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/csi_harness.rs"]
 mod csi_harness;
+#[path = "support/metadata_client/mod.rs"]
 mod metadata_client;
 
 use std::fs::{File, OpenOptions};
@@ -18,7 +24,7 @@ use std::time::{Duration, Instant};
 use common::csi::{Csi, Source, Use};
 use common::fixture::Bench;
 use common::thin_pool::{BLOCK, ThinPool, disks};
-use common::wait_for;
+use common::{MIB, wait_for};
 use csi_proto::csi::v1::DeleteSnapshotRequest;
 use futures::StreamExt;
 use metadata_client::{Answers, Ask, Client, applied, content, list, list_in_pieces, open};
@@ -29,7 +35,6 @@ use tonic::Code;
 use windlass::block::{AlignedBuffer, device};
 use windlass::types::ByteRange;
 
-const MIB: u64 = 1 << 20;
 /// Ranges of the long answers, of one block each. In messages of one range they are some 400 KiB: more than the server's
 /// and the client's HTTP/2 take without being read, so that a client that stops reading stops the server.
 const RANGES: u64 = 8192;

@@ -1,3 +1,4 @@
+#![cfg(feature = "thin-tests")]
 //! Exports of thin pools restored to reflink pools and back: each file system, and raw volumes where the sizes of logical blocks
 //! allow it; and what an export reads when the snapshot that it builds upon was deleted. Stock restic checks every repository.
 
@@ -5,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/common/mod.rs"]
 mod common;
 
 use std::collections::BTreeMap;
@@ -15,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use common::MIB;
 use common::csi::{Csi, Source, Use};
 use common::fixture::Bench;
 use common::node::{Node, NodeOptions};
@@ -28,7 +33,6 @@ use windlass::block::device;
 use windlass::types::ByteRange;
 
 const PASSWORD: &str = "correct horse battery staple";
-const MIB: u64 = 1 << 20;
 
 /// Size of a volume: the least that the file system takes, and some more.
 fn size(usage: Use) -> u64 {

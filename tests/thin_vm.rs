@@ -1,3 +1,4 @@
+#![cfg(feature = "thin-tests")]
 //! What the other tests of this kind stand on: the virtual machine has device-mapper, the disks that a test file asks for, a
 //! writable root and the programs that the driver and the tests call.
 // vm: disks=64M,192M

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[path = "support/transfer_fixture.rs"]
 mod transfer_fixture;
 
 use std::io;

@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[path = "support/basics.rs"]
+mod basics;
+#[path = "support/transfer_fixture.rs"]
 mod transfer_fixture;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use basics::{new_snapshot, new_volume};
 use csi_proto::windlass::v1 as proto;
 use csi_proto::windlass::v1::TransferState;
 use csi_proto::windlass::v1::transfers_server::Transfers as _;
@@ -27,7 +30,6 @@ use windlass::pool::catalogue::Catalogue;
 use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
-use windlass::pool::record::NewSnapshot;
 use windlass::repository::store::fault::{Call, Fault, FaultyStore};
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::store::memory::MemoryStore;
@@ -39,8 +41,8 @@ use windlass::transfer::{
     Target, export,
 };
 use windlass::types::{
-    Access, AccessMode, ByteRange, CapacityRange, DataChecksum, NewVolume, Object, ObjectName, RangeStream, SnapshotHandle,
-    SnapshotId, Timestamp, VolumeHandle, VolumeId, VolumeMode, VolumeSize,
+    Access, ByteRange, CapacityRange, Object, RangeStream, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId,
+    VolumeSize,
 };
 
 const CHUNK: usize = 256 << 10;
@@ -413,20 +415,7 @@ impl Bench {
         let pool = MemoryPool::with_capacity(1 << 30);
         let pool = OwnedPool::open(Arc::new(pool), Catalogue::in_memory().unwrap(), Arc::new(NothingToHold)).unwrap();
         let pool = Arc::new(pool);
-        let request = NewVolume {
-            name: ObjectName::try_from("source".to_owned()).unwrap(),
-            capacity: CapacityRange::exactly(VolumeSize::new(SIZE).unwrap()),
-            minimum: VolumeSize::new(4096).unwrap(),
-            mode: VolumeMode::Block,
-            access_modes: vec![AccessMode::SingleNodeWriter],
-            mount_flags: vec![],
-            parameters: BTreeMap::new(),
-            checksum: DataChecksum::Off,
-            source: None,
-            foreign_source: None,
-            kubernetes: Default::default(),
-        };
-        let volume = pool.create_volume(&request).unwrap().into_inner().id;
+        let volume = pool.create_volume(&new_volume("source", SIZE)).unwrap().into_inner().id;
         let attachment = pool.attach(Object::Volume(volume), Access::ReadWrite).unwrap();
         let device = File::options().read(true).write(true).open(attachment.device).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -451,9 +440,7 @@ impl Bench {
     }
 
     fn cut(&self, name: &str) -> SnapshotId {
-        let name = ObjectName::try_from(name.to_owned()).unwrap();
-        let request = NewSnapshot { name, source: self.volume, parameters: BTreeMap::new(), kubernetes: Default::default() };
-        self.pool.create_snapshots(&[request]).unwrap().remove(0).into_inner().id
+        self.pool.create_snapshots(&[new_snapshot(name, self.volume)]).unwrap().remove(0).into_inner().id
     }
 
     fn bytes(&self, snapshot: SnapshotId) -> Vec<u8> {

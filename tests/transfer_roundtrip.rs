@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/transfer_fixture.rs"]
 mod transfer_fixture;
 
 use std::sync::Arc;

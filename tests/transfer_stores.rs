@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
+#[path = "support/s3/mod.rs"]
 mod s3;
+#[path = "support/transfer_fixture.rs"]
 mod transfer_fixture;
 
 use std::process::Command;

@@ -32,7 +32,7 @@ pub mod requests;
 pub mod snapshot;
 pub mod superblock;
 pub mod thin_metadata;
-#[path = "../../tests/dm_metadata/mod.rs"]
+#[path = "../../tests/support/dm_metadata/mod.rs"]
 pub mod thin_pool;
 pub mod tree;
 

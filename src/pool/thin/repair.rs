@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     /// Metadata of 512 blocks, all of which are used.
-    const USED_UP: &[u8] = include_bytes!("../../../tests/thin_metadata/used-up.bin.zst");
+    const USED_UP: &[u8] = include_bytes!("../../../tests/data/used-up.bin.zst");
 
     fn used_up(folder: &Path) -> PathBuf {
         let node = folder.join("node");
