@@ -44,9 +44,10 @@ where
     F: FnOnce() -> Result<T, E> + Send + 'static,
 {
     let call = allowance::current();
+    let span = tracing::Span::current();
     let counted = move || {
         let _call = call;
-        work()
+        span.in_scope(work)
     };
     tokio::task::spawn_blocking(counted).await.unwrap_or_else(|error| {
         tracing::error!(%error, "the work of a call was lost");

@@ -32,7 +32,7 @@ use tonic::{Request, Response, Status};
 use self::directory::DirectoryWatch;
 
 use crate::csi::DRIVER_NAME;
-use crate::csi::server::{LogLayer, PrivateSocket, SocketError};
+use crate::csi::server::{CallerWatch, PrivateSocket, SocketError, spans};
 
 /// What the kubelet calls a CSI plugin.
 const PLUGIN_TYPE: &str = "CSIPlugin";
@@ -179,7 +179,8 @@ impl Registration {
         let identity = socket.identity();
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(CALLS_OF_A_CONNECTION)
-            .layer(LogLayer)
+            .layer(spans())
+            .layer(CallerWatch)
             .add_service(RegistrationServer::new(service.clone()))
             .serve_with_incoming(socket.into_incoming().map_err(not_served)?);
         tokio::select! {

@@ -68,6 +68,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tracing::Instrument;
 
 use super::error::RepositoryError;
 use super::file;
@@ -181,7 +182,7 @@ impl Repository {
         let stored = self.store_lock(mode).await?;
         // From here on the guard's drop takes it away again.
         let held = Arc::new(HeldLock { turn: tokio::sync::Mutex::new(()), stored: Mutex::new(stored) });
-        let refresh = tokio::spawn(refresh(self.clone(), mode, Arc::clone(&held), REFRESH_TICK));
+        let refresh = tokio::spawn(refresh(self.clone(), mode, Arc::clone(&held), REFRESH_TICK).in_current_span());
         Ok(LockGuard { repository: self.clone(), mode, held, refresh, released: false })
     }
 

@@ -30,9 +30,10 @@ impl<T: Send + 'static> Crew<T> {
         for number in 0..count {
             let (report, result) = oneshot::channel();
             let job = work();
+            let span = tracing::Span::current();
             let thread = std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
                 // Whoever waits may have gone; the thread ends all the same.
-                let _ = report.send(job());
+                let _ = report.send(span.in_scope(job));
             })?;
             workers.push((thread, result));
         }

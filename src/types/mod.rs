@@ -14,6 +14,7 @@ pub mod poll;
 pub mod pool_name;
 pub mod range;
 pub mod size;
+pub mod span;
 pub mod time;
 pub mod volume;
 

@@ -18,10 +18,11 @@ use crate::blocks::{Blocks, BlocksError, LeasedSnapshot, SnapshotLease};
 use crate::repository::{Id, Repository, Verification};
 use crate::transfer::metadata::{Metadata, Mode};
 use crate::transfer::{self, Budget, ChunkSize, ExportError, ExportOptions, ExportReport, FullReason, Progress, Scope};
+use crate::types::span::Subject;
 use crate::types::{ExportRecord, Timestamp, VolumeMode};
 
 use super::context::{Context, handle_tag};
-use super::registry::{TransferFailure, TransferKind, TransferResult};
+use super::registry::{Slot, TransferFailure, TransferKind, TransferResult};
 use super::{message, previous, status};
 
 /// What the volume is called in the repository, in a folder named by its handle: `restic forget` groups snapshots by host and
@@ -43,6 +44,7 @@ pub(super) async fn start(context: &Context, request: windlass::StartExportReque
     let slot = context.registry.slot(TransferKind::Export).map_err(status::no_slot)?;
     let blocks = Arc::clone(&context.blocks);
     let lease = blocks.lease(handle).await.map_err(|error| status::blocks("snapshot_id", &error))?;
+    note(&slot, lease.snapshot());
     let repository = message::open(request.repository, &context.workspace).await?;
     let repository = message::locked_for(context, handle.pool, repository, request.retry_lock_seconds);
     let host = if request.host.is_empty() { context.node.to_string() } else { request.host };
@@ -54,6 +56,15 @@ pub(super) async fn start(context: &Context, request: windlass::StartExportReque
     let (progress, cancel) = (slot.progress(), slot.cancellation());
     let export = Export { blocks, lease, repository, options, progress, cancel };
     Ok(slot.spawn(export.run(previous)))
+}
+
+/// Notes what is exported in the transfer's lines.
+fn note(slot: &Slot, snapshot: &LeasedSnapshot) {
+    slot.is_about(Subject::Snapshot(snapshot.handle));
+    slot.is_about(Subject::Volume(snapshot.source));
+    if let Some(claim) = &snapshot.kubernetes.claim {
+        slot.is_about(Subject::Claim(claim));
+    }
 }
 
 /// The budget that a request asks for; zero means the default.

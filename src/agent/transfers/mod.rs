@@ -28,6 +28,7 @@ use csi_proto::windlass::v1 as windlass;
 use csi_proto::windlass::v1::transfers_server::Transfers as TransfersApi;
 use futures::Stream;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
 use crate::blocks::Blocks;
 use crate::repository::Workspace;
@@ -120,7 +121,9 @@ impl TransfersApi for Transfers {
 
 /// Runs the work of a call to its end, also when the caller goes away meanwhile.
 async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, Status>> + Send + 'static) -> Result<T, Status> {
-    tokio::spawn(work).await.unwrap_or_else(|error| Err(Status::internal(format!("the call ended early: {error}"))))
+    tokio::spawn(work.in_current_span())
+        .await
+        .unwrap_or_else(|error| Err(Status::internal(format!("the call ended early: {error}"))))
 }
 
 fn no_such_transfer(id: &str) -> Status {

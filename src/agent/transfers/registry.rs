@@ -17,8 +17,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
+use tracing::{Instrument, Span};
 
 use crate::transfer::{Phase, Progress};
+use crate::types::span::{self, Subject};
 
 /// Transfers that run at once. Each has its own memory budget and worker threads; more of them share the same disk and network
 /// without finishing sooner.
@@ -172,7 +174,10 @@ impl Registry {
         let (cancel, progress) = (self.shared.stop.child_token(), Progress::new());
         let transfer = Transfer { state: state.clone(), progress: progress.clone(), cancel: cancel.clone() };
         transfers.by_id.insert(id.clone(), transfer);
-        Ok(Slot { registry: self.clone(), id, state, progress, cancel, spawned: false })
+        let span = span::transfer(&id, kind.name());
+        // The line of the call that starts it names it too.
+        Subject::Transfer(&id).note();
+        Ok(Slot { registry: self.clone(), id, state, progress, cancel, span, spawned: false })
     }
 
     /// A transfer to watch; `None` when there is no such transfer (any more).
@@ -233,6 +238,7 @@ pub struct Slot {
     state: watch::Sender<TransferProgress>,
     progress: Progress,
     cancel: CancellationToken,
+    span: Span,
     spawned: bool,
 }
 
@@ -250,6 +256,11 @@ impl Slot {
         self.cancel.clone()
     }
 
+    /// Notes in the transfer's lines what it is about.
+    pub fn is_about(&self, subject: Subject<'_>) {
+        subject.note_in(&self.span);
+    }
+
     /// The counters of the transfer, for its pipeline.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
@@ -260,20 +271,21 @@ impl Slot {
         self.spawned = true;
         let (registry, id, state) = (self.registry.clone(), self.id.clone(), self.state.clone());
         state.send_modify(|progress| progress.set_state(TransferState::Running));
-        let kind = state.borrow().kind.clone();
-        tracing::info!(transfer = id, kind, "transfer started");
-        let running = self.registry.shared.tasks.spawn(work);
-        self.registry.shared.tasks.spawn(async move {
+        let span = self.span.clone();
+        span.in_scope(|| tracing::info!("transfer started"));
+        let running = self.registry.shared.tasks.spawn(work.instrument(span.clone()));
+        let ending = async move {
             let result = running.await.unwrap_or_else(|error| Err(TransferFailure::inside(format!("its task ended: {error}"))));
             match &result {
-                Ok(_) => tracing::info!(transfer = id, kind, "transfer succeeded"),
-                Err(TransferFailure::Cancelled) => tracing::info!(transfer = id, kind, "transfer cancelled"),
-                Err(TransferFailure::Failed { reason, .. }) => tracing::warn!(transfer = id, kind, reason, "transfer failed"),
-                Err(TransferFailure::Refused(reason)) => tracing::warn!(transfer = id, kind, reason, "transfer refused"),
+                Ok(_) => tracing::info!("transfer succeeded"),
+                Err(TransferFailure::Cancelled) => tracing::info!("transfer cancelled"),
+                Err(TransferFailure::Failed { reason, .. }) => tracing::warn!(reason, "transfer failed"),
+                Err(TransferFailure::Refused(reason)) => tracing::warn!(reason, "transfer refused"),
             }
             state.send_modify(|progress| finish(progress, result));
             registry.ended(&id);
-        });
+        };
+        self.registry.shared.tasks.spawn(ending.instrument(span));
         self.id.clone()
     }
 }

@@ -23,14 +23,17 @@ use csi_proto::windlass::v1 as windlass;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tracing::Instrument;
 
 use crate::blocks::{Blocks, BlocksError, CommitName, FileSource, OpenPool, RestoreTarget, TargetStart};
 use crate::repository::RepositoryError;
 use crate::repository::tree::FileSelector;
 use crate::transfer::fit::{self, Misfit};
+use crate::transfer::metadata::Metadata;
 use crate::transfer::{
     self, Budget, Holes, Image, Locking, OnDamage, Progress, Reading, RestoreError, RestoreOptions, RestoreReport, Target,
 };
+use crate::types::span::Subject;
 use crate::types::{FsType, LogicalBlockSize, ObjectName, VolumeHandle};
 
 use super::context::Context;
@@ -163,10 +166,14 @@ struct Restore {
 impl Restore {
     async fn run(self, target: RestoreTarget) -> Result<TransferResult, TransferFailure> {
         let (blocks, volume, size, name) = (Arc::clone(&self.blocks), target.volume, target.size, self.name.clone());
+        Subject::Volume(volume).note();
+        if let Some(Metadata { pvc_namespace: Some(namespace), pvc_name: Some(claim), .. }) = self.image.metadata() {
+            Subject::Claim(&format_args!("{namespace}/{claim}")).note();
+        }
         let (written, expected) = (target.source(), self.expected);
         let metadata_lost = self.image.lost_metadata().unwrap_or_default().to_owned();
         // In a task of its own, so that a panic in it ends in the abort below.
-        let copied = tokio::spawn(self.copy(target)).await;
+        let copied = tokio::spawn(self.copy(target).in_current_span()).await;
         let copied = match copied {
             Ok(Ok(report)) => Ok(report),
             Ok(Err(error)) => Err(status::restore(&error)),

@@ -14,14 +14,14 @@ mod authority;
 mod calls;
 mod connection;
 mod frames;
-mod log;
 mod routes;
 mod socket;
+mod trace;
 
 pub use connection::Connection;
-pub use log::LogLayer;
 pub use routes::{MAX_RANGES_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, node_service, routes};
 pub use socket::{Incoming, PrivateSocket, SocketError};
+pub use trace::{CallerWatch, spans};
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ pub async fn serve(socket: PrivateSocket, routes: Routes, stop: CancellationToke
     let incoming = socket.into_incoming()?;
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_OF_A_CONNECTION)
-        .layer(log::LogLayer)
+        .layer(trace::spans())
+        .layer(trace::CallerWatch)
         .layer(calls::CallsLayer::default())
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

@@ -11,6 +11,7 @@ pub mod source;
 
 use std::collections::HashMap;
 
+use crate::types::span::Subject;
 use crate::types::{ObjectName, SnapshotHandle, VolumeHandle};
 
 use super::error::RequestError;
@@ -68,7 +69,7 @@ pub fn name(field: &'static str, value: &str) -> Result<ObjectName, RequestError
 /// Invalid when it is empty or too long.
 pub fn volume_handle(field: &'static str, value: &str) -> Result<Option<VolumeHandle>, RequestError> {
     required(field, value)?;
-    Ok(value.parse().ok())
+    Ok(value.parse().ok().inspect(|&handle| Subject::Volume(handle).note()))
 }
 
 /// A snapshot handle; `None` when the text is no handle of ours, which is the handle of nothing.
@@ -77,7 +78,7 @@ pub fn volume_handle(field: &'static str, value: &str) -> Result<Option<VolumeHa
 /// Invalid when it is empty or too long.
 pub fn snapshot_handle(field: &'static str, value: &str) -> Result<Option<SnapshotHandle>, RequestError> {
     required(field, value)?;
-    Ok(value.parse().ok())
+    Ok(value.parse().ok().inspect(|&handle| Subject::Snapshot(handle).note()))
 }
 
 /// Refuses mutable parameters: there are none yet.

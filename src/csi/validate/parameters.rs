@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use crate::csi::error::RequestError;
+use crate::types::span::Subject;
 use crate::types::{
     AnchorLimit, DataChecksum, FsType, KubernetesName, KubernetesNames, LogicalBlockSize, NamespacedName, PoolId, PoolName,
     PoolNameError,
@@ -121,8 +122,12 @@ fn kubernetes(parameters: &HashMap<String, String>) -> KubernetesNames {
     let namespaced = |kind: &str| {
         Some(NamespacedName { namespace: name(&format!("{kind}/namespace"))?, name: name(&format!("{kind}/name"))? })
     };
+    let claim = namespaced("pvc");
+    if let Some(claim) = &claim {
+        Subject::Claim(claim).note();
+    }
     KubernetesNames {
-        claim: namespaced("pvc"),
+        claim,
         volume: name("pv/name"),
         snapshot: namespaced("volumesnapshot"),
         snapshot_content: name("volumesnapshotcontent/name"),

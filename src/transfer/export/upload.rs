@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::error::ExportError;
 use crate::repository::tree::PackedTree;
@@ -178,7 +179,7 @@ impl Uploader {
                 }
                 pack = packs.queue.recv(), if open && running.len() < self.uploads => match pack {
                     Some(pack) => {
-                        running.spawn(store(self.repository.clone(), pack, Arc::clone(&packs.spare)));
+                        running.spawn(store(self.repository.clone(), pack, Arc::clone(&packs.spare)).in_current_span());
                     }
                     None => open = false,
                 },

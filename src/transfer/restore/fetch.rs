@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::error::RestoreError;
 use super::holes::HoleList;
@@ -77,7 +78,7 @@ impl Fetcher {
                     share = Arc::clone(&room).acquire_many_owned(share), if running.len() < self.bounds.downloads => {
                         let share = share.map_err(|_| RestoreError::Cancelled)?;
                         if let Some(request) = requests.next() {
-                            running.spawn(fetch(self.repository.clone(), request, share));
+                            running.spawn(fetch(self.repository.clone(), request, share).in_current_span());
                         }
                     }
                 }
