@@ -77,7 +77,7 @@ metadata: {name: node-agent, namespace: velero}
 data:
   node-agent-config.json: |
     {"backupPVC": {"windlass": {"storageClass": "windlass-immediate", "readOnly": true},
-                   "windlass-raw": {"storageClass": "windlass-immediate"}},
+                   "windlass-raw": {"storageClass": "windlass-immediate", "readOnly": true}},
      "restorePVC": {"ignoreDelayBinding": true}}
 END
 cluster_kubectl -n store wait --for=condition=Ready pod/minio --timeout="${limit}s" >/dev/null
