@@ -11,6 +11,8 @@
 #               cluster's programs are built once, which takes some 20 minutes of one processor
 #   make e2e-velero   Velero's own data mover in such a cluster: three backups of volumes that are written to, a restore, what each costs; Velero and its
 #               store are built once, which takes some six minutes of one processor; ends with `N passed, N failed`
+#   make e2e-suite    Kubernetes' own tests of storage drivers (External.Storage) in such a cluster; builds them first, some 15 minutes of a
+#               processor more; ends with `N passed, N failed`
 #   make image  the image of the Dockerfile into target/windlass-image.tar, without a container engine and without a registry
 #   make fuzz   feeds made-up bytes to whatever reads those of others, FUZZ_SECONDS (60) a target; ends with `N passed, N failed`
 #   make lint   formatting and clippy only
@@ -34,7 +36,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CARGO := PATH="$$HOME/.cargo/bin:$$PATH" cargo
 FEATURES := root-tests,failpoints,thin-tests
 
-.PHONY: all demo test test-full test-stores test-thin test-thin-full e2e e2e-velero image fuzz soak soak-repository outages lint bench bench-quick bench-memory bench-thin build clean
+.PHONY: all demo test test-full test-stores test-thin test-thin-full e2e e2e-suite e2e-velero image fuzz soak soak-repository outages lint bench bench-quick bench-memory bench-thin build clean
 
 all: build
 
@@ -66,6 +68,9 @@ e2e:
 
 e2e-velero:
 	@e2e/run-velero.sh
+
+e2e-suite:
+	@e2e/run-suite.sh
 
 image:
 	@e2e/setup.sh image

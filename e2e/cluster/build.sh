@@ -38,8 +38,8 @@ compile() {
     timeout "$limit" go build -buildvcs=false -trimpath -ldflags "-s -w $flags" -o "$out" "$@"
 }
 
-# compile_test OUT PACKAGE: the tests of a package of ours, as a program.
-compile_test() { timeout "$limit" go test -c -buildvcs=false -trimpath -ldflags '-s -w' -o "$1" "$2"; }
+# compile_test OUT FLAGS PACKAGE: the tests of a package, as a program.
+compile_test() { timeout "$limit" go test -c -buildvcs=false -trimpath -ldflags "-s -w $2" -o "$1" "$3"; }
 
 # manifests OUT MODULE PATTERN...: objects of the cluster's own that come with a module's sources.
 manifests() {
@@ -50,23 +50,27 @@ manifests() {
     for pattern in "$@"; do install -m 644 "$directory"/$pattern "$out/" || return 1; done
 }
 
+# kubernetes_flags: without its version the server says none that kubectl can read.
+kubernetes_flags() {
+    local version package=k8s.io/component-base/version
+    version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes) || return 1
+    printf -- '-X %s.gitVersion=%s -X %s.gitMajor=1 -X %s.gitMinor=%s' $package "$version" $package $package "$(cut -d. -f2 <<<"$version")"
+}
+
 # Called where a failure is looked at, which is why each step says what becomes of its own.
 build_module() {
-    local module=$1 out=$2 version package
+    local module=$1 out=$2 flags version
     export CGO_ENABLED=0
     case $module in
         kubernetes)
-            # Without its version the server says none that kubectl can read.
-            version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes) || return 1
-            package=k8s.io/component-base/version
-            compile "$out/" "-X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$version")" \
-                $(programs) || return 1
+            flags=$(kubernetes_flags) || return 1
+            compile "$out/" "$flags" $(programs) || return 1
             manifests "$out" github.com/kubernetes-csi/external-snapshotter/client/v8 'config/crd/*_*.yaml' || return 1
             manifests "$out" github.com/kubernetes-csi/external-snapshotter/v8 deploy/kubernetes/snapshot-controller/rbac-snapshot-controller.yaml
             ;;
         snapshot-metadata)
             compile "$out/" '' $(programs) || return 1
-            compile_test "$out/block-mover.test" ./block-mover || return 1
+            compile_test "$out/block-mover.test" '' ./block-mover || return 1
             manifests "$out" github.com/kubernetes-csi/external-snapshot-metadata/client 'config/crd/*.yaml'
             ;;
         container-runtime)
@@ -81,6 +85,11 @@ build_module() {
             compile "$out/" "-X github.com/vmware-tanzu/velero/pkg/buildinfo.Version=$version" $(programs)
             ;;
         minio) compile "$out/" '' $(programs) ;;
+        suite)
+            compile "$out/" '' $(go list tool) || return 1
+            flags=$(kubernetes_flags) || return 1
+            compile_test "$out/e2e.test" "$flags" k8s.io/kubernetes/test/e2e
+            ;;
         *) die "nothing is known of module $module" ;;
     esac
 }
