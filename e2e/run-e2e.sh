@@ -15,6 +15,7 @@ get_ready
 [ $# -gt 0 ] || part "chart" env HELM="$(tools_of kubernetes)/helm" e2e/test-chart.sh
 bring_up
 [ $# -gt 0 ] || part "cluster" e2e/cluster/check.sh
+[ $# -gt 0 ] || part "requirements" e2e/cluster/with-cluster e2e/check-requirements.sh
 install_driver
 part "scenarios" e2e/cluster/with-cluster e2e/scenarios.sh "$@"
 finish
