@@ -129,6 +129,8 @@ check "pools are made before they are served, and one that cannot be made does n
 check "only readiness asks for a pool; liveness asks for an answer" holds $all '
     (container("node").readinessProbe.exec.command | exactly(["windlass", "node", "probe", "--endpoint=unix:///csi/csi.sock"]))
     and (container("node").livenessProbe.exec.command | exactly(["windlass", "node", "probe", "--endpoint=unix:///csi/csi.sock", "--live"]))'
+check "a sidecar that waits for the first pool of the node is not ended within a day" holds $all '
+    [sidecars[] as $name | container($name).startupProbe | .periodSeconds * .failureThreshold] | exactly([86400, 86400, 86400, 86400])'
 check "clients of changed blocks are led to a sidecar only when it listens" holds $all \
     'container("csi-snapshot-metadata").readinessProbe.httpGet | exactly({path: "/health", port: 8084})'
 check "two pods never own a pool at once" holds $all \

@@ -215,6 +215,9 @@ fn a_node_whose_pools_have_all_failed_is_not_well_and_lives() {
         probed.stderr
     );
     place.probe(&["--live"]).success();
+    // The same words each time, and to the sidecars no error, which would end them.
+    assert_eq!(place.probe(&[]).stderr, probed.stderr);
+    assert_eq!(place.csi().probe(Default::default()).unwrap().ready, Some(false));
     assert_eq!(place.registered().name, "csi.windlass.dev");
     served.stop();
 }

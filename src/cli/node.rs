@@ -6,7 +6,7 @@
 //! also a root whose mounts nobody else would see, which is refused unless it is allowed: that of a container without propagation.
 //!
 //! A pool that does not open is no reason not to serve the others, nor not to start: its disk may come later, and it is tried
-//! again until then (`pool::set`). Until one is open the node says that it is unhealthy, and why. Only when no pool opens and
+//! again until then (`pool::set`). Until one is open the node says that it is not ready, and why. Only when no pool opens and
 //! each of them is served by another process the command ends with that: a second node was started by mistake.
 //!
 //! Under a kubelet (`--kubelet-registration`): the node registers itself once its socket is served and each pool was tried
@@ -282,7 +282,7 @@ fn open(args: &NodeArgs) -> Result<Opened, CliError> {
             pools.close();
             return Err(error);
         }
-        tracing::warn!("no pool is open; the node is unhealthy until one is");
+        tracing::warn!("no pool is open; the node is not ready until one is");
     }
     let layer = NodeLayer::new(pools.clone(), mounter, NodeOptions { node, root, boot_id, statistics_timeout: None });
     Ok(Opened { layer, pools })

@@ -25,7 +25,7 @@ pub fn unimplemented(call: &'static str) -> Status {
     Status::unimplemented(format!("{call} is not offered by this driver"))
 }
 
-/// Probe, when no pool is open.
+/// Probe, when no pool works that is open.
 pub fn unhealthy(reason: impl Into<String>) -> Status {
     Status::failed_precondition(reason)
 }

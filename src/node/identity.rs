@@ -44,17 +44,19 @@ impl Identity for NodeLayer {
         }))
     }
 
-    /// A node that was given no pools is well: it has nothing to serve. Cheap on purpose: it waits for no disk while a pool's catalogue took its last change, so that a slow one does not get the process
+    /// A node that was given no pools is well: it has nothing to serve. One of whose pools none is open yet is not ready, which is no
+    /// error: they are tried again, and the sidecars wait for it, where an error would end them and have the kubelet start them again
+    /// after pauses that grow to five minutes. Why it is not ready [`get_pool_status`] says.
+    ///
+    /// Cheap on purpose: it waits for no disk while a pool's catalogue took its last change, so that a slow one does not get the process
     /// killed. A pool that has failed is no reason to be unhealthy while another works: a restart would take that one away too, and the
     /// failed one is tried again anyway.
+    ///
+    /// [`get_pool_status`]: csi_proto::windlass::v1::pools_server::Pools::get_pool_status
     async fn probe(&self, _: Request<proto::ProbeRequest>) -> Result<Response<proto::ProbeResponse>, Status> {
         let pools = self.pools.pools();
         if pools.is_empty() {
-            let failed: Vec<_> = self.pools.failed().iter().map(ToString::to_string).collect();
-            return match failed.is_empty() {
-                true => Ok(Response::new(proto::ProbeResponse { ready: Some(true) })),
-                false => Err(unhealthy(format!("no pool of this node is open: {}", failed.join("; ")))),
-            };
+            return Ok(Response::new(proto::ProbeResponse { ready: Some(self.pools.failed().is_empty()) }));
         }
         if !pools.iter().any(|pool| pool.catalogue_took_its_last_change()) {
             // One small commit to each, until one works.

@@ -81,7 +81,7 @@ pub enum Repositories {
 }
 
 impl NodeLayer {
-    /// A layer over `pools`. While none of them is open it is unhealthy, and says so.
+    /// A layer over `pools`. While none of them is open it is not ready, and says so.
     pub fn new(pools: impl Into<PoolSet>, mounter: Arc<dyn Mounter>, options: NodeOptions) -> Self {
         let NodeOptions { node, root, boot_id, statistics_timeout } = options;
         let statistics_timeout = statistics_timeout.unwrap_or(STATISTICS_TIMEOUT);

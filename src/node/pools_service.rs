@@ -120,7 +120,7 @@ fn describe(pools: &PoolSet, member: &Member) -> windlass::PoolStatus {
         Member::Open(pool) => status(pool).unwrap_or_else(|error| {
             tracing::warn!(pool = %pool.id(), %error, "a pool cannot be looked at");
             pools.suspect(pool.id());
-            failed(Some(pool.id()), pool.location(), error.to_string())
+            failed(Some(pool.id()), pool.location(), error.to_string(), "suspected just now".to_owned())
         }),
         Member::Failed(FailedPool { place, id, reason, since, next_attempt }) => {
             // A clock that was set back since tells nothing.
@@ -129,18 +129,19 @@ fn describe(pools: &PoolSet, member: &Member) -> windlass::PoolStatus {
                 Some(wait) => format!("tried again in {} s", wait.as_secs()),
                 None => "being tried now".to_owned(),
             };
-            failed(*id, place.clone(), format!("{reason} ({}{next})", lasted.as_deref().unwrap_or("")))
+            failed(*id, place.clone(), reason.clone(), format!("{}{next}", lasted.as_deref().unwrap_or("")))
         }
     }
 }
 
 /// A pool of which no more is known.
-fn failed(id: Option<PoolId>, path: String, problem: String) -> windlass::PoolStatus {
+fn failed(id: Option<PoolId>, path: String, problem: String, retry: String) -> windlass::PoolStatus {
     windlass::PoolStatus {
         pool_id: id.map(|id| id.to_string()).unwrap_or_default(),
         path,
         state: "failed".to_owned(),
         problem,
+        retry,
         ..Default::default()
     }
 }
@@ -192,6 +193,7 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
         reserve: properties.reserve.to_string(),
         deleted_space: properties.deleted_space.to_string(),
         promised_bytes: promises.promised,
+        retry: String::new(),
         problem: status.health.problem.or_else(|| status.usage.shortage()).unwrap_or_default(),
         quarantined: status.quarantined.into_iter().chain(status.damaged).collect(),
         objects,

@@ -92,11 +92,21 @@ seLinuxOptions: {type: spc_t}
 - --v={{ .Values.sidecars.logLevel }}
 {{- end }}
 
+{{/* A sidecar answers from when the node has a pool open, which may be when its disk is back: nothing is gained by ending it before. A day. */}}
+{{- define "windlass.startupProbe" -}}
+startupProbe:
+  httpGet: {path: {{ .path }}, port: {{ .port }}}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 17280
+{{- end }}
+
 {{/* The rest of a sidecar that elects a leader: (dict root port resources). */}}
 {{- define "windlass.sidecar" -}}
 imagePullPolicy: {{ .root.Values.sidecars.pullPolicy }}
 securityContext:
   {{- include "windlass.sidecarSecurity" .root | nindent 2 }}
+{{ include "windlass.startupProbe" (dict "path" "/healthz/leader-election" "port" .port) }}
 livenessProbe:
   httpGet: {path: /healthz/leader-election, port: {{ .port }}}
   periodSeconds: 30

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use csi_proto::csi::v1::ProbeRequest;
 use csi_proto::csi::v1::identity_client::IdentityClient;
+use csi_proto::windlass::v1 as windlass;
 
 use super::super::client::{Answer, Node};
 use super::super::endpoint::EndpointArgs;
@@ -27,6 +28,16 @@ pub struct ProbeArgs {
     endpoint: EndpointArgs,
 }
 
+/// Why a node is not ready, in words that are the same as long as it lasts: each other text of a probe is an event of its own.
+fn not_ready(pools: &[windlass::PoolStatus]) -> String {
+    let failed: Vec<_> = pools
+        .iter()
+        .filter(|pool| pool.state == "failed")
+        .map(|pool| format!("the pool at {} cannot be used now: {}", pool.path, pool.problem))
+        .collect();
+    format!("no pool of this node is open: {}", failed.join("; "))
+}
+
 /// Asks the node, once.
 ///
 /// # Errors
@@ -43,7 +54,8 @@ pub async fn run(args: ProbeArgs) -> Result<(), CliError> {
         }
         let answer = answer.answer("the node is not well").map_err(failed)?;
         if answer.ready == Some(false) {
-            return Err(CliError::new(Exit::Failed, "the node is still starting"));
+            let pools = node.pools().await.map_err(failed)?;
+            return Err(CliError::new(Exit::Failed, not_ready(&pools)));
         }
         Ok(())
     };
@@ -52,5 +64,24 @@ pub async fn run(args: ProbeArgs) -> Result<(), CliError> {
         Err(_) => {
             Err(CliError::new(Exit::Failed, format!("the node at {endpoint} has not answered within {} s", timeout.as_secs())))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_told_and_not_the_time() {
+        let pool = |state: &str, retry: &str| windlass::PoolStatus {
+            path: "/dev/a".to_owned(),
+            state: state.to_owned(),
+            problem: "no such disk".to_owned(),
+            retry: retry.to_owned(),
+            ..Default::default()
+        };
+        let said = not_ready(&[pool("failed", "tried again in 4 s")]);
+        assert_eq!(said, "no pool of this node is open: the pool at /dev/a cannot be used now: no such disk");
+        assert_eq!(said, not_ready(&[pool("failed", "tried again in 3 s"), pool("ready", "")]));
     }
 }

@@ -33,7 +33,8 @@ pub async fn run(args: &StatusArgs, format: Format) -> Result<(), CliError> {
 fn describe(pool: &windlass::PoolStatus) -> String {
     if pool.state == "failed" {
         let id = if pool.pool_id.is_empty() { "of unknown id" } else { &pool.pool_id };
-        return format!("pool {id} at {}: failed\n  {}\n", pool.path, pool.problem);
+        let retry = if pool.retry.is_empty() { String::new() } else { format!(" ({})", pool.retry) };
+        return format!("pool {id} at {}: failed\n  {}{retry}\n", pool.path, pool.problem);
     }
     let size = |bytes: u64| ByteSize::new(bytes).to_string();
     let available = pool.free_bytes.saturating_sub(pool.reserve_bytes);
@@ -144,6 +145,7 @@ fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
         "filesystem": pool.filesystem,
         "state": pool.state,
         "problem": (!pool.problem.is_empty()).then_some(&pool.problem),
+        "retry": (!pool.retry.is_empty()).then_some(&pool.retry),
         "total_bytes": pool.total_bytes,
         "free_bytes": pool.free_bytes,
         "reserve_bytes": pool.reserve_bytes,
@@ -216,9 +218,11 @@ mod tests {
             path: "/srv".to_owned(),
             state: "failed".to_owned(),
             problem: "its disk is gone".to_owned(),
+            retry: "tried again in 8 s".to_owned(),
             ..Default::default()
         };
-        assert_eq!(describe(&pool), "pool of unknown id at /srv: failed\n  its disk is gone\n");
+        assert_eq!(describe(&pool), "pool of unknown id at /srv: failed\n  its disk is gone (tried again in 8 s)\n");
+        assert_eq!(to_json(&pool)["retry"], "tried again in 8 s");
     }
 
     #[test]

@@ -116,8 +116,9 @@ impl World {
         answer.accessible_topology.unwrap().segments.keys().filter(|key| key.contains("/pool-")).count()
     }
 
-    async fn probe(&self) -> Result<(), tonic::Status> {
-        self.layer.probe(Request::new(proto::ProbeRequest {})).await.map(drop)
+    /// Whether the node is ready.
+    async fn probe(&self) -> Result<bool, tonic::Status> {
+        self.layer.probe(Request::new(proto::ProbeRequest {})).await.map(|answer| answer.into_inner().ready.unwrap())
     }
 
     async fn list(&self) -> Result<usize, Code> {
@@ -145,7 +146,7 @@ async fn a_failed_pool_takes_no_part_and_its_volumes_are_unavailable_until_it_is
     assert_eq!(world.list().await, Err(Code::Unavailable));
     assert!(world.capacity().await <= both / 2);
     assert_eq!(world.pool_keys().await, 1);
-    world.probe().await.unwrap();
+    assert!(world.probe().await.unwrap());
 
     dying.come_back();
     wait_for(&world.set, "the pool is back", |set| set.pools().len() == 2);
@@ -224,18 +225,19 @@ async fn what_is_recorded_is_listed_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_node_without_an_open_pool_says_why_it_is_unhealthy() {
+async fn a_node_without_an_open_pool_is_not_ready_which_is_no_error_and_says_why() {
     let disk = Disk::new("absent");
     disk.die();
     let world = World::new(std::slice::from_ref(&disk));
-    let status = world.probe().await.unwrap_err();
-    assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("absent") && status.message().contains("there is no such disk"), "{status}");
+    assert!(!world.probe().await.unwrap());
+    let pools = world.pools().get_pool_status(Request::new(windlass::GetPoolStatusRequest {})).await.unwrap().into_inner().pools;
+    assert_eq!((pools[0].state.as_str(), pools[0].problem.as_str()), ("failed", "there is no such disk"));
+    assert!(pools[0].path.contains("absent") && !pools[0].retry.is_empty(), "{pools:?}");
     assert_eq!(world.create("data").await, Err(Code::ResourceExhausted), "another node may have room");
     assert_eq!((world.capacity().await, world.pool_keys().await), (0, 0));
     disk.come_back();
     wait_for(&world.set, "the pool is there", |set| set.pools().len() == 1);
-    world.probe().await.unwrap();
+    assert!(world.probe().await.unwrap());
     world.create("data").await.unwrap();
     world.set.close();
 }
@@ -253,7 +255,7 @@ async fn a_node_of_which_no_pool_can_record_a_change_is_unhealthy_until_one_can(
     let (two, beneath_two) = with_catalogue_disk("two", 8 << 30);
     let world = World::over(start_unwatched(&[one.clone(), two.clone()]));
     for (disk, beneath) in [(&one, &beneath_one), (&two, &beneath_two)] {
-        world.probe().await.unwrap();
+        assert!(world.probe().await.unwrap());
         beneath.set_room(Some(0));
         assert!(world.set.get(disk.id()).unwrap().check_catalogue().is_ok(), "known from the last commit");
         assert!(
@@ -264,7 +266,7 @@ async fn a_node_of_which_no_pool_can_record_a_change_is_unhealthy_until_one_can(
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("no pool of this node can record a change"), "{status}");
     beneath_two.set_room(None);
-    world.probe().await.unwrap();
+    assert!(world.probe().await.unwrap());
     world.set.close();
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use csi_proto::csi::v1 as proto;
 use csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode};
-use csi_proto::csi::v1::{controller_client::ControllerClient, node_client::NodeClient};
+use csi_proto::csi::v1::{controller_client::ControllerClient, identity_client::IdentityClient, node_client::NodeClient};
 use csi_proto::windlass::v1::{GetPoolStatusRequest, PoolStatus, pools_client::PoolsClient};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -131,6 +131,8 @@ impl Csi {
     }
 
     calls! {
+        /// Probe.
+        IdentityClient.probe(ProbeRequest) -> ProbeResponse;
         /// GetCapacity.
         ControllerClient.get_capacity(GetCapacityRequest) -> GetCapacityResponse;
         /// NodeGetInfo.
