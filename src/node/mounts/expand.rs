@@ -7,6 +7,7 @@ use csi_proto::csi::v1 as proto;
 use crate::csi::error::{RequestError, no_such};
 use crate::csi::validate::capability::{self, AccessType, Capability};
 use crate::csi::validate::{self, path, size};
+use crate::failpoint;
 use crate::node::answer;
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
@@ -15,7 +16,6 @@ use crate::types::{Access, CapacityRange, VolumeHandle, VolumeMode, VolumeSize};
 
 use super::fields::{ACCESS_TYPE, CAPABILITY, STAGING_PATH, VOLUME_ID, VOLUME_PATH};
 use super::presence::{MountedAt, fs_type_of};
-use super::step::step;
 use super::volume_on_node::VolumeOnNode;
 
 pub(super) struct Checked {
@@ -73,7 +73,7 @@ pub(super) fn expand(layer: &NodeLayer, checked: Checked) -> Result<proto::NodeE
         let Some(entry) = writable else {
             return Err(RequestError::precondition(VOLUME_PATH, "the file system is mounted for readers only").into());
         };
-        step!("grow", layer.mounter.grow(&attachment.device, &entry.mount_point, fs_type))?;
+        failpoint::around("node.grow", || layer.mounter.grow(&attachment.device, &entry.mount_point, fs_type))?;
     }
     Ok(proto::NodeExpandVolumeResponse { capacity_bytes: answer::size(size) })
 }

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use crate::csi::error::RequestError;
+use crate::failpoint;
 use crate::mount::path::Confined;
 use crate::mount::{MountError, MountRequest};
 use crate::node::error::CallError;
@@ -15,7 +16,6 @@ use crate::types::{Access, FormatState, FsType, Object};
 use super::fields::VOLUME_ID;
 use super::format::{self, Preparation};
 use super::refusal::at_mount_flags;
-use super::step::step;
 use super::volume_on_node::{VolumeOnNode, expected_access};
 
 /// The file system of a volume, and how it is to be mounted.
@@ -49,7 +49,7 @@ impl FileSystem<'_> {
         match grown {
             // The kernel does not let everybody grow a mounted ext4. Nobody uses it yet, so it can be done without.
             Err(CallError::Mount(MountError::Program { .. })) if self.fs_type == FsType::Ext4 => {
-                step!("grow", self.volume.layer().mounter.grow_unmounted(device, self.fs_type))?;
+                failpoint::around("node.grow", || self.volume.layer().mounter.grow_unmounted(device, self.fs_type))?;
             }
             grown => grown?,
         }
@@ -64,15 +64,15 @@ impl FileSystem<'_> {
         match decision.map_err(|reason| RequestError::precondition(VOLUME_ID, reason))? {
             Preparation::Format(over) => {
                 volume.set_format(FormatState::Formatting)?;
-                step!("mkfs", mounter.make_file_system(device, self.fs_type, over))?;
+                failpoint::around("node.mkfs", || mounter.make_file_system(device, self.fs_type, over))?;
                 volume.set_format(FormatState::Content)
             }
             Preparation::RenewIdentity => {
-                step!("check", mounter.check(device, self.fs_type))?;
-                step!("identity", mounter.renew_identity(device, self.fs_type))?;
+                failpoint::around("node.check", || mounter.check(device, self.fs_type))?;
+                failpoint::around("node.identity", || mounter.renew_identity(device, self.fs_type))?;
                 volume.set_format(FormatState::Content)
             }
-            Preparation::None => Ok(step!("check", mounter.check(device, self.fs_type))?),
+            Preparation::None => Ok(failpoint::around("node.check", || mounter.check(device, self.fs_type))?),
         }
     }
 
@@ -84,13 +84,13 @@ impl FileSystem<'_> {
             options: self.wanted.mount_flags.clone(),
             access,
         };
-        at_mount_flags(step!("mount", self.volume.layer().mounter.mount(&request)))
+        at_mount_flags(failpoint::around("node.mount", || self.volume.layer().mounter.mount(&request)))
     }
 
     fn unmount(&self) -> Result<(), CallError> {
         let layer = self.volume.layer();
         let mounted = layer.root.resolve(&self.wanted.path)?.into_unmount_target();
-        Ok(step!("unmount", layer.mounter.unmount(&mounted.path()))?)
+        Ok(failpoint::around("node.unmount", || layer.mounter.unmount(&mounted.path()))?)
     }
 
     /// Grows it to its device, if it may be written to. Nothing happens when it is that large.
@@ -100,7 +100,9 @@ impl FileSystem<'_> {
         let mounter = &self.volume.layer().mounter;
         match access {
             Access::ReadOnly => Ok(()),
-            Access::ReadWrite => Ok(step!("grow", mounter.grow(&attachment.device, self.target.real_path(), self.fs_type))?),
+            Access::ReadWrite => {
+                Ok(failpoint::around("node.grow", || mounter.grow(&attachment.device, self.target.real_path(), self.fs_type))?)
+            }
         }
     }
 

@@ -14,7 +14,6 @@ mod refusal;
 mod service;
 mod stage;
 mod stats;
-mod step;
 mod target;
 mod teardown;
 mod unpublish;

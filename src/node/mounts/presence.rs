@@ -5,12 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::failpoint;
 use crate::mount::{MountEntry, MountError};
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
 use crate::types::FsType;
-
-use super::step::step;
 
 /// A device of the volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +113,9 @@ impl<'a> Presence<'a> {
     /// Takes the topmost mount off a path.
     pub(super) fn unmount_topmost(&self, path: &Path) -> Result<(), CallError> {
         match self.layer.root.resolve(path) {
-            Ok(confined) => Ok(step!("unmount", self.layer.mounter.unmount(&confined.into_unmount_target().path()))?),
+            Ok(confined) => {
+                Ok(failpoint::around("node.unmount", || self.layer.mounter.unmount(&confined.into_unmount_target().path()))?)
+            }
             Err(MountError::NotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }

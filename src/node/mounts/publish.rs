@@ -13,6 +13,7 @@ use csi_proto::csi::v1 as proto;
 use crate::csi::error::{RequestError, no_such};
 use crate::csi::validate::capability::{self, AccessType, Capability, is_exclusive};
 use crate::csi::validate::{self, path};
+use crate::failpoint;
 use crate::mount::path::{Confined, NodeKind};
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
@@ -22,7 +23,6 @@ use crate::types::{Access, FormatState, FsType, VolumeHandle, VolumeMode};
 use super::fields::{ACCESS_MODE, CAPABILITY, STAGING_PATH, TARGET_PATH, VOLUME_ID};
 use super::presence::{DEFAULT_FS_TYPE, MountedAt, fs_type_of};
 use super::refusal::{at_field, at_mount_flags, check_capability, occupied};
-use super::step::step;
 use super::target;
 use super::volume_on_node::{VolumeOnNode, expected_access};
 
@@ -214,11 +214,11 @@ impl Publishing<'_> {
             VolumeMode::Filesystem(_) => NodeKind::Directory,
             VolumeMode::Block => NodeKind::File,
         };
-        let made = at_field(TARGET_PATH, step!("mkdir", layer.root.create(target, kind)))
+        let made = at_field(TARGET_PATH, failpoint::around("node.mkdir", || layer.root.create(target, kind)))
             // What is there is not of our making.
             .inspect_err(|_| self.volume.forget(target))?;
         let Publication { access, mount_flags, .. } = self.wanted;
-        let bound = step!("mount", layer.mounter.bind(&source.path(), &made.target(), *access, mount_flags));
+        let bound = failpoint::around("node.mount", || layer.mounter.bind(&source.path(), &made.target(), *access, mount_flags));
         let bound = at_mount_flags(bound);
         drop(made);
         bound.map_err(|error| self.take_back(error))

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use crate::csi::error::RequestError;
+use crate::failpoint;
 use crate::mount::MountError;
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
 
 use super::fields::TARGET_PATH;
 use super::refusal::at_field;
-use super::step::step;
 
 /// Removes an empty directory or file, and nothing else. Absent is success.
 pub(super) fn remove(layer: &NodeLayer, path: &Path) -> Result<(), CallError> {
@@ -23,5 +23,5 @@ pub(super) fn remove(layer: &NodeLayer, path: &Path) -> Result<(), CallError> {
         return Err(RequestError::precondition(TARGET_PATH, reason).into());
     }
     drop(found);
-    at_field(TARGET_PATH, step!("rmdir", layer.root.remove(path)))
+    at_field(TARGET_PATH, failpoint::around("node.rmdir", || layer.root.remove(path)))
 }

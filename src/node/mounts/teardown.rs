@@ -14,6 +14,7 @@
 use std::path::Path;
 
 use crate::csi::error::RequestError;
+use crate::failpoint;
 use crate::mount::MountEntry;
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
@@ -25,7 +26,6 @@ use crate::types::{Object, VolumeHandle, VolumeMode};
 
 use super::presence::{Device, MountedAt, Presence, is_node};
 use super::refusal::occupied;
-use super::step::step;
 
 /// One volume on this node, as far as it can be told without its pool.
 pub(super) struct Teardown<'a> {
@@ -115,13 +115,13 @@ impl<'a> Teardown<'a> {
             return Ok(());
         }
         let object = Object::Volume(self.volume.volume);
-        match now.pool.map(|pool| step!("detach", pool.detach(object))) {
+        match now.pool.map(|pool| failpoint::around("node.detach", || pool.detach(object))) {
             Some(Err(error @ PoolError::Busy(_))) => return Err(error.into()),
             Some(Err(error @ PoolError::InUse { .. })) => return Err(unfinished(error)),
             Some(Err(error)) => tracing::warn!(%object, %error, "its pool cannot remove the device; it goes without it"),
             Some(Ok(())) | None => {}
         }
-        step!("detach", self.layer.devices.detach(self.volume)).map_err(unfinished)?;
+        failpoint::around("node.detach", || self.layer.devices.detach(self.volume)).map_err(unfinished)?;
         if now.pool.is_none() {
             // It may have been all that kept a pool that failed from being opened anew.
             self.layer.pools.suspect(self.volume.pool);
@@ -131,7 +131,8 @@ impl<'a> Teardown<'a> {
 
     /// Forgets the record of a path.
     pub(super) fn forget(&self, path: &Path) {
-        let removed = self.pool.map(|pool| step!("record", pool.remove_publication(self.volume.volume, path)));
+        let removed =
+            self.pool.map(|pool| failpoint::around("node.record", || pool.remove_publication(self.volume.volume, path)));
         if let Some(Err(error)) = removed {
             tracing::warn!(volume = %self.volume, path = %path.display(), %error, "a record stays, void, of what is not mounted any more");
         }

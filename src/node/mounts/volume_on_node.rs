@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::failpoint;
 use crate::mount::MountEntry;
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
@@ -16,7 +17,6 @@ use crate::pool::record::{Publication, PublicationKind, Volume};
 use crate::types::{Access, FormatState, Object, VolumeMode};
 
 use super::presence::{Device, MountedAt, Presence};
-use super::step::step;
 
 /// One volume on this node.
 pub(crate) struct VolumeOnNode<'a> {
@@ -96,17 +96,17 @@ impl<'a> VolumeOnNode<'a> {
     /// Removes the records that do not count.
     pub(crate) fn clear_void_records(&self) -> Result<(), CallError> {
         for record in self.records.iter().filter(|record| !self.is_live(record)) {
-            step!("record", self.pool.remove_publication(self.recorded.id, &record.path))?;
+            failpoint::around("node.record", || self.pool.remove_publication(self.recorded.id, &record.path))?;
         }
         Ok(())
     }
 
     pub(crate) fn put_record(&self, record: Publication) -> Result<(), CallError> {
-        Ok(step!("record", self.pool.put_publication(self.recorded.id, record))?)
+        Ok(failpoint::around("node.record", || self.pool.put_publication(self.recorded.id, record))?)
     }
 
     fn remove_record(&self, path: &Path) -> Result<(), CallError> {
-        Ok(step!("record", self.pool.remove_publication(self.recorded.id, path))?)
+        Ok(failpoint::around("node.record", || self.pool.remove_publication(self.recorded.id, path))?)
     }
 
     /// Removes the record of a path at which nothing is mounted: it is void, so one that stays is no failure.
@@ -118,18 +118,18 @@ impl<'a> VolumeOnNode<'a> {
 
     /// Makes the device, or finds the one that is there.
     pub(super) fn attach(&self, access: Access) -> Result<Attachment, CallError> {
-        Ok(step!("attach", self.pool.attach(Object::Volume(self.recorded.id), access))?)
+        Ok(failpoint::around("node.attach", || self.pool.attach(Object::Volume(self.recorded.id), access))?)
     }
 
     /// Records whether the volume may still be formatted.
     pub(super) fn set_format(&self, state: FormatState) -> Result<(), CallError> {
-        Ok(step!("format", self.pool.set_format(self.recorded.id, state))?)
+        Ok(failpoint::around("node.format", || self.pool.set_format(self.recorded.id, state))?)
     }
 
     /// Removes the device. None is success.
     pub(crate) fn detach(&self) -> Result<(), CallError> {
         if self.attachment.is_some() {
-            step!("detach", self.pool.detach(Object::Volume(self.recorded.id)))?;
+            failpoint::around("node.detach", || self.pool.detach(Object::Volume(self.recorded.id)))?;
         }
         Ok(())
     }
