@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::format::Format;
 
@@ -132,24 +132,39 @@ impl CliError {
         causes
     }
 
+    #[expect(clippy::expect_used, reason = "texts and numbers always have a form in JSON")]
+    fn to_json(&self) -> String {
+        serde_json::to_string(&Rendered { error: self.view() }).expect("an error is written as JSON")
+    }
+
+    fn view(&self) -> ErrorView<'_> {
+        ErrorView { message: &self.what, causes: self.causes(), advice: self.advice.as_deref(), exit_code: self.exit.code() }
+    }
+
     /// The text for standard error.
     pub fn render(&self, format: Format) -> String {
         match format {
-            Format::Json => json!({
-                "error": {
-                    "message": self.what,
-                    "causes": self.causes(),
-                    "advice": self.advice,
-                    "exit_code": self.exit.code(),
-                }
-            })
-            .to_string(),
+            Format::Json => self.to_json(),
             Format::Text => {
                 let advice = self.advice.as_ref().map(|advice| format!("\nhint: {advice}")).unwrap_or_default();
                 format!("error: {self}{advice}")
             }
         }
     }
+}
+
+/// An error as programs read it.
+#[derive(Debug, Serialize)]
+struct Rendered<'a> {
+    error: ErrorView<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorView<'a> {
+    message: &'a str,
+    causes: Vec<String>,
+    advice: Option<&'a str>,
+    exit_code: u8,
 }
 
 /// What failed and why, on one line.

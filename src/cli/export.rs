@@ -3,7 +3,7 @@
 use clap::Args;
 use csi_proto::windlass::v1 as windlass;
 use csi_proto::windlass::v1::ExportVerification;
-use serde_json::json;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Node};
@@ -114,21 +114,38 @@ pub async fn run(args: ExportArgs, format: Format, interrupt: &CancellationToken
             ByteSize::new(result.stored_bytes),
             if is_verified(&result) { "" } else { ", not verified before it was stored" },
         )),
-        Format::Json => print_json(&json!({
-            "snapshot_id": snapshot_id,
-            "repository_snapshot": result.repository_snapshot,
-            "size_bytes": result.size_bytes,
-            "data_bytes": result.data_bytes,
-            "new_bytes": result.new_bytes,
-            "stored_bytes": result.stored_bytes,
-            "chunks": result.chunks,
-            "new_chunks": result.new_chunks,
-            "mode": result.mode,
-            "full_reason": result.full_reason,
-            "parent": result.parent,
-            "verified": is_verified(&result),
-        })),
+        Format::Json => print_json(&Exported {
+            snapshot_id: &snapshot_id,
+            repository_snapshot: &result.repository_snapshot,
+            size_bytes: result.size_bytes,
+            data_bytes: result.data_bytes,
+            new_bytes: result.new_bytes,
+            stored_bytes: result.stored_bytes,
+            chunks: result.chunks,
+            new_chunks: result.new_chunks,
+            mode: &result.mode,
+            full_reason: &result.full_reason,
+            parent: &result.parent,
+            verified: is_verified(&result),
+        }),
     }
+}
+
+/// The result as it is printed.
+#[derive(Debug, Serialize)]
+struct Exported<'a> {
+    snapshot_id: &'a str,
+    repository_snapshot: &'a str,
+    size_bytes: u64,
+    data_bytes: u64,
+    new_bytes: u64,
+    stored_bytes: u64,
+    chunks: u64,
+    new_chunks: u64,
+    mode: &'a str,
+    full_reason: &'a str,
+    parent: &'a str,
+    verified: bool,
 }
 
 fn is_verified(result: &windlass::ExportResult) -> bool {

@@ -14,7 +14,7 @@ mod status;
 use clap::Subcommand;
 
 use super::exit::CliError;
-use super::output::Format;
+use super::format::Format;
 
 pub use create::PoolFileSystem;
 pub(in crate::cli) use properties::reserve;

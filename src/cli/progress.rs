@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
+use serde::Serialize;
 
-use super::output::Format;
+use super::format::Format;
 use super::size::ByteSize;
 
 /// Time between two lines where there is no terminal: often enough to see that work goes on, seldom enough for a log.
@@ -100,23 +100,12 @@ fn bar(title: &str, unit: Unit) -> ProgressBar {
 }
 
 fn line(title: &str, step: &Step, unit: Unit, format: Format) -> String {
-    let names = match unit {
-        Unit::Bytes => ("bytes_done", "bytes_total"),
-        Unit::Items => ("done", "total"),
-    };
     let amount = |number: u64| match unit {
         Unit::Bytes => ByteSize::new(number).to_string(),
         Unit::Items => number.to_string(),
     };
     match format {
-        Format::Json => json!({ "progress": {
-            "title": title,
-            "phase": step.phase,
-            names.0: step.done,
-            names.1: step.total,
-            "bytes_stored": step.stored,
-        }})
-        .to_string(),
+        Format::Json => json_line(title, step, unit),
         Format::Text => {
             let done = amount(step.done);
             let of = if step.total > 0 { format!(" of {}", amount(step.total)) } else { String::new() };
@@ -125,6 +114,38 @@ fn line(title: &str, step: &Step, unit: Unit, format: Format) -> String {
             format!("{title}: {done}{of}{stored}{phase}")
         }
     }
+}
+
+/// A line as programs read it.
+#[derive(Debug, Serialize)]
+struct ProgressLine<'a> {
+    progress: ProgressView<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct ProgressView<'a> {
+    title: &'a str,
+    phase: &'a str,
+    #[serde(flatten)]
+    amount: Amount,
+    bytes_stored: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Amount {
+    Bytes { bytes_done: u64, bytes_total: u64 },
+    Items { done: u64, total: u64 },
+}
+
+#[expect(clippy::expect_used, reason = "texts and numbers always have a form in JSON")]
+fn json_line(title: &str, step: &Step, unit: Unit) -> String {
+    let amount = match unit {
+        Unit::Bytes => Amount::Bytes { bytes_done: step.done, bytes_total: step.total },
+        Unit::Items => Amount::Items { done: step.done, total: step.total },
+    };
+    let progress = ProgressView { title, phase: &step.phase, amount, bytes_stored: step.stored };
+    serde_json::to_string(&ProgressLine { progress }).expect("progress is written as JSON")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use csi_proto::windlass::v1 as windlass;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::choice::ChoiceArgs;
@@ -105,17 +105,7 @@ pub async fn run(args: RestoreArgs, format: Format, interrupt: &CancellationToke
     let result = restore(&node, &source, &target, format, interrupt).await?;
     match format {
         Format::Text => print_text(&result.volume_id)?,
-        Format::Json => print_json(&json!({
-            "volume_id": result.volume_id,
-            "name": result.volume_name,
-            "size_bytes": result.size_bytes,
-            "data_bytes": result.data_bytes,
-            "zero_bytes": result.zero_bytes,
-            "hole_bytes": result.hole_bytes,
-            "unlisted_hole_bytes": result.unlisted_hole_bytes,
-            "holes": result.holes.iter().map(hole_view).collect::<Vec<_>>(),
-            "metadata_lost": result.metadata_lost,
-        }))?,
+        Format::Json => print_json(&RestoredVolume::from(&result))?,
     }
     let holes = result.holes.iter().map(hole_of_message);
     let what = format!("the volume was restored with holes, and is called `{}`", result.volume_name);
@@ -132,15 +122,52 @@ fn hole_of_message(hole: &windlass::RestoreHole) -> String {
     }
 }
 
-fn hole_view(hole: &windlass::RestoreHole) -> Value {
-    json!({
-        "offset": hole.offset,
-        "length": hole.length,
-        "blobs": hole.blobs,
-        "blob": hole.blob,
-        "pack": Some(&hole.pack).filter(|pack| !pack.is_empty()),
-        "reason": hole.reason,
-    })
+/// The result as it is printed.
+#[derive(Debug, Serialize)]
+struct RestoredVolume<'a> {
+    volume_id: &'a str,
+    name: &'a str,
+    size_bytes: u64,
+    data_bytes: u64,
+    zero_bytes: u64,
+    hole_bytes: u64,
+    unlisted_hole_bytes: u64,
+    holes: Vec<HoleView<'a>>,
+    metadata_lost: &'a str,
+}
+
+impl<'a> From<&'a windlass::RestoreResult> for RestoredVolume<'a> {
+    fn from(result: &'a windlass::RestoreResult) -> Self {
+        Self {
+            volume_id: &result.volume_id,
+            name: &result.volume_name,
+            size_bytes: result.size_bytes,
+            data_bytes: result.data_bytes,
+            zero_bytes: result.zero_bytes,
+            hole_bytes: result.hole_bytes,
+            unlisted_hole_bytes: result.unlisted_hole_bytes,
+            holes: result.holes.iter().map(HoleView::from).collect(),
+            metadata_lost: &result.metadata_lost,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct HoleView<'a> {
+    offset: u64,
+    length: u64,
+    blobs: u64,
+    blob: &'a str,
+    pack: Option<&'a str>,
+    reason: &'a str,
+}
+
+impl<'a> From<&'a windlass::RestoreHole> for HoleView<'a> {
+    fn from(hole: &'a windlass::RestoreHole) -> Self {
+        let windlass::RestoreHole { offset, length, blobs, blob, pack, reason } = hole;
+        let pack = Some(pack.as_str()).filter(|pack| !pack.is_empty());
+        Self { offset: *offset, length: *length, blobs: *blobs, blob, pack, reason }
+    }
 }
 
 /// Has the node make a volume from a repository, and waits for it.

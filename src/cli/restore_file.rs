@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +20,8 @@ use crate::block::{FileSink, file_ops};
 use crate::repository::tree::FileSelector;
 use crate::repository::{RETRY_LOCK, RepositoryError};
 use crate::transfer::{
-    self, Budget, Holes, Image, Locking, OnDamage, Progress as Counters, Reading, RestoreError, RestoreOptions, RestoreReport,
-    Target,
+    self, Budget, Hole, Holes, Image, Locking, OnDamage, Progress as Counters, Reading, RestoreError, RestoreOptions,
+    RestoreReport, Target,
 };
 use crate::types::LogicalBlockSize;
 
@@ -81,19 +81,19 @@ pub async fn run(source: &RestoreSource, path: &Path, format: Format, interrupt:
             ByteSize::new(report.written_bytes),
             throughput(size, report.elapsed),
         ))?,
-        Format::Json => print_json(&json!({
-            "repository_snapshot": report.snapshot.to_string(),
-            "file_in_repository": name,
-            "path": path.to_string_lossy(),
-            "size_bytes": size,
-            "data_bytes": report.written_bytes,
-            "fetched_bytes": report.fetched_bytes,
-            "seconds": report.elapsed.as_secs_f64(),
-            "hole_bytes": report.holes.bytes,
-            "unlisted_hole_bytes": report.holes.unlisted_bytes,
-            "holes": report.holes.listed,
-            "metadata_lost": metadata_lost,
-        }))?,
+        Format::Json => print_json(&RestoredFile {
+            repository_snapshot: report.snapshot.to_string(),
+            file_in_repository: &name,
+            path: &path.to_string_lossy(),
+            size_bytes: size,
+            data_bytes: report.written_bytes,
+            fetched_bytes: report.fetched_bytes,
+            seconds: report.elapsed.as_secs_f64(),
+            hole_bytes: report.holes.bytes,
+            unlisted_hole_bytes: report.holes.unlisted_bytes,
+            holes: &report.holes.listed,
+            metadata_lost,
+        })?,
     }
     let Holes { listed, bytes, unlisted_bytes } = report.holes;
     let what = format!("{} has holes; {} lists them", path.display(), list_of(&path).display());
@@ -140,26 +140,54 @@ async fn to_file(
             io::ErrorKind::AlreadyExists => taken(path),
             _ => failed(error.error),
         })?,
-        false => keep_damaged(temporary, path, folder, &holes_view(image, &report)).map_err(failed)?,
+        false => keep_damaged(temporary, path, folder, &HoleList::of(image, &report)).map_err(failed)?,
     };
     file_ops::sync_dir(folder).map_err(failed)?;
     Ok((report, made))
 }
 
+/// The result as it is printed.
+#[derive(Debug, Serialize)]
+struct RestoredFile<'a> {
+    repository_snapshot: String,
+    file_in_repository: &'a str,
+    path: &'a str,
+    size_bytes: u64,
+    data_bytes: u64,
+    fetched_bytes: u64,
+    seconds: f64,
+    hole_bytes: u64,
+    unlisted_hole_bytes: u64,
+    holes: &'a [Hole],
+    metadata_lost: Option<String>,
+}
+
 /// What lies beside a file with holes.
-fn holes_view(image: &Image, report: &RestoreReport) -> Value {
-    json!({
-        "repository_snapshot": report.snapshot.to_string(),
-        "file_in_repository": image.path(),
-        "size_bytes": report.size_bytes,
-        "hole_bytes": report.holes.bytes,
-        "unlisted_hole_bytes": report.holes.unlisted_bytes,
-        "holes": report.holes.listed,
-    })
+#[derive(Debug, Serialize)]
+struct HoleList<'a> {
+    repository_snapshot: String,
+    file_in_repository: &'a str,
+    size_bytes: u64,
+    hole_bytes: u64,
+    unlisted_hole_bytes: u64,
+    holes: &'a [Hole],
+}
+
+impl<'a> HoleList<'a> {
+    fn of(image: &'a Image, report: &'a RestoreReport) -> Self {
+        Self {
+            repository_snapshot: report.snapshot.to_string(),
+            file_in_repository: image.path(),
+            size_bytes: report.size_bytes,
+            hole_bytes: report.holes.bytes,
+            unlisted_hole_bytes: report.holes.unlisted_bytes,
+            holes: &report.holes.listed,
+        }
+    }
 }
 
 /// Gives a file with holes the first name that is free, once its list is durable beside it.
-fn keep_damaged(mut temporary: NamedTempFile, path: &Path, folder: &Path, list: &Value) -> io::Result<PathBuf> {
+fn keep_damaged(mut temporary: NamedTempFile, path: &Path, folder: &Path, list: &HoleList<'_>) -> io::Result<PathBuf> {
     for number in 1_u32.. {
         let to = damaged_path(path, number);
         let mut listing = tempfile::Builder::new().prefix(".windlass-restore-").tempfile_in(folder)?;

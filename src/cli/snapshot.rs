@@ -3,14 +3,14 @@
 use clap::{Args, Subcommand};
 use csi_proto::csi::v1 as csi;
 use serde::Serialize;
-use serde_json::json;
 
 use crate::types::Timestamp;
 
 use super::client::{Answer, Node};
 use super::endpoint::EndpointArgs;
 use super::exit::{CliError, Exit};
-use super::output::{Align, Format, Table, print_json, print_text, utc};
+use super::format::Format;
+use super::output::{Align, Table, print_json, print_text, utc};
 use super::size::ByteSize;
 
 /// Verbs on snapshots.
@@ -72,6 +72,19 @@ struct SnapshotView {
     /// Namespace and name of the VolumeSnapshot.
     volume_snapshot: Option<String>,
     volume_snapshot_content: Option<String>,
+}
+
+/// A list as it is printed.
+#[derive(Debug, Serialize)]
+struct Snapshots {
+    snapshots: Vec<SnapshotView>,
+}
+
+/// A deletion as it is printed.
+#[derive(Debug, Serialize)]
+struct Deleted<'a> {
+    snapshot_id: &'a str,
+    deleted: bool,
 }
 
 /// Runs one verb.
@@ -136,7 +149,7 @@ async fn list(args: &ListArgs, format: Format) -> Result<(), CliError> {
         })
         .collect();
     match format {
-        Format::Json => print_json(&json!({ "snapshots": views })),
+        Format::Json => print_json(&Snapshots { snapshots: views }),
         Format::Text => {
             let columns = [
                 ("HANDLE", Align::Left),
@@ -209,6 +222,6 @@ async fn delete(args: &OneArgs, format: Format) -> Result<(), CliError> {
     node.controller().delete_snapshot(request).await.answer(&format!("snapshot `{}` cannot be deleted", args.snapshot))?;
     match format {
         Format::Text => print_text(&format!("deleted {snapshot_id}")),
-        Format::Json => print_json(&json!({ "snapshot_id": snapshot_id, "deleted": true })),
+        Format::Json => print_json(&Deleted { snapshot_id: &snapshot_id, deleted: true }),
     }
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use csi_proto::csi::v1 as csi;
 use serde::Serialize;
-use serde_json::json;
 
 use crate::types::FsType;
 
 use super::client::{Answer, Node};
 use super::endpoint::EndpointArgs;
 use super::exit::{CliError, Exit};
-use super::output::{Align, Format, Table, print_json, print_text};
+use super::format::Format;
+use super::output::{Align, Table, print_json, print_text};
 use super::size::ByteSize;
 
 /// Verbs on volumes.
@@ -225,6 +225,27 @@ pub fn capability(presentation: Presentation) -> csi::VolumeCapability {
     }
 }
 
+/// A list as it is printed.
+#[derive(Debug, Serialize)]
+struct Volumes {
+    volumes: Vec<VolumeView>,
+}
+
+/// A deletion as it is printed.
+#[derive(Debug, Serialize)]
+struct Deleted<'a> {
+    volume_id: &'a str,
+    deleted: bool,
+}
+
+/// A growth as it is printed.
+#[derive(Debug, Serialize)]
+struct Expanded<'a> {
+    volume_id: &'a str,
+    size_bytes: u64,
+    node_expansion_required: bool,
+}
+
 fn view(volume: csi::Volume, name: Option<String>, usage: Option<csi_proto::windlass::v1::ObjectUsage>) -> VolumeView {
     use csi::volume_content_source::Type;
     let source = volume.content_source.and_then(|source| source.r#type).map(|source| match source {
@@ -258,7 +279,7 @@ async fn list(args: &ListArgs, format: Format) -> Result<(), CliError> {
         })
         .collect();
     match format {
-        Format::Json => print_json(&json!({ "volumes": views })),
+        Format::Json => print_json(&Volumes { volumes: views }),
         Format::Text => {
             let columns = [
                 ("HANDLE", Align::Left),
@@ -316,7 +337,7 @@ async fn delete(args: &OneArgs, format: Format) -> Result<(), CliError> {
     node.controller().delete_volume(request).await.answer(&format!("volume `{}` cannot be deleted", args.volume))?;
     match format {
         Format::Text => print_text(&format!("deleted {volume_id}")),
-        Format::Json => print_json(&json!({ "volume_id": volume_id, "deleted": true })),
+        Format::Json => print_json(&Deleted { volume_id: &volume_id, deleted: true }),
     }
 }
 
@@ -331,10 +352,8 @@ async fn expand(args: &ExpandArgs, format: Format) -> Result<(), CliError> {
     let size_bytes = u64::try_from(answer.capacity_bytes).unwrap_or(0);
     match format {
         Format::Text => print_text(&format!("{volume_id} has {}", ByteSize::new(size_bytes))),
-        Format::Json => print_json(&json!({
-            "volume_id": volume_id,
-            "size_bytes": size_bytes,
-            "node_expansion_required": answer.node_expansion_required,
-        })),
+        Format::Json => {
+            print_json(&Expanded { volume_id: &volume_id, size_bytes, node_expansion_required: answer.node_expansion_required })
+        }
     }
 }

@@ -18,20 +18,6 @@ use crate::repository::check::Depth;
 use crate::repository::{Environment, KdfCost, Location, Repository, Workspace};
 use crate::types::{Access, FsType, LogicalBlockSize};
 
-use super::super::choice::ChoiceArgs;
-use super::super::client::Answer;
-use super::super::endpoint::Endpoint;
-use super::super::exit::{CliError, Exit};
-use super::super::export::{ExportTuning, export};
-use super::super::interruptible::unless;
-use super::super::open_pool::{create_in_image, create_on_devices};
-use super::super::progress::{self, Progress, Unit};
-use super::super::repository::checked;
-use super::super::repository_access::{RepositoryAccess, repository_error};
-use super::super::restore::{RestoreTarget, restore};
-use super::super::restore_request::{RestoreSource, RestoreTuning};
-use super::super::size::ByteSize;
-use super::super::volume::{Presentation, Source};
 use super::file_system_check;
 use super::options::{DemoOptions, DemoPool};
 use super::place::{Keep, Place};
@@ -40,6 +26,20 @@ use super::report::{Report, Step};
 use super::tree::{self, Comparison, CopiedFile};
 use super::volume::{Calls, Published};
 use super::writer::{self, Bounds, Writer};
+use crate::cli::choice::ChoiceArgs;
+use crate::cli::client::Answer;
+use crate::cli::endpoint::Endpoint;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::export::{ExportTuning, export};
+use crate::cli::interruptible::unless;
+use crate::cli::open_pool::{create_in_image, create_on_devices};
+use crate::cli::progress::{self, Progress, Unit};
+use crate::cli::repository::checked;
+use crate::cli::repository_access::{RepositoryAccess, repository_error};
+use crate::cli::restore::{RestoreTarget, restore};
+use crate::cli::restore_request::{RestoreSource, RestoreTuning};
+use crate::cli::size::ByteSize;
+use crate::cli::volume::{Presentation, Source};
 
 /// Folder of the copied files in the volume.
 const FILES: &str = "files";
@@ -446,7 +446,7 @@ async fn snapshot(calls: &Calls, volume: &csi::Volume, published: &Published) ->
     let at_most = writer.begun();
     until_written(&writer, at_most + 1, &calls.interrupt).await?;
     blocking(move || writer.stop().map_err(failed)).await?;
-    let told = format!("answered after {}", super::super::size::duration(time));
+    let told = format!("answered after {}", crate::cli::size::duration(time));
     Ok(Told((snapshot, Bounds { at_least, at_most }), 0, told))
 }
 

@@ -114,11 +114,7 @@ async fn clear(place: Place, keep: Keep) -> Result<(), CliError> {
 fn print(report: &Report, place: &Place, kept: Keep, format: Format) -> Result<(), CliError> {
     let repository = (kept == Keep::Repository).then(|| place.repository());
     match format {
-        Format::Json => {
-            let mut json = report.to_json();
-            json["repository"] = repository.map(|path| path.display().to_string()).into();
-            print_json(&json)
-        }
+        Format::Json => print_json(&report.view(repository.map(|path| path.display().to_string()))),
         Format::Text => {
             if let Some(repository) = repository {
                 print_text(&format!(

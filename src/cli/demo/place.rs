@@ -14,7 +14,7 @@ use crate::block::loop_device;
 use crate::mount::Mounter;
 use crate::pool::{PoolError, thin};
 
-use super::super::exit::{CliError, Exit};
+use crate::cli::exit::{CliError, Exit};
 
 /// A mount may hide another and a loop device carry a third: image, pool, volume and publication make four layers, and a thin pool
 /// goes with its loop device.

@@ -14,9 +14,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use super::super::client::Node;
-use super::super::endpoint::Endpoint;
-use super::super::exit::{CliError, Exit};
+use crate::cli::client::Node;
+use crate::cli::endpoint::Endpoint;
+use crate::cli::exit::{CliError, Exit};
 
 /// A node is ready within a second; recovery of a pool with thousands of objects may take several.
 const START_TIMEOUT: Duration = Duration::from_secs(60);

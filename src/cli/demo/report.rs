@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::super::output::{Align, Table};
-use super::super::size::{ByteSize, duration, throughput};
 use super::tree::Comparison;
+use crate::cli::output::{Align, Table};
+use crate::cli::size::{ByteSize, duration, throughput};
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,23 +90,42 @@ impl Report {
         text
     }
 
-    /// The same for programs.
-    pub fn to_json(&self) -> Value {
-        let step = |step: &Step| {
-            json!({
-                "name": step.name,
-                "seconds": step.time.as_secs_f64(),
-                "bytes": step.bytes,
-                "bytes_per_second": if step.bytes > 0 { Some(step.bytes as f64 / step.time.as_secs_f64().max(1e-9)) } else { None },
-                "result": step.result,
-            })
-        };
-        json!({
-            "steps": self.steps.iter().map(step).collect::<Vec<_>>(),
-            "passed": self.passed,
-            "failed": self.failed(),
-            "failures": self.failures,
-        })
+    /// The same for programs; `repository` is what was kept.
+    pub fn view(&self, repository: Option<String>) -> ReportView<'_> {
+        ReportView {
+            steps: self.steps.iter().map(StepView::of).collect(),
+            passed: self.passed,
+            failed: self.failed(),
+            failures: &self.failures,
+            repository,
+        }
+    }
+}
+
+/// A report as it is printed.
+#[derive(Debug, Serialize)]
+pub struct ReportView<'a> {
+    steps: Vec<StepView<'a>>,
+    passed: u64,
+    failed: usize,
+    failures: &'a [String],
+    repository: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct StepView<'a> {
+    name: &'a str,
+    seconds: f64,
+    bytes: u64,
+    bytes_per_second: Option<f64>,
+    result: &'a str,
+}
+
+impl<'a> StepView<'a> {
+    fn of(step: &'a Step) -> Self {
+        let seconds = step.time.as_secs_f64();
+        let bytes_per_second = (step.bytes > 0).then(|| step.bytes as f64 / seconds.max(1e-9));
+        Self { name: &step.name, seconds, bytes: step.bytes, bytes_per_second, result: &step.result }
     }
 }
 
@@ -143,6 +162,6 @@ copy files       2.0 s  512.0 MiB  256.0 MiB/s  9 files
         let text = report.render();
         assert!(text.contains("failed: file system: not clean\n") && text.contains("failed: 11 more\n"), "{text}");
         assert!(text.ends_with("\n10 passed, 31 failed\n"), "{text}");
-        assert_eq!(report.to_json()["failed"], 31);
+        assert_eq!(serde_json::to_value(report.view(None)).unwrap()["failed"], 31);
     }
 }

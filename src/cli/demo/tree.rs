@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::repository::Id;
 use crate::repository::id::IdHasher;
 
-use super::super::exit::{CliError, Exit};
+use crate::cli::exit::{CliError, Exit};
 
 /// Where there are real files on about every machine, the most varied first.
 pub const DEFAULT_SOURCES: [&str; 7] = ["/usr/share", "/usr/lib", "/usr/bin", "/usr/include", "/usr/src", "/usr/local", "/opt"];

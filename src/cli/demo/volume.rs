@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use csi_proto::csi::v1 as csi;
 use tokio_util::sync::CancellationToken;
 
-use super::super::client::{Answer, Node};
-use super::super::exit::{CliError, Exit};
-use super::super::interruptible::unless;
-use super::super::size::ByteSize;
-use super::super::volume::{Presentation, Source, capability, create_request};
 use super::place::Place;
+use crate::cli::client::{Answer, Node};
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::interruptible::unless;
+use crate::cli::size::ByteSize;
+use crate::cli::volume::{Presentation, Source, capability, create_request};
 
 /// A volume that is staged and published, in the sense of CSI.
 #[derive(Debug, Clone)]

@@ -7,10 +7,10 @@ use csi_proto::csi::v1::ProbeRequest;
 use csi_proto::csi::v1::identity_client::IdentityClient;
 use csi_proto::windlass::v1 as windlass;
 
-use super::super::client::{Answer, Node};
-use super::super::endpoint::EndpointArgs;
-use super::super::exit::{CliError, Exit};
-use super::super::wait::Wait;
+use crate::cli::client::{Answer, Node};
+use crate::cli::endpoint::EndpointArgs;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::wait::Wait;
 
 /// Used unless the command line says otherwise; a kubelet gives up by its own time, which should be longer.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,15 +6,16 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::pool::adopt::{AdoptOrder, AdoptReport, Decision, Listed, Origin, Unrecorded};
-use crate::types::{Object, PoolId, VolumeId};
+use crate::types::{Object, ObjectName, PoolId, VolumeId};
 
-use super::super::exit::{CliError, Exit};
-use super::super::open_pool;
-use super::super::output::{Align, Format, Table, counted, print_json, print_text, utc};
-use super::super::size::ByteSize;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::format::Format;
+use crate::cli::open_pool;
+use crate::cli::output::{Align, Table, counted, print_json, print_text, utc};
+use crate::cli::size::ByteSize;
 
 /// Arguments of `pool adopt`.
 #[derive(Debug, Args)]
@@ -59,7 +60,7 @@ pub async fn run(args: AdoptArgs, format: Format) -> Result<(), CliError> {
     }
     match format {
         Format::Text => print_text(&describe(&report)),
-        Format::Json => print_json(&to_json(&report)),
+        Format::Json => print_json(&Adoption::from(&report)),
     }
 }
 
@@ -131,33 +132,62 @@ fn kind_and_id(object: Object) -> (&'static str, String) {
     }
 }
 
-fn to_json(report: &AdoptReport) -> serde_json::Value {
-    let list = |listed: &[Listed]| -> Vec<serde_json::Value> {
-        let one = |one: &Listed| {
-            let (kind, id) = kind_and_id(one.object);
-            json!({ "kind": kind, "id": id, "name": one.name, "size_bytes": one.bytes, "note": one.note })
+/// An adoption as it is printed.
+#[derive(Debug, Serialize)]
+struct Adoption<'a> {
+    pool_id: String,
+    done: bool,
+    needed: bool,
+    catalogue_problem: Option<&'a str>,
+    copy_problem: Option<&'a str>,
+    records_from: &'static str,
+    copy_written: Option<String>,
+    taken_over: Vec<AdoptedObject<'a>>,
+    recorded_anew: Vec<AdoptedObject<'a>>,
+    missing: Vec<AdoptedObject<'a>>,
+    left_alone: Vec<AdoptedObject<'a>>,
+    anchors: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct AdoptedObject<'a> {
+    kind: &'static str,
+    id: String,
+    name: Option<&'a ObjectName>,
+    size_bytes: u64,
+    note: Option<&'static str>,
+}
+
+impl<'a> AdoptedObject<'a> {
+    fn of(listed: &'a Listed) -> Self {
+        let (kind, id) = kind_and_id(listed.object);
+        Self { kind, id, name: listed.name.as_ref(), size_bytes: listed.bytes, note: listed.note }
+    }
+}
+
+impl<'a> From<&'a AdoptReport> for Adoption<'a> {
+    fn from(report: &'a AdoptReport) -> Self {
+        let list = |listed: &'a [Listed]| listed.iter().map(AdoptedObject::of).collect();
+        let (records_from, copy_written) = match &report.origin {
+            Origin::Catalogue => ("catalogue", None),
+            Origin::Copy(written) => ("copy", Some(utc(*written))),
+            Origin::Nowhere => ("nowhere", None),
         };
-        listed.iter().map(one).collect()
-    };
-    let (origin, written) = match &report.origin {
-        Origin::Catalogue => ("catalogue", None),
-        Origin::Copy(written) => ("copy", Some(utc(*written))),
-        Origin::Nowhere => ("nowhere", None),
-    };
-    json!({
-        "pool_id": report.pool.to_string(),
-        "done": report.decision == Decision::Made,
-        "needed": report.changes(),
-        "catalogue_problem": report.catalogue,
-        "copy_problem": report.copy,
-        "records_from": origin,
-        "copy_written": written,
-        "taken_over": list(&report.kept),
-        "recorded_anew": list(&report.adopted),
-        "missing": list(&report.missing),
-        "left_alone": list(&report.left),
-        "anchors": report.anchors,
-    })
+        Self {
+            pool_id: report.pool.to_string(),
+            done: report.decision == Decision::Made,
+            needed: report.changes(),
+            catalogue_problem: report.catalogue.as_deref(),
+            copy_problem: report.copy.as_deref(),
+            records_from,
+            copy_written,
+            taken_over: list(&report.kept),
+            recorded_anew: list(&report.adopted),
+            missing: list(&report.missing),
+            left_alone: list(&report.left),
+            anchors: report.anchors,
+        }
+    }
 }
 
 #[cfg(test)]

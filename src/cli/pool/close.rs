@@ -7,11 +7,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
-use super::super::exit::{CliError, Exit};
-use super::super::open_pool;
-use super::super::output::{Format, print_json, print_text};
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::format::Format;
+use crate::cli::open_pool;
+use crate::cli::output::{print_json, print_text};
 
 /// Arguments of `pool close`.
 #[derive(Debug, Args)]
@@ -31,6 +32,12 @@ pub async fn run(args: CloseArgs, format: Format) -> Result<(), CliError> {
     closed.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "the pool was not closed", error)))?;
     match format {
         Format::Text => print_text(&format!("{} is neither mounted nor attached", args.image.display())),
-        Format::Json => print_json(&json!({ "path": args.image.to_string_lossy() })),
+        Format::Json => print_json(&Closed { path: &args.image.to_string_lossy() }),
     }
+}
+
+/// The closed pool as it is printed.
+#[derive(Debug, Serialize)]
+struct Closed<'a> {
+    path: &'a str,
 }

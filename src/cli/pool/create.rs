@@ -4,17 +4,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, ValueEnum};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::pool::properties::{DeletedSpace, OverprovisionRatio, PoolProperties, Reserve};
 use crate::pool::thin::format::{CreateOptions, DataBlockSize, DevicePaths, Others};
 use crate::types::{FsType, PoolId, PoolName};
 
-use super::super::exit::{CliError, Exit};
-use super::super::open_pool;
-use super::super::output::{Format, print_json, print_text};
-use super::super::size::ByteSize;
 use super::properties::reserve;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::format::Format;
+use crate::cli::open_pool;
+use crate::cli::output::{print_json, print_text};
+use crate::cli::size::ByteSize;
 
 /// Arguments of `pool create`.
 #[derive(Debug, Args)]
@@ -143,8 +144,15 @@ pub async fn run(args: CreateArgs, format: Format) -> Result<(), CliError> {
         Format::Text => {
             print_text(&format!("made the pool {id}; serve it: windlass node --standalone --pool {}", path.display()))
         }
-        Format::Json => print_json(&json!({ "pool_id": id.to_string(), "path": path.to_string_lossy() })),
+        Format::Json => print_json(&Made { pool_id: id.to_string(), path: &path.to_string_lossy() }),
     }
+}
+
+/// The new pool as it is printed.
+#[derive(Debug, Serialize)]
+struct Made<'a> {
+    pool_id: String,
+    path: &'a str,
 }
 
 fn place(args: CreateArgs) -> Result<Place, CliError> {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use csi_proto::windlass::v1 as windlass;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::mount::image::Grown;
 use crate::mount::system::SystemMounter;
@@ -35,14 +35,14 @@ use crate::pool::properties::PoolProperties;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
 use crate::types::{FsType, PoolId};
 
-use super::super::client::Node;
-use super::super::endpoint::{Endpoint, EndpointArgs};
-use super::super::exit::{CliError, Exit};
-use super::super::node_name::node_name;
-use super::super::open_pool::{self, OpenPool, SERVED};
-use super::super::output::{Format, print_json, print_text};
-use super::super::pool_config::{ConfiguredPlace, ConfiguredPool, PoolConfig, config_error};
-use super::super::size::ByteSize;
+use crate::cli::client::Node;
+use crate::cli::endpoint::{Endpoint, EndpointArgs};
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::node_name::node_name;
+use crate::cli::open_pool::{self, OpenPool, SERVED};
+use crate::cli::output::{Format, print_json, print_text};
+use crate::cli::pool_config::{ConfiguredPlace, ConfiguredPool, PoolConfig, config_error};
+use crate::cli::size::ByteSize;
 
 /// Arguments of `pool ensure`.
 #[derive(Debug, Args)]
@@ -82,19 +82,19 @@ pub async fn run(args: EnsureArgs, format: Format) -> Result<(), CliError> {
         open_pool::require_root("cannot make pools")?;
     }
     let endpoint = args.endpoint.endpoint();
-    let (mut documents, mut failures) = (Vec::new(), Vec::new());
+    let (mut ensured, mut failures) = (Vec::new(), Vec::new());
     for pool in &pools {
         let result = bring_about(pool, &endpoint).await;
         match format {
             Format::Text => print_text(&line(pool, &result))?,
-            Format::Json => documents.push(document(pool, &result)),
+            Format::Json => ensured.push(EnsuredPool::of(pool, &result)),
         }
         failures.extend(result.err().map(|error| (pool.name.to_string(), error)));
     }
     match format {
         Format::Text if pools.is_empty() => print_text(&format!("no pool is configured for node {}", node.as_str()))?,
         Format::Text => {}
-        Format::Json => print_json(&json!({ "node": node.as_str(), "pools": documents }))?,
+        Format::Json => print_json(&Ensured { node: node.as_str(), pools: ensured })?,
     }
     let Some(failure) = summary(failures, pools.len()) else { return Ok(()) };
     if args.best_effort {
@@ -135,17 +135,37 @@ fn line(pool: &ConfiguredPool, result: &Result<Outcome, CliError>) -> String {
     }
 }
 
-fn document(pool: &ConfiguredPool, result: &Result<Outcome, CliError>) -> Value {
-    let (outcome, error) = (result.as_ref().ok(), result.as_ref().err());
-    json!({
-        "name": pool.name.as_str(),
-        "path": pool.place.path().to_string_lossy(),
-        "pool_id": outcome.and_then(|outcome| outcome.id.clone()),
-        "done": outcome.map(|outcome| outcome.done.clone()).unwrap_or_default(),
-        "remarks": outcome.map(|outcome| outcome.remarks.clone()).unwrap_or_default(),
-        "error": error.map(ToString::to_string),
-        "exit_code": error.map_or(0, |error| error.exit().code()),
-    })
+/// What became of the pools of a node, as it is printed.
+#[derive(Debug, Serialize)]
+struct Ensured<'a> {
+    node: &'a str,
+    pools: Vec<EnsuredPool>,
+}
+
+#[derive(Debug, Serialize)]
+struct EnsuredPool {
+    name: String,
+    path: String,
+    pool_id: Option<String>,
+    done: Vec<String>,
+    remarks: Vec<String>,
+    error: Option<String>,
+    exit_code: u8,
+}
+
+impl EnsuredPool {
+    fn of(pool: &ConfiguredPool, result: &Result<Outcome, CliError>) -> Self {
+        let (outcome, error) = (result.as_ref().ok(), result.as_ref().err());
+        Self {
+            name: pool.name.as_str().to_owned(),
+            path: pool.place.path().to_string_lossy().into_owned(),
+            pool_id: outcome.and_then(|outcome| outcome.id.clone()),
+            done: outcome.map(|outcome| outcome.done.clone()).unwrap_or_default(),
+            remarks: outcome.map(|outcome| outcome.remarks.clone()).unwrap_or_default(),
+            error: error.map(ToString::to_string),
+            exit_code: error.map_or(0, |error| error.exit().code()),
+        }
+    }
 }
 
 async fn bring_about(pool: &ConfiguredPool, endpoint: &Endpoint) -> Result<Outcome, CliError> {

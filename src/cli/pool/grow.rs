@@ -1,16 +1,17 @@
 //! `windlass pool grow`: a pool in an image file, enlarged. Pools on devices follow their devices, and need no verb.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::mount::image::Grown;
 
-use super::super::exit::{CliError, Exit};
-use super::super::open_pool;
-use super::super::output::{Format, print_json, print_text};
-use super::super::size::ByteSize;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::format::Format;
+use crate::cli::open_pool;
+use crate::cli::output::{print_json, print_text};
+use crate::cli::size::ByteSize;
 
 /// Arguments of `pool grow`.
 #[derive(Debug, Args)]
@@ -37,10 +38,17 @@ pub async fn run(args: GrowArgs, format: Format) -> Result<(), CliError> {
         (Format::Text, Grown::LeftToItsOwner) => {
             print_text(&format!("{path}: the image has {size}; the node that serves it takes it into use within some seconds"))
         }
-        (Format::Json, grown) => print_json(&json!({
-            "path": args.image,
-            "size_bytes": bytes,
-            "in_use_by_node": grown == Grown::LeftToItsOwner,
-        })),
+        (Format::Json, grown) => {
+            let in_use_by_node = grown == Grown::LeftToItsOwner;
+            print_json(&GrownPool { path: &args.image, size_bytes: bytes, in_use_by_node })
+        }
     }
+}
+
+/// The larger pool as it is printed.
+#[derive(Debug, Serialize)]
+struct GrownPool<'a> {
+    path: &'a Path,
+    size_bytes: u64,
+    in_use_by_node: bool,
 }

@@ -7,17 +7,19 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::pool::PoolError;
 use crate::pool::thin::devices::{self, Copies, FoundDevice};
-use crate::pool::thin::examine::{self, Activity, Examined};
+use crate::pool::thin::examine::{self, Activity, Examined, ExaminedCatalogue, ExaminedDevice};
 use crate::pool::thin::label::State;
+use crate::types::ObjectName;
 
-use super::super::exit::{CliError, Exit};
-use super::super::open_pool;
-use super::super::output::{Align, Format, Table, counted, print_json, print_text};
-use super::super::size::ByteSize;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::format::Format;
+use crate::cli::open_pool;
+use crate::cli::output::{Align, Table, counted, print_json, print_text};
+use crate::cli::size::ByteSize;
 
 /// Arguments of `pool import`.
 #[derive(Debug, Args)]
@@ -46,7 +48,7 @@ async fn all(format: Format) -> Result<(), CliError> {
         searched.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "cannot look at the block devices", error)))?;
     match format {
         Format::Text => print_text(&list(&found)),
-        Format::Json => print_json(&json!({ "devices": found.iter().map(listed_json).collect::<Vec<_>>() })),
+        Format::Json => print_json(&Devices { devices: found.iter().map(DeviceView::of).collect() }),
     }
 }
 
@@ -60,7 +62,7 @@ async fn one(device: PathBuf, format: Format) -> Result<(), CliError> {
     let found = looked.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "the device was not looked at", error)))?;
     match format {
         Format::Text => print_text(&describe(&found, &device))?,
-        Format::Json => print_json(&to_json(&found))?,
+        Format::Json => print_json(&ExaminedView::of(&found))?,
     }
     match problems(&found).first() {
         None => Ok(()),
@@ -95,16 +97,34 @@ fn carries(role: String, state: State) -> String {
     }
 }
 
-fn listed_json(device: &FoundDevice) -> serde_json::Value {
-    let label = device.label.as_ref();
-    json!({
-        "path": device.path.to_string_lossy(),
-        "bytes": device.bytes,
-        "pool_id": label.ok().map(|label| label.pool.to_string()),
-        "role": label.ok().map(|label| label.role.name()),
-        "state": label.ok().map(|label| label.state.name()),
-        "problem": label.err().map(ToString::to_string),
-    })
+/// Devices with labels as they are printed.
+#[derive(Debug, Serialize)]
+struct Devices {
+    devices: Vec<DeviceView>,
+}
+
+#[derive(Debug, Serialize)]
+struct DeviceView {
+    path: String,
+    bytes: u64,
+    pool_id: Option<String>,
+    role: Option<&'static str>,
+    state: Option<&'static str>,
+    problem: Option<String>,
+}
+
+impl DeviceView {
+    fn of(device: &FoundDevice) -> Self {
+        let label = device.label.as_ref();
+        Self {
+            path: device.path.to_string_lossy().into_owned(),
+            bytes: device.bytes,
+            pool_id: label.ok().map(|label| label.pool.to_string()),
+            role: label.ok().map(|label| label.role.name()),
+            state: label.ok().map(|label| label.state.name()),
+            problem: label.err().map(ToString::to_string),
+        }
+    }
 }
 
 /// What keeps a node from serving it.
@@ -211,49 +231,109 @@ fn describe(found: &Examined, device: &Path) -> String {
     text
 }
 
-fn to_json(found: &Examined) -> serde_json::Value {
-    let devices = found.devices.iter().map(|device| {
-        json!({
-            "path": device.path.to_string_lossy(),
-            "bytes": device.bytes,
-            "role": device.role.name(),
-            "grown_bytes": device.grown_bytes,
-            "labels_whole": device.copies == Copies::Whole,
-        })
-    });
-    let catalogue = found.catalogue.as_ref().ok().map(|catalogue| {
-        json!({
-            "volumes": catalogue.volumes.iter().map(|volume| {
-                json!({ "id": volume.id.to_string(), "name": volume.name, "size_bytes": volume.size.bytes() })
-            }).collect::<Vec<_>>(),
-            "snapshots": catalogue.snapshots.iter().map(|snapshot| {
-                json!({
-                    "id": snapshot.id.to_string(),
-                    "name": snapshot.name,
-                    "size_bytes": snapshot.size.bytes(),
-                    "volume_id": snapshot.source.to_string(),
-                })
-            }).collect::<Vec<_>>(),
-            "anchor_count": catalogue.anchors,
-            "interrupted_count": catalogue.interrupted,
-            "epoch": catalogue.epoch,
-        })
-    });
-    let superblock = found.superblock.as_ref().ok();
-    json!({
-        "pool_id": found.pool.to_string(),
-        "state": found.state.name(),
-        "active": found.activity == Activity::Active,
-        "block_bytes": found.block_size.bytes(),
-        "metadata_bytes": found.metadata_bytes,
-        "data_bytes": found.data_bytes,
-        "transaction_id": superblock.map(|superblock| superblock.transaction_id),
-        "needs_check": superblock.map(|superblock| superblock.needs_check),
-        "devices": devices.collect::<Vec<_>>(),
-        "catalogue": catalogue,
-        "remarks": remarks(found),
-        "problems": problems(found),
-    })
+/// A pool that was looked at, as it is printed.
+#[derive(Debug, Serialize)]
+struct ExaminedView<'a> {
+    pool_id: String,
+    state: &'static str,
+    active: bool,
+    block_bytes: u64,
+    metadata_bytes: u64,
+    data_bytes: u64,
+    transaction_id: Option<u64>,
+    needs_check: Option<bool>,
+    devices: Vec<PartView>,
+    catalogue: Option<CatalogueView<'a>>,
+    remarks: Vec<String>,
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct PartView {
+    path: String,
+    bytes: u64,
+    role: &'static str,
+    grown_bytes: u64,
+    labels_whole: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct CatalogueView<'a> {
+    volumes: Vec<VolumeView<'a>>,
+    snapshots: Vec<SnapshotView<'a>>,
+    anchor_count: usize,
+    interrupted_count: usize,
+    epoch: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct VolumeView<'a> {
+    id: String,
+    name: &'a ObjectName,
+    size_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct SnapshotView<'a> {
+    id: String,
+    name: &'a ObjectName,
+    size_bytes: u64,
+    volume_id: String,
+}
+
+impl<'a> ExaminedView<'a> {
+    fn of(found: &'a Examined) -> Self {
+        let superblock = found.superblock.as_ref().ok();
+        Self {
+            pool_id: found.pool.to_string(),
+            state: found.state.name(),
+            active: found.activity == Activity::Active,
+            block_bytes: found.block_size.bytes(),
+            metadata_bytes: found.metadata_bytes,
+            data_bytes: found.data_bytes,
+            transaction_id: superblock.map(|superblock| superblock.transaction_id),
+            needs_check: superblock.map(|superblock| superblock.needs_check),
+            devices: found.devices.iter().map(PartView::of).collect(),
+            catalogue: found.catalogue.as_ref().ok().map(CatalogueView::of),
+            remarks: remarks(found),
+            problems: problems(found),
+        }
+    }
+}
+
+impl PartView {
+    fn of(device: &ExaminedDevice) -> Self {
+        Self {
+            path: device.path.to_string_lossy().into_owned(),
+            bytes: device.bytes,
+            role: device.role.name(),
+            grown_bytes: device.grown_bytes,
+            labels_whole: device.copies == Copies::Whole,
+        }
+    }
+}
+
+impl<'a> CatalogueView<'a> {
+    fn of(catalogue: &'a ExaminedCatalogue) -> Self {
+        let volumes = catalogue.volumes.iter().map(|volume| VolumeView {
+            id: volume.id.to_string(),
+            name: &volume.name,
+            size_bytes: volume.size.bytes(),
+        });
+        let snapshots = catalogue.snapshots.iter().map(|snapshot| SnapshotView {
+            id: snapshot.id.to_string(),
+            name: &snapshot.name,
+            size_bytes: snapshot.size.bytes(),
+            volume_id: snapshot.source.to_string(),
+        });
+        Self {
+            volumes: volumes.collect(),
+            snapshots: snapshots.collect(),
+            anchor_count: catalogue.anchors,
+            interrupted_count: catalogue.interrupted,
+            epoch: catalogue.epoch,
+        }
+    }
 }
 
 #[cfg(test)]

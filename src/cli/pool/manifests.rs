@@ -24,12 +24,13 @@ use serde_json::{Map, Value, json};
 use crate::csi::{DRIVER_NAME, topology};
 use crate::types::{KubernetesName, PoolId};
 
-use super::super::client::Node;
-use super::super::endpoint::EndpointArgs;
-use super::super::exit::{CliError, Exit};
-use super::super::open_pool;
-use super::super::output::{Format, print_json, print_text};
-use super::super::yaml;
+use crate::cli::client::Node;
+use crate::cli::endpoint::EndpointArgs;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::format::Format;
+use crate::cli::open_pool;
+use crate::cli::output::{print_json, print_text};
+use crate::cli::yaml;
 
 /// Arguments of `pool manifests`.
 #[derive(Debug, Args)]

@@ -2,16 +2,17 @@
 
 use clap::{ArgGroup, Args};
 use csi_proto::windlass::v1 as windlass;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::pool::properties::{DeletedSpace, OverprovisionRatio, Reserve, ReserveError};
 use crate::types::PoolName;
 
-use super::super::client::Node;
-use super::super::endpoint::EndpointArgs;
-use super::super::exit::CliError;
-use super::super::output::{Format, print_json, print_text};
-use super::super::size::ByteSize;
+use crate::cli::client::Node;
+use crate::cli::endpoint::EndpointArgs;
+use crate::cli::exit::CliError;
+use crate::cli::format::Format;
+use crate::cli::output::{print_json, print_text};
+use crate::cli::size::ByteSize;
 
 /// Arguments of `pool rename`.
 #[derive(Debug, Args)]
@@ -91,12 +92,16 @@ async fn change(which: WhichPool, changes: windlass::SetPoolPropertiesRequest, f
         Format::Text => print_text(&format!(
             "pool {pool_id} is called {name} and may promise {overprovision_ratio} times its size; kept free: {reserve}; deleted space is {deleted_space}"
         )),
-        Format::Json => print_json(&json!({
-            "pool_id": pool_id,
-            "name": name,
-            "overprovision_ratio": overprovision_ratio,
-            "deleted_space": deleted_space,
-            "reserve": reserve,
-        })),
+        Format::Json => print_json(&Properties { pool_id, name, overprovision_ratio, deleted_space, reserve }),
     }
+}
+
+/// The properties as they are printed.
+#[derive(Debug, Serialize)]
+struct Properties {
+    pool_id: String,
+    name: String,
+    overprovision_ratio: String,
+    deleted_space: String,
+    reserve: String,
 }

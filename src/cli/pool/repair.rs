@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::pool::thin::{History, RepairOutcome, RepairReport};
 
-use super::super::exit::{CliError, Exit};
-use super::super::open_pool;
-use super::super::output::{Format, print_json, print_text};
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::format::Format;
+use crate::cli::open_pool;
+use crate::cli::output::{print_json, print_text};
 
 /// Arguments of `pool repair`.
 #[derive(Debug, Args)]
@@ -29,7 +30,7 @@ pub async fn run(args: RepairArgs, format: Format) -> Result<(), CliError> {
     let report = repaired.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "the pool was not repaired", error)))?;
     match format {
         Format::Text => print_text(&describe(&report, &args.device.display().to_string())),
-        Format::Json => print_json(&to_json(&report)),
+        Format::Json => print_json(&Repaired::from(&report)),
     }
 }
 
@@ -73,24 +74,37 @@ fn describe(report: &RepairReport, device: &str) -> String {
     text
 }
 
-fn to_json(report: &RepairReport) -> serde_json::Value {
-    let outcome = match report.outcome {
-        RepairOutcome::Sound => "sound",
-        RepairOutcome::Cleared => "cleared",
-        RepairOutcome::Rebuilt => "rebuilt",
-    };
-    json!({
-        "outcome": outcome,
-        "reclaimed_bytes": report.reclaimed_bytes,
-        "left_bytes": report.left_bytes,
-        "findings": report.findings,
-        "missing": report.missing,
-        "unknown": report.unknown,
-        "history": match report.history {
-            History::Whole => "whole",
-            History::Broken => "broken",
-        },
-    })
+/// What a repair found and did, as it is printed.
+#[derive(Debug, Serialize)]
+struct Repaired<'a> {
+    outcome: &'static str,
+    reclaimed_bytes: u64,
+    left_bytes: u64,
+    findings: &'a str,
+    missing: &'a [String],
+    unknown: &'a [String],
+    history: &'static str,
+}
+
+impl<'a> From<&'a RepairReport> for Repaired<'a> {
+    fn from(report: &'a RepairReport) -> Self {
+        Self {
+            outcome: match report.outcome {
+                RepairOutcome::Sound => "sound",
+                RepairOutcome::Cleared => "cleared",
+                RepairOutcome::Rebuilt => "rebuilt",
+            },
+            reclaimed_bytes: report.reclaimed_bytes,
+            left_bytes: report.left_bytes,
+            findings: &report.findings,
+            missing: &report.missing,
+            unknown: &report.unknown,
+            history: match report.history {
+                History::Whole => "whole",
+                History::Broken => "broken",
+            },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +128,7 @@ mod tests {
             assert!(text.contains(line), "{text}");
         }
         assert!(text.contains("the next exports are full\n"), "{text}");
-        let json = to_json(&report);
+        let json = serde_json::to_value(Repaired::from(&report)).unwrap();
         assert_eq!((&json["outcome"], &json["history"]), (&"rebuilt".into(), &"broken".into()));
     }
 
@@ -132,7 +146,7 @@ mod tests {
         let text = describe(&report, "/dev/sdx");
         assert!(text.contains("  196608 bytes that a power cut left allocated to nothing were given back\n"), "{text}");
         assert!(text.contains("  65536 bytes are allocated to nothing"), "{text}");
-        let json = to_json(&report);
+        let json = serde_json::to_value(Repaired::from(&report)).unwrap();
         assert_eq!(
             (&json["outcome"], &json["reclaimed_bytes"], &json["left_bytes"]),
             (&"sound".into(), &196_608.into(), &65_536.into())

@@ -2,13 +2,14 @@
 
 use clap::Args;
 use csi_proto::windlass::v1 as windlass;
-use serde_json::json;
+use serde::Serialize;
 
-use super::super::client::Node;
-use super::super::endpoint::EndpointArgs;
-use super::super::exit::CliError;
-use super::super::output::{Align, Format, Table, counted, print_json, print_text};
-use super::super::size::ByteSize;
+use crate::cli::client::Node;
+use crate::cli::endpoint::EndpointArgs;
+use crate::cli::exit::CliError;
+use crate::cli::format::Format;
+use crate::cli::output::{Align, Table, counted, print_json, print_text};
+use crate::cli::size::ByteSize;
 
 /// Arguments of `pool status`.
 #[derive(Debug, Args)]
@@ -25,7 +26,7 @@ pub async fn run(args: &StatusArgs, format: Format) -> Result<(), CliError> {
     let pools = Node::connect(&args.endpoint.endpoint()).await?.pools().await?;
     match format {
         Format::Text => print_text(&pools.iter().map(describe).collect::<Vec<_>>().join("\n")),
-        Format::Json => print_json(&json!({ "pools": pools.iter().map(to_json).collect::<Vec<_>>() })),
+        Format::Json => print_json(&Pools { pools: pools.iter().map(PoolView::from).collect() }),
     }
 }
 
@@ -121,61 +122,129 @@ fn known(name: &str) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
-fn to_json(pool: &windlass::PoolStatus) -> serde_json::Value {
-    let object = |object: &windlass::ObjectUsage| {
-        json!({
-            "handle": object.handle,
-            "name": object.name,
-            "kind": object.kind,
-            "size_bytes": object.size_bytes,
-            "allocated_bytes": object.allocated_bytes,
-            "exclusive_bytes": object.exclusive_bytes,
-            "extent_count": object.extent_count,
-            "pvc": known(&object.pvc),
-            "pv": known(&object.pv),
-            "volume_snapshot": known(&object.volume_snapshot),
-            "volume_snapshot_content": known(&object.volume_snapshot_content),
-        })
-    };
-    json!({
-        "pool_id": pool.pool_id,
-        "name": pool.name,
-        "kind": pool.kind,
-        "path": pool.path,
-        "filesystem": pool.filesystem,
-        "state": pool.state,
-        "problem": (!pool.problem.is_empty()).then_some(&pool.problem),
-        "retry": (!pool.retry.is_empty()).then_some(&pool.retry),
-        "total_bytes": pool.total_bytes,
-        "free_bytes": pool.free_bytes,
-        "reserve_bytes": pool.reserve_bytes,
-        "snapshot_reserve_bytes": pool.snapshot_reserve_bytes,
-        "reserve": pool.reserve,
-        "overprovision_ratio": pool.overprovision_ratio,
-        "promised_bytes": pool.promised_bytes,
-        "thin": pool.thin.as_ref().map(thin_json),
-        "volume_count": pool.volume_count,
-        "snapshot_count": pool.snapshot_count,
-        "anchor_count": anchors(pool).0,
-        "anchor_bytes": anchors(pool).1,
-        "quarantined": pool.quarantined,
-        "objects": pool.objects.iter().map(object).collect::<Vec<_>>(),
-    })
+/// The pools of a node as they are printed.
+#[derive(Debug, Serialize)]
+struct Pools<'a> {
+    pools: Vec<PoolView<'a>>,
 }
 
-fn thin_json(thin: &windlass::ThinPoolStatus) -> serde_json::Value {
-    json!({
-        "metadata_total_bytes": thin.metadata_total_bytes,
-        "metadata_used_bytes": thin.metadata_used_bytes,
-        "metadata_volume_percent": thin.metadata_volume_percent,
-        "metadata_snapshot_percent": thin.metadata_snapshot_percent,
-        "transaction_id": thin.transaction_id,
-    })
+#[derive(Debug, Serialize)]
+struct PoolView<'a> {
+    pool_id: &'a str,
+    name: &'a str,
+    kind: &'a str,
+    path: &'a str,
+    filesystem: &'a str,
+    state: &'a str,
+    problem: Option<&'a str>,
+    retry: Option<&'a str>,
+    total_bytes: u64,
+    free_bytes: u64,
+    reserve_bytes: u64,
+    snapshot_reserve_bytes: u64,
+    reserve: &'a str,
+    overprovision_ratio: &'a str,
+    promised_bytes: u64,
+    thin: Option<ThinView>,
+    volume_count: u64,
+    snapshot_count: u64,
+    anchor_count: usize,
+    anchor_bytes: u64,
+    quarantined: &'a [String],
+    objects: Vec<ObjectView<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ThinView {
+    metadata_total_bytes: u64,
+    metadata_used_bytes: u64,
+    metadata_volume_percent: u32,
+    metadata_snapshot_percent: u32,
+    transaction_id: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct ObjectView<'a> {
+    handle: &'a str,
+    name: &'a str,
+    kind: &'a str,
+    size_bytes: u64,
+    allocated_bytes: u64,
+    exclusive_bytes: u64,
+    extent_count: u64,
+    pvc: Option<&'a str>,
+    pv: Option<&'a str>,
+    volume_snapshot: Option<&'a str>,
+    volume_snapshot_content: Option<&'a str>,
+}
+
+impl<'a> From<&'a windlass::PoolStatus> for PoolView<'a> {
+    fn from(pool: &'a windlass::PoolStatus) -> Self {
+        let (anchor_count, anchor_bytes) = anchors(pool);
+        Self {
+            pool_id: &pool.pool_id,
+            name: &pool.name,
+            kind: &pool.kind,
+            path: &pool.path,
+            filesystem: &pool.filesystem,
+            state: &pool.state,
+            problem: known(&pool.problem),
+            retry: known(&pool.retry),
+            total_bytes: pool.total_bytes,
+            free_bytes: pool.free_bytes,
+            reserve_bytes: pool.reserve_bytes,
+            snapshot_reserve_bytes: pool.snapshot_reserve_bytes,
+            reserve: &pool.reserve,
+            overprovision_ratio: &pool.overprovision_ratio,
+            promised_bytes: pool.promised_bytes,
+            thin: pool.thin.as_ref().map(ThinView::from),
+            volume_count: pool.volume_count,
+            snapshot_count: pool.snapshot_count,
+            anchor_count,
+            anchor_bytes,
+            quarantined: &pool.quarantined,
+            objects: pool.objects.iter().map(ObjectView::from).collect(),
+        }
+    }
+}
+
+impl From<&windlass::ThinPoolStatus> for ThinView {
+    fn from(thin: &windlass::ThinPoolStatus) -> Self {
+        Self {
+            metadata_total_bytes: thin.metadata_total_bytes,
+            metadata_used_bytes: thin.metadata_used_bytes,
+            metadata_volume_percent: thin.metadata_volume_percent,
+            metadata_snapshot_percent: thin.metadata_snapshot_percent,
+            transaction_id: thin.transaction_id,
+        }
+    }
+}
+
+impl<'a> From<&'a windlass::ObjectUsage> for ObjectView<'a> {
+    fn from(object: &'a windlass::ObjectUsage) -> Self {
+        Self {
+            handle: &object.handle,
+            name: &object.name,
+            kind: &object.kind,
+            size_bytes: object.size_bytes,
+            allocated_bytes: object.allocated_bytes,
+            exclusive_bytes: object.exclusive_bytes,
+            extent_count: object.extent_count,
+            pvc: known(&object.pvc),
+            pv: known(&object.pv),
+            volume_snapshot: known(&object.volume_snapshot),
+            volume_snapshot_content: known(&object.volume_snapshot_content),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn printed(pool: &windlass::PoolStatus) -> serde_json::Value {
+        serde_json::to_value(PoolView::from(pool)).unwrap()
+    }
 
     #[test]
     fn a_pool_is_described_with_its_space_and_what_takes_it() {
@@ -200,7 +269,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("left alone: volumes/lost\n") && text.contains("v-1"), "{text}");
-        assert_eq!(to_json(&pool)["objects"][0]["name"], "data");
+        assert_eq!(printed(&pool)["objects"][0]["name"], "data");
     }
 
     #[test]
@@ -209,7 +278,8 @@ mod tests {
         let volume = windlass::ObjectUsage { kind: "volume".to_owned(), exclusive_bytes: 1 << 30, ..Default::default() };
         let pool = windlass::PoolStatus { objects: vec![volume, anchor(), anchor()], ..Default::default() };
         assert!(describe(&pool).contains("2 deleted snapshots are kept as bases of increments: they hold 2.0 MiB"));
-        assert_eq!((&to_json(&pool)["anchor_count"], &to_json(&pool)["anchor_bytes"]), (&json!(2), &json!(2 << 20)));
+        assert_eq!(printed(&pool)["anchor_count"], 2);
+        assert_eq!(printed(&pool)["anchor_bytes"], 2 << 20);
     }
 
     #[test]
@@ -222,7 +292,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(describe(&pool), "pool of unknown id at /srv: failed\n  its disk is gone (tried again in 8 s)\n");
-        assert_eq!(to_json(&pool)["retry"], "tried again in 8 s");
+        assert_eq!(printed(&pool)["retry"], "tried again in 8 s");
     }
 
     #[test]
@@ -243,8 +313,9 @@ mod tests {
         let text = describe(&pool);
         assert!(text.contains("metadata: 4.0 MiB of 16.0 MiB used, transaction 7; new volumes are refused at 75 %"), "{text}");
         assert!(text.contains("\n  stop the node and run"), "{text}");
-        let json = to_json(&pool);
-        assert_eq!((&json["thin"]["transaction_id"], &json["state"]), (&json!(7), &json!("read-only")));
-        assert!(to_json(&windlass::PoolStatus::default())["thin"].is_null());
+        let json = printed(&pool);
+        assert_eq!(json["thin"]["transaction_id"], 7);
+        assert_eq!(json["state"], "read-only");
+        assert!(printed(&windlass::PoolStatus::default())["thin"].is_null());
     }
 }

@@ -1,14 +1,15 @@
 //! `windlass repository check`.
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
-use super::super::exit::{CliError, Exit};
-use super::super::output::{Format, counted, print_json, print_text};
-use super::super::progress::{Progress, Step, Unit};
-use super::super::repository_access::{RepositoryArgs, repository_error};
-use super::super::size::ByteSize;
-use super::super::wait::Wait;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::format::Format;
+use crate::cli::output::{counted, print_json, print_text};
+use crate::cli::progress::{Progress, Step, Unit};
+use crate::cli::repository_access::{RepositoryArgs, repository_error};
+use crate::cli::size::ByteSize;
+use crate::cli::wait::Wait;
 use crate::repository::check::{CheckReport, Depth};
 use crate::repository::{Locking, RETRY_LOCK, Repository, RepositoryError};
 
@@ -28,6 +29,21 @@ pub struct CheckArgs {
     repository: RepositoryArgs,
 }
 
+/// What a check found, as it is printed.
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    clean: bool,
+    snapshots: u64,
+    trees: u64,
+    blobs_used: u64,
+    blobs_indexed: u64,
+    packs: u64,
+    packs_unindexed: u64,
+    bytes_read: u64,
+    errors: &'a [String],
+    errors_omitted: u64,
+}
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -41,18 +57,18 @@ pub async fn run(args: &CheckArgs, format: Format) -> Result<(), CliError> {
     let report = checked.map_err(|error| repository_error(format!("cannot check {}", access.location()), error))?;
     match format {
         Format::Text => print_text(&summary(&report))?,
-        Format::Json => print_json(&json!({
-            "clean": report.is_clean(),
-            "snapshots": report.snapshots,
-            "trees": report.trees,
-            "blobs_used": report.blobs_used,
-            "blobs_indexed": report.blobs_indexed,
-            "packs": report.packs,
-            "packs_unindexed": report.packs_unindexed,
-            "bytes_read": report.bytes_read,
-            "errors": report.errors,
-            "errors_omitted": report.errors_omitted,
-        }))?,
+        Format::Json => print_json(&Checked {
+            clean: report.is_clean(),
+            snapshots: report.snapshots,
+            trees: report.trees,
+            blobs_used: report.blobs_used,
+            blobs_indexed: report.blobs_indexed,
+            packs: report.packs,
+            packs_unindexed: report.packs_unindexed,
+            bytes_read: report.bytes_read,
+            errors: &report.errors,
+            errors_omitted: report.errors_omitted,
+        })?,
     }
     if report.is_clean() {
         return Ok(());

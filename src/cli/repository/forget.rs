@@ -1,14 +1,14 @@
 //! `windlass repository forget`.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::super::exit::{CliError, Exit};
-use super::super::interruptible::unless;
-use super::super::output::{Align, Format, Table, counted, print_json, print_text};
-use super::super::repository_access::{RepositoryArgs, repository_error};
-use super::super::wait::Wait;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::interruptible::unless;
+use crate::cli::output::{Align, Format, Table, counted, print_json, print_text};
+use crate::cli::repository_access::{RepositoryArgs, repository_error};
+use crate::cli::wait::Wait;
 use crate::repository::forget::{self, Count, Filter, Group, GroupBy, Kept, Policy, Span, TagList, Verdict};
 use crate::repository::snapshot::LATEST;
 use crate::repository::{Id, LockMode, RETRY_LOCK, Repository, RepositoryError, StoredSnapshot};
@@ -163,11 +163,11 @@ pub async fn run(args: &ForgetArgs, format: Format, interrupt: &CancellationToke
     let (groups, ids, forgotten) = done?;
     match format {
         Format::Text => print_text(&text(&groups, ids.len(), (!args.dry_run).then_some(forgotten.len())))?,
-        Format::Json => print_json(&json!({
-            "dry_run": args.dry_run,
-            "groups": groups.iter().map(group_view).collect::<Vec<_>>(),
-            "forgotten": forgotten.iter().map(Id::to_string).collect::<Vec<_>>(),
-        }))?,
+        Format::Json => print_json(&Forgotten {
+            dry_run: args.dry_run,
+            groups: groups.iter().map(GroupView::of).collect(),
+            forgotten: forgotten.iter().map(Id::to_string).collect(),
+        })?,
     }
     if !args.dry_run && forgotten.len() < ids.len() {
         return Err(CliError::interrupted(format!("interrupted after {} of {} snapshots", forgotten.len(), ids.len()))
@@ -221,24 +221,60 @@ fn text(groups: &[(Group, Verdict)], to_go: usize, forgotten: Option<usize>) -> 
     text
 }
 
-fn snapshot_view(stored: &StoredSnapshot) -> Value {
-    let snapshot = &stored.snapshot;
-    json!({
-        "id": stored.id.to_string(),
-        "time": snapshot.time,
-        "host": snapshot.hostname,
-        "paths": snapshot.paths,
-        "tags": snapshot.tags,
-    })
+/// What was forgotten, or would be, as it is printed.
+#[derive(Debug, Serialize)]
+struct Forgotten<'a> {
+    dry_run: bool,
+    groups: Vec<GroupView<'a>>,
+    forgotten: Vec<String>,
 }
 
-fn group_view((group, verdict): &(Group, Verdict)) -> Value {
-    let kept = |kept: &Kept| json!({ "snapshot": snapshot_view(&kept.stored), "matches": kept.reasons });
-    json!({
-        "host": group.host,
-        "paths": group.paths,
-        "tags": group.tags,
-        "keep": verdict.keep.iter().map(kept).collect::<Vec<_>>(),
-        "remove": verdict.remove.iter().map(snapshot_view).collect::<Vec<_>>(),
-    })
+#[derive(Debug, Serialize)]
+struct GroupView<'a> {
+    host: &'a str,
+    paths: &'a [String],
+    tags: &'a [String],
+    keep: Vec<KeptView<'a>>,
+    remove: Vec<SnapshotView<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct KeptView<'a> {
+    snapshot: SnapshotView<'a>,
+    matches: &'a [String],
+}
+
+#[derive(Debug, Serialize)]
+struct SnapshotView<'a> {
+    id: String,
+    time: &'a str,
+    host: &'a str,
+    paths: &'a [String],
+    tags: &'a [String],
+}
+
+impl<'a> SnapshotView<'a> {
+    fn of(stored: &'a StoredSnapshot) -> Self {
+        let snapshot = &stored.snapshot;
+        Self {
+            id: stored.id.to_string(),
+            time: &snapshot.time,
+            host: &snapshot.hostname,
+            paths: &snapshot.paths,
+            tags: &snapshot.tags,
+        }
+    }
+}
+
+impl<'a> GroupView<'a> {
+    fn of((group, verdict): &'a (Group, Verdict)) -> Self {
+        let kept = |kept: &'a Kept| KeptView { snapshot: SnapshotView::of(&kept.stored), matches: &kept.reasons };
+        Self {
+            host: &group.host,
+            paths: &group.paths,
+            tags: &group.tags,
+            keep: verdict.keep.iter().map(kept).collect(),
+            remove: verdict.remove.iter().map(SnapshotView::of).collect(),
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! `windlass repository init`.
 
-use serde_json::json;
+use serde::Serialize;
 
-use super::super::exit::CliError;
-use super::super::output::{Format, print_json, print_text};
-use super::super::repository_access::repository_error;
 use super::open_args::OpenArgs;
+use crate::cli::exit::CliError;
+use crate::cli::output::{Format, print_json, print_text};
+use crate::cli::repository_access::repository_error;
 use crate::repository::{KdfCost, Repository};
 
 /// Runs the verb.
@@ -20,6 +20,13 @@ pub async fn run(args: &OpenArgs, format: Format) -> Result<(), CliError> {
     let repository = made.map_err(|error| repository_error(what, error))?;
     match format {
         Format::Text => print_text(&format!("made the repository {} at {}", repository.id().short(), access.location())),
-        Format::Json => print_json(&json!({ "id": repository.id().to_string(), "location": access.location().to_string() })),
+        Format::Json => print_json(&Made { id: repository.id().to_string(), location: access.location().to_string() }),
     }
+}
+
+/// The new repository as it is printed.
+#[derive(Debug, Serialize)]
+struct Made {
+    id: String,
+    location: String,
 }

@@ -4,15 +4,16 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::super::exit::{CliError, Exit};
-use super::super::output::{Format, counted, print_json, print_text};
-use super::super::progress::{Progress, Step, Unit};
-use super::super::repository_access::{RepositoryArgs, repository_error};
-use super::super::size::ByteSize;
-use super::super::wait::Wait;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::format::Format;
+use crate::cli::output::{counted, print_json, print_text};
+use crate::cli::progress::{Progress, Step, Unit};
+use crate::cli::repository_access::{RepositoryArgs, repository_error};
+use crate::cli::size::ByteSize;
+use crate::cli::wait::Wait;
 use crate::repository::RETRY_LOCK;
 use crate::repository::prune::{Extent, MaxUnused, PruneError, PruneOptions, PruneStats, Stage};
 
@@ -74,8 +75,15 @@ pub async fn run(args: &PruneArgs, format: Format, interrupt: &CancellationToken
     let stats = pruned.map_err(|error| failed(format!("cannot prune {}", access.location()), error))?;
     match format {
         Format::Text => print_text(&text(&stats, extent)),
-        Format::Json => print_json(&json!({ "dry_run": args.dry_run, "stats": stats })),
+        Format::Json => print_json(&Pruned { dry_run: args.dry_run, stats: &stats }),
     }
+}
+
+/// What a prune did, or would do, as it is printed.
+#[derive(Debug, Serialize)]
+struct Pruned<'a> {
+    dry_run: bool,
+    stats: &'a PruneStats,
 }
 
 fn title(stage: Stage) -> &'static str {

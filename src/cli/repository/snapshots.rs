@@ -1,12 +1,12 @@
 //! `windlass repository snapshots`.
 
-use serde_json::json;
+use serde::Serialize;
 
-use super::super::exit::{CliError, Exit};
-use super::super::output::{Align, Format, Table, counted, print_json, print_text};
-use super::super::repository_access::repository_error;
-use super::super::size::ByteSize;
 use super::open_args::OpenArgs;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::output::{Align, Format, Table, counted, print_json, print_text};
+use crate::cli::repository_access::repository_error;
+use crate::cli::size::ByteSize;
 use crate::repository::snapshot::SnapshotList;
 use crate::repository::{Id, RepositoryError, StoredSnapshot};
 
@@ -21,24 +21,7 @@ pub async fn run(args: &OpenArgs, format: Format) -> Result<(), CliError> {
     let SnapshotList { snapshots, unreadable } = found.map_err(|error| repository_error(what, error))?;
     match format {
         Format::Text => print_text(&table(&snapshots).render())?,
-        Format::Json => {
-            let view = |stored: &StoredSnapshot| {
-                json!({
-                    "id": stored.id.to_string(),
-                    "time": stored.snapshot.time,
-                    "host": stored.snapshot.hostname,
-                    "size_bytes": size(stored),
-                    "tags": stored.snapshot.tags,
-                    "paths": stored.snapshot.paths,
-                    "program": stored.snapshot.program_version,
-                })
-            };
-            let odd = |(id, error): &(Id, RepositoryError)| json!({ "id": id.to_string(), "error": error.to_string() });
-            print_json(&json!({
-                "snapshots": snapshots.iter().map(view).collect::<Vec<_>>(),
-                "unreadable": unreadable.iter().map(odd).collect::<Vec<_>>(),
-            }))?;
-        }
+        Format::Json => print_json(&Listing::of(&snapshots, &unreadable))?,
     }
     match unreadable.as_slice() {
         [] => Ok(()),
@@ -47,6 +30,53 @@ pub async fn run(args: &OpenArgs, format: Format) -> Result<(), CliError> {
             let what = format!("the list lacks {}", counted(odd.len() as u64, "snapshot"));
             Err(CliError::because(Exit::Failed, what, reasons.join("; "))
                 .advise("the others may be restored; `windlass repository check` says what else is damaged"))
+        }
+    }
+}
+
+/// The list as it is printed.
+#[derive(Debug, Serialize)]
+struct Listing<'a> {
+    snapshots: Vec<SnapshotView<'a>>,
+    unreadable: Vec<Unreadable>,
+}
+
+#[derive(Debug, Serialize)]
+struct SnapshotView<'a> {
+    id: String,
+    time: &'a str,
+    host: &'a str,
+    size_bytes: Option<u64>,
+    tags: &'a [String],
+    paths: &'a [String],
+    program: &'a str,
+}
+
+/// A snapshot that is there and does not read.
+#[derive(Debug, Serialize)]
+struct Unreadable {
+    id: String,
+    error: String,
+}
+
+impl<'a> Listing<'a> {
+    fn of(snapshots: &'a [StoredSnapshot], unreadable: &[(Id, RepositoryError)]) -> Self {
+        let unreadable = unreadable.iter().map(|(id, error)| Unreadable { id: id.to_string(), error: error.to_string() });
+        Self { snapshots: snapshots.iter().map(SnapshotView::of).collect(), unreadable: unreadable.collect() }
+    }
+}
+
+impl<'a> SnapshotView<'a> {
+    fn of(stored: &'a StoredSnapshot) -> Self {
+        let snapshot = &stored.snapshot;
+        Self {
+            id: stored.id.to_string(),
+            time: &snapshot.time,
+            host: &snapshot.hostname,
+            size_bytes: size(stored),
+            tags: &snapshot.tags,
+            paths: &snapshot.paths,
+            program: &snapshot.program_version,
         }
     }
 }

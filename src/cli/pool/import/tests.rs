@@ -1,7 +1,6 @@
 use super::*;
 use crate::pool::catalogue::EpochStep;
 use crate::pool::thin::devices::LabelsError;
-use crate::pool::thin::examine::{ExaminedCatalogue, ExaminedDevice};
 use crate::pool::thin::format::DataBlockSize;
 use crate::pool::thin::label::{Label, Link, Role, Segments};
 use crate::types::PoolId;
@@ -58,9 +57,10 @@ fn a_whole_pool_says_how_it_is_served() {
     assert!(text.contains("1.0 MiB of the data are used; transaction 7"), "{text}");
     assert!(text.ends_with("serve it: windlass node --standalone --pool /dev/sdb\n"), "{text}");
     assert_eq!(problems(&found), [""; 0]);
-    let json = to_json(&found);
-    assert_eq!((&json["pool_id"], &json["devices"][0]["role"]), (&json!(found.pool.to_string()), &json!("whole")));
-    assert_eq!(json["problems"], json!([]));
+    let json = serde_json::to_value(ExaminedView::of(&found)).unwrap();
+    assert_eq!(json["pool_id"], found.pool.to_string());
+    assert_eq!(json["devices"][0]["role"], "whole");
+    assert_eq!(json["problems"], serde_json::json!([]));
 }
 
 #[test]
