@@ -59,8 +59,8 @@ check "the suite knows every capability that the definition names" known_capabil
 images agnhost "$tools/agnhost:/agnhost" --entrypoint '["/agnhost"]' --command '["pause"]'
 # What is run in these is a shell and its commands.
 for name in busybox nginx; do images $name --command '["sh"]'; done
-# There they are those of GNU, of which dd is used.
-images glibc-dns-testing /bin/dd:/bin/dd $(ldd /bin/dd | sed -n 's#^[^/]*\(/[^ ]*\) (.*#\1:\1#p') --command '["sh"]'
+# There dd is that of GNU, and the shell one that does not take its own instead.
+images glibc-dns-testing /bin/dd:/bin/dd /bin/dash:/bin/sh $(ldd /bin/dd /bin/dash | sed -n 's#^[^/]*\(/[^ ]*\) (.*#\1:\1#p' | sort -u) --command '["sh"]'
 
 # The node's keys: its name, and each of its pools, whose ids are made with them.
 {
