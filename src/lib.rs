@@ -63,7 +63,7 @@
 //!    `pool::owned::restore`.
 //! 10. **Secrets never reach a log, a catalogue, a metric or a `Debug` text.** *Kept by* `csi-proto/build.rs`
 //!    (`Debug` of messages), `repository::password`, `repository::environment`,
-//!    `repository::store::http::fault`, `agent::transfers::secrets`, `pool::record` (holds none).
+//!    `repository::store::http::fault`, `agent::secrets`, `agent::credentials`, `pool::record` (holds none).
 
 pub mod agent;
 pub mod block;
