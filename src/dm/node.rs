@@ -35,7 +35,7 @@ pub enum NodeError {
     #[error("{}: is there and is no device node", .0.display())]
     Foreign(PathBuf),
     /// The directory is none, or one that others may write to.
-    #[error("{}: is no directory of the own user that nobody else may write to", .0.display())]
+    #[error("{} must be a directory that is owned by this user and writable by nobody else", .0.display())]
     Directory(PathBuf),
     /// A call of the system failed.
     #[error("{action}: {source}")]

@@ -31,7 +31,7 @@ pub enum Malformed {
         next: usize,
     },
     /// A number that is none of a device.
-    #[error("{0:#x} is no device number")]
+    #[error("{0:#x} is not a device number")]
     Number(u64),
     /// A size or count beyond what it can be.
     #[error("{value} cannot be {what}")]

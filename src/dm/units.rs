@@ -46,7 +46,7 @@ pub struct ThinId(u32);
 
 /// A number that is no thin id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no thin id: they have 24 bits")]
+#[error("{0} is not a thin id, which has 24 bits")]
 pub struct NoThinId(u32);
 
 impl TryFrom<u32> for ThinId {

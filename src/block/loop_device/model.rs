@@ -28,7 +28,7 @@ pub enum LoopError {
         block_size: u32,
     },
     /// The file's size is zero or no multiple of the logical block size.
-    #[error("{size} bytes is no multiple of the logical block size {block_size}")]
+    #[error("a size of {size} bytes is not a multiple of the logical block size {block_size}")]
     Size {
         /// Size of the file in bytes.
         size: u64,

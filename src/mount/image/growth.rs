@@ -64,7 +64,7 @@ pub fn grow(path: &Path, bytes: u64) -> Result<Grown, ImageError> {
     let file = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&image).map_err(io("open"))?;
     let metadata = file.metadata().map_err(io("look at"))?;
     if !metadata.is_file() {
-        return Err(ImageError::Unsuitable { path: image, found: "what is no regular file".to_owned() });
+        return Err(ImageError::Unsuitable { path: image, found: "something that is not a regular file".to_owned() });
     }
     fs_type_of(&image)?;
     claim(&file, &image)?;

@@ -36,7 +36,7 @@ pub(super) fn open_as_it_is(path: &Path) -> Result<ImageFileSystem, ImageError> 
     let lock_file = lock(File::open(&image).map_err(io("open"))?, &image)?;
     let file = OpenOptions::new().read(true).write(true).open(&image).map_err(io("open"))?;
     if !file.metadata().map_err(io("look at"))?.is_file() {
-        return Err(ImageError::Unsuitable { path: image, found: "what is no regular file".to_owned() });
+        return Err(ImageError::Unsuitable { path: image, found: "something that is not a regular file".to_owned() });
     }
     let fs_type = fs_type_of(&image)?;
     let device = attach(&image, &file)?;

@@ -1,10 +1,16 @@
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::tables::{META, SNAPSHOTS, SNAPSHOTS_OF};
 use super::*;
+use crate::pool::PoolError;
+use crate::pool::intent::Intent;
 use crate::pool::record::PublicationKind;
+use crate::pool::record::{Anchor, Publication, Snapshot, Volume};
 use crate::types::{Access, AccessMode, DataChecksum, FormatState, LogicalBlockSize, Timestamp, VolumeMode, VolumeSize};
+use crate::types::{ExportRecord, PoolId, SnapshotId, VolumeId};
 
 fn volume(name: &str) -> Volume {
     Volume {

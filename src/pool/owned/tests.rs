@@ -5,9 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::*;
 use crate::pool::PoolUsage;
@@ -21,7 +20,7 @@ use crate::types::{
     Access, AccessMode, ByteRange, CapacityRange, DataChecksum, ExportRecord, FormatState, FsType, NewVolume, ObjectName,
     SnapshotId, Timestamp, VolumeMode,
 };
-use crate::types::{LogicalBlockSize, Object, VolumeId, VolumeSize};
+use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
 
 mod anchors;
 pub(crate) mod crash;

@@ -1,14 +1,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
+use super::watcher::delay;
 use super::*;
 use crate::pool::PoolError;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::memory::{HealthHook, MemoryPool};
+use crate::pool::owned::OwnedPool;
 use crate::pool::quiesce::NothingToHold;
 use crate::types::{AccessMode, CapacityRange, NewVolume, VolumeMode, VolumeSize};
+use crate::types::{ObjectName, PoolId};
 
 /// A wait that ends with the test when it is not over by then.
 const BOUND: Duration = Duration::from_secs(30);

@@ -181,7 +181,7 @@ impl Watcher {
 }
 
 /// How long to wait after so many failures in a row.
-fn delay(pace: &Pace, failures: u32) -> Duration {
+pub(super) fn delay(pace: &Pace, failures: u32) -> Duration {
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     pace.retry.saturating_mul(factor).min(pace.retry_most)
 }

@@ -202,7 +202,7 @@ impl ExclusiveDevice {
         let io = |source| PoolError::io(format!("open {}", path.display()), source);
         let is_device = std::fs::metadata(path).map_err(io)?.file_type().is_block_device();
         if !is_device {
-            return Err(PoolError::Format(format!("{} is no block device; nothing was changed", path.display())));
+            return Err(PoolError::Format(format!("{} must be a block device; nothing was changed", path.display())));
         }
         let open = || match OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(path) {
             Ok(file) => Ok(Some(file)),
