@@ -25,9 +25,9 @@ fn image(marks: &[(usize, &[u8])]) -> Vec<u8> {
 
 #[test]
 fn every_mark_of_the_table_is_found_where_it_lies() {
-    for (offset, magic, name) in AT_THE_BEGINNING {
-        let found = names(&image(&[(*offset as usize, magic)]));
-        assert!(found.contains(&(*offset, name)), "{name}: {found:?}");
+    for magic in magic::at_the_beginning(Asked::OfVolumes) {
+        let found = names(&image(&[(magic.offset as usize, magic.bytes)]));
+        assert!(found.contains(&(magic.offset, magic.name)), "{magic:?}: {found:?}");
     }
 }
 

@@ -86,7 +86,7 @@ fn a_device_is_described_by_the_header() {
     };
     assert_eq!(parsed.info().unwrap(), expected);
     assert!(!parsed.is_cut_short());
-    assert_eq!(parsed.version().unwrap(), InterfaceVersion { major: 4, minor: 0, patch: 0 });
+    assert_eq!(parsed.version(), InterfaceVersion { major: 4, minor: 0, patch: 0 });
     put(&mut bytes, offset_of!(Header, open_count), &(-1_i32).to_ne_bytes());
     assert!(matches!(Reply::parse(&bytes).unwrap().info(), Err(Malformed::Range { value: -1, .. })));
     put(&mut bytes, offset_of!(Header, open_count), &0_i32.to_ne_bytes());

@@ -12,13 +12,17 @@ fn name(text: &str) -> ObjectName {
     text.to_owned().try_into().unwrap()
 }
 
+fn new_records() -> NewRecords {
+    NewRecords { block_size: LogicalBlockSize::B4096, created: Timestamp::now() }
+}
+
 fn recorded_volume(text: &str, format: FormatState) -> Volume {
-    let made = volume(VolumeId::random(), name(text), size(MIB), LogicalBlockSize::B4096, Timestamp::now());
+    let made = volume(VolumeId::random(), name(text), size(MIB), new_records());
     Volume { format, mode: VolumeMode::Filesystem(FsType::Ext4), ..made }
 }
 
 fn recorded_snapshot(text: &str, source: VolumeId, serial: u64) -> Snapshot {
-    let made = snapshot(SnapshotId::random(), name(text), size(MIB), LogicalBlockSize::B4096, Timestamp::now());
+    let made = snapshot(SnapshotId::random(), name(text), size(MIB), new_records());
     Snapshot { source, serial, format: FormatState::Never, used_by: BTreeSet::from([Consumer::MetadataClient]), ..made }
 }
 
@@ -28,7 +32,7 @@ fn found(object: Object, bytes: u64) -> Found {
 
 fn planned(records: &Records, origin: Origin, found: &[Found], unrecorded: Unrecorded) -> Plan {
     let order = AdoptOrder { pool: None, unrecorded, decision: Decision::Shown };
-    plan(records.clone(), origin, found, &order, NewRecords { block_size: LogicalBlockSize::B4096, created: Timestamp::now() })
+    plan(records.clone(), origin, found, &order, new_records())
 }
 
 fn copy() -> Origin {

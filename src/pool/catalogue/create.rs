@@ -102,7 +102,7 @@ impl Catalogue {
 
     /// Makes one on empty storage of a test.
     #[cfg(test)]
-    pub(super) fn made_on(storage: impl StorageBackend, id: PoolId) -> Result<(), PoolError> {
+    pub(in crate::pool) fn made_on(storage: impl StorageBackend, id: PoolId) -> Result<(), PoolError> {
         create_over(storage, id).map(drop)
     }
 }

@@ -60,7 +60,7 @@ impl Catalogue {
 
     /// The catalogue on storage that a test provides each time it is opened.
     #[cfg(test)]
-    pub(super) fn opened_by(
+    pub(in crate::pool) fn opened_by(
         what: &str,
         open: impl Fn() -> Box<dyn StorageBackend> + Send + Sync + 'static,
     ) -> Result<Self, PoolError> {
@@ -71,13 +71,13 @@ impl Catalogue {
     #[cfg(test)]
     pub(super) fn drop_anchors_table(&self) -> Result<(), PoolError> {
         let transaction = self.connection.writer()?.database.begin_write().map_err(failed)?;
-        transaction.delete_table(ANCHORS).map_err(failed)?;
+        transaction.delete_table(tables::ANCHORS).map_err(failed)?;
         transaction.commit().map_err(failed)
     }
 
     /// How many records this thread has read, of any catalogue.
     #[cfg(test)]
-    pub(super) fn records_read() -> usize {
+    pub(in crate::pool) fn records_read() -> usize {
         tables::DECODED.get()
     }
 

@@ -5,13 +5,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::*;
 use crate::pool::PoolUsage;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::intent::Intent;
+use crate::pool::locks::Key;
 use crate::pool::memory::{MemoryPool, Moment, Verb};
 use crate::pool::quiesce::{Held, NothingToHold, QuiesceError};
 use crate::pool::record::{NewSnapshot, Outcome, Publication, PublicationKind, Snapshot, Volume};

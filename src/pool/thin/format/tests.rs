@@ -1,10 +1,17 @@
 use super::*;
+use crate::pool::thin::label::Segments;
 
 const MIB: u64 = 1 << 20;
 
 fn label(pool: PoolId, state: State) -> Label {
     let plan = layout::plan(200 * MIB, LayoutOptions::default()).unwrap();
-    Label { state, ..making(pool, Link::random(), Role::Whole, plan.block_size, 200 * MIB, &plan.segments) }
+    making(pool, Role::Whole, state, plan.block_size, &plan.segments)
+}
+
+/// Of a device of 200 MiB.
+fn making(pool: PoolId, role: Role, state: State, block_size: DataBlockSize, segments: &Segments) -> Label {
+    let (link, device_bytes, segments) = (Link::random(), usable_bytes(200 * MIB), segments.clone());
+    Label { pool, link, generation: 1, epoch: None, role, state, device_bytes, block_size, segments }
 }
 
 fn readings(first: Result<Label, LabelError>, last: Result<Label, LabelError>) -> Readings {
@@ -66,7 +73,7 @@ fn the_ends_of_a_device_are_wiped_and_nothing_else() {
     let path = folder.path().join("disk");
     std::fs::write(&path, vec![0xa5; 5 * MIB as usize + 512]).unwrap();
     let file = File::options().read(true).write(true).open(&path).unwrap();
-    Taken::over(&path, file).unwrap().wipe_ends().unwrap();
+    ExclusiveDevice::over(&path, file).unwrap().wipe_ends().unwrap();
     let content = std::fs::read(&path).unwrap();
     let is = |range: std::ops::Range<u64>, byte: u8| content[range.start as usize..range.end as usize].iter().all(|&b| b == byte);
     assert!(is(0..MIB, 0) && is(MIB..4 * MIB, 0xa5) && is(4 * MIB..5 * MIB, 0) && is(5 * MIB..5 * MIB + 512, 0xa5));
@@ -81,9 +88,8 @@ fn the_device_with_the_catalogue_says_whether_the_making_of_a_pair_was_interrupt
         let path = folder.path().join(name);
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         file.set_len(200 * MIB).unwrap();
-        let taken = Taken::over(&path, file).unwrap();
-        let label = making(pool, Link::random(), role, plan.block_size, 200 * MIB, segments);
-        taken.open.write_label(&Label { state, ..label }).unwrap();
+        let taken = ExclusiveDevice::over(&path, file).unwrap();
+        taken.open.write_label(&making(pool, role, state, plan.block_size, segments)).unwrap();
         taken
     };
     // The data's label was written as ready, and then came the end.
@@ -104,7 +110,7 @@ fn a_file_is_no_device_to_make_a_pool_on() {
         block_size: None,
         metadata_bytes: None,
     };
-    assert!(matches!(begin(&options), Err(PoolError::Format(text)) if text.contains("no block device")));
+    assert!(matches!(begin(&options), Err(PoolError::Format(text)) if text.contains("must be a block device")));
     let twice = DevicePaths::Two { metadata: file.path().to_owned(), data: file.path().to_owned() };
     let options = CreateOptions { devices: twice, ..options };
     assert!(matches!(begin(&options), Err(PoolError::Format(text)) if text.contains("same device")));
