@@ -18,8 +18,6 @@ pub struct Id([u8; Id::LENGTH]);
 #[error("not an id of 64 hexadecimal digits")]
 pub struct NotAnId;
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
-
 impl Id {
     /// Bytes of an id.
     pub const LENGTH: usize = 32;
@@ -42,9 +40,8 @@ impl Id {
     /// The hexadecimal digits, without allocation.
     pub fn hex(&self) -> [u8; 2 * Id::LENGTH] {
         let mut text = [0; 2 * Id::LENGTH];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+        for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            *pair = [byte >> 4, byte & 15].map(digit);
         }
         text
     }
@@ -54,13 +51,13 @@ impl Id {
     /// # Errors
     /// [`NotAnId`] when `text` is anything else.
     pub fn from_hex(text: &[u8]) -> Result<Self, NotAnId> {
-        if text.len() != 2 * Self::LENGTH {
-            return Err(NotAnId);
+        let text: &[u8; 2 * Self::LENGTH] = text.try_into().map_err(|_| NotAnId)?;
+        let mut values = [0; 2 * Self::LENGTH];
+        for (value, character) in values.iter_mut().zip(text) {
+            *value = value_of(*character);
         }
-        // Lists have millions of them, whose digits nobody can foretell: a branch for each would take most of the time.
         let (mut bytes, mut any) = ([0; Self::LENGTH], 0);
-        for (byte, pair) in bytes.iter_mut().zip(text.as_chunks::<2>().0) {
-            let [high, low] = pair.map(|character| VALUES[usize::from(character)]);
+        for (byte, [high, low]) in bytes.iter_mut().zip(values.as_chunks::<2>().0) {
             any |= high | low;
             *byte = high << 4 | low;
         }
@@ -75,17 +72,19 @@ impl Id {
 
 /// Greater than the value of any digit, in a bit of its own.
 const NO_DIGIT: u8 = 16;
-/// What each character is worth as a hexadecimal digit.
-const VALUES: [u8; 256] = {
-    let mut values = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < DIGITS.len() {
-        values[DIGITS[value] as usize] = value as u8;
-        values[DIGITS[value].to_ascii_uppercase() as usize] = value as u8;
-        value += 1;
-    }
-    values
-};
+
+/// The digit of a value below 16. Lists have millions of ids: without a branch or a table, many digits are made at once.
+fn digit(value: u8) -> u8 {
+    let beyond_nine = u8::from(value > 9);
+    value + b'0' + beyond_nine * (b'a' - b'0' - 10)
+}
+
+/// What a character is worth as a hexadecimal digit, else [`NO_DIGIT`] or more. In the same way.
+fn value_of(character: u8) -> u8 {
+    let is_digit = u8::from(character.wrapping_sub(b'0') < 10);
+    let is_letter = u8::from((character | 0x20).wrapping_sub(b'a') < 6);
+    (character & 15) + 9 * is_letter + NO_DIGIT * (1 - (is_digit | is_letter))
+}
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

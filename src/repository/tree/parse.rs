@@ -1,7 +1,14 @@
 //! Reads the JSON of a tree as it comes, whoever wrote it. The ids of all files of the tree go into one list in scratch space.
+//!
+//! serde_json reads the text, a byte at a time, which would be most of the time that a list of millions takes. So between two elements
+//! of a `content` list, [`Ids::take_ahead`] takes every `,"ID"` off the buffer that lies there as a whole, as we and restic write them.
+//! Each leaves the parser where it was, behind an element; whatever else comes next (white space, an escape, the end of the list or
+//! of the buffer, damage) is left to serde_json. That relies on serde_json having read no byte beyond an element that is a string,
+//! which `ids_that_are_taken_ahead_are_those_that_serde_json_reads` would notice.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,9 +22,16 @@ use crate::repository::id::Id;
 use crate::scratch::{RowsWriter, Scratch, ScratchError};
 
 /// The nodes of the tree whose JSON `reader` gives. White space may follow it.
-pub(super) fn tree(scratch: &Scratch, reader: impl Read) -> Result<Vec<Node>, ReadError> {
-    let mut ids = Ids { rows: RowsWriter::new(scratch), failure: None };
-    let mut deserializer = serde_json::Deserializer::from_reader(reader);
+pub(super) fn tree(scratch: &Scratch, mut reader: impl Read) -> Result<Vec<Node>, ReadError> {
+    let text = RefCell::new(BufReader::with_capacity(STEP_BYTES, &mut reader as &mut dyn Read));
+    parsed(serde_json::Deserializer::from_reader(SharedText(&text)), Ids::new(scratch, &text))
+}
+
+/// The nodes that `deserializer` gives, whose ids go to `ids`.
+fn parsed<'de>(
+    mut deserializer: serde_json::Deserializer<impl serde_json::de::Read<'de>>,
+    mut ids: Ids<'_>,
+) -> Result<Vec<Node>, ReadError> {
     let parsed = Tree(&mut ids).deserialize(&mut deserializer).and_then(|nodes| deserializer.end().map(|()| nodes));
     if let Some(failure) = ids.failure {
         return Err(failure.into());
@@ -28,10 +42,53 @@ pub(super) fn tree(scratch: &Scratch, reader: impl Read) -> Result<Vec<Node>, Re
     nodes.into_iter().map(|raw| node(raw, list).map_err(ReadError::Damage)).collect()
 }
 
+/// Bytes of text that are read at once.
+const STEP_BYTES: usize = 64 << 10;
+/// Bytes of `,"ID"`.
+const ELEMENT_BYTES: usize = 2 * Id::LENGTH + 3;
+
+/// The text of a tree that is being read.
+type Text<'t> = RefCell<BufReader<&'t mut dyn Read>>;
+
+/// What serde_json reads the text through.
+struct SharedText<'a, 't>(&'a Text<'t>);
+
+impl Read for SharedText<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().read(buffer)
+    }
+}
+
 /// Where ids go, and why they could not.
-struct Ids {
+struct Ids<'a> {
     rows: RowsWriter<{ Id::LENGTH }>,
     failure: Option<ScratchError>,
+    text: &'a Text<'a>,
+}
+
+impl<'a> Ids<'a> {
+    fn new(scratch: &Scratch, text: &'a Text<'a>) -> Self {
+        Self { rows: RowsWriter::new(scratch), failure: None, text }
+    }
+
+    /// Takes the ids that follow an element and lie in the buffer already. It reads nothing, so that every error of the reader is the parser's.
+    fn take_ahead(&mut self) -> Result<(), ScratchError> {
+        let mut text = self.text.borrow_mut();
+        let mut taken = 0;
+        for element in text.buffer().as_chunks::<ELEMENT_BYTES>().0 {
+            let Some(id) = id_of_element(element) else { break };
+            self.rows.push(id.as_bytes())?;
+            taken += ELEMENT_BYTES;
+        }
+        text.consume(taken);
+        Ok(())
+    }
+}
+
+/// The id in `,"ID"`.
+fn id_of_element(element: &[u8; ELEMENT_BYTES]) -> Option<Id> {
+    let digits = element.strip_prefix(b",\"")?.strip_suffix(b"\"")?;
+    Id::from_hex(digits).ok()
 }
 
 #[derive(Default)]
@@ -57,9 +114,9 @@ fn node(raw: RawNode, list: impl Fn(Range<u64>) -> IdList) -> Result<Node, Damag
 }
 
 /// The object that a tree is.
-struct Tree<'a>(&'a mut Ids);
+struct Tree<'a, 't>(&'a mut Ids<'t>);
 
-impl<'de> DeserializeSeed<'de> for Tree<'_> {
+impl<'de> DeserializeSeed<'de> for Tree<'_, '_> {
     type Value = Vec<RawNode>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<RawNode>, D::Error> {
@@ -67,7 +124,7 @@ impl<'de> DeserializeSeed<'de> for Tree<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Tree<'_> {
+impl<'de> Visitor<'de> for Tree<'_, '_> {
     type Value = Vec<RawNode>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,9 +145,9 @@ impl<'de> Visitor<'de> for Tree<'_> {
 }
 
 /// The list of nodes; null, which Go writes for an empty one, is read too.
-struct Nodes<'a>(&'a mut Ids);
+struct Nodes<'a, 't>(&'a mut Ids<'t>);
 
-impl<'de> DeserializeSeed<'de> for Nodes<'_> {
+impl<'de> DeserializeSeed<'de> for Nodes<'_, '_> {
     type Value = Vec<RawNode>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<RawNode>, D::Error> {
@@ -98,7 +155,7 @@ impl<'de> DeserializeSeed<'de> for Nodes<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Nodes<'_> {
+impl<'de> Visitor<'de> for Nodes<'_, '_> {
     type Value = Vec<RawNode>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,9 +176,9 @@ impl<'de> Visitor<'de> for Nodes<'_> {
 }
 
 /// A node, of whose fields only some matter.
-struct OneNode<'a>(&'a mut Ids);
+struct OneNode<'a, 't>(&'a mut Ids<'t>);
 
-impl<'de> DeserializeSeed<'de> for OneNode<'_> {
+impl<'de> DeserializeSeed<'de> for OneNode<'_, '_> {
     type Value = RawNode;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawNode, D::Error> {
@@ -129,7 +186,7 @@ impl<'de> DeserializeSeed<'de> for OneNode<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for OneNode<'_> {
+impl<'de> Visitor<'de> for OneNode<'_, '_> {
     type Value = RawNode;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,9 +215,9 @@ impl<'de> Visitor<'de> for OneNode<'_> {
 }
 
 /// The list of a file's blobs, or null; which part of the ids it became.
-struct ContentIds<'a>(&'a mut Ids);
+struct ContentIds<'a, 't>(&'a mut Ids<'t>);
 
-impl<'de> DeserializeSeed<'de> for ContentIds<'_> {
+impl<'de> DeserializeSeed<'de> for ContentIds<'_, '_> {
     type Value = Range<u64>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Range<u64>, D::Error> {
@@ -168,7 +225,7 @@ impl<'de> DeserializeSeed<'de> for ContentIds<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for ContentIds<'_> {
+impl<'de> Visitor<'de> for ContentIds<'_, '_> {
     type Value = Range<u64>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -182,7 +239,7 @@ impl<'de> Visitor<'de> for ContentIds<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Range<u64>, A::Error> {
         let start = self.0.rows.len();
         while let Some(id) = elements.next_element::<Id>()? {
-            if let Err(failure) = self.0.rows.push(id.as_bytes()) {
+            if let Err(failure) = self.0.rows.push(id.as_bytes()).and_then(|()| self.0.take_ahead()) {
                 let error = A::Error::custom(&failure);
                 self.0.failure = Some(failure);
                 return Err(error);
@@ -286,7 +343,70 @@ mod tests {
         assert!(tree(&scratch(), &b"{\"nodes\":null}\n"[..]).unwrap().is_empty());
     }
 
+    /// What serde_json makes of the text, with no id taken ahead: the buffer that these are taken from is empty.
+    fn by_serde_json(text: &[u8]) -> Result<Vec<Node>, ReadError> {
+        let mut nothing = io::empty();
+        let empty = RefCell::new(BufReader::new(&mut nothing as &mut dyn Read));
+        parsed(serde_json::Deserializer::from_slice(text), Ids::new(&scratch(), &empty))
+    }
+
+    /// The names of nodes, their kinds, and the ids of files.
+    fn told(nodes: Result<Vec<Node>, ReadError>) -> Option<Vec<(String, u64, String)>> {
+        let kind = |kind| match kind {
+            NodeKind::File(content) => format!("{:?}", content.to_vec().unwrap()),
+            other => format!("{other:?}"),
+        };
+        nodes.ok().map(|nodes| nodes.into_iter().map(|node| (node.name, node.size, kind(node.kind))).collect())
+    }
+
+    /// Gives so many bytes at once.
+    struct InSteps<'a>(&'a [u8], usize);
+
+    impl Read for InSteps<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let step = self.1.min(buffer.len());
+            self.0.read(&mut buffer[..step])
+        }
+    }
+
+    /// An element of a list as somebody may write it.
+    fn element() -> impl Strategy<Value = String> {
+        let id = any::<[u8; 32]>().prop_map(|bytes| Id::from_bytes(bytes).to_string());
+        prop_oneof![
+            20 => id.clone().prop_map(|id| format!("\"{id}\"")),
+            1 => id.clone().prop_map(|id| format!("\"{}\"", id.to_ascii_uppercase())),
+            1 => id.clone().prop_map(|id| format!(" \"{id}\"\n\t")),
+            1 => id.clone().prop_map(|id| format!("\"\\u00{:02x}{}\"", id.as_bytes()[0], &id[1..])),
+            1 => id.prop_map(|id| format!("\"{}\"", &id[1..])),
+            1 => Just("null".to_owned()),
+            1 => Just(String::new()),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn ids_that_are_taken_ahead_are_those_that_serde_json_reads(
+            lists in prop::collection::vec(prop::collection::vec(element(), 0..40), 1..4),
+            damage in prop::option::of((any::<prop::sample::Index>(), prop::sample::select(b"\",[]{}:0aZ \\\n".to_vec()))),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+            step in 1_usize..300,
+        ) {
+            let file = |(number, list): (usize, &Vec<String>)| {
+                format!(r#"{{"name":"f{number}","type":"file","size":7,"content":[{}],"xattrs":["a","b"]}}"#, list.join(","))
+            };
+            let nodes: Vec<String> = lists.iter().enumerate().map(file).collect();
+            let mut text = format!("{{\"nodes\":[{}]}}\n", nodes.join(",")).into_bytes();
+            if let Some((at, byte)) = damage {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            if let Some(cut) = cut {
+                text.truncate(cut.index(text.len()));
+            }
+            prop_assert_eq!(told(tree(&scratch(), InSteps(&text, step))), told(by_serde_json(&text)));
+            prop_assert_eq!(told(tree(&scratch(), &text[..])), told(by_serde_json(&text)));
+        }
+
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC*", name in "[\\\\xu0-9a-f\"]{0,12}") {
             let _ = tree(&scratch(), text.as_bytes());

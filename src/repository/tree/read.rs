@@ -11,7 +11,7 @@ use crate::repository::damage::Damage;
 use crate::repository::id::{Id, IdHasher};
 use crate::scratch::{Scratch, Spill};
 
-/// Bytes that are decrypted and parsed at once.
+/// Bytes that are decrypted at once.
 const STEP_BYTES: usize = 64 << 10;
 
 /// The plain bytes of the sealed blob at `start` of `sealed`, once its code was verified, as a stream of at most one byte more
@@ -55,7 +55,7 @@ pub(super) fn parse_sealed(
     sealed: &Spill,
 ) -> Result<Vec<Node>, ReadError> {
     let mut reader = HashingReader::new(plain_reader(sealer, location, sealed, 0)?);
-    let parsed = parse::tree(scratch, BufReader::with_capacity(STEP_BYTES, &mut reader));
+    let parsed = parse::tree(scratch, &mut reader);
     // A wrong hash explains whatever the parser stumbled over; nothing explains failing scratch space.
     match parsed {
         Err(error @ ReadError::Scratch(_)) => Err(error),
