@@ -1,10 +1,11 @@
-//! A cache of what is read again with every export and restore: index files and trees of repositories that are far away, and what long
-//! indexes of any repository were made into ([`index`](super::index)).
+//! A cache of what is read again with every export and restore: index files and trees of repositories that are far away, what long
+//! indexes of any repository were made into ([`index`](super::index)), and in which packs the blobs of long lists were found
+//! ([`checked_tree`](super::checked_tree)).
 //!
 //! Files in a directory, a folder for each repository: index files and trees with the bytes as the store holds them, and segments of the
 //! index, all of them sealed, so that the cache tells nobody more than the store does. Nothing in it is trusted: an index file must
 //! hash to its name and a tree must be authentic and hash to its id, exactly as if it had just been fetched, and so must each page of
-//! a segment; what is not is removed and fetched. Nothing in it is needed: whatever fails here is a line in the debug log, and the
+//! a segment and each list of packs; what is not is removed and fetched, or found out again. Nothing in it is needed: whatever fails here is a line in the debug log, and the
 //! directory may be deleted at any time.
 //!
 //! A file is written under another name and renamed, so it is whole or absent, but it is not synced: after a crash of the machine it
@@ -13,7 +14,7 @@
 //! **Whatever else lies in the directory stays**: a user may name one that is not empty. Only folders that are called as a repository is, and
 //! in them only files that are called as ours are, count or are removed.
 //!
-//! **Bound**: [`Cache::LIMIT_BYTES`] for all repositories together, looked at after each tree that is added; the files used longest ago
+//! **Bound**: [`Cache::LIMIT_BYTES`] for all repositories together, looked at after each tree and each list of packs that is added; the files used longest ago
 //! go first. Index files that the repository no longer has, or that became part of a segment, go when its index is loaded. Segments
 //! have a bound of their own, [`Cache::SEGMENT_LIMIT_BYTES`]: those of a repository that is in use stay, whatever their size, since
 //! they would be made again at once.
@@ -36,6 +37,7 @@ pub struct Cache {
     limit_bytes: u64,
     segment_limit_bytes: u64,
     segments_from_bytes: u64,
+    checked_from_blobs: u64,
 }
 
 impl Cache {
@@ -48,17 +50,26 @@ impl Cache {
     /// Bytes of all index files of a repository from which on segments are made of them: with fewer (25 000 blobs) an index is made in
     /// memory in the time that looking for segments would take.
     pub const SEGMENTS_FROM_BYTES: u64 = 1 << 20;
+    /// Blobs of a list from which on the packs are kept that they were found in: fewer (16 GiB in chunks of 256 KiB) are looked up again in
+    /// less than a tenth of a second.
+    pub const CHECKED_FROM_BLOBS: u64 = 1 << 16;
 
     /// A cache in `directory`, made when it is first written to, of `limit_bytes` at most without segments.
     pub fn new(directory: PathBuf, limit_bytes: u64) -> Self {
         let (segment_limit_bytes, segments_from_bytes) = (Self::SEGMENT_LIMIT_BYTES, Self::SEGMENTS_FROM_BYTES);
-        Self { directory, limit_bytes, segment_limit_bytes, segments_from_bytes }
+        Self { directory, limit_bytes, segment_limit_bytes, segments_from_bytes, checked_from_blobs: Self::CHECKED_FROM_BLOBS }
     }
 
     /// The same, with segments of all indexes of at least `from_bytes`.
     #[must_use]
     pub fn with_segments_from(self, from_bytes: u64) -> Self {
         Self { segments_from_bytes: from_bytes, ..self }
+    }
+
+    /// The same, with the packs of all lists of at least `from_blobs` blobs.
+    #[must_use]
+    pub fn with_checked_from(self, from_blobs: u64) -> Self {
+        Self { checked_from_blobs: from_blobs, ..self }
     }
 
     /// The cache of this process: where [`Cache::VARIABLE`] says, else systemd's cache directory of the service, else `windlass` in the
@@ -126,7 +137,7 @@ fn directory(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
 fn is_cached_name(name: &str) -> bool {
     let begins = |beginning: &&str| name.starts_with(beginning);
     // The last is what earlier versions called unfinished files.
-    [INDEX, TREE, SEGMENT, NEW_SEGMENT, UNFINISHED, ".tmp"].iter().any(begins) || [LISTING, DAMAGED].contains(&name)
+    [INDEX, TREE, CHECKED, SEGMENT, NEW_SEGMENT, UNFINISHED, ".tmp"].iter().any(begins) || [LISTING, DAMAGED].contains(&name)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -143,6 +154,8 @@ pub(super) enum Cached {
     Index(Id),
     /// The sealed bytes of a tree, which lies there.
     Tree(BlobLocation),
+    /// In which packs the blobs of that tree's lists were found ([`checked_tree`](super::checked_tree)).
+    Checked(Id),
     /// What the last listing of packs found ([`doubts`](super::doubts)).
     Listing,
     /// Which packs were found damaged.
@@ -151,6 +164,7 @@ pub(super) enum Cached {
 
 const INDEX: &str = "index-";
 const TREE: &str = "tree-";
+const CHECKED: &str = "checked-";
 const LISTING: &str = "listing";
 const DAMAGED: &str = "damaged";
 /// What names begin with of files that are being written, or whose writer died.
@@ -164,6 +178,7 @@ impl fmt::Display for Cached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Index(id) => write!(f, "{INDEX}{id}"),
+            Self::Checked(tree) => write!(f, "{CHECKED}{tree}"),
             Self::Listing => f.write_str(LISTING),
             Self::Damaged => f.write_str(DAMAGED),
             Self::Tree(location) => write!(f, "{TREE}{}-{}-{}", location.pack, location.offset, location.length),
@@ -198,14 +213,14 @@ impl RepositoryCache {
             let mut temporary = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder)?;
             write(temporary.as_file_mut())?;
             temporary.persist(self.path(what)).map_err(|failure| failure.error)?;
-            if matches!(what, Cached::Tree(_)) { self.cache.trim() } else { Ok(()) }
+            if matches!(what, Cached::Tree(_) | Cached::Checked(_)) { self.cache.trim() } else { Ok(()) }
         };
         note(what, put());
     }
 
     /// Removes what turned out not to be what it is called.
     pub(super) fn evict(&self, what: Cached) {
-        tracing::warn!(object = %what, "a cached object is damaged; it is fetched again");
+        tracing::warn!(object = %what, "a cached object is damaged; it is fetched or made again");
         note(what, remove(&self.path(what)));
     }
 
@@ -217,6 +232,11 @@ impl RepositoryCache {
     /// Bytes of index files from which on segments are made of them.
     pub(super) fn segments_from_bytes(&self) -> u64 {
         self.cache.segments_from_bytes
+    }
+
+    /// Blobs of a list from which on the packs are kept that they were found in.
+    pub(super) fn checked_from_blobs(&self) -> u64 {
+        self.cache.checked_from_blobs
     }
 
     /// Removes segments of other repositories, those used longest ago first, until all others are within the limit.

@@ -6,6 +6,9 @@
 //! of the repository rewritten: restores try every copy of a blob, and find the new one. So the next export of a volume heals all that
 //! the volume still has. The old rows stay until a [prune](super::prune) drops them.
 //!
+//! What a machine remembers of lists whose blobs it looked up once ([`checked_tree`](super::checked_tree)) is believed only while each of
+//! their packs is in this index, so that a doubt about one of them reaches every list that relies upon it.
+//!
 //! Where doubts come from:
 //! * **A listing of `data/`**: packs that an index names and that are absent, or not as long as their blobs make them. An export lists
 //!   when the last listing by this machine is [`LIST_EVERY`] old, or a check or a restore failed since. It costs a request for 1000

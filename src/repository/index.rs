@@ -17,6 +17,7 @@ mod build;
 mod entry;
 mod file;
 mod load;
+mod pack_set;
 mod packs;
 mod page;
 mod salvage;
@@ -38,8 +39,10 @@ use view::View;
 
 pub(super) use build::IndexBuilder;
 pub(super) use file::decode;
+pub(super) use pack_set::PACK_ROW_BYTES;
+pub use pack_set::{PackNumber, PackSet};
 pub(super) use packs::Packs;
-pub use walk::SortedLookup;
+pub use walk::{FoundBlob, SortedLookup};
 pub use writer::IndexWriter;
 
 /// Every blob of the repository that an index names, and those that this process is storing. Shared between threads.
@@ -79,6 +82,14 @@ pub struct IndexedPack {
     pub id: Id,
     /// How long it must be, in bytes, to hold the blobs that an index file names.
     pub bytes: u64,
+}
+
+impl IndexedPack {
+    /// The pack as an index file with this record will name it.
+    pub fn of(record: &PackRecord) -> Self {
+        let PackRow { id, bytes, .. } = PackRow::of(record, 0);
+        Self { id, bytes }
+    }
 }
 
 impl IndexBuilder {
@@ -134,7 +145,7 @@ impl Index {
     /// As [`Index::get`], with the number of the blob among those of its kind, below [`Index::count`].
     pub(super) fn find(&self, kind: BlobKind, id: &Id) -> Result<Option<(u64, BlobLocation)>, ScratchError> {
         match self.first(kind, id)? {
-            Some((number, view, blob)) => Ok(Some((number, location(view, blob)?))),
+            Some(FirstRow { number, view, blob }) => Ok(Some((number, location(&self.views[view], blob)?))),
             None => Ok(None),
         }
     }
@@ -162,15 +173,15 @@ impl Index {
     }
 
     /// The first row of a blob that is visible.
-    fn first(&self, kind: BlobKind, id: &Id) -> Result<Option<(u64, &View, BlobRow)>, ScratchError> {
+    fn first(&self, kind: BlobKind, id: &Id) -> Result<Option<FirstRow>, ScratchError> {
         let mut before = 0;
-        for view in &self.views {
+        for (at, view) in self.views.iter().enumerate() {
             let mut found = None;
             view.segment().find(kind, id, |number, blob| {
                 if !view.has_pack(blob.pack) {
                     return Enough::No;
                 }
-                found = Some((before + number, view, blob));
+                found = Some(FirstRow { number: before + number, view: at, blob });
                 Enough::Yes
             })?;
             if found.is_some() {
@@ -192,9 +203,25 @@ impl Index {
     /// # Errors
     /// [`ScratchError`].
     pub fn claim(&self, kind: BlobKind, id: &Id) -> Result<Claim, ScratchError> {
-        if self.first(kind, id)?.is_some() {
-            return Ok(Claim::Known);
+        if self.first(kind, id)?.is_some() { Ok(Claim::Known) } else { self.claim_new(kind, id) }
+    }
+
+    /// As [`Index::claim`] of data; the pack that has the blob, if one does, is added to `used`.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub fn claim_data(&self, id: &Id, used: &PackSet) -> Result<Claim, ScratchError> {
+        match self.first(BlobKind::Data, id)? {
+            Some(FirstRow { view, blob, .. }) => {
+                used.insert(PackNumber { view, pack: blob.pack });
+                Ok(Claim::Known)
+            }
+            None => self.claim_new(BlobKind::Data, id),
         }
+    }
+
+    /// Claims a blob that no index names.
+    fn claim_new(&self, kind: BlobKind, id: &Id) -> Result<Claim, ScratchError> {
         // A thread that panicked while it held the lock ends its export with an error; what it left is not used.
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = match kind {
@@ -237,6 +264,15 @@ impl Index {
         }
         packs.finish()
     }
+}
+
+/// A row that was found.
+struct FirstRow {
+    /// Its number among those of its kind.
+    number: u64,
+    /// The number of its view.
+    view: usize,
+    blob: BlobRow,
 }
 
 /// Where a blob lies, whose row is one of the view's.

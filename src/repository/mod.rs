@@ -43,6 +43,7 @@
 pub mod blob;
 pub mod cache;
 pub mod check;
+pub mod checked_tree;
 pub mod choose;
 pub mod config;
 pub(crate) mod copies;
@@ -74,13 +75,14 @@ pub mod tree;
 
 pub use blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
 pub use cache::Cache;
+pub use checked_tree::{CheckedTree, UsedPacks};
 pub use choose::SnapshotChoice;
 pub use crypto::Sealer;
 pub use damage::Damage;
 pub use environment::Environment;
 pub use error::{PackError, RepositoryError};
 pub use id::Id;
-pub use index::{Claim, Index, IndexWriter, IndexedPack, SortedLookup};
+pub use index::{Claim, Index, IndexWriter, IndexedPack, PackSet, SortedLookup};
 pub use key_file::KdfCost;
 pub use location::Location;
 pub use lock::{LockGuard, LockMode, LockOwner, Locking, RETRY_LOCK};

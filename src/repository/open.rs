@@ -185,6 +185,11 @@ impl Repository {
         Self(Arc::new(Inner { cache: None, segments: None, ..(*self.0).clone() }))
     }
 
+    /// Whether trees that were read or stored are kept, and read from there.
+    pub fn caches_trees(&self) -> bool {
+        self.0.cache.is_some()
+    }
+
     /// Where index files and trees are kept too.
     pub(super) fn cache(&self) -> Option<&RepositoryCache> {
         self.0.cache.as_ref()

@@ -55,6 +55,19 @@ pub struct FoundFile {
     pub alone_in: Option<Id>,
 }
 
+/// The folder of a file, whose tree was not read.
+#[derive(Debug, Clone)]
+pub struct FoundFolder {
+    /// Its tree.
+    pub tree: Id,
+    /// Path of the file within the snapshot, with a slash before each part.
+    pub path: String,
+    /// Name of the file in the folder.
+    pub name: String,
+    /// The file beside the folder that tells what the file is, if there is one: its length as recorded and its blobs.
+    pub metadata: Option<(u64, IdList)>,
+}
+
 /// Which file of a snapshot is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileSelector {
@@ -184,31 +197,42 @@ impl Repository {
     /// trees meets.
     pub async fn find_file(&self, index: &Index, root: &Id, which: &FileSelector) -> Result<FoundFile, RepositoryError> {
         match which {
-            FileSelector::Path(path) => self.file_at(index, root, path).await,
+            FileSelector::Path(path) => self.file_in(index, self.find_folder(index, root, path).await?).await,
             FileSelector::Only => self.only_file(index, root).await,
         }
     }
 
-    async fn file_at(&self, index: &Index, root: &Id, path: &str) -> Result<FoundFile, RepositoryError> {
+    /// Finds the folder in which the file at `path` would lie, without reading its tree.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoSuchFile`], or whatever reading the trees above meets.
+    pub async fn find_folder(&self, index: &Index, root: &Id, path: &str) -> Result<FoundFolder, RepositoryError> {
         let missing = || RepositoryError::NoSuchFile(path.to_owned());
         // A list, not an iterator with a closure: the future that holds one of those is not known to be `Send`.
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let (name, folders) = parts.split_last().ok_or_else(missing)?;
-        let (mut tree, mut above) = (*root, None);
-        let mut nodes = self.read_tree(index, root).await?;
+        let (mut tree, mut metadata) = (*root, None);
         for part in folders {
-            above = metadata_among(&nodes);
+            let nodes = self.read_tree(index, &tree).await?;
+            metadata = metadata_among(&nodes);
             let Some(Node { kind: NodeKind::Folder(inner), .. }) = only_named(nodes, part)? else { return Err(missing()) };
             tree = inner;
-            nodes = self.read_tree(index, &tree).await?;
         }
-        let metadata = metadata_among(&nodes).or(above);
+        Ok(FoundFolder { tree, path: format!("/{}", parts.join("/")), name: (*name).to_owned(), metadata })
+    }
+
+    /// Reads a folder's tree and finds the file.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoSuchFile`], or whatever reading the tree meets.
+    pub async fn file_in(&self, index: &Index, folder: FoundFolder) -> Result<FoundFile, RepositoryError> {
+        let FoundFolder { tree, path, name, metadata } = folder;
+        let nodes = self.read_tree(index, &tree).await?;
+        let metadata = metadata_among(&nodes).or(metadata);
         let alone_in = (nodes.len() == 1).then_some(tree);
-        match only_named(nodes, name)? {
-            Some(Node { size, kind: NodeKind::File(content), .. }) => {
-                Ok(FoundFile { path: format!("/{}", parts.join("/")), size, content, metadata, alone_in })
-            }
-            _ => Err(missing()),
+        match only_named(nodes, &name)? {
+            Some(Node { size, kind: NodeKind::File(content), .. }) => Ok(FoundFile { path, size, content, metadata, alone_in }),
+            _ => Err(RepositoryError::NoSuchFile(path)),
         }
     }
 

@@ -82,10 +82,15 @@ impl View {
 
     /// Gives `visit` the visible packs.
     pub(super) fn each_pack(&self, mut visit: impl FnMut(PackRow)) -> Result<(), ScratchError> {
+        self.each_numbered_pack(|_, pack| visit(pack))
+    }
+
+    /// As [`View::each_pack`], with the pack's number in the segment.
+    pub(super) fn each_numbered_pack(&self, mut visit: impl FnMut(u32, PackRow)) -> Result<(), ScratchError> {
         let mut number = 0;
         self.segment.each_pack(|pack| {
             if self.has_pack(number) {
-                visit(pack);
+                visit(number, pack);
             }
             number += 1;
         })

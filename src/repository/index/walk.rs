@@ -3,11 +3,21 @@
 //! Millions of look-ups at random would each open a page, and wait for a disk where the pages of a large index are not in memory.
 
 use super::entry::{BlobRow, ROW_BYTES};
+use super::pack_set::PackNumber;
 use super::segment::PageCursor;
 use super::view::View;
 use crate::repository::blob::BlobKind;
 use crate::repository::id::Id;
 use crate::scratch::ScratchError;
+
+/// What an index says of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundBlob {
+    /// Its length in plain bytes.
+    pub plain_length: u32,
+    /// The pack that it lies in.
+    pub pack: PackNumber,
+}
 
 /// Looks ids up that come in ascending order.
 pub struct SortedLookup<'a> {
@@ -20,18 +30,18 @@ impl<'a> SortedLookup<'a> {
         Self { views: views.iter().map(|view| (view, view.segment().cursor(kind, count))).collect() }
     }
 
-    /// The length of the blob in plain bytes; `None` when no index names it. An id that comes before one that was asked for earlier is
-    /// not found.
+    /// The first copy of the blob; `None` when no index names it. An id that comes before one that was asked for earlier is not found.
     ///
     /// # Errors
     /// [`ScratchError`].
-    pub fn plain_length(&mut self, id: &Id) -> Result<Option<u32>, ScratchError> {
-        for (view, cursor) in &mut self.views {
+    pub fn find(&mut self, id: &Id) -> Result<Option<FoundBlob>, ScratchError> {
+        for (number, (view, cursor)) in self.views.iter_mut().enumerate() {
             let mut found = None;
             cursor.seek(id, |row: &[u8; ROW_BYTES]| {
                 let blob = BlobRow::of_row(row);
                 if found.is_none() && view.has_pack(blob.pack) {
-                    found = Some(blob.plain_length());
+                    let pack = PackNumber { view: number, pack: blob.pack };
+                    found = Some(FoundBlob { plain_length: blob.plain_length(), pack });
                 }
             })?;
             if found.is_some() {

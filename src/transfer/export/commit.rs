@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use super::checked::{ImageNote, UnreadImage};
+use super::counts::Counts;
 use super::error::ExportError;
 use super::options::{ExportOptions, path_parts};
 use super::parent::ParentImage;
 use super::upload::Uploaded;
-use super::worker::{Counts, ZSTD_LEVEL};
+use super::worker::ZSTD_LEVEL;
 use crate::repository::pack::verify_ids;
 use crate::repository::snapshot::Summary;
 use crate::repository::time::rfc3339;
-use crate::repository::tree::{Content, NewFile, NewFolder, PackedTree, pack_folder, pack_folder_beside, pack_tree};
+use crate::repository::tree::{NewFile, NewFolder, PackedTree, pack_folder, pack_folder_beside, pack_tree};
 use crate::repository::{BlobKind, Claim, Compressor, Id, Index, Pack, PackBuilder, Repository, Sealer, Snapshot, Verification};
 use crate::transfer::content::VolumeContent;
 use crate::transfer::progress::Progress;
@@ -38,20 +40,23 @@ impl Commit<'_> {
     /// Stores and indexes all that the snapshot refers to; the snapshot is the caller's to save.
     pub(super) async fn prepare(
         &self,
-        content: VolumeContent,
-        parent: Option<ParentImage>,
+        image: Image,
         counts: &Counts,
         uploaded: &mut Uploaded,
         progress: &Progress,
-    ) -> Result<Snapshot, ExportError> {
+    ) -> Result<Prepared, ExportError> {
         let metadata = self.options.metadata.to_bytes()?;
         let metadata_id = Id::of(&metadata);
         let metadata_bytes = metadata.len() as u64;
+        let note = match &image {
+            Image::Listed { content, .. } => ImageNote::of(self.options, self.volume_bytes, counts, content.zero_lengths()),
+            Image::Unread(image) => image.note.clone(),
+        };
         let small = Small {
             sealer: self.repository.sealer(),
             index: Arc::clone(self.index),
             verification: self.options.verification,
-            zero_lengths: content.zero_lengths(),
+            zero_lengths: note.zero_lengths.clone(),
             metadata,
         };
         let (pack, added) = computed(move || small.pack()).await?;
@@ -62,32 +67,42 @@ impl Commit<'_> {
         let (scratch, sealer) = (self.repository.scratch().clone(), self.repository.sealer());
         let (size, modified) = (self.volume_bytes, self.options.time);
         let path = self.options.path.clone();
-        let Trees { new, image } = computed(move || {
+        let Trees { new, image, folder } = computed(move || {
             let (folders, name) = path_parts(&path).ok_or_else(|| ExportError::Options(format!("`{path}` names no file")))?;
-            let image = NewFile { name, size, modified, content: &content as &dyn Content };
             let beside = NewFile { name: metadata::FILE_NAME, size: metadata_bytes, modified, content: &vec![metadata_id] };
+            let file = |content| NewFile { name, size, modified, content };
+            let (same, content) = match image {
+                Image::Unread(image) => (Some(image.tree), None),
+                Image::Listed { content, parent } => {
+                    let same = match parent {
+                        Some(parent) => parent.is_of(size, &content)?.then_some(parent.tree),
+                        None => None,
+                    };
+                    (same, Some(content))
+                }
+            };
             let Some((&folder, outer)) = folders.split_last() else {
                 // No folder, no tree of its own.
-                return Ok(Trees { new: vec![pack_tree(&scratch, &sealer, &[image, beside])?], image: ImageTree::New });
-            };
-            let same = match parent {
-                Some(parent) => parent.is_of(size, &content)?.then_some(parent.tree),
-                None => None,
+                let content = content.ok_or_else(|| ExportError::Inside("an image without a folder was not read".to_owned()))?;
+                let new = vec![pack_tree(&scratch, &sealer, &[file(&content), beside])?];
+                return Ok(Trees { new, image: ImageTree::New, folder: None });
             };
             let mut new = Vec::new();
-            let tree = match same {
-                Some(tree) => tree,
-                None => {
-                    new.push(pack_tree(&scratch, &sealer, &[image])?);
+            let tree = match (same, content) {
+                (Some(tree), _) => tree,
+                (None, Some(content)) => {
+                    new.push(pack_tree(&scratch, &sealer, &[file(&content)])?);
                     new[0].id
                 }
+                (None, None) => return Err(ExportError::Inside("an image has neither tree nor list".to_owned())),
             };
             new.push(pack_folder_beside(&scratch, &sealer, &NewFolder { name: folder, modified, tree }, &beside)?);
             for &name in outer.iter().rev() {
                 let tree = new[new.len() - 1].id;
                 new.push(pack_folder(&scratch, &sealer, &NewFolder { name, modified, tree })?);
             }
-            Ok(Trees { new, image: if same.is_some() { ImageTree::Parents } else { ImageTree::New } })
+            let image = if same.is_some() { ImageTree::Parents } else { ImageTree::New };
+            Ok(Trees { new, image, folder: Some(tree) })
         })
         .await?;
         // Inner ones first; the last is the root.
@@ -100,7 +115,8 @@ impl Commit<'_> {
             }
         }
         uploaded.finish_index().await?;
-        Ok(self.snapshot(root, new_trees, image, counts, added, metadata_bytes, uploaded))
+        let snapshot = self.snapshot(root, new_trees, image, counts, added, metadata_bytes, uploaded);
+        Ok(Prepared { snapshot, image: folder.map(|tree| UnreadImage { tree, note }) })
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a snapshot says")]
@@ -143,11 +159,29 @@ impl Commit<'_> {
     }
 }
 
+/// The volume's image.
+pub(super) enum Image {
+    /// By its list, with the image of the parent.
+    Listed { content: VolumeContent, parent: Option<ParentImage> },
+    /// The parent's, whose list was not read.
+    Unread(UnreadImage),
+}
+
+/// What was stored.
+pub(super) struct Prepared {
+    /// The snapshot that is to be saved.
+    pub(super) snapshot: Snapshot,
+    /// The image as one that need not be read again, if it has a tree of its own.
+    pub(super) image: Option<UnreadImage>,
+}
+
 /// The trees of a snapshot.
 struct Trees {
     /// Those that were made, inner ones first.
     new: Vec<PackedTree>,
     image: ImageTree,
+    /// That of the image, if it lies in a folder.
+    folder: Option<Id>,
 }
 
 /// Which tree the image lies in.

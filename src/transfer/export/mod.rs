@@ -20,6 +20,10 @@
 //! is its parent's is the parent's tree, which is not stored again however long the list is; the image keeps the time at which its
 //! list was new. Snapshots of earlier versions, with `meta.json` beside the image, are parents as well; only their tree is not taken.
 //!
+//! **Long lists** are looked up once: a machine [remembers](crate::repository::checked_tree) in which packs the chunks of a list lie, and
+//! while the index names all of these, the list is taken over as it is. Where trees are cached, the list of a volume of which nothing
+//! changed is then not even read. The chunks that an export finds or stores itself are remembered with it.
+//!
 //! What changed is read, and the first memory made, while the lock is waited for ([`prepare`]).
 //!
 //! **Order of what is durable.** Lock; packs; an index file about packs whose `put` returned (every 50 000 blobs or 5 minutes,
@@ -42,7 +46,9 @@
 //!
 //! It never reads what is not allocated (short gaps apart), never stores zeros, and never refers to what is not stored.
 
+mod checked;
 mod commit;
+mod counts;
 mod error;
 mod options;
 mod parent;
@@ -65,12 +71,17 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::checked::UnreadImage;
+use self::commit::Image;
+use self::parent::{InheritedImage, InheritedList};
 use self::prepare::Prepared;
+use self::upload::Uploaded;
+use self::worker::Tally;
 use super::budget::ExportBounds;
 use super::plan::Plan;
 use super::progress::{Phase, Progress};
 use crate::block::BlockSource;
-use crate::repository::{LockGuard, LockMode, Repository, RepositoryError};
+use crate::repository::{Index, LockGuard, LockMode, PackSet, Repository, RepositoryError};
 use crate::types::{RangeStream, Timestamp};
 
 /// Exports `source` as a new snapshot. `scope` says which of its ranges are allocated, the rest being zeros, and what changed since
@@ -147,25 +158,114 @@ async fn locked(
     // Snapshots before the index: whatever one refers to was indexed before it was stored.
     let found = until_cancelled(cancel, parent::find(repository, since)).await??;
     let index = Arc::new(until_cancelled(cancel, repository.load_trusted_index()).await??);
-    let parent::Inheritance { mode, content, image, extents } =
+    let parent::Inheritance { mode, image } =
         until_cancelled(cancel, parent::inherit(repository, &index, options, volume_bytes, found, allocated)).await??;
     match &mode {
         ExportMode::Full(reason) => tracing::info!(path = options.path, %reason, "everything is read"),
         ExportMode::Incremental { parent } => {
-            tracing::info!(path = options.path, %parent, inherited = content.chunks(), "what changed is read");
+            tracing::info!(path = options.path, %parent, inherited = image.chunks(), "what changed is read");
         }
     }
     progress.begin(volume_bytes);
 
+    let (packed, mut uploaded) = match image {
+        InheritedImage::Unread(image) => {
+            let counts = image.note.counts();
+            (
+                Ok(Packed { image: Image::Unread(image), counts, found: Arc::new(index.no_packs()) }),
+                Uploaded::new(repository.clone()),
+            )
+        }
+        InheritedImage::Listed(list) => {
+            let memories = Memories { batches, spare, bounds };
+            pack(source, list, memories, &index, repository, options, progress, cancel, lock).await
+        }
+    };
+    let committed = async {
+        let Packed { image, counts, found } = packed?;
+        progress.all_done();
+        progress.enter(Phase::Committing);
+        let is_unread = matches!(image, Image::Unread(_));
+        let commit = commit::Commit { repository, index: &index, options, volume_bytes, begun, parent: mode.parent() };
+        let prepared = until_cancelled(cancel, commit.prepare(image, &counts, &mut uploaded, progress)).await??;
+        if cancel.is_cancelled() {
+            return Err(ExportError::Cancelled);
+        }
+        let id = repository.save_snapshot(&prepared.snapshot, lock).await?;
+        // What was not read is remembered already.
+        Ok((id, counts, prepared.image.filter(|_| !is_unread).map(|image| (image, found))))
+    };
+    let (id, counts, image) = match committed.await {
+        Ok(committed) => committed,
+        Err(error) => {
+            uploaded.leave(lock).await;
+            return Err(error);
+        }
+    };
+    let counters = progress.snapshot();
+    let report = ExportReport {
+        snapshot: id,
+        mode,
+        size_bytes: volume_bytes,
+        indexed_blobs: index.len(),
+        read_bytes: counters.moved_bytes,
+        zero_bytes: counts.zero_bytes,
+        chunks: counts.chunks,
+        new_chunks: counts.new_chunks,
+        new_bytes: counts.new_read_bytes,
+        stored_bytes: uploaded.stored_bytes(),
+        verification: options.verification,
+        elapsed: Duration::ZERO,
+    };
+    if let Some((UnreadImage { tree, note }, found)) = image.filter(|(image, _)| repository.remembers_trees_of(image.note.chunks))
+    {
+        let packs = uploaded.into_packs().and_found(index, found);
+        if let Err(error) = repository.remember_tree(tree, note.to_bytes(), packs).await {
+            tracing::debug!(%error, "where the chunks of a list lie could not be remembered; the next export looks them up");
+        }
+    }
+    Ok(report)
+}
+
+/// A volume whose chunks are all stored.
+struct Packed {
+    image: Image,
+    counts: counts::Counts,
+    /// The packs of the index that chunks of it were found in.
+    found: Arc<PackSet>,
+}
+
+/// What the stages begin with.
+struct Memories {
+    batches: prepare::BatchMemories,
+    spare: Vec<Vec<u8>>,
+    bounds: ExportBounds,
+}
+
+/// Reads what is to be read of a volume and stores what is new of it.
+#[expect(clippy::too_many_arguments, reason = "the arguments of an export and what it holds meanwhile")]
+async fn pack(
+    source: Arc<dyn BlockSource>,
+    list: InheritedList,
+    Memories { batches, spare, bounds }: Memories,
+    index: &Arc<Index>,
+    repository: &Repository,
+    options: &ExportOptions,
+    progress: &Progress,
+    cancel: &CancellationToken,
+    lock: &LockGuard,
+) -> (Result<Packed, ExportError>, Uploaded) {
+    let InheritedList { content, packs: known, image: parent, extents } = list;
+    let plan = Plan::new(source.size(), options.chunk_size, extents);
     let (finished, packs) = upload::queue(bounds.in_flight_bytes, bounds.pack_group, spare);
     let stop = cancel.child_token();
     // Stops the workers when this call is dropped.
     let _stop_when_dropped = stop.clone().drop_guard();
     let work = Arc::new(worker::Work::new(
         source,
-        Plan::new(volume_bytes, options.chunk_size, extents),
-        content,
-        Arc::clone(&index),
+        plan,
+        (content, Arc::new(known)),
+        Arc::clone(index),
         repository.sealer(),
         batches,
         bounds,
@@ -194,47 +294,16 @@ async fn locked(
         }
         (uploaded, result)
     };
-    let (worked, (mut uploaded, stored)) = tokio::join!(workers, uploads);
-    let committed = async {
-        match (worked, stored) {
-            (Ok(()), Ok(())) => {}
-            (Err(worker), Err(upload)) => return Err(worker.or(upload)),
-            (Err(error), Ok(())) | (Ok(()), Err(error)) => return Err(error),
-        }
-        let tally = work.finish()?;
-        progress.all_done();
-
-        progress.enter(Phase::Committing);
-        let commit = commit::Commit { repository, index: &index, options, volume_bytes, begun, parent: mode.parent() };
-        let snapshot =
-            until_cancelled(cancel, commit.prepare(tally.content, image, &tally.counts, &mut uploaded, progress)).await??;
-        if cancel.is_cancelled() {
-            return Err(ExportError::Cancelled);
-        }
-        Ok((repository.save_snapshot(&snapshot, lock).await?, tally.counts))
+    let (worked, (uploaded, stored)) = tokio::join!(workers, uploads);
+    let packed = match (worked, stored) {
+        (Ok(()), Ok(())) => work.finish().map(|Tally { content, counts, packs: found }| {
+            let image = Image::Listed { content, parent };
+            Packed { image, counts, found }
+        }),
+        (Err(worker), Err(upload)) => Err(worker.or(upload)),
+        (Err(error), Ok(())) | (Ok(()), Err(error)) => Err(error),
     };
-    let (id, counts) = match committed.await {
-        Ok(committed) => committed,
-        Err(error) => {
-            uploaded.leave(lock).await;
-            return Err(error);
-        }
-    };
-    let counters = progress.snapshot();
-    Ok(ExportReport {
-        snapshot: id,
-        mode,
-        size_bytes: volume_bytes,
-        indexed_blobs: index.len(),
-        read_bytes: counters.moved_bytes,
-        zero_bytes: counts.zero_bytes,
-        chunks: counts.chunks,
-        new_chunks: counts.new_chunks,
-        new_bytes: counts.new_read_bytes,
-        stored_bytes: uploaded.stored_bytes(),
-        verification: options.verification,
-        elapsed: Duration::ZERO,
-    })
+    (packed, uploaded)
 }
 
 async fn until_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, ExportError> {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use super::checked::{ImageNote, UnreadImage};
 use super::error::ExportError;
 use super::options::ExportOptions;
 use super::scope::{ExportMode, FullReason, Parent};
 use super::touched::Touched;
-use crate::repository::tree::{Content, FileSelector, IdList};
-use crate::repository::{BlobKind, Id, Index, Repository, RepositoryError, Snapshot, StoreError, StoredSnapshot};
+use crate::repository::tree::{Content, FoundFolder, IdList};
+use crate::repository::{BlobKind, Id, Index, PackSet, Repository, RepositoryError, Snapshot, StoreError, StoredSnapshot};
 use crate::scratch::{Scratch, ScratchError, Sorter};
 use crate::transfer::chunk_size::ChunkSize;
 use crate::transfer::content::ContentBuilder;
@@ -73,8 +74,33 @@ impl ParentImage {
 /// What an export begins with.
 pub(super) struct Inheritance {
     pub(super) mode: ExportMode,
+    pub(super) image: InheritedImage,
+}
+
+/// What is known of the volume's image before any of it is read.
+pub(super) enum InheritedImage {
+    /// A list that is to be completed.
+    Listed(InheritedList),
+    /// It is the parent's, of which nothing changed.
+    Unread(UnreadImage),
+}
+
+impl InheritedImage {
+    /// Chunks that are taken over.
+    pub(super) fn chunks(&self) -> u64 {
+        match self {
+            Self::Listed(list) => list.content.chunks(),
+            Self::Unread(image) => image.note.chunks,
+        }
+    }
+}
+
+/// A list that is to be completed by what is read.
+pub(super) struct InheritedList {
     /// The list, with the chunks that are known already.
     pub(super) content: ContentBuilder,
+    /// Where these lie.
+    pub(super) packs: PackSet,
     /// The tree of the parent's image, where it holds nothing else.
     pub(super) image: Option<ParentImage>,
     /// What is allocated of all others.
@@ -133,21 +159,27 @@ pub(super) async fn inherit(
         Err(reason) => Err(reason),
     };
     Ok(match taken {
-        Ok(Taken { parent, content, image, touched }) => {
-            Inheritance { mode: ExportMode::Incremental { parent }, content, image, extents: touched.within(allocated) }
+        Ok((parent, taken)) => {
+            let image = match taken {
+                Taken::Unread(image) => InheritedImage::Unread(image),
+                Taken::Listed { content, packs, image, touched } => {
+                    InheritedImage::Listed(InheritedList { content, packs, image, extents: touched.within(allocated) })
+                }
+            };
+            Inheritance { mode: ExportMode::Incremental { parent }, image }
         }
         Err(reason) => {
             let content = ContentBuilder::new(repository.scratch(), volume_bytes, options.chunk_size);
-            Inheritance { mode: ExportMode::Full(reason), content, image: None, extents: allocated }
+            let list = InheritedList { content, packs: index.no_packs(), image: None, extents: allocated };
+            Inheritance { mode: ExportMode::Full(reason), image: InheritedImage::Listed(list) }
         }
     })
 }
 
-struct Taken {
-    parent: Id,
-    content: ContentBuilder,
-    image: Option<ParentImage>,
-    touched: Touched,
+/// What is taken over of a parent.
+enum Taken {
+    Listed { content: ContentBuilder, packs: PackSet, image: Option<ParentImage>, touched: Touched },
+    Unread(UnreadImage),
 }
 
 async fn take(
@@ -156,9 +188,16 @@ async fn take(
     options: &ExportOptions,
     volume_bytes: u64,
     Found { parent, snapshot }: Found,
-) -> Result<Result<Taken, FullReason>, ExportError> {
-    let which = FileSelector::Path(options.path.clone());
-    let image = match repository.find_file(index, &snapshot.tree, &which).await {
+) -> Result<Result<(Id, Taken), FullReason>, ExportError> {
+    let folder = match repository.find_folder(index, &snapshot.tree, &options.path).await {
+        Ok(folder) => folder,
+        Err(error) => return unusable(parent.snapshot, error).map(Err),
+    };
+    if let Some(image) = unread(repository, index, options, volume_bytes, &parent, &folder).await? {
+        return Ok(Ok((parent.snapshot, Taken::Unread(image))));
+    }
+    let name = folder.name.clone();
+    let image = match repository.file_in(index, folder).await {
         Ok(image) => image,
         Err(error) => return unusable(parent.snapshot, error).map(Err),
     };
@@ -180,21 +219,70 @@ async fn take(
         Ok(touched) => touched,
         Err(reason) => return Ok(Err(reason)),
     };
+    let remembered = match image.alone_in {
+        Some(tree) if repository.remembers_trees_of(image.content.len()) => {
+            let is_of = |note: ImageNote| note.size_bytes == image.size && note.chunk_bytes == options.chunk_size.bytes();
+            let remembered = repository.checked_tree(index, &tree).await?;
+            remembered.filter(|remembered| ImageNote::parse(&remembered.note, &name).is_some_and(is_of))
+        }
+        _ => None,
+    };
     let (index, scratch) = (Arc::clone(index), repository.scratch().clone());
     // Looks up each blob: not for an async thread.
     let taken = tokio::task::spawn_blocking(move || {
-        let mut lookup = index.sorted_lookup(BlobKind::Data, image.content.len());
-        let has = |id: &Id| Ok(lookup.plain_length(id)?.map(u64::from));
-        match untouched(&scratch, &image.content, image.size, volume_bytes, &touched, has) {
+        let (content, packs) = match remembered {
+            Some(remembered) => (untouched(&scratch, &image.content, image.size, volume_bytes, &touched, None), remembered.packs),
+            None => {
+                let (mut lookup, packs) = (index.sorted_lookup(BlobKind::Data, image.content.len()), index.no_packs());
+                let mut has = |id: &Id| {
+                    let found = lookup.find(id)?;
+                    found.iter().for_each(|found| packs.insert(found.pack));
+                    Ok(found.map(|found| found.plain_length.into()))
+                };
+                (untouched(&scratch, &image.content, image.size, volume_bytes, &touched, Some(&mut has)), packs)
+            }
+        };
+        match content {
             Ok(content) => {
                 let own = image.alone_in.map(|tree| ParentImage { tree, size_bytes: image.size, content: image.content });
-                Ok(Ok(Taken { parent: snapshot, content, image: own, touched }))
+                Ok(Ok((snapshot, Taken::Listed { content, packs, image: own, touched })))
             }
             Err(Unfit::Problem(problem)) => Ok(Err(FullReason::Unusable { snapshot, problem })),
             Err(Unfit::Scratch(error)) => Err(error.into()),
         }
     });
     taken.await.map_err(|error| ExportError::Inside(error.to_string()))?
+}
+
+/// The parent's image, if the volume has the same and its list need not be read for that: nothing changed, and this machine remembers that
+/// all of its chunks are in packs that the index names. Only where trees are cached: where reading one asks the store, it also tells
+/// whether the store still has it whole. Whatever is wrong with the parent is found, and told, by who reads the list.
+async fn unread(
+    repository: &Repository,
+    index: &Arc<Index>,
+    options: &ExportOptions,
+    volume_bytes: u64,
+    parent: &Claimed,
+    folder: &FoundFolder,
+) -> Result<Option<UnreadImage>, ExportError> {
+    let is_unchanged = parent.size_bytes == volume_bytes && parent.touched.as_ref().is_ok_and(Touched::is_empty);
+    let (true, true, Some((size, content))) = (is_unchanged, repository.caches_trees(), &folder.metadata) else {
+        return Ok(None);
+    };
+    if index.get(BlobKind::Tree, &folder.tree)?.is_none() {
+        return Ok(None);
+    }
+    let Some(remembered) = repository.checked_tree(index, &folder.tree).await? else { return Ok(None) };
+    let note = ImageNote::parse(&remembered.note, &folder.name);
+    let Some(note) = note.filter(|note| repository.remembers_trees_of(note.chunks)) else { return Ok(None) };
+    let metadata = match read_metadata(repository, index, metadata::FILE_NAME, *size, content).await {
+        Ok(Some(metadata)) => metadata,
+        Ok(None) => return Ok(None),
+        Err(error) => return unusable(parent.snapshot, error).map(|_| None),
+    };
+    let is_sound = mismatch(parent, &metadata, note.size_bytes, options.chunk_size, volume_bytes).is_none()
+        && note.chunk_bytes == options.chunk_size.bytes();
+    Ok(is_sound.then_some(UnreadImage { tree: folder.tree, note }))
 }
 
 /// What differs between the parent as it is known and as the repository holds it.
@@ -245,9 +333,12 @@ impl From<ScratchError> for Unfit {
     }
 }
 
+/// Tells the length of a blob that is stored.
+type Has<'a> = &'a mut dyn FnMut(&Id) -> Result<Option<u64>, ScratchError>;
+
 /// The chunks in the list `content` of a file of `size_bytes` that are not touched, as the beginning of the list of a volume of
 /// `volume_bytes`. `has` tells the length of a blob that is stored, and is asked in ascending order of the ids: of a list of millions, in
-/// the order in which they follow one another, each would be another page of the index.
+/// the order in which they follow one another, each would be another page of the index. Without it all are known to be stored.
 ///
 /// Runs of zeros are blobs of their own sizes, which need not end where chunks do; but data begins on the grid of chunks, and is a
 /// chunk long. A list that does not follow that was not made by an export in chunks of this size.
@@ -257,7 +348,7 @@ fn untouched(
     size_bytes: u64,
     volume_bytes: u64,
     touched: &Touched,
-    mut has: impl FnMut(&Id) -> Result<Option<u64>, ScratchError>,
+    has: Option<Has<'_>>,
 ) -> Result<ContentBuilder, Unfit> {
     let problem = |text: String| Err(Unfit::Problem(text));
     let chunk_size = touched.chunk_size();
@@ -281,13 +372,16 @@ fn untouched(
         let Some(index) = index else { return problem(format!("the blob at byte {position} does not begin a chunk")) };
         if !touched.contains(number) {
             chunks.data(index, id)?;
-            wanted.push(Wanted { id, index, length: length as u32 }.to_row())?;
+            if has.is_some() {
+                wanted.push(Wanted { id, index, length: length as u32 }.to_row())?;
+            }
         }
         position += length;
     }
     if position != size_bytes {
         return problem(format!("its blobs add up to {position} bytes, not {size_bytes}"));
     }
+    let Some(has) = has else { return Ok(chunks) };
     for row in wanted.finish_runs()?.iter() {
         let Wanted { id, index, length } = Wanted::of_row(&row?);
         let position = u64::from(index) * chunk_size.bytes();
@@ -366,21 +460,24 @@ mod tests {
             indexes.iter().for_each(|&index| builder.data(index, id(index)).unwrap());
             let content = builder.finish(indexes.len() as u64).unwrap();
             let content = IdList::from_ids(&scratch, &content.ids().collect::<Result<Vec<_>, _>>().unwrap()).unwrap();
-            let length = |wanted: &Id| {
+            let mut length = |wanted: &Id| {
                 let index = indexes.iter().find(|&&index| id(index) == *wanted);
                 Ok(index.map(|&index| chunk_size.bytes().min(volume - u64::from(index) * chunk_size.bytes())))
             };
             let mut touched = Touched::none(volume, chunk_size);
             changed.iter().for_each(|&(offset, length)| touched.add(ByteRange::new(offset, length).unwrap()));
-            let mut found = untouched(&scratch, &content, volume, volume, &touched, length).unwrap();
+            let mut found = untouched(&scratch, &content, volume, volume, &touched, Some(&mut length)).unwrap();
+            let mut remembered = untouched(&scratch, &content, volume, volume, &touched, None).unwrap();
             let mut expected = ContentBuilder::new(&scratch, volume, chunk_size);
             for &index in indexes.iter().filter(|&&index| !touched.contains(index.into())) {
                 expected.data(index, id(index)).unwrap();
             }
             let count = expected.chunks();
             let ids = |builder: &mut ContentBuilder| builder.finish(count).unwrap().ids().collect::<Vec<_>>();
-            prop_assert_eq!(ids(&mut found), ids(&mut expected));
-            let missing = untouched(&scratch, &content, volume, volume, &touched, |_| Ok(None));
+            let expected = ids(&mut expected);
+            prop_assert_eq!(&ids(&mut found), &expected);
+            prop_assert_eq!(&ids(&mut remembered), &expected);
+            let missing = untouched(&scratch, &content, volume, volume, &touched, Some(&mut |_| Ok(None)));
             prop_assert_eq!(missing.is_err(), count > 0);
         }
     }
@@ -392,7 +489,7 @@ mod tests {
         let scratch = Scratch::of_process();
         let list = |content: &[Id], bytes| {
             let content = IdList::from_ids(&scratch, content).unwrap();
-            untouched(&scratch, &content, bytes, 4 * chunk, &none, |_| Ok(Some(chunk)))
+            untouched(&scratch, &content, bytes, 4 * chunk, &none, Some(&mut |_| Ok(Some(chunk))))
         };
         assert!(list(&[id(1), id(2)], 2 * chunk).is_ok());
         assert!(list(&[id(1), id(2)], 2 * chunk + 1).is_err(), "a blob that is too long for its place");

@@ -49,6 +49,11 @@ impl Touched {
         self.chunks.len().saturating_mul(self.chunk_size.bytes())
     }
 
+    /// True when no chunk is in the set.
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.len() == 0
+    }
+
     /// Whether the chunk `index` is in the set.
     pub(super) fn contains(&self, index: u64) -> bool {
         self.chunks.contains(index)

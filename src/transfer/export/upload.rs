@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use super::error::ExportError;
 use crate::repository::tree::PackedTree;
-use crate::repository::{IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError, UnnamedPack};
+use crate::repository::{IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError, UnnamedPack, UsedPacks};
 use crate::transfer::hash;
 use crate::transfer::progress::Progress;
 
@@ -129,6 +129,8 @@ pub(super) struct Uploaded {
     repository: Repository,
     writer: IndexWriter,
     stored_bytes: u64,
+    /// Those that the workers made.
+    packs: UsedPacks,
 }
 
 impl Uploader {
@@ -171,6 +173,7 @@ impl Uploader {
                 Some(ended) = running.join_next(), if !running.is_empty() => {
                     let (record, bytes) = ended.map_err(|error| ExportError::Inside(error.to_string()))??;
                     self.progress.stored(bytes);
+                    uploaded.packs.stored(&record)?;
                     uploaded.note(record, bytes).await?;
                     if lock_checked.elapsed() >= LOCK_CHECK {
                         lock.check().await?;
@@ -206,9 +209,10 @@ async fn store(
 }
 
 impl Uploaded {
-    fn new(repository: Repository) -> Self {
-        let writer = IndexWriter::new(repository.clone());
-        Self { repository, writer, stored_bytes: 0 }
+    /// Nothing yet.
+    pub(super) fn new(repository: Repository) -> Self {
+        let (writer, packs) = (IndexWriter::new(repository.clone()), UsedPacks::none(repository.scratch()));
+        Self { repository, writer, stored_bytes: 0, packs }
     }
 
     /// A pack is stored: blobs of it may be referred to by index files from now on.
@@ -262,6 +266,11 @@ impl Uploaded {
             }
             Err(_) => tracing::warn!("the store does not answer; what the export stored last is not indexed and is stored again"),
         }
+    }
+
+    /// The packs in which the chunks lie that the workers stored.
+    pub(super) fn into_packs(self) -> UsedPacks {
+        self.packs
     }
 
     /// Bytes of all packs stored.

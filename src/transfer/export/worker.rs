@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Counts;
 use super::error::ExportError;
 use super::prepare::BatchMemories;
 use super::read::{self, Batch};
 use super::upload::Finished;
 use crate::block::{AlignedBuffer, BlockSource};
 use crate::repository::pack::verify_ids;
-use crate::repository::{BlobKind, Claim, Compressor, Id, Index, PackBuilder, Sealer, Verification};
+use crate::repository::{BlobKind, Claim, Compressor, Id, Index, PackBuilder, PackSet, Sealer, Verification};
 use crate::transfer::budget::ExportBounds;
 use crate::transfer::chunk_size::ChunkSize;
 use crate::transfer::content::{ContentBuilder, VolumeContent};
@@ -36,6 +37,8 @@ pub(super) struct Work {
     plan: Mutex<Planned>,
     outcomes: Mutex<Outcomes>,
     index: Arc<Index>,
+    /// Where the chunks lie that are not stored again, those that were known before included.
+    packs: Arc<PackSet>,
     sealer: Sealer,
     memories: BatchMemories,
     bounds: ExportBounds,
@@ -58,22 +61,12 @@ struct Outcomes {
     counts: Counts,
 }
 
-/// What was found and done.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    pub(super) chunks: u64,
-    pub(super) zero_bytes: u64,
-    pub(super) new_chunks: u64,
-    /// Of the new chunks, all their bytes.
-    pub(super) new_bytes: u64,
-    /// Of the new chunks, what was read: without what is not allocated.
-    pub(super) new_read_bytes: u64,
-}
-
 /// What the workers leave behind.
 pub(super) struct Tally {
     pub(super) content: VolumeContent,
     pub(super) counts: Counts,
+    /// The packs of the index that chunks of the list lie in.
+    pub(super) packs: Arc<PackSet>,
 }
 
 impl Work {
@@ -81,7 +74,7 @@ impl Work {
     pub(super) fn new(
         source: Arc<dyn BlockSource>,
         plan: Plan,
-        content: ContentBuilder,
+        (content, packs): (ContentBuilder, Arc<PackSet>),
         index: Arc<Index>,
         sealer: Sealer,
         memories: BatchMemories,
@@ -93,7 +86,7 @@ impl Work {
     ) -> Self {
         let plan = Mutex::new(Planned { plan, accounted: content.chunks(), position: 0 });
         let outcomes = Mutex::new(Outcomes { content, counts: Counts::default() });
-        Self { source, plan, outcomes, index, sealer, memories, bounds, chunk_size, verification, progress, stop }
+        Self { source, plan, outcomes, index, packs, sealer, memories, bounds, chunk_size, verification, progress, stop }
     }
 
     /// The list of the volume. To be called when all workers have ended well.
@@ -101,7 +94,7 @@ impl Work {
         let mut outcomes = lock(&self.outcomes);
         let content = outcomes.content.finish(lock(&self.plan).accounted)?;
         let counts = Counts { zero_bytes: content.zero_bytes(), chunks: content.chunks(), ..outcomes.counts };
-        Ok(Tally { content, counts })
+        Ok(Tally { content, counts, packs: Arc::clone(&self.packs) })
     }
 
     /// Bytes of a chunk.
@@ -235,7 +228,7 @@ impl Worker {
     fn store(&mut self, batch: &Batch, at: usize, id: Id) -> Result<(), ExportError> {
         let Chunk { index, range, ref reads } = batch.chunks()[at];
         let length = range.length();
-        let claim = self.work.index.claim(BlobKind::Data, &id)?;
+        let claim = self.work.index.claim_data(&id, &self.work.packs)?;
         if claim == Claim::Yours {
             self.work.check_stop()?;
             if !self.has_room(length) {

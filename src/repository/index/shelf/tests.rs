@@ -202,7 +202,7 @@ impl World {
                 let mut lookup = index.sorted_lookup(kind, count);
                 for id in ids.iter().flat_map(|id| [id, id]) {
                     let place = index.get(kind, id).unwrap();
-                    assert_eq!(lookup.plain_length(id).unwrap().is_some(), place.is_some(), "{kind} {id}");
+                    assert_eq!(lookup.find(id).unwrap().is_some(), place.is_some(), "{kind} {id}");
                 }
             }
             let mut numbers = HashSet::new();
@@ -323,8 +323,8 @@ fn damage_in_a_long_segment_is_an_error_once_and_never_an_answer() {
     let mut lookup = index.sorted_lookup(BlobKind::Data, 1);
     let mut failed = 0;
     for id in &ids {
-        match lookup.plain_length(id) {
-            Ok(length) => assert_eq!(length, Some(68), "{id} is there"),
+        match lookup.find(id) {
+            Ok(found) => assert_eq!(found.map(|found| found.plain_length), Some(68), "{id} is there"),
             Err(error) => {
                 failed += 1;
                 assert!(error.to_string().contains("tried again"), "{error}");
@@ -340,7 +340,7 @@ fn damage_in_a_long_segment_is_an_error_once_and_never_an_answer() {
     assert!(!path.exists());
     let index = world.load();
     let mut lookup = index.sorted_lookup(BlobKind::Data, 100_000);
-    assert!(ids.iter().all(|id| lookup.plain_length(id).unwrap() == Some(68)));
+    assert!(ids.iter().all(|id| lookup.find(id).unwrap().is_some_and(|found| found.plain_length == 68)));
 }
 
 /// Several processes use a folder at once: one makes segments and merges them, others look.
