@@ -23,7 +23,7 @@ use super::crypto::{OVERHEAD, Sealer, begin};
 use super::damage::Damage;
 use super::error::PackError;
 use super::id::Id;
-use header::{MAX_ENTRIES, MAX_HEADER_BYTES};
+use header::{COMPRESSED_ENTRY_BYTES, MAX_ENTRIES, MAX_HEADER_BYTES};
 use open::decompress;
 
 pub use compressor::Compressor;
@@ -153,6 +153,12 @@ impl PackBuilder {
             }
         };
         if decoded == plain { Ok(()) } else { Err(Damage::WrongHash { found: Id::of(decoded) }) }
+    }
+
+    /// True when a blob of `plain_bytes` fits below the pack's target even if it does not compress, the header included.
+    pub fn fits(&self, plain_bytes: u64) -> bool {
+        let entries = (self.blobs.len() + 1) * (OVERHEAD + COMPRESSED_ENTRY_BYTES) + OVERHEAD + LENGTH_BYTES;
+        (self.body.len() + entries) as u64 + plain_bytes <= self.target_bytes as u64
     }
 
     /// Sealed bytes so far.

@@ -12,7 +12,7 @@ use crate::scratch::{ScratchError, Spill};
 /// Bytes of a header entry of a blob stored as it is.
 const PLAIN_ENTRY_BYTES: usize = 1 + 4 + Id::LENGTH;
 /// Bytes of a header entry of a compressed blob.
-const COMPRESSED_ENTRY_BYTES: usize = PLAIN_ENTRY_BYTES + 4;
+pub(super) const COMPRESSED_ENTRY_BYTES: usize = PLAIN_ENTRY_BYTES + 4;
 /// Bytes of the length at the end of a pack.
 pub(in crate::repository) const LENGTH_BYTES: usize = 4;
 /// Readers refuse headers above 16 MiB.

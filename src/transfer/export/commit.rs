@@ -7,7 +7,7 @@ use super::counts::Counts;
 use super::error::ExportError;
 use super::options::{ExportOptions, path_parts};
 use super::parent::ParentImage;
-use super::upload::Uploaded;
+use super::upload::StoredPacks;
 use super::worker::ZSTD_LEVEL;
 use crate::repository::pack::verify_ids;
 use crate::repository::snapshot::Summary;
@@ -42,7 +42,7 @@ impl Commit<'_> {
         &self,
         image: Image,
         counts: &Counts,
-        uploaded: &mut Uploaded,
+        uploaded: &mut StoredPacks,
         progress: &Progress,
     ) -> Result<Prepared, ExportError> {
         let metadata = self.options.metadata.to_bytes()?;
@@ -115,21 +115,14 @@ impl Commit<'_> {
             }
         }
         uploaded.finish_index().await?;
-        let snapshot = self.snapshot(root, new_trees, image, counts, added, metadata_bytes, uploaded);
+        let stored_bytes = uploaded.stored_bytes();
+        let written = Written { tree: root, new_trees, image, counts, added, metadata_bytes, stored_bytes };
+        let snapshot = self.snapshot(&written);
         Ok(Prepared { snapshot, image: folder.map(|tree| UnreadImage { tree, note }) })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a snapshot says")]
-    fn snapshot(
-        &self,
-        tree: Id,
-        new_trees: i64,
-        image: ImageTree,
-        counts: &Counts,
-        added: Added,
-        metadata_bytes: u64,
-        uploaded: &Uploaded,
-    ) -> Snapshot {
+    fn snapshot(&self, written: &Written<'_>) -> Snapshot {
+        let Written { tree, new_trees, image, counts, added, metadata_bytes, stored_bytes } = *written;
         let unmodified = u64::from(image == ImageTree::Parents);
         Snapshot {
             time: rfc3339(self.options.time),
@@ -150,7 +143,7 @@ impl Commit<'_> {
                 data_blobs: i64::try_from(counts.new_chunks + added.blobs).unwrap_or(i64::MAX),
                 tree_blobs: new_trees,
                 data_added: counts.new_bytes + added.bytes,
-                data_added_packed: uploaded.stored_bytes(),
+                data_added_packed: stored_bytes,
                 total_files_processed: FILES,
                 total_bytes_processed: self.volume_bytes + metadata_bytes,
                 ..Summary::default()
@@ -173,6 +166,18 @@ pub(super) struct Prepared {
     pub(super) snapshot: Snapshot,
     /// The image as one that need not be read again, if it has a tree of its own.
     pub(super) image: Option<UnreadImage>,
+}
+
+/// What of a snapshot was written, and is told in it.
+struct Written<'a> {
+    /// The root.
+    tree: Id,
+    new_trees: i64,
+    image: ImageTree,
+    counts: &'a Counts,
+    added: Added,
+    metadata_bytes: u64,
+    stored_bytes: u64,
 }
 
 /// The trees of a snapshot.

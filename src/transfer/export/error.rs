@@ -6,7 +6,9 @@ use crate::repository::{PackError, RepositoryError};
 use crate::scratch::ScratchError;
 use crate::transfer::budget::BudgetError;
 use crate::transfer::content::ContentError;
+use crate::transfer::crew::WorkerDied;
 use crate::transfer::metadata::MetadataError;
+use crate::transfer::stages::StageError;
 use crate::types::ByteRange;
 
 /// Why an export failed. Nothing is visible of it, [`ExportError::Repository`] while the snapshot is stored excepted.
@@ -66,9 +68,18 @@ impl ExportError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Repository(error) if error.is_transient())
     }
+}
 
-    /// The one of two errors that says more: being stopped is what happens to a stage because another failed.
-    pub(super) fn or(self, other: Self) -> Self {
-        if matches!(self, Self::Cancelled) { other } else { self }
+impl StageError for ExportError {
+    fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled)
+    }
+
+    fn of_thread(error: io::Error) -> Self {
+        Self::Thread(error)
+    }
+
+    fn of_dead_worker(died: WorkerDied) -> Self {
+        Self::Inside(died.to_string())
     }
 }

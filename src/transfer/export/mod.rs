@@ -46,6 +46,7 @@
 //!
 //! It never reads what is not allocated (short gaps apart), never stores zeros, and never refers to what is not stored.
 
+mod buffers;
 mod checked;
 mod commit;
 mod counts;
@@ -55,9 +56,11 @@ mod parent;
 mod prepare;
 mod read;
 mod report;
+mod run;
 mod scope;
 mod touched;
 mod upload;
+mod work;
 mod worker;
 
 pub use error::ExportError;
@@ -66,23 +69,15 @@ pub use report::ExportReport;
 pub use scope::{ExportMode, FullReason, Parent, Scope};
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::checked::UnreadImage;
-use self::commit::Image;
-use self::parent::{InheritedImage, InheritedList};
-use self::prepare::Prepared;
-use self::upload::Uploaded;
-use self::worker::Tally;
-use super::budget::ExportBounds;
-use super::plan::Plan;
+use self::run::Exporting;
 use super::progress::{Phase, Progress};
 use crate::block::BlockSource;
-use crate::repository::{Index, LockGuard, LockMode, PackSet, Repository, RepositoryError};
-use crate::types::{RangeStream, Timestamp};
+use crate::repository::{LockMode, Repository, RepositoryError};
+use crate::types::Timestamp;
 
 /// Exports `source` as a new snapshot. `scope` says which of its ranges are allocated, the rest being zeros, and what changed since
 /// an earlier export, if that is known.
@@ -107,10 +102,11 @@ pub async fn export(
     let (bounds, volume_bytes, chunk_size) = (options.budget.export(options.chunk_size)?, source.size(), options.chunk_size);
     let prepared = tokio::task::spawn_blocking(move || prepare::prepare(since, volume_bytes, chunk_size, &bounds));
     let waiting = |reason: &RepositoryError| progress.waits_for(Some(reason.to_string()));
-    let lock = until_cancelled(cancel, repository.lock_or_wait(LockMode::Shared, &waiting)).await;
+    let lock = cancel.run_until_cancelled(repository.lock_or_wait(LockMode::Shared, &waiting)).await;
     progress.waits_for(None);
-    let lock = lock??;
-    let result = locked(source, allocated, prepared, bounds, repository, options, progress, cancel, &lock, begun).await;
+    let lock = lock.ok_or(ExportError::Cancelled)??;
+    let exporting = Exporting { source, repository, options, progress, cancel, lock: &lock, bounds, begun };
+    let result = exporting.run(allocated, prepared).await;
     // An export that is stored does not fail for its lock.
     lock.let_go(cancel).await;
     let mut report = result?;
@@ -137,175 +133,4 @@ async fn sweep(repository: &Repository, cancel: &CancellationToken) {
         Some(Ok(files)) => tracing::info!(files, "old leftovers of cut-off puts removed"),
         Some(Err(error)) => tracing::warn!(%error, "leftovers of cut-off puts could not be looked for"),
     }
-}
-
-#[expect(clippy::too_many_arguments, reason = "the arguments of an export and what it holds meanwhile")]
-async fn locked(
-    source: Arc<dyn BlockSource>,
-    allocated: RangeStream,
-    prepared: JoinHandle<Prepared>,
-    bounds: ExportBounds,
-    repository: &Repository,
-    options: &ExportOptions,
-    progress: &Progress,
-    cancel: &CancellationToken,
-    lock: &LockGuard,
-    begun: Timestamp,
-) -> Result<ExportReport, ExportError> {
-    let volume_bytes = source.size();
-    let prepared = until_cancelled(cancel, prepared).await?;
-    let Prepared { since, batches, packs: spare } = prepared.map_err(|error| ExportError::Inside(error.to_string()))?;
-    // Snapshots before the index: whatever one refers to was indexed before it was stored.
-    let found = until_cancelled(cancel, parent::find(repository, since)).await??;
-    let index = Arc::new(until_cancelled(cancel, repository.load_trusted_index()).await??);
-    let parent::Inheritance { mode, image } =
-        until_cancelled(cancel, parent::inherit(repository, &index, options, volume_bytes, found, allocated)).await??;
-    match &mode {
-        ExportMode::Full(reason) => tracing::info!(path = options.path, %reason, "everything is read"),
-        ExportMode::Incremental { parent } => {
-            tracing::info!(path = options.path, %parent, inherited = image.chunks(), "what changed is read");
-        }
-    }
-    progress.begin(volume_bytes);
-
-    let (packed, mut uploaded) = match image {
-        InheritedImage::Unread(image) => {
-            let counts = image.note.counts();
-            (
-                Ok(Packed { image: Image::Unread(image), counts, found: Arc::new(index.no_packs()) }),
-                Uploaded::new(repository.clone()),
-            )
-        }
-        InheritedImage::Listed(list) => {
-            let memories = Memories { batches, spare, bounds };
-            pack(source, list, memories, &index, repository, options, progress, cancel, lock).await
-        }
-    };
-    let committed = async {
-        let Packed { image, counts, found } = packed?;
-        progress.all_done();
-        progress.enter(Phase::Committing);
-        let is_unread = matches!(image, Image::Unread(_));
-        let commit = commit::Commit { repository, index: &index, options, volume_bytes, begun, parent: mode.parent() };
-        let prepared = until_cancelled(cancel, commit.prepare(image, &counts, &mut uploaded, progress)).await??;
-        if cancel.is_cancelled() {
-            return Err(ExportError::Cancelled);
-        }
-        let id = repository.save_snapshot(&prepared.snapshot, lock).await?;
-        // What was not read is remembered already.
-        Ok((id, counts, prepared.image.filter(|_| !is_unread).map(|image| (image, found))))
-    };
-    let (id, counts, image) = match committed.await {
-        Ok(committed) => committed,
-        Err(error) => {
-            uploaded.leave(lock).await;
-            return Err(error);
-        }
-    };
-    let counters = progress.snapshot();
-    let report = ExportReport {
-        snapshot: id,
-        mode,
-        size_bytes: volume_bytes,
-        indexed_blobs: index.len(),
-        read_bytes: counters.moved_bytes,
-        zero_bytes: counts.zero_bytes,
-        chunks: counts.chunks,
-        new_chunks: counts.new_chunks,
-        new_bytes: counts.new_read_bytes,
-        stored_bytes: uploaded.stored_bytes(),
-        verification: options.verification,
-        elapsed: Duration::ZERO,
-    };
-    if let Some((UnreadImage { tree, note }, found)) = image.filter(|(image, _)| repository.remembers_trees_of(image.note.chunks))
-    {
-        let packs = uploaded.into_packs().and_found(index, found);
-        if let Err(error) = repository.remember_tree(tree, note.to_bytes(), packs).await {
-            tracing::debug!(%error, "where the chunks of a list lie could not be remembered; the next export looks them up");
-        }
-    }
-    Ok(report)
-}
-
-/// A volume whose chunks are all stored.
-struct Packed {
-    image: Image,
-    counts: counts::Counts,
-    /// The packs of the index that chunks of it were found in.
-    found: Arc<PackSet>,
-}
-
-/// What the stages begin with.
-struct Memories {
-    batches: prepare::BatchMemories,
-    spare: Vec<Vec<u8>>,
-    bounds: ExportBounds,
-}
-
-/// Reads what is to be read of a volume and stores what is new of it.
-#[expect(clippy::too_many_arguments, reason = "the arguments of an export and what it holds meanwhile")]
-async fn pack(
-    source: Arc<dyn BlockSource>,
-    list: InheritedList,
-    Memories { batches, spare, bounds }: Memories,
-    index: &Arc<Index>,
-    repository: &Repository,
-    options: &ExportOptions,
-    progress: &Progress,
-    cancel: &CancellationToken,
-    lock: &LockGuard,
-) -> (Result<Packed, ExportError>, Uploaded) {
-    let InheritedList { content, packs: known, image: parent, extents } = list;
-    let plan = Plan::new(source.size(), options.chunk_size, extents);
-    let (finished, packs) = upload::queue(bounds.in_flight_bytes, bounds.pack_group, spare);
-    let stop = cancel.child_token();
-    // Stops the workers when this call is dropped.
-    let _stop_when_dropped = stop.clone().drop_guard();
-    let work = Arc::new(worker::Work::new(
-        source,
-        plan,
-        (content, Arc::new(known)),
-        Arc::clone(index),
-        repository.sealer(),
-        batches,
-        bounds,
-        options.chunk_size,
-        options.verification,
-        progress.clone(),
-        stop.clone(),
-    ));
-    let crew = worker::start(&work, finished);
-    let uploader = upload::Uploader::new(repository.clone(), bounds.uploads, progress.clone());
-
-    let workers = async {
-        let result = match crew {
-            Ok(crew) => worker::join(crew).await,
-            Err(error) => Err(ExportError::Thread(error)),
-        };
-        if result.is_err() {
-            stop.cancel();
-        }
-        result
-    };
-    let uploads = async {
-        let (uploaded, result) = uploader.run(packs, lock, &stop).await;
-        if result.is_err() {
-            stop.cancel();
-        }
-        (uploaded, result)
-    };
-    let (worked, (uploaded, stored)) = tokio::join!(workers, uploads);
-    let packed = match (worked, stored) {
-        (Ok(()), Ok(())) => work.finish().map(|Tally { content, counts, packs: found }| {
-            let image = Image::Listed { content, parent };
-            Packed { image, counts, found }
-        }),
-        (Err(worker), Err(upload)) => Err(worker.or(upload)),
-        (Err(error), Ok(())) | (Ok(()), Err(error)) => Err(error),
-    };
-    (packed, uploaded)
-}
-
-async fn until_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, ExportError> {
-    cancel.run_until_cancelled(work).await.ok_or(ExportError::Cancelled)
 }

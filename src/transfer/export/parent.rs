@@ -18,7 +18,7 @@ use crate::transfer::zeros;
 use crate::types::{ByteRange, RangeStream};
 
 /// A parent as its caller describes it, with what changed since it as chunks.
-pub(super) struct Claimed {
+pub(super) struct ParentClaim {
     snapshot: Id,
     volume_handle: String,
     snapshot_handle: String,
@@ -27,7 +27,7 @@ pub(super) struct Claimed {
     touched: Result<Touched, FullReason>,
 }
 
-impl Claimed {
+impl ParentClaim {
     /// Reads what changed, which takes as long as two file systems take to list their extents. Needs no repository.
     pub(super) fn read(parent: Parent, volume_bytes: u64, chunk_size: ChunkSize) -> Self {
         let Parent { snapshot, volume_handle, snapshot_handle, size_bytes, changed } = parent;
@@ -42,8 +42,8 @@ impl Claimed {
 }
 
 /// A parent whose snapshot was found.
-pub(super) struct Found {
-    parent: Claimed,
+pub(super) struct ParentSnapshot {
+    parent: ParentClaim,
     snapshot: Snapshot,
 }
 
@@ -113,21 +113,21 @@ pub(super) struct InheritedList {
 /// When the store fails.
 pub(super) async fn find(
     repository: &Repository,
-    since: Result<Claimed, FullReason>,
-) -> Result<Result<Found, FullReason>, ExportError> {
+    since: Result<ParentClaim, FullReason>,
+) -> Result<Result<ParentSnapshot, FullReason>, ExportError> {
     let parent = match since {
         Ok(parent) => parent,
         Err(reason) => return Ok(Err(reason)),
     };
     match repository.snapshot(&parent.snapshot).await {
-        Ok(snapshot) => Ok(Ok(Found { parent, snapshot })),
+        Ok(snapshot) => Ok(Ok(ParentSnapshot { parent, snapshot })),
         Err(RepositoryError::NoSuchSnapshot(_)) => renamed(repository, parent).await,
         Err(error) => unusable(parent.snapshot, error).map(Err),
     }
 }
 
 /// Looks through the snapshots for the newest that is the parent under another name. What it holds is compared like any parent's.
-async fn renamed(repository: &Repository, parent: Claimed) -> Result<Result<Found, FullReason>, ExportError> {
+async fn renamed(repository: &Repository, parent: ParentClaim) -> Result<Result<ParentSnapshot, FullReason>, ExportError> {
     let original = Some(parent.snapshot);
     let stored = match repository.snapshots().await {
         Ok(stored) => stored,
@@ -136,158 +136,158 @@ async fn renamed(repository: &Repository, parent: Claimed) -> Result<Result<Foun
     match stored.into_iter().rev().find(|stored| stored.snapshot.original == original) {
         Some(StoredSnapshot { id, snapshot }) => {
             tracing::info!(snapshot = %parent.snapshot, renamed = %id, "the last export has another name");
-            Ok(Ok(Found { parent: Claimed { snapshot: id, ..parent }, snapshot }))
+            Ok(Ok(ParentSnapshot { parent: ParentClaim { snapshot: id, ..parent }, snapshot }))
         }
         None => Ok(Err(FullReason::SnapshotGone(parent.snapshot))),
     }
 }
 
-/// Decides what of a volume of `volume_bytes` is taken over and what is read.
-///
-/// # Errors
-/// When the store fails. What is wrong with the parent makes the export a full one.
-pub(super) async fn inherit(
-    repository: &Repository,
-    index: &Arc<Index>,
-    options: &ExportOptions,
-    volume_bytes: u64,
-    found: Result<Found, FullReason>,
-    allocated: RangeStream,
-) -> Result<Inheritance, ExportError> {
-    let taken = match found {
-        Ok(found) => take(repository, index, options, volume_bytes, found).await?,
-        Err(reason) => Err(reason),
-    };
-    Ok(match taken {
-        Ok((parent, taken)) => {
-            let image = match taken {
-                Taken::Unread(image) => InheritedImage::Unread(image),
-                Taken::Listed { content, packs, image, touched } => {
-                    InheritedImage::Listed(InheritedList { content, packs, image, extents: touched.within(allocated) })
-                }
-            };
-            Inheritance { mode: ExportMode::Incremental { parent }, image }
-        }
-        Err(reason) => {
-            let content = ContentBuilder::new(repository.scratch(), volume_bytes, options.chunk_size);
-            let list = InheritedList { content, packs: index.no_packs(), image: None, extents: allocated };
-            Inheritance { mode: ExportMode::Full(reason), image: InheritedImage::Listed(list) }
-        }
-    })
-}
-
 /// What is taken over of a parent.
-enum Taken {
+enum TakenOver {
     Listed { content: ContentBuilder, packs: PackSet, image: Option<ParentImage>, touched: Touched },
     Unread(UnreadImage),
 }
 
-async fn take(
-    repository: &Repository,
-    index: &Arc<Index>,
-    options: &ExportOptions,
-    volume_bytes: u64,
-    Found { parent, snapshot }: Found,
-) -> Result<Result<(Id, Taken), FullReason>, ExportError> {
-    let folder = match repository.find_folder(index, &snapshot.tree, &options.path).await {
-        Ok(folder) => folder,
-        Err(error) => return unusable(parent.snapshot, error).map(Err),
-    };
-    if let Some(image) = unread(repository, index, options, volume_bytes, &parent, &folder).await? {
-        return Ok(Ok((parent.snapshot, Taken::Unread(image))));
-    }
-    let name = folder.name.clone();
-    let image = match repository.file_in(index, folder).await {
-        Ok(image) => image,
-        Err(error) => return unusable(parent.snapshot, error).map(Err),
-    };
-    let metadata = match &image.metadata {
-        Some((size, content)) => match read_metadata(repository, index, metadata::FILE_NAME, *size, content).await {
-            Ok(metadata) => metadata,
-            Err(error) => return unusable(parent.snapshot, error).map(Err),
-        },
-        None => None,
-    };
-    let snapshot = parent.snapshot;
-    let Some(metadata) = metadata else {
-        return Ok(Err(FullReason::Unusable { snapshot, problem: "it holds no volume of ours".to_owned() }));
-    };
-    if let Some(what) = mismatch(&parent, &metadata, image.size, options.chunk_size, volume_bytes) {
-        return Ok(Err(FullReason::Mismatch { snapshot, what }));
-    }
-    let touched = match parent.touched {
-        Ok(touched) => touched,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let remembered = match image.alone_in {
-        Some(tree) if repository.remembers_trees_of(image.content.len()) => {
-            let is_of = |note: ImageNote| note.size_bytes == image.size && note.chunk_bytes == options.chunk_size.bytes();
-            let remembered = repository.checked_tree(index, &tree).await?;
-            remembered.filter(|remembered| ImageNote::parse(&remembered.note, &name).is_some_and(is_of))
-        }
-        _ => None,
-    };
-    let (index, scratch) = (Arc::clone(index), repository.scratch().clone());
-    // Looks up each blob: not for an async thread.
-    let taken = tokio::task::spawn_blocking(move || {
-        let (content, packs) = match remembered {
-            Some(remembered) => (untouched(&scratch, &image.content, image.size, volume_bytes, &touched, None), remembered.packs),
-            None => {
-                let (mut lookup, packs) = (index.sorted_lookup(BlobKind::Data, image.content.len()), index.no_packs());
-                let mut has = |id: &Id| {
-                    let found = lookup.find(id)?;
-                    found.iter().for_each(|found| packs.insert(found.pack));
-                    Ok(found.map(|found| found.plain_length.into()))
-                };
-                (untouched(&scratch, &image.content, image.size, volume_bytes, &touched, Some(&mut has)), packs)
-            }
-        };
-        match content {
-            Ok(content) => {
-                let own = image.alone_in.map(|tree| ParentImage { tree, size_bytes: image.size, content: image.content });
-                Ok(Ok((snapshot, Taken::Listed { content, packs, image: own, touched })))
-            }
-            Err(Unfit::Problem(problem)) => Ok(Err(FullReason::Unusable { snapshot, problem })),
-            Err(Unfit::Scratch(error)) => Err(error.into()),
-        }
-    });
-    taken.await.map_err(|error| ExportError::Inside(error.to_string()))?
+/// Decides what an export takes over of its parent.
+#[derive(Clone, Copy)]
+pub(super) struct Inheriting<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) index: &'a Arc<Index>,
+    pub(super) options: &'a ExportOptions,
+    pub(super) volume_bytes: u64,
 }
 
-/// The parent's image, if the volume has the same and its list need not be read for that: nothing changed, and this machine remembers that
-/// all of its chunks are in packs that the index names. Only where trees are cached: where reading one asks the store, it also tells
-/// whether the store still has it whole. Whatever is wrong with the parent is found, and told, by who reads the list.
-async fn unread(
-    repository: &Repository,
-    index: &Arc<Index>,
-    options: &ExportOptions,
-    volume_bytes: u64,
-    parent: &Claimed,
-    folder: &FoundFolder,
-) -> Result<Option<UnreadImage>, ExportError> {
-    let is_unchanged = parent.size_bytes == volume_bytes && parent.touched.as_ref().is_ok_and(Touched::is_empty);
-    let (true, true, Some((size, content))) = (is_unchanged, repository.caches_trees(), &folder.metadata) else {
-        return Ok(None);
-    };
-    if index.get(BlobKind::Tree, &folder.tree)?.is_none() {
-        return Ok(None);
+impl Inheriting<'_> {
+    /// Decides what of the volume is taken over and what is read.
+    ///
+    /// # Errors
+    /// When the store fails. What is wrong with the parent makes the export a full one.
+    pub(super) async fn inherit(
+        &self,
+        found: Result<ParentSnapshot, FullReason>,
+        allocated: RangeStream,
+    ) -> Result<Inheritance, ExportError> {
+        let taken = match found {
+            Ok(found) => self.take(found).await?,
+            Err(reason) => Err(reason),
+        };
+        Ok(match taken {
+            Ok((parent, taken)) => {
+                let image = match taken {
+                    TakenOver::Unread(image) => InheritedImage::Unread(image),
+                    TakenOver::Listed { content, packs, image, touched } => {
+                        InheritedImage::Listed(InheritedList { content, packs, image, extents: touched.within(allocated) })
+                    }
+                };
+                Inheritance { mode: ExportMode::Incremental { parent }, image }
+            }
+            Err(reason) => {
+                let content = ContentBuilder::new(self.repository.scratch(), self.volume_bytes, self.options.chunk_size);
+                let list = InheritedList { content, packs: self.index.no_packs(), image: None, extents: allocated };
+                Inheritance { mode: ExportMode::Full(reason), image: InheritedImage::Listed(list) }
+            }
+        })
     }
-    let Some(remembered) = repository.checked_tree(index, &folder.tree).await? else { return Ok(None) };
-    let note = ImageNote::parse(&remembered.note, &folder.name);
-    let Some(note) = note.filter(|note| repository.remembers_trees_of(note.chunks)) else { return Ok(None) };
-    let metadata = match read_metadata(repository, index, metadata::FILE_NAME, *size, content).await {
-        Ok(Some(metadata)) => metadata,
-        Ok(None) => return Ok(None),
-        Err(error) => return unusable(parent.snapshot, error).map(|_| None),
-    };
-    let is_sound = mismatch(parent, &metadata, note.size_bytes, options.chunk_size, volume_bytes).is_none()
-        && note.chunk_bytes == options.chunk_size.bytes();
-    Ok(is_sound.then_some(UnreadImage { tree: folder.tree, note }))
+
+    async fn take(
+        &self,
+        ParentSnapshot { parent, snapshot }: ParentSnapshot,
+    ) -> Result<Result<(Id, TakenOver), FullReason>, ExportError> {
+        let Self { repository, index, options, volume_bytes } = *self;
+        let folder = match repository.find_folder(index, &snapshot.tree, &options.path).await {
+            Ok(folder) => folder,
+            Err(error) => return unusable(parent.snapshot, error).map(Err),
+        };
+        if let Some(image) = self.unread(&parent, &folder).await? {
+            return Ok(Ok((parent.snapshot, TakenOver::Unread(image))));
+        }
+        let name = folder.name.clone();
+        let image = match repository.file_in(index, folder).await {
+            Ok(image) => image,
+            Err(error) => return unusable(parent.snapshot, error).map(Err),
+        };
+        let metadata = match &image.metadata {
+            Some((size, content)) => match read_metadata(repository, index, metadata::FILE_NAME, *size, content).await {
+                Ok(metadata) => metadata,
+                Err(error) => return unusable(parent.snapshot, error).map(Err),
+            },
+            None => None,
+        };
+        let snapshot = parent.snapshot;
+        let Some(metadata) = metadata else {
+            return Ok(Err(FullReason::Unusable { snapshot, problem: "it holds no volume of ours".to_owned() }));
+        };
+        if let Some(what) = mismatch(&parent, &metadata, image.size, options.chunk_size, volume_bytes) {
+            return Ok(Err(FullReason::Mismatch { snapshot, what }));
+        }
+        let touched = match parent.touched {
+            Ok(touched) => touched,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let remembered = match image.alone_in {
+            Some(tree) if repository.remembers_trees_of(image.content.len()) => {
+                let is_of = |note: ImageNote| note.size_bytes == image.size && note.chunk_bytes == options.chunk_size.bytes();
+                let remembered = repository.checked_tree(index, &tree).await?;
+                remembered.filter(|remembered| ImageNote::parse(&remembered.note, &name).is_some_and(is_of))
+            }
+            _ => None,
+        };
+        let (index, scratch) = (Arc::clone(index), repository.scratch().clone());
+        // Looks up each blob: not for an async thread.
+        let taken = tokio::task::spawn_blocking(move || {
+            let (content, packs) = match remembered {
+                Some(remembered) => (untouched(&scratch, &image.content, image.size, &touched, None), remembered.packs),
+                None => {
+                    let (mut lookup, packs) = (index.sorted_lookup(BlobKind::Data, image.content.len()), index.no_packs());
+                    let mut has = |id: &Id| {
+                        let found = lookup.find(id)?;
+                        found.iter().for_each(|found| packs.insert(found.pack));
+                        Ok(found.map(|found| found.plain_length.into()))
+                    };
+                    (untouched(&scratch, &image.content, image.size, &touched, Some(&mut has)), packs)
+                }
+            };
+            match content {
+                Ok(content) => {
+                    let own = image.alone_in.map(|tree| ParentImage { tree, size_bytes: image.size, content: image.content });
+                    Ok(Ok((snapshot, TakenOver::Listed { content, packs, image: own, touched })))
+                }
+                Err(Unfit::Problem(problem)) => Ok(Err(FullReason::Unusable { snapshot, problem })),
+                Err(Unfit::Scratch(error)) => Err(error.into()),
+            }
+        });
+        taken.await.map_err(|error| ExportError::Inside(error.to_string()))?
+    }
+
+    /// The parent's image, if the volume has the same and its list need not be read for that: nothing changed, and this machine remembers that
+    /// all of its chunks are in packs that the index names. Only where trees are cached: where reading one asks the store, it also tells
+    /// whether the store still has it whole. Whatever is wrong with the parent is found, and told, by who reads the list.
+    async fn unread(&self, parent: &ParentClaim, folder: &FoundFolder) -> Result<Option<UnreadImage>, ExportError> {
+        let Self { repository, index, options, volume_bytes } = *self;
+        let is_unchanged = parent.size_bytes == volume_bytes && parent.touched.as_ref().is_ok_and(Touched::is_empty);
+        let (true, true, Some((size, content))) = (is_unchanged, repository.caches_trees(), &folder.metadata) else {
+            return Ok(None);
+        };
+        if index.get(BlobKind::Tree, &folder.tree)?.is_none() {
+            return Ok(None);
+        }
+        let Some(remembered) = repository.checked_tree(index, &folder.tree).await? else { return Ok(None) };
+        let note = ImageNote::parse(&remembered.note, &folder.name);
+        let Some(note) = note.filter(|note| repository.remembers_trees_of(note.chunks)) else { return Ok(None) };
+        let metadata = match read_metadata(repository, index, metadata::FILE_NAME, *size, content).await {
+            Ok(Some(metadata)) => metadata,
+            Ok(None) => return Ok(None),
+            Err(error) => return unusable(parent.snapshot, error).map(|_| None),
+        };
+        let is_sound = mismatch(parent, &metadata, note.size_bytes, options.chunk_size, volume_bytes).is_none()
+            && note.chunk_bytes == options.chunk_size.bytes();
+        Ok(is_sound.then_some(UnreadImage { tree: folder.tree, note }))
+    }
 }
 
 /// What differs between the parent as it is known and as the repository holds it.
 fn mismatch(
-    parent: &Claimed,
+    parent: &ParentClaim,
     metadata: &Metadata,
     image_bytes: u64,
     chunk_size: ChunkSize,
@@ -336,8 +336,8 @@ impl From<ScratchError> for Unfit {
 /// Tells the length of a blob that is stored.
 type Has<'a> = &'a mut dyn FnMut(&Id) -> Result<Option<u64>, ScratchError>;
 
-/// The chunks in the list `content` of a file of `size_bytes` that are not touched, as the beginning of the list of a volume of
-/// `volume_bytes`. `has` tells the length of a blob that is stored, and is asked in ascending order of the ids: of a list of millions, in
+/// The chunks in the list `content` of a file of `size_bytes` that are not touched, as the beginning of the list of the volume that `touched` is
+/// about. `has` tells the length of a blob that is stored, and is asked in ascending order of the ids: of a list of millions, in
 /// the order in which they follow one another, each would be another page of the index. Without it all are known to be stored.
 ///
 /// Runs of zeros are blobs of their own sizes, which need not end where chunks do; but data begins on the grid of chunks, and is a
@@ -346,13 +346,12 @@ fn untouched(
     scratch: &Scratch,
     content: &IdList,
     size_bytes: u64,
-    volume_bytes: u64,
     touched: &Touched,
     has: Option<Has<'_>>,
 ) -> Result<ContentBuilder, Unfit> {
     let problem = |text: String| Err(Unfit::Problem(text));
     let chunk_size = touched.chunk_size();
-    let mut chunks = ContentBuilder::new(scratch, volume_bytes, chunk_size);
+    let mut chunks = ContentBuilder::new(scratch, touched.volume_bytes(), chunk_size);
     let mut wanted = Sorter::new(scratch);
     let mut position = 0_u64;
     for id in content.iter() {
@@ -466,8 +465,8 @@ mod tests {
             };
             let mut touched = Touched::none(volume, chunk_size);
             changed.iter().for_each(|&(offset, length)| touched.add(ByteRange::new(offset, length).unwrap()));
-            let mut found = untouched(&scratch, &content, volume, volume, &touched, Some(&mut length)).unwrap();
-            let mut remembered = untouched(&scratch, &content, volume, volume, &touched, None).unwrap();
+            let mut found = untouched(&scratch, &content, volume, &touched, Some(&mut length)).unwrap();
+            let mut remembered = untouched(&scratch, &content, volume, &touched, None).unwrap();
             let mut expected = ContentBuilder::new(&scratch, volume, chunk_size);
             for &index in indexes.iter().filter(|&&index| !touched.contains(index.into())) {
                 expected.data(index, id(index)).unwrap();
@@ -477,7 +476,7 @@ mod tests {
             let expected = ids(&mut expected);
             prop_assert_eq!(&ids(&mut found), &expected);
             prop_assert_eq!(&ids(&mut remembered), &expected);
-            let missing = untouched(&scratch, &content, volume, volume, &touched, Some(&mut |_| Ok(None)));
+            let missing = untouched(&scratch, &content, volume, &touched, Some(&mut |_| Ok(None)));
             prop_assert_eq!(missing.is_err(), count > 0);
         }
     }
@@ -489,7 +488,7 @@ mod tests {
         let scratch = Scratch::of_process();
         let list = |content: &[Id], bytes| {
             let content = IdList::from_ids(&scratch, content).unwrap();
-            untouched(&scratch, &content, bytes, 4 * chunk, &none, Some(&mut |_| Ok(Some(chunk))))
+            untouched(&scratch, &content, bytes, &none, Some(&mut |_| Ok(Some(chunk))))
         };
         assert!(list(&[id(1), id(2)], 2 * chunk).is_ok());
         assert!(list(&[id(1), id(2)], 2 * chunk + 1).is_err(), "a blob that is too long for its place");

@@ -5,12 +5,10 @@
 //! ([`budget`](crate::transfer::budget)). Nothing of it is durable. An export that does not get its lock, or is
 //! cancelled meanwhile, drops it without waiting for its end, which is that of two lists of extents.
 
-use std::sync::{Mutex, PoisonError};
-
-use super::parent::Claimed;
-use super::read;
+use super::buffers::{BUFFERS_OF_WORKER, BatchBuffers};
+use super::parent::ParentClaim;
 use super::scope::{FullReason, Parent};
-use crate::block::{AlignedBuffer, buffer};
+use crate::block::buffer;
 use crate::repository::PackBuilder;
 use crate::transfer::budget::ExportBounds;
 use crate::transfer::chunk_size::ChunkSize;
@@ -18,10 +16,10 @@ use crate::transfer::chunk_size::ChunkSize;
 /// What was found and made.
 pub(super) struct Prepared {
     /// The parent, with what changed since it.
-    pub(super) since: Result<Claimed, FullReason>,
-    /// Memory of batches.
-    pub(super) batches: BatchMemories,
-    /// Memory of packs.
+    pub(super) since: Result<ParentClaim, FullReason>,
+    /// Buffers of batches.
+    pub(super) batches: BatchBuffers,
+    /// Buffers of packs.
     pub(super) packs: Vec<Vec<u8>>,
 }
 
@@ -32,41 +30,22 @@ pub(super) fn prepare(
     chunk_size: ChunkSize,
     bounds: &ExportBounds,
 ) -> Prepared {
-    let since = since.map(|parent| Claimed::read(parent, volume_bytes, chunk_size));
-    let expected = since.as_ref().ok().and_then(Claimed::touched_bytes).unwrap_or(volume_bytes);
+    let since = since.map(|parent| ParentClaim::read(parent, volume_bytes, chunk_size));
+    let expected = since.as_ref().ok().and_then(ParentClaim::touched_bytes).unwrap_or(volume_bytes);
     let batch_bytes = bounds.batch_chunks * chunk_size.bytes() as usize;
-    let batches = count(expected, batch_bytes, bounds.workers * read::MEMORIES);
+    let batches = count(expected, batch_bytes, bounds.workers * BUFFERS_OF_WORKER);
     // Workers fill their packs side by side, so that the first of each is needed once there is work for all.
     let packs = count(expected, bounds.pack_bytes, bounds.workers);
     Prepared {
         since,
-        batches: BatchMemories::populated(batches, batch_bytes),
+        batches: BatchBuffers::populated(batches, batch_bytes),
         packs: (0..packs).map(|_| buffer::populated(PackBuilder::capacity(bounds.pack_bytes))).collect(),
     }
 }
 
-/// How many memories of `each` bytes are worth making for `expected` bytes, at most `most`.
+/// How many buffers of `each` bytes are worth making for `expected` bytes, at most `most`.
 fn count(expected: u64, each: usize, most: usize) -> usize {
     usize::try_from(expected.div_ceil(each as u64)).map_or(most, |count| count.min(most))
-}
-
-/// Memories of batches that nobody has used yet, all of the same length.
-pub(super) struct BatchMemories {
-    made: Mutex<Vec<AlignedBuffer>>,
-    bytes: usize,
-}
-
-impl BatchMemories {
-    /// As many memories of `bytes` bytes are made now; more are when they are taken.
-    fn populated(count: usize, bytes: usize) -> Self {
-        Self { made: Mutex::new((0..count).map(|_| AlignedBuffer::populated(bytes)).collect()), bytes }
-    }
-
-    /// One of them, or a new one.
-    pub(super) fn take(&self) -> AlignedBuffer {
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        made.unwrap_or_else(|| AlignedBuffer::zeroed(self.bytes))
-    }
 }
 
 #[cfg(test)]

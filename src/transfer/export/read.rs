@@ -1,8 +1,8 @@
 //! The first stage of an export: chunks of the plan, read a batch ahead of the worker that packs them.
 //!
-//! Every worker has a reader, a thread of its own, and two memories that go back and forth between them: while one is packed,
+//! Every worker has a reader, a thread of its own, and two buffers that go back and forth between them: while one is packed,
 //! the other is filled, so that neither the disk nor the processor waits for the other. Neighbouring chunks lie side by side in
-//! a memory as they do in the volume and are read by one call, of [`READ_BYTES`] at most.
+//! a buffer as they do in the volume and are read by one call, of [`READ_BYTES`] at most.
 //!
 //! A reader ends when the plan does, when its worker has gone, and when it is told to stop, at the latest after one call. It
 //! writes nothing and keeps nothing.
@@ -10,8 +10,9 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Scope;
 
+use super::buffers::BUFFERS_OF_WORKER;
 use super::error::ExportError;
-use super::worker::Work;
+use super::work::Work;
 use crate::block::AlignedBuffer;
 use crate::transfer::plan::Chunk;
 use crate::types::ByteRange;
@@ -19,14 +20,12 @@ use crate::types::ByteRange;
 /// Bytes that one call reads at most: what a disk takes a few milliseconds for, and a bad one less than the second within which
 /// an export is to be cancelled.
 const READ_BYTES: u64 = 4 << 20;
-/// One is packed while one is filled.
-pub(super) const MEMORIES: usize = 2;
 
 /// Chunks that were read.
 pub(super) struct Batch {
     chunks: Vec<Chunk>,
     /// A place as large as a whole chunk for each.
-    memory: AlignedBuffer,
+    buffer: AlignedBuffer,
     chunk_bytes: usize,
 }
 
@@ -38,7 +37,7 @@ impl Batch {
 
     /// The bytes of the chunk at this position of [`Batch::chunks`].
     pub(super) fn bytes(&self, at: usize) -> &[u8] {
-        &self.memory[at * self.chunk_bytes..][..self.chunks[at].range.length() as usize]
+        &self.buffer[at * self.chunk_bytes..][..self.chunks[at].range.length() as usize]
     }
 }
 
@@ -54,25 +53,25 @@ impl Batches {
         self.full.recv().ok()
     }
 
-    /// Gives the memory of a batch back, to be filled again.
+    /// Gives the buffer of a batch back, to be filled again.
     pub(super) fn done(&self, batch: Batch) {
         // A reader that has ended needs it no more.
-        let _ = self.empty.send(batch.memory);
+        let _ = self.empty.send(batch.buffer);
     }
 }
 
 /// Starts a reader, which ends before `scope` does if the other end is dropped.
 pub(super) fn start<'scope>(scope: &'scope Scope<'scope, '_>, work: &'scope Work) -> Result<Batches, ExportError> {
-    let (give, full) = sync_channel(MEMORIES);
-    let (empty, take) = sync_channel(MEMORIES);
-    for _ in 0..MEMORIES {
+    let (give, full) = sync_channel(BUFFERS_OF_WORKER);
+    let (empty, take) = sync_channel(BUFFERS_OF_WORKER);
+    for _ in 0..BUFFERS_OF_WORKER {
         // There is room for all of them.
-        let _ = empty.send(work.batch_memory());
+        let _ = empty.send(work.batch_buffer());
     }
     let reader = move || {
         // The worker may have gone, in either case.
-        while let Ok(memory) = take.recv() {
-            let Some(batch) = read_batch(work, memory).transpose() else { return };
+        while let Ok(buffer) = take.recv() {
+            let Some(batch) = read_batch(work, buffer).transpose() else { return };
             let failed = batch.is_err();
             if give.send(batch).is_err() || failed {
                 return;
@@ -84,15 +83,15 @@ pub(super) fn start<'scope>(scope: &'scope Scope<'scope, '_>, work: &'scope Work
 }
 
 /// Reads the next chunks; `None` at the end of the plan.
-fn read_batch(work: &Work, mut memory: AlignedBuffer) -> Result<Option<Batch>, ExportError> {
+fn read_batch(work: &Work, mut buffer: AlignedBuffer) -> Result<Option<Batch>, ExportError> {
     work.check_stop()?;
     let chunks = work.claim()?;
     if chunks.is_empty() {
         return Ok(None);
     }
     let chunk_bytes = work.chunk_bytes();
-    // What is not read is zeroed, for the memory was used before.
-    for (chunk, place) in chunks.iter().zip(memory.chunks_mut(chunk_bytes)) {
+    // What is not read is zeroed, for the buffer was used before.
+    for (chunk, place) in chunks.iter().zip(buffer.chunks_mut(chunk_bytes)) {
         let mut filled = 0;
         for range in &chunk.reads {
             let start = (range.offset() - chunk.range.offset()) as usize;
@@ -102,12 +101,12 @@ fn read_batch(work: &Work, mut memory: AlignedBuffer) -> Result<Option<Batch>, E
         place[filled..chunk.range.length() as usize].fill(0);
     }
     for (range, at) in calls(&chunks, chunk_bytes) {
-        work.read(range, &mut memory[at..at + range.length() as usize])?;
+        work.read(range, &mut buffer[at..at + range.length() as usize])?;
     }
-    Ok(Some(Batch { chunks, memory, chunk_bytes }))
+    Ok(Some(Batch { chunks, buffer, chunk_bytes }))
 }
 
-/// The reads of all chunks with where they go: those that follow each other both in the volume and in memory are one.
+/// The reads of all chunks with where they go: those that follow each other both in the volume and in buffer are one.
 fn calls(chunks: &[Chunk], chunk_bytes: usize) -> Vec<(ByteRange, usize)> {
     let mut calls: Vec<(ByteRange, usize)> = Vec::new();
     for (place, chunk) in chunks.iter().enumerate() {

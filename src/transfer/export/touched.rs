@@ -20,6 +20,11 @@ impl Touched {
         Self { chunks: ChunkSet::none(chunk_size.count(volume_bytes)), volume_bytes, chunk_size }
     }
 
+    /// Size of the volume in bytes.
+    pub(super) fn volume_bytes(&self) -> u64 {
+        self.volume_bytes
+    }
+
     /// Size of the chunks.
     pub(super) fn chunk_size(&self) -> ChunkSize {
         self.chunk_size

@@ -36,41 +36,41 @@ struct InFlight {
 
 /// The workers' end of the queue.
 #[derive(Clone)]
-pub(super) struct Finished {
+pub(super) struct PackSender {
     room: Arc<Semaphore>,
     room_bytes: u32,
-    /// Packs that wait to be hashed together, and how many of them are.
+    /// PackReceiver that wait to be hashed together, and how many of them are.
     group: Arc<Mutex<Vec<(UnnamedPack, OwnedSemaphorePermit)>>>,
     group_packs: usize,
     queue: mpsc::UnboundedSender<InFlight>,
-    spare: Spare,
+    spare: PackBuffers,
     runtime: Handle,
 }
 
-/// Memories of packs that are stored, for the next ones. There are never more than packs were in flight or being filled at one
+/// Buffers of packs that are stored, for the next ones. There are never more than packs were in flight or being filled at one
 /// time, for each pack takes one before it makes one.
-type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+type PackBuffers = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// The uploader's end of the queue.
-pub(super) struct Packs {
+pub(super) struct PackReceiver {
     queue: mpsc::UnboundedReceiver<InFlight>,
-    spare: Spare,
+    spare: PackBuffers,
 }
 
 /// A queue of packs of at most `room_bytes` together, those being stored included, which are hashed in groups of `group_packs`. The first
-/// packs get the memories in `spare`. To be made on the runtime that drives the uploader.
-pub(super) fn queue(room_bytes: u64, group_packs: usize, spare: Vec<Vec<u8>>) -> (Finished, Packs) {
+/// packs get the buffers in `spare`. To be made on the runtime that drives the uploader.
+pub(super) fn queue(room_bytes: u64, group_packs: usize, spare: Vec<Vec<u8>>) -> (PackSender, PackReceiver) {
     let room_bytes = u32::try_from(room_bytes).unwrap_or(u32::MAX);
     let (sender, receiver) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(room_bytes as usize));
-    let (spare, runtime) = (Spare::new(Mutex::new(spare)), Handle::current());
-    let packs = Packs { queue: receiver, spare: Arc::clone(&spare) };
-    (Finished { room, room_bytes, group: Arc::default(), group_packs, queue: sender, spare, runtime }, packs)
+    let (spare, runtime) = (PackBuffers::new(Mutex::new(spare)), Handle::current());
+    let packs = PackReceiver { queue: receiver, spare: Arc::clone(&spare) };
+    (PackSender { room, room_bytes, group: Arc::default(), group_packs, queue: sender, spare, runtime }, packs)
 }
 
-impl Finished {
-    /// Memory for a pack: that of one that is stored, if there is any.
-    pub(super) fn memory(&self) -> Vec<u8> {
+impl PackSender {
+    /// A buffer for a pack: that of one that is stored, if there is any.
+    pub(super) fn buffer(&self) -> Vec<u8> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
@@ -82,13 +82,13 @@ impl Finished {
             group.push((pack, share));
             if group.len() < self.group_packs { Vec::new() } else { std::mem::take(&mut *group) }
         };
-        self.name(group)
+        self.hash_and_queue(group)
     }
 
     /// Hands over the packs that wait for others. To be called by each worker that ends.
     pub(super) fn flush(&self) -> Result<(), ExportError> {
         let group = std::mem::take(&mut *self.group.lock().unwrap_or_else(PoisonError::into_inner));
-        self.name(group)
+        self.hash_and_queue(group)
     }
 
     fn share(&self, bytes: usize, stop: &CancellationToken) -> Result<OwnedSemaphorePermit, ExportError> {
@@ -105,7 +105,7 @@ impl Finished {
         }
     }
 
-    fn name(&self, group: Vec<(UnnamedPack, OwnedSemaphorePermit)>) -> Result<(), ExportError> {
+    fn hash_and_queue(&self, group: Vec<(UnnamedPack, OwnedSemaphorePermit)>) -> Result<(), ExportError> {
         let inputs: Vec<&[u8]> = group.iter().map(|(pack, _)| pack.bytes()).collect();
         let mut ids = Vec::new();
         hash::sha256_many(&inputs, &mut ids);
@@ -125,7 +125,7 @@ pub(super) struct Uploader {
 }
 
 /// What was stored, and the index about it that is not written yet.
-pub(super) struct Uploaded {
+pub(super) struct StoredPacks {
     repository: Repository,
     writer: IndexWriter,
     stored_bytes: u64,
@@ -139,30 +139,30 @@ impl Uploader {
     }
 
     /// Stores everything that comes through `packs`, until the workers have closed it. When it returns, no request of it is
-    /// running, and the first of the two says what was stored, however it ended.
+    /// running, and `stored` says what was stored, however it ended.
     pub(super) async fn run(
         self,
-        mut packs: Packs,
+        mut packs: PackReceiver,
+        stored: &mut StoredPacks,
         lock: &LockGuard,
         stop: &CancellationToken,
-    ) -> (Uploaded, Result<(), ExportError>) {
-        let mut uploaded = Uploaded::new(self.repository.clone());
+    ) -> Result<(), ExportError> {
         let mut running = JoinSet::new();
-        let result = stop.run_until_cancelled(self.drive(&mut packs, &mut running, &mut uploaded, lock)).await;
+        let result = stop.run_until_cancelled(self.drive(&mut packs, &mut running, stored, lock)).await;
         running.abort_all();
         while let Some(ended) = running.join_next().await {
             if let Ok(Ok((record, bytes))) = ended {
-                uploaded.keep(record, bytes);
+                stored.keep(record, bytes);
             }
         }
-        (uploaded, result.unwrap_or(Err(ExportError::Cancelled)))
+        result.unwrap_or(Err(ExportError::Cancelled))
     }
 
     async fn drive(
         &self,
-        packs: &mut Packs,
+        packs: &mut PackReceiver,
         running: &mut JoinSet<Result<(PackRecord, u64), RepositoryError>>,
-        uploaded: &mut Uploaded,
+        uploaded: &mut StoredPacks,
         lock: &LockGuard,
     ) -> Result<(), ExportError> {
         let mut lock_checked = Instant::now();
@@ -195,7 +195,7 @@ impl Uploader {
 async fn store(
     repository: Repository,
     InFlight { pack, share }: InFlight,
-    spare: Spare,
+    spare: PackBuffers,
 ) -> Result<(PackRecord, u64), RepositoryError> {
     repository.put_pack(&pack).await?;
     let bytes = pack.bytes.len() as u64;
@@ -208,7 +208,7 @@ async fn store(
     Ok((record, bytes))
 }
 
-impl Uploaded {
+impl StoredPacks {
     /// Nothing yet.
     pub(super) fn new(repository: Repository) -> Self {
         let (writer, packs) = (IndexWriter::new(repository.clone()), UsedPacks::none(repository.scratch()));
@@ -222,7 +222,7 @@ impl Uploaded {
         Ok(())
     }
 
-    /// As [`Uploaded::note`], for the next index file, whenever that is written.
+    /// As [`StoredPacks::note`], for the next index file, whenever that is written.
     fn keep(&mut self, record: PackRecord, bytes: u64) {
         self.stored_bytes += bytes;
         self.writer.keep(record);
