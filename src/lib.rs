@@ -24,8 +24,8 @@
 //!
 //! `repository` and `pool` never meet except in `transfer`, through block sources and sinks. `tonic::Status`
 //! is made only in `csi`, `node` and `agent`. Unsafe code is in `dm`, `block`, the hash kernels and the
-//! mapping of the repository's index. No files of one room use each other in a circle, but for those that
-//! `tests/layering.rs` lists still; it holds all of this page.
+//! mapping of the repository's index. No files of one room use each other in a circle. `tests/layering.rs`
+//! holds all of this page.
 //!
 //! # Invariants
 //!
@@ -62,8 +62,8 @@
 //!    is whole. *Kept by* `repository::id`, `repository::crypto`, `transfer::restore::worker`,
 //!    `pool::owned::restore`.
 //! 10. **Secrets never reach a log, a catalogue, a metric or a `Debug` text.** *Kept by* `csi-proto/build.rs`
-//!    (`Debug` of messages), `repository::password`, `repository::environment`,
-//!    `repository::store::http::fault`, `agent::secrets`, `agent::credentials`, `pool::record` (holds none).
+//!     (`Debug` of messages), `repository::password`, `repository::environment`,
+//!     `repository::store::http::fault`, `agent::secrets`, `agent::credentials`, `pool::record` (holds none).
 
 pub mod agent;
 pub mod block;

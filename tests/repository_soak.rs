@@ -28,7 +28,7 @@ use windlass::repository::store::fault::{Call, Fault, FaultyStore};
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::store::{Key, Kind};
 use windlass::repository::{Id, LockMode, Repository, RepositoryError, Store};
-use windlass::transfer::{ChunkSize, ExportError, Locking, Progress, export};
+use windlass::transfer::{ChunkSize, ExportError, ExportSource, Locking, Progress, export};
 use windlass::types::Timestamp;
 
 const CHUNK: usize = 256 << 10;
@@ -80,7 +80,7 @@ async fn export_as(repository: &Repository, name: &str, volume: &Volume, seconds
     options.time.seconds += seconds;
     options.budget = budget(1);
     let (progress, cancel) = (Progress::new(), CancellationToken::new());
-    Ok(export(volume.source(), volume.stream(), repository, &options, &progress, &cancel).await?.snapshot)
+    Ok(export(ExportSource::new(volume.source(), volume.stream()), repository, &options, &progress, &cancel).await?.snapshot)
 }
 
 async fn prune(repository: &Repository) -> Result<PruneStats, PruneError> {

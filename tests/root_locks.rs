@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use transfer_fixture::{PASSWORD, Volume, export_volume, init, options, restored};
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::{Id, Repository, RepositoryError};
-use windlass::transfer::{ChunkSize, ExportError, ExportReport, Locking, Progress, export};
+use windlass::transfer::{ChunkSize, ExportError, ExportReport, ExportSource, Locking, Progress, export};
 
 const SIZE: usize = 2 << 20;
 const ROUNDS: u64 = 4;
@@ -134,7 +134,7 @@ impl Drop for Prune {
 
 async fn export_with(repository: &Repository, volume: &Volume, progress: &Progress) -> Result<ExportReport, ExportError> {
     let options = options(volume, ChunkSize::MIN);
-    export(volume.source(), volume.stream(), repository, &options, progress, &CancellationToken::new()).await
+    export(ExportSource::new(volume.source(), volume.stream()), repository, &options, progress, &CancellationToken::new()).await
 }
 
 async fn assert_whole(place: &Place, restic: &Path, repository: &Repository, kept: &[(Id, &Volume)]) {

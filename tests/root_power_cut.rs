@@ -71,6 +71,7 @@ impl Drop for Where<'_> {
 }
 
 /// Powers up again with an image of the disk.
+#[expect(clippy::too_many_arguments, reason = "what the callers vary")]
 fn recover(scene: Scene, image: &Path, mounted: &Path, promised: &State, under_way: Option<&Operation>, then: Then) {
     let file = File::options().read(true).write(true).open(image).unwrap();
     let options = LoopOptions {

@@ -17,7 +17,7 @@ use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind};
 use windlass::repository::tree::FileSelector;
 use windlass::repository::{BlobKind, Cache, Id, LockMode, Repository, Store};
-use windlass::transfer::{ChunkSize, ExportMode, ExportReport, FullReason, Locking};
+use windlass::transfer::{ChunkSize, ExportMode, ExportReport, ExportSource, FullReason, Locking};
 use windlass::types::ByteRange;
 
 const CHUNK: usize = 256 << 10;
@@ -271,7 +271,7 @@ async fn is_covered(repository: &Repository, snapshot: &Id) -> Result<(), TestCa
     let remembered = repository.checked_tree(&index, &image.alone_in.unwrap()).await.unwrap();
     let Some(remembered) = remembered else { return Err(TestCaseError::fail("it is not remembered")) };
     let mut packs = std::collections::HashSet::new();
-    index.each_pack_of(&remembered.packs, |pack| drop(packs.insert(pack.id))).unwrap();
+    index.each_pack_of(&remembered.packs, |pack| _ = packs.insert(pack.id)).unwrap();
     let zeros: Vec<Id> = (12..=21).map(|exponent| Id::of(&vec![0; 1 << exponent])).collect();
     for id in image.content.to_vec().unwrap().into_iter().filter(|id| !zeros.contains(id)) {
         let places = index.locations(BlobKind::Data, &id).unwrap();
@@ -298,7 +298,7 @@ proptest! {
             options.path = "/v-other/volume.img".to_owned();
             let (progress, cancel) = (windlass::transfer::Progress::new(), CancellationToken::new());
             let repository = machine.open(true).await;
-            windlass::transfer::export(other.source(), other.stream(), &repository, &options, &progress, &cancel).await.unwrap();
+            windlass::transfer::export(ExportSource::new(other.source(), other.stream()), &repository, &options, &progress, &cancel).await.unwrap();
 
             let mut volume = Volume::random(8 * CHUNK, 17);
             let mut before = machine.export(&volume, 1, None).await;

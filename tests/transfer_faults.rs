@@ -20,8 +20,8 @@ use windlass::repository::store::{Key, Kind};
 use windlass::repository::tree::FileSelector;
 use windlass::repository::{Id, Repository, RepositoryError, Store};
 use windlass::transfer::{
-    ChunkSize, ExportError, ExportReport, FullReason, Image, Locking, Progress, RestoreError, RestoreOptions, Target, export,
-    restore,
+    ChunkSize, ExportError, ExportReport, ExportSource, FullReason, Image, Locking, Progress, RestoreError, RestoreOptions,
+    Target, export, restore,
 };
 use windlass::types::{ByteRange, RangeStream};
 
@@ -409,7 +409,8 @@ async fn a_stalled_store_is_left_soon_after_the_cancellation() {
         let faulty = Repository::open(Arc::new(FaultyStore::new(store.clone(), script)), &password()).await.unwrap();
         let started = Instant::now();
         let options = options(&volume, ChunkSize::MIN);
-        let result = export(volume.source(), volume.stream(), &faulty, &options, &Progress::new(), &cancel).await;
+        let result =
+            export(ExportSource::new(volume.source(), volume.stream()), &faulty, &options, &Progress::new(), &cancel).await;
         assert!(matches!(result, Err(ExportError::Cancelled)), "{stalled:?}: {result:?}");
         assert!(started.elapsed() < CANCELLED_WITHIN + Duration::from_secs(1), "{stalled:?}: {:?}", started.elapsed());
         assert!(repository.snapshots().await.unwrap().is_empty());
@@ -431,7 +432,7 @@ async fn ended_at_the_third_pack(
     let faulty = reopen(Arc::new(FaultyStore::new(store.clone(), script))).await.unwrap();
     let volume = large();
     let options = options(&volume, ChunkSize::MIN);
-    let result = export(volume.source(), volume.stream(), &faulty, &options, &Progress::new(), &cancel).await;
+    let result = export(ExportSource::new(volume.source(), volume.stream()), &faulty, &options, &Progress::new(), &cancel).await;
     result.unwrap_err();
     remove_locks(&store).await;
     let found = check(&reopen(store.clone()).await.unwrap()).await;
@@ -514,7 +515,7 @@ async fn an_export_that_is_dropped_leaves_no_workers_behind() {
     let source = volume.source();
     let options = options(&volume, ChunkSize::MIN);
     let (progress, cancel) = (Progress::new(), CancellationToken::new());
-    let running = export(source.clone(), volume.stream(), &faulty, &options, &progress, &cancel);
+    let running = export(ExportSource::new(source.clone(), volume.stream()), &faulty, &options, &progress, &cancel);
     assert!(tokio::time::timeout(Duration::from_millis(800), running).await.is_err());
     // Workers hold the source as long as they run.
     let mut tick = tokio::time::interval(Duration::from_millis(10));
@@ -536,12 +537,14 @@ async fn a_read_error_names_the_range_and_a_broken_list_of_extents_is_no_export(
     let cancel = CancellationToken::new();
     // Neighbouring chunks are read at once: the three extents are three reads.
     let source = Arc::new(FailingSource { inner: volume.source(), good_reads: 1.into() });
-    let error = export(source, volume.stream(), &repository, &options, &Progress::new(), &cancel).await.unwrap_err();
+    let error =
+        export(ExportSource::new(source, volume.stream()), &repository, &options, &Progress::new(), &cancel).await.unwrap_err();
     assert!(matches!(&error, ExportError::Read { source, .. } if source.raw_os_error() == Some(5)), "{error}");
 
     let extents = [Ok(ByteRange::new(0, 4096).unwrap()), Err(io::Error::other("the connection closed"))];
     let stream: RangeStream = Box::new(extents.into_iter());
-    let error = export(volume.source(), stream, &repository, &options, &Progress::new(), &cancel).await.unwrap_err();
+    let error =
+        export(ExportSource::new(volume.source(), stream), &repository, &options, &Progress::new(), &cancel).await.unwrap_err();
     assert!(matches!(error, ExportError::Extents(_)), "{error}");
     assert!(repository.snapshots().await.unwrap().is_empty());
     assert!(!cancel.is_cancelled());
@@ -576,8 +579,14 @@ async fn wrong_options_are_refused_before_anything_is_stored() {
     for path in ["volume.img", "/v/meta.json", "/meta.json/v", "/v/"] {
         let mut options = options(&volume, ChunkSize::MIN);
         options.path = path.to_owned();
-        let result =
-            export(volume.source(), volume.stream(), &repository, &options, &Progress::new(), &CancellationToken::new()).await;
+        let result = export(
+            ExportSource::new(volume.source(), volume.stream()),
+            &repository,
+            &options,
+            &Progress::new(),
+            &CancellationToken::new(),
+        )
+        .await;
         assert!(matches!(result, Err(ExportError::Options(_))), "{path}");
     }
     let result = export_volume(&repository, &Volume::empty(0), ChunkSize::MIN).await;

@@ -37,8 +37,8 @@ use windlass::repository::store::{Key, Kind};
 use windlass::repository::tree::{FileSelector, NewFile, NewFolder, pack_folder, pack_tree};
 use windlass::repository::{Id, IndexWriter, LockMode, Repository, Snapshot, Store};
 use windlass::transfer::{
-    ChunkSize, ExportError, ExportMode, ExportOptions, ExportReport, FullReason, Locking, Metadata, Parent, Progress, Scope,
-    Target, export,
+    ChunkSize, ExportError, ExportMode, ExportOptions, ExportReport, ExportSource, FullReason, Locking, Metadata, Parent,
+    Progress, Scope, Target, export,
 };
 use windlass::types::{
     Access, ByteRange, CapacityRange, Object, RangeStream, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId,
@@ -76,7 +76,7 @@ async fn run(
 ) -> Result<ExportReport, ExportError> {
     let scope = Scope { allocated: volume.stream(), since };
     let (options, cancel) = (options_of(volume, handle), CancellationToken::new());
-    export(volume.source(), scope, repository, &options, &Progress::new(), &cancel).await
+    export(ExportSource::new(volume.source(), scope), repository, &options, &Progress::new(), &cancel).await
 }
 
 /// The export of `s-1` of `base`, as the parent of another.
@@ -301,7 +301,7 @@ async fn a_parent_that_is_not_what_it_is_said_to_be_makes_the_export_full() {
     options.metadata.chunk_bytes = Some(ChunkSize::SMALL.bytes());
     let scope = Scope { allocated: base.stream(), since: Ok(good()) };
     let cancel = CancellationToken::new();
-    let report = export(base.source(), scope, &repository, &options, &Progress::new(), &cancel).await.unwrap();
+    let report = export(ExportSource::new(base.source(), scope), &repository, &options, &Progress::new(), &cancel).await.unwrap();
     assert_eq!(report.mode, ExportMode::Full(FullReason::Mismatch { snapshot: before.snapshot, what: "chunk size" }));
 
     let smaller = Volume { bytes: base.bytes[..2 * CHUNK].to_vec(), extents: vec![ByteRange::new(0, 2 * CHUNK as u64).unwrap()] };

@@ -18,7 +18,9 @@ use windlass::block::{FileSink, FileSource};
 use windlass::repository::store::local::LocalStore;
 use windlass::repository::tree::FileSelector;
 use windlass::repository::{Repository, RepositoryError};
-use windlass::transfer::{ChunkSize, Image, Locking, Progress, RestoreError, RestoreOptions, Target, export, restore};
+use windlass::transfer::{
+    ChunkSize, ExportSource, Image, Locking, Progress, RestoreError, RestoreOptions, Target, export, restore,
+};
 use windlass::types::LogicalBlockSize;
 
 fn restic(repository: &Path, arguments: &[&str], input: Option<&[u8]>) -> Output {
@@ -150,7 +152,7 @@ async fn files_are_exported_and_restored_with_their_holes() {
     let source = FileSource::new(File::open(&from).unwrap(), size, LogicalBlockSize::B512).unwrap();
     let cancel = CancellationToken::new();
     let options = options(&volume, ChunkSize::SMALL);
-    export(Arc::new(source), volume.stream(), &repository, &options, &Progress::new(), &cancel).await.unwrap();
+    export(ExportSource::new(Arc::new(source), volume.stream()), &repository, &options, &Progress::new(), &cancel).await.unwrap();
 
     let open = || File::options().read(true).write(true).create(true).truncate(true).open(&to).unwrap();
     let file = open();

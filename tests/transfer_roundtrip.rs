@@ -18,8 +18,8 @@ use windlass::repository::{BlobKind, Id};
 use windlass::scratch::Scratch;
 use windlass::transfer::restore::plan::PlanError;
 use windlass::transfer::{
-    ChunkSize, Image, ImageReader, Locking, Phase, Progress, ReadImageError, RestoreError, RestoreOptions, Target, export,
-    restore,
+    ChunkSize, ExportSource, Image, ImageReader, Locking, Phase, Progress, ReadImageError, RestoreError, RestoreOptions, Target,
+    export, restore,
 };
 use windlass::types::ByteRange;
 
@@ -174,7 +174,8 @@ async fn a_directory_holds_a_repository_as_well_as_memory() {
     options.budget.workers = 3.try_into().unwrap();
     let progress = Progress::new();
     let cancel = CancellationToken::new();
-    let report = export(volume.source(), volume.stream(), &repository, &options, &progress, &cancel).await.unwrap();
+    let report =
+        export(ExportSource::new(volume.source(), volume.stream()), &repository, &options, &progress, &cancel).await.unwrap();
     assert!(report.stored_bytes > 20 << 20);
     assert_eq!(progress.snapshot().stored_bytes, report.stored_bytes);
     assert!(check(&repository).await.is_clean());

@@ -4,6 +4,8 @@
 //! process. The product's pipelines are driven by the subcommands in [`product`], which do what a node does for an export or a
 //! restore, without the services around it.
 
+#![allow(clippy::too_many_arguments, reason = "a case is told all that its line in the report says")]
+
 mod data;
 mod error;
 mod limit;

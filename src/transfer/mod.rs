@@ -31,7 +31,7 @@ pub mod zeros;
 
 pub use budget::{Budget, BudgetError};
 pub use chunk_size::{ChunkSize, ChunkSizeError};
-pub use export::{ExportError, ExportMode, ExportOptions, ExportReport, FullReason, Parent, Scope, export};
+pub use export::{ExportError, ExportMode, ExportOptions, ExportReport, ExportSource, FullReason, Parent, Scope, export};
 pub use fit::Misfit;
 pub use image::{Image, Locking, OnDamage, Reading};
 pub use metadata::Metadata;

@@ -28,7 +28,7 @@ use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind, PutMode};
 use windlass::repository::{Id, LockMode, Repository, Store};
 use windlass::scratch::Scratch;
-use windlass::transfer::{ChunkSize, ExportOptions, Locking, Progress, export};
+use windlass::transfer::{ChunkSize, ExportOptions, ExportSource, Locking, Progress, export};
 
 const CHUNK: usize = 256 << 10;
 const EXACT: PruneOptions = PruneOptions { max_unused: MaxUnused::Percent(0), extent: Extent::Prune };
@@ -63,7 +63,7 @@ async fn export_as(repository: &Repository, path: &str, volume: &Volume, seconds
     options.time.seconds += seconds;
     options.budget = budget(1);
     let (progress, cancel) = (Progress::new(), CancellationToken::new());
-    export(volume.source(), volume.stream(), repository, &options, &progress, &cancel).await.unwrap().snapshot
+    export(ExportSource::new(volume.source(), volume.stream()), repository, &options, &progress, &cancel).await.unwrap().snapshot
 }
 
 /// A volume whose chunks all differ and compress to a few hundred bytes, so that hundreds of prunes take seconds.

@@ -164,6 +164,7 @@ impl Node {
         Self::over(directory, mounter, pools, boot_id, socket, |layer| layer).await
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what the callers vary")]
     pub async fn over(
         directory: Arc<tempfile::TempDir>,
         mounter: Arc<MemoryMounter>,

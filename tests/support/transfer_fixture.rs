@@ -13,8 +13,8 @@ use windlass::repository::store::{Key, Kind, PutMode};
 use windlass::repository::tree::FileSelector;
 use windlass::repository::{Id, KdfCost, Password, Repository, RepositoryError, Store, Verification};
 use windlass::transfer::{
-    Budget, ChunkSize, ExportError, ExportOptions, ExportReport, FullReason, Image, Locking, Metadata, Parent, Progress,
-    RestoreError, RestoreOptions, RestoreReport, Scope, Target, export, restore,
+    Budget, ChunkSize, ExportError, ExportOptions, ExportReport, ExportSource, FullReason, Image, Locking, Metadata, Parent,
+    Progress, RestoreError, RestoreOptions, RestoreReport, Scope, Target, export, restore,
 };
 use windlass::types::{ByteRange, LogicalBlockSize, RangeStream, Timestamp};
 
@@ -107,7 +107,7 @@ pub async fn in_memory() -> (Arc<MemoryStore>, Repository) {
 pub async fn export_volume(repository: &Repository, volume: &Volume, chunk_size: ChunkSize) -> Result<ExportReport, ExportError> {
     let options = options(volume, chunk_size);
     let cancel = CancellationToken::new();
-    export(volume.source(), volume.stream(), repository, &options, &Progress::new(), &cancel).await
+    export(ExportSource::new(volume.source(), volume.stream()), repository, &options, &Progress::new(), &cancel).await
 }
 
 /// Exports `volume` as the link `number` of a chain, a second after the link before it.
@@ -135,7 +135,7 @@ pub async fn export_link_at(
     options.metadata.snapshot_handle = Some(format!("s-{number}"));
     options.metadata.chunk_bytes = Some(ChunkSize::MIN.bytes());
     let scope = Scope { allocated: volume.stream(), since };
-    export(volume.source(), scope, repository, &options, &Progress::new(), cancel).await
+    export(ExportSource::new(volume.source(), scope), repository, &options, &Progress::new(), cancel).await
 }
 
 /// The link `number`, exported from `volume`, as the parent of another that differs from it in `changed`.

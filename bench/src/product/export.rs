@@ -12,7 +12,7 @@ use windlass::block::{BlockSource, FileSource};
 use windlass::pool::reflink::changed;
 use windlass::repository::{Repository, Verification};
 use windlass::transfer::metadata::Mode;
-use windlass::transfer::{self, ChunkSize, ExportOptions, FullReason, Metadata, Parent, Progress, Scope};
+use windlass::transfer::{self, ChunkSize, ExportOptions, ExportSource, FullReason, Metadata, Parent, Progress, Scope};
 use windlass::types::{LogicalBlockSize, RangeStream, Timestamp, range};
 
 use super::{BudgetArguments, FOLDER, IMAGE, RepositoryArguments, print, runtime};
@@ -89,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<(), BenchError> {
             Arc::new(FileSource::new(file, size, LogicalBlockSize::B4096).while_doing(|| reading(&arguments.image))?);
         let scope = Scope { allocated: allocated(&arguments.image, size)?, since };
         let (progress, cancel) = (Progress::new(), CancellationToken::new());
-        let exported = transfer::export(source, scope, &repository, &options, &progress, &cancel).await;
+        let exported = transfer::export(ExportSource::new(source, scope), &repository, &options, &progress, &cancel).await;
         exported.while_doing(|| format!("exporting {}", arguments.image.display()))
     })?;
     if let (Some(_), Some(reason)) = (&arguments.parent, report.mode.full_reason()) {

@@ -23,7 +23,8 @@ use windlass::repository::tree::FileSelector;
 use windlass::repository::{Repository, Verification};
 use windlass::transfer::metadata::Mode;
 use windlass::transfer::{
-    self, ChunkSize, ExportOptions, FullReason, Image, Locking, Metadata, Parent, Progress, RestoreOptions, Scope, Target,
+    self, ChunkSize, ExportOptions, ExportSource, FullReason, Image, Locking, Metadata, Parent, Progress, RestoreOptions, Scope,
+    Target,
 };
 use windlass::types::{LogicalBlockSize, Timestamp};
 
@@ -160,7 +161,7 @@ fn export(arguments: &ExportArguments) -> Result<(), BenchError> {
         let scope = Scope { allocated: volume.allocated(), since };
         let source: Arc<dyn BlockSource> = Arc::new(volume.clone());
         let (progress, cancel) = (Progress::new(), CancellationToken::new());
-        let exported = transfer::export(source, scope, &repository, &options, &progress, &cancel).await;
+        let exported = transfer::export(ExportSource::new(source, scope), &repository, &options, &progress, &cancel).await;
         let report = exported.while_doing(|| "exporting a synthetic volume".to_owned())?;
         Ok::<_, BenchError>((report, requests.counts()))
     })?;

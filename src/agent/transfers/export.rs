@@ -17,7 +17,9 @@ use tonic::Status;
 use crate::blocks::{Blocks, BlocksError, LeasedSnapshot, SnapshotLease};
 use crate::repository::{Id, Repository, Verification};
 use crate::transfer::metadata::{Metadata, Mode};
-use crate::transfer::{self, Budget, ChunkSize, ExportError, ExportOptions, ExportReport, FullReason, Progress, Scope};
+use crate::transfer::{
+    self, Budget, ChunkSize, ExportError, ExportOptions, ExportReport, ExportSource, FullReason, Progress, Scope,
+};
 use crate::types::span::Subject;
 use crate::types::{ExportRecord, Timestamp, VolumeMode};
 
@@ -181,7 +183,14 @@ impl Export {
             Err(reason) => Err(reason),
         };
         let scope = Scope { allocated, since };
-        transfer::export(Arc::new(source), scope, &self.repository, &self.options, &self.progress, &self.cancel).await
+        transfer::export(
+            ExportSource::new(Arc::new(source), scope),
+            &self.repository,
+            &self.options,
+            &self.progress,
+            &self.cancel,
+        )
+        .await
     }
 
     /// Records what the repository holds now, and with it that the next export builds upon this snapshot, whose deletion then leaves

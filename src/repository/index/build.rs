@@ -6,7 +6,7 @@ use std::io;
 
 use super::entry::{BlobRow, PackRow, ROW_BYTES, Row};
 use super::page::{Place, Seal};
-use super::segment::{Segment, SegmentRows};
+use super::segment::{Segment, SegmentContents, SegmentRows};
 use super::view::View;
 use crate::repository::blob::{BlobKind, PackRecord};
 use crate::repository::id::Id;
@@ -104,7 +104,8 @@ impl SortedIndex {
             let pack = PackRow::of_row(&row?);
             Ok(PackRow { file: self.numbers[pack.file as usize], ..pack })
         });
-        Segment::write(place, seal, self.files.clone(), packs, self.data.iter(), self.trees.iter())
+        let contents = SegmentContents { files: self.files.clone(), packs, data: self.data.iter(), trees: self.trees.iter() };
+        Segment::write(place, seal, contents)
     }
 
     /// Writes it to scratch space.
@@ -147,7 +148,8 @@ pub(super) fn merge(views: &[View], place: Place, seal: Seal) -> io::Result<Segm
         live
     });
     let rows = |kind| MergedRows::new(views, &numbers, kind);
-    Segment::write(place, seal, files.clone(), packs, rows(BlobKind::Data), rows(BlobKind::Tree))
+    let (data, trees) = (rows(BlobKind::Data), rows(BlobKind::Tree));
+    Segment::write(place, seal, SegmentContents { files: files.clone(), packs, data, trees })
 }
 
 /// The visible rows of several segments by their ids, with the numbers that their packs are to have. An error is the last thing that

@@ -148,6 +148,17 @@ impl From<PageError> for OpenError {
     }
 }
 
+/// What a segment is written of.
+pub(super) struct SegmentContents<P, D, T> {
+    /// The index files, ascending.
+    pub(super) files: Vec<Id>,
+    pub(super) packs: P,
+    /// Blobs of data, which ascend by their ids.
+    pub(super) data: D,
+    /// Trees, which ascend by their ids.
+    pub(super) trees: T,
+}
+
 impl Segment {
     /// Opens the file of the segment that is called `name`.
     pub(super) fn open(path: &Path, name: &Id, sealer: &Sealer) -> Result<Self, OpenError> {
@@ -178,16 +189,14 @@ impl Segment {
         Ok(Self { pages, path: Some(path.to_owned()), files, packs: layout.packs, data, trees, last_packs: Mutex::default() })
     }
 
-    /// Writes a segment to `place`: of the index files `files`, which ascend, with `packs`, and blobs that ascend by their ids. An error
-    /// of any of these ends it.
-    pub(super) fn write(
-        place: Place,
-        seal: Seal,
-        files: Vec<Id>,
-        packs: impl Iterator<Item = Result<PackRow, ScratchError>>,
-        data: impl Iterator<Item = Result<Row, ScratchError>>,
-        trees: impl Iterator<Item = Result<Row, ScratchError>>,
-    ) -> Result<Self, io::Error> {
+    /// Writes a segment of `contents` to `place`. An error of any of its iterators ends it.
+    pub(super) fn write<P, D, T>(place: Place, seal: Seal, contents: SegmentContents<P, D, T>) -> Result<Self, io::Error>
+    where
+        P: Iterator<Item = Result<PackRow, ScratchError>>,
+        D: Iterator<Item = Result<Row, ScratchError>>,
+        T: Iterator<Item = Result<Row, ScratchError>>,
+    {
+        let SegmentContents { files, packs, data, trees } = contents;
         let mut writer = PageWriter::new(place, seal, Mark::of(&name_of(&files)));
         files.iter().try_for_each(|file| writer.push(file.as_bytes()))?;
         writer.end_section()?;

@@ -66,33 +66,29 @@ mod worker;
 pub use error::ExportError;
 pub use options::ExportOptions;
 pub use report::ExportReport;
-pub use scope::{ExportMode, FullReason, Parent, Scope};
+pub use scope::{ExportMode, ExportSource, FullReason, Parent, Scope};
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
 use self::run::Exporting;
 use super::progress::{Phase, Progress};
-use crate::block::BlockSource;
 use crate::repository::{LockMode, Repository, RepositoryError};
 use crate::types::Timestamp;
 
-/// Exports `source` as a new snapshot. `scope` says which of its ranges are allocated, the rest being zeros, and what changed since
-/// an earlier export, if that is known.
+/// Exports `source` as a new snapshot.
 ///
 /// # Errors
 /// [`ExportError`]; see the module's header for what is left behind.
 pub async fn export(
-    source: Arc<dyn BlockSource>,
-    scope: impl Into<Scope>,
+    source: ExportSource,
     repository: &Repository,
     options: &ExportOptions,
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<ExportReport, ExportError> {
-    let scope = scope.into();
+    let ExportSource { blocks: source, scope } = source;
     let started = Instant::now();
     let begun = Timestamp::now();
     options::check(source.size(), options)?;

@@ -1,9 +1,27 @@
 //! What of a volume an export reads: all that is allocated, or only what changed since an export that the repository holds.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
+use crate::block::BlockSource;
 use crate::repository::Id;
 use crate::types::RangeStream;
+
+/// What is exported.
+pub struct ExportSource {
+    /// Where the bytes are read.
+    pub blocks: Arc<dyn BlockSource>,
+    /// What is known about them.
+    pub scope: Scope,
+}
+
+impl ExportSource {
+    /// The bytes of `blocks`, as far as `scope` wants them read.
+    pub fn new(blocks: Arc<dyn BlockSource>, scope: impl Into<Scope>) -> Self {
+        Self { blocks, scope: scope.into() }
+    }
+}
 
 /// What is known about a source before it is read.
 pub struct Scope {

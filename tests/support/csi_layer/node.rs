@@ -152,6 +152,7 @@ impl Fixture {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of the request")]
     pub async fn publish(&self, volume: &str, staging: &str, target: &str, capability: VolumeCapability, readonly: bool) {
         let request = NodePublishVolumeRequest {
             volume_id: volume.into(),
