@@ -15,8 +15,8 @@ use windlass::repository::store::Kind;
 use windlass::repository::tree::FileSelector;
 use windlass::repository::{BlobKind, Compressor, Id, PackBuilder, PackRecord, Verification};
 use windlass::transfer::{
-    Budget, ChunkSize, ExportOptions, FullReason, Image, Locking, Metadata, Parent, Progress, RestoreOptions, Scope, Target,
-    export, restore,
+    Budget, ChunkSize, ExportOptions, ExportSource, FullReason, Image, Locking, Metadata, Parent, Progress, RestoreOptions,
+    Scope, Target, export, restore,
 };
 use windlass::types::{ByteRange, LogicalBlockSize, RangeStream, Timestamp};
 
@@ -187,7 +187,8 @@ async fn build_upon(hostile: &Hostile, snapshot: &Id, changed: u8) {
     };
     let source = Arc::new(MemorySource::with_block_size(bytes.clone(), LogicalBlockSize::B512));
     let scope = Scope { allocated: stream(&[(0, CHUNK), (2 * CHUNK, CHUNK)]), since };
-    let exported = export(source, scope, repository, &options, &Progress::new(), &CancellationToken::new()).await;
+    let exported =
+        export(ExportSource::new(source, scope), repository, &options, &Progress::new(), &CancellationToken::new()).await;
     let Ok(report) = exported else { return };
     if let Some(FullReason::NoParent) = report.mode.full_reason() {
         panic!("a parent was given");

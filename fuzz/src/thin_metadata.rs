@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use windlass::dm::metadata::{
-    BLOCK_BYTES, BlockRun, KeptMap, KeptMapBuilder, MemoryBlocks, MetadataBlock, MetadataBlocks, MetadataError, NEVER, NODE_SEED,
-    SUPERBLOCK_SEED, ThinMetadata,
+    BLOCK_BYTES, BlockRun, KeptMap, KeptMapBuilder, MemoryBlocks, MetadataBlock, MetadataSource, NEVER, NODE_SEED,
+    SUPERBLOCK_SEED, ThinMetadata, ThinMetadataError,
 };
 use windlass::dm::units::{ThinId, ThinTime};
 
@@ -42,7 +42,7 @@ struct Counted {
     read: AtomicU64,
 }
 
-impl MetadataBlocks for Counted {
+impl MetadataSource for Counted {
     fn count(&self) -> u64 {
         self.blocks.count()
     }
@@ -73,7 +73,7 @@ fn changed_pool(data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn walks(blocks: &Counted) -> Result<(), MetadataError> {
+fn walks(blocks: &Counted) -> Result<(), ThinMetadataError> {
     let metadata = ThinMetadata::live(blocks, NEVER)?;
     // A walk over one tree reads each block once, a few on the way to the first leaf twice, and the path of its device.
     let whole = blocks.count() + 128;
@@ -113,7 +113,7 @@ struct Ascending {
 }
 
 impl Ascending {
-    fn add(&mut self, run: BlockRun) -> Result<(), MetadataError> {
+    fn add(&mut self, run: BlockRun) -> Result<(), ThinMetadataError> {
         assert!(self.end.is_none_or(|end| end < run.begin()));
         self.end = Some(run.end());
         Ok(())
