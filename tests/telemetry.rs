@@ -86,8 +86,11 @@ async fn the_line_of_a_call_names_its_method_its_volume_and_its_claim() {
 
     let lines = captured.lines();
     let answer = |method: &str, field: &str, value: &str| {
-        let is_it = |span: &Value| span["method"] == format!("/csi.v1.Controller/{method}") && span[field] == value;
-        lines.iter().find(|line| span_of(line, "call").is_some_and(is_it)).unwrap_or_else(|| panic!("no line of {method}"))
+        let is_it = |line: &&Value| {
+            let of_call = |span: &Value| span["method"] == format!("/csi.v1.Controller/{method}") && span[field] == value;
+            line["message"].as_str().is_some_and(|text| text.starts_with("call ")) && span_of(line, "call").is_some_and(of_call)
+        };
+        lines.iter().find(is_it).unwrap_or_else(|| panic!("no line of {method}"))
     };
     assert_eq!(answer("CreateVolume", "pvc", "shop/carts")["message"], "call answered");
     assert_eq!(answer("DeleteVolume", "volume", &volume)["message"], "call answered");
