@@ -237,6 +237,16 @@ fn a_restore_is_written_hidden_and_then_there() {
     assert_eq!(read_volume(&pool, &volume, MIB, 8192), [9; 8192]);
     pool.detach(Object::Volume(id)).unwrap();
 
+    // A commit reads, by a device that goes a moment later: that is nothing to whoever writes at once.
+    for round in 0..20 {
+        let request = new_volume(&format!("at-once-{round}"), MIB, None);
+        let RestoreStart::Target(target) = pool.begin_restore(&request).unwrap() else { panic!("nothing was there before") };
+        let volume = pool.commit_restore(target.close()).unwrap();
+        pool.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap();
+        pool.detach(Object::Volume(volume.id)).unwrap();
+        pool.delete_volume(volume.id).unwrap();
+    }
+
     let RestoreStart::Target(target) = pool.begin_restore(&new_volume("given-up", 64 * MIB, None)).unwrap() else {
         panic!("nothing was there before");
     };

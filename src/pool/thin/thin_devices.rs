@@ -5,7 +5,8 @@
 //!
 //! * *attached*: stays until it is detached. Its node is `/dev/windlass/NAME`, made by us, for nobody else needs to see it;
 //! * *opened* for a descriptor only: made, opened, and at once marked for *deferred removal*, so that the kernel removes it when the
-//!   last descriptor is closed, whoever holds it and however that process ends. Attached meanwhile, the mark is taken back.
+//!   last descriptor is closed, whoever holds it and however that process ends. Attached meanwhile, the mark is taken back. One that
+//!   only reads and that nobody has open any more makes way for somebody who writes.
 //!
 //! Making one is four steps (create, load the table, resume, make the node), each of which may be the last before a crash: a device
 //! without a table is loaded, a node that is missing or shows another device is made anew, whenever the device is asked for. What an
@@ -100,12 +101,9 @@ impl ThinDevices {
         let _order = self.in_order();
         let object = thin.object;
         let name = self.name(object)?;
-        if let Some(info) = self.info(object)?
-            && info.live_table
-        {
+        if let Some(info) = self.usable(object, access)? {
             let kept = !info.deferred_remove || self.keep(&name, object)?;
             if kept {
-                check_access(object, &info, access)?;
                 let device = self.node(object, &info)?;
                 return Ok(Attachment { device, access: info.access });
             }
@@ -114,6 +112,28 @@ impl ThinDevices {
         let info = self.make(thin, access)?;
         failpoint::hit("thin.activate.after");
         Ok(Attachment { device: self.node(object, &info)?, access: info.access })
+    }
+
+    /// The device of an object, if it has one that can be used for `access`. One that only reads and goes with its last descriptor goes a
+    /// moment after that was closed: for somebody who writes it is removed now.
+    fn usable(&self, object: Object, access: Access) -> Result<Option<DeviceInfo>, PoolError> {
+        let Some(info) = self.info(object)?.filter(|info| info.live_table) else { return Ok(None) };
+        if info.access == Access::ReadWrite || access == Access::ReadOnly {
+            return Ok(Some(info));
+        }
+        let in_use = || PoolError::InUse { object, by: "its device, which is read-only".to_owned() };
+        if !info.deferred_remove {
+            return Err(in_use());
+        }
+        let name = self.name(object)?;
+        match self.dm.remove(&name, Removal::Now) {
+            Ok(()) | Err(DmError::Missing(_)) => {
+                self.remove_node(&name);
+                Ok(None)
+            }
+            Err(DmError::Busy(_)) => Err(in_use()),
+            Err(error) => Err(failed("remove the device of", object, error)),
+        }
     }
 
     /// Takes back the mark of a device that goes with its last descriptor; whether it is still there.
@@ -130,10 +150,9 @@ impl ThinDevices {
         let _order = self.in_order();
         let object = thin.object;
         let name = self.name(object)?;
-        let present = self.info(object)?.filter(|info| info.live_table);
+        let present = self.usable(object, access)?;
         let is_attached = present.as_ref().is_some_and(|info| !info.deferred_remove);
         if let Some(info) = &present {
-            check_access(object, info, access)?;
             match self.open_node(object, info, access) {
                 Ok(file) => {
                     if !is_attached {
@@ -233,13 +252,6 @@ impl ThinDevices {
             tracing::warn!(%name, %error, "a device node is left");
         }
     }
-}
-
-fn check_access(object: Object, info: &DeviceInfo, access: Access) -> Result<(), PoolError> {
-    if info.access == Access::ReadOnly && access == Access::ReadWrite {
-        return Err(PoolError::InUse { object, by: "its device, which is read-only".to_owned() });
-    }
-    Ok(())
 }
 
 fn failed(what: &str, object: Object, error: DmError) -> PoolError {
