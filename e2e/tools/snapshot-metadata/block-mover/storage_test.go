@@ -5,6 +5,7 @@ import (
 
 	snapshot "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -64,7 +65,10 @@ func (c *cluster) retainContent(name string) {
 
 func (c *cluster) deleteContent(name string) {
 	c.t.Helper()
-	c.must("deleting the content "+name, c.snapshots.VolumeSnapshotContents().Delete(c.ctx, name, meta.DeleteOptions{}))
+	// It may have gone with its snapshot.
+	if err := c.snapshots.VolumeSnapshotContents().Delete(c.ctx, name, meta.DeleteOptions{}); !apierrors.IsNotFound(err) {
+		c.must("deleting the content "+name, err)
+	}
 	c.waitContentGone(name)
 }
 
@@ -108,7 +112,10 @@ func (c *cluster) retainVolume(name string) {
 
 func (c *cluster) deleteVolume(name string) {
 	c.t.Helper()
-	c.must("deleting the volume "+name, c.kube.CoreV1().PersistentVolumes().Delete(c.ctx, name, meta.DeleteOptions{}))
+	// It may have gone with its claim.
+	if err := c.kube.CoreV1().PersistentVolumes().Delete(c.ctx, name, meta.DeleteOptions{}); !apierrors.IsNotFound(err) {
+		c.must("deleting the volume "+name, err)
+	}
 	c.waitVolumeGone(name)
 }
 
