@@ -12,7 +12,12 @@ use std::{env, fs};
 
 use protox::prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, Value};
 
-const FILES: [&str; 3] = ["csi/v1/csi.proto", "windlass/v1/windlass.proto", "pluginregistration/v1/pluginregistration.proto"];
+const FILES: [&str; 4] = [
+    "csi/v1/csi.proto",
+    "windlass/v1/windlass.proto",
+    "windlass/v1/blocks.proto",
+    "pluginregistration/v1/pluginregistration.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
@@ -74,8 +79,8 @@ fn write_debug_impls(messages: &[MessageDescriptor], out: &Path) -> Result<(), B
                 write!(filled, "{field_name}: [(\"hush-key\".into(), \"hush-value\".into())].into(), ")?;
             } else {
                 assert!(
-                    matches!(field.kind(), Kind::String) && !field.is_list(),
-                    "{}: a secret is a string or a map of strings",
+                    matches!(field.kind(), Kind::String | Kind::Bytes) && !field.is_list(),
+                    "{}: a secret is a string, bytes or a map of strings",
                     field.full_name()
                 );
                 writeln!(impls, "            .field({field_name:?}, &crate::Redacted::Text(!self.{field_name}.is_empty()))")?;

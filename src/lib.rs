@@ -23,8 +23,8 @@
 //! * [`cli`]: one file for each command; uses all.
 //!
 //! `repository` and `pool` never meet except in `transfer`, through block sources and sinks. `tonic::Status`
-//! is made only in `csi`, `node` and `agent`. Unsafe code is in `dm`, `block`, the hash kernels and the
-//! mapping of the repository's index. No files of one room use each other in a circle. `tests/layering.rs`
+//! is made only in `csi`, `node` and `agent`. Unsafe code is in `dm`, `block`, `blocks` (descriptors that
+//! come in), the hash kernels and the mapping of the repository's index. No files of one room use each other in a circle. `tests/layering.rs`
 //! holds all of this page.
 //!
 //! # Invariants

@@ -11,7 +11,10 @@
 //!   [`BlocksError::Unavailable`].
 //!
 //! In one process the node's pools are called directly (`node::blocks`); [`MemoryBlocks`](memory::MemoryBlocks) is the double, as strict.
+//! Between two processes stand [`BlocksClient`](client::BlocksClient) and `node::blocks_service`: [`wire`] has their words, [`descriptor`] what carries descriptors.
 
+pub mod client;
+pub mod descriptor;
 pub mod error;
 #[cfg(any(test, feature = "doubles"))]
 pub mod memory;
@@ -19,6 +22,7 @@ pub mod pools;
 pub mod snapshot;
 pub mod target;
 pub mod usage;
+pub mod wire;
 
 /// What is read and written through a descriptor that was handed out.
 pub use crate::block::{FileSink, FileSource};
