@@ -4,13 +4,14 @@
 //! * [`status`] turns failures into codes, one function for each call. No message and no code is seen by what works.
 //! * [`quiesce`] is what pools hold volumes still with.
 //! * [`registration`] tells the kubelet that the plugin is there.
-//! * [`blocks`] is what an agent gets of the pools.
+//! * [`blocks`] is what an agent gets of the pools, [`blocks_service`] how one in another process gets it.
 //! * [`pools_service`] is the internal service that shows the pools to people.
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
 
 mod answer;
 pub mod blocks;
+pub mod blocks_service;
 mod controller;
 pub mod error;
 mod group;
