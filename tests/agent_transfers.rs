@@ -1,22 +1,43 @@
-//! Exports and restores through the Transfers service, over disks without a pool; and what becomes of them when a node refuses.
+//! Exports and restores through the Transfers service, over disks without a pool, in this process and in another; and what becomes of
+//! them when a node refuses.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "called by tests only")]
 
 #[path = "support/disks/mod.rs"]
 mod disks;
+#[path = "support/disks/pool.rs"]
+mod pool_disks;
+#[path = "support/served_blocks.rs"]
+mod served_blocks;
 #[path = "support/transfers.rs"]
 mod transfers;
+#[path = "support/disks/wire.rs"]
+mod wire_disks;
 
 use std::sync::Arc;
 
 use csi_proto::windlass::v1 as proto;
 use csi_proto::windlass::v1::TransferState;
+use pool_disks::PoolDisks;
 use tonic::Code;
 use transfers::Bench;
 use windlass::blocks::BlocksError;
 use windlass::blocks::memory::{MemoryBlocks, Verb};
+use wire_disks::WireDisks;
 
 test_transfers!(disks::memory());
+
+mod over_a_wire {
+    use super::*;
+
+    test_transfers!(Arc::new(WireDisks::over(disks::memory())));
+}
+
+mod over_a_wire_and_a_pool {
+    use super::*;
+
+    test_transfers!(Arc::new(WireDisks::over(Arc::new(PoolDisks::new()))));
+}
 
 /// A bench whose node can be made to fail.
 fn bench() -> (MemoryBlocks, Bench) {

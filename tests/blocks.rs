@@ -1,4 +1,4 @@
-//! What `Blocks` promises, of both forms in one process: over a pool in memory, and over no pool.
+//! What `Blocks` promises, of each form: over a pool in memory and over no pool, in this process and over a wire.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -6,24 +6,34 @@
 mod disks;
 #[path = "support/disks/pool.rs"]
 mod pool_disks;
+#[path = "support/served_blocks.rs"]
+mod served_blocks;
+#[path = "support/disks/wire.rs"]
+mod wire_disks;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use disks::{Disks, name, new_volume};
+use disks::{Disks, delete_when_let_go, name, new_volume};
 use pool_disks::PoolDisks;
 use windlass::blocks::{BlocksError, CommitName, PoolState, TargetStart, UsageQuery};
 use windlass::types::{
     ByteRange, ExportRecord, NewVolume, Object, PoolId, RangeStream, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle,
     VolumeId, VolumeMode, VolumeSize,
 };
+use wire_disks::WireDisks;
 
 const MIB: u64 = 1 << 20;
 
 /// Each form, with a name for what fails.
-fn forms() -> [(&'static str, Arc<dyn Disks>); 2] {
-    [("no pool", disks::memory()), ("a pool", Arc::new(PoolDisks::new()))]
+fn forms() -> [(&'static str, Arc<dyn Disks>); 4] {
+    [
+        ("no pool", disks::memory()),
+        ("a pool", Arc::new(PoolDisks::new())),
+        ("no pool, over a wire", Arc::new(WireDisks::over(disks::memory()))),
+        ("a pool, over a wire", Arc::new(WireDisks::over(Arc::new(PoolDisks::new())))),
+    ]
 }
 
 fn raw(text: &str) -> NewVolume {
@@ -34,8 +44,10 @@ fn range(offset: u64, length: u64) -> ByteRange {
     ByteRange::new(offset, length).unwrap()
 }
 
-fn all(ranges: Result<RangeStream, BlocksError>) -> Vec<ByteRange> {
-    ranges.unwrap().map(Result::unwrap).collect()
+/// On a thread that may wait for them.
+async fn all(ranges: Result<RangeStream, BlocksError>) -> Vec<ByteRange> {
+    let ranges = ranges.unwrap();
+    tokio::task::spawn_blocking(|| ranges.map(Result::unwrap).collect()).await.unwrap()
 }
 
 fn record(volume: VolumeHandle, snapshot: SnapshotHandle) -> ExportRecord {
@@ -56,7 +68,7 @@ async fn version(disks: &Arc<dyn Disks>, text: &str, parts: &[(u64, &[u8])]) -> 
     (volume, disks.cut(&format!("cut of {text}"), volume))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_reads_what_was_cut_keeps_it_and_tells_where_there_is_anything() {
     for (form, disks) in forms() {
         let (volume, snapshot) = version(&disks, "data", &[(MIB, &[7; 8192]), (3 * MIB, &[9; 4096])]).await;
@@ -64,7 +76,7 @@ async fn a_lease_reads_what_was_cut_keeps_it_and_tells_where_there_is_anything()
         let told = lease.snapshot();
         assert_eq!((told.handle, told.source, told.size.bytes()), (snapshot, volume, 4 * MIB), "{form}");
         assert_eq!(told.mode, VolumeMode::Block, "{form}");
-        assert_eq!(all(lease.allocated().await), [range(MIB, 8192), range(3 * MIB, 4096)], "{form}");
+        assert_eq!(all(lease.allocated().await).await, [range(MIB, 8192), range(3 * MIB, 4096)], "{form}");
         let source = lease.source().unwrap();
         let mut bytes = [0; 4096];
         windlass::block::BlockSource::read_at(&source, 3 * MIB, &mut bytes).unwrap();
@@ -78,13 +90,13 @@ async fn a_lease_reads_what_was_cut_keeps_it_and_tells_where_there_is_anything()
         drop(lease);
         assert!(disks.delete_snapshot(snapshot).is_err(), "{form}: another lease is held");
         drop((second, source));
-        disks.delete_snapshot(snapshot).unwrap();
+        delete_when_let_go(&disks, snapshot).await;
         let gone = disks.blocks().lease(snapshot).await.map(drop);
         assert!(matches!(gone, Err(BlocksError::Missing(_))), "{form}: {gone:?}");
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn only_a_pool_that_is_here_says_that_something_is_missing() {
     for (form, disks) in forms() {
         let (blocks, elsewhere) = (disks.blocks(), PoolId::random());
@@ -111,7 +123,7 @@ async fn only_a_pool_that_is_here_says_that_something_is_missing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_is_seen_by_nobody_until_it_is_committed_and_its_name_is_claimed() {
     for (form, disks) in forms() {
         let blocks = disks.blocks();
@@ -136,7 +148,7 @@ async fn a_target_is_seen_by_nobody_until_it_is_committed_and_its_name_is_claime
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_is_committed_only_when_nobody_can_write_to_it_any_more() {
     for (form, disks) in forms() {
         let (blocks, target) = (disks.blocks(), disks.begin(&raw("restored")).await);
@@ -155,7 +167,7 @@ async fn a_target_is_committed_only_when_nobody_can_write_to_it_any_more() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_is_committed_under_another_name_if_that_is_free() {
     for (form, disks) in forms() {
         let blocks = disks.blocks();
@@ -175,7 +187,7 @@ async fn a_target_is_committed_under_another_name_if_that_is_free() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_is_given_up_or_cut_short_makes_no_volume_and_frees_its_name() {
     for (form, disks) in forms() {
         let blocks = disks.blocks();
@@ -197,7 +209,7 @@ async fn a_target_that_is_given_up_or_cut_short_makes_no_volume_and_frees_its_na
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_exported_is_recorded_and_tells_what_changed_after_its_snapshot_was_deleted() {
     for (form, disks) in forms() {
         let blocks = disks.blocks();
@@ -214,7 +226,7 @@ async fn what_was_exported_is_recorded_and_tells_what_changed_after_its_snapshot
         assert_eq!(blocks.find_snapshot(&name("cut of data")).await.unwrap(), None, "{form}");
         assert!(matches!(blocks.lease(first).await.map(drop), Err(BlocksError::Missing(_))), "{form}");
         let lease = blocks.lease(second).await.unwrap();
-        assert_eq!(all(lease.changed_since(first.snapshot).await), [], "{form}: nothing was written between the two");
+        assert_eq!(all(lease.changed_since(first.snapshot).await).await, [], "{form}: nothing was written between the two");
         // One that nobody built upon is gone.
         let third = disks.cut("third", volume);
         disks.delete_snapshot(third).unwrap();
@@ -230,7 +242,7 @@ async fn what_was_exported_is_recorded_and_tells_what_changed_after_its_snapshot
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pool_is_named_by_its_id_its_name_or_by_being_the_only_one() {
     for (form, disks) in forms() {
         let (blocks, id) = (disks.blocks(), disks.pool_id());
@@ -248,7 +260,7 @@ async fn a_pool_is_named_by_its_id_its_name_or_by_being_the_only_one() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_objects_take_is_told_page_by_page() {
     for (form, disks) in forms() {
         let (volume, snapshot) = version(&disks, "data", &[(0, &[1; 8192])]).await;

@@ -539,5 +539,5 @@ pub async fn a_stopped_service_starts_nothing_and_leaves_nothing_running(bench: 
     let refused = bench.transfers.start_export(Request::new(bench.export(snapshot))).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     // The lease has ended with the transfer.
-    bench.disks.delete_snapshot(snapshot).unwrap();
+    disks::delete_when_let_go(&bench.disks, snapshot).await;
 }

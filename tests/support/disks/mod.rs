@@ -1,13 +1,15 @@
-//! A node's disks, as a test needs them besides `Blocks`: over a pool in memory, or over no pool at all.
+//! A node's disks, as a test needs them besides `Blocks`: over a pool in memory, or over no pool at all; in this process, or over a wire.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "test support; no test uses all of it")]
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use windlass::blocks::memory::MemoryBlocks;
 use windlass::blocks::{Blocks, BlocksError, CommitName, RestoreTarget, TargetStart};
+use windlass::types::poll::{self, Patience};
 use windlass::types::{
     AccessMode, CapacityRange, DataChecksum, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle, VolumeMode, VolumeSize,
 };
@@ -82,6 +84,20 @@ pub fn new_volume(text: &str, bytes: u64, mode: VolumeMode) -> NewVolume {
         foreign_source: None,
         kubernetes: Default::default(),
     }
+}
+
+/// Deletes a snapshot, and waits until whoever dropped a lease of it just now has let go: over a wire that takes a moment.
+pub async fn delete_when_let_go(disks: &Arc<dyn Disks>, snapshot: SnapshotHandle) {
+    let disks = Arc::clone(disks);
+    let patience = Patience { limit: Duration::from_secs(30), every: Duration::from_millis(5) };
+    let delete = move || {
+        poll::until(patience, || match disks.delete_snapshot(snapshot) {
+            Err(BlocksError::InUse(_) | BlocksError::Busy(_)) => Ok(None),
+            deleted => deleted.map(Some),
+        })
+    };
+    let deleted = tokio::task::spawn_blocking(delete).await.unwrap();
+    assert_eq!(deleted, Ok(Some(())), "{snapshot} is still held");
 }
 
 impl dyn Disks {

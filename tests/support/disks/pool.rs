@@ -1,6 +1,6 @@
-//! Disks over a pool in memory.
+//! Disks over a pool, in memory unless another is given.
 
-#![allow(clippy::unwrap_used, reason = "test support")]
+#![allow(dead_code, clippy::unwrap_used, reason = "test support; no test uses all of it")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,15 +16,21 @@ use windlass::types::{PoolId, SnapshotHandle, VolumeHandle, VolumeMode};
 
 use super::disks::{Disks, POOL_BYTES, name};
 
-/// A pool in memory.
+/// A pool.
 pub struct PoolDisks {
     pub pool: Arc<OwnedPool>,
 }
 
 impl PoolDisks {
+    /// One in memory.
     pub fn new() -> Self {
         let pool = MemoryPool::with_capacity(POOL_BYTES);
         let pool = OwnedPool::open(Arc::new(pool), Catalogue::in_memory().unwrap(), Arc::new(NothingToHold)).unwrap();
+        Self::over(pool)
+    }
+
+    /// Those of any pool.
+    pub fn over(pool: OwnedPool) -> Self {
         Self { pool: Arc::new(pool) }
     }
 }
