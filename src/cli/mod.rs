@@ -32,6 +32,7 @@ mod restore;
 mod restore_file;
 mod restore_request;
 mod snapshot;
+mod snapshot_objects;
 mod volume;
 mod wait;
 mod yaml;

@@ -3,6 +3,7 @@
 mod check;
 mod forget;
 mod init;
+mod manifests;
 mod open_args;
 mod prune;
 mod snapshots;
@@ -25,6 +26,8 @@ pub enum RepositoryCommand {
     Init(OpenArgs),
     /// List what a repository holds, oldest first
     Snapshots(OpenArgs),
+    /// Print Kubernetes objects (VolumeSnapshotContents, VolumeSnapshots) for what a repository holds, to apply in a new cluster
+    Manifests(Box<manifests::ManifestsArgs>),
     /// Check that everything in a repository is whole
     Check(check::CheckArgs),
     /// Forget snapshots, by name or by what a policy does not keep; `prune` frees their space
@@ -41,6 +44,7 @@ pub async fn run(command: RepositoryCommand, format: Format, interrupt: &Cancell
     match command {
         RepositoryCommand::Init(args) => unless(interrupt, init::run(&args, format)).await,
         RepositoryCommand::Snapshots(args) => unless(interrupt, snapshots::run(&args, format)).await,
+        RepositoryCommand::Manifests(args) => unless(interrupt, manifests::run(&args, format)).await,
         RepositoryCommand::Check(args) => unless(interrupt, check::run(&args, format)).await,
         RepositoryCommand::Forget(args) => forget::run(&args, format, interrupt).await,
         RepositoryCommand::Prune(args) => prune::run(&args, format, interrupt).await,

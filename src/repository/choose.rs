@@ -53,7 +53,8 @@ impl fmt::Display for SnapshotChoice {
 }
 
 impl SnapshotChoice {
-    fn leaves(&self, snapshot: &Snapshot) -> bool {
+    /// Whether a snapshot is what else was asked for, whatever its name.
+    pub fn matches(&self, snapshot: &Snapshot) -> bool {
         self.filter.matches(snapshot)
             && self.source.as_ref().is_none_or(|source| is_of(snapshot, source))
             && self.before.is_none_or(|before| snapshot.taken().is_some_and(|taken| taken < before))
@@ -82,7 +83,7 @@ fn latest(
     choice: &SnapshotChoice,
     file: Option<&str>,
 ) -> Result<StoredSnapshot, RepositoryError> {
-    let mut left: Vec<_> = snapshots.into_iter().filter(|stored| choice.leaves(&stored.snapshot)).collect();
+    let mut left: Vec<_> = snapshots.into_iter().filter(|stored| choice.matches(&stored.snapshot)).collect();
     // A path says which volume is meant, unless it is one within a snapshot whose own path says otherwise.
     let is_covered = |stored: &StoredSnapshot| file.is_some_and(|file| covers(&stored.snapshot, file));
     let by_path = left.iter().any(is_covered);
@@ -123,7 +124,7 @@ impl Repository {
     pub async fn choose_snapshot(&self, choice: &SnapshotChoice, file: Option<&str>) -> Result<StoredSnapshot, RepositoryError> {
         if choice.name != LATEST {
             let found = self.find_snapshot(&choice.name).await?;
-            let is_left = choice.leaves(&found.snapshot);
+            let is_left = choice.matches(&found.snapshot);
             return if is_left { Ok(found) } else { Err(RepositoryError::NoSuchSnapshot(choice.to_string())) };
         }
         let listed = self.list_snapshots().await?;

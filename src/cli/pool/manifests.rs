@@ -30,6 +30,7 @@ use crate::cli::exit::{CliError, Exit};
 use crate::cli::format::Format;
 use crate::cli::open_pool;
 use crate::cli::output::{print_json, print_text};
+use crate::cli::snapshot_objects::ExistingSnapshot;
 use crate::cli::yaml;
 
 /// Arguments of `pool manifests`.
@@ -189,32 +190,10 @@ fn access_modes(modes: &[String]) -> Vec<&'static str> {
 }
 
 /// The content and the snapshot that stands for it.
-fn snapshot_pair(snapshot: &windlass::ObjectRecord, name: &str, class: Option<&str>) -> [Value; 2] {
-    let (namespace, of_user) = snapshot.volume_snapshot.split_once('/').unwrap_or(("default", &snapshot.volume_snapshot));
-    let version = "snapshot.storage.k8s.io/v1";
-    let mut content = json!({
-        "apiVersion": version,
-        "kind": "VolumeSnapshotContent",
-        "metadata": { "name": name },
-        "spec": {
-            "deletionPolicy": "Retain",
-            "driver": DRIVER_NAME,
-            "source": { "snapshotHandle": snapshot.handle },
-            "sourceVolumeMode": if snapshot.mode == "block" { "Block" } else { "Filesystem" },
-            "volumeSnapshotRef": { "apiVersion": version, "kind": "VolumeSnapshot", "namespace": namespace, "name": of_user },
-        },
-    });
-    let mut shown = json!({
-        "apiVersion": version,
-        "kind": "VolumeSnapshot",
-        "metadata": { "namespace": namespace, "name": of_user },
-        "spec": { "source": { "volumeSnapshotContentName": name } },
-    });
-    if let Some(class) = class {
-        content["spec"]["volumeSnapshotClassName"] = json!(class);
-        shown["spec"]["volumeSnapshotClassName"] = json!(class);
-    }
-    [content, shown]
+fn snapshot_pair(snapshot: &windlass::ObjectRecord, content: &str, class: Option<&str>) -> [Value; 2] {
+    let (namespace, name) = snapshot.volume_snapshot.split_once('/').unwrap_or(("default", &snapshot.volume_snapshot));
+    let volume_mode = Some(if snapshot.mode == "block" { "Block" } else { "Filesystem" });
+    ExistingSnapshot { handle: &snapshot.handle, content, namespace, name, volume_mode, class, secret: None }.objects()
 }
 
 #[cfg(test)]
