@@ -56,13 +56,13 @@
 //!    exists stays whole and can be deleted. *Kept by* `pool` (`PoolUsage`), `pool::catalogue::room`,
 //!    `pool::owned::promise`, `pool::owned::retention`, `pool::thin::monitor`, `pool::thin::spare`.
 //! 8. **A clean end of a stream means complete.** A truncated list, export or restore is an error. *Kept by*
-//!    `node::snapshot_metadata`, `node::controller::lists`, `csi::token`, `repository::store`,
-//!    `transfer::export::commit`, `transfer::restore`.
+//!    `node::snapshot_metadata`, `node::controller::lists`, `csi::token`, `blocks::client`,
+//!    `repository::store`, `transfer::export::commit`, `transfer::restore`.
 //! 9. **Verify before publish.** Checksums travel with the bytes; a restored volume is visible only when it
 //!    is whole. *Kept by* `repository::id`, `repository::crypto`, `transfer::restore::worker`,
 //!    `pool::owned::restore`.
 //! 10. **Secrets never reach a log, a catalogue, a metric or a `Debug` text.** *Kept by* `csi-proto/build.rs`
-//!     (`Debug` of messages), `repository::password`, `repository::environment`,
+//!     (`Debug` of messages), `blocks::wire::secret`, `repository::password`, `repository::environment`,
 //!     `repository::store::http::fault`, `agent::secrets`, `agent::credentials`, `pool::record` (holds none).
 
 pub mod agent;

@@ -45,13 +45,24 @@ fn bench() -> (MemoryBlocks, Bench) {
     (node.clone(), Bench::over(Arc::new(node)))
 }
 
+/// The same, in another process.
+fn bench_over_a_wire() -> (MemoryBlocks, Bench) {
+    let node = MemoryBlocks::with_capacity(disks::POOL_BYTES);
+    (node.clone(), Bench::over(Arc::new(WireDisks::over(Arc::new(node)))))
+}
+
 fn broken() -> BlocksError {
     BlocksError::Failed("the disk is broken".to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_refuses_has_a_code_that_says_what_to_do() {
-    let (node, bench) = bench();
+    for (node, bench) in [bench(), bench_over_a_wire()] {
+        each_refusal_has_its_code(node, bench).await;
+    }
+}
+
+async fn each_refusal_has_its_code(node: MemoryBlocks, bench: Bench) {
     bench.repository().await;
     let (_, snapshot) = bench.snapshot().await;
     bench.exported(snapshot).await;

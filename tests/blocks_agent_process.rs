@@ -31,7 +31,7 @@ use figures::Figures;
 use pool_disks::PoolDisks;
 use served_blocks::ServedBlocks;
 use tonic::transport::Endpoint;
-use windlass::blocks::client::BlocksClient;
+use windlass::blocks::client::{self, BlocksClient};
 use windlass::blocks::descriptor::{self, FetchError, ReceiveError};
 use windlass::blocks::wire::secret::Secret;
 use windlass::blocks::{Blocks, CommitName, TargetStart};
@@ -74,7 +74,7 @@ fn agent() {
     let descriptors = PathBuf::from(sockets).join("descriptors.sock");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let channel = calls.connect_lazy();
+        let channel = client::endpoint(calls).connect_lazy();
         let client = BlocksClient::connect(channel.clone(), descriptors.clone());
         match task.as_str() {
             "token" => {

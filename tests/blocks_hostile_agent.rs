@@ -201,12 +201,7 @@ async fn nothing_is_written_to_a_volume_after_its_commit() {
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     drop((near, far));
     calls.commit_target(commit(&target)).await.unwrap();
-    for answer in [
-        calls.commit_target(commit(&target)).await.map(drop).map_err(|status| status.code()),
-        Err(begin(&calls, scene.disks.pool_id(), "data").await.map(drop).map_or_else(|status| status.code(), |()| Code::Ok)),
-    ] {
-        assert!(matches!(answer, Err(Code::NotFound | Code::AlreadyExists)), "{answer:?}");
-    }
+    assert_eq!(calls.commit_target(commit(&target)).await.unwrap_err().code(), Code::NotFound, "it is no target any more");
     // An abort of what is committed deletes nothing, nor does the end of its stream.
     let abort = proto::AbortTargetRequest { target_id: target.target_id.clone(), volume_id: target.volume_id.clone() };
     calls.abort_target(abort).await.unwrap();
@@ -391,8 +386,8 @@ async fn silent_connections_by_the_thousand_hold_up_nobody_and_cost_nothing_that
     lease.file().read_exact_at(&mut bytes, 0).unwrap();
     assert_eq!(bytes, [7; 4096]);
     // Of those that say nothing the node holds few.
-    let held = Figures::now().descriptors - silent.len() - 2 * calling.len() - before.descriptors;
-    assert!(held < 100, "{held}");
+    let most = before.descriptors + silent.len() + 2 * calling.len() + 100;
+    assert!(Figures::now().descriptors < most, "{:?}, {before:?}, {} are silent", Figures::now(), silent.len());
     drop((silent, calling, lease));
     before.again(KEPT).await;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, soft, hard).unwrap();
@@ -546,7 +541,13 @@ async fn lists_that_nobody_reads_are_few_and_end_with_their_lease() {
         }
     };
     assert_eq!(refused.code(), Code::Aborted, "{refused}");
-    // One that is read goes on where it was.
+    // Unread, they leave room for every other call of the connection; one that is read goes on where it was.
+    let others = async {
+        for _ in 0..100 {
+            calls.clone().get_pools(proto::GetPoolsRequest {}).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), others).await.expect("the unread lists take all the room");
     let message = lists[0].message().await.unwrap().unwrap();
     assert!(!message.ranges.is_empty() && !message.is_last);
     assert!(Figures::now().resident_bytes < before.resident_bytes + KEPT, "what is not read is not made");

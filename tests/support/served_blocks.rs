@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 use windlass::blocks::Blocks;
-use windlass::blocks::client::BlocksClient;
+use windlass::blocks::client::{self, BlocksClient};
 use windlass::csi::server::{self, PrivateSocket};
 use windlass::node::blocks_service::{BlocksService, DescriptorSocket};
 
@@ -52,7 +52,7 @@ impl ServedBlocks {
     /// A connection of its own.
     pub fn channel(&self) -> Channel {
         let endpoint = format!("unix://{}", self.call_socket().display());
-        Endpoint::from_shared(endpoint).unwrap().connect_lazy()
+        client::endpoint(Endpoint::from_shared(endpoint).unwrap()).connect_lazy()
     }
 
     /// An agent.

@@ -27,7 +27,7 @@ use csi_proto::windlass::v1 as proto;
 use csi_proto::windlass::v1::begin_target_response::Start;
 use csi_proto::windlass::v1::blocks_client::BlocksClient as Calls;
 use tonic::Streaming;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use super::descriptor;
 use super::wire::secret::Secret;
@@ -60,8 +60,15 @@ struct HeldTarget {
     _stream: Streaming<proto::BeginTargetResponse>,
 }
 
+/// How the channel of a [`BlocksClient`] must be made: lists of ranges are read as slowly as their volumes are, and with larger windows a few that
+/// wait would take all the room of the connection, in which every other call would be stuck.
+pub fn endpoint(endpoint: Endpoint) -> Endpoint {
+    endpoint.initial_stream_window_size(wire::STREAM_WINDOW_BYTES).initial_connection_window_size(wire::CONNECTION_WINDOW_BYTES)
+}
+
 impl BlocksClient {
-    /// The node that serves on the other end of `channel`, and descriptors on the socket at this path. Nothing is connected yet.
+    /// The node that serves on the other end of `channel`, whose endpoint was made by [`endpoint`], and descriptors on the socket at this path.
+    /// Nothing is connected yet.
     pub fn connect(channel: Channel, descriptors: PathBuf) -> Self {
         let calls = Calls::new(channel)
             .max_decoding_message_size(wire::MAX_ANSWER_BYTES)

@@ -1,7 +1,6 @@
 //! How much may be held at once: leases and targets together.
 //!
-//! An agent runs a few transfers at once, each of which holds one snapshot or one target ([`OF_A_PEER`] leaves room for eight times as many as
-//! it runs today). The node pays for each with at most two descriptors (the snapshot's, and a base's while changes are listed; or a
+//! An agent runs a few transfers at once, each of which holds one snapshot or one target; [`OF_A_PEER`] leaves room for more. The node pays for each with at most two descriptors (the snapshot's, and a base's while changes are listed; or a
 //! target's until it was fetched), a device on thin pools, and a call that is open. [`OF_A_SOCKET`] is twice that, so that an agent that
 //! was started anew is served while the node still lets go of what the one before held. 64 times two descriptors leave most of the 512 that
 //! are not for connections to the pools themselves.
@@ -12,12 +11,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::peer::Peer;
-use crate::blocks::BlocksError;
+use crate::blocks::{BlocksError, wire};
 
 /// By one process.
-pub(super) const OF_A_PEER: usize = 32;
+pub(super) const OF_A_PEER: usize = wire::HELD_BY_AN_AGENT;
 /// By all.
-pub(super) const OF_A_SOCKET: usize = 64;
+pub(super) const OF_A_SOCKET: usize = 2 * OF_A_PEER;
 
 /// What is held by whom. Clones are the same.
 #[derive(Debug, Clone, Default)]

@@ -5,9 +5,8 @@
 //! them has no more than a key. So the end of the lease ends them, however slowly the agent reads, and an agent that reads nothing holds no
 //! thread.
 //!
-//! Ranges are listed on blocking threads, one message at a time, when the agent has room for it: of all lists together [`LISTING`] at once. An
-//! agent reads two for an export, what is allocated and what has changed; [`LISTS`] leaves room for as many again. At the end of a
-//! lease its files are closed on a blocking thread, too.
+//! Ranges are listed on blocking threads, one message at a time, when the agent has room for it. At the end of a lease its files are closed on
+//! such a thread, too.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,8 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use csi_proto::windlass::v1 as proto;
-use futures::StreamExt;
-use tokio::sync::Semaphore;
 
 use super::holds::Hold;
 use super::offers::{Descriptor, Offers};
@@ -30,12 +27,6 @@ use crate::csi::call::detached;
 use crate::csi::plugin::Answers;
 use crate::types::{RangeStream, SnapshotHandle, SnapshotId};
 
-/// Lists that may be open on one lease.
-pub(super) const LISTS: usize = 4;
-/// Threads that list at once, of those that transfers have where they are in this process (`csi::allowance`). What they read lies on the
-/// same disks, which more would not make faster.
-const LISTING: usize = 16;
-
 /// The leases of a node. Clones are the same.
 #[derive(Clone)]
 pub(super) struct Leases {
@@ -43,7 +34,6 @@ pub(super) struct Leases {
     offers: Offers,
     work: Work,
     held: Arc<Mutex<HashMap<Secret, Arc<HeldLease>>>>,
-    listing: Arc<Semaphore>,
 }
 
 /// A lease of the table.
@@ -64,7 +54,7 @@ pub(super) struct LeaseEnd {
 
 impl Leases {
     pub(super) fn new(blocks: Arc<dyn Blocks>, offers: Offers, work: Work) -> Self {
-        Self { blocks, offers, work, held: Arc::default(), listing: Arc::new(Semaphore::new(LISTING)) }
+        Self { blocks, offers, work, held: Arc::default() }
     }
 
     /// Leases a snapshot, and offers its descriptor to `peer`.
@@ -78,7 +68,9 @@ impl Leases {
         hold: Hold,
     ) -> Result<(proto::LeaseSnapshotResponse, LeaseEnd), BlocksError> {
         let (id, token) = (random()?, random()?);
+        let thread = self.work.thread().await;
         let lease = self.blocks.lease(snapshot).await?;
+        drop(thread);
         let message = proto::LeaseSnapshotResponse {
             lease_id: id.to_vec(),
             descriptor_token: token.to_vec(),
@@ -104,23 +96,22 @@ impl Leases {
     ) -> Result<Answers<proto::ListRangesResponse>, BlocksError> {
         let held = self.table().get(lease_id).cloned().ok_or_else(ended)?;
         let list = List::open(&held, &self.work)?;
+        let thread = self.work.thread().await;
         let ranges = match base {
             None => held.lease.allocated().await?,
             Some(base) => held.lease.changed_since(base).await?,
         };
+        drop(thread);
         held.put(list.key, Some(ranges));
-        let listing = Arc::clone(&self.listing);
-        Ok(Box::pin(
-            futures::stream::unfold(Some((list, listing)), |state| async move {
-                let (list, listing) = state?;
-                match list.next(&listing).await {
-                    Ok((message, true)) => Some((Ok(message), None)),
-                    Ok((message, false)) => Some((Ok(message), Some((list, listing)))),
-                    Err(error) => Some((Err(refusal(error)), None)),
-                }
-            })
-            .fuse(),
-        ))
+        let messages = futures::stream::unfold(Some(list), |list| async move {
+            let list = list?;
+            match list.next().await {
+                Ok((message, true)) => Some((Ok(message), None)),
+                Ok((message, false)) => Some((Ok(message), Some(list))),
+                Err(error) => Some((Err(refusal(error)), None)),
+            }
+        });
+        Ok(Box::pin(messages))
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Secret, Arc<HeldLease>>> {
@@ -160,8 +151,8 @@ struct List {
 impl List {
     fn open(held: &Arc<HeldLease>, work: &Work) -> Result<Self, BlocksError> {
         let mut lists = held.lists();
-        if lists.len() >= LISTS {
-            return Err(BlocksError::Busy(format!("{LISTS} lists of ranges are open on this lease, which is the most")));
+        if lists.len() >= wire::LISTS_OF_A_LEASE {
+            return Err(BlocksError::Busy(format!("{} lists of ranges are open on this lease, which is the most", lists.len())));
         }
         let key = held.next_list.fetch_add(1, Ordering::Relaxed);
         lists.insert(key, None);
@@ -169,8 +160,8 @@ impl List {
     }
 
     /// The next message, and whether it is the last.
-    async fn next(&self, listing: &Semaphore) -> Result<(proto::ListRangesResponse, bool), BlocksError> {
-        let _turn = listing.acquire().await.map_err(|_| ended())?;
+    async fn next(&self) -> Result<(proto::ListRangesResponse, bool), BlocksError> {
+        let _thread = self.work.thread().await;
         let held = self.held.upgrade().ok_or_else(ended)?;
         let key = self.key;
         detached(move || {

@@ -116,7 +116,10 @@ impl Targets {
         hold: Hold,
     ) -> Result<Begun, BlocksError> {
         let (id, token) = (random()?, random()?);
-        let target = match self.blocks.begin(pool, volume).await? {
+        let thread = self.work.thread().await;
+        let begun = self.blocks.begin(pool, volume).await?;
+        drop(thread);
+        let target = match begun {
             TargetStart::Existing(volume) => return Ok(Begun::Existing(volume)),
             TargetStart::Target(target) => target,
         };
