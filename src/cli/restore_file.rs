@@ -24,6 +24,7 @@ use crate::transfer::{
     RestoreReport, Target,
 };
 use crate::types::LogicalBlockSize;
+use crate::types::error::chain;
 
 use super::exit::{CliError, Exit};
 use super::interruptible::unless;
@@ -59,7 +60,7 @@ pub async fn run(source: &RestoreSource, path: &Path, format: Format, interrupt:
     let counters = Counters::new();
     let opening = async {
         let repository = access.open().await?.with_retry_lock(tuning.retry_lock.map_or(RETRY_LOCK, Wait::duration));
-        let waiting = |reason: &RepositoryError| counters.waits_for(Some(reason.to_string()));
+        let waiting = |reason: &RepositoryError| counters.waits_for(Some(chain(reason)));
         let choice = source.choice.of(&source.snapshot);
         let opened = Image::open_or_wait(&repository, choice, &which, reading, &waiting).await;
         counters.waits_for(None);

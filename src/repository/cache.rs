@@ -29,6 +29,7 @@ use std::time::SystemTime;
 
 use super::blob::BlobLocation;
 use super::id::Id;
+use crate::types::error::chain;
 
 /// A directory of cached objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,7 +244,7 @@ impl RepositoryCache {
     pub(super) fn trim_segments(&self) {
         let is_meant = |folder: &Path, name: &str| name.starts_with(SEGMENT) && folder != self.folder;
         if let Err(error) = self.cache.trim_to(self.cache.segment_limit_bytes, is_meant) {
-            tracing::debug!(%error, "the cache could not be trimmed");
+            tracing::debug!(error = %chain(&error), "the cache could not be trimmed");
         }
     }
 
@@ -268,7 +269,9 @@ impl RepositoryCache {
             Ok(())
         };
         match retain() {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::debug!(%error, "the cache could not be tidied"),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!(error = %chain(&error), "the cache could not be tidied")
+            }
             _ => {}
         }
     }
@@ -276,7 +279,7 @@ impl RepositoryCache {
 
 fn note(what: Cached, result: io::Result<()>) {
     if let Err(error) = result {
-        tracing::debug!(object = %what, %error, "an object could not be cached");
+        tracing::debug!(object = %what, error = %chain(&error), "an object could not be cached");
     }
 }
 

@@ -12,6 +12,7 @@ use super::forget::Filter;
 use super::open::Repository;
 use super::snapshot::{LATEST, Snapshot, StoredSnapshot};
 use crate::types::Timestamp;
+use crate::types::error::chain;
 
 /// Volumes that are named when one has to be chosen.
 const NAMED: usize = 10;
@@ -129,7 +130,7 @@ impl Repository {
         }
         let listed = self.list_snapshots().await?;
         for (id, error) in &listed.unreadable {
-            tracing::warn!(snapshot = %id, %error, "a snapshot cannot be read and was passed over; it may be a newer one");
+            tracing::warn!(snapshot = %id, error = %chain(&error), "a snapshot cannot be read and was passed over; it may be a newer one");
         }
         latest(listed.snapshots, choice, file)
     }

@@ -8,6 +8,7 @@ use super::error::RepositoryError;
 use super::id::Id;
 use super::index::Index;
 use super::store::{Key, Kind, StoreError};
+use crate::types::error::chain;
 
 /// Whether the error is about the object that was read, so that it says nothing about another copy, rather than about the store.
 pub(crate) fn is_of_copy(error: &RepositoryError) -> bool {
@@ -84,7 +85,7 @@ impl<'a> Copies<'a> {
             return Err(error);
         }
         let pack = Key::File(Kind::Data, location.pack);
-        tracing::warn!(blob = %self.id, kind = %self.kind, %pack, %error, "a copy of a blob does not read");
+        tracing::warn!(blob = %self.id, kind = %self.kind, %pack, error = %chain(&error), "a copy of a blob does not read");
         self.failed.get_or_insert(error);
         Ok(())
     }

@@ -40,6 +40,7 @@ use super::index::{Index, IndexedPack};
 use super::open::Repository;
 use super::store::{Key, Kind, Listed, StoreError};
 use crate::scratch::ScratchError;
+use crate::types::error::chain;
 
 /// How old a listing may be for an export to rely on it.
 pub const LIST_EVERY: Duration = Duration::from_secs(6 * 3600);
@@ -173,7 +174,7 @@ impl Repository {
             if packs.is_empty() { Ok(()) } else { self.note_damaged(packs, Whole::No).await }
         };
         if let Err(error) = noted.await {
-            tracing::debug!(%error, "damaged packs could not be noted");
+            tracing::debug!(error = %chain(&error), "damaged packs could not be noted");
         }
     }
 

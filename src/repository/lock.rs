@@ -75,6 +75,7 @@ use super::file;
 use super::id::Id;
 use super::open::Repository;
 use super::store::{Kind, StoreError};
+use crate::types::error::chain;
 use document::{LockFile, Registered};
 use held::{HeldLock, StoredLock};
 use refresh::{REFRESH_TICK, refresh};
@@ -150,7 +151,7 @@ impl Repository {
         if !cannot_be_taken(&failure) {
             return Err(failure);
         }
-        tracing::warn!(error = %failure, "the repository is read without a lock; a prune meanwhile would end this with an error");
+        tracing::warn!(error = %chain(&failure), "the repository is read without a lock; a prune meanwhile would end this with an error");
         Ok(None)
     }
 

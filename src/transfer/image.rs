@@ -17,6 +17,7 @@ use crate::repository::copies::is_of_copy;
 use crate::repository::lock::{Patience, Waiting};
 use crate::repository::tree::{FileSelector, FoundFile, IdList};
 use crate::repository::{BlobKind, Damage, Index, LockGuard, Repository, RepositoryError, SnapshotChoice, StoredSnapshot};
+use crate::types::error::chain;
 
 pub use crate::repository::Locking;
 
@@ -177,7 +178,7 @@ async fn release(lock: Option<LockGuard>) {
         && let Err(error) = lock.release().await
     {
         // The next transfer removes it; what was read is right all the same.
-        tracing::warn!(%error, "the repository's lock could not be removed");
+        tracing::warn!(error = %chain(&error), "the repository's lock could not be removed");
     }
 }
 
@@ -247,8 +248,8 @@ async fn find(
         match read_metadata(repository, &index, metadata::FILE_NAME, *size, content).await {
             Ok(read) => metadata = read,
             Err(error) if on_damage == OnDamage::Skip && is_loss(&error) => {
-                tracing::warn!(%error, "what the volume was is lost");
-                lost_metadata = Some(error.to_string());
+                tracing::warn!(error = %chain(&error), "what the volume was is lost");
+                lost_metadata = Some(chain(&error));
             }
             Err(error) => return Err(error),
         }
@@ -285,7 +286,7 @@ pub(super) async fn read_metadata(
     match Metadata::parse(&bytes) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) => {
-            tracing::debug!(path, %error, "a snapshot's metadata do not read");
+            tracing::debug!(path, error = %chain(&error), "a snapshot's metadata do not read");
             Ok(None)
         }
     }

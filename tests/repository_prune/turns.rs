@@ -79,7 +79,7 @@ async fn restore_beside_a_prune(
     };
     let repository = reopen(Arc::new(FaultyStore::new(store.clone(), script))).await.unwrap();
     let repository = repository.with_retry_lock(std::time::Duration::from_secs(60));
-    let waiting = |reason: &RepositoryError| progress.waits_for(Some(reason.to_string()));
+    let waiting = |reason: &RepositoryError| progress.waits_for(Some(windlass::types::error::chain(reason)));
     let choice = SnapshotChoice::from(&id.to_string());
     let opened = Image::open_or_wait(&repository, choice, &FileSelector::Only, reading, &waiting).await;
     let mut image = opened.unwrap_or_else(|error| panic!("{reading:?}: {error}"));

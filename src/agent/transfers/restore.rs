@@ -33,6 +33,7 @@ use crate::transfer::metadata::Metadata;
 use crate::transfer::{
     self, Budget, Holes, Image, Locking, OnDamage, Progress, Reading, RestoreError, RestoreOptions, RestoreReport, Target,
 };
+use crate::types::error::chain;
 use crate::types::span::Subject;
 use crate::types::{FsType, LogicalBlockSize, ObjectName, VolumeHandle};
 
@@ -70,7 +71,7 @@ pub(super) async fn start(context: &Context, request: windlass::StartRestoreRequ
     let (shown, begins_to_wait) = (progress.clone(), Arc::clone(&first_wait));
     let mut opening = Box::pin(async move {
         let waiting = |reason: &RepositoryError| {
-            shown.waits_for(Some(reason.to_string()));
+            shown.waits_for(Some(chain(reason)));
             begins_to_wait.notify_one();
         };
         let opened = Image::open_or_wait(&repository, choice, &which, reading, &waiting).await;
@@ -226,8 +227,8 @@ async fn look(written: io::Result<FileSource>, expected: Expected) -> Result<(),
     let looked = tokio::task::spawn_blocking(move || fit::check(&written?, expected.file_system, expected.device));
     match looked.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error @ (Misfit::FileSystem { .. } | Misfit::Blocks { .. }))) => Err(TransferFailure::Refused(error.to_string())),
-        Ok(Err(error @ Misfit::Io(_))) => Err(TransferFailure::inside(error.to_string())),
+        Ok(Err(error @ (Misfit::FileSystem { .. } | Misfit::Blocks { .. }))) => Err(TransferFailure::Refused(chain(&error))),
+        Ok(Err(error @ Misfit::Io(_))) => Err(TransferFailure::inside(chain(&error))),
         Err(error) => Err(TransferFailure::inside(format!("the look at the image ended early: {error}"))),
     }
 }

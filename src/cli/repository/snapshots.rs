@@ -9,6 +9,7 @@ use crate::cli::repository_access::repository_error;
 use crate::cli::size::ByteSize;
 use crate::repository::snapshot::SnapshotList;
 use crate::repository::{Id, RepositoryError, StoredSnapshot};
+use crate::types::error::chain;
 
 /// Runs the verb.
 ///
@@ -26,7 +27,7 @@ pub async fn run(args: &OpenArgs, format: Format) -> Result<(), CliError> {
     match unreadable.as_slice() {
         [] => Ok(()),
         odd => {
-            let reasons: Vec<String> = odd.iter().map(|(_, error)| error.to_string()).collect();
+            let reasons: Vec<String> = odd.iter().map(|(_, error)| chain(error)).collect();
             let what = format!("the list lacks {}", counted(odd.len() as u64, "snapshot"));
             Err(CliError::because(Exit::Failed, what, reasons.join("; "))
                 .advise("the others may be restored; `windlass repository check` says what else is damaged"))
@@ -61,7 +62,7 @@ struct Unreadable {
 
 impl<'a> Listing<'a> {
     fn of(snapshots: &'a [StoredSnapshot], unreadable: &[(Id, RepositoryError)]) -> Self {
-        let unreadable = unreadable.iter().map(|(id, error)| Unreadable { id: id.to_string(), error: error.to_string() });
+        let unreadable = unreadable.iter().map(|(id, error)| Unreadable { id: id.to_string(), error: chain(error) });
         Self { snapshots: snapshots.iter().map(SnapshotView::of).collect(), unreadable: unreadable.collect() }
     }
 }

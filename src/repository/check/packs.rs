@@ -18,6 +18,7 @@ use crate::repository::pack::{expected_bytes, read_header_at_end};
 use crate::repository::store::{Key, Kind, Listed};
 use crate::repository::tree::verify_blob;
 use crate::scratch::{ScratchError, Spill};
+use crate::types::error::chain;
 
 /// Packs read at once.
 const PARALLEL_PACKS: usize = 4;
@@ -137,7 +138,7 @@ fn pack_errors(sealer: &Sealer, pack: &PackRecord, bytes: &Spill, found: Id) -> 
     }
     let mut expected: HashSet<_> = pack.blobs.iter().collect();
     match read_header_at_end(sealer, bytes)? {
-        Err(damage) => wrong.errors.push(format!("the header of {object} is damaged: {damage}")),
+        Err(damage) => wrong.errors.push(format!("the header of {object} is damaged: {}", chain(&damage))),
         Ok(blobs) => {
             for blob in blobs.iter().filter(|blob| !expected.remove(*blob)) {
                 let PackedBlob { kind, id, offset, .. } = blob;
@@ -153,7 +154,7 @@ fn pack_errors(sealer: &Sealer, pack: &PackRecord, bytes: &Spill, found: Id) -> 
         let (offset, length, uncompressed_length) = (blob.offset, blob.length, blob.uncompressed_length);
         let location = BlobLocation { pack: pack.id, offset, length, uncompressed_length };
         if let Some(damage) = verify_blob(sealer, &blob.id, &location, bytes)? {
-            wrong.errors.push(format!("{} blob {} in {object} is damaged: {damage}", blob.kind, blob.id));
+            wrong.errors.push(format!("{} blob {} in {object} is damaged: {}", blob.kind, blob.id, chain(&damage)));
             wrong.blobs.push(blob.id);
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::repository::error::RepositoryError;
 use crate::repository::store::StoreError;
+use crate::types::error::chain;
 
 /// Errors that are kept in words; a repository that was hit hard has millions.
 const MAX_ERRORS: usize = 1000;
@@ -57,7 +58,7 @@ impl CheckReport {
             RepositoryError::Damaged { .. }
             | RepositoryError::MissingBlob { .. }
             | RepositoryError::Store(StoreError::NotFound { .. } | StoreError::Truncated { .. }) => {
-                self.error(format!("{error}{behind}"));
+                self.error(format!("{}{behind}", chain(&error)));
                 Ok(())
             }
             error => Err(error),

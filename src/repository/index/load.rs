@@ -20,6 +20,7 @@ use crate::repository::id::Id;
 use crate::repository::open::Repository;
 use crate::repository::store::{Key, Kind, Listed};
 use crate::scratch::ScratchError;
+use crate::types::error::chain;
 
 /// Index files fetched and parsed at once: as many small ones as hide the latency of a store that is far away.
 const PARALLEL_LOADS: usize = 32;
@@ -148,7 +149,7 @@ fn add(shelf: &Shelf, builder: IndexBuilder) -> Result<View, ScratchError> {
     let segment = match shelf.add(&sorted) {
         Ok(segment) => segment,
         Err(error) => {
-            tracing::debug!(%error, "an index could not be kept");
+            tracing::debug!(error = %chain(&error), "an index could not be kept");
             sorted.write_to_scratch()?
         }
     };

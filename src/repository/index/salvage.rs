@@ -19,6 +19,7 @@ use crate::repository::id::Id;
 use crate::repository::open::Repository;
 use crate::repository::pack::{HeaderAtEnd, read_header_of_end};
 use crate::repository::store::{Key, Kind, Listed};
+use crate::types::error::chain;
 
 /// Index files fetched and parsed at once. Each takes up to 20 MB while it is parsed.
 const PARALLEL_FILES: usize = 3;
@@ -48,7 +49,7 @@ impl Repository {
                     builder = add(builder, file, records).await?;
                 }
                 Err(error) if is_of_copy(&error) => {
-                    tracing::warn!(file = %Key::File(Kind::Index, file), %error, "an index file does not read; packs are asked instead");
+                    tracing::warn!(file = %Key::File(Kind::Index, file), error = %chain(&error), "an index file does not read; packs are asked instead");
                 }
                 Err(error) => return Err(error),
             }
@@ -69,7 +70,7 @@ impl Repository {
                 // Under a name of its own, as of an index file about this pack alone.
                 Ok(record) => builder = add(builder, pack, vec![record]).await?,
                 Err(error) if is_of_copy(&error) => {
-                    tracing::warn!(pack = %Key::File(Kind::Data, pack), %error, "a pack that is in no index does not say what it holds");
+                    tracing::warn!(pack = %Key::File(Kind::Data, pack), error = %chain(&error), "a pack that is in no index does not say what it holds");
                 }
                 Err(error) => return Err(error),
             }

@@ -27,6 +27,7 @@ use crate::repository::cache::Cache;
 use crate::repository::crypto::Sealer;
 use crate::repository::id::{Id, IdHasher};
 use crate::scratch::ScratchError;
+use crate::types::error::chain;
 
 /// Names the layout: another one needs another magic.
 const MAGIC: &[u8; 8] = b"wlindex1";
@@ -328,7 +329,7 @@ impl Segment {
             // Whoever opens it next finds out again, if it cannot be removed.
             let _ = fs::remove_file(path);
             problem += " and is made anew when this is tried again";
-            tracing::warn!(path = %path.display(), %error, "a segment of an index is damaged; it was removed");
+            tracing::warn!(path = %path.display(), error = %chain(&error), "a segment of an index is damaged; it was removed");
         }
         ScratchError::elsewhere("cache", folder, &problem, Cache::VARIABLE)
     }

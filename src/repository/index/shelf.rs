@@ -38,6 +38,7 @@ use crate::failpoint;
 use crate::repository::cache::{NEW_SEGMENT, SEGMENT};
 use crate::repository::crypto::Sealer;
 use crate::repository::id::Id;
+use crate::types::error::chain;
 
 /// A file that was written so long ago and has no name yet is nobody's.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
@@ -82,7 +83,7 @@ impl Shelf {
                     // Nothing of it counts.
                     Ok(_) => path.iter().for_each(|path| remove(path)),
                     // It was removed when that was found out.
-                    Err(error) => tracing::warn!(%error, "a segment of an index is not used"),
+                    Err(error) => tracing::warn!(error = %chain(&error), "a segment of an index is not used"),
                 }
             }
             return (views, missing.into_iter().collect());
@@ -102,7 +103,7 @@ impl Shelf {
                 }
                 Err(OpenError::Gone) => gone = true,
                 Err(error @ OpenError::Damaged(_)) => {
-                    tracing::warn!(path = %path.display(), %error, "a segment of an index is not used; it is made anew");
+                    tracing::warn!(path = %path.display(), error = %chain(&error), "a segment of an index is not used; it is made anew");
                     remove(&path);
                 }
             }
@@ -151,7 +152,7 @@ impl Shelf {
         drop(views);
         match self.merge(&due) {
             Ok(rows) => tracing::debug!(segments = due.len(), rows, "segments of an index merged"),
-            Err(error) => tracing::debug!(%error, "segments of an index were not merged"),
+            Err(error) => tracing::debug!(error = %chain(&error), "segments of an index were not merged"),
         }
     }
 
@@ -193,7 +194,7 @@ fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::debug!(path = %path.display(), %error, "a segment of an index could not be removed");
+        tracing::debug!(path = %path.display(), error = %chain(&error), "a segment of an index could not be removed");
     }
 }
 

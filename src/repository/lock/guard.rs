@@ -12,6 +12,7 @@ use super::mode::LockMode;
 use crate::repository::error::RepositoryError;
 use crate::repository::open::Repository;
 use crate::repository::store::{Key, Kind};
+use crate::types::error::chain;
 
 /// Time for a competitor's lock to become visible.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -126,7 +127,7 @@ impl LockGuard {
         };
         tokio::select! {
             released = self.release() => if let Err(error) = released {
-                tracing::warn!(%error, "the repository's lock could not be removed; the next transfer of this node removes it");
+                tracing::warn!(error = %chain(&error), "the repository's lock could not be removed; the next transfer of this node removes it");
             },
             () = given_up => tracing::warn!("the store does not answer; the repository's lock may stay until the next transfer"),
         }
@@ -145,7 +146,7 @@ impl Drop for LockGuard {
                 let _turn = held.turn.lock().await;
                 let id = held.stored().id();
                 if let Err(error) = repository.delete_object(Kind::Lock, id).await {
-                    tracing::warn!(%error, lock = %id, "lock not removed; the next transfer of this node removes it");
+                    tracing::warn!(error = %chain(&error), lock = %id, "lock not removed; the next transfer of this node removes it");
                 }
                 held.stored().registered.release();
             });

@@ -12,6 +12,7 @@ use crate::repository::error::RepositoryError;
 use crate::repository::id::Id;
 use crate::repository::open::Repository;
 use crate::repository::store::{Key, Kind, StoreError};
+use crate::types::error::chain;
 
 /// Locks fetched at once: each has a few hundred bytes.
 const PARALLEL_LOADS: usize = 32;
@@ -70,7 +71,7 @@ impl Repository {
         match self.delete_object(Kind::Lock, id).await {
             Ok(()) => true,
             Err(error) => {
-                tracing::warn!(lock = %id, %error, "a lock whose process is gone could not be removed");
+                tracing::warn!(lock = %id, error = %chain(&error), "a lock whose process is gone could not be removed");
                 false
             }
         }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::repository::error::RepositoryError;
+use crate::types::error::chain;
 
 /// Told whom or what is waited for, each time before it is looked at again.
 pub type Waiting<'a> = &'a (dyn Fn(&RepositoryError) + Send + Sync);
@@ -39,7 +40,7 @@ impl Patience {
         let Some(longest) = next(&error, self.began.elapsed(), self.limit, self.interval) else { return Err(error) };
         waiting(&error);
         if self.interval == FIRST {
-            tracing::warn!(reason = %error, seconds = self.limit.as_secs(), "waiting for the repository's lock");
+            tracing::warn!(reason = %chain(&error), seconds = self.limit.as_secs(), "waiting for the repository's lock");
         }
         // Between half of it and all of it, so that many who wait do not look in step.
         let interval = longest.mul_f64(rand::random_range(0.5..=1.0));

@@ -8,6 +8,7 @@ use super::mode::LockMode;
 use crate::repository::error::RepositoryError;
 use crate::repository::open::Repository;
 use crate::repository::store::{Key, Kind};
+use crate::types::error::chain;
 
 pub(super) const REFRESH_EVERY: Duration = Duration::from_secs(5 * 60);
 /// How often the refresh task looks whether it is time, which bounds how late a failed refresh is repeated.
@@ -33,10 +34,12 @@ pub(super) async fn refresh(repository: Repository, mode: LockMode, held: Arc<He
         match renew(&repository, mode, &held).await {
             Ok(()) => {}
             Err(error @ RepositoryError::LockLost(_)) => {
-                tracing::error!(%error, lock = %id, "lock lost");
+                tracing::error!(error = %chain(&error), lock = %id, "lock lost");
                 return;
             }
-            Err(error) => tracing::warn!(%error, lock = %id, age_seconds = age.as_secs(), "lock not refreshed; trying again"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), lock = %id, age_seconds = age.as_secs(), "lock not refreshed; trying again")
+            }
         }
     }
 }
@@ -52,7 +55,7 @@ pub(super) async fn renew(repository: &Repository, mode: LockMode, held: &HeldLo
     // Registered until its document is removed, or is known to stay.
     let before = std::mem::replace(&mut *held.stored(), renewed);
     if let Err(error) = repository.delete_object(Kind::Lock, before.id()).await {
-        tracing::warn!(%error, lock = %before.id(), "previous lock not removed; the next transfer of this node removes it");
+        tracing::warn!(error = %chain(&error), lock = %before.id(), "previous lock not removed; the next transfer of this node removes it");
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use crate::repository::pack::{Pack, PackBuilder, Verification, open_blob};
 use crate::repository::read::damaged_blob;
 use crate::repository::store::{Key, Kind};
 use crate::scratch::{ScratchError, SortedRows};
+use crate::types::error::chain;
 
 /// Bytes that are read at once, one blob at least.
 const READ_BYTES: u64 = 8 << 20;
@@ -148,7 +149,7 @@ impl Repository {
                 match repository.read_batch(batch).await {
                     Ok(verified) => Ok(Ok(verified)),
                     Err(error) if is_of_copy(&error) => {
-                        tracing::warn!(pack = %Key::File(Kind::Data, pack), %error, "a pack is damaged; the prune does not rely on it");
+                        tracing::warn!(pack = %Key::File(Kind::Data, pack), error = %chain(&error), "a pack is damaged; the prune does not rely on it");
                         Ok(Err(pack))
                     }
                     Err(error) => Err(error),

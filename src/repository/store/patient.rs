@@ -30,6 +30,7 @@ use super::error::StoreError;
 use super::key::{Key, Kind, Listed, PutMode};
 use super::retry::{Crowd, Ended, News, Patience, Place, Presence};
 use crate::scratch::Spill;
+use crate::types::error::chain;
 
 /// Puts, and reads, at a time where the store does not mind: more than any transfer begins.
 const MOST_AT_A_TIME: usize = 64;
@@ -93,7 +94,7 @@ impl Patient {
     fn say(&self, news: Option<News>, error: Option<&StoreError>) {
         match (news, error) {
             (Some(News::Away(lasting)), Some(error)) => tracing::warn!(
-                %error,
+                error = %chain(error),
                 seconds = lasting.as_secs(),
                 giving_up_after_seconds = self.patience.limit.as_secs(),
                 "the repository's store does not answer; trying again"

@@ -76,6 +76,7 @@ use self::run::Exporting;
 use super::progress::{Phase, Progress};
 use crate::repository::{LockMode, Repository, RepositoryError};
 use crate::types::Timestamp;
+use crate::types::error::chain;
 
 /// Exports `source` as a new snapshot.
 ///
@@ -97,7 +98,7 @@ pub async fn export(
     let Scope { allocated, since } = scope;
     let (bounds, volume_bytes, chunk_size) = (options.budget.export(options.chunk_size)?, source.size(), options.chunk_size);
     let prepared = tokio::task::spawn_blocking(move || prepare::prepare(since, volume_bytes, chunk_size, &bounds));
-    let waiting = |reason: &RepositoryError| progress.waits_for(Some(reason.to_string()));
+    let waiting = |reason: &RepositoryError| progress.waits_for(Some(chain(reason)));
     let lock = cancel.run_until_cancelled(repository.lock_or_wait(LockMode::Shared, &waiting)).await;
     progress.waits_for(None);
     let lock = lock.ok_or(ExportError::Cancelled)??;
@@ -127,6 +128,6 @@ async fn sweep(repository: &Repository, cancel: &CancellationToken) {
     match cancel.run_until_cancelled(repository.sweep_leftovers()).await {
         Some(Ok(0)) | None => {}
         Some(Ok(files)) => tracing::info!(files, "old leftovers of cut-off puts removed"),
-        Some(Err(error)) => tracing::warn!(%error, "leftovers of cut-off puts could not be looked for"),
+        Some(Err(error)) => tracing::warn!(error = %chain(&error), "leftovers of cut-off puts could not be looked for"),
     }
 }

@@ -15,6 +15,7 @@ use crate::transfer::content::ContentBuilder;
 use crate::transfer::image::read_metadata;
 use crate::transfer::metadata::{self, Metadata};
 use crate::transfer::zeros;
+use crate::types::error::chain;
 use crate::types::{ByteRange, RangeStream};
 
 /// A parent as its caller describes it, with what changed since it as chunks.
@@ -307,7 +308,7 @@ fn mismatch(
 /// The chunks that have to be read again.
 fn touched(changed: RangeStream, parent_bytes: u64, volume_bytes: u64, chunk_size: ChunkSize) -> Result<Touched, FullReason> {
     let mut touched = Touched::none(volume_bytes, chunk_size);
-    touched.add_all(changed).map_err(|error| FullReason::ChangesUnknown(error.to_string()))?;
+    touched.add_all(changed).map_err(|error| FullReason::ChangesUnknown(chain(&error)))?;
     // A short chunk at the parent's end is longer now, whether anything was written there or not.
     let short = parent_bytes % chunk_size.bytes();
     if parent_bytes < volume_bytes
@@ -429,7 +430,7 @@ fn unusable(snapshot: Id, error: RepositoryError) -> Result<FullReason, ExportEr
         | RepositoryError::MissingBlob { .. }
         | RepositoryError::NoSuchFile(_)
         | RepositoryError::Store(StoreError::NotFound { .. } | StoreError::Truncated { .. }) => {
-            Ok(FullReason::Unusable { snapshot, problem: error.to_string() })
+            Ok(FullReason::Unusable { snapshot, problem: chain(&error) })
         }
         error => Err(error.into()),
     }

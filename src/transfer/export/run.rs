@@ -25,6 +25,7 @@ use crate::transfer::budget::ExportBounds;
 use crate::transfer::plan::Plan;
 use crate::transfer::progress::{Phase, Progress};
 use crate::transfer::stages;
+use crate::types::error::chain;
 use crate::types::{RangeStream, Timestamp};
 
 /// An export that holds its lock.
@@ -118,7 +119,7 @@ impl Exporting<'_> {
         if let Some((UnreadImage { tree, note }, found)) = image {
             let packs = stored.into_packs().and_found(index, found);
             if let Err(error) = repository.remember_tree(tree, note.to_bytes(), packs).await {
-                tracing::debug!(%error, "where the chunks of a list lie could not be remembered; the next export looks them up");
+                tracing::debug!(error = %chain(&error), "where the chunks of a list lie could not be remembered; the next export looks them up");
             }
         }
         Ok(report)

@@ -19,6 +19,7 @@ use crate::repository::tree::PackedTree;
 use crate::repository::{IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError, UnnamedPack, UsedPacks};
 use crate::transfer::hash;
 use crate::transfer::progress::Progress;
+use crate::types::error::chain;
 
 /// How long an export that did not come to its end tries to name what it stored: a store that answers takes far less for an index file
 /// of 25 000 blobs (2.5 MB), and the one who cancelled waits for it.
@@ -262,7 +263,7 @@ impl StoredPacks {
         match tokio::time::timeout(LEAVE_WITHIN, named).await {
             Ok(Ok(())) => tracing::info!(stored_bytes = self.stored_bytes, "what the export stored is indexed"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "what the export stored last is not indexed and is stored again by the next")
+                tracing::warn!(error = %chain(&error), "what the export stored last is not indexed and is stored again by the next")
             }
             Err(_) => tracing::warn!("the store does not answer; what the export stored last is not indexed and is stored again"),
         }

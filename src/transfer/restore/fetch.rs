@@ -17,6 +17,7 @@ use crate::repository::{Repository, RepositoryError};
 use crate::transfer::budget::RestoreBounds;
 use crate::transfer::progress::Progress;
 use crate::types::ByteRange;
+use crate::types::error::chain;
 
 /// Zeros that are written by one call, in bytes: a sink that has to write them takes a second for so many at worst, and a
 /// cancelled restore waits for one call.
@@ -114,7 +115,7 @@ async fn fetch(repository: Repository, request: Request, share: OwnedSemaphorePe
     let bytes = match repository.read_pack_range(&request.pack, request.bytes.clone()).await {
         Ok(bytes) => Some(bytes),
         Err(error) if is_of_copy(&error) => {
-            tracing::warn!(pack = %request.pack, %error, "a part of a pack does not read; other copies of its blobs are looked for");
+            tracing::warn!(pack = %request.pack, error = %chain(&error), "a part of a pack does not read; other copies of its blobs are looked for");
             None
         }
         Err(error) => return Err(error),

@@ -56,6 +56,7 @@ use super::stages;
 use crate::block::BlockSink;
 use crate::repository::copies::is_of_copy;
 use crate::repository::{BlobKind, Id, RepositoryError};
+use crate::types::error::chain;
 use holes::{HoleList, Holes};
 use plan::{Cut, Lost, RestorePlan};
 
@@ -76,7 +77,7 @@ pub async fn restore(
         match attempt(image, &sink, options, progress, cancel).await {
             Err(RestoreError::Repository(excluded @ RepositoryError::Locked { .. })) => {
                 progress.begin_anew();
-                let waiting = |reason: &RepositoryError| progress.waits_for(Some(reason.to_string()));
+                let waiting = |reason: &RepositoryError| progress.waits_for(Some(chain(reason)));
                 let waited = cancel.run_until_cancelled(image.begin_anew(excluded, &waiting)).await;
                 progress.waits_for(None);
                 waited.unwrap_or(Ok(())).map_err(RestoreError::from)?;

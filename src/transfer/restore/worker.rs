@@ -28,6 +28,7 @@ use crate::transfer::progress::Progress;
 use crate::transfer::stages::{self, Workers};
 use crate::transfer::{hash, zeros};
 use crate::types::ByteRange;
+use crate::types::error::chain;
 
 /// Runs of zeros within a blob become holes in steps of this many bytes, on multiples of it. Smaller holes would only scatter
 /// a file.
@@ -167,7 +168,7 @@ impl Worker {
     fn mend(&self, blob: &Occurrences<'_>, damage: Option<Damage>) -> Result<(), RestoreError> {
         let damaged = |damage| RestoreError::Damaged { blob: blob.id, pack: blob.location.pack, damage };
         if let Some(damage) = &damage {
-            tracing::warn!(blob = %blob.id, pack = %blob.location.pack, %damage, "a blob is damaged; it is fetched again");
+            tracing::warn!(blob = %blob.id, pack = %blob.location.pack, damage = %chain(damage), "a blob is damaged; it is fetched again");
         }
         let work = &self.work;
         // What a worker that panicked left is nothing.
@@ -189,8 +190,8 @@ impl Worker {
     /// Takes down that a blob is lost. An error that is not about the blob stays one.
     fn leave_hole(&self, holes: &HoleList, blob: &Occurrences<'_>, error: RestoreError) -> Result<(), RestoreError> {
         let reason = match error {
-            RestoreError::Damaged { damage, .. } => damage.to_string(),
-            RestoreError::Repository(error) if is_of_copy(&error) => error.to_string(),
+            RestoreError::Damaged { damage, .. } => chain(&damage),
+            RestoreError::Repository(error) if is_of_copy(&error) => chain(&error),
             error => return Err(error),
         };
         let length = length_of(blob) as u64;
