@@ -11,6 +11,7 @@ use windlass::repository::{
     BlobKind, Compressor, Id, IndexWriter, KdfCost, LockMode, Pack, PackBuilder, Password, Repository, RepositoryError, Store,
     StoreError, Verification, connect,
 };
+use windlass::types::error::chain;
 
 #[path = "support/s3/mod.rs"]
 mod s3;
@@ -153,7 +154,7 @@ async fn a_missing_bucket_is_named() {
     let store = connect(&location, &server.credentials()).unwrap();
     assert!(matches!(Repository::open(store.clone(), &password()).await, Err(RepositoryError::NoRepository)));
     let error = Repository::init(store, &password(), KdfCost::TEST).await.unwrap_err();
-    assert!(error.to_string().contains("no bucket `elsewhere`"), "{error}");
+    assert!(chain(&error).contains("no bucket `elsewhere`"), "{error:?}");
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ use windlass::transfer::{
     ChunkSize, ExportError, ExportReport, ExportSource, FullReason, Image, Locking, Progress, RestoreError, RestoreOptions,
     Target, export, restore,
 };
+use windlass::types::error::chain;
 use windlass::types::{ByteRange, RangeStream};
 
 /// A chunk of random bytes, chunks that compress, chunks of zeros that are allocated, and a hole.
@@ -124,8 +125,8 @@ async fn export_with_a_fault(way: Way, nth: u64, fault: Fault) -> bool {
     let bench = Bench::new(way).await;
     let trap = Trap::new(nth, fault);
     let result = match trap.open(&bench.store).await {
-        Ok(faulty) => bench.export(&faulty, &CancellationToken::new()).await.map_err(|error| (error.to_string(), Some(error))),
-        Err(error) => Err((error.to_string(), None)),
+        Ok(faulty) => bench.export(&faulty, &CancellationToken::new()).await.map_err(|error| (chain(&error), Some(error))),
+        Err(error) => Err((chain(&error), None)),
     };
     let Some(call) = trap.met() else {
         result.unwrap();
@@ -296,7 +297,7 @@ async fn a_restore_that_fails_at_any_call_is_an_error_that_names_the_object() {
             let trap = Trap::new(nth, fault);
             let result = match trap.open(&store).await {
                 Ok(faulty) => restored(&faulty, &snapshot, bytes.len(), Locking::Shared).await,
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(chain(&error)),
             };
             let Some(call) = trap.met() else {
                 assert!(result.unwrap() == bytes && nth > 8, "{fault:?}: {nth} calls");

@@ -21,6 +21,7 @@ use windlass::repository::store::retry::Patience;
 use windlass::repository::store::{Endurance, connect_with};
 use windlass::repository::{Id, Repository, RepositoryError, Store};
 use windlass::transfer::{ChunkSize, ExportError, Locking};
+use windlass::types::error::chain;
 
 /// As patient as a product in proportion, but not in minutes.
 const QUICK: Endurance = Endurance {
@@ -95,7 +96,7 @@ async fn a_store_that_stays_away_ends_an_export_with_a_clear_error_and_a_sound_r
     let error = export(&repository, &volume).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
     let ExportError::Repository(RepositoryError::Store(error)) = error else { panic!("{error:?}") };
-    let text = error.to_string();
+    let text = chain(&error);
     assert!(text.contains("could not be reached") && text.contains("the last time"), "{text}");
     server.behaves();
     restic_check(&server).unwrap();
@@ -142,7 +143,7 @@ async fn a_transfer_outlives_its_credentials() {
     server.misbehaves(tokens.takes_each_for(0));
     std::fs::remove_file(tokens.token_file()).unwrap();
     let error = renewed.get(windlass::repository::store::Key::Config).await.unwrap_err();
-    let text = error.to_string();
+    let text = chain(&error);
     assert!(text.contains("no credentials: arn:aws:iam::1:role/backup") && text.contains("cannot be read"), "{text}");
     assert!(!error.is_transient(), "{error:?}");
 }
@@ -263,7 +264,7 @@ mod outages {
         let error = exported.unwrap_err();
         println!("absent: ended after {:.1?}: {error:?}", begin.elapsed());
         assert!(error.is_transient(), "{error:?}");
-        assert!(format!("{error:?}").contains("for 15 minutes, the last time"), "{error:?}");
+        assert!(chain(&error).contains("for 15 minutes, the last time"), "{error:?}");
 
         // What it has stored is where it was.
         restic_check(&server).unwrap();

@@ -23,17 +23,10 @@ impl BenchError {
 
     /// The error with all of its causes, in one line.
     pub fn chain(&self) -> String {
-        let mut text = self.what.clone();
-        let mut next: Option<&(dyn Error + 'static)> = match &self.source {
-            Some(source) => Some(source.as_ref()),
-            None => None,
-        };
-        while let Some(error) = next {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            next = error.source();
+        match &self.source {
+            Some(source) => format!("{}: {}", self.what, windlass::types::error::chain(source.as_ref())),
+            None => self.what.clone(),
         }
-        text
     }
 }
 

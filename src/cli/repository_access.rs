@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn failures_of_a_repository_have_their_exit_codes() {
-        let unavailable = StoreError::Unavailable { object: "config".into(), reason: "refused".into() };
+        let unavailable = StoreError::Unavailable { object: "config".into(), source: "refused".into() };
         for (error, exit) in [
             (RepositoryError::NoRepository, Exit::NotFound),
             (RepositoryError::WrongPassword, Exit::Refused),

@@ -46,7 +46,7 @@ impl Config {
         let damaged = |damage| RepositoryError::damaged(Key::Config, damage);
         let mut bytes = bytes.to_vec();
         let plain = sealer.open(&mut bytes).map_err(damaged)?;
-        let syntax = |error: serde_json::Error| damaged(Damage::Syntax(error.to_string()));
+        let syntax = |error: serde_json::Error| damaged(Damage::json(error));
         let Versioned { version } = serde_json::from_slice(plain).map_err(syntax)?;
         if version != VERSION {
             return Err(RepositoryError::UnsupportedVersion { found: version, supported: VERSION });

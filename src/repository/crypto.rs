@@ -192,8 +192,8 @@ mod tests {
             sealed[position] ^= 1 << bit;
             let before = sealed.clone();
             let mut scratch = Vec::new();
-            prop_assert_eq!(sealer.open_into(&sealed, &mut scratch), Err(Damage::Forged));
-            prop_assert_eq!(sealer.open(&mut sealed), Err(Damage::Forged));
+            prop_assert!(matches!(sealer.open_into(&sealed, &mut scratch), Err(Damage::Forged)));
+            prop_assert!(matches!(sealer.open(&mut sealed), Err(Damage::Forged)));
             prop_assert_eq!(sealed, before);
         }
 
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn another_key_does_not_open() {
         let mut sealed = sealer().seal(b"text").unwrap();
-        assert_eq!(sealer().open(&mut sealed), Err(Damage::Forged));
+        assert!(matches!(sealer().open(&mut sealed), Err(Damage::Forged)));
     }
 
     #[test]

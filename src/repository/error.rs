@@ -1,5 +1,7 @@
 //! What may go wrong with a repository.
 
+use std::io;
+
 use super::blob::BlobKind;
 use super::damage::Damage;
 use super::id::Id;
@@ -10,33 +12,25 @@ use super::store::StoreError;
 use crate::scratch::ScratchError;
 
 /// Why something could not be packed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// The blob or the pack would exceed what the format can express.
+    /// The format cannot express so long a blob or a pack, which is what `what` says.
     #[error("{bytes} bytes exceed what the format can hold in one {what}")]
-    TooLarge {
-        /// `blob` or `pack`.
-        what: &'static str,
-        /// The size that was asked for.
-        bytes: u64,
-    },
-    /// The compressor failed.
-    #[error("compression failed: {0}")]
-    Compressor(String),
+    TooLarge { what: &'static str, bytes: u64 },
+    #[error("compression failed")]
+    Compressor(#[source] io::Error),
     /// A sealed blob did not decode to what went in: memory or processor corrupted it. It was not uploaded.
-    #[error("blob {id} did not survive packing ({damage}); this points to faulty memory")]
+    #[error("blob {id} did not survive packing, which points to faulty memory")]
     Corrupted {
-        /// The blob.
         id: Id,
-        /// What decoding found.
+        #[source]
         damage: Damage,
     },
     /// What describes packs or snapshots did not decode to what went in. It was not uploaded.
-    #[error("the {what} did not survive sealing ({damage}); this points to faulty memory")]
+    #[error("the {what} did not survive sealing, which points to faulty memory")]
     CorruptedDocument {
-        /// What it is.
         what: &'static str,
-        /// What decoding found.
+        #[source]
         damage: Damage,
     },
     /// The source of a blob gave other bytes the second time it was read.
@@ -45,7 +39,6 @@ pub enum PackError {
     /// A file name that cannot be stored as it is, or that occurs twice.
     #[error("`{0}` cannot be the name of a file in a tree")]
     Name(String),
-    /// No random numbers.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
     /// A list or a blob that does not fit the memory could not be kept.
@@ -56,115 +49,71 @@ pub enum PackError {
 /// Why an operation on a repository failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The place holds no repository.
     #[error("there is no repository here: its `config` does not exist")]
     NoRepository,
-    /// The place holds a repository already; nothing was changed.
     #[error("there is a repository here already; it was not touched")]
     AlreadyInitialized,
-    /// No key of the repository opens with this password.
     #[error("wrong password, or no key of this repository fits it")]
     WrongPassword,
-    /// The repository has a format that this version does not speak.
     #[error("the repository has format version {found}; only version {supported} is supported{hint}", hint = version_hint(*found, *supported))]
-    UnsupportedVersion {
-        /// Its version.
-        found: u32,
-        /// Ours.
-        supported: u32,
-    },
-    /// A lock that cannot be read, and may exclude ours.
-    #[error("{object} cannot be read, and may be the lock of someone who excludes others: {damage}")]
+    UnsupportedVersion { found: u32, supported: u32 },
+    #[error("{object} cannot be read, and may be the lock of someone who excludes others")]
     UnreadableLock {
-        /// Path of the lock in the repository.
         object: String,
-        /// What is wrong with it.
+        #[source]
         damage: Damage,
     },
     /// Someone else holds a lock that excludes ours.
     #[error("the repository is locked {holder}")]
-    Locked {
-        /// Who.
-        holder: Box<LockHolder>,
-    },
+    Locked { holder: Box<LockHolder> },
     /// Our lock vanished or could not be refreshed in time, so others may have removed what we rely on.
     #[error("the lock on the repository was lost ({0}); nothing further was written")]
     LockLost(&'static str),
-    /// An object is not what it must be.
-    #[error("{object} is damaged: {damage}")]
+    /// An object is not what it must be. `object` is its path in the repository, or says which blob of which pack it is.
+    #[error("{object} is damaged")]
     Damaged {
-        /// Which object.
         object: String,
-        /// In what way.
+        #[source]
         damage: Damage,
     },
-    /// A blob is referred to and in no index.
+    /// A tree or a snapshot refers to a blob that no index names.
     #[error("{kind} blob {id} is in no index")]
-    MissingBlob {
-        /// What it holds.
-        kind: BlobKind,
-        /// Which.
-        id: Id,
-    },
-    /// Packing failed.
+    MissingBlob { kind: BlobKind, id: Id },
     #[error(transparent)]
     Pack(#[from] PackError),
     /// A list or a table that does not fit the memory could not be kept.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
-    /// No snapshot is meant by this text.
     #[error("no snapshot matches `{0}`")]
     NoSuchSnapshot(String),
-    /// Several snapshots begin with this text.
     #[error("several snapshots begin with `{0}`; give more digits")]
     AmbiguousSnapshot(String),
     /// The newest snapshot was asked for, and there are several volumes.
     #[error("`latest` may be of any of several volumes: {volumes}")]
-    SeveralVolumes {
-        /// Which.
-        volumes: String,
-    },
-    /// Several files of a folder have this name, as names are shown that are no UTF-8.
+    SeveralVolumes { volumes: String },
+    /// Several files of a folder have this name, as names are shown that are not UTF-8.
     #[error("the snapshot holds several files `{0}`")]
     AmbiguousFile(String),
-    /// The snapshot holds no such file.
     #[error("the snapshot holds no file `{0}`")]
     NoSuchFile(String),
-    /// A file had to be chosen and there is none.
+    /// No file was named, and the snapshot has none to choose.
     #[error("the snapshot holds no regular file")]
     NoFile,
-    /// A file had to be chosen and there are several.
+    /// No file was named, and the snapshot has more than one to choose.
     #[error("the snapshot holds several regular files, `{first}` and `{second}` among them; name one")]
-    SeveralFiles {
-        /// One of them.
-        first: String,
-        /// Another.
-        second: String,
-    },
-    /// There are keys but no `config`: it was lost, or this is no place for a new repository.
+    SeveralFiles { first: String, second: String },
+    /// There are keys but no `config`: it was lost, or this is not the place for a new repository.
     #[error("this place holds parts of a repository ({found}) but no `config`; it was not touched")]
-    ConfigLost {
-        /// What was found.
-        found: &'static str,
-    },
-    /// No random numbers.
+    ConfigLost { found: &'static str },
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
-    /// No key file could be made.
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
-    /// A document could not be written as JSON.
     #[error("the {what} could not be written as JSON")]
-    Json {
-        /// What it is.
-        what: &'static str,
-        /// Why.
-        source: serde_json::Error,
-    },
-    /// A worker task ended early.
+    Json { what: &'static str, source: serde_json::Error },
+    /// A task of the runtime panicked, or ended with the runtime.
     #[error("a worker task failed")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -188,3 +137,6 @@ impl RepositoryError {
 fn version_hint(found: u32, supported: u32) -> &'static str {
     if found < supported { "; `restic migrate upgrade_repo_v2` upgrades it" } else { "; it was made by a newer program" }
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,7 +145,7 @@ pub(super) fn encode(master: &Sealer, password: &Password, cost: KdfCost, author
 /// [`Damage`] when it is no sound key file; that another password made it is no error.
 pub(super) fn decode(bytes: &[u8], password: &Password) -> Result<Unlocked, Damage> {
     let syntax = |text: &str| Damage::Syntax(text.to_owned());
-    let file: KeyFile = serde_json::from_slice(bytes).map_err(|error| Damage::Syntax(error.to_string()))?;
+    let file: KeyFile = serde_json::from_slice(bytes).map_err(Damage::json)?;
     if file.kdf != "scrypt" {
         return Err(syntax("its key derivation is not scrypt"));
     }

@@ -27,7 +27,6 @@ use header::{COMPRESSED_ENTRY_BYTES, MAX_ENTRIES, MAX_HEADER_BYTES};
 use open::decompress;
 
 pub use compressor::Compressor;
-pub(super) use compressor::compressor;
 pub use header::read_header;
 pub(super) use header::{HeaderAtEnd, LENGTH_BYTES, expected_bytes, header_of, read_header_at_end, read_header_of_end};
 pub use open::{open_blob, open_blob_unhashed};

@@ -3,7 +3,7 @@
 /// The operating system gave no random numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the system's random number generator failed")]
-pub struct NoRandomness;
+pub struct NoRandomness(#[from] getrandom::Error);
 
 /// Fresh bytes of the operating system's cryptographic random number generator. A library's own would have to be seeded first, by each
 /// process: that of aws-lc takes 30 ms for it.
@@ -12,6 +12,6 @@ pub struct NoRandomness;
 /// [`NoRandomness`], which the platforms we run on do not produce in practice.
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    getrandom::fill(&mut bytes)?;
     Ok(bytes)
 }

@@ -177,7 +177,7 @@ impl Repository {
     pub async fn snapshot(&self, id: &Id) -> Result<Snapshot, RepositoryError> {
         match self.load_document(Kind::Snapshot, *id).await {
             Ok(json) => serde_json::from_slice(&json)
-                .map_err(|error| RepositoryError::damaged(Key::File(Kind::Snapshot, *id), Damage::Syntax(error.to_string()))),
+                .map_err(|error| RepositoryError::damaged(Key::File(Kind::Snapshot, *id), Damage::json(error))),
             Err(RepositoryError::Store(StoreError::NotFound { .. })) => Err(RepositoryError::NoSuchSnapshot(id.to_string())),
             Err(error) => Err(error),
         }

@@ -19,6 +19,7 @@ mod rows;
 mod sorted;
 mod spill;
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -29,20 +30,30 @@ pub use rows::{Rows, RowsCursor, RowsIter, RowsWriter};
 pub use sorted::{KEY_BYTES, Key, SortedRows, SortedRuns, Sorter};
 pub use spill::{Spill, SpillReader};
 
-/// Scratch space, or a like place, failed: the directory cannot be written or read, or there is no room.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{place} in {} failed: {problem} ({variable} names another directory)", directory.display())]
+/// What became of scratch space or a cache: its directory cannot be written or read, or has no room. A clone shares the cause.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{place} in {} failed ({variable} names another directory)", directory.display())]
 pub struct ScratchError {
     place: &'static str,
     directory: PathBuf,
-    problem: String,
     variable: &'static str,
+    source: Arc<dyn Error + Send + Sync>,
 }
 
 impl ScratchError {
-    /// That another place for what does not fit the memory failed, whose directory `variable` names.
-    pub fn elsewhere(place: &'static str, directory: &Path, problem: &str, variable: &'static str) -> Self {
-        Self { place, directory: directory.to_owned(), problem: problem.to_owned(), variable }
+    /// The failure of `place`, which lies in the `directory` that `variable` names.
+    pub fn of_place(
+        place: &'static str,
+        directory: &Path,
+        variable: &'static str,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { place, directory: directory.to_owned(), variable, source: Arc::from(cause.into()) }
+    }
+
+    /// The failure of scratch space that an error of the readers and writers above it wraps.
+    pub fn within(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
     }
 }
 
@@ -132,9 +143,9 @@ impl Scratch {
         self.0.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// The error that something of this space failed.
-    pub(crate) fn error(&self, problem: impl ToString) -> ScratchError {
-        ScratchError::elsewhere("scratch space", &self.0.directory, &problem.to_string(), Self::VARIABLE)
+    /// The error that something of this space failed, for `cause`.
+    pub(crate) fn error(&self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> ScratchError {
+        ScratchError::of_place("scratch space", &self.0.directory, Self::VARIABLE, cause)
     }
 }
 

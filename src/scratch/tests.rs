@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::key_set::Inserted;
 use super::*;
+use crate::types::error::chain;
 
 /// Space that spills after `memory_bytes`.
 fn scratch(memory_bytes: usize) -> (tempfile::TempDir, Scratch) {
@@ -134,7 +135,7 @@ fn no_more_is_used_than_allowed_and_what_is_dropped_can_be_used_again() {
     let mut first = Spill::new(&scratch);
     first.append(&[1; 60]).unwrap();
     let error = Spill::new(&scratch).append(&[1; 60]).unwrap_err();
-    assert!(error.to_string().contains("100 bytes"), "{error}");
+    assert!(chain(&error).contains("100 bytes"), "{error:?}");
     assert!(first.append(&[1; 60]).is_err());
     assert_eq!(scratch.used_bytes(), 60);
     drop(first);

@@ -9,10 +9,15 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-/// A worker ended without saying how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a worker thread died")]
-pub struct WorkerDied;
+/// Why workers give no results of their own.
+#[derive(Debug, thiserror::Error)]
+pub enum CrewError {
+    #[error("a worker thread could not be started")]
+    Start(#[source] io::Error),
+    /// A worker panicked.
+    #[error("a worker thread died")]
+    Died,
+}
 
 /// Running workers whose results are of type `T`.
 pub struct Crew<T> {
@@ -23,31 +28,35 @@ impl<T: Send + 'static> Crew<T> {
     /// Starts `count` threads called `name`; `work` makes the job of each.
     ///
     /// # Errors
-    /// When a thread cannot be started. Those that were end as their jobs do; nobody waits for them, so the caller must make
-    /// them stop.
-    pub fn start<J: FnOnce() -> T + Send + 'static>(name: &str, count: usize, mut work: impl FnMut() -> J) -> io::Result<Self> {
+    /// When a thread cannot be started. The others end as their jobs do; nobody waits for them, so the caller must make them
+    /// stop.
+    pub fn start<J: FnOnce() -> T + Send + 'static>(
+        name: &str,
+        count: usize,
+        mut work: impl FnMut() -> J,
+    ) -> Result<Self, CrewError> {
         let mut workers = Vec::with_capacity(count);
         for number in 0..count {
             let (report, result) = oneshot::channel();
             let job = work();
             let span = tracing::Span::current();
             let thread = std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
-                // Whoever waits may have gone; the thread ends all the same.
+                // The caller may have stopped waiting; the thread ends all the same.
                 let _ = report.send(span.in_scope(job));
-            })?;
-            workers.push((thread, result));
+            });
+            workers.push((thread.map_err(CrewError::Start)?, result));
         }
         Ok(Self { workers })
     }
 
     /// Waits for all workers, and gives their results in the order of their numbers.
-    pub async fn join(self) -> Vec<Result<T, WorkerDied>> {
+    pub async fn join(self) -> Vec<Result<T, CrewError>> {
         let mut results = Vec::with_capacity(self.workers.len());
         for (thread, result) in self.workers {
             let result = result.await;
             // The thread has reported or is unwinding: what is left of it takes no time.
             let ended = thread.join();
-            results.push(result.map_err(|_| WorkerDied).and_then(|result| ended.map(|()| result).map_err(|_| WorkerDied)));
+            results.push(ended.ok().and(result.ok()).ok_or(CrewError::Died));
         }
         results
     }
@@ -68,6 +77,6 @@ mod tests {
                 number
             }
         });
-        assert_eq!(crew.unwrap().join().await, [Ok(1), Err(WorkerDied), Ok(3)]);
+        assert!(matches!(crew.unwrap().join().await[..], [Ok(1), Err(CrewError::Died), Ok(3)]));
     }
 }

@@ -19,26 +19,12 @@ const SMALL: u32 = 512;
 /// Why the content of an image is of no use on a device.
 #[derive(Debug, thiserror::Error)]
 pub enum Misfit {
-    /// It is no file system of the wanted type.
     #[error("the image holds {found}, not {wanted}")]
-    FileSystem {
-        /// What was asked for.
-        wanted: FsType,
-        /// What is there.
-        found: String,
-    },
-    /// It was made for devices of another block size.
+    FileSystem { wanted: FsType, found: String },
+    /// The image was made for devices of another block size, which is in `bytes`; that of the device is in `device`.
     #[error("the image holds {what} for devices with blocks of {bytes} bytes, and the volume's would be of {device} bytes")]
-    Blocks {
-        /// What it is.
-        what: &'static str,
-        /// Block size that it needs, in bytes.
-        bytes: u32,
-        /// Block size of the device, in bytes.
-        device: u32,
-    },
-    /// It could not be looked at.
-    #[error("the image cannot be looked at: {0}")]
+    Blocks { what: &'static str, bytes: u32, device: u32 },
+    #[error("the image cannot be looked at")]
     Io(#[from] io::Error),
 }
 

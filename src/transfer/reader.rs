@@ -27,27 +27,16 @@ const REQUEST_BYTES: u64 = 8 << 20;
 /// Why a range was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadImageError {
-    /// The range does not lie within the image.
     #[error("the image has {image_bytes} bytes; {length} at {offset} were asked for")]
-    OutOfRange {
-        /// Size of the image.
-        image_bytes: u64,
-        /// Where it was to be read.
-        offset: u64,
-        /// How much.
-        length: u64,
-    },
+    OutOfRange { image_bytes: u64, offset: u64, length: u64 },
     /// The list of blobs makes no whole image.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// A blob is damaged.
-    #[error("blob {blob} in pack {pack} is damaged: {damage}")]
+    #[error("blob {blob} in pack {pack} is damaged")]
     Damaged {
-        /// The blob.
         blob: Id,
-        /// The pack it lies in.
         pack: Id,
-        /// In what way.
+        #[source]
         damage: Damage,
     },
     /// The repository or its store failed; the error names the object.

@@ -1,24 +1,16 @@
 //! The scaffold of an export and of a restore: worker threads, and beside them the requests to the store.
 //!
-//! Whatever ends one side early stops the other, and both are waited for. Of several errors the real one is told: being stopped is
-//! what happens to one because another failed.
-
-use std::io;
+//! A failure of one side stops the other, and both are waited for. Of several errors the real one is told: being stopped is what
+//! happens to one because another failed.
 
 use tokio_util::sync::CancellationToken;
 
-use super::crew::{Crew, WorkerDied};
+use super::crew::{Crew, CrewError};
 
 /// What the scaffold has to know of a transfer's errors.
-pub(super) trait StageError: Send + Sized + 'static {
+pub(super) trait StageError: From<CrewError> + Send + 'static {
     /// True when it only says that the transfer was told to stop.
     fn is_cancelled(&self) -> bool;
-
-    /// A thread could not be started.
-    fn of_thread(error: io::Error) -> Self;
-
-    /// A worker died.
-    fn of_dead_worker(died: WorkerDied) -> Self;
 }
 
 /// The workers of a transfer, or why not all of them could be started.
@@ -42,7 +34,7 @@ pub(super) fn start<E: StageError, J: FnOnce() -> Result<(), E> + Send + 'static
             result
         }
     });
-    crew.map_err(E::of_thread)
+    crew.map_err(E::from)
 }
 
 /// Waits for the workers and for `requests`. The first to fail stops the other by `stop`.
@@ -67,7 +59,7 @@ async fn join_workers<E: StageError>(workers: Workers<E>) -> Result<(), E> {
     let results = workers?.join().await;
     let errors = results.into_iter().filter_map(|result| match result {
         Ok(result) => result.err(),
-        Err(died) => Some(E::of_dead_worker(died)),
+        Err(died) => Some(died.into()),
     });
     errors.reduce(real).map_or(Ok(()), Err)
 }
@@ -96,17 +88,18 @@ mod tests {
         Real(usize),
     }
 
+    impl From<CrewError> for Failure {
+        fn from(error: CrewError) -> Self {
+            match error {
+                CrewError::Start(_) => Self::Thread,
+                CrewError::Died => Self::Died,
+            }
+        }
+    }
+
     impl StageError for Failure {
         fn is_cancelled(&self) -> bool {
             *self == Self::Cancelled
-        }
-
-        fn of_thread(_: io::Error) -> Self {
-            Self::Thread
-        }
-
-        fn of_dead_worker(_: WorkerDied) -> Self {
-            Self::Died
         }
     }
 

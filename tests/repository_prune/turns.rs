@@ -15,6 +15,7 @@ use windlass::repository::store::{Key, Kind, PutMode};
 use windlass::repository::tree::FileSelector;
 use windlass::repository::{Id, LockMode, Repository, RepositoryError, SnapshotChoice, Store};
 use windlass::transfer::{Image, Locking, OnDamage, Progress, Reading, RestoreOptions, Target, restore};
+use windlass::types::error::chain;
 
 use crate::transfer_fixture::{PASSWORD, budget, copy_of, reopen};
 use crate::{EXACT, is_whole, on_disk, prune, repository};
@@ -79,7 +80,7 @@ async fn restore_beside_a_prune(
     };
     let repository = reopen(Arc::new(FaultyStore::new(store.clone(), script))).await.unwrap();
     let repository = repository.with_retry_lock(std::time::Duration::from_secs(60));
-    let waiting = |reason: &RepositoryError| progress.waits_for(Some(windlass::types::error::chain(reason)));
+    let waiting = |reason: &RepositoryError| progress.waits_for(Some(chain(reason)));
     let choice = SnapshotChoice::from(&id.to_string());
     let opened = Image::open_or_wait(&repository, choice, &FileSelector::Only, reading, &waiting).await;
     let mut image = opened.unwrap_or_else(|error| panic!("{reading:?}: {error}"));

@@ -16,6 +16,7 @@ use windlass::transfer::{
     Budget, ChunkSize, ExportError, ExportOptions, ExportReport, ExportSource, FullReason, Image, Locking, Metadata, Parent,
     Progress, RestoreError, RestoreOptions, RestoreReport, Scope, Target, export, restore,
 };
+use windlass::types::error::chain;
 use windlass::types::{ByteRange, LogicalBlockSize, RangeStream, Timestamp};
 
 pub const PASSWORD: &str = "correct horse";
@@ -215,11 +216,11 @@ pub async fn reopen(store: Arc<dyn Store>) -> Result<Repository, RepositoryError
 /// Restores the only image of the snapshot `id` into a sink of `bytes`.
 pub async fn restored(repository: &Repository, id: &Id, bytes: usize, locking: Locking) -> Result<Vec<u8>, String> {
     let mut image =
-        Image::open(repository, &id.to_string(), &FileSelector::Only, locking).await.map_err(|error| error.to_string())?;
+        Image::open(repository, &id.to_string(), &FileSelector::Only, locking).await.map_err(|error| chain(&error))?;
     let (sink, options) = (fresh_sink(bytes), RestoreOptions { target: Target::Fresh, budget: budget(2) });
     let result = restore(&mut image, sink.clone(), &options, &Progress::new(), &CancellationToken::new()).await;
     image.close().await;
-    result.map(|_| sink.content()).map_err(|error| error.to_string())
+    result.map(|_| sink.content()).map_err(|error| chain(&error))
 }
 
 /// Restores the only image of the newest snapshot.

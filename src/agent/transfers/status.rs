@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn what_may_succeed_later_by_itself_is_unavailable_or_aborted() {
-        let unavailable = StoreError::Unavailable { object: "config".into(), reason: "refused".into() };
+        let unavailable = StoreError::Unavailable { object: "config".into(), source: "refused".into() };
         assert_eq!(repository(&unavailable.into()).code(), Code::Unavailable);
         assert_eq!(blocks("volume_name", &BlocksError::Busy("x".into())).code(), Code::Aborted);
         assert_eq!(repository(&RepositoryError::WrongPassword).code(), Code::PermissionDenied);

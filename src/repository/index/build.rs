@@ -111,7 +111,7 @@ impl SortedIndex {
     /// Writes it to scratch space.
     pub(super) fn write_to_scratch(&self) -> Result<Segment, ScratchError> {
         let written = self.write(Place::Scratch(Spill::new(&self.scratch)), Seal::Plain);
-        written.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<ScratchError>()) {
+        written.map_err(|error| match ScratchError::within(&error) {
             Some(error) => error.clone(),
             None => self.scratch.error(error),
         })

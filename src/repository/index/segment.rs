@@ -135,18 +135,32 @@ fn beginning(row: &[u8]) -> u32 {
 /// Why a file is not taken for a segment.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
-    /// It is not there.
     #[error("it is gone")]
     Gone,
+    #[error("it does not read")]
+    Page(#[from] PageError),
     /// It is not what a segment of its name must be.
     #[error("it is damaged: {0}")]
     Damaged(String),
 }
 
-impl From<PageError> for OpenError {
-    fn from(error: PageError) -> Self {
-        Self::Damaged(error.to_string())
+impl OpenError {
+    /// What it means that a file is not opened.
+    fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Gone,
+            _ => Self::Page(error.into()),
+        }
     }
+}
+
+/// Why a page of a segment that is open was not read, and what becomes of the segment.
+#[derive(Debug, thiserror::Error)]
+enum UnreadIndex {
+    #[error("the index that is kept there did not read")]
+    Kept(#[source] PageError),
+    #[error("the index that is kept there did not read and is made anew when this is tried again")]
+    Removed(#[source] PageError),
 }
 
 /// What a segment is written of.
@@ -163,11 +177,8 @@ pub(super) struct SegmentContents<P, D, T> {
 impl Segment {
     /// Opens the file of the segment that is called `name`.
     pub(super) fn open(path: &Path, name: &Id, sealer: &Sealer) -> Result<Self, OpenError> {
-        let file = File::open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => OpenError::Gone,
-            _ => OpenError::Damaged(error.to_string()),
-        })?;
-        let length = file.metadata().map_err(|error| OpenError::Damaged(error.to_string()))?.len();
+        let file = File::open(path).map_err(OpenError::of)?;
+        let length = file.metadata().map_err(OpenError::of)?.len();
         let pages = Pages::new(Place::File(file), Seal::With(sealer.clone()), Mark::of(name));
         let layout = Layout::parse(&pages.one(0)?).ok_or_else(|| OpenError::Damaged("its header says nothing".to_owned()))?;
         if layout.pages.checked_mul(PAGE_BYTES as u64) != Some(length) {
@@ -273,7 +284,7 @@ impl Segment {
     ) -> Result<(), ScratchError> {
         let section = self.table(kind).section;
         for page in self.page_of(kind, id)..section.pages(ROWS_OF_PAGE) {
-            let payload = self.pages.one(section.first_page + page).map_err(|error| self.failed(&error))?;
+            let payload = self.pages.one(section.first_page + page).map_err(|error| self.failed(error))?;
             let count = (section.rows - page * ROWS_OF_PAGE).min(ROWS_OF_PAGE) as usize;
             let rows = &payload.as_chunks::<ROW_BYTES>().0[..count];
             let from = rows.partition_point(|row| row[..Id::LENGTH] < id.as_bytes()[..]);
@@ -310,7 +321,7 @@ impl Segment {
         {
             return Ok(row(payload));
         }
-        let payload = self.pages.one(self.packs.first_page + page).map_err(|error| self.failed(&error))?;
+        let payload = self.pages.one(self.packs.first_page + page).map_err(|error| self.failed(error))?;
         let found = row(&payload);
         *self.last_packs.lock().unwrap_or_else(PoisonError::into_inner) = Some((page, Box::new(payload)));
         Ok(found)
@@ -318,20 +329,22 @@ impl Segment {
 
     /// Gives `visit` all packs in order of their numbers.
     pub(super) fn each_pack(&self, mut visit: impl FnMut(PackRow)) -> Result<(), ScratchError> {
-        rows(&self.pages, self.packs, |row: &Row| visit(PackRow::of_row(row))).map_err(|error| self.failed(&error))
+        rows(&self.pages, self.packs, |row: &Row| visit(PackRow::of_row(row))).map_err(|error| self.failed(error))
     }
 
     /// The error that a page could not be read. A file that is not what it was is removed.
-    fn failed(&self, error: &PageError) -> ScratchError {
+    fn failed(&self, error: PageError) -> ScratchError {
         let folder = self.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-        let mut problem = format!("the index that is kept there did not read ({error})");
-        if let (PageError::Damaged(_), Some(path)) = (error, &self.path) {
-            // Whoever opens it next finds out again, if it cannot be removed.
-            let _ = fs::remove_file(path);
-            problem += " and is made anew when this is tried again";
-            tracing::warn!(path = %path.display(), error = %chain(&error), "a segment of an index is damaged; it was removed");
-        }
-        ScratchError::elsewhere("cache", folder, &problem, Cache::VARIABLE)
+        let unread = match (error, &self.path) {
+            (error @ PageError::Damaged(_), Some(path)) => {
+                tracing::warn!(path = %path.display(), error = %chain(&error), "a segment of an index is damaged; it is removed");
+                // The next transfer that opens it finds the damage again, if it cannot be removed.
+                let _ = fs::remove_file(path);
+                UnreadIndex::Removed(error)
+            }
+            (error, _) => UnreadIndex::Kept(error),
+        };
+        ScratchError::of_place("cache", folder, Cache::VARIABLE, unread)
     }
 }
 
@@ -427,7 +440,7 @@ impl PageCursor<'_> {
         self.first_page = page;
         if let Err(error) = self.segment.pages.many(section.first_page + page, count, &mut self.buffer) {
             self.buffer.clear();
-            return Err(self.segment.failed(&error));
+            return Err(self.segment.failed(error));
         }
         let rows = (section.rows - page * ROWS_OF_PAGE).min(count * ROWS_OF_PAGE);
         self.buffer.truncate(rows as usize * ROW_BYTES);
@@ -462,7 +475,7 @@ impl Iterator for SegmentRows<'_> {
             let first = self.section.first_page + self.next;
             if let Err(error) = self.segment.pages.many(first, count, &mut self.buffer) {
                 self.next = end;
-                return Some(Err(self.segment.failed(&error)));
+                return Some(Err(self.segment.failed(error)));
             }
             (self.next, self.at, self.left) = (self.next + count, 0, rows);
         }

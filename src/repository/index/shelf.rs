@@ -102,7 +102,7 @@ impl Shelf {
                     segments.push(segment);
                 }
                 Err(OpenError::Gone) => gone = true,
-                Err(error @ OpenError::Damaged(_)) => {
+                Err(error @ (OpenError::Page(_) | OpenError::Damaged(_))) => {
                     tracing::warn!(path = %path.display(), error = %chain(&error), "a segment of an index is not used; it is made anew");
                     remove(&path);
                 }

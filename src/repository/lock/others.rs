@@ -81,7 +81,7 @@ impl Repository {
     async fn load_lock(&self, id: Id) -> Result<Option<LockFile>, RepositoryError> {
         let unreadable = |damage| RepositoryError::UnreadableLock { object: Key::File(Kind::Lock, id).path(), damage };
         match self.load_document(Kind::Lock, id).await {
-            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| unreadable(Damage::Syntax(error.to_string()))),
+            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| unreadable(Damage::json(error))),
             Err(RepositoryError::Store(StoreError::NotFound { .. })) => Ok(None),
             Err(RepositoryError::Damaged { damage, .. }) => Err(unreadable(damage)),
             Err(error) => Err(error),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::repository::store::fault::{Call, Fault, FaultyStore};
 use crate::repository::store::memory::MemoryStore;
+use crate::types::error::chain;
 
 fn password(text: &str) -> Password {
     Password::new(text).unwrap()
@@ -90,7 +91,7 @@ async fn damaged_keys_and_configs_are_named() {
     init(store.clone()).await.unwrap();
     let truncated = FaultyStore::nth(store.clone(), 1, Fault::Truncated, |call| *call == Call::Get(Key::Config));
     let error = open(Arc::new(truncated)).await.unwrap_err();
-    assert_eq!(error.to_string(), "config is damaged: its authentication code does not match");
+    assert_eq!(chain(&error), "config is damaged: its authentication code does not match");
 
     let key = Key::File(Kind::Key, store.list(Kind::Key).await.unwrap()[0].id);
     store.tamper(key, |bytes| bytes[0] ^= 1);

@@ -1,6 +1,6 @@
 //! Compression of blobs.
 
-use std::io::{self, Cursor};
+use std::io::Cursor;
 use std::num::NonZeroU32;
 
 use zstd::stream::raw::CParameter;
@@ -20,9 +20,9 @@ impl Compressor {
     /// # Errors
     /// [`PackError::Compressor`] when zstd refuses.
     pub fn new(level: i32) -> Result<Self, PackError> {
-        let mut zstd = zstd::bulk::Compressor::new(level).map_err(compressor)?;
+        let mut zstd = zstd::bulk::Compressor::new(level).map_err(PackError::Compressor)?;
         // The code and the hash protect the contents already.
-        zstd.set_parameter(CParameter::ChecksumFlag(false)).map_err(compressor)?;
+        zstd.set_parameter(CParameter::ChecksumFlag(false)).map_err(PackError::Compressor)?;
         Ok(Self { zstd, opened: Vec::new(), decoded: Vec::new() })
     }
 
@@ -34,7 +34,7 @@ impl Compressor {
         out.reserve(zstd::compress_bound(plain.len()));
         let mut rest = Cursor::new(&mut *out);
         rest.set_position(start as u64);
-        let compressed = self.zstd.compress_to_buffer(plain, &mut rest).map_err(compressor)?;
+        let compressed = self.zstd.compress_to_buffer(plain, &mut rest).map_err(PackError::Compressor)?;
         if compressed < plain.len() {
             return Ok(NonZeroU32::new(plain.len() as u32));
         }
@@ -42,8 +42,4 @@ impl Compressor {
         out.extend_from_slice(plain);
         Ok(None)
     }
-}
-
-pub(in crate::repository) fn compressor(error: io::Error) -> PackError {
-    PackError::Compressor(error.to_string())
 }

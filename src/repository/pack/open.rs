@@ -75,9 +75,9 @@ fn decompress_into(compressed: &[u8], plain: &mut [u8]) -> Result<(), Damage> {
 }
 
 fn exactly(expected: usize, written: io::Result<usize>) -> Result<(), Damage> {
-    match written.map_err(|error| Damage::Compression(error.to_string()))? {
+    match written.map_err(Damage::compression)? {
         written if written == expected => Ok(()),
-        written => Err(Damage::Compression(format!("{expected} bytes expected, {written} found"))),
+        written => Err(Damage::Length { expected: expected as u64, found: written as u64 }),
     }
 }
 

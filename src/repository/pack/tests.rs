@@ -3,6 +3,7 @@ use super::open::*;
 use super::*;
 use crate::repository::blob::BlobLocation;
 use crate::repository::crypto::Secrets;
+use crate::types::error::chain;
 use proptest::prelude::*;
 
 fn sealer() -> Sealer {
@@ -69,7 +70,8 @@ proptest! {
             let mut sealed = bytes[blob.offset as usize..location.end() as usize].to_vec();
             let opened = open_blob(&sealer, &blob.id, &location, &mut sealed.clone(), &mut Vec::new());
             let mut plain = vec![0; location.plain_length() as usize];
-            prop_assert_eq!(open_blob_unhashed(&sealer, &location, &mut sealed, &mut plain), opened.clone());
+            let unhashed = open_blob_unhashed(&sealer, &location, &mut sealed, &mut plain);
+            prop_assert_eq!(unhashed.map_err(|damage| chain(&damage)), opened.clone().map_err(|damage| chain(&damage)));
             failed |= opened.is_err();
         }
         prop_assert!(failed);
@@ -97,16 +99,19 @@ fn a_blob_that_lies_about_its_length_is_refused() {
         let lying = BlobLocation { uncompressed_length: NonZeroU32::new(length), ..location(&pack, &blob) };
         let mut sealed = pack.bytes[..blob.length as usize].to_vec();
         let error = open_blob_unhashed(&sealer, &lying, &mut sealed, &mut vec![0; length as usize]);
-        assert!(matches!(error, Err(Damage::Compression(_))), "{length}");
+        assert!(matches!(error, Err(Damage::Compression(_) | Damage::Length { .. })), "{length}");
         let mut sealed = pack.bytes[..blob.length as usize].to_vec();
         assert!(
-            matches!(open_blob(&sealer, &blob.id, &lying, &mut sealed, &mut Vec::new()), Err(Damage::Compression(_))),
+            matches!(
+                open_blob(&sealer, &blob.id, &lying, &mut sealed, &mut Vec::new()),
+                Err(Damage::Compression(_) | Damage::Length { .. })
+            ),
             "{length}"
         );
     }
     let mut sealed = pack.bytes[..blob.length as usize].to_vec();
     let error = open_blob(&sealer, &Id::of(b"other"), &location(&pack, &blob), &mut sealed, &mut Vec::new());
-    assert_eq!(error, Err(Damage::WrongHash { found: blob.id }));
+    assert!(matches!(error, Err(Damage::WrongHash { found }) if found == blob.id));
 }
 
 #[test]
@@ -124,9 +129,9 @@ fn a_length_that_is_not_true_takes_no_memory() {
         let opened = open_blob(&sealer, &Id::of(&text), &location, &mut sealed.clone(), &mut plain);
         (opened, plain.capacity())
     };
-    assert_eq!(open(1000).0, Ok(()));
+    open(1000).0.unwrap();
     let (opened, taken) = open(u32::MAX);
-    assert!(matches!(opened, Err(Damage::Compression(_))));
+    assert!(matches!(opened, Err(Damage::Compression(_) | Damage::Length { .. })));
     assert!(taken < 1 << 20, "{taken} bytes are taken");
 }
 
@@ -144,7 +149,7 @@ fn blobs_longer_than_any_of_ours_read_back_and_lies_about_them_do_not() {
     for length in [long.len() as u32 - 1, long.len() as u32 + 1] {
         let wrong = BlobLocation { uncompressed_length: NonZeroU32::new(length), ..right };
         let opened = open_blob(&sealer, &blob.id, &wrong, &mut sealed.to_vec(), &mut plain);
-        assert!(matches!(opened, Err(Damage::Compression(_))), "{length}: {opened:?}");
+        assert!(matches!(opened, Err(Damage::Compression(_) | Damage::Length { .. })), "{length}: {opened:?}");
     }
 }
 
@@ -167,17 +172,18 @@ fn verification_notices_a_flipped_bit_wherever_it_is() {
         let mut builder = PackBuilder::new(sealer(), BlobKind::Data, 1 << 20, Verification::Decode);
         builder.add(Id::of(b"before"), b"before", &mut compressor).unwrap();
         builder.add(Id::of(&plain), &plain, &mut compressor).unwrap();
-        assert_eq!(builder.verify_last(&plain, &mut compressor), Ok(()));
+        builder.verify_last(&plain, &mut compressor).unwrap();
         let start = builder.blobs[1].offset as usize;
         for position in start..builder.body.len() {
             builder.body[position] ^= 4;
-            assert_eq!(builder.verify_last(&plain, &mut compressor), Err(Damage::Forged), "{position}");
+            assert!(matches!(builder.verify_last(&plain, &mut compressor), Err(Damage::Forged)), "{position}");
             builder.body[position] ^= 4;
         }
         // What was compressed is not what was given.
         let mut other = plain.clone();
         other[700] ^= 1;
-        assert_eq!(builder.verify_last(&other, &mut compressor), Err(Damage::WrongHash { found: Id::of(&plain) }));
+        let verified = builder.verify_last(&other, &mut compressor);
+        assert!(matches!(verified, Err(Damage::WrongHash { found }) if found == Id::of(&plain)));
         assert!(matches!(builder.verify_last(&plain[1..], &mut compressor), Err(Damage::WrongHash { .. })));
     }
 }
@@ -222,5 +228,6 @@ fn a_chunk_that_changed_after_it_was_hashed_is_refused_before_its_pack_is_stored
     let found = [Id::of(b"another"), Id::of(&chunk)];
     assert!(verify_ids(&[found[0]], &found[..1]).is_ok());
     let refused = verify_ids(&[found[0], id], &found).unwrap_err();
-    assert_eq!(refused, PackError::Corrupted { id, damage: Damage::WrongHash { found: found[1] } });
+    let PackError::Corrupted { id: named, damage: Damage::WrongHash { found: other } } = refused else { panic!("{refused}") };
+    assert_eq!((named, other), (id, found[1]));
 }

@@ -57,7 +57,7 @@ pub fn client_options(in_the_clear: bool) -> ClientOptions {
 /// # Errors
 /// [`StoreError::Configuration`] when it is not set.
 pub fn required(environment: &Environment, variable: Variable) -> Result<&str, StoreError> {
-    environment.get(variable).ok_or_else(|| StoreError::Configuration(format!("{} is not set", variable.name())))
+    environment.get(variable).ok_or_else(|| StoreError::configuration(format!("{} is not set", variable.name())))
 }
 
 /// The store in a back end that was built, or could not be.
@@ -69,7 +69,7 @@ pub fn built<B: Bucket>(
     location: &BucketLocation,
     patient: Arc<Patient>,
 ) -> Result<BucketStore, StoreError> {
-    let bucket = bucket.map_err(|error| StoreError::Configuration(error.to_string()))?;
+    let bucket = bucket.map_err(|error| StoreError::configuration(error.to_string()))?;
     BucketStore::new(Arc::new(bucket), &location.bucket, &location.prefix, patient)
 }
 
@@ -111,7 +111,7 @@ impl BucketStore {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn opened_by(open: Open, name: &str, prefix: &str, patient: Arc<Patient>) -> Result<Self, StoreError> {
-        let prefix = Path::parse(prefix).map_err(|error| StoreError::Configuration(error.to_string()))?;
+        let prefix = Path::parse(prefix).map_err(StoreError::configuration)?;
         Ok(Self { open, opened: OnceCell::new(), name: name.to_owned(), prefix, patient, storage_class: None })
     }
 
@@ -140,7 +140,7 @@ impl BucketStore {
         let unnamed = ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| said.contains(code));
         match classify(object, error) {
             error if !unnamed && !error.is_not_found() => error,
-            _ => StoreError::Configuration(format!("there is no bucket `{}`; create it first", self.name)),
+            _ => StoreError::configuration(format!("there is no bucket `{}`; create it first", self.name)),
         }
     }
 
@@ -206,7 +206,7 @@ impl BucketStore {
     async fn put_part(&self, key: Key, id: &MultipartId, number: u64, spill: Arc<Spill>) -> Result<PartId, StoreError> {
         let range = number * PART_BYTES..((number + 1) * PART_BYTES).min(spill.len());
         let part = tokio::task::spawn_blocking(move || read_spill(&spill, range)).await;
-        let part = part.map_err(|error| StoreError::Unavailable { object: key.path(), reason: error.to_string() })?;
+        let part = part.map_err(|error| StoreError::Unavailable { object: key.path(), source: error.into() })?;
         let part = part.map_err(|error| spill_failed(key, error))?;
         let (bucket, path) = (self.bucket().await?, &self.path(key));
         let put = || -> BoxFuture<'_, _> {
@@ -291,14 +291,14 @@ fn classify(object: String, error: object_store::Error) -> StoreError {
     if let Some(fault) = Fault::behind(&error) {
         return fault.meaning(object);
     }
-    let reason = deepest(&error);
+    let source = deepest(&error).into();
     match error {
         Error::NotFound { .. } => StoreError::NotFound { object },
         Error::AlreadyExists { .. } | Error::Precondition { .. } => StoreError::AlreadyExists { object },
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StoreError::Denied { object, reason },
-        Error::InvalidPath { .. } | Error::UnknownConfigurationKey { .. } => StoreError::Configuration(reason),
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StoreError::Denied { object, source },
+        Error::InvalidPath { .. } | Error::UnknownConfigurationKey { .. } => StoreError::Configuration(source),
         // An error in the body of an answer that began well, or an answer that makes no sense.
-        _ => StoreError::Unavailable { object, reason },
+        _ => StoreError::Unavailable { object, source },
     }
 }
 

@@ -1,81 +1,67 @@
 //! Why a store did not do what it was asked to.
 
+use std::error::Error;
 use std::time::Duration;
 
-/// Why a store did not do what it was asked to. Each case names the object.
+/// What a store said, or what failed on the way to it.
+///
+/// Errors of `object_store` and of HTTP clients do not come here as they are, since some of them show addresses with signatures in
+/// them: [`Fault`](super::http::fault::Fault) and [`BucketStore`](super::bucket::BucketStore) keep of them what may be shown.
+pub type StoreCause = Box<dyn Error + Send + Sync>;
+
+/// Why a store did not do what it was asked to. Each case but the last names the object by its path in the repository.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is no such object.
     #[error("{object} does not exist")]
-    NotFound {
-        /// Path of the object in the repository.
-        object: String,
-    },
+    NotFound { object: String },
     /// The object exists and was to be made only if it did not.
     #[error("{object} exists already")]
-    AlreadyExists {
-        /// Path of the object in the repository.
-        object: String,
-    },
+    AlreadyExists { object: String },
     /// The store refuses: credentials or permissions. Repeating does not help.
-    #[error("access to {object} was denied: {reason}")]
-    Denied {
-        /// Path of the object in the repository.
-        object: String,
-        /// What the store said.
-        reason: String,
-    },
+    #[error("access to {object} was denied")]
+    Denied { object: String, source: StoreCause },
     /// The store did not answer, or said that it cannot now. Repeating later may help.
-    #[error("{object} could not be reached: {reason}")]
-    Unavailable {
-        /// Path of the object in the repository.
-        object: String,
-        /// What the store said.
-        reason: String,
-    },
+    #[error("{object} could not be reached")]
+    Unavailable { object: String, source: StoreCause },
     /// The store, or the line to it, has too much to do: fewer calls at a time may succeed, and this one later.
-    #[error("{object} could not be reached: the store is too busy: {reason}")]
-    Busy {
-        /// Path of the object in the repository.
-        object: String,
-        /// What the store said.
-        reason: String,
-    },
+    #[error("{object} could not be reached: the store is too busy")]
+    Busy { object: String, source: StoreCause },
     /// Fewer bytes came than the object must have.
     #[error("{object} is truncated: {expected} bytes expected, {found} found")]
-    Truncated {
-        /// Path of the object in the repository.
-        object: String,
-        /// Bytes asked for.
-        expected: u64,
-        /// Bytes that came.
-        found: u64,
-    },
+    Truncated { object: String, expected: u64, found: u64 },
     /// Any other failure of the medium.
     #[error("input or output on {object} failed")]
-    Io {
-        /// Path of the object in the repository.
-        object: String,
-        /// The failure.
-        source: std::io::Error,
-    },
+    Io { object: String, source: std::io::Error },
     /// The store cannot be used as it is configured.
-    #[error("the store cannot be used: {0}")]
-    Configuration(String),
+    #[error("the store cannot be used")]
+    Configuration(#[source] StoreCause),
+}
+
+/// The last of the failures that a call met for so long.
+#[derive(Debug, thiserror::Error)]
+#[error("repeated for {minutes} minutes, the last time")]
+struct Repeated {
+    minutes: u64,
+    source: StoreCause,
 }
 
 impl StoreError {
+    /// The error that the configuration is wrong, in words of our own.
+    pub(in crate::repository) fn configuration(what: impl Into<StoreCause>) -> Self {
+        Self::Configuration(what.into())
+    }
+
     /// True when the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Busy { .. })
     }
 
     /// The same error, after it was met for so long.
-    pub(super) fn after(self, failing: Duration) -> Self {
-        let again = |reason| format!("{reason} (for {} minutes, the last time)", failing.as_secs() / 60);
+    pub(in crate::repository) fn after(self, failing: Duration) -> Self {
+        let again = |source| Box::new(Repeated { minutes: failing.as_secs() / 60, source });
         match self {
-            Self::Unavailable { object, reason } => Self::Unavailable { object, reason: again(reason) },
-            Self::Busy { object, reason } => Self::Busy { object, reason: again(reason) },
+            Self::Unavailable { object, source } => Self::Unavailable { object, source: again(source) },
+            Self::Busy { object, source } => Self::Busy { object, source: again(source) },
             other => other,
         }
     }

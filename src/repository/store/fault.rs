@@ -101,13 +101,11 @@ impl FaultyStore {
         work: impl AsyncFnOnce(Option<Fault>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let fault = self.next(&call);
-        let lost = || StoreError::Unavailable { object: call.object(), reason: "a fault made for a test".to_owned() };
+        let lost = || StoreError::Unavailable { object: call.object(), source: "a fault made for a test".into() };
         match fault {
             Some(Fault::Unavailable) => Err(lost()),
-            Some(Fault::Busy) => Err(StoreError::Busy { object: call.object(), reason: "a fault made for a test".to_owned() }),
-            Some(Fault::Denied) => {
-                Err(StoreError::Denied { object: call.object(), reason: "a fault made for a test".to_owned() })
-            }
+            Some(Fault::Busy) => Err(StoreError::Busy { object: call.object(), source: "a fault made for a test".into() }),
+            Some(Fault::Denied) => Err(StoreError::Denied { object: call.object(), source: "a fault made for a test".into() }),
             Some(Fault::Stall) => std::future::pending().await,
             Some(Fault::AnswerLost) => {
                 work(fault).await?;

@@ -42,7 +42,7 @@ pub fn connect(
         (None, Some(key)) if is_service_account(key) => builder.with_service_account_key(key),
         (None, found) => {
             let name = Variable::GoogleApplicationCredentials.name();
-            return Err(StoreError::Configuration(match found {
+            return Err(StoreError::configuration(match found {
                 None => format!("neither {name} nor {} is set", Variable::GoogleAccessToken.name()),
                 Some(_) => format!(
                     "{name} holds no service account's key; it must name a readable file, or in a Secret hold the key's JSON itself"
@@ -63,6 +63,7 @@ fn is_service_account(key: &str) -> bool {
 mod tests {
     use super::*;
     use crate::repository::store::retry::Patience;
+    use crate::types::error::chain;
 
     #[test]
     fn only_a_service_account_s_key_is_taken() {
@@ -76,7 +77,7 @@ mod tests {
             let environment = Environment::from_pairs([("GOOGLE_APPLICATION_CREDENTIALS", value)]);
             let patient = Arc::new(Patient::new(Patience::default()));
             let error = connect(&location, &environment, Limits::default(), patient, None).unwrap_err();
-            assert!(error.to_string().contains(why), "{error}");
+            assert!(chain(&error).contains(why), "{error:?}");
         }
     }
 }

@@ -58,7 +58,7 @@ impl LocalStore {
             let failed = object.clone();
             tokio::task::spawn_blocking(move || work(&store, object))
                 .await
-                .unwrap_or_else(|error| Err(StoreError::Unavailable { object: failed, reason: error.to_string() }))
+                .unwrap_or_else(|error| Err(StoreError::Unavailable { object: failed, source: error.into() }))
         })
     }
 
@@ -210,9 +210,9 @@ fn classify(object: String, error: io::Error) -> StoreError {
     match error.kind() {
         ErrorKind::NotFound => StoreError::NotFound { object },
         ErrorKind::AlreadyExists => StoreError::AlreadyExists { object },
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => StoreError::Denied { object, reason: error.to_string() },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => StoreError::Denied { object, source: error.into() },
         // A network file system that is away for a while.
-        ErrorKind::TimedOut | ErrorKind::StaleNetworkFileHandle => StoreError::Unavailable { object, reason: error.to_string() },
+        ErrorKind::TimedOut | ErrorKind::StaleNetworkFileHandle => StoreError::Unavailable { object, source: error.into() },
         _ => StoreError::Io { object, source: error },
     }
 }

@@ -75,7 +75,7 @@ pub fn connect_by(
 }
 
 fn in_region(builder: AmazonS3Builder, region: &str) -> Result<Arc<dyn Bucket>, StoreError> {
-    let bucket = builder.with_region(region).build().map_err(|error| StoreError::Configuration(error.to_string()))?;
+    let bucket = builder.with_region(region).build().map_err(|error| StoreError::configuration(error.to_string()))?;
     Ok(Arc::new(bucket))
 }
 
@@ -94,7 +94,7 @@ fn builder(location: &S3Location, environment: &Environment) -> Result<AmazonS3B
         Some("path") => false,
         Some(other) => {
             let name = Variable::S3BucketLookup.name();
-            return Err(StoreError::Configuration(format!("{name} is `{other}`; it must be auto, dns or path")));
+            return Err(StoreError::configuration(format!("{name} is `{other}`; it must be auto, dns or path")));
         }
     };
     // Amazon's global name answers only for one region; without an endpoint the right regional one is derived.
@@ -115,7 +115,7 @@ fn builder(location: &S3Location, environment: &Environment) -> Result<AmazonS3B
 /// What signs requests, and what sends them.
 fn signed(builder: AmazonS3Builder, environment: &Environment, connector: &Connector) -> Result<AmazonS3Builder, StoreError> {
     if environment.relies_on_identity()
-        && let Some(identity) = environment.identity().map_err(|error| StoreError::Configuration(error.to_string()))?
+        && let Some(identity) = environment.identity().map_err(|error| StoreError::configuration(error.clone()))?
     {
         let credentials = Arc::new(Renewing::new(identity)?);
         let connector = Renewed::new(connector.clone(), Arc::clone(&credentials));
@@ -141,7 +141,7 @@ fn value(environment: &Environment, variable: Variable) -> Result<Option<&str>, 
         _ => byte.is_ascii_graphic(),
     };
     match environment.get(variable) {
-        Some(value) if !value.bytes().all(fits) => Err(StoreError::Configuration(format!(
+        Some(value) if !value.bytes().all(fits) => Err(StoreError::configuration(format!(
             "{} holds a space, the end of a line, or another character that it cannot have",
             variable.name()
         ))),

@@ -6,7 +6,7 @@ use crate::repository::damage::Damage;
 use crate::scratch::ScratchError;
 
 /// Why a tree was not read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum ReadError {
     /// It is not what it must be.
     Damage(Damage),
@@ -27,12 +27,16 @@ impl From<ScratchError> for ReadError {
 }
 
 impl ReadError {
-    /// What an error of the layers of readers means: scratch space failed beneath, or the tree does not read, in the way that
-    /// `damage` says.
-    pub(super) fn of(error: io::Error, damage: impl FnOnce(String) -> Damage) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<ScratchError>()) {
+    /// What an error of the layers of readers means: scratch space failed beneath, or the tree does not decompress.
+    pub(super) fn of(error: io::Error) -> Self {
+        match ScratchError::within(&error) {
             Some(scratch) => Self::Scratch(scratch.clone()),
-            None => Self::Damage(damage(error.to_string())),
+            None => Self::Damage(Damage::compression(error)),
         }
+    }
+
+    /// What an error of the parser means: the text is none, or what reads it failed.
+    pub(super) fn of_parser(error: serde_json::Error) -> Self {
+        if error.is_io() { Self::of(error.into()) } else { Self::Damage(Damage::json(error)) }
     }
 }

@@ -1,5 +1,6 @@
 //! Reading a sealed tree: twice over its sealed bytes, which may be in scratch space, and once over its text, which nobody holds.
 
+use std::cmp::Ordering;
 use std::io::{self, BufReader, Read};
 
 use super::error::ReadError;
@@ -22,7 +23,7 @@ fn plain_reader<'a>(
     sealed: &'a Spill,
     start: u64,
 ) -> Result<Box<dyn Read + 'a>, ReadError> {
-    let damaged = |error| ReadError::of(error, Damage::Compression);
+    let damaged = |error| ReadError::of(error);
     let length = u64::from(location.length);
     let end = start.saturating_add(length);
     if end > sealed.len() {
@@ -83,11 +84,14 @@ impl<R: Read> HashingReader<R> {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(ReadError::of(error, Damage::Compression)),
+                Err(error) => return Err(ReadError::of(error)),
             }
         }
-        if self.bytes != bytes {
-            return Err(Damage::Compression(format!("{bytes} bytes expected, {} or more found", self.bytes)).into());
+        // No more than one byte beyond is ever read of it.
+        match self.bytes.cmp(&bytes) {
+            Ordering::Less => return Err(Damage::Length { expected: bytes, found: self.bytes }.into()),
+            Ordering::Greater => return Err(Damage::TooLong { limit: bytes }.into()),
+            Ordering::Equal => {}
         }
         match self.hasher.finish() {
             found if found == *id => Ok(()),

@@ -101,7 +101,7 @@ async fn a_file_is_found_at_the_end_of_its_folders() {
         assert_eq!((found.path.as_str(), found.size, found.content.to_vec().unwrap()), ("/volume/disk.img", 7, ids.clone()));
         assert!(found.metadata.is_none() && found.alone_in == Some(inner.id));
     }
-    assert_eq!(folder("a/b").unwrap_err(), PackError::Name("a/b".into()));
+    assert!(matches!(folder("a/b"), Err(PackError::Name(name)) if name == "a/b"));
 }
 
 /// What a volume was stands beside its folder, or beside its image, where earlier versions put it.
@@ -133,16 +133,17 @@ async fn what_a_volume_was_is_found_beside_its_folder_and_beside_its_image() {
     }
     let folder = NewFolder { name: "meta.json", modified: TIME, tree: Id::of(b"tree") };
     let twice = pack_folder_beside(&scratch(), &sealer, &folder, &file("meta.json", 3, &text));
-    assert_eq!(twice.unwrap_err(), PackError::Name("meta.json".into()));
+    assert!(matches!(twice, Err(PackError::Name(name)) if name == "meta.json"));
 }
 
 #[test]
 fn names_that_need_quoting_or_occur_twice_are_refused() {
     let none = Vec::new();
     for name in ["", ".", "..", "a/b", "a\"b", "a\\b", "ü", "a\n"] {
-        assert_eq!(pack(&sealer(), &[file(name, 0, &none)]).unwrap_err(), PackError::Name(name.into()));
+        assert!(matches!(pack(&sealer(), &[file(name, 0, &none)]), Err(PackError::Name(found)) if found == name));
     }
-    assert_eq!(pack(&sealer(), &[file("a", 0, &none), file("a", 1, &none)]).unwrap_err(), PackError::Name("a".into()));
+    let twice = pack(&sealer(), &[file("a", 0, &none), file("a", 1, &none)]);
+    assert!(matches!(twice, Err(PackError::Name(name)) if name == "a"));
 }
 
 #[test]
@@ -154,7 +155,8 @@ fn a_content_list_that_changes_is_noticed() {
             Box::new(std::iter::once(Ok(Id::of(&walk.to_le_bytes()))))
         }
     }
-    assert_eq!(pack(&sealer(), &[file("disk.img", 1, &Changing(AtomicU64::new(0)))]).unwrap_err(), PackError::Unstable);
+    let changing = pack(&sealer(), &[file("disk.img", 1, &Changing(AtomicU64::new(0)))]);
+    assert!(matches!(changing, Err(PackError::Unstable)));
 }
 
 #[test]
@@ -164,10 +166,16 @@ fn a_wrong_id_or_length_of_a_tree_is_noticed() {
     let tree = pack(&sealer, &[file("disk.img", 1000, &ids)]).unwrap();
     let right = location(&tree);
     let read = |id: &Id, location: &BlobLocation| parse_sealed(&scratch(), &sealer, id, location, &tree.bytes).unwrap_err();
-    assert_eq!(read(&Id::of(b""), &right), ReadError::Damage(Damage::WrongHash { found: tree.id }));
+    assert!(matches!(read(&Id::of(b""), &right), ReadError::Damage(Damage::WrongHash { found }) if found == tree.id));
     for length in [1, right.plain_length() - 1, right.plain_length() + 1] {
         let lying = BlobLocation { uncompressed_length: NonZeroU32::new(length), ..right };
-        assert!(matches!(read(&tree.id, &lying), ReadError::Damage(Damage::Compression(_))), "{length}");
+        assert!(
+            matches!(
+                read(&tree.id, &lying),
+                ReadError::Damage(Damage::Compression(_) | Damage::Length { .. } | Damage::TooLong { .. })
+            ),
+            "{length}"
+        );
     }
 }
 

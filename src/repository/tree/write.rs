@@ -11,7 +11,7 @@ use crate::repository::blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
 use crate::repository::crypto::{SealWriter, Sealer};
 use crate::repository::error::PackError;
 use crate::repository::id::{Id, IdHasher};
-use crate::repository::pack::{compressor, header_of};
+use crate::repository::pack::header_of;
 use crate::repository::time::rfc3339;
 use crate::scratch::{Scratch, ScratchError, Spill};
 use crate::types::Timestamp;
@@ -110,9 +110,9 @@ pub fn pack_folder_beside(
 
 /// What an error of the layers of writers means.
 fn failed(error: io::Error) -> PackError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<ScratchError>()) {
+    match ScratchError::within(&error) {
         Some(scratch) => PackError::Scratch(scratch.clone()),
-        None => compressor(error),
+        None => PackError::Compressor(error),
     }
 }
 

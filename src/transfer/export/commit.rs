@@ -83,7 +83,7 @@ impl Commit<'_> {
             };
             let Some((&folder, outer)) = folders.split_last() else {
                 // No folder, no tree of its own.
-                let content = content.ok_or_else(|| ExportError::Inside("an image without a folder was not read".to_owned()))?;
+                let content = content.ok_or_else(|| ExportError::Inside("an image without a folder was not read".into()))?;
                 let new = vec![pack_tree(&scratch, &sealer, &[file(&content), beside])?];
                 return Ok(Trees { new, image: ImageTree::New, folder: None });
             };
@@ -94,7 +94,7 @@ impl Commit<'_> {
                     new.push(pack_tree(&scratch, &sealer, &[file(&content)])?);
                     new[0].id
                 }
-                (None, None) => return Err(ExportError::Inside("an image has neither tree nor list".to_owned())),
+                (None, None) => return Err(ExportError::Inside("an image has neither tree nor list".into())),
             };
             new.push(pack_folder_beside(&scratch, &sealer, &NewFolder { name: folder, modified, tree }, &beside)?);
             for &name in outer.iter().rev() {
@@ -245,5 +245,5 @@ impl Small {
 
 /// Computes off the async threads.
 async fn computed<T: Send + 'static>(work: impl FnOnce() -> Result<T, ExportError> + Send + 'static) -> Result<T, ExportError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(ExportError::Inside(error.to_string())))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(ExportError::Inside(error.into())))
 }

@@ -257,7 +257,7 @@ impl Inheriting<'_> {
                 Err(Unfit::Scratch(error)) => Err(error.into()),
             }
         });
-        taken.await.map_err(|error| ExportError::Inside(error.to_string()))?
+        taken.await.map_err(|error| ExportError::Inside(error.into()))?
     }
 
     /// The parent's image, if the volume has the same and its list need not be read for that: nothing changed, and this machine remembers that
@@ -320,7 +320,7 @@ fn touched(changed: RangeStream, parent_bytes: u64, volume_bytes: u64, chunk_siz
 }
 
 /// Why a parent's list is not taken over.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Unfit {
     /// It does not fit the volume or the repository.
     Problem(String),

@@ -14,6 +14,7 @@ use super::buffers::BUFFERS_OF_WORKER;
 use super::error::ExportError;
 use super::work::Work;
 use crate::block::AlignedBuffer;
+use crate::transfer::crew::CrewError;
 use crate::transfer::plan::Chunk;
 use crate::types::ByteRange;
 
@@ -79,7 +80,7 @@ pub(super) fn start<'scope>(scope: &'scope Scope<'scope, '_>, work: &'scope Work
         }
     };
     let started = std::thread::Builder::new().name("export-read".to_owned()).spawn_scoped(scope, reader);
-    started.map(|_| Batches { full, empty }).map_err(ExportError::Thread)
+    started.map(|_| Batches { full, empty }).map_err(|error| CrewError::Start(error).into())
 }
 
 /// Reads the next chunks; `None` at the end of the plan.

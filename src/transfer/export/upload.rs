@@ -172,7 +172,7 @@ impl Uploader {
             tokio::select! {
                 biased;
                 Some(ended) = running.join_next(), if !running.is_empty() => {
-                    let (record, bytes) = ended.map_err(|error| ExportError::Inside(error.to_string()))??;
+                    let (record, bytes) = ended.map_err(|error| ExportError::Inside(error.into()))??;
                     self.progress.stored(bytes);
                     uploaded.packs.stored(&record)?;
                     uploaded.note(record, bytes).await?;

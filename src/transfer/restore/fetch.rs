@@ -96,7 +96,7 @@ impl Fetcher {
 async fn next_window(plan: &Arc<RestorePlan>, cursor: &mut Cursor) -> Result<Option<Arc<Window>>, RestoreError> {
     let (plan, mut moved) = (Arc::clone(plan), *cursor);
     let planned = tokio::task::spawn_blocking(move || plan.next_window(&mut moved).map(|window| (window, moved))).await;
-    let (window, moved) = planned.map_err(|error| RestoreError::Inside(error.to_string()))??;
+    let (window, moved) = planned.map_err(|error| RestoreError::Inside(error.into()))??;
     *cursor = moved;
     Ok(window)
 }
@@ -106,7 +106,7 @@ fn hand_over(
     jobs: &Jobs,
     progress: &Progress,
 ) -> Result<(), RestoreError> {
-    let fetched = ended.map_err(|error| RestoreError::Inside(error.to_string()))??;
+    let fetched = ended.map_err(|error| RestoreError::Inside(error.into()))??;
     progress.stored(fetched.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
     jobs.give(Job::Blobs(fetched))
 }

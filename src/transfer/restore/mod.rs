@@ -148,7 +148,7 @@ async fn attempt(
     crate::failpoint::hit("restore.flush.before");
     let sink = Arc::clone(sink);
     let flushed = tokio::task::spawn_blocking(move || sink.flush()).await;
-    flushed.map_err(|error| RestoreError::Inside(error.to_string()))?.map_err(RestoreError::Flush)?;
+    flushed.map_err(|error| RestoreError::Inside(error.into()))?.map_err(RestoreError::Flush)?;
     crate::failpoint::hit("restore.flush.after");
     if cancel.is_cancelled() {
         return Err(RestoreError::Cancelled);
@@ -228,7 +228,7 @@ async fn plan_of(image: &Image, sink_bytes: u64) -> Result<RestorePlan, RestoreE
         let locate = move |id: &Id| index.get(BlobKind::Data, id);
         RestorePlan::new(content, image_bytes, sink_bytes, lost, Box::new(locate))
     });
-    Ok(planned.await.map_err(|error| RestoreError::Inside(error.to_string()))??)
+    Ok(planned.await.map_err(|error| RestoreError::Inside(error.into()))??)
 }
 
 /// How the image was cut, as far as its metadata say: only volumes that were exported by this program have any.

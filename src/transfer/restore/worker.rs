@@ -63,7 +63,11 @@ impl Tally {
     /// Makes sure that everything the plan wanted was done.
     pub(super) fn check(&self, plan: &RestorePlan) -> Result<(), RestoreError> {
         let (expected, found) = (plan.data_bytes(), self.data_bytes.load(Ordering::Acquire));
-        if expected == found { Ok(()) } else { Err(RestoreError::Inside(format!("of {expected} bytes {found} were restored"))) }
+        if expected == found {
+            Ok(())
+        } else {
+            Err(RestoreError::Inside(format!("of {expected} bytes {found} were restored").into()))
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::repository::crypto::Secrets;
 use crate::repository::index::build::IndexBuilder;
 use crate::repository::index::{Claim, Index};
 use crate::scratch::Scratch;
+use crate::types::error::{chain, repeated};
 
 /// Blobs that there may be: few, so that many lie in several packs.
 const BLOBS: u64 = 30;
@@ -327,7 +328,8 @@ fn damage_in_a_long_segment_is_an_error_once_and_never_an_answer() {
             Ok(found) => assert_eq!(found.map(|found| found.plain_length), Some(68), "{id} is there"),
             Err(error) => {
                 failed += 1;
-                assert!(error.to_string().contains("tried again"), "{error}");
+                assert!(chain(&error).contains("tried again"), "{error:?}");
+                assert_eq!(repeated(&error), None);
                 // It may be the last of the page before.
                 assert!(
                     index.get(BlobKind::Data, id).is_ok_and(|found| found.is_some()) == index.claim(BlobKind::Data, id).is_ok()

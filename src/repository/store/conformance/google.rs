@@ -238,7 +238,7 @@ async fn a_bucket_of_google_s_keeps_every_promise_of_a_store() {
     let refused = store(&address, "backups", &[("GOOGLE_ACCESS_TOKEN", "another")]).get(Key::Config).await.unwrap_err();
     assert!(matches!(refused, StoreError::Denied { .. }), "{refused:?}");
     let nowhere = store(&address, "elsewhere", &[("GOOGLE_ACCESS_TOKEN", "the-token")]).list(Kind::Data).await.unwrap_err();
-    assert!(matches!(&nowhere, StoreError::Configuration(text) if text.contains("create it first")), "{nowhere:?}");
+    assert!(matches!(&nowhere, StoreError::Configuration(text) if text.to_string().contains("create it first")), "{nowhere:?}");
 }
 
 /// Runs `openssl`; what it prints.

@@ -8,36 +8,47 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
-use crate::repository::store::error::StoreError;
+use crate::repository::store::error::{StoreCause, StoreError};
 
 /// Longest text of an answer that is shown, in bytes.
 const SHOWN_BYTES: usize = 300;
 
-/// Why a request brought no success. It travels through `object_store` as the source of its error, since that keeps the status of
+/// Why a request did not succeed. It travels through `object_store` as the source of its error, since that keeps the status of
 /// an answer to itself.
-#[derive(Debug, Clone)]
+///
+/// Of a transport's errors only the text of the deepest is kept: those above it name the address, which may have a signature in it.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
-    /// The store answered, and it is no success.
+    /// The store answered, and the answer is not a success.
+    #[error("{0}")]
     Answer(Answer),
-    /// The server is not who it must be.
-    Certificate(rustls::Error),
-    /// What answers does not speak TLS.
+    #[error(
+        "the server's certificate is not trusted; if it is the right server, name its certificate authority in AWS_CA_BUNDLE or \
+         RESTIC_CACERT"
+    )]
+    Certificate(#[source] rustls::Error),
+    #[error("the server does not speak TLS at this address; write s3:http://HOST... if that is meant")]
     NoTls,
-    /// There is no such host.
+    /// The resolver knows no host of this name.
+    #[error("{0}")]
     UnknownHost(String),
-    /// Nothing moved for this long.
+    #[error("nothing moved for {} seconds", .0.as_secs())]
     Stalled(Duration),
-    /// It took longer than the length allows.
+    /// The request took longer than its length allows.
+    #[error("not done in {} seconds", .0.as_secs())]
     Slow(Duration),
-    /// No connection, or one that broke.
+    /// There was no connection, or it broke.
+    #[error("{0}")]
     Broken(String),
     /// There are no credentials to sign a request with, for this reason.
+    #[error("no credentials: {0}")]
     NoCredentials(String),
     /// The same, for a reason that may pass.
+    #[error("no credentials: {0}")]
     NoCredentialsNow(String),
 }
 
-/// An answer that is no success.
+/// An answer that is not a success.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: StatusCode,
@@ -129,27 +140,6 @@ impl Complaint {
     }
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Answer(answer) => answer.fmt(f),
-            Self::Certificate(error) => write!(
-                f,
-                "the server's certificate is not trusted: {error}; if it is the right server, name its certificate authority in \
-                 AWS_CA_BUNDLE or RESTIC_CACERT"
-            ),
-            Self::NoTls => f.write_str("the server does not speak TLS at this address; write s3:http://HOST... if that is meant"),
-            Self::UnknownHost(error) => f.write_str(error),
-            Self::Stalled(time) => write!(f, "nothing moved for {} seconds", time.as_secs()),
-            Self::Slow(time) => write!(f, "not done in {} seconds", time.as_secs()),
-            Self::Broken(error) => f.write_str(error),
-            Self::NoCredentials(why) | Self::NoCredentialsNow(why) => write!(f, "no credentials: {why}"),
-        }
-    }
-}
-
-impl Error for Fault {}
-
 impl Fault {
     /// A request that failed in transit. Of a server that was `answered` before, a name that is not found and a connection without TLS
     /// are passing troubles of the network; of any other they are a wrong address.
@@ -175,44 +165,43 @@ impl Fault {
 
     /// What it means to who asked for `object`.
     pub fn meaning(&self, object: String) -> StoreError {
-        let reason = self.to_string();
+        let source = Box::new(self.clone());
         match self {
-            Self::Certificate(_) | Self::NoTls | Self::UnknownHost(_) => StoreError::Configuration(reason),
-            Self::Stalled(_) | Self::Slow(_) => StoreError::Busy { object, reason },
-            Self::Broken(_) | Self::NoCredentialsNow(_) => StoreError::Unavailable { object, reason },
-            Self::NoCredentials(_) => StoreError::Denied { object, reason },
-            Self::Answer(answer) => {
-                let advice = answer.credentials().map(|complaint| format!("; {}", complaint.advice()));
-                answer.meaning(object, reason + &advice.unwrap_or_default())
-            }
+            Self::Certificate(_) | Self::NoTls | Self::UnknownHost(_) => StoreError::Configuration(source),
+            Self::Stalled(_) | Self::Slow(_) => StoreError::Busy { object, source },
+            Self::Broken(_) | Self::NoCredentialsNow(_) => StoreError::Unavailable { object, source },
+            Self::NoCredentials(_) => StoreError::Denied { object, source },
+            Self::Answer(answer) => answer.meaning(object),
         }
     }
 }
 
 impl Answer {
-    fn meaning(&self, object: String, reason: String) -> StoreError {
-        let failed = |object, reason| StoreError::Io { object, source: io::Error::other(reason) };
+    fn meaning(&self, object: String) -> StoreError {
+        let advice = self.credentials().map(|complaint| format!("; {}", complaint.advice())).unwrap_or_default();
+        let said = format!("{self}{advice}");
+        let source = StoreCause::from(said.clone());
         match (self.status.as_u16(), self.code.as_str()) {
             // Amazon's words for its own 408 and 429, under whatever status.
             (_, "RequestTimeout" | "InternalError" | "OperationAborted" | "ConditionalRequestConflict") => {
-                StoreError::Unavailable { object, reason }
+                StoreError::Unavailable { object, source }
             }
             (
                 _,
                 "SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "ServerBusy" | "RateLimitExceeded",
-            ) => StoreError::Busy { object, reason },
-            (429 | 503, _) => StoreError::Busy { object, reason },
+            ) => StoreError::Busy { object, source },
+            (429 | 503, _) => StoreError::Busy { object, source },
             (_, "BlobAlreadyExists") => StoreError::AlreadyExists { object },
-            (_, "BlobImmutableDueToPolicy") | (401 | 403, _) => StoreError::Denied { object, reason },
-            _ if self.credentials().is_some() => StoreError::Denied { object, reason },
-            (408 | 409 | 500 | 502 | 504, _) => StoreError::Unavailable { object, reason },
-            (300..400, _) | (_, "AuthorizationHeaderMalformed") => StoreError::Configuration(match &self.region {
-                Some(region) => format!("the bucket lies in the region `{region}`; set AWS_REGION ({reason})"),
-                None => format!("the store sends us elsewhere; check the host and AWS_REGION ({reason})"),
+            (_, "BlobImmutableDueToPolicy") | (401 | 403, _) => StoreError::Denied { object, source },
+            _ if self.credentials().is_some() => StoreError::Denied { object, source },
+            (408 | 409 | 500 | 502 | 504, _) => StoreError::Unavailable { object, source },
+            (300..400, _) | (_, "AuthorizationHeaderMalformed") => StoreError::configuration(match &self.region {
+                Some(region) => format!("the bucket lies in the region `{region}`; set AWS_REGION ({said})"),
+                None => format!("the store sends us elsewhere; check the host and AWS_REGION ({said})"),
             }),
             // 501 is a gap of the store, 507 a full one; other 5xx come from proxies in between.
-            (501 | 505 | 507, _) | (..500, _) => failed(object, reason),
-            _ => StoreError::Unavailable { object, reason },
+            (501 | 505 | 507, _) | (..500, _) => StoreError::Io { object, source: io::Error::other(source) },
+            _ => StoreError::Unavailable { object, source },
         }
     }
 }
@@ -236,6 +225,7 @@ fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::error::chain;
 
     fn meaning(status: u16, body: &str) -> StoreError {
         let answer = Answer::new(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes());
@@ -270,8 +260,11 @@ mod tests {
         assert!(matches!(meaning(400, &code("RequestTimeout")), StoreError::Unavailable { .. }));
         assert!(matches!(meaning(409, &code("BlobAlreadyExists")), StoreError::AlreadyExists { .. }));
         let elsewhere = meaning(301, "<Error><Code>PermanentRedirect</Code><Region>eu-west-3</Region></Error>");
-        assert!(matches!(&elsewhere, StoreError::Configuration(text) if text.contains("`eu-west-3`")), "{elsewhere:?}");
-        let denied = meaning(403, &code("AccessDenied")).to_string();
+        assert!(
+            matches!(&elsewhere, StoreError::Configuration(text) if text.to_string().contains("`eu-west-3`")),
+            "{elsewhere:?}"
+        );
+        let denied = chain(&meaning(403, &code("AccessDenied")));
         assert_eq!(denied, "access to config was denied: 403 Forbidden: AccessDenied: words");
     }
 
@@ -287,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_token_that_has_expired_is_told_from_wrong_keys_and_from_want_of_permission() {
-        let said = |code: &str| meaning(403, &format!("<Error><Code>{code}</Code></Error>")).to_string();
+        let said = |code: &str| chain(&meaning(403, &format!("<Error><Code>{code}</Code></Error>")));
         for (code, advice) in [
             ("ExpiredToken", "no longer valid"),
             ("InvalidTokenId", "is not one of this store"),

@@ -37,6 +37,7 @@ use super::error::StoreError;
 use crate::repository::environment::{Environment, Variable};
 use body::{Arriving, Leaving, Pulse};
 use fault::{Answer, Fault};
+use trust::TrustError;
 
 /// What the kernel takes of a request's body before the other side has it, at most: the default bound of a socket's buffer.
 const KERNEL_BYTES: u64 = 4 << 20;
@@ -71,6 +72,14 @@ impl Limits {
     fn sending(&self, bytes: u64) -> Duration {
         self.whole(bytes.min(KERNEL_BYTES))
     }
+}
+
+/// A variable that is to bring certificates, and does not.
+#[derive(Debug, thiserror::Error)]
+#[error("{variable} must name a readable file, or in a Secret hold the certificates themselves")]
+struct UnusableCertificates {
+    variable: &'static str,
+    source: TrustError,
 }
 
 /// Makes the clients of one store. All of them share its connections.
@@ -108,12 +117,10 @@ impl Connector {
         let builder = reqwest::Client::builder();
         Ok(match own {
             None => builder,
-            Some((variable, pem)) => builder.tls_backend_preconfigured(trust::only(pem).map_err(|error| {
-                StoreError::Configuration(format!(
-                    "{}: {error}; it must name a readable file, or in a Secret hold the certificates themselves",
-                    variable.name()
-                ))
-            })?),
+            Some((variable, pem)) => builder.tls_backend_preconfigured(
+                trust::only(pem)
+                    .map_err(|source| StoreError::configuration(UnusableCertificates { variable: variable.name(), source }))?,
+            ),
         })
     }
 
@@ -136,7 +143,7 @@ impl Connector {
             // A signature is good for one host and one region.
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| StoreError::Configuration(error.to_string()))?;
+            .map_err(StoreError::configuration)?;
         Ok(Self { client, limits, answered: Arc::default() })
     }
 

@@ -88,7 +88,7 @@ async fn a_server_that_is_not_trusted_or_speaks_no_tls_is_a_wrong_configuration(
     let error = first_request(format!("https://localhost:{port}/bucket")).await;
     server.kill().unwrap();
     server.wait().unwrap();
-    assert!(matches!(&error, StoreError::Configuration(text) if text.contains("RESTIC_CACERT")), "{error:?}");
+    assert!(matches!(&error, StoreError::Configuration(text) if text.to_string().contains("RESTIC_CACERT")), "{error:?}");
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}/bucket", listener.local_addr().unwrap());
@@ -98,5 +98,5 @@ async fn a_server_that_is_not_trusted_or_speaks_no_tls_is_a_wrong_configuration(
         std::future::pending::<()>().await;
     });
     let error = first_request(address).await;
-    assert!(matches!(&error, StoreError::Configuration(text) if text.contains("does not speak TLS")), "{error:?}");
+    assert!(matches!(&error, StoreError::Configuration(text) if text.to_string().contains("does not speak TLS")), "{error:?}");
 }

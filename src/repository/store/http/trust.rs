@@ -6,32 +6,41 @@
 
 use std::sync::Arc;
 
+use rustls::client::VerifierBuilderError;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+/// Why certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    #[error(transparent)]
+    Pem(#[from] pem::Error),
+    #[error("no certificate in PEM form")]
+    Empty,
+    #[error(transparent)]
+    Certificate(#[from] Error),
+    #[error(transparent)]
+    Verifier(#[from] VerifierBuilderError),
+}
+
 /// A client that believes the certificates in `pem` and those that they sign.
-///
-/// # Errors
-/// Why they cannot be used.
-pub fn only(pem: &str) -> Result<ClientConfig, String> {
-    let given: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let given = given.map_err(|error| error.to_string())?;
+pub fn only(pem: &str) -> Result<ClientConfig, TrustError> {
+    let given: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?;
     if given.is_empty() {
-        return Err("no certificate in PEM form".to_owned());
+        return Err(TrustError::Empty);
     }
     let mut roots = RootCertStore::empty();
     for certificate in &given {
-        roots.add(certificate.clone()).map_err(|error| error.to_string())?;
+        roots.add(certificate.clone())?;
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-    let verifier = Given { inner: inner.map_err(|error| error.to_string())?, given };
-    client(provider, Arc::new(verifier)).map_err(|error| error.to_string())
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    Ok(client(provider, Arc::new(Given { inner, given }))?)
 }
 
 fn client(provider: Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, Error> {
@@ -141,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_is_refused_with_a_reason() {
-        assert_eq!(only("/etc/ssl/own.pem").unwrap_err(), "no certificate in PEM form");
+        assert!(matches!(only("/etc/ssl/own.pem"), Err(TrustError::Empty)));
         assert!(only("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err());
         only(&self_signed("basicConstraints=critical,CA:TRUE")).unwrap();
     }

@@ -7,6 +7,7 @@ use crate::repository::id::Id;
 use crate::repository::store::conformance;
 use crate::repository::store::fault::{Call, Fault, FaultyStore};
 use crate::repository::store::memory::MemoryStore;
+use crate::types::error::chain;
 
 const KEY: Key = Key::Config;
 
@@ -65,7 +66,7 @@ async fn one_that_stays_away_is_given_up_and_then_asked_once_a_call() {
     let begin = Instant::now();
     let error = store.put(KEY, bytes(), PutMode::Overwrite).await.unwrap_err();
     assert!(begin.elapsed() >= QUICK.limit);
-    assert!(error.is_transient() && error.to_string().contains("the last time"), "{error}");
+    assert!(error.is_transient() && chain(&error).contains("the last time"), "{error}");
     let before = calls.load(Ordering::Relaxed);
     assert!(before > 20, "{before}");
     // Such as the removal of the lock by a transfer that fails for it.
@@ -147,7 +148,7 @@ impl Store for Shop {
             if self.inside.fetch_add(1, Ordering::Relaxed) >= self.bears {
                 self.inside.fetch_sub(1, Ordering::Relaxed);
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                return Err(StoreError::Busy { object: key.path(), reason: "SlowDown".into() });
+                return Err(StoreError::Busy { object: key.path(), source: "SlowDown".into() });
             }
             for _ in 0..20 {
                 tokio::task::yield_now().await;

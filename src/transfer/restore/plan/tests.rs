@@ -96,9 +96,9 @@ proptest! {
 fn sizes_that_disagree_and_missing_blobs_are_errors() {
     let locate = |_: &Id| Some(BlobLocation { pack: id(0), offset: 0, length: 42, uncompressed_length: None });
     let mismatch = plan(&[id(1)], 11, 11, locate).err().unwrap();
-    assert_eq!(mismatch, PlanError::SizeMismatch { recorded: 11, found: 10 });
+    assert!(matches!(mismatch, PlanError::SizeMismatch { recorded: 11, found: 10 }), "{mismatch}");
     let missing = plan(&[zeros::id(4096), id(1)], 11, 11, |_| None).err().unwrap();
-    assert_eq!(missing, PlanError::MissingBlob { id: id(1), position: 4096 });
+    assert!(matches!(missing, PlanError::MissingBlob { id: blob, position: 4096 } if blob == id(1)), "{missing}");
 }
 
 #[test]
@@ -154,8 +154,8 @@ fn of_a_file_that_was_cut_anyhow_one_gap_follows_from_its_size_and_several_do_no
         assert_eq!(holes(&list, 5000, cut).unwrap(), [(1000, 3923)], "{cut:?}");
     }
     let error = holes(&[None, Some(1000), None, Some(77)], 5000, Cut::Anyhow).unwrap_err();
-    assert_eq!(error, PlanError::UnknownLength { id: id(0), position: 0 });
+    assert!(matches!(error, PlanError::UnknownLength { id: blob, position: 0 } if blob == id(0)), "{error}");
     // What is known alone is too long already.
     let error = holes(&[Some(1000), None], 999, Cut::Anyhow).unwrap_err();
-    assert_eq!(error, PlanError::SizeMismatch { recorded: 999, found: 1000 });
+    assert!(matches!(error, PlanError::SizeMismatch { recorded: 999, found: 1000 }), "{error}");
 }

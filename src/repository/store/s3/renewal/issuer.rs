@@ -30,6 +30,7 @@ use crate::repository::store::error::StoreError;
 use crate::repository::store::http::fault::{Fault, element};
 use crate::repository::store::http::{Connector, Limits};
 use crate::repository::time::parse_rfc3339;
+use crate::types::error::chain;
 
 /// A metadata service is next door; a token service may be an ocean away.
 const LIMITS: Limits = Limits { connect: Duration::from_secs(5), idle: Duration::from_secs(15), least_rate: 4 << 10 };
@@ -63,8 +64,8 @@ impl Refusal {
 
     fn of(fault: &Fault) -> Self {
         match fault.meaning(String::new()).is_transient() {
-            true => Self::Passing(fault.to_string()),
-            false => Self::Final(fault.to_string()),
+            true => Self::Passing(chain(fault)),
+            false => Self::Final(chain(fault)),
         }
     }
 

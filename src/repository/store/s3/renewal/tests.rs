@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::repository::identity::CredentialSource;
 use crate::repository::time::rfc3339;
+use crate::types::error::chain;
 
 /// What a service was asked: method, path, headers, body.
 #[derive(Debug, Clone)]
@@ -227,7 +228,7 @@ async fn a_source_that_refuses_is_no_trouble_before_the_end_and_a_clear_error_af
     let object = |refusal: Refusal| refusal.fault().meaning("config".to_owned());
     let refused = object(role.token().await.unwrap_err());
     assert!(matches!(refused, StoreError::Denied { .. }), "{refused:?}");
-    let words = refused.to_string();
+    let words = chain(&refused);
     assert!(words.starts_with("access to config was denied: no credentials: arn:aws:iam::1:role/backup"), "{words}");
     assert!(words.contains("403 Forbidden: AccessDenied") && !words.contains("first-identity"), "{words}");
     broken.store(503, Ordering::SeqCst);
@@ -235,7 +236,7 @@ async fn a_source_that_refuses_is_no_trouble_before_the_end_and_a_clear_error_af
     assert!(away.is_transient(), "{away:?}");
     std::fs::remove_file(role.folder.path().join("token")).unwrap();
     let gone = object(role.token().await.unwrap_err());
-    assert!(matches!(gone, StoreError::Denied { .. }) && gone.to_string().contains("cannot be read"), "{gone}");
+    assert!(matches!(gone, StoreError::Denied { .. }) && chain(&gone).contains("cannot be read"), "{gone:?}");
 }
 
 #[tokio::test]
