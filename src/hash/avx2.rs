@@ -10,7 +10,6 @@ use std::arch::x86_64::{
 
 use super::block::{BLOCK, Compress, K, State, common_length, sixteen};
 
-/// Lanes of this kernel.
 pub(super) const LANES: usize = 8;
 
 /// Proof that the processor and the operating system support AVX2.

@@ -12,7 +12,6 @@ use std::arch::x86_64::{
 
 use super::block::{BLOCK, Compress, K, State, common_length, sixteen};
 
-/// Lanes of this kernel.
 pub(super) const LANES: usize = 16;
 
 /// Proof that the processor and the operating system support AVX-512 F and BW.

@@ -60,7 +60,7 @@ pub(super) trait Compress<const LANES: usize>: Copy {
     fn compress(self, state: &mut State<LANES>, blocks: &[&[u8]; LANES]);
 }
 
-/// Bytes that every slice has, in whole blocks: what a kernel may read from each, whatever its caller got wrong.
+/// Bytes that every slice has, in whole blocks: a kernel may read no more from each, even if its caller made them of unequal lengths.
 pub(super) fn common_length<const LANES: usize>(blocks: &[&[u8]; LANES]) -> usize {
     debug_assert!(blocks.iter().all(|slice| slice.len() == blocks[0].len() && slice.len().is_multiple_of(BLOCK)));
     let shortest = blocks.iter().map(|slice| slice.len()).min().unwrap_or(0);

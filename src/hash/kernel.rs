@@ -25,12 +25,11 @@ pub enum Kernel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this processor cannot run the SHA-256 kernel {kernel}")]
 pub struct Unavailable {
-    /// The kernel asked for.
     pub kernel: Kernel,
 }
 
 impl Kernel {
-    /// All kernels there are, on whatever processor.
+    /// All kernels, whether this processor has them or not.
     pub const ALL: [Self; 5] = [Self::Avx512, Self::Avx2, Self::ShaNi, Self::Portable, Self::Single];
 
     /// The kernels this processor can run.

@@ -76,7 +76,7 @@ pub use single::{Hasher, sha256};
 use kernel::Tier;
 use plan::Cost;
 
-/// SHA-256 of each input, `inputs[i]` into `digests[i]`, by whatever is fastest for these lengths on this machine.
+/// SHA-256 of each input, `inputs[i]` into `digests[i]`, in the way that is fastest for these lengths on this machine.
 ///
 /// Inputs may be of any length and alignment, and may overlap. Fastest in multiples of `Kernel::best(usize::MAX).lanes()`
 /// inputs of about the same length.

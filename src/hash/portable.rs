@@ -5,7 +5,6 @@
 
 use super::block::{BLOCK, Compress, K, State, common_length, sixteen};
 
-/// Lanes of this kernel.
 pub(super) const LANES: usize = 1;
 
 /// The kernel that runs everywhere.

@@ -11,7 +11,6 @@ use std::arch::x86_64::{
 
 use super::block::{BLOCK, Compress, K, State, common_length, sixteen};
 
-/// Lanes of this kernel.
 pub(super) const LANES: usize = 2;
 
 /// Proof that the processor has the SHA extensions, SSSE3 and SSE4.1.

@@ -9,7 +9,7 @@ use super::id::Id;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BlobKind {
-    /// Contents of files.
+    /// A piece of a file.
     Data,
     /// A list of files.
     Tree,
@@ -29,7 +29,6 @@ impl fmt::Display for BlobKind {
 pub struct PackedBlob {
     /// SHA-256 of the plain bytes.
     pub id: Id,
-    /// What it holds.
     #[serde(rename = "type")]
     pub kind: BlobKind,
     /// Where its sealed bytes begin in the pack.
@@ -46,14 +45,12 @@ pub struct PackedBlob {
 pub struct PackRecord {
     /// SHA-256 of the whole pack.
     pub id: Id,
-    /// Its blobs.
     pub blobs: Vec<PackedBlob>,
 }
 
-/// Where one blob is to be found.
+/// Where one blob lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlobLocation {
-    /// The pack it lies in.
     pub pack: Id,
     /// Where its sealed bytes begin in the pack.
     pub offset: u32,
@@ -72,7 +69,7 @@ impl BlobLocation {
         }
     }
 
-    /// The byte after its last one in the pack.
+    /// The byte of the pack after the last one of the blob.
     pub fn end(&self) -> u64 {
         u64::from(self.offset) + u64::from(self.length)
     }

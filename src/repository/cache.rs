@@ -5,18 +5,18 @@
 //! Files in a directory, a folder for each repository: index files and trees with the bytes as the store holds them, and segments of the
 //! index, all of them sealed, so that the cache tells nobody more than the store does. Nothing in it is trusted: an index file must
 //! hash to its name and a tree must be authentic and hash to its id, exactly as if it had just been fetched, and so must each page of
-//! a segment and each list of packs; what is not is removed and fetched, or found out again. Nothing in it is needed: whatever fails here is a line in the debug log, and the
-//! directory may be deleted at any time.
+//! a segment and each list of packs; what is not is removed and fetched, or found out again. Nothing in it is needed: a failure here is
+//! a line in the debug log, and the directory may be deleted at any time.
 //!
 //! A file is written under another name and renamed, so it is whole or absent, but it is not synced: after a crash of the machine it
 //! may hold anything, and is found out. Several processes may use the directory at once.
 //!
-//! **Whatever else lies in the directory stays**: a user may name one that is not empty. Only folders that are called as a repository is, and
-//! in them only files that are called as ours are, count or are removed.
+//! **Everything else in the directory stays**: a user may name one that is not empty. Only folders that are called as a repository is,
+//! and in them only files that are called as ours are, count or are removed.
 //!
-//! **Bound**: [`Cache::LIMIT_BYTES`] for all repositories together, looked at after each tree and each list of packs that is added; the files used longest ago
-//! go first. Index files that the repository no longer has, or that became part of a segment, go when its index is loaded. Segments
-//! have a bound of their own, [`Cache::SEGMENT_LIMIT_BYTES`]: those of a repository that is in use stay, whatever their size, since
+//! **Bound**: [`Cache::LIMIT_BYTES`] for all repositories together, looked at after each tree and each list of packs that is added; the
+//! files used longest ago go first. Index files that the repository no longer has, or that became part of a segment, go when its index is loaded. Segments
+//! have a bound of their own, [`Cache::SEGMENT_LIMIT_BYTES`]: those of a repository that is in use stay, however large they are, since
 //! they would be made again at once.
 
 use std::collections::HashSet;
@@ -90,7 +90,7 @@ impl Cache {
         self.trim_to(self.limit_bytes, |_, name| !name.contains(SEGMENT))
     }
 
-    /// Of the files that `is_meant` tells by their folders and names.
+    /// Trims the files that `is_meant` tells by their folders and names.
     fn trim_to(&self, limit_bytes: u64, is_meant: impl Fn(&Path, &str) -> bool) -> io::Result<()> {
         let (mut files, mut bytes) = (Vec::new(), 0);
         for folder in fs::read_dir(&self.directory)? {
@@ -148,7 +148,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What is cached.
+/// A cached file of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cached {
     /// An index file, whole.
@@ -168,11 +168,11 @@ const TREE: &str = "tree-";
 const CHECKED: &str = "checked-";
 const LISTING: &str = "listing";
 const DAMAGED: &str = "damaged";
-/// What names begin with of files that are being written, or whose writer died.
+/// Names of files begin with this while they are written, and after their writer died.
 const UNFINISHED: &str = ".unfinished-";
-/// What names of segments begin with.
+/// Names of segments begin with this.
 pub(super) const SEGMENT: &str = "segment-";
-/// What names begin with of segments that are being made.
+/// Names of segments begin with this while they are written.
 pub(super) const NEW_SEGMENT: &str = "new-segment-";
 
 impl fmt::Display for Cached {
@@ -202,12 +202,12 @@ impl RepositoryCache {
     /// The file, if there is one; it counts as used now.
     pub(super) fn open(&self, what: Cached) -> Option<File> {
         let file = File::open(self.path(what)).ok()?;
-        // A file of somebody else's may be read and not touched: then it goes earlier.
+        // A file of another user may be read and not touched: then it goes earlier.
         let _ = file.set_modified(SystemTime::now());
         Some(file)
     }
 
-    /// Keeps what `write` writes.
+    /// Keeps a file with what `write` writes.
     pub(super) fn put(&self, what: Cached, write: impl FnOnce(&mut File) -> io::Result<()>) {
         let put = || {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
@@ -219,13 +219,13 @@ impl RepositoryCache {
         note(what, put());
     }
 
-    /// Removes what turned out not to be what it is called.
+    /// Removes a file that is not what its name says.
     pub(super) fn evict(&self, what: Cached) {
         tracing::warn!(object = %what, "a cached object is damaged; it is fetched or made again");
         note(what, remove(&self.path(what)));
     }
 
-    /// Where everything of this repository lies.
+    /// This repository's folder.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }

@@ -1,10 +1,10 @@
 //! Verification of a repository.
 //!
 //! Snapshots are read first, then indexes, then packs: the opposite of the order in which they are written. So an export that
-//! runs meanwhile is no error, and a shared lock, which keeps a prune away, is all it takes.
+//! runs meanwhile is not an error, and a shared lock, which keeps a prune away, is all it takes.
 //!
-//! What is wrong with the repository goes into the report, all of it (the first thousand errors in words); what keeps the check
-//! from looking (a store that does not answer or refuses, a lock) ends it with an error.
+//! All that is wrong with the repository goes into the report (the first thousand errors in words). What keeps the check from looking (a
+//! store that does not answer or refuses, a lock) ends it with an error.
 //!
 //! **Memory.** Packs are read in steps of 8 MiB, four at once, into [scratch space](crate::scratch), hashed on their way, and their
 //! blobs are opened from there as streams: however long a pack or a blob is, it takes no more memory than a step. A bit for each blob, and
@@ -35,12 +35,12 @@ pub use report::CheckReport;
 /// Index files and snapshots read at once.
 const PARALLEL_DOCUMENTS: usize = 8;
 
-/// How deep to look.
+/// How thoroughly a repository is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// Snapshots, trees and indexes; packs by presence and size.
     Structure,
-    /// Every byte of every pack too.
+    /// Every byte of every pack as well.
     ReadData,
 }
 

@@ -1,5 +1,5 @@
-//! Trees whose blobs were all found in an index, and the packs that these lie in, remembered by a machine: the next export upon such a tree
-//! need not look millions of blobs up again that it does not read.
+//! What a machine remembers of trees whose blobs were all found in an index: the packs that these lie in. The next export upon such a tree
+//! need not look up again the millions of blobs that it does not read.
 //!
 //! **What is remembered** of a tree, by its id: the packs in which an export found or stored each blob of the tree's lists (more packs do
 //! no harm), and a note of the export's own. A tree is named by its hash, and so are packs, so neither ever says anything else.
@@ -9,8 +9,8 @@
 //! prune removed or whose blobs it moved elsewhere: the list is then looked up blob by blob as if nothing were remembered, and
 //! remembered again with the packs that have them now. Whether the tree itself is in the index is asked as for every tree.
 //!
-//! **In the [cache](super::cache)**, as one sealed file for each tree, 40 bytes for each pack: 3.5 MB for 1 TiB. It is disposable: what is cut, flipped,
-//! of another tree or sealed with another repository's key is removed and means that nothing is remembered.
+//! **In the [cache](super::cache)**, as one sealed file for each tree, 40 bytes for each pack: 3.5 MB for 1 TiB. It is disposable: a file
+//! that is cut, flipped, of another tree or sealed with another repository's key is removed, and then nothing is remembered.
 //!
 //! | part | bytes |
 //! |---|---|
@@ -41,7 +41,7 @@ const STEP_BYTES: usize = 64 << 10;
 /// What is remembered of a tree, and holds for the index that it was compared with.
 #[derive(Debug)]
 pub struct CheckedTree {
-    /// What the export noted.
+    /// The note of the export that remembered it.
     pub note: Vec<u8>,
     /// The packs in which the blobs of its lists lie.
     pub packs: PackSet,
@@ -55,26 +55,22 @@ pub struct UsedPacks {
 }
 
 impl UsedPacks {
-    /// None yet.
     pub fn none(scratch: &Scratch) -> Self {
         Self { stored: Sorter::new(scratch), found: None }
     }
 
-    /// A pack was stored.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
+    /// Adds a pack that was stored.
     pub fn stored(&mut self, record: &PackRecord) -> Result<(), ScratchError> {
         self.stored.push(IndexedPack::of(record).to_row())
     }
 
-    /// Other blobs were found in these packs of the index.
+    /// Adds the packs of the index in which other blobs were found.
     #[must_use]
     pub fn and_found(self, index: Arc<Index>, packs: Arc<PackSet>) -> Self {
         Self { found: Some((index, packs)), ..self }
     }
 
-    /// All of them in order. Reads the index's packs.
+    /// All packs in order. Reads the index's packs.
     fn sorted(mut self) -> Result<SortedRuns<PACK_ROW_BYTES>, ScratchError> {
         if let Some((index, packs)) = self.found {
             let mut pushed = Ok(());
@@ -96,9 +92,6 @@ impl Repository {
     }
 
     /// What is remembered of the tree, if `index` still names all packs that it relies upon.
-    ///
-    /// # Errors
-    /// [`RepositoryError::Scratch`].
     pub async fn checked_tree(&self, index: &Arc<Index>, tree: &Id) -> Result<Option<CheckedTree>, RepositoryError> {
         let Some(cache) = self.segments().cloned() else { return Ok(None) };
         let (scratch, sealer, index, tree) = (self.scratch().clone(), self.sealer(), Arc::clone(index), *tree);
@@ -119,9 +112,6 @@ impl Repository {
     }
 
     /// Remembers that each blob in the lists of `tree` lies in one of these packs. Where nothing can be kept, nothing is.
-    ///
-    /// # Errors
-    /// [`RepositoryError::Scratch`].
     pub async fn remember_tree(&self, tree: Id, note: Vec<u8>, packs: UsedPacks) -> Result<(), RepositoryError> {
         let Some(cache) = self.segments().cloned() else { return Ok(()) };
         let sealer = self.sealer();
@@ -146,13 +136,13 @@ fn write(sealer: &Sealer, tree: &Id, note: &[u8], packs: &SortedRuns<PACK_ROW_BY
     sealed.finish().map(drop)
 }
 
-/// What a file says.
+/// The content of a file.
 struct Remembered {
     note: Vec<u8>,
     packs: Rows<PACK_ROW_BYTES>,
 }
 
-/// What the file says of the tree; `None` when it is not what was written of it.
+/// Reads what the file says of the tree; `None` when it is not what was written.
 fn read(scratch: &Scratch, sealer: &Sealer, tree: &Id, file: File) -> Result<Option<Remembered>, RepositoryError> {
     // A copy: what was verified must be what is read then.
     let mut sealed = Spill::new(scratch);
@@ -173,7 +163,7 @@ fn read(scratch: &Scratch, sealer: &Sealer, tree: &Id, file: File) -> Result<Opt
     }
 }
 
-/// Scratch space that fails is told from a file that does not read.
+/// Tells a failure of scratch space from a file that does not read.
 fn not_read(error: io::Error) -> Result<Option<Remembered>, RepositoryError> {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<ScratchError>()) {
         Some(scratch) => Err(scratch.clone().into()),
@@ -181,7 +171,7 @@ fn not_read(error: io::Error) -> Result<Option<Remembered>, RepositoryError> {
     }
 }
 
-/// What the `bytes` plain bytes say of the tree; `None` or an error when they say nothing, or speak of another one.
+/// Parses `bytes` plain bytes about the tree; `None` or an error when they make no sense, or are about another one.
 fn parse(scratch: &Scratch, tree: &Id, plain: &mut impl Read, bytes: u64) -> io::Result<Option<Remembered>> {
     let (mut magic, mut of, mut note_bytes) = ([0; MAGIC.len()], [0; Id::LENGTH], [0; 4]);
     plain.read_exact(&mut magic)?;

@@ -1,8 +1,8 @@
-//! Which snapshot is meant to be restored.
+//! Chooses the snapshot that is to be restored.
 //!
-//! By its id, or the beginning of one, or as the `latest` of those that are left when everything else that was said is applied: the
-//! volume, host, tags and time, and the file that is asked for. Only then the newest is taken. Where nothing says which volume is
-//! meant and there are several, none is: the newest of all would be some volume's, and its restore would look like success.
+//! A snapshot is named by its id, or the beginning of one, or as the `latest` of those that match everything else that was said: the
+//! volume, host, tags and time, and the file that is asked for. Where nothing says which volume is meant and there are several, the
+//! choice fails: the newest of all would be some volume's, and its restore would look like success.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,16 +17,15 @@ use crate::types::error::chain;
 /// Volumes that are named when one has to be chosen.
 const NAMED: usize = 10;
 
-/// What is said of the snapshot to restore.
+/// How a user names the snapshot to restore.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SnapshotChoice {
     /// Its id, the beginning of it, or `latest`.
     pub name: String,
-    /// By host, tags and paths.
     pub filter: Filter,
-    /// Of this volume: its PersistentVolumeClaim as `namespace/name`, or its handle.
+    /// The volume: its PersistentVolumeClaim as `namespace/name`, or its handle.
     pub source: Option<String>,
-    /// Taken before this time.
+    /// Snapshots from this time on do not count.
     pub before: Option<Timestamp>,
 }
 
@@ -42,7 +41,7 @@ impl From<&String> for SnapshotChoice {
     }
 }
 
-/// As it is repeated where nothing matches.
+/// As an error repeats it when no snapshot matches.
 impl fmt::Display for SnapshotChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
@@ -62,7 +61,7 @@ impl SnapshotChoice {
     }
 }
 
-/// Whether a snapshot is of this volume: so says its tag, or the first part of its path, which is the handle.
+/// Whether a snapshot is of this volume, by its tag or by the first part of its path, which is the handle.
 fn is_of(snapshot: &Snapshot, source: &str) -> bool {
     let tagged = |tag: &String| tag.strip_prefix("pvc=") == Some(source);
     let named = |path: &String| path.split('/').find(|part| !part.is_empty()) == Some(source);
@@ -99,7 +98,7 @@ fn latest(
     left.pop().ok_or_else(|| RepositoryError::NoSuchSnapshot(choice.to_string()))
 }
 
-/// Each volume by its claim, if it had one, and its path.
+/// Names each volume by its claim, if it had one, and its path.
 fn described<'a>(volumes: impl ExactSizeIterator<Item = &'a &'a Snapshot>) -> String {
     let more = volumes.len().saturating_sub(NAMED);
     let describe = |snapshot: &&Snapshot| {
@@ -117,11 +116,11 @@ fn described<'a>(volumes: impl ExactSizeIterator<Item = &'a &'a Snapshot>) -> St
 }
 
 impl Repository {
-    /// The snapshot that is meant, given the path of the file that is wanted of it, if that was said. Snapshots that cannot be read are
+    /// Finds the snapshot that is meant; `file` is the path of the wanted file, if that was said. Snapshots that cannot be read are
     /// passed over with a warning.
     ///
     /// # Errors
-    /// [`RepositoryError::NoSuchSnapshot`], [`RepositoryError::AmbiguousSnapshot`], [`RepositoryError::SeveralVolumes`].
+    /// The choice must match a snapshot, and must not match those of several volumes or, as the beginning of an id, several snapshots.
     pub async fn choose_snapshot(&self, choice: &SnapshotChoice, file: Option<&str>) -> Result<StoredSnapshot, RepositoryError> {
         if choice.name != LATEST {
             let found = self.find_snapshot(&choice.name).await?;

@@ -20,7 +20,7 @@ pub(super) struct Config {
     chunker_polynomial: String,
 }
 
-/// Read first, since everything else may have changed in another version.
+/// The part that is read first, since everything else may have changed in another version.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
@@ -35,7 +35,7 @@ impl Config {
         })
     }
 
-    /// The bytes of the object.
+    /// Makes the bytes of the object.
     pub(super) fn seal(&self, sealer: &Sealer) -> Result<Vec<u8>, RepositoryError> {
         let json = serde_json::to_vec(self).map_err(|source| RepositoryError::Json { what: "configuration", source })?;
         Ok(sealer.seal(&json)?)

@@ -1,7 +1,8 @@
-//! A blob that does not read where it was looked for first is fetched once more, and then from the other packs that hold it.
+//! The copies of a blob: one that does not read where it was looked for first is fetched once more, and then from the other packs that
+//! hold it.
 //!
-//! Bytes may be bad on their way only, and two writers that stored the same blob at once left two copies of it. What is wrong with one
-//! copy is a line in the log, with the pack and the blob; only when no copy reads it is an error, that of the first.
+//! Bytes may be damaged only on their way, and two writers that stored the same blob at once left two copies of it. A copy that does not
+//! read is a line in the log, with the pack and the blob. Only when no copy reads it is an error: that of the first.
 
 use super::blob::{BlobKind, BlobLocation};
 use super::error::RepositoryError;
@@ -30,34 +31,33 @@ pub(super) struct Copies<'a> {
     kind: BlobKind,
     id: Id,
     left: Remaining,
-    /// What was wrong with the first.
+    /// The error of the first place.
     failed: Option<RepositoryError>,
 }
 
 enum Remaining {
-    /// None was tried.
     Untried,
-    /// The first did not read.
+    /// The first did not read; the others are not looked up yet.
     All,
-    /// These, the next one last.
+    /// The places that are left, the next one last.
     Some(Vec<BlobLocation>),
 }
 
 impl<'a> Copies<'a> {
-    /// All of them.
+    /// All places of the blob.
     pub(super) fn new(index: &'a Index, kind: BlobKind, id: &Id) -> Self {
         Self { index, kind, id: *id, left: Remaining::Untried, failed: None }
     }
 
-    /// All of them, after the first did not read once.
+    /// All places of the blob, of which the first did not read once.
     pub(super) fn again(index: &'a Index, kind: BlobKind, id: &Id) -> Self {
         Self { left: Remaining::All, ..Self::new(index, kind, id) }
     }
 
-    /// The next place.
+    /// Takes the next place.
     ///
     /// # Errors
-    /// When there is none: what was wrong with the first.
+    /// When no place is left: the error of the first.
     pub(super) fn next(&mut self) -> Result<BlobLocation, RepositoryError> {
         let next = match &mut self.left {
             Remaining::Untried => {
@@ -76,10 +76,10 @@ impl<'a> Copies<'a> {
         next.ok_or_else(|| self.failed.take().unwrap_or(RepositoryError::MissingBlob { kind: self.kind, id: self.id }))
     }
 
-    /// The blob does not read there.
+    /// Notes that the blob does not read there.
     ///
     /// # Errors
-    /// The error itself when it would be no other with another copy.
+    /// `error` itself when another copy would not help.
     pub(super) fn failed(&mut self, location: &BlobLocation, error: RepositoryError) -> Result<(), RepositoryError> {
         if !is_of_copy(&error) {
             return Err(error);

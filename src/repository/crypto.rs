@@ -39,10 +39,8 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    /// Bytes of all three together.
     pub(super) const BYTES: usize = 64;
 
-    /// New secrets.
     pub(super) fn random() -> Result<Self, NoRandomness> {
         Ok(Self::from_bytes(&Zeroizing::new(random()?)))
     }
@@ -77,7 +75,7 @@ impl Sealer {
         &self.0
     }
 
-    /// `plain`, sealed.
+    /// Seals `plain`.
     pub fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let mut out = Vec::with_capacity(plain.len() + OVERHEAD);
         let start = begin(&mut out);
@@ -89,7 +87,7 @@ impl Sealer {
     /// Seals in place what was appended to `out` since [`begin`] returned `start`.
     ///
     /// # Errors
-    /// [`NoRandomness`]; `out` is then as before [`begin`].
+    /// `out` is then as before [`begin`].
     pub(super) fn finish(&self, out: &mut Vec<u8>, start: usize) -> Result<(), NoRandomness> {
         let counter: [u8; COUNTER_BYTES] = match random() {
             Ok(counter) => counter,
@@ -109,7 +107,7 @@ impl Sealer {
     /// Opens `sealed` in place and returns the plain bytes in it.
     ///
     /// # Errors
-    /// [`Damage`]; `sealed` is then unchanged.
+    /// `sealed` is then unchanged.
     pub fn open<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a mut [u8], Damage> {
         let counter = self.authenticate(sealed)?;
         let end = sealed.len() - CODE_BYTES;

@@ -9,7 +9,6 @@ use super::id::Id;
 /// ([`RepositoryError::Damaged`](super::RepositoryError::Damaged)).
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Damage {
-    /// Too short to hold what it must.
     #[error("it is too short")]
     TooShort,
     /// The message authentication code does not fit: changed, cut, or made with another key.
@@ -38,12 +37,12 @@ pub enum Damage {
 }
 
 impl Damage {
-    /// What the decompressor says.
+    /// The damage that the decompressor reports.
     pub(crate) fn compression(error: io::Error) -> Self {
         Self::Compression(Arc::new(error))
     }
 
-    /// What the parser says.
+    /// The damage that the parser reports.
     pub(super) fn json(error: serde_json::Error) -> Self {
         Self::Json(Arc::new(error))
     }

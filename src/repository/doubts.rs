@@ -1,5 +1,5 @@
-//! What an index says of packs, held against the store: an index that names a pack which is gone or damaged makes every export after
-//! that refer to what nobody can restore, for a blob that an index names is not stored again.
+//! Compares what an index says of packs with the store. An index that names a pack which is gone or damaged would make every later export
+//! refer to what nobody can restore, since a blob that an index names is not stored again.
 //!
 //! **Packs that are doubted** are taken out of the index that an export looks into ([`Index::without_packs`]). It stores their blobs again if
 //! it meets them, in other packs; an increment that would have inherited one of them reads everything. Nothing is deleted and nothing
@@ -16,8 +16,8 @@
 //!   export lists.
 //! * **`check --read-data`** and restores: packs whose bytes are not what they were. A check that reads everything replaces the list.
 //! * **A sample**: with each listing [`SAMPLE_PACKS`] packs that an index names, drawn by lot, are read whole and hashed; at most
-//!   [`SAMPLE_BYTES`]. With one volume exported hourly that is 256 MiB a day for each machine and repository; it is a lottery with a
-//!   prize, no check.
+//!   [`SAMPLE_BYTES`]. With one volume exported hourly that is 256 MiB a day for each machine and repository: it finds damage by
+//!   chance, and does not replace a check.
 //!
 //! **Kept** in the cache directory of this machine, in a folder for the repository, as two small files (the last listing, and what was
 //! found damaged), each replaced as a whole. They are disposable: without them, an export lists, and damage waits for the next check.
@@ -58,14 +58,14 @@ const STEP_BYTES: u64 = 8 << 20;
 /// What the last listing found.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct LastListing {
-    /// When, in seconds since the epoch.
+    /// When it was made, in seconds since the epoch.
     seconds: u64,
     /// Packs that an index named and that were not there, or not whole.
     absent: Vec<Id>,
 }
 
 impl LastListing {
-    /// One that lies in the future is from before the clock was set.
+    /// A listing that lies in the future is from before the clock was set.
     fn is_recent(&self, now: u64) -> bool {
         now.checked_sub(self.seconds).is_some_and(|age| age < LIST_EVERY.as_secs())
     }
@@ -77,7 +77,7 @@ struct Damaged {
     packs: Vec<Id>,
 }
 
-/// What came of comparing an index with a listing.
+/// The result of comparing an index with a listing.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Compared {
     /// Packs that are not there, or not as long as any index file makes them.
@@ -126,7 +126,7 @@ impl Repository {
     /// # Errors
     /// When the index cannot be read or the packs cannot be listed.
     pub async fn load_trusted_index(&self) -> Result<Index, RepositoryError> {
-        // Packs are stored before an index names them, so that whatever this index names is listed after it.
+        // Packs are stored before an index names them, so that all that this index names is in a listing that comes later.
         let mut index = self.load_index().await?;
         let last = self.last_listing().await?;
         let mut doubted: HashSet<Id> = match last {
@@ -150,7 +150,7 @@ impl Repository {
         Ok(index)
     }
 
-    /// Notes that this machine found these packs damaged: the whole truth after everything was read, or a part of it.
+    /// Notes that this machine found these packs damaged: all that are, or some of them.
     pub(super) async fn note_damaged(&self, packs: impl IntoIterator<Item = Id>, whole: Whole) -> Result<(), RepositoryError> {
         let known = match whole {
             Whole::Yes => Vec::new(),
@@ -256,7 +256,7 @@ impl Repository {
         Ok(tokio::task::spawn_blocking(move || doubts.put(what, |file| file.write_all(&json))).await?)
     }
 
-    /// What was kept; whatever does not read was not.
+    /// Reads a file of the cache; `None` when it does not read.
     async fn kept_doubts<T: for<'a> Deserialize<'a> + Send + 'static>(&self, what: Cached) -> Result<Option<T>, RepositoryError> {
         let Some(doubts) = self.doubts().cloned() else { return Ok(None) };
         Ok(tokio::task::spawn_blocking(move || read(&doubts, what)).await?)

@@ -1,4 +1,4 @@
-//! What an object store asks for: the few environment variables that restic users already set, and some of our own.
+//! The settings of an object store: the few environment variables that restic users already set, and some of our own.
 //!
 //! The list is an allow-list because its values may come from a Secret that a tenant wrote: nothing here runs a command, names
 //! a file, or reaches a metadata service. Variables that name a file in the environment of a command ([`Variable::names_a_file`]) are
@@ -15,15 +15,14 @@ use super::identity::{CloudIdentity, IdentityError};
 
 /// Declares the variables, each with its name.
 macro_rules! variables {
-    ($($(#[$doc:meta])+ $variable:ident = $name:literal,)+) => {
+    ($($(#[$doc:meta])* $variable:ident = $name:literal,)+) => {
         /// A variable that reaches a store.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Variable {
-            $($(#[$doc])+ $variable,)+
+            $($(#[$doc])* $variable,)+
         }
 
         impl Variable {
-            /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variable,)+];
 
             /// The name in an environment or a Secret.
@@ -37,9 +36,7 @@ macro_rules! variables {
 }
 
 variables! {
-    /// Access key id.
     AwsAccessKeyId = "AWS_ACCESS_KEY_ID",
-    /// Secret access key.
     AwsSecretAccessKey = "AWS_SECRET_ACCESS_KEY",
     /// Token of temporary credentials.
     AwsSessionToken = "AWS_SESSION_TOKEN",
@@ -61,9 +58,7 @@ variables! {
     GoogleApplicationCredentials = "GOOGLE_APPLICATION_CREDENTIALS",
     /// A token that is used as it is, and not renewed.
     GoogleAccessToken = "GOOGLE_ACCESS_TOKEN",
-    /// Storage account.
     AzureAccountName = "AZURE_ACCOUNT_NAME",
-    /// The account's key.
     AzureAccountKey = "AZURE_ACCOUNT_KEY",
     /// A shared access signature, instead of the key.
     AzureAccountSas = "AZURE_ACCOUNT_SAS",
@@ -86,7 +81,6 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// No variables.
     pub fn new() -> Self {
         Self::default()
     }
@@ -102,8 +96,8 @@ impl Environment {
         environment
     }
 
-    /// The allowed variables of this process, with the contents of the files that some of them name, and its identity. Of a file that
-    /// cannot be read its name stays, and whoever uses the variable says so.
+    /// The allowed variables of this process, with the contents of the files that some of them name, and its identity. The name of a
+    /// file that cannot be read stays, and is refused where the variable is used.
     pub fn from_process() -> Self {
         let value = |&variable: &Variable| Some((variable.name(), content_of(variable, std::env::var(variable.name()).ok()?)));
         Self::from_pairs(Variable::ALL.iter().filter_map(value)).with_identity_of_process()
@@ -122,10 +116,10 @@ impl Environment {
         Self { identity: Some(Ok(identity)), ..self }
     }
 
-    /// The identity that may be used, for want of keys.
+    /// The identity that may be used where there are no keys.
     ///
     /// # Errors
-    /// What is wrong with the variables that name it.
+    /// The variables that name it must be complete and well-formed.
     pub fn identity(&self) -> Result<Option<&CloudIdentity>, &IdentityError> {
         self.identity.as_ref().map(Result::as_ref).transpose()
     }
@@ -151,7 +145,7 @@ impl Environment {
     }
 }
 
-/// What `value` stands for in the environment of a command.
+/// The content that `value` stands for in the environment of a command.
 fn content_of(variable: Variable, value: String) -> String {
     let content = variable.names_a_file().then(|| std::fs::read_to_string(&value).ok()).flatten();
     content.unwrap_or(value)

@@ -1,6 +1,6 @@
 //! Objects that are one sealed JSON document: snapshots, index files and locks.
 //!
-//! Plain, such a document is the byte 2 and then zstd-compressed JSON; JSON by itself, as version 1 wrote it, is read too.
+//! Before it is sealed, such a document is the byte 2 and then zstd-compressed JSON. JSON by itself, as version 1 wrote it, is read as well.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) fn to_json(kind: Kind, document: &impl Serialize) -> Result<Vec<u8>, 
     serde_json::to_vec(document).map_err(|source| RepositoryError::Json { what: called(kind), source })
 }
 
-/// Seals a document.
+/// Compresses and seals a document.
 pub(super) fn encode(sealer: &Sealer, json: &[u8]) -> Result<Vec<u8>, RepositoryError> {
     let compressed = zstd::bulk::compress(json, LEVEL).map_err(PackError::Compressor)?;
     let mut plain = Vec::with_capacity(compressed.len() + 1);
@@ -37,7 +37,7 @@ pub(super) fn encode(sealer: &Sealer, json: &[u8]) -> Result<Vec<u8>, Repository
     Ok(sealer.seal(&plain)?)
 }
 
-/// Opens a document.
+/// Opens and decompresses a document.
 pub(super) fn decode(sealer: &Sealer, sealed: &mut [u8]) -> Result<Vec<u8>, Damage> {
     let plain = sealer.open(sealed)?;
     match plain.split_first() {
@@ -56,8 +56,8 @@ pub(super) fn decode(sealer: &Sealer, sealed: &mut [u8]) -> Result<Vec<u8>, Dama
     }
 }
 
-/// Makes sure that a sealed document opens to what it was made of, before it is stored: an index file that does not is one without which
-/// nothing opens.
+/// Makes sure, before it is stored, that a sealed document opens to what it was made of: one index file that does not open keeps the whole
+/// repository from opening.
 fn verify(sealer: &Sealer, kind: Kind, sealed: &[u8], json: &[u8]) -> Result<(), PackError> {
     let damage = match decode(sealer, &mut sealed.to_vec()) {
         Ok(decoded) if decoded == json => return Ok(()),
@@ -158,7 +158,7 @@ impl Repository {
         Ok(json)
     }
 
-    /// The JSON of an index file that is in the cache, and there what it must be.
+    /// The JSON of an index file, if it is in the cache and sound.
     async fn load_cached(&self, kind: Kind, id: Id) -> Result<Option<Vec<u8>>, RepositoryError> {
         let Some(cache) = self.cache().filter(|_| kind == Kind::Index).cloned() else { return Ok(None) };
         let sealer = self.sealer();

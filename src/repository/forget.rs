@@ -32,10 +32,10 @@ pub use policy::{Count, Kept, Policy, Verdict};
 /// Why no decision was made. Nothing was deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ForgetError {
-    /// All snapshots would have to go.
+    /// Without a policy, all snapshots would go.
     #[error("no policy was given, so nothing is forgotten")]
     NoPolicy,
-    /// A policy that keeps nothing of a group is a mistake.
+    /// A policy that keeps nothing of a group is taken for a mistake.
     #[error("the policy would keep no snapshot of {0}")]
     NothingKept(Group),
 }
@@ -63,7 +63,7 @@ impl Repository {
     /// Forgets each of these snapshots; returns those that it came to before `cancel` was cancelled, which is looked at between two.
     ///
     /// # Errors
-    /// As for [`Repository::forget`]; those before the failing one are forgotten.
+    /// The snapshots before the one that failed are then forgotten.
     pub async fn forget_all(&self, ids: &[Id], lock: &LockGuard, cancel: &CancellationToken) -> Result<Vec<Id>, RepositoryError> {
         let mut forgotten = Vec::new();
         for id in ids {

@@ -13,13 +13,13 @@ use crate::hash;
 #[repr(transparent)]
 pub struct Id([u8; Id::LENGTH]);
 
-/// Text that is not 64 hexadecimal digits.
+/// The text is not 64 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an id of 64 hexadecimal digits")]
 pub struct NotAnId;
 
 impl Id {
-    /// Bytes of an id.
+    /// Length of an id in bytes.
     pub const LENGTH: usize = 32;
 
     /// The id of `bytes`.
@@ -47,9 +47,6 @@ impl Id {
     }
 
     /// Reads 64 hexadecimal digits.
-    ///
-    /// # Errors
-    /// [`NotAnId`] when `text` is anything else.
     pub fn from_hex(text: &[u8]) -> Result<Self, NotAnId> {
         let text: &[u8; 2 * Self::LENGTH] = text.try_into().map_err(|_| NotAnId)?;
         let mut values = [0; 2 * Self::LENGTH];
@@ -79,7 +76,7 @@ fn digit(value: u8) -> u8 {
     value + b'0' + beyond_nine * (b'a' - b'0' - 10)
 }
 
-/// What a character is worth as a hexadecimal digit, else [`NO_DIGIT`] or more. In the same way.
+/// The value of a character as a hexadecimal digit, or [`NO_DIGIT`] or more; without a branch as well.
 fn value_of(character: u8) -> u8 {
     let is_digit = u8::from(character.wrapping_sub(b'0') < 10);
     let is_letter = u8::from((character | 0x20).wrapping_sub(b'a') < 6);
@@ -135,12 +132,10 @@ impl<'de> Deserialize<'de> for Id {
 pub struct IdHasher(hash::Hasher);
 
 impl IdHasher {
-    /// A hasher of nothing so far.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds `bytes`.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }

@@ -1,11 +1,11 @@
 //! The identity that a cloud gives to a process or to its machine: where credentials for S3 come from that last minutes, not years.
 //!
-//! It is never used by itself. A command has it when its own environment names one and holds no keys; a node uses its own when who asks
-//! for a transfer says so; what comes out of a Secret never names one, since a token in a file of the node, or the node's own role, is
-//! not for whoever may write Secrets. The variables are those of Amazon's tools, and one of ours: nothing asks the machine's metadata
-//! service unless `WINDLASS_CLOUD_IDENTITY=instance` says so.
+//! It is never used unasked. A command uses it when its own environment names one and holds no keys; a node uses its own when the request
+//! for a transfer says so. A Secret can never name one, since a user who may write Secrets may not use a token in a file of the node, nor
+//! the node's own role. The variables are those of Amazon's tools, and one of ours: nothing asks the machine's metadata service unless
+//! `WINDLASS_CLOUD_IDENTITY=instance` says so.
 //!
-//! Here is only what was named. Who asks there, and when, is [`store::s3::renewal`](super::store::s3::renewal).
+//! This module knows only what the variables name. [`store::s3::renewal`](super::store::s3::renewal) asks there for credentials.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -32,10 +32,9 @@ const METADATA_HOST: &str = "http://169.254.169.254";
 /// does not leave it.
 const CLEAR_HOSTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "[fd00:ec2::23]"];
 
-/// An identity. Debug shows no secret.
+/// The identity of a process or a machine in a cloud. Debug shows no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CloudIdentity {
-    /// Where its credentials come from.
     pub source: CredentialSource,
     /// Certificates, in PEM, of the authorities that are believed there instead of the machine's.
     pub authorities: Option<String>,
@@ -44,22 +43,19 @@ pub struct CloudIdentity {
 /// Where credentials come from that are renewed.
 #[derive(Clone, PartialEq, Eq)]
 pub enum CredentialSource {
-    /// A role, for a token that somebody keeps fresh in a file.
+    /// A role that is given to the holder of a token, which the platform keeps fresh in a file.
     WebIdentity {
-        /// The role's name.
         role: String,
-        /// The file.
         token_file: PathBuf,
         /// What the session is called in the cloud's records.
         session: String,
         /// Address of the token service.
         service: String,
     },
-    /// What serves a container its credentials (ECS, EKS Pod Identity).
+    /// The service that gives a container its credentials (ECS, EKS Pod Identity).
     Container {
-        /// Its address.
         address: String,
-        /// What it is shown.
+        /// The token that the service must be shown.
         authorization: Option<Authorization>,
     },
     /// The metadata service of the machine, version 2 alone.
@@ -69,22 +65,21 @@ pub enum CredentialSource {
     },
 }
 
-/// What a container shows to get its credentials.
+/// The token that a container shows to get its credentials.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Authorization {
-    /// This.
     Token(Zeroizing<String>),
-    /// What is in this file when it is needed.
+    /// The content that the file has when it is needed.
     File(PathBuf),
 }
 
-/// Why the environment names no usable identity. No value is repeated.
+/// Why the environment names no usable identity. The values of variables are not shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// A variable without the one it needs.
+    /// The first variable needs the second.
     #[error("{0} is set, and {1} is not")]
     Lacks(&'static str, &'static str),
-    /// A variable that has a value it cannot have.
+    /// A variable, and the rule that its value breaks.
     #[error("{0} {1}")]
     Value(&'static str, &'static str),
 }
@@ -132,7 +127,7 @@ fn amazons_token_service(role: &str, value: Values<'_>) -> Result<String, Identi
         Some((_, region)) if region.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') => {
             Ok(format!("https://sts.{region}.{domain}"))
         }
-        Some((name, _)) => Err(IdentityError::Value(name, "is no region's name")),
+        Some((name, _)) => Err(IdentityError::Value(name, "must be the name of a region")),
     }
 }
 
@@ -171,7 +166,7 @@ fn address(name: &'static str, value: String) -> Result<String, IdentityError> {
     }
 }
 
-/// True for an address at which what is said in the clear is heard by nobody else.
+/// True for an address to which a secret may be sent in the clear.
 fn is_safe(address: &str) -> bool {
     let Some(rest) = address.strip_prefix("http://") else { return true };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -244,7 +239,7 @@ mod tests {
         let china = named(&[(TOKEN_FILE, "/t"), (ROLE, "arn:aws-cn:iam::1:role/b"), ("AWS_DEFAULT_REGION", "cn-north-1")]);
         assert!(format!("{china:?}").ends_with("https://sts.cn-north-1.amazonaws.com.cn))"), "{china:?}");
         let elsewhere = named(&[&WEB[..], &[("AWS_REGION", "evil.example/")]].concat());
-        assert_eq!(elsewhere, Err(IdentityError::Value("AWS_REGION", "is no region's name")));
+        assert_eq!(elsewhere, Err(IdentityError::Value("AWS_REGION", "must be the name of a region")));
         assert_eq!(named(&WEB[..1]), Err(IdentityError::Lacks(TOKEN_FILE, ROLE)));
     }
 

@@ -7,7 +7,7 @@
 //! and [`Index::locations`] all.
 //!
 //! **Claims.** Blobs that a transfer stores are claimed first, so that its workers store each once; the claims, 32 bytes each, are a set
-//! that spills likewise. Claims are those of one index, and so of one transfer: another transfer that relied on them would refer to
+//! that spills as well. Claims are those of one index, and so of one transfer: another transfer that relied on them would refer to
 //! blobs that are not stored if this one failed. What one has stored, others see once an index file names it.
 //!
 //! On the store, an index file names packs and their blobs. Packs are written before the index that names them, and the index
@@ -56,7 +56,7 @@ pub struct Index {
 #[derive(Debug)]
 struct Claims {
     data: KeySet,
-    /// A handful for each snapshot that is made.
+    /// Claimed trees: a handful for each snapshot that is made.
     trees: HashSet<Id>,
 }
 
@@ -66,19 +66,18 @@ impl Claims {
     }
 }
 
-/// What came of an attempt to be the one who stores a blob.
+/// The answer to a claim: who stores a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// It is stored, or someone in this process is storing it: only refer to it.
+    /// It is stored, or another worker is storing it: the caller may refer to it.
     Known,
-    /// It is the caller's now to store.
+    /// The caller must store it.
     Yours,
 }
 
 /// A pack that index files name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexedPack {
-    /// The pack.
     pub id: Id,
     /// How long it must be, in bytes, to hold the blobs that an index file names.
     pub bytes: u64,
@@ -107,9 +106,6 @@ impl Index {
     }
 
     /// The index of these packs.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn of<'a>(scratch: &Scratch, records: impl IntoIterator<Item = &'a PackRecord>) -> Result<Self, ScratchError> {
         let mut builder = IndexBuilder::new(scratch);
         let file = Id::of(b"no file");
@@ -117,27 +113,21 @@ impl Index {
         builder.into_index()
     }
 
-    /// Takes all blobs out of sight that lie in `packs`: where these do not exist, or are not what they should be.
+    /// Takes all blobs out of sight that lie in `packs`, for packs that do not exist or are damaged.
     ///
     /// # Errors
-    /// [`ScratchError`]; the index must then not be used.
+    /// The index must then not be used.
     pub fn without_packs(&mut self, packs: &HashSet<Id>) -> Result<(), ScratchError> {
         self.views.iter_mut().try_for_each(|view| view.without_packs(packs))
     }
 
     /// Gives `visit` every pack, as often as index files name it, in no order. Quick: packs are fewer than blobs by far.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn each_pack(&self, mut visit: impl FnMut(IndexedPack)) -> Result<(), ScratchError> {
         let mut visit = |PackRow { id, bytes, .. }| visit(IndexedPack { id, bytes });
         self.views.iter().try_for_each(|view| view.each_pack(&mut visit))
     }
 
     /// Where the blob lies; `None` when no index named it when this was loaded.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn get(&self, kind: BlobKind, id: &Id) -> Result<Option<BlobLocation>, ScratchError> {
         Ok(self.find(kind, id)?.map(|(_, location)| location))
     }
@@ -151,9 +141,6 @@ impl Index {
     }
 
     /// Everywhere the blob lies, each place once: first where [`Index::get`] says, then its other copies.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn locations(&self, kind: BlobKind, id: &Id) -> Result<Vec<BlobLocation>, ScratchError> {
         let mut locations = Vec::new();
         for view in &self.views {
@@ -199,17 +186,11 @@ impl Index {
 
     /// Decides who stores a blob, so that each new one is stored once however many workers meet it. A claim lasts until the
     /// index is dropped: a worker that cannot store what it claimed must fail its whole export.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn claim(&self, kind: BlobKind, id: &Id) -> Result<Claim, ScratchError> {
         if self.first(kind, id)?.is_some() { Ok(Claim::Known) } else { self.claim_new(kind, id) }
     }
 
     /// As [`Index::claim`] of data; the pack that has the blob, if one does, is added to `used`.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn claim_data(&self, id: &Id, used: &PackSet) -> Result<Claim, ScratchError> {
         match self.first(BlobKind::Data, id)? {
             Some(FirstRow { view, blob, .. }) => {
@@ -241,15 +222,12 @@ impl Index {
         self.views.iter().map(View::live_blobs).sum()
     }
 
-    /// True when it names nothing.
+    /// True when it names no blob.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The packs that it names, with their blobs.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub(super) fn packs(&self) -> Result<Packs, ScratchError> {
         let mut packs = packs::Builder::new(&self.scratch);
         for view in &self.views {
@@ -266,11 +244,11 @@ impl Index {
     }
 }
 
-/// A row that was found.
+/// The first visible row of a blob.
 struct FirstRow {
-    /// Its number among those of its kind.
+    /// Its number among the rows of its kind.
     number: u64,
-    /// The number of its view.
+    /// The number of the view that it lies in.
     view: usize,
     blob: BlobRow,
 }

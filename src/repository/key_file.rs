@@ -90,25 +90,22 @@ impl Drop for MasterKey {
 pub(super) struct Author<'a> {
     pub(super) username: &'a str,
     pub(super) hostname: &'a str,
-    /// RFC 3339.
+    /// In RFC 3339.
     pub(super) created: &'a str,
 }
 
-/// What came of trying a password on a key file.
+/// The result of trying a password on a key file.
 pub(super) enum Unlocked {
-    /// The master key.
     Master(Sealer),
     /// The file is of another password.
     OtherPassword,
 }
 
-/// Why no key file is made.
+/// Why a key file cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// There are no random numbers for its salt.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
-    /// scrypt refuses the cost.
     #[error("scrypt refuses the cost of a password")]
     Cost,
     /// The file or the master key in it could not be written as JSON.
@@ -142,7 +139,7 @@ pub(super) fn encode(master: &Sealer, password: &Password, cost: KdfCost, author
 /// Tries `password` on the key file `bytes`. Slow: runs the derivation.
 ///
 /// # Errors
-/// [`Damage`] when it is no sound key file; that another password made it is no error.
+/// The file must be a sound key file; that another password made it is not an error.
 pub(super) fn decode(bytes: &[u8], password: &Password) -> Result<Unlocked, Damage> {
     let syntax = |text: &str| Damage::Syntax(text.to_owned());
     let file: KeyFile = serde_json::from_slice(bytes).map_err(Damage::json)?;

@@ -34,22 +34,20 @@ pub struct BucketLocation {
 pub struct S3Location {
     /// `https://host[:port]` or `http://host[:port]`, without a slash at the end.
     pub endpoint: String,
-    /// Name of the bucket.
     pub bucket: String,
     /// Path in the bucket without slashes at either end; empty for the bucket itself.
     pub prefix: String,
 }
 
-/// Text that names no repository we can open.
+/// The text does not name a repository that this program can open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
-    /// Empty.
     #[error("the repository location is empty")]
     Empty,
     /// A relative path: it would mean something else in another process.
     #[error("`{0}` is not an absolute path; write /PATH, or s3:HOST/BUCKET[/PREFIX]")]
     Relative(String),
-    /// A store that this build does not speak.
+    /// A kind of store that this program does not support.
     #[error(
         "`{0}:` repositories are not supported; use /PATH, s3:HOST/BUCKET[/PREFIX], gs:BUCKET:/[PREFIX] or azure:CONTAINER:/[PREFIX]"
     )]
@@ -58,7 +56,7 @@ pub enum LocationError {
     #[error("an S3 location reads s3:HOST[:PORT]/BUCKET[/PREFIX] or s3:https://HOST[:PORT]/BUCKET[/PREFIX]: {0}")]
     S3(&'static str),
     /// `gs:` or `azure:` without a bucket or without a path.
-    #[error("such a location reads {0}:BUCKET:/[PREFIX]: {1}")]
+    #[error("a location in `{0}:` reads {0}:BUCKET:/[PREFIX]: {1}")]
     Bucket(&'static str, &'static str),
 }
 
@@ -132,7 +130,7 @@ fn bucket(backend: &'static str, text: &str) -> Result<BucketLocation, LocationE
     Ok(BucketLocation { bucket: bucket.to_owned(), prefix: clean(prefix).map_err(refused)? })
 }
 
-/// A bucket's name that is one part of a path.
+/// Whether a bucket's name is one part of a path.
 fn is_name(bucket: &str) -> bool {
     !bucket.is_empty()
         && bucket != "."
@@ -140,7 +138,7 @@ fn is_name(bucket: &str) -> bool {
         && !bucket.contains(|c: char| c.is_control() || matches!(c, '/' | '?' | '#' | '%'))
 }
 
-/// A prefix without empty parts.
+/// Checks that a prefix has no empty parts.
 fn clean(prefix: &str) -> Result<String, &'static str> {
     let parts: Vec<&str> = prefix.split('/').filter(|part| !part.is_empty()).collect();
     if parts.iter().any(|part| matches!(*part, "." | "..")) {
@@ -152,7 +150,7 @@ fn clean(prefix: &str) -> Result<String, &'static str> {
     Ok(parts.join("/"))
 }
 
-/// The text that `text` stands for in a URL; `None` where that is malformed or no UTF-8.
+/// Decodes the percent-encoding of a URL; `None` where that is malformed or not UTF-8.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -170,7 +168,7 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The same the other way round: text from which [`decoded`] makes `text`.
+/// Encodes text as [`decoded`] decodes it.
 fn encoded(text: &str) -> String {
     let plain = |c: char| !matches!(c, '%' | '?' | '#');
     text.chars().map(|c| if plain(c) { c.to_string() } else { format!("%{:02X}", u32::from(c)) }).collect()

@@ -1,7 +1,7 @@
 //! Locks, in restic's protocol, so that restic and we may use one repository at a time.
 //!
 //! A lock is a small document that says who uses the repository and how. Taking one: look for locks that exclude ours, store
-//! ours, wait 200 ms, look again; whoever then finds another that excludes it takes its own away and fails. Two competitors may
+//! ours, wait 200 ms, look again; a process that then finds another that excludes it takes its own away and fails. Two competitors may
 //! both fail, never both succeed. A holder refreshes every 5 minutes (a new document, then the old one is deleted).
 //!
 //! | | export, restore, list, forget, check | prune, key removal |
@@ -18,7 +18,7 @@
 //! | who may remove a lock | what follows |
 //! |---|---|
 //! | its holder | nothing: it no longer relies on it |
-//! | we, of another, exclusive | never, whatever it says: its holder may be in another namespace, on another host of the same name, or have another clock |
+//! | we, of another, exclusive | never, since its document proves nothing: its holder may be in another namespace, on another host of the same name, or have another clock |
 //! | we, of another, shared | only of a process that is [known to be gone](owner): what it was about to refer to, it never will |
 //! | restic's `unlock`, by a person, or with a clock that is half an hour off | the holder finds out before its commit ([`LockGuard::check`]) and fails |
 //!
@@ -27,10 +27,10 @@
 //! measured by the holder, by the larger of its two clocks; nobody else's clock is asked.
 //!
 //! # Waiting
-//! Whoever finds the repository locked waits, but for a prune without a lock of his own, for as long as
-//! [`Repository::with_retry_lock`] says, and looks again at growing intervals, so that a prune of hours is not disturbed, and many
-//! agents do not look in step. An empty lock object is none: some stores leave one behind an upload that was cut off. One that cannot
-//! be read may be half written, and is looked at again for half a minute; then it is an error, since it may exclude us.
+//! A process that finds the repository locked waits as long as [`Repository::with_retry_lock`] says, without holding a lock unless it is
+//! a prune. It looks again at growing intervals, so that a prune of hours is not disturbed, and many agents do not look in step. An empty
+//! lock object does not count: some stores leave one behind an upload that was cut off. One that cannot be read may be half written, and
+//! is looked at again for half a minute; then it is an error, since it may exclude us.
 //!
 //! A prune that finds no moment without exports [announces](ahead) its exclusive lock after half of its patience, for a minute at a
 //! time: exports that come then wait, those that work end, and it has its turn. restic's prune has no such turn: it looks again at
@@ -46,8 +46,8 @@
 //! takes it for dead after half an hour, or at once with `--remove-all`.
 //!
 //! # Reading without a lock
-//! A restore and a check may do without: whatever they read is authenticated and hashed, so that a prune beside them makes them fail
-//! and never wrong. They ask for a lock all the same, since that failure would come after hours.
+//! A restore and a check may do without: all that they read is authenticated and hashed, so that a prune beside them makes them fail,
+//! and never gives wrong data. They ask for a lock all the same, since that failure would come after hours.
 //!
 //! A restore works during those 200 ms: it changes nothing of the repository, and what it writes is not published before the lock
 //! was found to hold ([`LockGuard::confirm`]). At worst it reads what a competitor is removing. Then it takes its lock back, waits for
@@ -87,22 +87,20 @@ pub use owner::LockOwner;
 pub(crate) use patience::Patience;
 pub use patience::{RETRY_LOCK, Waiting};
 
-/// Leftovers of puts that are swept: far older than any put takes.
+/// Leftovers of puts are swept when they are this old: far longer than any put takes.
 const SWEEP_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 impl Repository {
-    /// Locks the repository, or says who excludes it after it has waited for them as long as it is [to](Self::with_retry_lock).
+    /// Locks the repository, after it has waited for locks that exclude this one as long as the repository's
+    /// [patience](Self::with_retry_lock) lasts.
     ///
     /// # Errors
-    /// [`RepositoryError::Locked`] naming the other; [`RepositoryError::UnreadableLock`].
+    /// [`RepositoryError::Locked`] names the holder that excludes this lock; a lock that cannot be read may exclude it.
     pub async fn lock(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
         self.lock_or_wait(mode, &|_| {}).await
     }
 
     /// [`lock`](Self::lock), telling `waiting` what is waited for.
-    ///
-    /// # Errors
-    /// As for [`lock`](Self::lock).
     pub async fn lock_or_wait(&self, mode: LockMode, waiting: Waiting<'_>) -> Result<LockGuard, RepositoryError> {
         let mut patience = Patience::new(self.retry_lock());
         loop {
@@ -120,17 +118,19 @@ impl Repository {
         }
     }
 
-    /// The patience of one who waits for this repository's lock, from now on.
+    /// The patience of a wait for this repository's lock that begins now.
     pub(crate) fn patience(&self) -> Patience {
         Patience::new(self.retry_lock())
     }
 
-    /// Announces a shared lock for work that only reads, if that is [to lock](Self::with_locking). `None` without one, which is said in a
-    /// warning where one was wanted: a medium, a full disk or credentials that take no lock must not keep anybody from what they hold, nor a lock that nobody
-    /// can read. The lock holds if [`LockGuard::confirm`] says so.
+    /// Announces a shared lock for work that only reads, if that is [to lock](Self::with_locking). The lock holds if
+    /// [`LockGuard::confirm`] says so.
+    ///
+    /// `None`, and a warning, when no lock can be stored or one cannot be read: a read-only medium, a full disk or credentials that may
+    /// not write must not keep anybody from restoring.
     ///
     /// # Errors
-    /// As for [`lock`](Self::lock), [`RepositoryError::UnreadableLock`] excepted.
+    /// [`RepositoryError::Locked`] names the holder that excludes this lock.
     pub(crate) async fn announce_to_read(
         &self,
         patience: &mut Patience,
@@ -155,10 +155,7 @@ impl Repository {
         Ok(None)
     }
 
-    /// The same, for a lock that holds.
-    ///
-    /// # Errors
-    /// As for [`announce_to_read`](Self::announce_to_read).
+    /// [`announce_to_read`](Self::announce_to_read), and waits until the lock is known to hold.
     pub(super) async fn lock_to_read(&self) -> Result<Option<LockGuard>, RepositoryError> {
         let mut patience = self.patience();
         loop {
@@ -178,7 +175,7 @@ impl Repository {
         self.hold(mode).await
     }
 
-    /// Stores a lock, whoever excludes it.
+    /// Stores a lock without looking for others.
     async fn hold(&self, mode: LockMode) -> Result<LockGuard, RepositoryError> {
         let stored = self.store_lock(mode).await?;
         // From here on the guard's drop takes it away again.
@@ -202,7 +199,7 @@ impl Repository {
     }
 }
 
-/// Whether a lock failed for what its taker may not or cannot do, rather than for one who excludes it.
+/// Whether a lock cannot be stored or judged, rather than being excluded by another.
 fn cannot_be_taken(error: &RepositoryError) -> bool {
     match error {
         RepositoryError::UnreadableLock { .. } => true,

@@ -1,6 +1,6 @@
 //! Backups in the open restic format, version 2, on a directory or a bucket.
 //!
-//! Whatever is written here, stock restic lists, checks, dumps, mounts and prunes; whatever restic wrote, this reads. The module
+//! Stock restic lists, checks, dumps, mounts and prunes what is written here, and this reads what restic wrote. The module
 //! knows nothing of pools, volumes or CSI: it stores blobs, lists of blobs, and snapshots of such lists.
 //!
 //! # What lies where
@@ -10,8 +10,8 @@
 //! | `keys/` | the master key, sealed with a password's ([`key_file`]) | by init |
 //! | `data/hh/` | packs: sealed blobs and their directory ([`pack`]) | by exports |
 //! | `index/` | which blob lies in which pack ([`index`]) | by exports, every 50 000 blobs or 5 minutes |
-//! | `snapshots/` | a root tree and what it is of ([`snapshot`]) | last, by exports |
-//! | `locks/` | who is there ([`lock`]) | by everyone |
+//! | `snapshots/` | a root tree and what was backed up ([`snapshot`]) | last, by exports |
+//! | `locks/` | who uses the repository ([`lock`]) | by everyone |
 //!
 //! All but `config` are named by the SHA-256 of their bytes, blobs by that of their plain bytes. All but `keys/` are sealed
 //! ([`crypto`]).
@@ -28,7 +28,7 @@
 //! Readers go the other way: snapshots, then indexes, then packs.
 //!
 //! # Who may do what at once
-//! Any number of exports, restores, checks and forgets, here or elsewhere, beside each other; the deletes of a prune only alone. The
+//! Any number of exports, restores, checks and forgets run at once, on this machine or others; the deletes of a prune run alone. The
 //! tables with the reasons are in [`lock`] and [`prune`].
 //!
 //! # Cancellation
@@ -94,27 +94,24 @@ pub use store::{Store, StoreError, connect};
 
 use crate::scratch::Scratch;
 
-/// Where this process keeps what it needs beside the repositories that it opens. Passed to each, so that what one process opens has one
-/// limit together.
+/// Where this process keeps what it needs beside the repositories that it opens. Passed to each, so that all of them have one limit
+/// together.
 #[derive(Debug, Clone, Default)]
 pub struct Workspace {
-    /// For lists and tables that do not fit the memory.
+    /// Space for lists and tables that do not fit the memory.
     pub scratch: Scratch,
-    /// For what is read again; `None` when nothing is to be kept.
+    /// Copies of what is read again; `None` when nothing is to be kept.
     pub cache: Option<Cache>,
 }
 
 impl Workspace {
-    /// The one that the environment names. For the entry of a process.
+    /// The workspace that the environment names, for the entry of a process.
     pub fn from_environment() -> Self {
         Self { scratch: Scratch::of_process(), cache: Cache::of_process() }
     }
 }
 
 /// Opens the repository at `location`, which keeps its lists and copies in `workspace`.
-///
-/// # Errors
-/// As for [`connect`] and [`Repository::open`].
 pub async fn open_at(
     location: &Location,
     environment: &Environment,

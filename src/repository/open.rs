@@ -1,4 +1,4 @@
-//! An opened repository: making one and opening one.
+//! An opened repository, and how one is made and opened.
 //!
 //! # Making one, exactly once
 //! 1. nothing is there: no `config`, no keys (else see below);
@@ -64,8 +64,8 @@ impl Repository {
     /// [`RepositoryError::AlreadyInitialized`].
     ///
     /// # Errors
-    /// As said; [`RepositoryError::ConfigLost`] and [`RepositoryError::WrongPassword`] when parts of a repository are there
-    /// already; or when the store fails.
+    /// [`RepositoryError::ConfigLost`] and [`RepositoryError::WrongPassword`] when parts of a repository exist already. Nothing is
+    /// changed then.
     pub async fn init(store: Arc<dyn Store>, password: &Password, cost: KdfCost) -> Result<Self, RepositoryError> {
         if store.size(Key::Config).await?.is_some() {
             return Err(RepositoryError::AlreadyInitialized);
@@ -111,10 +111,7 @@ impl Repository {
         })))
     }
 
-    /// Opens the repository in `store`.
-    ///
-    /// # Errors
-    /// [`RepositoryError::NoRepository`], [`RepositoryError::WrongPassword`], [`RepositoryError::UnsupportedVersion`].
+    /// Opens the repository in `store`, which must have the one version that is supported, with a password that opens one of its keys.
     pub async fn open(store: Arc<dyn Store>, password: &Password) -> Result<Self, RepositoryError> {
         let config = match store.get(Key::Config).await {
             Err(StoreError::NotFound { .. }) => return Err(RepositoryError::NoRepository),
@@ -162,45 +159,43 @@ impl Repository {
         Self(Arc::new(Inner { scratch, ..(*self.0).clone() }))
     }
 
-    /// The same repository, whose index files and trees are kept in `cache` too, and what a long index was made into.
+    /// The same repository, whose index files and trees are kept in `cache` as well, and the segments of a long index.
     pub fn with_cache(self, cache: &Cache) -> Self {
         let cache = Some(cache.of_repository(&self.0.id));
         Self(Arc::new(Inner { doubts: cache.clone(), segments: cache.clone(), cache, ..(*self.0).clone() }))
     }
 
-    /// The same repository, of which only what is known about doubted packs, and what a long index was made into, is kept in `cache`: its
-    /// store is near.
+    /// The same repository, of which only the doubts about packs and the segments of a long index are kept in `cache`, since its store is
+    /// near.
     pub fn with_doubts_in(self, cache: &Cache) -> Self {
         let doubts = Some(cache.of_repository(&self.0.id));
         Self(Arc::new(Inner { segments: doubts.clone(), doubts, ..(*self.0).clone() }))
     }
 
-    /// Where doubts are kept.
     pub(super) fn doubts(&self) -> Option<&RepositoryCache> {
         self.0.doubts.as_ref()
     }
 
-    /// The same repository, all of which is read from its store.
+    /// The same repository, which reads everything from its store.
     pub(super) fn without_cache(&self) -> Self {
         Self(Arc::new(Inner { cache: None, segments: None, ..(*self.0).clone() }))
     }
 
-    /// Whether trees that were read or stored are kept, and read from there.
+    /// Whether trees are kept in a cache and read from there.
     pub fn caches_trees(&self) -> bool {
         self.0.cache.is_some()
     }
 
-    /// Where index files and trees are kept too.
+    /// The cache of index files and trees.
     pub(super) fn cache(&self) -> Option<&RepositoryCache> {
         self.0.cache.as_ref()
     }
 
-    /// Where segments of the index are kept.
+    /// The cache of segments of the index.
     pub(super) fn segments(&self) -> Option<&RepositoryCache> {
         self.0.segments.as_ref()
     }
 
-    /// Where lists and tables go that do not fit the memory.
     pub fn scratch(&self) -> &Scratch {
         &self.0.scratch
     }
@@ -215,27 +210,24 @@ impl Repository {
         self.0.sealer.clone()
     }
 
-    /// The store beneath.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
     }
 
-    /// Whose name our locks bear.
+    /// The name that our locks bear.
     pub fn lock_owner(&self) -> &LockOwner {
         &self.0.owner
     }
 
-    /// The same repository, which work that only reads locks or does not.
+    /// The same repository, with the locking of work that only reads.
     pub fn with_locking(self, locking: Locking) -> Self {
         Self(Arc::new(Inner { locking, ..(*self.0).clone() }))
     }
 
-    /// Whether work that only reads locks it.
     pub(super) fn locking(&self) -> Locking {
         self.0.locking
     }
 
-    /// How long a lock in the way is waited for.
     pub(super) fn retry_lock(&self) -> Duration {
         self.0.retry_lock
     }

@@ -34,19 +34,19 @@ pub use open::{open_blob, open_blob_unhashed};
 /// Room that a pack has beyond its target, so that its last blob can be compressed in place without moving the others: more than
 /// zstd may want beyond the length of a blob of 8 MiB.
 const COMPRESSION_ROOM: usize = 64 << 10;
-/// Offsets have 32 bits; what is kept free is for the header.
+/// Offsets have 32 bits; the room beyond this is for the header.
 const MAX_BODY_BYTES: u64 = (u32::MAX as u64) - (MAX_HEADER_BYTES + LENGTH_BYTES) as u64;
 
 /// Whether a sealed blob is decoded again before it may leave the machine, and the plain bytes hashed again. Headers of packs, index
-/// files and snapshots, which are short, are decoded again whatever this says.
+/// files and snapshots, which are short, are always decoded again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verification {
-    /// Decode and compare with what was given, which must still hash to its id: catches memory or a processor that err between hashing
+    /// Decodes and compares with what was given, which must still hash to its id: catches memory or a processor that err between hashing
     /// and sealing, before they damage a backup. restic does the same.
     #[default]
     Decode,
-    /// Trust the machine.
+    /// Trusts the machine.
     Skip,
 }
 
@@ -165,7 +165,6 @@ impl PackBuilder {
         self.body.len()
     }
 
-    /// True when nothing was added.
     pub fn is_empty(&self) -> bool {
         self.blobs.is_empty()
     }
@@ -176,9 +175,6 @@ impl PackBuilder {
     }
 
     /// Appends the sealed header and names the pack. `None` when nothing was added.
-    ///
-    /// # Errors
-    /// [`PackError::Randomness`] when the header cannot be sealed.
     pub fn finish(self) -> Result<Option<Pack>, PackError> {
         Ok(self.finish_unnamed()?.map(|pack| {
             let id = Id::of(pack.bytes());
@@ -188,9 +184,6 @@ impl PackBuilder {
 
     /// Appends the sealed header, and leaves it to the caller to hash the pack: several at once are faster. `None` when nothing
     /// was added.
-    ///
-    /// # Errors
-    /// [`PackError::Randomness`] when the header cannot be sealed.
     pub fn finish_unnamed(mut self) -> Result<Option<UnnamedPack>, PackError> {
         if self.blobs.is_empty() {
             return Ok(None);
@@ -209,7 +202,7 @@ pub struct UnnamedPack {
 }
 
 impl UnnamedPack {
-    /// The whole object, to be hashed.
+    /// All bytes of the pack, to be hashed.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -226,7 +219,6 @@ impl UnnamedPack {
 pub struct Pack {
     /// Name and contents, as they go into the index.
     pub record: PackRecord,
-    /// The whole object.
     pub bytes: Bytes,
 }
 

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub struct Password(Zeroizing<Vec<u8>>);
 
-/// A password of no bytes.
+/// The password is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an empty password is not accepted")]
 pub struct EmptyPassword;
@@ -17,7 +17,7 @@ impl Password {
     /// The password `text`, taken as it is.
     ///
     /// # Errors
-    /// [`EmptyPassword`], which restic refuses as well.
+    /// It must not be empty, as for restic.
     pub fn new(text: impl Into<Vec<u8>>) -> Result<Self, EmptyPassword> {
         let bytes = Zeroizing::new(text.into());
         if bytes.is_empty() { Err(EmptyPassword) } else { Ok(Self(bytes)) }
@@ -27,7 +27,7 @@ impl Password {
     /// editors of Windows write it, as restic reads such files.
     ///
     /// # Errors
-    /// [`EmptyPassword`] when nothing is left.
+    /// Something must be left.
     pub fn from_file_contents(contents: impl Into<Vec<u8>>) -> Result<Self, EmptyPassword> {
         let contents = Zeroizing::new(contents.into());
         Self::new(file_text(&contents).trim_ascii().to_vec())

@@ -1,4 +1,4 @@
-//! Freeing the space of what no snapshot needs.
+//! Prune: frees the space of what no snapshot needs.
 //!
 //! # Steps
 //! Under a **shared** lock, beside exports and restores, for as long as it takes:
@@ -6,8 +6,8 @@
 //! 2. [plan]: which packs stay, which go, which are repacked, and which index files are superseded. If anything that a snapshot needs is
 //!    not there, all ends here ([`PruneError::Missing`]) and nothing is changed. A dry run ends here too. Of a blob that several packs
 //!    have, the copy that stays is read before any other goes;
-//! 3. [repack]: what is needed of packs that go is copied, verified, into new packs; index files that name the new packs, and the packs that stay of
-//!    superseded files, are stored, as full as restic's. This only adds.
+//! 3. [repack]: what is needed of packs that go is copied, verified, into new packs; index files that name the new packs, and the packs
+//!    that stay of superseded files, are stored, as full as restic's. This only adds.
 //!
 //! Then under an **exclusive** lock, for as long as the deletes take:
 //!
@@ -46,8 +46,8 @@
 //! What only a damaged pack may have stays, and so does what the check says of it, until the snapshots that need it are forgotten.
 //!
 //! # Memory
-//! Tables of blobs are in scratch space: 77 bytes for each copy, twice while they are sorted, and 33 for each id that is needed. In memory are a bit for
-//! each copy, some 200 bytes for each pack, 8 MiB for each of four reads, and two packs.
+//! Tables of blobs are in scratch space: 77 bytes for each copy, twice while they are sorted, and 33 for each id that is needed. In memory
+//! are a bit for each copy, some 200 bytes for each pack, 8 MiB for each of four reads, and two packs.
 //!
 //! # Cancellation
 //! is looked at between any two objects. What was copied is named by an index file first, so that the next prune need not copy it again.
@@ -55,7 +55,8 @@
 //!
 //! # What this never does
 //! Delete what the present snapshots need; delete anything without having held the lock just before; trust a blob that it copies without
-//! verifying it; let one of two copies go without having verified the other; let a pack go for being in no index while anyone else holds a lock.
+//! verifying it; let one of two copies go without having verified the other; let a pack go because no index names it while anyone else
+//! holds a lock.
 
 mod commit;
 mod decide;
@@ -82,33 +83,29 @@ pub use stats::{Missing, PruneStats};
 /// How often a plan is made when someone else prunes at the same time; each time the other has done most of the work.
 const ATTEMPTS: u32 = 3;
 
-/// What to do.
+/// What the caller of a prune chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PruneOptions {
     /// How much that no snapshot needs may stay.
     pub max_unused: MaxUnused,
-    /// How far to go.
     pub extent: Extent,
 }
 
 /// How far a prune goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Extent {
-    /// To the end.
+    /// It goes to the end.
     #[default]
     Prune,
     /// Only the plan is made.
     DryRun,
 }
 
-/// Where a prune is; with it goes how many there are, where that is known, and how many are done.
+/// Where a prune is. It is told with how many objects there are, where that is known, and how many are done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Snapshots are read.
     Snapshots,
-    /// Blobs are copied.
     Repack,
-    /// Objects are deleted.
     Delete,
 }
 
@@ -118,16 +115,15 @@ pub type PruneProgress<'a> = &'a (dyn Fn(Stage, u64, u64) + Send + Sync);
 /// Why a prune did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
-    /// The repository failed.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
-    /// Snapshots need what is not there. Nothing was deleted.
-    #[error("snapshots need {} blobs that are not there, so nothing was deleted: {}", .0.blobs, .0.named.join("; "))]
+    /// Snapshots need blobs that do not exist. Nothing was deleted.
+    #[error("snapshots need {} blobs that do not exist, so nothing was deleted: {}", .0.blobs, .0.named.join("; "))]
     Missing(Missing),
-    /// Someone else pruned meanwhile, each time.
+    /// Another prune ran at the same time, at each attempt.
     #[error("someone else changed the repository's index meanwhile, {ATTEMPTS} times; nothing was deleted")]
     Changed,
-    /// As was asked for, between two steps.
+    /// It was cancelled between two steps.
     #[error("cancelled; what is left is done by the next prune")]
     Cancelled,
 }
@@ -144,21 +140,21 @@ impl From<super::store::StoreError> for PruneError {
     }
 }
 
-/// What the steps under the shared lock left to the exclusive one.
+/// What the steps under the shared lock hand to those under the exclusive one.
 struct Prepared {
     plan: Plan,
     snapshots: BTreeSet<Id>,
     new_packs: Vec<Id>,
 }
 
-/// What came of the exclusive part.
+/// The outcome of the exclusive part.
 enum Committed {
     Done(PruneStats),
     /// The plan is void.
     Changed,
 }
 
-/// Who watches a prune: is told how far it is, and may cancel it.
+/// The watcher of a prune, which is told its progress and may cancel it.
 #[derive(Clone, Copy)]
 struct Watch<'a> {
     progress: PruneProgress<'a>,

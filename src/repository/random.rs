@@ -7,9 +7,6 @@ pub struct NoRandomness(#[from] getrandom::Error);
 
 /// Fresh bytes of the operating system's cryptographic random number generator. A library's own would have to be seeded first, by each
 /// process: that of aws-lc takes 30 ms for it.
-///
-/// # Errors
-/// [`NoRandomness`], which the platforms we run on do not produce in practice.
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! Blobs of an opened repository: packs are stored, and blobs read out of them and verified.
+//! Stores the packs of an opened repository, and reads blobs out of them, verified.
 
 use std::ops::Range;
 
@@ -39,18 +39,13 @@ impl Repository {
         }
     }
 
-    /// One blob, verified, from whichever copy of it reads. Trees of large volumes are better read with [`Repository::read_tree`], which never holds their text.
-    ///
-    /// # Errors
-    /// [`RepositoryError::MissingBlob`] and [`RepositoryError::Damaged`].
+    /// Reads one blob from the first copy that does, verified. Trees of large volumes are better read with [`Repository::read_tree`], which
+    /// never holds their text.
     pub async fn read_blob(&self, index: &Index, kind: BlobKind, id: &Id) -> Result<Vec<u8>, RepositoryError> {
         self.read_any_copy(kind, id, Copies::new(index, kind, id)).await
     }
 
-    /// The blob, verified, after it did not read where the index says first: from there once more, then from each other copy.
-    ///
-    /// # Errors
-    /// As for [`Repository::read_blob`].
+    /// Reads a blob that did not read where the index says first: from there once more, then from each other copy.
     pub(crate) async fn read_blob_again(&self, index: &Index, kind: BlobKind, id: &Id) -> Result<Vec<u8>, RepositoryError> {
         self.read_any_copy(kind, id, Copies::again(index, kind, id)).await
     }

@@ -1,5 +1,5 @@
-//! What rows of tables are made of: parts one behind another without gaps, numbers high byte first, so that rows sorted as bytes are
-//! sorted by what they mean. Each table declares its row as a struct of these, whose size the compiler compares with that of the row.
+//! Parts of rows of tables: one behind another without gaps, numbers high byte first, so that rows sorted as bytes are sorted by what
+//! they mean. Each table declares its row as a struct of these, whose size the compiler compares with that of the row.
 
 use std::num::NonZeroU32;
 

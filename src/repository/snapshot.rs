@@ -26,18 +26,16 @@ pub struct Snapshot {
     /// When it was taken.
     #[serde(default, deserialize_with = "null_as_default")]
     pub time: String,
-    /// Its root tree.
     pub tree: Id,
-    /// What was backed up; `restic forget` groups by it.
+    /// The paths that were backed up; `restic forget` groups by them.
     #[serde(default, deserialize_with = "null_as_default")]
     pub paths: Vec<String>,
-    /// Where; `restic forget` groups by it.
+    /// The host that was backed up; `restic forget` groups by it.
     #[serde(default, deserialize_with = "null_as_default")]
     pub hostname: String,
-    /// By whom.
+    /// The user who took it.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_as_default")]
     pub username: String,
-    /// Free labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub tags: Vec<String>,
     /// The snapshot this one was made from, to save reading; not needed to restore.
@@ -46,20 +44,19 @@ pub struct Snapshot {
     /// The snapshot this one replaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<Id>,
-    /// Which program made it.
+    /// The program that made it.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_as_default")]
     pub program_version: String,
-    /// What was done to make it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_or_none")]
     pub summary: Option<Summary>,
 }
 
-/// What is null, as some programs write what they do not know, is as what is not there.
+/// Reads a null, which some programs write for what they do not know, as an absent field.
 fn null_as_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// A summary of other fields than these is none: nothing is decided by it.
+/// Reads a summary with other fields than these as none: nothing is decided by it.
 fn known_or_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Summary>, D::Error> {
     Ok(serde_json::from_value(serde_json::Value::deserialize(deserializer)?).unwrap_or(None))
 }
@@ -84,30 +81,26 @@ pub struct Summary {
     pub dirs_changed: u64,
     /// Folders as in the parent.
     pub dirs_unmodified: u64,
-    /// Data blobs added.
     pub data_blobs: i64,
-    /// Tree blobs added.
     pub tree_blobs: i64,
-    /// Plain bytes added.
+    /// Bytes added, before compression.
     pub data_added: u64,
-    /// Sealed bytes added.
+    /// Bytes added, as they are stored.
     pub data_added_packed: u64,
     /// Files in the snapshot.
     pub total_files_processed: u64,
-    /// Their bytes.
+    /// Bytes of all files in the snapshot.
     pub total_bytes_processed: u64,
 }
 
 /// A snapshot and its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredSnapshot {
-    /// Its name.
     pub id: Id,
-    /// Its contents.
     pub snapshot: Snapshot,
 }
 
-/// What a listing of a repository's snapshots gave.
+/// The result of listing a repository's snapshots.
 #[derive(Debug, Default)]
 pub struct SnapshotList {
     /// Those that can be read, oldest first.
@@ -128,8 +121,8 @@ impl Repository {
     /// just before, and must hold until the snapshot is stored.
     ///
     /// # Errors
-    /// [`RepositoryError::LockLost`] when the lock did not hold: then nothing was written, or it was too late, and whoever saves the
-    /// snapshot must not rely on it.
+    /// [`RepositoryError::LockLost`] when the lock did not hold: then nothing was written, or it was too late, and the caller must not
+    /// rely on the snapshot.
     pub async fn save_snapshot(&self, snapshot: &Snapshot, lock: &LockGuard) -> Result<Id, RepositoryError> {
         let id = lock.during(self.save_document(Kind::Snapshot, snapshot)).await?;
         tracing::info!(snapshot = %id, paths = ?snapshot.paths, "snapshot stored");
@@ -170,10 +163,7 @@ impl Repository {
         Ok(SnapshotList { snapshots: in_order(list.snapshots), ..list })
     }
 
-    /// The snapshot `id`.
-    ///
-    /// # Errors
-    /// [`RepositoryError::NoSuchSnapshot`] when there is none.
+    /// Reads the snapshot `id`, which must exist.
     pub async fn snapshot(&self, id: &Id) -> Result<Snapshot, RepositoryError> {
         match self.load_document(Kind::Snapshot, *id).await {
             Ok(json) => serde_json::from_slice(&json)
@@ -183,10 +173,7 @@ impl Repository {
         }
     }
 
-    /// The snapshot whose id begins with `text`, or the newest one for `latest`.
-    ///
-    /// # Errors
-    /// [`RepositoryError::NoSuchSnapshot`] and [`RepositoryError::AmbiguousSnapshot`].
+    /// Finds the one snapshot whose id begins with `text`, or the newest one for `latest`.
     pub async fn find_snapshot(&self, text: &str) -> Result<StoredSnapshot, RepositoryError> {
         if text == LATEST {
             return self.snapshots().await?.pop().ok_or_else(|| RepositoryError::NoSuchSnapshot(text.to_owned()));
@@ -199,7 +186,7 @@ impl Repository {
     /// Removes the snapshot object, which is no longer listed from then on; its blobs stay until a prune. Idempotent.
     ///
     /// # Errors
-    /// [`StoreError::Denied`] from a store that keeps everything: never taken for success.
+    /// [`StoreError::Denied`] from a store that keeps everything: that is never taken for success.
     pub async fn forget(&self, id: &Id, lock: &LockGuard) -> Result<(), RepositoryError> {
         lock.check().await?;
         self.delete_object(Kind::Snapshot, *id).await?;

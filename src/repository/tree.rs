@@ -35,7 +35,8 @@ pub use write::{NewFile, NewFolder, PackedTree, pack_folder, pack_folder_beside,
 use error::ReadError;
 use read::parse_sealed;
 
-/// Name of the small file that we put beside the folder of a volume's image, and earlier versions beside the image, which is not meant when "the only file" is.
+/// Name of the small file that we put beside the folder of a volume's image, and earlier versions beside the image. It does not count
+/// where the only file is meant.
 pub const METADATA_FILE: &str = "meta.json";
 /// Folders within folders that are followed. Trees cannot form a circle, being named by their hash; this bounds memory.
 const MAX_DEPTH: usize = 256;
@@ -47,7 +48,6 @@ pub struct FoundFile {
     pub path: String,
     /// Length in bytes as recorded.
     pub size: u64,
-    /// Its blobs in order.
     pub content: IdList,
     /// The file beside it, or beside its folder, that tells what it is, if there is one: its length as recorded and its blobs.
     pub metadata: Option<(u64, IdList)>,
@@ -58,7 +58,6 @@ pub struct FoundFile {
 /// The folder of a file, whose tree was not read.
 #[derive(Debug, Clone)]
 pub struct FoundFolder {
-    /// Its tree.
     pub tree: Id,
     /// Path of the file within the snapshot, with a slash before each part.
     pub path: String,
@@ -77,7 +76,7 @@ pub enum FileSelector {
     Only,
 }
 
-/// What is wrong with the sealed blob at `location` of a pack whose bytes are `pack`; it is opened as a stream, however long it is.
+/// Verifies the sealed blob at `location` of a pack whose bytes are `pack`, as a stream; returns what is wrong with it.
 pub(super) fn verify_blob(
     sealer: &Sealer,
     id: &Id,
@@ -104,7 +103,7 @@ fn metadata_among(nodes: &[Node]) -> Option<(u64, IdList)> {
     })
 }
 
-/// The node of that name. Two have it when one holds bytes that show as what the other holds.
+/// The node of that name. Two nodes have it when the bytes of one show as the text of the other.
 fn only_named(nodes: Vec<Node>, name: &str) -> Result<Option<Node>, RepositoryError> {
     let mut named = nodes.into_iter().filter(|node| node.name == name);
     let found = named.next();
@@ -116,9 +115,6 @@ fn only_named(nodes: Vec<Node>, name: &str) -> Result<Option<Node>, RepositoryEr
 
 impl Repository {
     /// Stores the pack of a tree, durably. The tree may be referred to once an index names it.
-    ///
-    /// # Errors
-    /// When the store fails.
     pub async fn put_tree(&self, tree: &PackedTree) -> Result<(), RepositoryError> {
         self.put_spilled_object(Kind::Data, tree.record.id, Arc::clone(&tree.bytes)).await?;
         if let (Some(cache), Some(blob)) = (self.cache().cloned(), tree.record.blobs.first()) {
@@ -134,10 +130,7 @@ impl Repository {
         Ok(())
     }
 
-    /// The nodes of the tree `id`, after its hash was verified, from whichever copy of it reads.
-    ///
-    /// # Errors
-    /// When it is missing, damaged or unreadable.
+    /// Reads the nodes of the tree `id` from the first copy that does, verified by its hash.
     pub async fn read_tree(&self, index: &Index, id: &Id) -> Result<Vec<Node>, RepositoryError> {
         let mut copies = Copies::new(index, BlobKind::Tree, id);
         loop {
@@ -168,7 +161,7 @@ impl Repository {
         })
     }
 
-    /// The nodes of a tree that is in the cache, and there what it must be.
+    /// The nodes of a tree, if it is in the cache and sound.
     async fn read_cached_tree(&self, id: Id, location: BlobLocation) -> Result<Option<Vec<Node>>, RepositoryError> {
         let Some(cache) = self.cache().cloned() else { return Ok(None) };
         let (scratch, sealer) = (self.scratch().clone(), self.sealer());
@@ -190,11 +183,7 @@ impl Repository {
         Ok(read.await??)
     }
 
-    /// Finds a file in the tree `root`, in folders within folders.
-    ///
-    /// # Errors
-    /// [`RepositoryError::NoSuchFile`], [`RepositoryError::NoFile`], [`RepositoryError::SeveralFiles`], or whatever reading the
-    /// trees meets.
+    /// Finds a file in the tree `root`, in folders within folders. Exactly one must be meant.
     pub async fn find_file(&self, index: &Index, root: &Id, which: &FileSelector) -> Result<FoundFile, RepositoryError> {
         match which {
             FileSelector::Path(path) => self.file_in(index, self.find_folder(index, root, path).await?).await,
@@ -203,9 +192,6 @@ impl Repository {
     }
 
     /// Finds the folder in which the file at `path` would lie, without reading its tree.
-    ///
-    /// # Errors
-    /// [`RepositoryError::NoSuchFile`], or whatever reading the trees above meets.
     pub async fn find_folder(&self, index: &Index, root: &Id, path: &str) -> Result<FoundFolder, RepositoryError> {
         let missing = || RepositoryError::NoSuchFile(path.to_owned());
         // A list, not an iterator with a closure: the future that holds one of those is not known to be `Send`.
@@ -222,9 +208,6 @@ impl Repository {
     }
 
     /// Reads a folder's tree and finds the file.
-    ///
-    /// # Errors
-    /// [`RepositoryError::NoSuchFile`], or whatever reading the tree meets.
     pub async fn file_in(&self, index: &Index, folder: FoundFolder) -> Result<FoundFile, RepositoryError> {
         let FoundFolder { tree, path, name, metadata } = folder;
         let nodes = self.read_tree(index, &tree).await?;

@@ -16,31 +16,26 @@ const TABLE_ENTRY_BYTES: usize = 2 * (KEY_BYTES + 1);
 pub struct KeySet {
     scratch: Scratch,
     recent: HashSet<Key>,
-    /// The longest first.
+    /// Sorted runs, the longest first.
     runs: Vec<SortedRows<KEY_BYTES>>,
 }
 
 /// Whether a key was new to a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inserted {
-    /// It was.
     New,
-    /// The set had it.
     Known,
 }
 
 impl KeySet {
-    /// An empty set.
     pub fn new(scratch: &Scratch) -> Self {
         Self { scratch: scratch.clone(), recent: HashSet::new(), runs: Vec::new() }
     }
 
-    /// Number of keys.
     pub fn len(&self) -> u64 {
         self.recent.len() as u64 + self.runs.iter().map(SortedRows::len).sum::<u64>()
     }
 
-    /// True when it has none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -48,7 +43,7 @@ impl KeySet {
     /// Adds `key`.
     ///
     /// # Errors
-    /// [`ScratchError`]; the set may then lack keys and must not be used.
+    /// The set may then lack keys and must not be used.
     pub fn insert(&mut self, key: Key) -> Result<Inserted, ScratchError> {
         if self.recent.contains(&key) {
             return Ok(Inserted::Known);

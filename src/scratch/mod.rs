@@ -4,7 +4,7 @@
 //! so a small volume never touches a disk and a large one costs no memory. On it stand [`Rows`], a list of rows of one length;
 //! [`SortedRows`], a table that is searched by the key its rows begin with; and [`KeySet`], a set of keys that grows.
 //!
-//! **Owns** the files, which have no name: whatever way the process ends, nothing is left. Nothing here is ever made durable, nor
+//! **Owns** the files, which have no name: however the process ends, nothing is left. Nothing here is ever made durable, nor
 //! read by another process. The files of a process lie in one directory and have one limit together ([`Scratch::of_process`]), since
 //! it is one disk that they fill. What was written is read back through the page cache, which the kernel can take away; so the memory
 //! of a transfer stays constant also where it is counted by a control group.
@@ -30,7 +30,7 @@ pub use rows::{Rows, RowsCursor, RowsIter, RowsWriter};
 pub use sorted::{KEY_BYTES, Key, SortedRows, SortedRuns, Sorter};
 pub use spill::{Spill, SpillReader};
 
-/// What became of scratch space or a cache: its directory cannot be written or read, or has no room. A clone shares the cause.
+/// Scratch space, or a cache, failed: its directory cannot be written or read, or has no room. Clones share the cause.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{place} in {} failed ({variable} names another directory)", directory.display())]
 pub struct ScratchError {
@@ -104,7 +104,6 @@ impl Scratch {
         Self(Arc::new(Inner { directory: directory.to_owned(), limit_bytes, memory_bytes, used_bytes: AtomicU64::new(0) }))
     }
 
-    /// The directory of [`Scratch::of_process`].
     pub fn directory_of_process() -> PathBuf {
         Self::of_process().0.directory.clone()
     }
@@ -125,7 +124,7 @@ impl Scratch {
         self.0.memory_bytes
     }
 
-    /// Bytes of all files now.
+    /// Bytes of all files at this moment.
     pub fn used_bytes(&self) -> u64 {
         self.0.used_bytes.load(Ordering::Relaxed)
     }

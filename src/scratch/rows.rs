@@ -11,23 +11,20 @@ pub struct RowsWriter<const ROW: usize> {
     spill: Spill,
     /// Rows that follow one another and are not in `spill` yet, so that a list written in order takes few calls.
     pending: Vec<u8>,
-    /// Number of the first of them.
+    /// Number of the first pending row.
     pending_first: u64,
     length: u64,
 }
 
 impl<const ROW: usize> RowsWriter<ROW> {
-    /// An empty list.
     pub fn new(scratch: &Scratch) -> Self {
         Self { spill: Spill::new(scratch), pending: Vec::new(), pending_first: 0, length: 0 }
     }
 
-    /// Number of rows.
     pub fn len(&self) -> u64 {
         self.length
     }
 
-    /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
@@ -48,7 +45,7 @@ impl<const ROW: usize> RowsWriter<ROW> {
         Ok(())
     }
 
-    /// The list.
+    /// Ends the writing.
     pub fn finish(mut self) -> Result<Rows<ROW>, ScratchError> {
         self.write_pending()?;
         Ok(Rows { spill: self.spill, length: self.length })
@@ -71,12 +68,10 @@ pub struct Rows<const ROW: usize> {
 }
 
 impl<const ROW: usize> Rows<ROW> {
-    /// Number of rows.
     pub fn len(&self) -> u64 {
         self.length
     }
 
-    /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
@@ -119,10 +114,7 @@ pub struct RowsCursor<'a, const ROW: usize> {
 }
 
 impl<const ROW: usize> RowsCursor<'_, ROW> {
-    /// The row `number`.
-    ///
-    /// # Errors
-    /// [`ScratchError`], also when there are not so many.
+    /// Reads the row `number`, which must be one of the list.
     pub fn get(&mut self, number: u64) -> Result<[u8; ROW], ScratchError> {
         let is_here = number.checked_sub(self.first).is_some_and(|ahead| ahead < (self.buffer.len() / ROW) as u64);
         if !is_here {
@@ -141,7 +133,7 @@ impl<const ROW: usize> RowsCursor<'_, ROW> {
     }
 }
 
-/// Rows in order.
+/// Iterates over rows in order.
 #[derive(Debug)]
 pub struct RowsIter<'a, const ROW: usize> {
     rows: &'a Rows<ROW>,

@@ -9,12 +9,11 @@ use std::ops::Range;
 
 use super::{Rows, RowsWriter, Scratch, ScratchError};
 
-/// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
 /// What rows begin with and are found by. Spread evenly, as hashes are; otherwise look-ups are slower, and right all the same.
 pub type Key = [u8; KEY_BYTES];
 
-/// Rows of a block.
+/// Rows that a look-up reads at once.
 const BLOCK_ROWS: u64 = 16;
 
 /// Takes rows in any order.
@@ -29,13 +28,11 @@ pub struct Sorter<const ROW: usize> {
 }
 
 impl<const ROW: usize> Sorter<ROW> {
-    /// No rows.
     pub fn new(scratch: &Scratch) -> Self {
         const { assert!(ROW >= KEY_BYTES, "a row begins with a key") };
         Self { scratch: scratch.clone(), rows: Vec::new(), runs: RowsWriter::new(scratch), ends: Vec::new() }
     }
 
-    /// Adds a row.
     pub fn push(&mut self, row: [u8; ROW]) -> Result<(), ScratchError> {
         if (self.rows.len() + 1) * ROW > self.scratch.memory_bytes() {
             self.end_run()?;
@@ -177,12 +174,10 @@ impl<const ROW: usize> SortedRows<ROW> {
         Ok(Self { rows, directory })
     }
 
-    /// Number of rows.
     pub fn len(&self) -> u64 {
         self.rows.len()
     }
 
-    /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -192,7 +187,7 @@ impl<const ROW: usize> SortedRows<ROW> {
         self.rows.iter(0, u64::MAX)
     }
 
-    /// The list beneath.
+    /// The list that the table is made of.
     pub(super) fn rows(&self) -> &Rows<ROW> {
         &self.rows
     }

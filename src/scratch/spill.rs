@@ -6,7 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use super::{Scratch, ScratchError};
 
-/// Bytes that were never written and lie before the end are zeros, and take no room in a file.
+/// A file of bytes that stays in memory while it is short. Bytes before its end that were never written are zeros, and take no room on
+/// the disk.
 #[derive(Debug)]
 pub struct Spill {
     scratch: Scratch,
@@ -21,17 +22,15 @@ enum Backing {
 }
 
 impl Spill {
-    /// No bytes, in `scratch` when they become many.
+    /// An empty spill, which uses `scratch` when it becomes long.
     pub fn new(scratch: &Scratch) -> Self {
         Self { scratch: scratch.clone(), backing: Backing::Memory(Vec::new()), length: 0 }
     }
 
-    /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.length
     }
 
-    /// True when nothing was written.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
@@ -47,7 +46,7 @@ impl Spill {
     /// Writes `bytes` at `offset`, beyond the end too.
     ///
     /// # Errors
-    /// [`ScratchError`]; the bytes there may then be anything.
+    /// The bytes there may then be anything.
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ScratchError> {
         let end = offset.checked_add(bytes.len() as u64).ok_or_else(|| self.scratch.error("an offset is out of range"))?;
         if end > self.length {
@@ -67,10 +66,7 @@ impl Spill {
         self.write_at(self.length, bytes)
     }
 
-    /// Fills `buffer` from `offset` on.
-    ///
-    /// # Errors
-    /// [`ScratchError`], also when the bytes end before.
+    /// Fills `buffer` from `offset` on. The bytes must not end before.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ScratchError> {
         match &self.backing {
             Backing::Memory(memory) => {
@@ -123,7 +119,7 @@ impl Drop for Spill {
     }
 }
 
-/// Appends.
+/// Writes at the end.
 impl Write for Spill {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.append(bytes)?;

@@ -20,8 +20,8 @@
 //!
 //! What is traded for what, in this order: large packs (8 MiB instead of 16 are twice as many requests), full lanes of the hash kernel
 //! (half of them empty is half of its speed), workers, packs in flight to hide a store's latency. So a machine of many processors
-//! whose memory does not suffice for a worker on each gets fewer, and up to half of the pipeline is for packs in flight: with one pack in
-//! flight, all of them would wait for one request.
+//! whose memory does not suffice for a worker on each gets fewer, and up to half of the pipeline is for packs in flight: with one pack
+//! in flight, all workers would wait for one request.
 
 use std::num::NonZeroUsize;
 
@@ -31,7 +31,7 @@ use crate::block::buffer::ALIGNMENT;
 
 const MIB: u64 = 1 << 20;
 
-/// What a transfer may use.
+/// The memory and the threads that a transfer may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// Bytes of memory, of the whole process if it does nothing else. At least 128 MiB.
@@ -40,20 +40,17 @@ pub struct Budget {
     pub workers: NonZeroUsize,
 }
 
-/// Less memory than a transfer needs at least.
+/// The memory given is less than a transfer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{given} bytes of memory are too few for a transfer: it needs at least {required}")]
 pub struct BudgetError {
-    /// Bytes given.
     pub given: u64,
-    /// Bytes needed.
     pub required: u64,
 }
 
 /// The bounds of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExportBounds {
-    /// Worker threads.
     pub workers: usize,
     /// Chunks that a worker reads and hashes together.
     pub batch_chunks: usize,
@@ -70,7 +67,6 @@ pub struct ExportBounds {
 /// The bounds of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RestoreBounds {
-    /// Worker threads.
     pub workers: usize,
     /// Bytes of blobs in plain that a worker decodes and hashes together; a multiple of 4096 at least as large as each blob.
     pub batch_bytes: usize,
@@ -101,11 +97,11 @@ impl Budget {
     /// Largest request of a restore. Larger ones save nothing, and their memory comes and goes in larger pieces, of which the
     /// allocator keeps more.
     const REQUEST_BYTES: u64 = 8 * MIB;
-    /// What memory of bytes in flight costs, in units of itself.
+    /// How many times a byte in flight counts; see the header.
     const ALLOCATOR: u64 = 2;
     /// Chunks of a batch where nothing is gained by hashing several together: enough that workers rarely wait for each other.
     const BATCH: u64 = 4;
-    /// State of a compressor.
+    /// State of a zstd compressor at the level of exports.
     const COMPRESSOR_BYTES: u64 = MIB;
     /// Least memory of a pipeline: the largest zero blob twice.
     const MINIMUM_BYTES: u64 = 2 * zeros::LARGEST_BYTES;
@@ -146,7 +142,7 @@ impl Budget {
         ]
     }
 
-    /// The pipeline's memory.
+    /// What is left for the pipeline, if that is `required` at least.
     fn pipeline(&self, required: u64) -> Result<u64, BudgetError> {
         let required = required.max(Self::MINIMUM_BYTES);
         match self.memory_bytes.checked_sub(Self::OUTSIDE_BYTES) {

@@ -1,14 +1,14 @@
 //! A set of chunks of a volume: one bit for each, since they may come in any number. 512 KiB for 16 TiB in chunks of 4 MiB, 8 MiB for
 //! the longest list there can be.
 
-/// A set of the numbers below a count.
+/// A set of chunks, by their numbers.
 #[derive(Debug, Clone)]
 pub(super) struct ChunkSet {
     words: Vec<u64>,
     count: u64,
 }
 
-/// Of a chunk in a set.
+/// Whether a chunk is in a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Membership {
     In,
@@ -16,7 +16,7 @@ pub(super) enum Membership {
 }
 
 impl ChunkSet {
-    /// None of `count` chunks.
+    /// The empty set of a volume of `count` chunks.
     pub(super) fn none(count: u64) -> Self {
         Self { words: vec![0; count.div_ceil(64) as usize], count }
     }
@@ -51,7 +51,6 @@ impl ChunkSet {
         self.count
     }
 
-    /// Number of chunks in the set.
     pub(super) fn len(&self) -> u64 {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }

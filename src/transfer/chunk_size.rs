@@ -10,8 +10,8 @@
 //! | compressed to, at the level that exports use | 1 / 2.695 | | 1 / 2.699 |
 //! | list of 1 TiB that is allocated as a whole, stored once a snapshot | 146 MB | 73 MB | 37 MB |
 //!
-//! Compression does not argue for large chunks, nor does the speed of a full export; lists do: every snapshot stores the whole of
-//! its own, whatever changed. But where anything changed at random in a full volume of 1 TiB, smaller chunks save a hundred times
+//! Compression does not argue for large chunks, nor does the speed of a full export; lists do: every snapshot stores its whole list,
+//! however little changed. But where anything changed at random in a full volume of 1 TiB, smaller chunks save a hundred times
 //! what its list costs more. So the bound is what readers of the format bear, about four million entries: volumes of up to 1 TiB
 //! get 256 KiB, and larger ones as much as keeps a full list near that. The same change then costs the same up to 1 TiB.
 
@@ -19,13 +19,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Not a size that chunks may have.
+/// A number of bytes that chunks cannot have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} bytes are not a chunk size: it must be a power of two from 256 KiB to 8 MiB")]
 pub struct ChunkSizeError(pub u64);
 
-/// Size of a chunk in bytes: a power of two from 256 KiB to 8 MiB. Fixed for a volume's lifetime, since a volume that is cut
-/// otherwise shares no chunk with its earlier exports.
+/// Size of a chunk in bytes: a power of two from 256 KiB to 8 MiB. It must not change during a volume's lifetime: a volume that is
+/// cut otherwise shares no chunk with its earlier exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct ChunkSize(u32);
@@ -33,7 +33,6 @@ pub struct ChunkSize(u32);
 impl ChunkSize {
     /// The smallest, and what volumes of up to 1 TiB get.
     pub const MIN: Self = Self(256 << 10);
-    /// The largest.
     pub const MAX: Self = Self(8 << 20);
     /// What volumes above 1 TiB get: at most four million chunks up to 4 TiB.
     pub const SMALL: Self = Self(1 << 20);
@@ -47,10 +46,6 @@ impl ChunkSize {
     /// Bytes of one entry of a content list in a tree: 64 digits, two quotes, a comma.
     const ENTRY_BYTES: u64 = 67;
 
-    /// The checked size.
-    ///
-    /// # Errors
-    /// [`ChunkSizeError`] when `bytes` is no power of two from 256 KiB to 8 MiB.
     pub const fn new(bytes: u64) -> Result<Self, ChunkSizeError> {
         if bytes.is_power_of_two() && bytes >= Self::MIN.0 as u64 && bytes <= Self::MAX.0 as u64 {
             Ok(Self(bytes as u32))
@@ -59,7 +54,6 @@ impl ChunkSize {
         }
     }
 
-    /// All sizes, ascending.
     pub fn all() -> impl Iterator<Item = Self> {
         std::iter::successors(Some(Self::MIN), |size| (size.0 < Self::MAX.0).then(|| Self(size.0 * 2)))
     }
@@ -75,7 +69,6 @@ impl ChunkSize {
         }
     }
 
-    /// The size in bytes.
     pub const fn bytes(self) -> u64 {
         self.0 as u64
     }

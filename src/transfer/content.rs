@@ -1,7 +1,7 @@
-//! The list of blobs that a volume is made of, while it is being found out.
+//! The list of the blobs that make a volume, while an export collects it.
 //!
 //! Only chunks that hold something are kept: an id for each in [scratch space](crate::scratch), at the place that the chunk's number
-//! says, and a bit for each in memory. Every other chunk is zeros. What makes it safe that absence means zeros:
+//! says, and a bit for each in memory. Every other chunk is zeros. That absence means zeros is safe because
 //! [`ContentBuilder::finish`] is told how many chunks were looked at and refuses a list that lost one.
 
 use super::chunk_set::{ChunkSet, Membership};
@@ -11,7 +11,7 @@ use crate::repository::Id;
 use crate::repository::tree::Content;
 use crate::scratch::{Rows, RowsWriter, Scratch, ScratchError};
 
-/// Why there is no list.
+/// Why the list cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ContentError {
     /// The outcome of some of the `expected` chunks that were handed out never came back, or came back twice.
@@ -34,22 +34,22 @@ pub struct ContentBuilder {
 }
 
 impl ContentBuilder {
-    /// Nothing yet of a volume of `volume_bytes`.
+    /// The empty list of a volume of `volume_bytes`.
     pub fn new(scratch: &Scratch, volume_bytes: u64, chunk_size: ChunkSize) -> Self {
         let data = ChunkSet::none(chunk_size.count(volume_bytes));
         Self { scratch: scratch.clone(), ids: RowsWriter::new(scratch), data, zero_chunks: 0, volume_bytes, chunk_size }
     }
 
-    /// The chunk `index` holds what `id` names.
+    /// Notes that the chunk `index` holds the blob `id`.
     pub fn data(&mut self, index: u32, id: Id) -> Result<(), ScratchError> {
         match self.data.insert(index.into()) {
             Membership::Out => self.ids.set(index.into(), id.as_bytes()),
-            // It will be missed in the end.
+            // `finish` will find that one chunk is missing.
             Membership::In => Ok(()),
         }
     }
 
-    /// A chunk turned out to be zeros.
+    /// Notes that one more chunk is zeros.
     pub fn zeros(&mut self) {
         self.zero_chunks += 1;
     }
@@ -80,14 +80,13 @@ impl ContentBuilder {
 /// A piece of a volume's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
-    /// The chunk of this number, of this length.
+    /// The number of a chunk, and its length.
     Data(u64, u64),
     /// A blob of so many zeros.
     Zeros(u64),
 }
 
 impl Piece {
-    /// Length in bytes.
     pub fn length(self) -> u64 {
         match self {
             Self::Data(_, length) | Self::Zeros(length) => length,

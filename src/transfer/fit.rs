@@ -2,8 +2,8 @@
 //!
 //! Disks count in their logical blocks, and what was written through a disk of one size may be of no use on one of another: a
 //! partition table is looked for in the second block and counts in blocks, and a file system of smaller sectors than the
-//! device's is not mounted. An image that somebody took of a disk says nothing of this; its content does. What nothing here
-//! knows fits: this stops what is known not to work, and is no proof that the rest does.
+//! device's is not mounted. An image that was taken of a disk does not say its block size; its content does. Content that is unknown
+//! here fits: this stops what is known not to work, and does not prove that the rest does.
 
 use std::io;
 
@@ -11,9 +11,9 @@ use crate::block::probe::{self, Finding};
 use crate::block::{AlignedBuffer, BlockSource};
 use crate::types::{FsType, LogicalBlockSize};
 
-/// Bytes looked at from the beginning: all that counts here is in the first block of 4 KiB and the second.
+/// Bytes that are looked at from the beginning: all that counts here is in the first two blocks of 4 KiB.
 const REACH: u64 = 8 << 10;
-/// What nearly every disk has, and what whatever does not say otherwise was written for.
+/// The block size of nearly every disk; content that names none was written for it.
 const SMALL: u32 = 512;
 
 /// Why the content of an image is of no use on a device.
@@ -28,8 +28,8 @@ pub enum Misfit {
     Io(#[from] io::Error),
 }
 
-/// Looks at an image that is to be used on a device with logical blocks of size `device`; as a file system of type `wanted`
-/// if that is given and nothing is known of the image from elsewhere. An empty one may become anything.
+/// Looks whether an image can be used on a device with logical blocks of size `device`, and as a file system of type `wanted`
+/// if that is given. An empty image may become anything.
 pub fn check(image: &dyn BlockSource, wanted: Option<FsType>, device: LogicalBlockSize) -> Result<(), Misfit> {
     if let Some(wanted) = wanted {
         match probe::examine(image)? {

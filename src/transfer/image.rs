@@ -1,12 +1,12 @@
 //! The image of a volume in a repository, opened to be restored: found, and protected from a prune while it is read.
 //!
-//! It is open, and may be read, before its lock is known to hold, which takes 200 ms; whoever reads it confirms the lock meanwhile
-//! ([`Image::confirm_lock`]) and makes nothing of what was read before that. What cannot be read may be what a prune is just
-//! removing, so that a lock that does not hold is the reason that counts: it is taken back, and when the other is done everything is
-//! looked for anew ([`Image::begin_anew`]), for the same snapshot.
+//! An image is open, and may be read, before its lock is known to hold, which takes 200 ms. The reader confirms the lock meanwhile
+//! ([`Image::confirm_lock`]) and relies on nothing that it read before that. What cannot be read may be what a prune is just
+//! removing; so a lock that does not hold is the reason that counts: it is taken back, and when the other is done, the same snapshot is
+//! looked for anew ([`Image::begin_anew`]).
 //!
-//! Who [bears damage](OnDamage) has more: an index is made of what reads of it ([`Repository::load_index_that_reads`]), and metadata
-//! that are lost are none.
+//! A restore that [skips damage](OnDamage) gets more: its index is made of the index files and packs that read
+//! ([`Repository::load_index_that_reads`]), and an image whose metadata is lost opens without any.
 
 use std::sync::Arc;
 
@@ -21,22 +21,19 @@ use crate::types::error::chain;
 
 pub use crate::repository::Locking;
 
-/// What becomes of a restore that meets what does not read.
+/// What a restore does when something does not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDamage {
-    /// It fails.
     #[default]
     Fail,
-    /// It leaves holes, and says where.
+    /// It leaves a hole there and reports it.
     Skip,
 }
 
 /// How an image is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reading {
-    /// Whether the repository is locked meanwhile.
     pub locking: Locking,
-    /// What damage leads to.
     pub on_damage: OnDamage,
 }
 
@@ -57,8 +54,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens the file `which` of the snapshot that `snapshot` chooses: its id, the beginning of one, or `latest`, and what else is said of
-    /// it. The lock is announced and not confirmed yet.
+    /// Opens the file `which` of the snapshot that `snapshot` chooses: by its id, the beginning of one, or `latest` with a filter. The
+    /// lock is announced and not confirmed yet.
     ///
     /// # Errors
     /// When the repository is locked by another, or the snapshot or the file does not exist, is ambiguous or does not read.
@@ -72,10 +69,7 @@ impl Image {
         Self::open_or_wait(repository, snapshot.into(), which, reading, &|_| {}).await
     }
 
-    /// The same, as `reading` says, telling `waiting` what is waited for.
-    ///
-    /// # Errors
-    /// As for [`Image::open`].
+    /// [`Image::open`] as `reading` says, telling `waiting` what is waited for.
     pub async fn open_or_wait(
         repository: &Repository,
         choice: SnapshotChoice,
@@ -107,11 +101,12 @@ impl Image {
         })
     }
 
-    /// Takes the lock back that another excludes, waits for him as long as is left of the repository's patience, and finds the same image
-    /// anew.
+    /// Takes back the lock that another excludes, waits for the other as long as is left of the repository's patience, and finds the
+    /// same image anew.
     ///
     /// # Errors
-    /// `excluded` itself when there is no patience left, or it is none to wait for; as for [`Image::open`]. The image must not be used then.
+    /// `excluded` itself when no patience is left or waiting does not help, and what [`Image::open`] may meet. The image must not be used
+    /// then.
     pub(super) async fn begin_anew(&mut self, excluded: RepositoryError, waiting: Waiting<'_>) -> Result<(), RepositoryError> {
         release(self.lock.take()).await;
         self.patience.wait(excluded, waiting).await?;
@@ -140,22 +135,20 @@ impl Image {
         self.size_bytes
     }
 
-    /// Its path in the snapshot's tree.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The snapshot it lies in.
     pub fn snapshot(&self) -> &StoredSnapshot {
         &self.snapshot
     }
 
-    /// What the volume was; `None` when the snapshot does not say, as those that restic made.
+    /// Describes the volume; `None` in snapshots that restic made.
     pub fn metadata(&self) -> Option<&Metadata> {
         self.metadata.as_ref()
     }
 
-    /// Why the snapshot's metadata do not read, if it has any and they are lost. Only of an image that bears damage.
+    /// Why the snapshot's metadata is lost, if it had any. Always `None` unless damage is skipped.
     pub fn lost_metadata(&self) -> Option<&str> {
         self.lost_metadata.as_deref()
     }
@@ -182,7 +175,7 @@ async fn release(lock: Option<LockGuard>) {
     }
 }
 
-/// Which image is looked for, and how.
+/// Which image is looked for, and what is done about damage.
 #[derive(Clone, Copy)]
 struct ImageChoice<'a> {
     choice: &'a SnapshotChoice,
@@ -190,7 +183,7 @@ struct ImageChoice<'a> {
     on_damage: OnDamage,
 }
 
-/// What an image consists of.
+/// An image as it was found in the repository.
 struct FoundImage {
     index: Index,
     snapshot: StoredSnapshot,
@@ -199,7 +192,7 @@ struct FoundImage {
     lost_metadata: Option<String>,
 }
 
-/// Finds an image under a lock that is announced. What a prune took away that turns out to exclude us is looked for again.
+/// Finds an image under a lock that is announced. If a prune turns out to exclude us and something is missing, it is looked for again.
 async fn find_locked(
     repository: &Repository,
     wanted: ImageChoice<'_>,
@@ -232,7 +225,7 @@ async fn find(
     repository: &Repository,
     ImageChoice { choice, which, on_damage }: ImageChoice<'_>,
 ) -> Result<FoundImage, RepositoryError> {
-    // Snapshots first: whatever one refers to was indexed before it was stored, so an index read later names it.
+    // Snapshots first: all that one refers to was indexed before it was stored, so an index that is read later names it.
     let path = match which {
         FileSelector::Path(path) => Some(path.as_str()),
         FileSelector::Only => None,
@@ -248,7 +241,7 @@ async fn find(
         match read_metadata(repository, &index, metadata::FILE_NAME, *size, content).await {
             Ok(read) => metadata = read,
             Err(error) if on_damage == OnDamage::Skip && is_loss(&error) => {
-                tracing::warn!(error = %chain(&error), "what the volume was is lost");
+                tracing::warn!(error = %chain(&error), "the metadata of the volume is lost");
                 lost_metadata = Some(chain(&error));
             }
             Err(error) => return Err(error),
@@ -262,7 +255,7 @@ fn is_loss(error: &RepositoryError) -> bool {
     is_of_copy(error) || matches!(error, RepositoryError::MissingBlob { .. })
 }
 
-/// The metadata in the file of the blobs `content`; `None` when they are none of ours.
+/// The metadata in the file of the blobs `content`; `None` when the file is not one of ours.
 pub(super) async fn read_metadata(
     repository: &Repository,
     index: &Index,
@@ -274,7 +267,7 @@ pub(super) async fn read_metadata(
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    // It has a few blobs at most, or is longer than recorded.
+    // The file has a few blobs at most, or is longer than recorded.
     for number in 0..content.len() {
         let Some(id) = content.iter_from(number).next() else { break };
         bytes.extend(repository.read_blob(index, BlobKind::Data, &id?).await?);
@@ -286,7 +279,7 @@ pub(super) async fn read_metadata(
     match Metadata::parse(&bytes) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) => {
-            tracing::debug!(path, error = %chain(&error), "a snapshot's metadata do not read");
+            tracing::debug!(path, error = %chain(&error), "the metadata of a snapshot does not read");
             Ok(None)
         }
     }

@@ -1,7 +1,7 @@
-//! What a volume was, stored beside its image as `meta.json`, so that a repository alone suffices to make it again.
+//! The metadata of a volume, stored beside its image as `meta.json`, so that a repository alone suffices to make the volume again.
 //!
 //! JSON with a version. Reading is tolerant: unknown fields are skipped and all but the size may be missing, so that older and
-//! newer programs read each other's files. A restore needs none of it; it tells what to restore to.
+//! newer programs read each other's files. A restore needs none of it; it says what kind of volume to restore to.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,25 +16,22 @@ pub const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// A device node.
     Block,
-    /// A mounted file system.
     Filesystem,
-    /// Something that this version does not know.
+    /// A newer version wrote a word that this one does not know.
     #[serde(other)]
     Unknown,
 }
 
-/// What a volume was when it was exported.
+/// Describes a volume when it was exported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
-    /// Version of this file; absent reads as 0.
+    /// Version of the file; reads as 0 where it is absent.
     #[serde(default)]
     pub version: u32,
     /// Size of the volume in bytes.
     pub size_bytes: u64,
-    /// Handle of the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_handle: Option<String>,
     /// Handle of the snapshot that was exported.
@@ -55,7 +52,6 @@ pub struct Metadata {
     /// Namespace of the PersistentVolumeClaim that the volume was for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pvc_namespace: Option<String>,
-    /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pvc_name: Option<String>,
     /// Name of the PersistentVolume.
@@ -64,7 +60,6 @@ pub struct Metadata {
     /// Namespace of the VolumeSnapshot that was exported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_snapshot_namespace: Option<String>,
-    /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_snapshot_name: Option<String>,
     /// Name of its VolumeSnapshotContent.
@@ -72,13 +67,13 @@ pub struct Metadata {
     pub volume_snapshot_content_name: Option<String>,
 }
 
-/// Not metadata of a volume.
+/// `meta.json` is not metadata of a volume.
 #[derive(Debug, thiserror::Error)]
 #[error("`{FILE_NAME}` does not read")]
 pub struct MetadataError(#[from] serde_json::Error);
 
 impl Metadata {
-    /// Metadata that say no more than a size.
+    /// Metadata that says no more than a size.
     pub fn of_size(size_bytes: u64) -> Self {
         Self {
             version: VERSION,
@@ -98,18 +93,15 @@ impl Metadata {
         }
     }
 
-    /// Reads a file.
+    /// Reads a `meta.json`.
     ///
     /// # Errors
-    /// [`MetadataError`] when it is no JSON object with a size, or a known field has another type.
+    /// The text must be a JSON object with a size, in which known fields have their types.
     pub fn parse(bytes: &[u8]) -> Result<Self, MetadataError> {
         Ok(serde_json::from_slice(bytes)?)
     }
 
-    /// The file.
-    ///
-    /// # Errors
-    /// [`MetadataError`], which these fields do not cause.
+    /// Writes a `meta.json`.
     pub fn to_bytes(&self) -> Result<Vec<u8>, MetadataError> {
         let mut bytes = serde_json::to_vec_pretty(self)?;
         bytes.push(b'\n');

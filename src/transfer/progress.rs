@@ -1,7 +1,7 @@
 //! How far a transfer has come, for bars, logs and services: counters that anyone may read while the pipelines write them.
 //!
-//! Counters are read one by one, so a snapshot of them may be off by what happened meanwhile; each alone only grows, unless the transfer
-//! begins anew.
+//! Counters are read one by one, so a snapshot of them may be off by what happened meanwhile. Each alone only grows, unless the
+//! transfer begins anew.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -18,11 +18,9 @@ use crate::types::Timestamp;
 pub enum Phase {
     /// Locks the repository and reads its index.
     Preparing,
-    /// Moves data.
     Transferring,
     /// Makes what was moved durable and, in an export, visible.
     Committing,
-    /// It is complete.
     Done,
 }
 
@@ -38,9 +36,9 @@ struct Counters {
     moved_bytes: AtomicU64,
     new_bytes: AtomicU64,
     stored_bytes: AtomicU64,
-    /// What keeps it from going on.
+    /// Why the transfer waits, in words for people.
     waiting: Mutex<Option<String>>,
-    /// The store that it works on, as long as it does.
+    /// The store of the transfer, which tells whether it is away.
     store: OnceLock<Weak<dyn Store>>,
 }
 
@@ -48,16 +46,15 @@ struct Counters {
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Counters>);
 
-/// The counters at one time. All are bytes.
+/// The counters at one time, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressSnapshot {
-    /// What it is doing.
     pub phase: Phase,
     /// Size of the volume, or of a target that is overwritten whole; 0 until it is known.
     pub total_bytes: u64,
     /// How much of the volume is dealt with, zeros and known chunks included.
     pub done_bytes: u64,
-    /// Read from the volume (export), or written to it (restore): what the transfer itself moved.
+    /// Bytes read from the volume (export), or written to it (restore).
     pub moved_bytes: u64,
     /// Plain bytes that the repository did not have. Stays 0 in a restore.
     pub new_bytes: u64,
@@ -71,7 +68,6 @@ impl Progress {
         Self::default()
     }
 
-    /// The counters now.
     pub fn snapshot(&self) -> ProgressSnapshot {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let phase = usize::from(self.0.phase.load(Ordering::Relaxed));
@@ -85,7 +81,7 @@ impl Progress {
         }
     }
 
-    /// Why it waits, for people; `None` while it works.
+    /// Why the transfer waits, in words for people; `None` while it works.
     pub fn waiting(&self) -> Option<String> {
         let reason = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
         reason.or_else(|| {
@@ -95,12 +91,12 @@ impl Progress {
         })
     }
 
-    /// Tells why it waits, or that it goes on.
+    /// Notes why the transfer waits, or that it goes on.
     pub fn waits_for(&self, reason: Option<String>) {
         *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
-    /// From now on it is told whether `store` is away.
+    /// From now on [`Progress::waiting`] tells when `store` is away.
     pub(super) fn watch(&self, store: &Arc<dyn Store>) {
         self.0.store.get_or_init(|| Arc::downgrade(store));
     }
@@ -114,7 +110,7 @@ impl Progress {
         self.enter(Phase::Transferring);
     }
 
-    /// All that was done counts for nothing.
+    /// Resets the counters of what was done.
     pub(super) fn begin_anew(&self) {
         for counter in [&self.0.done_bytes, &self.0.moved_bytes, &self.0.new_bytes, &self.0.stored_bytes] {
             counter.store(0, Ordering::Relaxed);
@@ -126,7 +122,7 @@ impl Progress {
         self.0.done_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Everything was dealt with, down to the zeros at the end that nobody had to look at.
+    /// Counts everything as done, also zeros at the end that nobody had to look at.
     pub(super) fn all_done(&self) {
         self.0.done_bytes.store(self.0.total_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
     }

@@ -1,5 +1,4 @@
-//! Reads of any range of an image in a repository, without restoring it: for looking into a backup, and for whatever serves one as a
-//! device.
+//! Reads any range of an image in a repository without restoring it: to look into a backup, or to serve one as a device.
 //!
 //! A read plans the blobs that its range touches, fetches those it does not have (neighbours in a pack together), opens and verifies
 //! each as a restore does, and copies out of them. Blobs that were opened last are kept, up to [`CACHE_BYTES`], since small reads
@@ -85,7 +84,6 @@ impl ImageReader {
         }
     }
 
-    /// Length of the image in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.image.size_bytes
     }
@@ -98,7 +96,7 @@ impl ImageReader {
     /// Fills `buffer` from `offset` on.
     ///
     /// # Errors
-    /// [`ReadImageError`]; `buffer` then holds nothing of use.
+    /// `buffer` then holds nothing of use.
     pub async fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReadImageError> {
         let (image_bytes, length) = (self.size_bytes(), buffer.len() as u64);
         if offset.checked_add(length).is_none_or(|end| end > image_bytes) {
@@ -116,7 +114,7 @@ impl ImageReader {
         Ok(())
     }
 
-    /// The blobs of a request with the places they go to, kept ones first looked for.
+    /// The blobs of a request with the places they go to. Those that are kept are not fetched.
     async fn blobs(&self, request: Request) -> Result<Vec<(u64, Arc<Vec<u8>>)>, ReadImageError> {
         match self.kept(&request) {
             Some(placed) => Ok(placed),
@@ -127,7 +125,7 @@ impl ImageReader {
         }
     }
 
-    /// The same, when one of them did not read: each from whichever copy of it does.
+    /// The same, when one of them did not read: each from the first copy that does.
     async fn fetch_one_by_one(&self, request: &Request) -> Result<Vec<(u64, Arc<Vec<u8>>)>, ReadImageError> {
         let (mut placed, image) = (Vec::new(), &self.image);
         let wanted: Vec<_> = request.blobs().map(|blob| (blob.id, blob.location, blob.positions().collect::<Vec<_>>())).collect();
@@ -193,7 +191,7 @@ fn copy(range: ByteRange, buffer: &mut [u8], position: u64, blob: &[u8]) {
     buffer[to..to + length].copy_from_slice(&blob[from..from + length]);
 }
 
-/// Blobs that were used last, the newest at the end. They are few, so they are searched one by one.
+/// The blobs that were used last, the newest at the end. They are few, so the search is linear.
 #[derive(Default)]
 struct Cache {
     blobs: VecDeque<(Id, Arc<Vec<u8>>)>,

@@ -10,14 +10,13 @@ use crate::repository::id::IdHasher;
 
 /// The zero blob that makes stock restic restore a file sparsely: the smallest chunk of its own chunker.
 pub const SPARSE_HINT_BYTES: u64 = 512 << 10;
-/// The largest zero blob.
+/// The largest zero blob, in bytes.
 pub const LARGEST_BYTES: u64 = 32 << 20;
 /// The smallest zero blob with a constant id; what is left of a run after it, at the end of a volume, is one blob of its own.
 pub const SMALLEST_BYTES: u64 = 4096;
 
 const SIZES: usize = (LARGEST_BYTES.trailing_zeros() - SMALLEST_BYTES.trailing_zeros() + 1) as usize;
 
-/// True when all bytes are zero.
 pub fn is_zero(bytes: &[u8]) -> bool {
     static ZEROS: [u8; 4096] = [0; 4096];
     // Comparing slices is memcmp: vector instructions, and an end at the first block that holds anything.
@@ -43,7 +42,7 @@ const IDS: [Id; SIZES] = [
     constant("83ee47245398adee79bd9c0a8bc57b821e92aba10f5f9ade8a5d1fae4d8c4302"),
 ];
 
-/// The id with these digits; what is none is found by the compiler, or by the test.
+/// The id with these digits; the compiler or the test finds digits that are not one.
 const fn constant(digits: &str) -> Id {
     const fn value(digit: u8) -> u8 {
         if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 }
@@ -83,9 +82,9 @@ pub fn length_of(id: &Id) -> Option<u64> {
 /// Whether a run of zeros begins with the blob that restic looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hint {
-    /// It does, if it is long enough.
+    /// This run does, if it is long enough.
     Lead,
-    /// An earlier run does.
+    /// An earlier run did.
     Given,
 }
 

@@ -1,24 +1,24 @@
-//! What of a repository does not read.
+//! Packs and blobs of a repository that do not read.
 
 use std::collections::HashSet;
 
 use crate::repository::blob::BlobLocation;
 use crate::repository::id::Id;
 
-/// Blobs that do not read of which each is known, 64 bytes each.
+/// Most blobs that are remembered one by one, 64 bytes each.
 const MAX_LOST_BLOBS: usize = 200_000;
 
-/// What does not read.
+/// Packs and blobs that do not read.
 #[derive(Default)]
 pub(super) struct Lost {
-    /// Packs, with all that is in them.
+    /// Packs that are lost as a whole.
     pub(super) packs: HashSet<Id>,
-    /// Blobs, by the pack they lie in.
+    /// Single blobs, each with the pack that it lies in.
     blobs: HashSet<(Id, Id)>,
 }
 
 impl Lost {
-    /// The blobs of `pack` do not read. Of so many that they would not fit the memory, the whole pack counts as lost.
+    /// Adds blobs of `pack`. When there are too many to remember, the whole pack counts as lost.
     pub(super) fn add(&mut self, pack: Id, blobs: Vec<Id>) {
         if self.blobs.len() + blobs.len() > MAX_LOST_BLOBS {
             self.packs.insert(pack);

@@ -1,4 +1,4 @@
-//! Packs as they are, beside what the indexes say of them.
+//! Compares the packs with what the indexes say of them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -27,14 +27,13 @@ const STEP_BYTES: u64 = 8 << 20;
 
 /// What was found by reading packs.
 pub(super) struct DamagedPacks {
-    /// The packs that are damaged.
     pub(super) packs: Vec<Id>,
-    /// What of them does not read.
+    /// Their blobs that do not read.
     pub(super) lost: Lost,
 }
 
 impl Repository {
-    /// Reads all packs that are there.
+    /// Reads all packs that exist.
     pub(super) async fn read_packs(
         &self,
         packs: &Packs,
@@ -80,7 +79,7 @@ impl Repository {
         }
     }
 
-    /// Length of a pack of `bytes`, and what is wrong with it. Its bytes lie in scratch space, and of those in memory there is a step.
+    /// Reads a pack of `bytes`; returns its length and what is wrong with it. It lies in scratch space, and one step of it in memory.
     async fn read_pack(self, pack: PackRecord, bytes: u64) -> Result<(u64, PackErrors), RepositoryError> {
         let (mut sealed, mut hasher, mut offset) = (Spill::new(self.scratch()), IdHasher::new(), 0);
         while offset < bytes {

@@ -1,4 +1,4 @@
-//! What a check finds.
+//! The report of a check.
 
 use crate::repository::error::RepositoryError;
 use crate::repository::store::StoreError;
@@ -7,12 +7,10 @@ use crate::types::error::chain;
 /// Errors that are kept in words; a repository that was hit hard has millions.
 const MAX_ERRORS: usize = 1000;
 
-/// What was looked at and what was found wrong.
+/// Counts of what a check looked at, and what it found wrong.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// Snapshots read.
     pub snapshots: u64,
-    /// Trees read.
     pub trees: u64,
     /// Blobs that some snapshot refers to, each counted once.
     pub blobs_used: u64,
@@ -24,14 +22,13 @@ pub struct CheckReport {
     pub packs_unindexed: u64,
     /// Bytes of packs that were read.
     pub bytes_read: u64,
-    /// What is wrong, each naming its object; at most the first thousand. Empty when the repository is whole.
+    /// The first thousand errors, each naming its object. Empty when the repository is whole.
     pub errors: Vec<String>,
-    /// Errors beyond those.
+    /// Number of errors that are not in `errors`.
     pub errors_omitted: u64,
 }
 
 impl CheckReport {
-    /// True when nothing is wrong.
     pub fn is_clean(&self) -> bool {
         self.errors.is_empty()
     }
@@ -44,7 +41,7 @@ impl CheckReport {
         }
     }
 
-    /// Takes down an error about the repository's contents; passes on one that ends the check.
+    /// Notes an error about the repository's contents; passes on one that ends the check.
     pub(super) fn note<T>(&mut self, result: Result<T, RepositoryError>) -> Result<Option<T>, RepositoryError> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -52,7 +49,7 @@ impl CheckReport {
         }
     }
 
-    /// The same for an error, of which is also said what comes `behind` it.
+    /// Notes an error, with the words that come `behind` it.
     pub(super) fn note_error(&mut self, error: RepositoryError, behind: &str) -> Result<(), RepositoryError> {
         match error {
             RepositoryError::Damaged { .. }

@@ -1,4 +1,4 @@
-//! Trees of snapshots, and the files in them.
+//! Checks the trees of snapshots, and the files in them.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::scratch::ScratchError;
 const MAX_RANGES: u64 = 16;
 
 impl Repository {
-    /// Checks that all that snapshots refer to is there.
+    /// Checks that everything exists that snapshots refer to.
     pub(super) async fn check_trees(
         &self,
         index: &Index,
@@ -111,7 +111,7 @@ impl Files<'_> {
                 stored.id.short()
             ));
         } else {
-            // Behind a blob whose length nobody knows, there are no positions.
+            // The positions behind a blob of unknown length are unknown.
             ranges.report(stored, name, self.report);
         }
         Ok(())

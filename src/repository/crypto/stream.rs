@@ -16,7 +16,7 @@ use crate::repository::random::{NoRandomness, random};
 /// Bytes of a step; whole blocks of the code.
 const STEP_BYTES: usize = 64 << 10;
 
-/// Seals what is written to it, into `out`.
+/// Seals what is written to it, and writes that into `out`.
 pub(in crate::repository) struct SealWriter<W> {
     out: W,
     cipher: Cipher,
@@ -26,19 +26,13 @@ pub(in crate::repository) struct SealWriter<W> {
 
 impl Sealer {
     /// Begins a sealed object in `out`.
-    ///
-    /// # Errors
-    /// [`NoRandomness`], or whatever `out` reports.
     pub(in crate::repository) fn writer<W: Write>(&self, mut out: W) -> io::Result<SealWriter<W>> {
         let counter: [u8; COUNTER_BYTES] = random().map_err(|error: NoRandomness| io::Error::other(error))?;
         out.write_all(&counter)?;
         Ok(SealWriter { out, cipher: self.cipher(&counter), code: self.one_time(&counter), step: Vec::new() })
     }
 
-    /// Verifies the code of the sealed object of `length` bytes that `sealed` gives; the counter with which it is decrypted.
-    ///
-    /// # Errors
-    /// Whatever `sealed` reports.
+    /// Verifies the code of the sealed object of `length` bytes that `sealed` gives. Returns the counter with which it is decrypted.
     pub(in crate::repository) fn authenticate_stream(
         &self,
         mut sealed: impl Read,
@@ -79,10 +73,7 @@ fn finish(mut code: Poly1305, last: &[u8]) -> [u8; CODE_BYTES] {
 }
 
 impl<W: Write> SealWriter<W> {
-    /// Ends the object; what it was written into.
-    ///
-    /// # Errors
-    /// Whatever that reports.
+    /// Ends the object. Returns what it was written into.
     pub(in crate::repository) fn finish(mut self) -> io::Result<W> {
         self.cipher.apply_keystream(&mut self.step);
         self.out.write_all(&self.step)?;

@@ -1,4 +1,4 @@
-//! Which snapshots are meant, and which of them are alike.
+//! Filters snapshots, and divides them into groups.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +31,7 @@ impl fmt::Display for TagList {
 }
 
 impl TagList {
-    /// True when the snapshot has all of them.
+    /// True when the snapshot has all of these tags.
     pub fn are_on(&self, snapshot: &Snapshot) -> bool {
         for tag in &self.0 {
             if tag.is_empty() && snapshot.tags.is_empty() {
@@ -45,14 +45,14 @@ impl TagList {
     }
 }
 
-/// Which snapshots are considered. Empty lists exclude none.
+/// The snapshots that are considered. Empty lists exclude none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
-    /// Made on one of these hosts.
+    /// A snapshot must be of one of these hosts.
     pub hosts: Vec<String>,
-    /// With all tags of one of these lists.
+    /// A snapshot must have all tags of one of these lists.
     pub tags: Vec<TagList>,
-    /// With all of these paths.
+    /// A snapshot must have all of these paths.
     pub paths: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ impl Filter {
             && self.paths.iter().all(|path| snapshot.paths.contains(path))
     }
 
-    /// True when it excludes none.
+    /// True when it excludes no snapshot.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -86,13 +86,13 @@ enum Part {
 }
 
 impl Default for GroupBy {
-    /// By host and paths: of each volume.
+    /// By host and paths: one group for each volume.
     fn default() -> Self {
         Self { host: Part::Counts, paths: Part::Counts, tags: Part::Ignored }
     }
 }
 
-/// Text that names no grouping.
+/// The text does not name a grouping.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a grouping: give any of host, paths and tags, with commas between; nothing for one group of all")]
 pub struct NotAGrouping(String);
@@ -118,7 +118,6 @@ impl FromStr for GroupBy {
 /// What the snapshots of a group have in common; empty where that was not asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Group {
-    /// The host.
     pub host: String,
     /// The paths, sorted.
     pub paths: Vec<String>,

@@ -3,18 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Parts of a calendar, of each of which one snapshot is kept.
+/// A part of a calendar. A rule keeps one snapshot of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Period {
-    /// An hour of a day.
     Hour,
-    /// A day.
     Day,
     /// A week by ISO 8601, from Monday on.
     Week,
-    /// A month.
     Month,
-    /// A year.
     Year,
 }
 
@@ -36,17 +32,13 @@ impl Period {
 /// A stretch of time by the calendar, as restic writes it: `1y5m7d2h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
-    /// Years.
     pub years: u32,
-    /// Months.
     pub months: u32,
-    /// Days.
     pub days: u32,
-    /// Hours.
     pub hours: u32,
 }
 
-/// Text that is no [`Span`].
+/// The text is not a [`Span`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a duration: give numbers with y, m, d and h, such as 1y5m7d2h")]
 pub struct NotASpan(String);

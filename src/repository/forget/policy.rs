@@ -12,9 +12,9 @@ use crate::types::Timestamp;
 /// How many snapshots are kept by a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
-    /// So many; none means that there is no such rule.
+    /// So many; 0 means that there is no such rule.
     Of(u32),
-    /// Whatever there is.
+    /// All that match.
     Unlimited,
 }
 
@@ -24,7 +24,7 @@ impl Default for Count {
     }
 }
 
-/// Text that is no [`Count`].
+/// The text is not a [`Count`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a count: give a number, or `unlimited`")]
 pub struct NotACount(String);
@@ -55,7 +55,7 @@ impl Count {
 /// What is kept. A snapshot stays if any rule says so.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
-    /// The newest so many.
+    /// So many of the newest.
     pub last: Count,
     /// The newest of each of so many hours, days, ... in which there are snapshots; in the order of [`Period::ALL`].
     pub newest_of: [Count; 5],
@@ -70,7 +70,6 @@ pub struct Policy {
 /// A snapshot that stays, and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
-    /// The snapshot.
     pub stored: StoredSnapshot,
     /// The rules that keep it, in restic's words.
     pub reasons: Vec<String>,
@@ -79,13 +78,11 @@ pub struct Kept {
 /// What becomes of a group; both lists have the newest first.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Verdict {
-    /// What stays.
     pub keep: Vec<Kept>,
-    /// What goes.
     pub remove: Vec<StoredSnapshot>,
 }
 
-/// One of the rules that keep the newest of each period: how far it has come.
+/// The progress of a rule that keeps the newest of each period.
 struct Newest {
     period: Period,
     last: Option<[i16; 3]>,
@@ -107,7 +104,7 @@ impl Newest {
 }
 
 impl Policy {
-    /// True when it keeps nothing.
+    /// True when it has no rule.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

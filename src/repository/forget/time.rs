@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Span as Days};
 use super::period::{Period, Span};
 use crate::types::Timestamp;
 
-/// A moment, and what calendar and clock show where it is seen. Moments compare, wherever they are seen.
+/// A moment, with what calendar and clock show in its time zone. Moments of different zones compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LocalTime {
     moment: jiff::Timestamp,
@@ -25,7 +25,6 @@ impl LocalTime {
         Some(Self { moment: offset.to_timestamp(shown).ok()?, shown, offset })
     }
 
-    /// Reads RFC 3339.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let pieces = Pieces::parse(text).ok()?;
         Self::shown_at(pieces.date().to_datetime(pieces.time()?), pieces.to_numeric_offset()?)
@@ -62,7 +61,6 @@ impl LocalTime {
         moment.checked_sub(SignedDuration::from_hours(span.hours.into())).ok()
     }
 
-    /// True when it lies after `limit`.
     pub(super) fn is_after(&self, limit: jiff::Timestamp) -> bool {
         self.moment > limit
     }

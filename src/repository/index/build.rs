@@ -33,7 +33,6 @@ impl IndexBuilder {
         }
     }
 
-    /// Where what was added lies.
     pub(super) fn scratch(&self) -> &Scratch {
         &self.scratch
     }
@@ -85,7 +84,7 @@ fn ascending(files: HashMap<Id, u32>) -> (Vec<Id>, Vec<u32>) {
 pub(super) struct SortedIndex {
     scratch: Scratch,
     files: Vec<Id>,
-    /// What number each file has that was added with another one.
+    /// For each number with which a file was added, its number in order.
     numbers: Vec<u32>,
     packs: Rows<ROW_BYTES>,
     data: SortedRuns<ROW_BYTES>,
@@ -93,7 +92,6 @@ pub(super) struct SortedIndex {
 }
 
 impl SortedIndex {
-    /// The index files.
     pub(super) fn files(&self) -> &[Id] {
         &self.files
     }
@@ -118,7 +116,7 @@ impl SortedIndex {
     }
 }
 
-/// Writes to `place` one segment of what of others is visible.
+/// Writes to `place` one segment of all that is visible of several.
 pub(super) fn merge(views: &[View], place: Place, seal: Seal) -> io::Result<Segment> {
     let mut files: Vec<Id> = views.iter().flat_map(View::live_files).collect();
     files.sort_unstable();

@@ -19,7 +19,6 @@ pub(super) const CONTENT_ROW_BYTES: usize = size_of::<ContentLayout>();
 #[repr(C)]
 struct BlobLayout {
     id: Id,
-    /// Number of the pack.
     pack: U32,
     offset: U32,
     lengths: Lengths,
@@ -82,7 +81,7 @@ impl BlobRow {
         self.in_pack(self.id).location.plain_length()
     }
 
-    /// With the pack's name.
+    /// The blob with the name of its pack.
     pub(super) fn in_pack(self, pack: Id) -> Entry {
         let Self { id, offset, length, uncompressed_length, .. } = self;
         Entry { id, location: BlobLocation { pack, offset, length, uncompressed_length } }
@@ -97,12 +96,12 @@ pub(super) struct PackRow {
     pub(super) file: u32,
     /// Number of its blobs.
     pub(super) blobs: u32,
-    /// How long it must be to hold them.
+    /// How long the pack must be to hold them.
     pub(super) bytes: u64,
 }
 
 impl PackRow {
-    /// That of a pack in the index file of this number.
+    /// The row of a pack in the index file of this number.
     pub(super) fn of(record: &PackRecord, file: u32) -> Self {
         let blobs = record.blobs.iter().map(|blob| (blob.length, blob.uncompressed_length));
         Self { id: record.id, file, blobs: record.blobs.len() as u32, bytes: expected_bytes(blobs) }

@@ -1,4 +1,4 @@
-//! Index files: how they read.
+//! Reads index files.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use crate::repository::blob::PackRecord;
 use crate::repository::crypto::OVERHEAD;
 use crate::repository::damage::Damage;
 
-/// An index file.
+/// The JSON of an index file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct IndexFile {
     pub(super) packs: Vec<PackRecord>,

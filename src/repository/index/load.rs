@@ -1,4 +1,4 @@
-//! All index files of a repository become an [`Index`].
+//! Loads all index files of a repository as an [`Index`].
 //!
 //! Where the machine keeps a cache and the index is long, its segments are on the [`shelf`](super::shelf): only what it does not know
 //! yet is fetched, and becomes one more segment. A short index, or one that nothing is kept of, is made in scratch space each time.
@@ -27,8 +27,8 @@ const PARALLEL_LOADS: usize = 32;
 /// Listed bytes of these at most: three full ones. Each byte becomes up to eight while it is parsed: sealed, as text, and as records.
 const LOADING_BYTES: u32 = 6 << 20;
 
-/// The turn of one load among those of a process that use the same folder: the second finds there what the first fetched. Waiting for it
-/// is no longer than fetching it.
+/// The turn of one load among those of a process that use the same folder: the second finds there what the first fetched. Waiting for
+/// that takes no longer than fetching it.
 fn turn_at(folder: &Path) -> Arc<tokio::sync::Mutex<()>> {
     static TURNS: OnceLock<Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>> = OnceLock::new();
     // No code panics while it holds the lock.
@@ -43,7 +43,7 @@ fn turn_at(folder: &Path) -> Arc<tokio::sync::Mutex<()>> {
 }
 
 impl Repository {
-    /// Reads all index files, or what is kept of them.
+    /// Reads all index files, or the segments that a cache keeps of them.
     ///
     /// # Errors
     /// When one cannot be read: with a part of the index, blobs that exist would seem to be missing.
@@ -88,13 +88,13 @@ impl Repository {
         Ok(Index::new(self.scratch(), views))
     }
 
-    /// An index of these files, in scratch space.
+    /// Fetches these files and makes an index of them in scratch space.
     async fn fetch_index(&self, listed: Vec<Listed>) -> Result<Index, RepositoryError> {
         let builder = self.fetch(listed).await?;
         Ok(tokio::task::spawn_blocking(move || builder.into_index()).await??)
     }
 
-    /// The contents of these files.
+    /// Fetches the contents of these files.
     async fn fetch(&self, listed: Vec<Listed>) -> Result<IndexBuilder, RepositoryError> {
         let builder = Arc::new(Mutex::new(IndexBuilder::new(self.scratch())));
         let room = Arc::new(Semaphore::new(LOADING_BYTES as usize));

@@ -24,7 +24,7 @@ struct PackLayout {
     bytes: U64,
 }
 
-/// The same with the numbers of view and pack.
+/// A pack in a list of packs, with the numbers of its view and itself.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
 struct NumberedLayout {
@@ -57,7 +57,6 @@ impl PackSet {
         Some((word, 1 << (number.pack % 64)))
     }
 
-    /// Adds a pack.
     pub fn insert(&self, number: PackNumber) {
         if let Some((word, bit)) = self.word(number) {
             word.fetch_or(bit, Ordering::Relaxed);
@@ -89,7 +88,7 @@ fn number_of(row: [u8; NUMBERED_ROW_BYTES]) -> PackNumber {
     PackNumber { view: view.get() as usize, pack: number.get() }
 }
 
-/// Tells most packs that are not among some, with eight bits for each of these.
+/// A Bloom filter: tells most packs that are not in a set, with eight bits for each that is.
 struct Filter {
     words: Vec<u64>,
 }
@@ -118,15 +117,12 @@ impl Filter {
 }
 
 impl Index {
-    /// None of its packs.
+    /// An empty set of its packs.
     pub fn no_packs(&self) -> PackSet {
         PackSet::none(&self.views)
     }
 
     /// Gives `visit` the packs of the set.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn each_pack_of(&self, set: &PackSet, mut visit: impl FnMut(IndexedPack)) -> Result<(), ScratchError> {
         for (view, packs) in self.views.iter().enumerate() {
             packs.each_numbered_pack(|pack, row| {
@@ -139,9 +135,6 @@ impl Index {
     }
 
     /// The packs in the list, which ascends, if each of them is visible with the same length; else `None`.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub(in crate::repository) fn find_packs(&self, packs: &Rows<PACK_ROW_BYTES>) -> Result<Option<PackSet>, ScratchError> {
         let filter = Filter::of(packs)?;
         let mut named = Sorter::new(&self.scratch);

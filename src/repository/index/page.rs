@@ -1,9 +1,9 @@
 //! Pages: what a segment's file is made of.
 //!
 //! A page is [`PAGE_BYTES`] long: 16 bytes of counter, [`PAYLOAD_BYTES`] of rows, the mark of its segment, its own number, and 16 bytes
-//! of authentication code. In a cache it is sealed with the repository's key, as every object of a repository is: whoever reads the
-//! file learns no more than from the store, and a page that was damaged, put in another place, or made by somebody else is found out
-//! each time it is read, before any of it is used. In scratch space, which has no name and which only this process writes, pages are
+//! of authentication code. In a cache it is sealed with the repository's key, as every object of a repository is: a reader of the file
+//! learns no more than from the store, and a page that was damaged, put in another place, or made by another program is found out each
+//! time it is read, before any of it is used. In scratch space, which has no name and which only this process writes, pages are
 //! as they are.
 //!
 //! Pages are read, not mapped into memory: a read fails where a mapping ends the process (a file cut short, a disk that errs), what
@@ -31,7 +31,7 @@ pub(super) const STEP_PAGES: u64 = 64;
 pub(super) struct Mark([u8; MARK_BYTES]);
 
 impl Mark {
-    /// That of the segment of this name.
+    /// The mark of the segment of this name.
     pub(super) fn of(name: &Id) -> Self {
         let mut mark = [0; MARK_BYTES];
         mark.copy_from_slice(&name.as_bytes()[..MARK_BYTES]);
@@ -42,18 +42,17 @@ impl Mark {
 /// Whether pages are sealed.
 #[derive(Debug, Clone)]
 pub(super) enum Seal {
-    /// They are as they are: in scratch space.
+    /// They are not: in scratch space.
     Plain,
     /// They are sealed with the repository's key: in a cache.
     With(Sealer),
 }
 
-/// Where pages lie.
+/// The file or the scratch space that pages lie in.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// In a file of a cache, which nobody changes once it has its name.
+    /// A file of a cache, which is not changed once it has its name.
     File(File),
-    /// In scratch space.
     Scratch(Spill),
 }
 
@@ -76,10 +75,9 @@ impl Place {
 /// Why a page was not read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PageError {
-    /// It could not be.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is not what was written there.
+    /// The page of this number is not what was written there.
     #[error("page {0} is not what was written")]
     Damaged(u64),
 }
@@ -111,12 +109,12 @@ impl PageWriter {
         Ok(())
     }
 
-    /// The next row begins a page.
+    /// Makes the next row begin a page.
     pub(super) fn end_section(&mut self) -> io::Result<()> {
         if self.payload.is_empty() { Ok(()) } else { self.end_page() }
     }
 
-    /// Writes the rest and the first page. Number of pages in all.
+    /// Writes the rest and the first page. Returns the number of pages as well.
     pub(super) fn finish(mut self, first: &[u8]) -> io::Result<(Pages, u64)> {
         self.end_section()?;
         self.write_pending()?;
@@ -177,7 +175,7 @@ impl Pages {
         }
     }
 
-    /// One page.
+    /// Reads one page.
     pub(super) fn one(&self, number: u64) -> Result<Payload, PageError> {
         let mut page = [0; PAGE_BYTES];
         self.place.read_at(number.saturating_mul(PAGE_BYTES as u64), &mut page)?;

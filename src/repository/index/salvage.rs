@@ -1,8 +1,9 @@
-//! An index of what reads, for a restore that would rather have the most than nothing.
+//! An index of all that can be found, for a restore that skips damage.
 //!
-//! Index files that do not read are left out. What they named is not lost with them: each pack says at its end what lies in it, so packs that
-//! no readable index file names are asked. Those are few as a rule, and more only where an index file is gone, damaged or cut: then it is
-//! what `restic repair index` does, without writing anything. Whatever comes of it is verified like everything else when it is read.
+//! Index files that do not read are left out. What they named is not lost with them: each pack has a header that says what lies in it, so
+//! the headers are read of packs that no readable index file names. Those are few as a rule, and many only where an index file is gone,
+//! damaged or cut: then this does what `restic repair index` does, without writing anything. What is found so is verified like everything
+//! else when it is read.
 //!
 //! **Cost**: a listing of the packs, and a request or two for each that is named nowhere. **Memory**: 40 bytes for each pack.
 
@@ -23,16 +24,16 @@ use crate::types::error::chain;
 
 /// Index files fetched and parsed at once. Each takes up to 20 MB while it is parsed.
 const PARALLEL_FILES: usize = 3;
-/// Packs asked at once.
+/// Headers read at once.
 const PARALLEL_PACKS: usize = 16;
 /// Bytes of a pack's end that are fetched at first: its header is longer only with more than 1,500 blobs.
 const END_BYTES: u64 = 64 << 10;
 
 impl Repository {
-    /// The index of everything that can be found: what index files say that read, and what packs say that none of those names.
+    /// The index of everything that can be found: in the index files that read, and in the headers of packs that none of those names.
     ///
     /// # Errors
-    /// When the store fails as a whole.
+    /// Only when the store fails as a whole.
     pub(crate) async fn load_index_that_reads(&self) -> Result<Index, RepositoryError> {
         let files: Vec<Id> = self.store().list(Kind::Index).await?.into_iter().map(|listed| listed.id).collect();
         let (mut builder, mut named) = (IndexBuilder::new(self.scratch()), HashSet::new());
@@ -49,7 +50,7 @@ impl Repository {
                     builder = add(builder, file, records).await?;
                 }
                 Err(error) if is_of_copy(&error) => {
-                    tracing::warn!(file = %Key::File(Kind::Index, file), error = %chain(&error), "an index file does not read; packs are asked instead");
+                    tracing::warn!(file = %Key::File(Kind::Index, file), error = %chain(&error), "an index file does not read; the headers of its packs are read instead");
                 }
                 Err(error) => return Err(error),
             }
@@ -57,7 +58,7 @@ impl Repository {
         let packs = self.store().list(Kind::Data).await?;
         let unnamed: Vec<Listed> = packs.into_iter().filter(|listed| !named.contains(&listed.id)).collect();
         if !unnamed.is_empty() {
-            tracing::warn!(packs = unnamed.len(), "packs are in no index that reads; they are asked what they hold");
+            tracing::warn!(packs = unnamed.len(), "packs are in no index that reads; their headers are read");
         }
         let mut asked = futures::stream::iter(unnamed)
             .map(|listed| {
@@ -70,7 +71,7 @@ impl Repository {
                 // Under a name of its own, as of an index file about this pack alone.
                 Ok(record) => builder = add(builder, pack, vec![record]).await?,
                 Err(error) if is_of_copy(&error) => {
-                    tracing::warn!(pack = %Key::File(Kind::Data, pack), error = %chain(&error), "a pack that is in no index does not say what it holds");
+                    tracing::warn!(pack = %Key::File(Kind::Data, pack), error = %chain(&error), "the header of a pack that is in no index does not read");
                 }
                 Err(error) => return Err(error),
             }
@@ -78,7 +79,7 @@ impl Repository {
         Ok(tokio::task::spawn_blocking(move || builder.into_index()).await??)
     }
 
-    /// What a pack says of itself.
+    /// What the header of a pack says.
     async fn contents_of(&self, pack: Listed) -> Result<PackRecord, RepositoryError> {
         let (sealer, mut wanted) = (self.sealer(), END_BYTES);
         loop {

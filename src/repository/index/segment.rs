@@ -12,8 +12,8 @@
 //! The fences are in memory, a fifth of a byte for each blob, so that a look-up reads one page. A segment is called by the hash of the
 //! ids of its index files, which its pages are marked with: two that are called alike say the same.
 //!
-//! **Errors**: a page that is not what was written is an error of whoever asked, never "not there" and never "there"; the file is
-//! removed, so that the next who needs it makes it anew from the store's index files.
+//! **Errors**: a page that is not what was written fails the look-up, which is never answered by "not there" or "there"; the file is
+//! removed, so that the next transfer makes it anew from the store's index files.
 
 use std::fs::{self, File};
 use std::io;
@@ -69,7 +69,7 @@ struct Layout {
     trees: Section,
     data_fences: Section,
     tree_fences: Section,
-    /// Pages in all.
+    /// Number of pages in all.
     pages: u64,
 }
 
@@ -114,7 +114,7 @@ struct Table {
     fences: Vec<u32>,
 }
 
-/// See the module's header.
+/// An open segment; see the module's header.
 #[derive(Debug)]
 pub(super) struct Segment {
     pages: Pages,
@@ -145,7 +145,7 @@ pub(super) enum OpenError {
 }
 
 impl OpenError {
-    /// What it means that a file is not opened.
+    /// The meaning of a failure to open the file.
     fn of(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Gone,
@@ -163,7 +163,7 @@ enum UnreadIndex {
     Removed(#[source] PageError),
 }
 
-/// What a segment is written of.
+/// The rows that a segment is written of.
 pub(super) struct SegmentContents<P, D, T> {
     /// The index files, ascending.
     pub(super) files: Vec<Id>,
@@ -236,7 +236,7 @@ impl Segment {
         Ok(Self { pages, path: None, files, packs: layout.packs, data, trees, last_packs: Mutex::default() })
     }
 
-    /// Says what the file is called, once it is.
+    /// The same segment, whose file now has this name.
     pub(super) fn named(self, path: PathBuf) -> Self {
         Self { path: Some(path), ..self }
     }
@@ -256,7 +256,7 @@ impl Segment {
         self.packs.rows
     }
 
-    /// Number of blobs of `kind`, counted likewise.
+    /// Number of blobs of `kind`, counted as often as an index file names them.
     pub(super) fn len(&self, kind: BlobKind) -> u64 {
         self.table(kind).section.rows
     }
@@ -348,7 +348,7 @@ impl Segment {
     }
 }
 
-/// Whether a visitor has seen enough.
+/// Whether a visitor wants no more rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Enough {
     Yes,
@@ -398,7 +398,7 @@ fn write_table(
     Ok((count, fences))
 }
 
-/// See [`Segment::cursor`].
+/// A place in a table that moves forward; see [`Segment::cursor`].
 #[derive(Debug)]
 pub(super) struct PageCursor<'a> {
     segment: &'a Segment,
@@ -429,7 +429,7 @@ impl PageCursor<'_> {
         Ok(())
     }
 
-    /// Puts that page into the buffer.
+    /// Reads the page into the buffer, unless it is there.
     fn load(&mut self, page: u64, pages: u64) -> Result<(), ScratchError> {
         let held = (self.buffer.len().div_ceil(PAYLOAD_BYTES)) as u64;
         if page >= self.first_page && page < self.first_page + held {
@@ -448,7 +448,7 @@ impl PageCursor<'_> {
     }
 }
 
-/// Rows of a segment in order.
+/// Iterates over the rows of a table in order.
 #[derive(Debug)]
 pub(super) struct SegmentRows<'a> {
     segment: &'a Segment,

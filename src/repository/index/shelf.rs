@@ -2,22 +2,22 @@
 //!
 //! **What is there** is what the folder lists; no other file says so. A segment is written under another name and renamed, and never
 //! changes. It is called by the index files that it is made of, so two processes that make the same one replace each other's by its
-//! like. A segment may be removed at any time: who has it open goes on reading it.
+//! like. A segment may be removed at any time: a process that has it open goes on reading it.
 //!
 //! **Index files that the store no longer has** are out of sight at once, because each row leads to its index file and a listing of the
-//! store decides which of these count. A segment none of whose files count is removed when somebody looks.
+//! store decides which of these count. A segment none of whose files count is removed by the next transfer that looks.
 //!
 //! **Merging** keeps the number of segments near the logarithm of the number of blobs ([`due`]). Steps: the merged segment is written
 //! and gets its name; those that it is made of are removed. A crash before the name leaves a file of no meaning, which goes a day
 //! later; a crash after it leaves segments that say the same twice: of each index file the rows of one segment count, the largest
-//! first, and one that has nothing to say beside larger ones is removed as above. One process merges at a time: it holds a lock on
-//! the folder, and who does not get it leaves it at that.
+//! first, and one that adds nothing to larger ones is removed as above. One process merges at a time: it holds a lock on the folder,
+//! and a process that does not get the lock does not merge.
 //!
 //! **What is trusted**: nothing. Index files are verified when a segment is made of them (name and authentication code), and each page
 //! whenever it is read ([`page`](super::page)). What does not read is removed, and made anew from the store.
 //!
-//! **Never**: it is not made durable beyond what [`VERIFIED_PAGES`](super::segment::VERIFIED_PAGES) says, and an export or restore does
-//! not fail because the folder cannot be written: then scratch space has what would be here.
+//! **Never**: nothing is made durable beyond what [`VERIFIED_PAGES`](super::segment::VERIFIED_PAGES) says, and an export or restore does
+//! not fail because the folder cannot be written: then its index lies in scratch space.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -40,7 +40,7 @@ use crate::repository::crypto::Sealer;
 use crate::repository::id::Id;
 use crate::types::error::chain;
 
-/// A file that was written so long ago and has no name yet is nobody's.
+/// The writer of a file that is so old and has no name yet is gone.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 /// How often a folder is listed again in which segments vanished between the list and the opening: others merged them meanwhile.
 const ATTEMPTS: usize = 3;
@@ -48,7 +48,7 @@ const ATTEMPTS: usize = 3;
 /// times at most while the index grows fivefold.
 const RATIO: u64 = 4;
 
-/// See the module's header. All calls block.
+/// The segments of one repository; see the module's header. All calls block.
 #[derive(Debug, Clone)]
 pub(super) struct Shelf {
     folder: PathBuf,
@@ -67,7 +67,7 @@ impl Shelf {
             if gone && attempt < ATTEMPTS {
                 continue;
             }
-            // Whatever its rows, the one that is about most files makes others superfluous.
+            // The one that is about most files makes others superfluous, however many rows it has.
             segments.sort_by_key(|segment| Reverse((segment.files().len(), segment.path().map(Path::to_owned))));
             let mut missing = current.clone();
             let mut views = Vec::new();
@@ -97,7 +97,7 @@ impl Shelf {
         for (name, path) in self.named() {
             match Segment::open(&path, &name, &self.sealer) {
                 Ok(segment) => {
-                    // A file of somebody else's may be read and not touched: then it goes earlier.
+                    // A file of another user may be read and not touched: then it goes earlier.
                     let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
                     segments.push(segment);
                 }
@@ -121,7 +121,7 @@ impl Shelf {
         named.collect()
     }
 
-    /// Adds a segment.
+    /// Writes a segment and gives it its name.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -171,13 +171,13 @@ impl Shelf {
         Ok(views.iter().map(View::live_blobs).sum())
     }
 
-    /// The lock of whoever merges; `None` when somebody else has it, or there is no folder.
+    /// The lock of the process that merges; `None` when another has it, or there is no folder.
     fn lock(&self) -> Option<Flock<File>> {
         let folder = File::open(&self.folder).ok()?;
         Flock::lock(folder, FlockArg::LockExclusiveNonblock).ok()
     }
 
-    /// Removes what processes left that were killed while they wrote.
+    /// Removes the files of processes that were killed while they wrote.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         for entry in entries.flatten() {
@@ -198,7 +198,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// How much a segment says.
+/// The size of a segment, in rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Size {
     /// Rows that are visible.
@@ -213,7 +213,7 @@ pub(super) fn due(views: &[View]) -> Vec<usize> {
     due_of(&sizes)
 }
 
-/// Those of segments of these sizes: all that are not [`RATIO`] times as long as those shorter than they are together, and
+/// The same by their sizes: all that are not [`RATIO`] times as long as those shorter than they are together, and
 /// one that is half out of sight.
 fn due_of(sizes: &[Size]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..sizes.len()).collect();

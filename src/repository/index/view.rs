@@ -1,5 +1,4 @@
-//! What of a segment is visible: the rows of those of its index files that the store still has, and of those packs that nobody took
-//! out of sight.
+//! The visible part of a segment: the rows of index files that the store still has, and of packs that were not taken out of sight.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use crate::repository::blob::BlobKind;
 use crate::repository::id::Id;
 use crate::scratch::ScratchError;
 
-/// See the module's header.
+/// A segment, of which some packs are visible.
 #[derive(Debug, Clone)]
 pub(super) struct View {
     segment: Arc<Segment>,
@@ -21,10 +20,7 @@ pub(super) struct View {
 }
 
 impl View {
-    /// What the segment says of the index files that `is_live` names.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
+    /// Makes the packs visible that the index files name for which `is_live` holds.
     pub(super) fn new(segment: Arc<Segment>, is_live: impl Fn(&Id) -> bool) -> Result<Self, ScratchError> {
         let files: Vec<bool> = segment.files().iter().map(&is_live).collect();
         let live_files = segment.files().iter().copied().filter(&is_live).collect();
@@ -37,7 +33,7 @@ impl View {
     /// Takes all rows out of sight whose packs are among `packs`.
     ///
     /// # Errors
-    /// [`ScratchError`]; the view is then as before.
+    /// The view is then as before.
     pub(super) fn without_packs(&mut self, packs: &HashSet<Id>) -> Result<(), ScratchError> {
         let before = self.clone();
         self.keep(|number, pack| before.has_pack(number) && !packs.contains(&pack.id))

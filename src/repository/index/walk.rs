@@ -1,4 +1,4 @@
-//! Looking up many ids at once: ids that ascend, beside the tables that ascend, each page of which is read once at most.
+//! Looks up many ids in ascending order, so that each page of the tables, which ascend as well, is read once at most.
 //!
 //! Millions of look-ups at random would each open a page, and wait for a disk where the pages of a large index are not in memory.
 
@@ -10,12 +10,10 @@ use crate::repository::blob::BlobKind;
 use crate::repository::id::Id;
 use crate::scratch::ScratchError;
 
-/// What an index says of a blob.
+/// A blob that was found in an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoundBlob {
-    /// Its length in plain bytes.
     pub plain_length: u32,
-    /// The pack that it lies in.
     pub pack: PackNumber,
 }
 
@@ -31,9 +29,6 @@ impl<'a> SortedLookup<'a> {
     }
 
     /// The first copy of the blob; `None` when no index names it. An id that comes before one that was asked for earlier is not found.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn find(&mut self, id: &Id) -> Result<Option<FoundBlob>, ScratchError> {
         for (number, (view, cursor)) in self.views.iter_mut().enumerate() {
             let mut found = None;

@@ -16,8 +16,7 @@ const FLUSH_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// Collects packs that have been stored and writes index files about them.
 ///
-/// Only packs whose `put` returned may be added. A crash leaves packs that no index names: harmless, a prune removes
-/// them.
+/// Only packs whose `put` returned may be added. A crash leaves packs that no index names, which a prune removes.
 #[derive(Debug)]
 pub struct IndexWriter {
     repository: Repository,
@@ -69,10 +68,10 @@ impl IndexWriter {
         self.flush().await
     }
 
-    /// Writes what there is now. Who drops the call, or to whom it failed, may call again: the packs are kept.
+    /// Writes an index file about all packs that are collected.
     ///
     /// # Errors
-    /// When the index file cannot be stored.
+    /// When the index file cannot be stored; the packs are kept for the next attempt, as they are when the call is dropped.
     pub async fn flush(&mut self) -> Result<(), RepositoryError> {
         if !self.pending.packs.is_empty() {
             let id = self.repository.save_document(Kind::Index, &self.pending).await?;

@@ -1,11 +1,12 @@
-//! The exclusive lock, announced while others still work: who comes after waits, and it holds once those are gone who were there before.
+//! The exclusive lock, announced while others still work: transfers that come later wait, and it holds once the earlier ones have ended.
 //!
-//! An exclusive lock that is only taken when nobody holds one never is where exports overlap without end. This is stored first, and waits
-//! then. It deletes nothing meanwhile, and holds when a look 200 ms or more after it was stored finds no other: whoever stores a lock after
-//! that look finds this one at his own second look. So what holds of any lock holds of it.
+//! Where exports overlap without end, an exclusive lock that is taken only when nobody holds one never is. This one is stored first, and
+//! waits then. Its holder deletes nothing meanwhile. It holds when a look 200 ms or more after it was stored finds no other: a process
+//! that stores a lock after that look finds this one at its own second look. So it protects as any lock does.
 //!
-//! It keeps everybody out who comes, so it is not for long: an export of hours that is under way must not make all others wait as long. Of
-//! two who do this at once, the second finds the first one's and has none of its own; of two who look at the same moment both go back.
+//! It keeps out everybody who comes, so it does not last long: an export of hours that is under way must not make all others wait as long.
+//! Of two processes that do this at once, the second finds the first one's lock and stores none; two that look at the same moment both
+//! take theirs back.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::mode::LockMode;
 use crate::repository::error::RepositoryError;
 use crate::repository::open::Repository;
 
-/// How long it is, at most, between two looks for the end of others' locks. A look costs a listing.
+/// Longest time between two looks for the end of others' locks. A look costs a listing.
 pub(in crate::repository) const LOOK_AGAIN: Duration = Duration::from_secs(3);
 
 /// Waits until it is time to look again, not in step with others, or `cancel` is cancelled.
@@ -31,7 +32,7 @@ impl Repository {
     /// gone by then.
     ///
     /// # Errors
-    /// [`RepositoryError::Locked`] naming another, at once if his is exclusive.
+    /// [`RepositoryError::Locked`] names another holder, at once if its lock is exclusive.
     pub(in crate::repository) async fn lock_ahead(
         &self,
         limit: Duration,

@@ -50,7 +50,7 @@ impl LockFile {
         }
     }
 
-    /// The same, of another time.
+    /// The same lock, taken at another time.
     #[cfg(test)]
     pub(super) fn dated(self, time: &str) -> Self {
         Self { time: time.to_owned(), ..self }
@@ -79,7 +79,7 @@ impl LockFile {
     }
 }
 
-/// What this process knows of locks.
+/// Locks that this process has read or holds.
 static KNOWN: Mutex<Known> = Mutex::new(Known { read: BTreeMap::new(), held: BTreeSet::new(), swept: BTreeMap::new() });
 
 struct Known {
@@ -114,7 +114,7 @@ pub(super) fn is_held(id: &Id) -> bool {
     known(|known| known.held.contains(id))
 }
 
-/// Whether leftovers were not looked for in the last `interval`, which from now on they were.
+/// True once in each `interval`, when leftovers are to be looked for.
 pub(super) fn sweep_is_due(repository: Id, interval: Duration) -> bool {
     known(|known| {
         known.swept.retain(|_, last| last.elapsed() < interval);
@@ -126,7 +126,7 @@ pub(super) fn sweep_is_due(repository: Id, interval: Duration) -> bool {
     })
 }
 
-/// That this process holds the lock `id`, until it is released or for as long as this lives.
+/// The record that this process holds the lock `id`, until it is released or dropped.
 #[derive(Debug)]
 pub(super) struct Registered(Id);
 
@@ -140,7 +140,7 @@ impl Registered {
         self.0
     }
 
-    /// From now on whoever finds the lock may remove it.
+    /// From now on any process that finds the lock may remove it.
     pub(super) fn release(&self) {
         known(|known| known.held.remove(&self.0));
     }

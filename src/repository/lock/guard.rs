@@ -20,7 +20,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub(super) const GIVEN_UP_AFTER: Duration = Duration::from_secs(29 * 60);
 /// How often the lock's age is looked at during a commit.
 const COMMIT_TICK: Duration = Duration::from_secs(1);
-/// How long a removal is waited for by work that was cancelled, which is to end within a second.
+/// How long cancelled work, which is to end within a second, waits for the removal.
 const LET_GO_WITHIN: Duration = Duration::from_millis(500);
 
 /// A lock that is held and refreshed until it is released. Dropping it before [`release`](LockGuard::release) has ended removes it in
@@ -44,7 +44,7 @@ impl LockGuard {
     /// succeeded the lock protects nothing: what was read meanwhile may have been about to be removed.
     ///
     /// # Errors
-    /// [`RepositoryError::Locked`] naming the other; the lock is then to be released.
+    /// [`RepositoryError::Locked`] names the other; the lock must then be released.
     pub async fn confirm(&self) -> Result<(), RepositoryError> {
         let (own, age) = {
             let stored = self.held.stored();
@@ -55,7 +55,7 @@ impl LockGuard {
         self.repository.refuse_if_excluded(self.mode, Some(own)).await
     }
 
-    /// Makes sure that the lock still holds. To be called before every step that relies on nobody having removed anything.
+    /// Makes sure that the lock still holds. To be called before every step that relies on nothing having been removed.
     ///
     /// # Errors
     /// [`RepositoryError::LockLost`] when it was removed, or not refreshed for 22.5 minutes.
@@ -82,7 +82,7 @@ impl LockGuard {
     /// respect it. Work that is given up may have been done.
     ///
     /// # Errors
-    /// As for [`check`](Self::check), also when the work was done too late; those of `work`.
+    /// [`RepositoryError::LockLost`] when the lock does not hold, also when the work was done too late; and the errors of `work`.
     pub async fn during<T>(&self, work: impl Future<Output = Result<T, RepositoryError>>) -> Result<T, RepositoryError> {
         self.check().await?;
         let too_old = async {
@@ -99,8 +99,8 @@ impl LockGuard {
         }
     }
 
-    /// Removes the lock. Who does not wait for the store's answer and drops this leaves the removal to go on in the background, as
-    /// one who drops the lock.
+    /// Removes the lock. When the future is dropped before the store has answered, the removal goes on in the background, as it does
+    /// when the guard is dropped.
     ///
     /// # Errors
     /// When the store refuses; the lock then stays, and the next one that this process takes removes it.
@@ -117,8 +117,8 @@ impl LockGuard {
         removed
     }
 
-    /// Removes the lock at the end of work that is done or has failed, which a lock that stays does not change: a refusal is only
-    /// logged. Once `cancel` is cancelled, a store that does not answer is not waited for.
+    /// Removes the lock at the end of work that is done or has failed. A refusal is only logged, since it does not change the outcome.
+    /// Once `cancel` is cancelled, a store that does not answer is not waited for.
     pub async fn let_go(self, cancel: &CancellationToken) {
         let given_up = async {
             cancel.cancelled().await;

@@ -28,14 +28,14 @@ impl StoredLock {
         self.registered.id()
     }
 
-    /// The longer of what the two clocks say: one stands still while the machine sleeps, the other may be set.
+    /// The age by the clock that shows more: one stands still while the machine sleeps, the other may be set.
     pub(super) fn age(&self) -> Duration {
         self.at.elapsed().max(self.by_clock.elapsed().unwrap_or_default())
     }
 }
 
-/// A held lock, shared by its guard and its refresh. The turn is held over requests that replace or remove the document, so that
-/// none is stored after it was released; what is stored may be looked at meanwhile.
+/// A held lock, shared by its guard and its refresh. The turn is held during requests that replace or remove the document, so that
+/// none is stored after the release; `stored` may be read meanwhile.
 #[derive(Debug)]
 pub(super) struct HeldLock {
     pub(super) turn: tokio::sync::Mutex<()>,

@@ -7,15 +7,11 @@ use super::mode::LockMode;
 /// Who holds a lock, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockHolder {
-    /// How.
     pub mode: LockMode,
-    /// On which machine.
     pub hostname: String,
-    /// Which user.
     pub username: String,
-    /// Which process.
     pub process: u32,
-    /// Since when, RFC 3339.
+    /// In RFC 3339.
     pub since: String,
 }
 

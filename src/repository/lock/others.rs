@@ -18,7 +18,7 @@ use crate::types::error::chain;
 const PARALLEL_LOADS: usize = 32;
 
 impl Repository {
-    /// Looks for locks other than `own` that exclude one of this mode. On the way shared ones are removed whose holders are gone.
+    /// Looks for locks other than `own` that exclude one of this mode. On the way it removes shared ones whose holders are gone.
     pub(super) async fn refuse_if_excluded(&self, mode: LockMode, own: Option<Id>) -> Result<(), RepositoryError> {
         let listed = self.store().list(Kind::Lock).await?;
         let ids: BTreeSet<Id> =

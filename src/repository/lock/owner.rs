@@ -1,28 +1,27 @@
-//! Who takes locks, and which of their locks nobody holds any more.
+//! The owner of a lock: how a process names itself in its locks, and how it knows that the holder of another is gone.
 //!
-//! A lock names its holder's host and process id. restic judges by these two alone: one of its own host's name whose process id does
+//! A lock names its holder's host and process id. restic judges by these two alone: a lock with its own host's name whose process id does
 //! not run is stale to it, and to find out it sends SIGHUP. Where two machines share a name, or two containers a host's, that
-//! says nothing. So the host's name in our locks is none that any machine has:
+//! proves nothing. So our locks bear a host name that no machine has:
 //!
 //! ```text
 //! NAME/BOOT.PID-NAMESPACE.TIME-NAMESPACE.START[/CLAIM]
 //! ```
 //!
 //! The name is for people. The middle is the [identity](Identity) of one process for all time, together with its process id. The
-//! claim names something that one process holds at a time, such as a pool: who holds it knows that whoever held it before is gone,
-//! across restarts of containers and machines.
+//! claim names something that one process holds at a time, such as a pool: its holder knows that every earlier holder is gone, across
+//! restarts of containers and machines.
 
 use std::fs;
 use std::sync::OnceLock;
 
-/// In whose name locks are taken.
+/// The name in which a process takes locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockOwner {
     /// The host's name in the lock, which no other process's locks bear.
     pub hostname: String,
-    /// The user's name.
     pub username: String,
-    /// The process's id in its namespace.
+    /// The process id in its namespace.
     pub process: u32,
 }
 
@@ -43,13 +42,13 @@ impl LockOwner {
         Self { hostname: format!("{}/{identity}", name.replace('/', "-")), username, process: std::process::id() }
     }
 
-    /// The same, under another name for people.
+    /// The same owner, under another name for people.
     pub fn named(self, name: &str) -> Self {
         let rest = self.hostname.split_once('/').map_or("", |(_, rest)| rest);
         Self { hostname: format!("{}/{rest}", name.replace('/', "-")), ..self }
     }
 
-    /// The same, while it holds what `claim` names and nobody else can hold: text without `/`.
+    /// The same owner, while it holds what `claim` names and nobody else can hold. `claim` must not contain `/`.
     pub fn holding(self, claim: &str) -> Self {
         Self { hostname: format!("{}/{claim}", self.hostname), ..self }
     }
@@ -65,7 +64,7 @@ impl LockOwner {
     }
 
     /// Whether the process `other`, which is not this one, is known to have ended. What was seen from another boot, another
-    /// namespace or another machine is no evidence, and a clock never is.
+    /// namespace or another machine proves nothing, and a clock never does.
     pub(super) fn knows_gone(&self, other: &Self, look: impl FnOnce(u32) -> Seen) -> bool {
         if self.is_same_process(other) {
             return false;
@@ -99,14 +98,14 @@ fn claim(hostname: &str) -> Option<&str> {
     hostname.split('/').nth(2).filter(|claim| !claim.is_empty())
 }
 
-/// What is seen of a process id from here.
+/// What this process sees of a process id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     /// No process has it.
     Absent,
-    /// One has it, which started that many ticks after the boot.
+    /// A process has it that started that many ticks after the boot.
     StartedAt(u64),
-    /// One has it, and when it started cannot be told.
+    /// A process has it, and when it started is unknown.
     Unknown,
 }
 

@@ -1,14 +1,14 @@
-//! How long, and at which intervals, a locked repository is looked at again.
+//! How long, and at which intervals, a locked repository is tried again.
 
 use std::time::{Duration, Instant};
 
 use crate::repository::error::RepositoryError;
 use crate::types::error::chain;
 
-/// Told whom or what is waited for, each time before it is looked at again.
+/// Is told what is waited for, each time before the wait goes on.
 pub type Waiting<'a> = &'a (dyn Fn(&RepositoryError) + Send + Sync);
 
-/// How long programs wait for locks of others unless they are told: longer than most prunes keep everybody out.
+/// How long programs wait for locks of others by default: longer than most prunes keep everybody out.
 pub const RETRY_LOCK: Duration = Duration::from_secs(5 * 60);
 
 /// The first interval. A prune's shortest lock lasts a fifth of a second.
@@ -27,7 +27,7 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// One that lasts for at most `limit` in all.
+    /// Patience that lasts for at most `limit` in all.
     pub(in crate::repository) fn new(limit: Duration) -> Self {
         Self { limit, began: Instant::now(), interval: FIRST }
     }
@@ -35,7 +35,7 @@ impl Patience {
     /// Waits until it is time to look again.
     ///
     /// # Errors
-    /// `error`, when it is none that passes by itself or the time is up.
+    /// `error` itself, when it does not pass by itself or the time is up.
     pub(crate) async fn wait(&mut self, error: RepositoryError, waiting: Waiting<'_>) -> Result<(), RepositoryError> {
         let Some(longest) = next(&error, self.began.elapsed(), self.limit, self.interval) else { return Err(error) };
         waiting(&error);
@@ -51,7 +51,7 @@ impl Patience {
     }
 }
 
-/// The longest that is to be waited before the next look; `None` when there is to be none.
+/// The longest wait before the next look; `None` when there must be none.
 fn next(error: &RepositoryError, waited: Duration, limit: Duration, interval: Duration) -> Option<Duration> {
     let limit = match error {
         RepositoryError::Locked { .. } => limit,

@@ -1,4 +1,4 @@
-//! Compression of blobs.
+//! The compressor of blobs.
 
 use std::io::Cursor;
 use std::num::NonZeroU32;
@@ -16,9 +16,6 @@ pub struct Compressor {
 
 impl Compressor {
     /// A compressor of the given zstd level (-7 to 22; 1 is the default of exports).
-    ///
-    /// # Errors
-    /// [`PackError::Compressor`] when zstd refuses.
     pub fn new(level: i32) -> Result<Self, PackError> {
         let mut zstd = zstd::bulk::Compressor::new(level).map_err(PackError::Compressor)?;
         // The code and the hash protect the contents already.
@@ -26,8 +23,8 @@ impl Compressor {
         Ok(Self { zstd, opened: Vec::new(), decoded: Vec::new() })
     }
 
-    /// Appends `plain` to `out`, compressed if that makes it shorter; then its length is returned. After an error, `out` may hold
-    /// some of it.
+    /// Appends `plain` to `out`. Returns the plain length if it was compressed, which is so if that makes it shorter. After an error,
+    /// `out` may hold some of it.
     pub(super) fn append(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<Option<NonZeroU32>, PackError> {
         let start = out.len();
         // With less room zstd would have to look at each step whether it still fits.

@@ -20,8 +20,8 @@ pub(super) const MAX_HEADER_BYTES: usize = 16 << 20;
 /// Most blobs of a pack: a header of them is one that readers accept.
 pub(super) const MAX_ENTRIES: usize = (MAX_HEADER_BYTES - OVERHEAD) / COMPRESSED_ENTRY_BYTES;
 
-/// What follows the blobs in a pack: the sealed header and its length. It was opened again and says what it must: without it, no other
-/// program could rebuild an index.
+/// Makes what follows the blobs in a pack: the sealed header and its length. The header is opened again and compared: without a sound
+/// one, no program could rebuild an index.
 pub(in crate::repository) fn header_of(sealer: &Sealer, blobs: &[PackedBlob]) -> Result<Vec<u8>, PackError> {
     let mut header = Vec::with_capacity(blobs.len() * COMPRESSED_ENTRY_BYTES + OVERHEAD + LENGTH_BYTES);
     let start = begin(&mut header);
@@ -61,7 +61,7 @@ pub(in crate::repository) fn expected_bytes(blobs: impl Iterator<Item = (u32, Op
 /// Reads the header out of the bytes of a whole pack.
 ///
 /// # Errors
-/// [`Damage`] when it does not open, does not parse, or does not describe the pack without gaps.
+/// The header must open, parse, and describe the pack without gaps.
 pub fn read_header(sealer: &Sealer, pack: &[u8]) -> Result<Vec<PackedBlob>, Damage> {
     let (rest, length) = pack.split_last_chunk::<LENGTH_BYTES>().ok_or(Damage::TooShort)?;
     let length = u32::from_le_bytes(*length) as usize;
@@ -74,9 +74,6 @@ pub fn read_header(sealer: &Sealer, pack: &[u8]) -> Result<Vec<PackedBlob>, Dama
 }
 
 /// As [`read_header`], of a pack whose bytes need not be in memory.
-///
-/// # Errors
-/// [`ScratchError`] when they cannot be read.
 pub(in crate::repository) fn read_header_at_end(
     sealer: &Sealer,
     pack: &Spill,
@@ -98,16 +95,13 @@ pub(in crate::repository) fn read_header_at_end(
 
 /// A header, as far as it lies in the end of a pack.
 pub(in crate::repository) enum HeaderAtEnd {
-    /// It says this.
+    /// The whole header, which names these blobs.
     Read(Vec<PackedBlob>),
     /// The last so many bytes of the pack are needed to read it.
     Needs(u64),
 }
 
 /// As [`read_header`], of a pack of `pack_bytes` of which `end` is the end.
-///
-/// # Errors
-/// [`Damage`], as for [`read_header`].
 pub(in crate::repository) fn read_header_of_end(sealer: &Sealer, end: &[u8], pack_bytes: u64) -> Result<HeaderAtEnd, Damage> {
     let (rest, length) = end.split_last_chunk::<LENGTH_BYTES>().ok_or(Damage::TooShort)?;
     let length = u32::from_le_bytes(*length) as usize;

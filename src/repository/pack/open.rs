@@ -1,4 +1,4 @@
-//! A blob is opened out of the bytes of its pack.
+//! Opens blobs out of the bytes of their pack.
 
 use std::io::{self, Read};
 
@@ -14,7 +14,7 @@ pub(super) const EAGER_BYTES: usize = 32 << 20;
 /// compares the hash. `sealed` are the blob's bytes and are clobbered; `plain` is cleared and receives the blob.
 ///
 /// # Errors
-/// [`Damage`] when any of that fails; `plain` then holds nothing of use.
+/// `plain` then holds nothing of use.
 pub fn open_blob(
     sealer: &Sealer,
     id: &Id,
@@ -41,8 +41,7 @@ pub fn open_blob(
 /// `plain` must have the blob's recorded length and is filled.
 ///
 /// # Errors
-/// [`Damage`] when the blob cannot be authenticated or decompressed, or is not as long as recorded; `plain` then holds nothing of
-/// use.
+/// `plain` then holds nothing of use.
 pub fn open_blob_unhashed(sealer: &Sealer, location: &BlobLocation, sealed: &mut [u8], plain: &mut [u8]) -> Result<(), Damage> {
     if sealed.len() != location.length as usize || plain.len() != location.plain_length() as usize {
         return Err(Damage::TooShort);

@@ -1,4 +1,4 @@
-//! The exclusive part: looks once more, then deletes.
+//! The exclusive part of a prune: looks once more, then deletes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::repository::open::Repository;
 use crate::repository::store::Kind;
 use crate::scratch::{Scratch, ScratchError, Sorter};
 
-/// Deletes under way.
+/// Deletes that run at the same time.
 const PARALLEL_DELETES: usize = 16;
 /// Objects that are deleted between two looks at the lock: some seconds on a distant store.
 const DELETES_PER_CHECK: usize = 256;
@@ -36,7 +36,7 @@ fn still_holds(prepared: &Prepared, present: &BTreeSet<Id>, fresh: &Named) -> bo
         && kept.chain(&prepared.new_packs).all(|pack| named.contains(pack))
 }
 
-/// The packs that were to go and that what is `wanted` by new snapshots needs; or what is nowhere.
+/// The packs that were to go and that new snapshots need, for the blobs `wanted`; or those of these blobs that do not exist.
 fn rescued(
     scratch: &Scratch,
     plan: &Plan,
@@ -127,7 +127,7 @@ impl Repository {
         Ok(index.finish().await?)
     }
 
-    /// Deletes these objects, and makes sure again and again that the lock holds.
+    /// Deletes these objects, and makes sure every so often that the lock holds.
     async fn delete_all(&self, kind: Kind, ids: &[Id], lock: &LockGuard, watch: Watch<'_>) -> Result<(), PruneError> {
         let mut done = 0;
         for some in ids.chunks(DELETES_PER_CHECK) {

@@ -1,4 +1,4 @@
-//! What becomes of each pack, given what is needed of it. Decides only.
+//! Decides what becomes of each pack, given what is needed of it. Does no I/O.
 //!
 //! The rules are restic's. A pack of which nothing is needed goes. One that is needed whole stays, unless it is small and ten others are,
 //! which then become few. Of the others, those with the largest unneeded share are repacked until what stays unneeded is little enough;
@@ -29,14 +29,13 @@ pub(super) const LONGEST_MOVED_BYTES: u32 = 64 << 20;
 pub enum MaxUnused {
     /// So many hundredths of the repository.
     Percent(u8),
-    /// So many bytes.
     Bytes(u64),
-    /// Whatever there is: only packs of which nothing is needed go.
+    /// Any amount: only packs of which nothing is needed go.
     Unlimited,
 }
 
 impl Default for MaxUnused {
-    /// restic's.
+    /// restic's default.
     fn default() -> Self {
         Self::Percent(5)
     }
@@ -55,11 +54,9 @@ impl MaxUnused {
 /// What becomes of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// It stays.
     Keep,
-    /// What is needed of it is copied, then it goes.
+    /// What is needed of the pack is copied, then it goes.
     Repack,
-    /// It goes.
     Remove,
 }
 
@@ -67,11 +64,11 @@ pub(super) enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pack {
     pub(super) id: Id,
-    /// Bytes that it has, if it is there.
+    /// Bytes that the pack has, if it exists.
     pub(super) stored: Option<u64>,
-    /// Bytes that it must have.
+    /// Bytes that the pack must have.
     pub(super) expected: u64,
-    /// It was found damaged, at least in part.
+    /// The pack was found damaged, at least in part.
     pub(super) is_doubted: bool,
     /// Longest blob in it, plain or sealed.
     pub(super) longest: u32,
@@ -83,7 +80,7 @@ pub(super) struct Pack {
     pub(super) duplicate: u64,
     /// Bytes of blobs that no snapshot needs.
     pub(super) unneeded: u64,
-    /// Of what has other copies: bytes of those that this pack keeps for all.
+    /// Those of `duplicate` that this pack keeps for all.
     pub(super) chosen: u64,
     pub(super) action: Action,
 }
@@ -116,13 +113,13 @@ impl Pack {
         }
     }
 
-    /// True when it is there, and as long as it must be.
+    /// True when the pack exists and is as long as it must be.
     pub(super) fn is_whole(&self) -> bool {
         self.stored == Some(self.expected)
     }
 
-    /// Which of the packs that a blob lies in keeps it: the smallest. Sound ones come first; then those without a blob that is not needed come first, so that what an
-    /// interrupted prune has repacked already is not repacked again; then those that must keep the most.
+    /// Of the packs that a blob lies in, the one with the smallest rank keeps it. Sound packs come first; then those without a blob that
+    /// is not needed, so that what an interrupted prune has repacked already is not repacked again; then those that must keep the most.
     pub(super) fn rank(&self) -> (bool, bool, Reverse<u64>, Reverse<u64>, Id) {
         (self.is_doubted, self.unneeded > 0, Reverse(self.only_here), Reverse(self.duplicate), self.id)
     }
@@ -132,13 +129,13 @@ impl Pack {
         self.only_here + self.chosen
     }
 
-    /// Bytes of blobs that need not.
+    /// Bytes of blobs that need not stay.
     pub(super) fn unused(&self) -> u64 {
         self.unneeded + self.duplicate - self.chosen
     }
 }
 
-/// Below which size a pack is small: four fifths of what nearly all packs have, as in restic, but never so much that those made here
+/// The size below which a pack is small: four fifths of what nearly all packs have, as in restic, but never so much that those made here
 /// would be small.
 fn small_bytes(packs: &[Pack]) -> u64 {
     let mut sizes: Vec<_> = packs.iter().filter(|pack| pack.is_whole()).map(|pack| pack.expected).collect();
@@ -155,7 +152,7 @@ pub(super) fn decide(packs: &mut [Pack], max_unused: MaxUnused) {
     let (mut used, mut unused) = (0, 0);
     for (number, pack) in packs.iter_mut().enumerate() {
         pack.action = Action::Keep;
-        // Of one that is not whole nothing is needed: what it should hold is elsewhere, or there is no plan.
+        // Nothing is needed of a pack that is not whole: what it should hold is elsewhere, or there is no plan.
         if pack.used() == 0 || !pack.is_whole() {
             pack.action = Action::Remove;
             continue;

@@ -1,4 +1,4 @@
-//! What a repository holds: the copies of blobs that its index files name, and its packs.
+//! The inventory of a repository: the copies of blobs that its index files name, and its packs.
 //!
 //! The copies are a table in scratch space. Of each pack and each index file a few dozen bytes are in memory.
 
@@ -18,7 +18,7 @@ use crate::scratch::{Scratch, ScratchError, SortedRows, Sorter};
 /// Index files fetched and parsed at once. Each takes up to 20 MB while it is parsed.
 const PARALLEL_LOADS: usize = 3;
 
-/// An index file.
+/// An index file, by the packs that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct IndexFile {
     pub(super) id: Id,
@@ -30,12 +30,12 @@ pub(super) struct IndexFile {
 #[derive(Debug)]
 pub(super) struct Named {
     pub(super) files: Vec<IndexFile>,
-    /// Sorted by blob.
+    /// All copies of blobs, sorted by blob.
     pub(super) copies: SortedRows<ROW_BYTES>,
 }
 
 impl Named {
-    /// Each pack that is named, once, in order.
+    /// The packs that are named, each once, in order.
     pub(super) fn packs(&self) -> Vec<Id> {
         let mut packs: Vec<_> = self.files.iter().flat_map(|file| file.packs.iter().copied()).collect();
         packs.sort_unstable();
@@ -44,7 +44,7 @@ impl Named {
     }
 }
 
-/// Takes files in any order.
+/// Collects index files in any order.
 struct Builder {
     files: Vec<IndexFile>,
     copies: Sorter<ROW_BYTES>,
@@ -71,7 +71,7 @@ impl Builder {
 }
 
 impl Repository {
-    /// What an index file says of packs.
+    /// Reads the packs that an index file names.
     pub(in crate::repository) async fn records_of(&self, file: Id) -> Result<Vec<PackRecord>, RepositoryError> {
         let json = self.load_document(Kind::Index, file).await?;
         let decoded = tokio::task::spawn_blocking(move || decode(&json)).await?;
@@ -108,7 +108,7 @@ impl Repository {
         Ok(self.store().list(Kind::Index).await?.into_iter().map(|listed| listed.id).collect())
     }
 
-    /// All packs there are, in order.
+    /// All packs of the store, in order.
     pub(super) async fn stored_packs(&self) -> Result<Vec<Listed>, RepositoryError> {
         let mut packs = self.store().list(Kind::Data).await?;
         packs.sort_unstable();

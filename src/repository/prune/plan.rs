@@ -1,4 +1,4 @@
-//! What a prune does: decided from sorted tables, without a store.
+//! The plan of a prune, decided from sorted tables without a store.
 //!
 //! The table of copies is walked five times in the order of blobs: to know what each pack must be, what is needed of it, which pack keeps
 //! a blob that several have, what is to be copied, and which copies are relied upon while others go.
@@ -25,7 +25,7 @@ pub(super) struct Plan {
     pub(super) needed: RowSet,
     /// The packs that index files name, in order.
     pub(super) packs: Vec<Pack>,
-    /// What is to be copied, sorted by pack.
+    /// The copies that are to be copied, sorted by pack.
     pub(super) copies: SortedRows<ROW_BYTES>,
     /// Copies that stay where they are, sorted by pack, of blobs other copies of which go.
     pub(super) relied_upon: SortedRows<ROW_BYTES>,
@@ -36,12 +36,12 @@ pub(super) struct Plan {
     pub(super) stats: PruneStats,
 }
 
-/// What a prune is planned from.
+/// The findings that a prune is planned from.
 pub(super) struct Findings {
     pub(super) named: Named,
-    /// The packs that are there, in order.
+    /// The packs of the store, in order.
     pub(super) stored: Vec<Listed>,
-    /// What snapshots need.
+    /// The blobs that snapshots need.
     pub(super) wanted: Wanted,
     /// Packs that are known to be damaged.
     pub(super) doubted: HashSet<Id>,
@@ -86,19 +86,19 @@ fn whole<'a>(packs: &'a [Pack], copies: &'a [BlobCopy]) -> impl Iterator<Item = 
     found.filter_map(|(copy, _)| find(packs, &copy.location.pack).filter(|pack| pack.is_whole()).map(|pack| (pack, copy)))
 }
 
-/// The copy that stays.
+/// The copy that is kept.
 fn keeper<'a>(packs: &'a [Pack], copies: &'a [BlobCopy]) -> Option<(&'a Pack, &'a BlobCopy)> {
     whole(packs, copies).min_by_key(|(pack, _)| pack.rank())
 }
 
-/// The copy that is had afterwards without copying one: the keeper, or else one in another pack that stays and is as sound.
+/// The copy that is left without copying one: the keeper, or else one in another pack that stays and is as sound.
 pub(super) fn staying<'a>(packs: &'a [Pack], copies: &'a [BlobCopy]) -> Option<(&'a Pack, &'a BlobCopy)> {
     let stays = whole(packs, copies).filter(|(pack, _)| pack.action == Action::Keep);
     let best = keeper(packs, copies)?.0;
     stays.filter(|(pack, _)| pack.is_doubted == best.is_doubted).min_by_key(|(pack, _)| pack.rank())
 }
 
-/// Decides everything. A [`Missing`] says that snapshots need what is not there: then nothing may be deleted.
+/// Decides everything. [`Missing`] names what snapshots need and does not exist: then nothing may be deleted.
 pub(super) fn plan(scratch: &Scratch, findings: Findings, max_unused: MaxUnused) -> Result<Result<Plan, Missing>, ScratchError> {
     let Findings { named, stored, wanted, doubted } = findings;
     let mut missing = Missing::default();
@@ -203,8 +203,7 @@ fn to_copy(scratch: &Scratch, named: &Named, needed: &RowSet, packs: &[Pack]) ->
     copied.finish()
 }
 
-/// Which of the copies that stay must be sound, since others go. One that nobody knows to be sound may be what a healing export made
-/// another of.
+/// The copies that stay and must be sound, since others go: one that was not verified may be the damaged one that an export replaced.
 fn relied_upon(scratch: &Scratch, named: &Named, needed: &RowSet, packs: &[Pack]) -> Result<SortedRows<ROW_BYTES>, ScratchError> {
     let mut relied_upon = Sorter::new(scratch);
     for_each_blob(&named.copies, |first, copies| {

@@ -1,6 +1,6 @@
-//! Copying what is needed of packs that go, and naming what stays. Adds only.
+//! Copies what is needed of packs that go, and names what stays in index files. Only adds.
 //!
-//! Whatever is copied is verified, and so is a copy that stays while another one goes: of a pack that was damaged and healed by an export,
+//! All that is copied is verified, and so is a copy that stays while another one goes: of a pack that was damaged and healed by an export,
 //! the index names both, and the bad one must not be the one that is left. A pack of which something does not read is noted as damaged,
 //! and the prune is planned anew without relying on it.
 
@@ -59,7 +59,7 @@ fn batches(copies: impl Iterator<Item = Result<BlobCopy, ScratchError>>) -> impl
 /// A copy with its sealed bytes, which were verified.
 type Verified = Vec<(BlobCopy, Vec<u8>)>;
 
-/// What came of reading a batch: what was verified, or the pack of which something does not read.
+/// A batch that was read: what was verified, or the pack of which something does not read.
 type BatchRead = Result<Verified, Id>;
 
 fn verify(sealer: &Sealer, batch: Batch, bytes: &[u8]) -> Result<Verified, RepositoryError> {
@@ -113,7 +113,7 @@ impl Packer {
     }
 }
 
-/// Stores packs and says so in index files.
+/// Stores packs and names them in index files.
 struct Adder<'a> {
     repository: &'a Repository,
     lock: &'a LockGuard,

@@ -7,7 +7,7 @@ use crate::repository::blob::{BlobKind, BlobLocation, PackRecord, PackedBlob};
 use crate::repository::id::Id;
 use crate::repository::row::{KindByte, Lengths};
 
-/// Bytes of what tells blobs apart: id and kind.
+/// Bytes of a blob key: kind and id.
 pub(super) const BLOB_BYTES: usize = size_of::<BlobKeyRow>();
 /// Bytes of a row of either order.
 pub(super) const ROW_BYTES: usize = size_of::<RowByBlob>();
@@ -37,7 +37,7 @@ struct RowByPack {
     lengths: Lengths,
 }
 
-/// A blob, whatever packs it lies in.
+/// A blob, without the pack that it lies in.
 pub(super) type BlobKey = [u8; BLOB_BYTES];
 /// A copy of a blob.
 pub(super) type Row = [u8; ROW_BYTES];

@@ -17,14 +17,14 @@ use crate::repository::lock::{LockGuard, LockMode};
 use crate::repository::open::Repository;
 use crate::repository::store::Kind;
 
-/// How long newcomers are kept out at a time while those are waited for who work. Exports wait longer than that for anyone.
+/// How long transfers that come are kept out at a time, while the prune waits for those that run. Exports wait longer than that.
 const KEEP_OUT: Duration = Duration::from_secs(60);
 
 impl Repository {
     /// Frees what no snapshot needs. See the module's header for the order of steps.
     ///
     /// # Errors
-    /// [`PruneError`]. Whatever it is, every snapshot has all that it had, and the next prune goes on.
+    /// After any of them every snapshot has all that it had, and the next prune goes on.
     pub async fn prune(
         &self,
         options: PruneOptions,
@@ -39,7 +39,7 @@ impl Repository {
             let lock = self.lock_to_plan(watch).await?;
             let prepared = self.prepare_prune(options, &mut doubted, &lock, watch).await;
             lock.let_go(cancel).await;
-            // Whatever was found damaged is not relied upon the next time, so that this ends.
+            // What was found damaged is not relied upon the next time, so that this ends.
             let Some(prepared) = prepared? else { continue };
             if options.extent == Extent::DryRun || prepared.plan.stats.is_idle() {
                 return Ok(prepared.plan.stats);
@@ -76,8 +76,8 @@ impl Repository {
         }
     }
 
-    /// Takes the exclusive lock, and waits for it as long as the repository is [to](Self::with_retry_lock): for a moment without others at
-    /// first, then so that nobody new comes in between. No attempt is dropped half-way, which could leave a lock that nobody
+    /// Takes the exclusive lock, and waits for it as long as the repository's [patience](Self::with_retry_lock) lasts: at first for a moment
+    /// without others, then so that nobody new comes in between. No attempt is dropped half-way, which could leave a lock that nobody
     /// removes; whether it is cancelled is looked at between two.
     async fn lock_to_delete(&self, watch: Watch<'_>) -> Result<LockGuard, PruneError> {
         let once = self.clone().with_retry_lock(Duration::ZERO);

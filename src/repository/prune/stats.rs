@@ -1,4 +1,4 @@
-//! What a prune found, and what snapshots need and was not found.
+//! Counts of a prune, and the blobs that snapshots need and that do not exist.
 
 use super::decide::{Action, Pack};
 use super::row::{BlobCopy, BlobKey, ROW_BYTES, of_blob_key};
@@ -14,35 +14,34 @@ const NAMED_MISSING: usize = 10;
 pub struct PruneStats {
     /// Packs that index files name.
     pub packs: u64,
-    /// Of these, those that stay.
+    /// Those of `packs` that stay.
     pub packs_kept: u64,
-    /// Of these, those of which something is copied before they go.
+    /// Those of `packs` of which something is copied before they go.
     pub packs_repacked: u64,
-    /// Of these, those that go as they are.
+    /// Those of `packs` that go as they are.
     pub packs_removed: u64,
-    /// Of these, those that are not there, not whole, or known to be damaged, and of which nothing is needed that no sound pack has.
+    /// Those of `packs` that are gone, not whole, or known to be damaged, and of which nothing is needed that no sound pack has.
     pub packs_damaged: u64,
-    /// Of these, those that are known to be damaged, and of which snapshots need what no sound pack has.
+    /// Those of `packs` that are known to be damaged, and of which snapshots need what no sound pack has.
     pub packs_doubted: u64,
     /// Packs that no index file names.
     pub packs_unnamed: u64,
     /// Blobs that are copied.
     pub blobs_copied: u64,
-    /// What snapshots need, each blob once.
+    /// Bytes that snapshots need, each blob counted once.
     pub bytes_used: u64,
-    /// What they do not need, and second copies of what they do.
+    /// Bytes that they do not need, and second copies of what they do.
     pub bytes_unused: u64,
-    /// What is copied.
+    /// Bytes of `blobs_copied`.
     pub bytes_copied: u64,
-    /// What packs have that no index file names.
+    /// Bytes of `packs_unnamed`.
     pub bytes_unnamed: u64,
-    /// What is freed, less what the copies take.
+    /// Bytes that are freed, less what the copies take.
     pub bytes_freed: u64,
-    /// Of `bytes_unused`, what stays.
+    /// Those of `bytes_unused` that stay.
     pub bytes_unused_kept: u64,
-    /// Index files.
     pub index_files: u64,
-    /// Of these, those whose place others take.
+    /// Those of `index_files` whose place others take.
     pub index_files_superseded: u64,
     /// Packs that were to go, and that a snapshot stored meanwhile needs.
     pub packs_rescued: u64,
@@ -82,10 +81,9 @@ impl PruneStats {
     }
 }
 
-/// Blobs that snapshots need and that are not there.
+/// Blobs that snapshots need and that do not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// How many.
     pub blobs: u64,
     /// The first ten, and what is known of each.
     pub named: Vec<String>,

@@ -1,4 +1,4 @@
-//! Which blobs snapshots need.
+//! Finds the blobs that snapshots need.
 //!
 //! The ids that trees refer to are sorted in scratch space and then compared with the table of copies in one walk along both, so that
 //! a list of millions of ids costs no look-up for each. Trees are read once, however many snapshots share them.
@@ -24,7 +24,7 @@ const UNSORTED_IDS: u64 = 16 << 20;
 /// Blobs that are needed, each once, in order.
 pub(super) type Wanted = SortedRows<BLOB_BYTES>;
 
-/// Takes ids as they come.
+/// Collects ids as they come.
 struct Collector {
     scratch: Scratch,
     trees: KeySet,
@@ -83,7 +83,7 @@ impl Collector {
 }
 
 impl Repository {
-    /// Every blob that these snapshots need. One that is gone needs nothing. `done` is told each snapshot that was read.
+    /// Finds every blob that these snapshots need. A snapshot that is gone needs nothing. `done` is told each snapshot that was read.
     pub(super) async fn wanted_by(
         &self,
         snapshots: Vec<Id>,

@@ -1,4 +1,4 @@
-//! Azure's blob storage.
+//! A container of Azure's blob storage as a store.
 //!
 //! Only what the environment holds is used: an account's key or a shared access signature, never the identity of the machine or the
 //! pod.

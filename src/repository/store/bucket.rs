@@ -3,7 +3,7 @@
 //! # Conditional puts
 //! [`PutMode::IfAbsent`] is a put on condition that there is nothing. A store that answers 501 has no such thing: then the object is
 //! looked for first and put if it is absent, which leaves a window for a competitor. A store that ignores the condition silently has
-//! the same window. Whoever makes a repository therefore also looks before and reads back after.
+//! the same window. The making of a repository therefore also looks before and reads back after.
 //!
 //! # Long objects
 //! One of more than 16 MiB that is not in memory is uploaded in parts of 8 MiB, two at a time, each repeated by itself, and appears
@@ -42,28 +42,22 @@ const PART_BYTES: u64 = 8 << 20;
 /// Parts in memory and on their way: together as much as an object that is put at once.
 const PARTS_AT_A_TIME: usize = 2;
 
-/// Repeating is not left to `object_store`: it knows neither what a lost answer means nor who else waits.
+/// Switches repeating off: `object_store` knows neither what a lost answer means nor who else waits.
 pub fn no_retry() -> RetryConfig {
     RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() }
 }
 
-/// How all back ends send: in the clear only where that was asked for.
+/// The options of all back ends, which send in the clear only where that was asked for.
 pub fn client_options(in_the_clear: bool) -> ClientOptions {
     ClientOptions::new().with_allow_http(in_the_clear)
 }
 
-/// The value of a variable without which there is no store.
-///
-/// # Errors
-/// [`StoreError::Configuration`] when it is not set.
+/// The value of a variable that must be set.
 pub fn required(environment: &Environment, variable: Variable) -> Result<&str, StoreError> {
     environment.get(variable).ok_or_else(|| StoreError::configuration(format!("{} is not set", variable.name())))
 }
 
-/// The store in a back end that was built, or could not be.
-///
-/// # Errors
-/// [`StoreError::Configuration`] when it could not, or the prefix is malformed.
+/// The store in a back end, if that could be built and the prefix is well-formed.
 pub fn built<B: Bucket>(
     bucket: object_store::Result<B>,
     location: &BucketLocation,
@@ -73,7 +67,7 @@ pub fn built<B: Bucket>(
     BucketStore::new(Arc::new(bucket), &location.bucket, &location.prefix, patient)
 }
 
-/// What a store needs of a back end.
+/// A back end of `object_store` that can serve as a store.
 pub trait Bucket: ObjectStore + MultipartStore {}
 
 impl<T: ObjectStore + MultipartStore> Bucket for T {}
@@ -99,24 +93,18 @@ impl fmt::Debug for BucketStore {
 
 impl BucketStore {
     /// The objects below `prefix` in the bucket called `name`. The steps of long puts are waited for by `patient`.
-    ///
-    /// # Errors
-    /// [`StoreError::Configuration`] when the prefix is malformed.
     pub fn new(bucket: Arc<dyn Bucket>, name: &str, prefix: &str, patient: Arc<Patient>) -> Result<Self, StoreError> {
         Self::opened_by(Box::new(move || Box::pin(std::future::ready(Ok(Arc::clone(&bucket))))), name, prefix, patient)
     }
 
     /// The same in a back end that `open` makes: called until it succeeds once.
-    ///
-    /// # Errors
-    /// As for [`new`](Self::new).
     pub fn opened_by(open: Open, name: &str, prefix: &str, patient: Arc<Patient>) -> Result<Self, StoreError> {
         let prefix = Path::parse(prefix).map_err(StoreError::configuration)?;
         Ok(Self { open, opened: OnceCell::new(), name: name.to_owned(), prefix, patient, storage_class: None })
     }
 
-    /// The same, whose objects are stored in this class. Of a class that must be thawed before it is read only packs, as restic does: without
-    /// the rest nothing would even list.
+    /// The same, whose objects are stored in this class. Into a class that must be thawed before it is read go only packs, as with restic:
+    /// without the rest not even a listing would work.
     pub fn with_storage_class(self, storage_class: Option<String>) -> Self {
         Self { storage_class, ..self }
     }
@@ -272,7 +260,7 @@ fn is_archive(class: &str) -> bool {
     matches!(class, "GLACIER" | "DEEP_ARCHIVE")
 }
 
-/// The text of the deepest cause.
+/// The text of the deepest cause: those above it may name an address with a signature in it.
 fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(error), |error| error.source()).last().map(ToString::to_string).unwrap_or_default()
 }

@@ -30,9 +30,6 @@ pub struct Endurance {
 }
 
 /// As [`connect`], with other limits than a product has.
-///
-/// # Errors
-/// As for [`connect`].
 pub fn connect_with(location: &Location, environment: &Environment, endurance: Endurance) -> Result<Arc<dyn Store>, StoreError> {
     connect_at(location, environment, endurance, None)
 }

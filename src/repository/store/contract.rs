@@ -1,4 +1,4 @@
-//! What every store does, wherever it keeps its objects.
+//! The contract of every store, wherever it keeps its objects.
 
 use std::fmt;
 use std::ops::Range;
@@ -29,23 +29,22 @@ pub trait Store: fmt::Debug + Send + Sync {
         })
     }
 
-    /// The whole object.
+    /// Reads the whole object.
     fn get(&self, key: Key) -> BoxFuture<'_, Result<Bytes, StoreError>>;
 
-    /// The bytes `range` of the object, all of them.
+    /// Reads exactly the bytes `range` of the object.
     fn get_range(&self, key: Key, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StoreError>>;
 
-    /// All objects of `kind`, in any order. Names that are no ids are left out.
+    /// All objects of `kind`, in any order. Names that are not ids are left out.
     fn list(&self, kind: Kind) -> BoxFuture<'_, Result<Vec<Listed>, StoreError>>;
 
     /// Length of the object in bytes; `None` when it does not exist.
     fn size(&self, key: Key) -> BoxFuture<'_, Result<Option<u64>, StoreError>>;
 
-    /// Deletes the object; it is no error when it does not exist.
+    /// Deletes the object, which need not exist.
     fn delete(&self, key: Key) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Removes what puts that were cut off left behind and that is older than `older_than`; returns how many files. Most stores
-    /// leave nothing.
+    /// Removes leftovers of interrupted puts that are older than `older_than`; returns how many files. Most stores leave none.
     fn sweep(&self, older_than: Duration) -> BoxFuture<'_, Result<u64, StoreError>> {
         let _ = older_than;
         Box::pin(std::future::ready(Ok(0)))

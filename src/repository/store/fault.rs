@@ -15,17 +15,11 @@ use super::key::{Key, Kind, Listed, PutMode};
 /// A call to a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// [`Store::put`].
     Put(Key),
-    /// [`Store::get`].
     Get(Key),
-    /// [`Store::get_range`].
     GetRange(Key),
-    /// [`Store::list`].
     List(Kind),
-    /// [`Store::size`].
     Size(Key),
-    /// [`Store::delete`].
     Delete(Key),
 }
 
@@ -48,7 +42,6 @@ pub enum Fault {
     Busy,
     /// The store did what it was asked to, and the answer was lost.
     AnswerLost,
-    /// The store refuses.
     Denied,
     /// A read returns half of the bytes as if they were all; a put stores half of them.
     Truncated,

@@ -1,4 +1,4 @@
-//! Google Cloud Storage.
+//! A bucket of Google Cloud Storage as a store.
 //!
 //! Only what the environment holds is used: a service account's key or a token, never the identity of the machine or the pod. An access
 //! token is not renewed; a service account's are.

@@ -9,7 +9,6 @@ use crate::repository::id::Id;
 pub enum Kind {
     /// Password-protected copies of the master key.
     Key,
-    /// Snapshots.
     Snapshot,
     /// Which blob lies in which pack.
     Index,
@@ -20,7 +19,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
     pub const ALL: [Self; 5] = [Self::Key, Self::Snapshot, Self::Index, Self::Lock, Self::Data];
 
     /// The folder they lie in.

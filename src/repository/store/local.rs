@@ -1,4 +1,4 @@
-//! A directory as a store, laid out as restic does: any restic can use it, and it any of restic's.
+//! A directory as a store, laid out as restic does: any restic can use it, and this program any directory of restic's.
 //!
 //! # Durable steps of a put
 //! 1. write `NAME-tmp-RANDOM` beside the final name, mode 0400; fsync it;
@@ -165,7 +165,7 @@ impl LocalStore {
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
-    // Recursive: that it exists is no error.
+    // Recursive: it may exist already.
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 

@@ -12,14 +12,13 @@ use super::contract::Store;
 use super::error::StoreError;
 use super::key::{Key, Kind, Listed, PutMode};
 
-/// Objects in memory.
+/// A store whose objects are in memory.
 #[derive(Default)]
 pub struct MemoryStore {
     objects: Mutex<BTreeMap<Key, Bytes>>,
 }
 
 impl MemoryStore {
-    /// An empty store.
     pub fn new() -> Self {
         Self::default()
     }

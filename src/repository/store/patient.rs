@@ -1,20 +1,20 @@
 //! A store that rides out faults: a layer over any other.
 //!
 //! Each call is repeated while its error [is transient](StoreError::is_transient), with growing random pauses, until it has failed for
-//! [`Patience::limit`]. So is one call no longer than the whole store: once it has been away for that long, every call is tried
+//! [`Patience::limit`]. The same limit holds for the whole store: once it has been away for that long, every call is tried
 //! once, and a transfer that fails gives its lock back without another quarter of an hour. How long and how many is decided in
 //! [`retry`](super::retry); here is what waits and calls.
 //!
 //! # Why repeating is safe
-//! All calls but one are idempotent: objects are named by their bytes, and deleting what is gone is no error. A conditional put whose
+//! All calls but one are idempotent: objects are named by their bytes, and what is deleted need not exist. A conditional put whose
 //! answer was lost finds its own object when it is repeated: it has succeeded if the bytes there are its own.
 //!
 //! # Fewer at a time
 //! A store that is too busy ([`StoreError::Busy`]), or on which puts break off, gets half as many at a time as ran, and later more again.
-//! A call that pauses holds no place. A put that waits for one holds its bytes, which whoever made them has accounted for.
+//! A call that pauses holds no place. A put that waits for one holds its bytes, which the transfer has accounted for.
 //!
 //! # Cancellation
-//! Waits are part of the call: who drops it ends them at once.
+//! Waits are part of the call: dropping it ends them at once.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,10 +32,10 @@ use super::retry::{Crowd, Ended, News, Patience, Place, Presence};
 use crate::scratch::Spill;
 use crate::types::error::chain;
 
-/// Puts, and reads, at a time where the store does not mind: more than any transfer begins.
+/// Most puts, and most reads, at a time: more than any transfer begins.
 const MOST_AT_A_TIME: usize = 64;
 
-/// What is known of one store, and who waits for it.
+/// The record of one store: whether it answers, and the calls that wait for it.
 #[derive(Debug)]
 pub struct Patient {
     patience: Patience,
@@ -59,7 +59,7 @@ impl PatientStore {
 }
 
 impl Patient {
-    /// One who waits as `patience` says, for a store that nobody has called yet.
+    /// The record of a store that was not called yet, which is waited for as `patience` says.
     pub fn new(patience: Patience) -> Self {
         Self {
             patience,
@@ -70,10 +70,10 @@ impl Patient {
         }
     }
 
-    /// A step of a put that is made of several.
+    /// Runs one step of a put that has several.
     ///
     /// # Errors
-    /// The last one.
+    /// The error of the last attempt.
     pub async fn put<'a, T>(&self, call: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>) -> Result<T, StoreError> {
         self.repeat(Some(&self.puts), call).await.0
     }
@@ -106,7 +106,7 @@ impl Patient {
         }
     }
 
-    /// Calls until the answer is final. Says how often it failed before.
+    /// Calls until the answer is final. Returns how often it failed before.
     async fn repeat<'a, T>(
         &self,
         gate: Option<&Gate>,
@@ -130,7 +130,7 @@ impl Patient {
             failures += 1;
             let (news, away) = {
                 let mut presence = self.presence();
-                // No call pauses or takes longer than its limit, so whoever still waits is heard of within that time.
+                // No call pauses or takes longer than its limit, so a call that still waits is heard of within that time.
                 let news = presence.failed(now, self.patience.limit);
                 (news, presence.away_since().map_or(Duration::ZERO, |since| now.duration_since(since)))
             };

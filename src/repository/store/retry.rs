@@ -45,7 +45,7 @@ impl Patience {
     }
 }
 
-/// What is to be said about a store.
+/// News about a store that is worth a line in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
     /// It has not answered for this long.
@@ -67,11 +67,11 @@ struct Away {
     said: bool,
 }
 
-/// Failures for a shorter time are no news: every store has some.
+/// Failures for a shorter time are not news: every store has some.
 const NEWS_AFTER: Duration = Duration::from_secs(5);
 
 impl Presence {
-    /// A call failed for want of an answer. Failures that are further apart than `apart`, with no call between them, say nothing of
+    /// Notes that a call got no answer. Failures that are further apart than `apart`, with no call between them, say nothing of
     /// the time between.
     pub fn failed(&mut self, now: Instant, apart: Duration) -> Option<News> {
         let away = match &mut self.away {
@@ -86,7 +86,7 @@ impl Presence {
         })
     }
 
-    /// A call was answered.
+    /// Notes that a call was answered.
     pub fn answered(&mut self, now: Instant) -> Option<News> {
         self.away.take().filter(|away| away.said).map(|away| News::Back(now.duration_since(away.since)))
     }
@@ -119,16 +119,16 @@ pub struct Place {
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It did what it should.
+    /// It succeeded.
     Well,
     /// The store or the line to it had too much to do.
     Busy,
-    /// In some other way, dropped included, which tells nothing of how much the store bears.
+    /// In another way, or it was dropped: that tells nothing about how much the store bears.
     Otherwise,
 }
 
 impl Crowd {
-    /// At most `most` at a time, which is where it begins.
+    /// Begins with `most` calls at a time, which is the most it ever allows.
     pub fn new(most: usize) -> Self {
         Self { most, room: most, running: 0, successes: 0, cuts: 0 }
     }

@@ -1,13 +1,13 @@
-//! S3's protocol, whoever speaks it.
+//! A bucket of any server that speaks S3's protocol as a store.
 //!
 //! Every put and every part carries the SHA-256 of its bytes as a checksum that the store verifies; buckets with a default retention
-//! take none without. An object's is its name ([`digest`]), so that costs nothing.
+//! take no put without one. The digest of an object is its name ([`digest`]), so that costs nothing.
 //!
 //! Without `AWS_REGION` and without a region in the host's name, the bucket is asked where it lies, once and before the first request.
 //! A bucket is part of the path, but for hosts that want it in front of their own name.
 //!
-//! The keys in the environment sign requests. Without them an identity does that the environment [was given](crate::repository::identity),
-//! with credentials that are [renewed]; without either nothing is asked.
+//! The keys in the environment sign requests. Without keys the [identity](crate::repository::identity) that the environment was given does,
+//! with credentials that are [renewed]. Without either, no request is made.
 //!
 //! [renewed]: renewal
 
@@ -42,9 +42,6 @@ pub fn connect(
 }
 
 /// The same, over the connections of `connector`.
-///
-/// # Errors
-/// As for [`connect`].
 pub fn connect_by(
     connector: Connector,
     location: &S3Location,

@@ -1,16 +1,15 @@
-//! Why a tree is not read.
+//! Why a tree does not read.
 
 use std::io;
 
 use crate::repository::damage::Damage;
 use crate::scratch::ScratchError;
 
-/// Why a tree was not read.
+/// Why a tree does not read.
 #[derive(Debug)]
 pub(super) enum ReadError {
-    /// It is not what it must be.
     Damage(Damage),
-    /// It could not be kept meanwhile.
+    /// Scratch space, in which it is kept meanwhile, failed.
     Scratch(ScratchError),
 }
 
@@ -27,7 +26,7 @@ impl From<ScratchError> for ReadError {
 }
 
 impl ReadError {
-    /// What an error of the layers of readers means: scratch space failed beneath, or the tree does not decompress.
+    /// The meaning of an error of the layers of readers: scratch space failed beneath, or the tree does not decompress.
     pub(super) fn of(error: io::Error) -> Self {
         match ScratchError::within(&error) {
             Some(scratch) => Self::Scratch(scratch.clone()),
@@ -35,7 +34,7 @@ impl ReadError {
         }
     }
 
-    /// What an error of the parser means: the text is none, or what reads it failed.
+    /// The meaning of an error of the parser: the text is malformed, or the reader failed.
     pub(super) fn of_parser(error: serde_json::Error) -> Self {
         if error.is_io() { Self::of(error.into()) } else { Self::Damage(Damage::json(error)) }
     }

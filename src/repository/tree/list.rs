@@ -39,9 +39,6 @@ impl IdList {
     }
 
     /// The list of `ids`.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn from_ids(scratch: &Scratch, ids: &[Id]) -> Result<Self, ScratchError> {
         let mut rows = RowsWriter::new(scratch);
         ids.iter().try_for_each(|id| rows.push(id.as_bytes()))?;
@@ -49,12 +46,10 @@ impl IdList {
         Ok(Self { rows: Arc::new(rows.finish()?), range })
     }
 
-    /// Number of ids.
     pub fn len(&self) -> u64 {
         self.range.end - self.range.start
     }
 
-    /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
@@ -71,9 +66,6 @@ impl IdList {
     }
 
     /// All ids, in memory: for lists known to be short.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub fn to_vec(&self) -> Result<Vec<Id>, ScratchError> {
         self.iter().collect()
     }

@@ -1,9 +1,9 @@
-//! What a tree lists.
+//! The nodes of a tree.
 
 use super::list::IdList;
 use crate::repository::id::Id;
 
-/// What a node of a tree is.
+/// The kind of a node, with what it holds.
 #[derive(Debug, Clone)]
 pub enum NodeKind {
     /// A regular file: its blobs in order.
@@ -17,10 +17,9 @@ pub enum NodeKind {
 /// An entry of a tree.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Name within its folder; bytes that are no UTF-8 show as `\xHH`.
+    /// Name within its folder; bytes that are not UTF-8 show as `\xHH`.
     pub name: String,
-    /// Length in bytes as recorded; what the blobs add up to decides.
+    /// Length in bytes as recorded; the sum of the blobs decides.
     pub size: u64,
-    /// What it is.
     pub kind: NodeKind,
 }

@@ -1,8 +1,8 @@
-//! Reads the JSON of a tree as it comes, whoever wrote it. The ids of all files of the tree go into one list in scratch space.
+//! Parses the JSON of a tree as it comes, written by us or by restic. The ids of all files of the tree go into one list in scratch space.
 //!
 //! serde_json reads the text, a byte at a time, which would be most of the time that a list of millions takes. So between two elements
 //! of a `content` list, [`Ids::take_ahead`] takes every `,"ID"` off the buffer that lies there as a whole, as we and restic write them.
-//! Each leaves the parser where it was, behind an element; whatever else comes next (white space, an escape, the end of the list or
+//! Each leaves the parser where it was, behind an element; everything else that comes next (white space, an escape, the end of the list or
 //! of the buffer, damage) is left to serde_json. That relies on serde_json having read no byte beyond an element that is a string,
 //! which `ids_that_are_taken_ahead_are_those_that_serde_json_reads` would notice.
 
@@ -44,13 +44,13 @@ fn parsed<'de>(
 
 /// Bytes of text that are read at once.
 const STEP_BYTES: usize = 64 << 10;
-/// Bytes of `,"ID"`.
+/// Bytes of one `,"ID"` of a list.
 const ELEMENT_BYTES: usize = 2 * Id::LENGTH + 3;
 
 /// The text of a tree that is being read.
 type Text<'t> = RefCell<BufReader<&'t mut dyn Read>>;
 
-/// What serde_json reads the text through.
+/// The reader that serde_json gets, which shares the text with [`Ids`].
 struct SharedText<'a, 't>(&'a Text<'t>);
 
 impl Read for SharedText<'_, '_> {
@@ -59,7 +59,7 @@ impl Read for SharedText<'_, '_> {
     }
 }
 
-/// Where ids go, and why they could not.
+/// Collects the ids, and the error of scratch space if there was one.
 struct Ids<'a> {
     rows: RowsWriter<{ Id::LENGTH }>,
     failure: Option<ScratchError>,
@@ -71,7 +71,8 @@ impl<'a> Ids<'a> {
         Self { rows: RowsWriter::new(scratch), failure: None, text }
     }
 
-    /// Takes the ids that follow an element and lie in the buffer already. It reads nothing, so that every error of the reader is the parser's.
+    /// Takes the ids that follow an element and lie in the buffer already. It reads nothing, so that every error of the reader is met by
+    /// the parser.
     fn take_ahead(&mut self) -> Result<(), ScratchError> {
         let mut text = self.text.borrow_mut();
         let mut taken = 0;
@@ -249,7 +250,7 @@ impl<'de> Visitor<'de> for ContentIds<'_, '_> {
     }
 }
 
-/// A name of any bytes as text, in which those that are no UTF-8 show as `\\xHH`: different names stay different, and can be typed.
+/// A name of any bytes as text, in which those that are not UTF-8 show as `\\xHH`: different names stay different, and can be typed.
 fn shown(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name.utf8_chunks() {

@@ -1,4 +1,5 @@
-//! Reading a sealed tree: twice over its sealed bytes, which may be in scratch space, and once over its text, which nobody holds.
+//! Reads a sealed tree: twice over its sealed bytes, which may be in scratch space, and once over its text, which is never held as a
+//! whole.
 
 use std::cmp::Ordering;
 use std::io::{self, BufReader, Read};
@@ -57,7 +58,7 @@ pub(super) fn parse_sealed(
 ) -> Result<Vec<Node>, ReadError> {
     let mut reader = HashingReader::new(plain_reader(sealer, location, sealed, 0)?);
     let parsed = parse::tree(scratch, &mut reader);
-    // A wrong hash explains whatever the parser stumbled over; nothing explains failing scratch space.
+    // A wrong hash explains every error of the parser, but not a failure of scratch space.
     match parsed {
         Err(error @ ReadError::Scratch(_)) => Err(error),
         parsed => reader.expect(id, location.plain_length().into()).and(parsed),

@@ -1,4 +1,4 @@
-//! Making a tree: its text is written twice, first for its hash, then through compressor and cipher into scratch space.
+//! Makes a tree: its text is written twice, first for its hash, then through compressor and cipher into scratch space.
 
 use std::io::{self, Write};
 use std::num::NonZeroU32;
@@ -23,11 +23,9 @@ const LEVEL: i32 = 1;
 pub struct NewFile<'a> {
     /// Name: letters, digits and any of `.-_+@:=,` and space.
     pub name: &'a str,
-    /// Length in bytes.
     pub size: u64,
     /// Time of its contents.
     pub modified: Timestamp,
-    /// Its blobs.
     pub content: &'a dyn Content,
 }
 
@@ -44,19 +42,16 @@ pub struct NewFolder<'a> {
 /// A tree in a pack of its own, ready to be stored.
 #[derive(Debug, Clone)]
 pub struct PackedTree {
-    /// The tree.
     pub id: Id,
     /// Name and contents of the pack, as they go into the index.
     pub record: PackRecord,
-    /// The pack.
     pub bytes: Arc<Spill>,
 }
 
 /// Makes the tree of `files` (sorted here) as one blob in a pack of its own, in `scratch`. Computes only.
 ///
 /// # Errors
-/// [`PackError::TooLarge`] when it would exceed 4 GiB, [`PackError::Name`] when a name is not allowed or occurs twice,
-/// [`PackError::Unstable`] when a content list changes between the walks, [`PackError::Scratch`].
+/// The tree must not exceed 4 GiB, a name must be allowed and must not occur twice, and content lists must not change between the walks.
 pub fn pack_tree(scratch: &Scratch, sealer: &Sealer, files: &[NewFile<'_>]) -> Result<PackedTree, PackError> {
     let mut sorted: Vec<_> = files.iter().collect();
     sorted.sort_unstable_by_key(|file| file.name);
@@ -70,9 +65,6 @@ pub fn pack_tree(scratch: &Scratch, sealer: &Sealer, files: &[NewFile<'_>]) -> R
 }
 
 /// Makes the tree that holds `folder` alone: one step of the path to what is in it. Otherwise as [`pack_tree`].
-///
-/// # Errors
-/// [`PackError::Name`] when its name is not allowed.
 pub fn pack_folder(scratch: &Scratch, sealer: &Sealer, folder: &NewFolder<'_>) -> Result<PackedTree, PackError> {
     if !is_plain_name(folder.name) {
         return Err(PackError::Name(folder.name.to_owned()));
@@ -81,9 +73,6 @@ pub fn pack_folder(scratch: &Scratch, sealer: &Sealer, folder: &NewFolder<'_>) -
 }
 
 /// Makes the tree that holds `folder` and, beside it, `file`. Otherwise as [`pack_tree`].
-///
-/// # Errors
-/// As [`pack_tree`].
 pub fn pack_folder_beside(
     scratch: &Scratch,
     sealer: &Sealer,
@@ -108,7 +97,7 @@ pub fn pack_folder_beside(
     })
 }
 
-/// What an error of the layers of writers means.
+/// The meaning of an error of the layers of writers.
 fn failed(error: io::Error) -> PackError {
     match ScratchError::within(&error) {
         Some(scratch) => PackError::Scratch(scratch.clone()),

@@ -14,12 +14,11 @@ pub(super) struct BatchBuffers {
 }
 
 impl BatchBuffers {
-    /// As many buffers of `bytes` bytes are made now; more are when they are taken.
+    /// Makes `count` buffers of `bytes` bytes now; more are made when they are taken.
     pub(super) fn populated(count: usize, bytes: usize) -> Self {
         Self { made: Mutex::new((0..count).map(|_| AlignedBuffer::populated(bytes)).collect()), bytes }
     }
 
-    /// One of them, or a new one.
     pub(super) fn take(&self) -> AlignedBuffer {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).pop();
         made.unwrap_or_else(|| AlignedBuffer::zeroed(self.bytes))

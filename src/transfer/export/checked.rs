@@ -1,8 +1,8 @@
 //! What is remembered of the tree of a volume's image, whose chunks were all found in the index
 //! ([`CheckedTree`](crate::repository::CheckedTree)): what an export needs to know of a list that it does not read.
 //!
-//! Everything here follows from the tree, which is named by its hash, and from how volumes are cut; [`CUT`] is another one when that
-//! changes.
+//! Everything here follows from the tree, which is named by its hash, and from how volumes are cut: a change of that must change
+//! [`CUT`].
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +17,7 @@ const CUT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ImageNote {
     cut: u32,
-    /// Name of the image's file.
     pub(super) name: String,
-    /// Size of the image in bytes.
     pub(super) size_bytes: u64,
     pub(super) chunk_bytes: u64,
     /// Chunks that hold something.
@@ -31,7 +29,7 @@ pub(super) struct ImageNote {
 }
 
 impl ImageNote {
-    /// That of the image which `options` name, whose list was counted.
+    /// The note about the image that `options` name, with what was counted in its list.
     pub(super) fn of(options: &ExportOptions, size_bytes: u64, counts: &Counts, zero_lengths: Vec<u64>) -> Self {
         Self {
             cut: CUT,
@@ -44,7 +42,7 @@ impl ImageNote {
         }
     }
 
-    /// What was noted of an image of that name; `None` when it was by another version.
+    /// Reads a note about an image of that name; `None` when another version wrote it.
     pub(super) fn parse(note: &[u8], name: &str) -> Option<Self> {
         serde_json::from_slice(note).ok().filter(|note: &Self| note.cut == CUT && note.name == name)
     }

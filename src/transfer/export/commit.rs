@@ -1,4 +1,5 @@
-//! The end of an export: blobs of zeros and metadata, the trees down to the image, the last index file, and the snapshot that is to be saved.
+//! The end of an export: blobs of zeros and metadata, the trees down to the image, the last index file, and the snapshot that is to be
+//! saved.
 
 use std::sync::Arc;
 
@@ -25,7 +26,6 @@ const PROGRAM: &str = concat!("windlass ", env!("CARGO_PKG_VERSION"));
 /// Files of a snapshot: the image and its metadata.
 const FILES: u64 = 2;
 
-/// What a commit is about.
 pub(super) struct Commit<'a> {
     pub(super) repository: &'a Repository,
     pub(super) index: &'a Arc<Index>,
@@ -152,15 +152,14 @@ impl Commit<'_> {
     }
 }
 
-/// The volume's image.
+/// How the content of the volume's image is known.
 pub(super) enum Image {
-    /// By its list, with the image of the parent.
+    /// Its list was made; with the image of the parent, if there is one.
     Listed { content: VolumeContent, parent: Option<ParentImage> },
-    /// The parent's, whose list was not read.
+    /// It is the parent's image, whose list was not read.
     Unread(UnreadImage),
 }
 
-/// What was stored.
 pub(super) struct Prepared {
     /// The snapshot that is to be saved.
     pub(super) snapshot: Snapshot,
@@ -168,9 +167,9 @@ pub(super) struct Prepared {
     pub(super) image: Option<UnreadImage>,
 }
 
-/// What of a snapshot was written, and is told in it.
+/// What was written for a snapshot, to be told in it.
 struct Written<'a> {
-    /// The root.
+    /// The root of the snapshot.
     tree: Id,
     new_trees: i64,
     image: ImageTree,
@@ -182,19 +181,19 @@ struct Written<'a> {
 
 /// The trees of a snapshot.
 struct Trees {
-    /// Those that were made, inner ones first.
+    /// The trees that were made, inner ones first.
     new: Vec<PackedTree>,
     image: ImageTree,
-    /// That of the image, if it lies in a folder.
+    /// The tree of the image's folder, if it lies in one.
     folder: Option<Id>,
 }
 
 /// Which tree the image lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ImageTree {
-    /// One of those that were made.
+    /// One that this export made.
     New,
-    /// The parent's.
+    /// The tree that the parent has for it.
     Parents,
 }
 

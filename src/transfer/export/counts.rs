@@ -1,13 +1,13 @@
 //! What an export counts.
 
-/// What was found and done.
+/// Chunks and bytes that the workers of an export found and stored.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     pub(super) chunks: u64,
     pub(super) zero_bytes: u64,
     pub(super) new_chunks: u64,
-    /// Of the new chunks, all their bytes.
+    /// All bytes of the new chunks.
     pub(super) new_bytes: u64,
-    /// Of the new chunks, what was read: without what is not allocated.
+    /// The bytes of the new chunks that were read, which those that are not allocated are not.
     pub(super) new_read_bytes: u64,
 }

@@ -11,7 +11,7 @@
 //!
 //! **Increments.** Given what changed since an earlier export ([`Parent`]), only the chunks that the changes touch go through the
 //! workers. All others are taken over from the earlier export's list, once that snapshot was found to be what the caller says
-//! (volume, snapshot, size, chunk size) and each blob taken over to be in the index. Whatever does not fit makes the export a full
+//! (volume, snapshot, size, chunk size) and each blob taken over to be in the index. What does not fit makes the export a full
 //! one, which says why ([`FullReason`]); only a store that cannot be reached fails it. The snapshot that results is complete
 //! either way, and its list is the one that a full export gives: lists hold numbered chunks and leave out zeros, so runs of zeros
 //! are cut anew over the whole volume.
@@ -37,9 +37,8 @@
 //! only the rest; a store that does not take it within 5 seconds, or a lock that no longer holds, leaves those packs unnamed, and at
 //! worst what was stored in the last 5 minutes is sent again. The call returns when all of its threads and tasks have ended, which
 //! takes as long as one read of the source, one chunk's compression and that index file. Dropping the call, or a crash, stops the
-//! stages too, but nobody waits for them and no index file is written. From
-//! the moment the snapshot itself is being stored there is no way back and the token is no longer looked at. If storing it fails,
-//! it is unknown whether it exists; if it does, it is whole.
+//! stages too, but nobody waits for them and no index file is written. Once the snapshot itself is being stored, the token is no longer
+//! looked at. If storing it fails, it is unknown whether it exists; if it does, it is whole.
 //!
 //! **Memory** is the sum in [`budget`](super::budget): workers times (batch + pack) and the packs in flight, and a constant for the
 //! index, the lists and the tree, of which what is longer goes to [scratch space](crate::scratch).
@@ -81,7 +80,7 @@ use crate::types::error::chain;
 /// Exports `source` as a new snapshot.
 ///
 /// # Errors
-/// [`ExportError`]; see the module's header for what is left behind.
+/// The module's header says what a failed export leaves behind.
 pub async fn export(
     source: ExportSource,
     repository: &Repository,
@@ -123,7 +122,7 @@ pub async fn export(
     Ok(report)
 }
 
-/// Removes what earlier processes left. An export that is stored does not fail for it.
+/// Removes leftovers of earlier processes. It cannot fail an export whose snapshot is stored.
 async fn sweep(repository: &Repository, cancel: &CancellationToken) {
     match cancel.run_until_cancelled(repository.sweep_leftovers()).await {
         Some(Ok(0)) | None => {}

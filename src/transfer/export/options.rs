@@ -1,4 +1,4 @@
-//! What an export is to be like.
+//! What the caller of an export chooses.
 
 use super::error::ExportError;
 use crate::repository::Verification;
@@ -7,7 +7,7 @@ use crate::transfer::chunk_size::ChunkSize;
 use crate::transfer::metadata::{self, Metadata};
 use crate::types::Timestamp;
 
-/// What an export is to be like.
+/// What the caller of an export chooses.
 #[derive(Debug, Clone)]
 pub struct ExportOptions {
     /// Path that the snapshot carries, from the root: by it and the hostname `restic forget` tells one volume's snapshots from
@@ -15,15 +15,12 @@ pub struct ExportOptions {
     pub path: String,
     /// Host that the snapshot carries: the cluster, not the node, since volumes move.
     pub hostname: String,
-    /// Labels that the snapshot carries.
     pub tags: Vec<String>,
     /// When the volume's snapshot was cut.
     pub time: Timestamp,
-    /// What the volume was; stored beside it.
+    /// Describes the volume; stored beside its image.
     pub metadata: Metadata,
-    /// Size of its chunks.
     pub chunk_size: ChunkSize,
-    /// Threads and memory.
     pub budget: Budget,
     /// Whether packed blobs are decoded again before they are stored.
     pub verification: Verification,
@@ -41,7 +38,7 @@ pub(super) fn check(volume_bytes: u64, options: &ExportOptions) -> Result<(), Ex
         ));
     }
     let Some((folders, name)) = path_parts(&options.path) else {
-        return refuse(format!("`{}` is no absolute path of a file", options.path));
+        return refuse(format!("`{}` must be the absolute path of a file", options.path));
     };
     // One of them stands beside that file.
     if let Some(name) = [Some(&name), folders.last()].into_iter().flatten().find(|name| **name == metadata::FILE_NAME) {

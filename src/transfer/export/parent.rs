@@ -57,9 +57,6 @@ pub(super) struct ParentImage {
 
 impl ParentImage {
     /// Whether a volume of `size_bytes` has this list.
-    ///
-    /// # Errors
-    /// [`ScratchError`].
     pub(super) fn is_of(&self, size_bytes: u64, content: &dyn Content) -> Result<bool, ScratchError> {
         let (mut ids, mut own) = (content.ids(), self.content.iter());
         loop {

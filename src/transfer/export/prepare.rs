@@ -13,17 +13,15 @@ use crate::repository::PackBuilder;
 use crate::transfer::budget::ExportBounds;
 use crate::transfer::chunk_size::ChunkSize;
 
-/// What was found and made.
+/// What is ready when the lock holds.
 pub(super) struct Prepared {
-    /// The parent, with what changed since it.
+    /// The parent with what changed since it, or why nothing can be built upon.
     pub(super) since: Result<ParentClaim, FullReason>,
-    /// Buffers of batches.
     pub(super) batches: BatchBuffers,
-    /// Buffers of packs.
     pub(super) packs: Vec<Vec<u8>>,
 }
 
-/// Does all of it. Blocks.
+/// Reads what changed and makes the first buffers. Blocks.
 pub(super) fn prepare(
     since: Result<Parent, FullReason>,
     volume_bytes: u64,

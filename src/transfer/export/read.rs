@@ -25,13 +25,12 @@ const READ_BYTES: u64 = 4 << 20;
 /// Chunks that were read.
 pub(super) struct Batch {
     chunks: Vec<Chunk>,
-    /// A place as large as a whole chunk for each.
+    /// Each chunk has room for a whole one in it.
     buffer: AlignedBuffer,
     chunk_bytes: usize,
 }
 
 impl Batch {
-    /// The chunks, ascending.
     pub(super) fn chunks(&self) -> &[Chunk] {
         &self.chunks
     }
@@ -42,7 +41,7 @@ impl Batch {
     }
 }
 
-/// A worker's end: batches come, and go back when they are done with.
+/// The worker's end of its reader: it takes batches here and gives them back.
 pub(super) struct Batches {
     full: Receiver<Result<Batch, ExportError>>,
     empty: SyncSender<AlignedBuffer>,
@@ -107,7 +106,7 @@ fn read_batch(work: &Work, mut buffer: AlignedBuffer) -> Result<Option<Batch>, E
     Ok(Some(Batch { chunks, buffer, chunk_bytes }))
 }
 
-/// The reads of all chunks with where they go: those that follow each other both in the volume and in buffer are one.
+/// The reads of all chunks with where they go: those that follow each other both in the volume and in the buffer are one.
 fn calls(chunks: &[Chunk], chunk_bytes: usize) -> Vec<(ByteRange, usize)> {
     let mut calls: Vec<(ByteRange, usize)> = Vec::new();
     for (place, chunk) in chunks.iter().enumerate() {

@@ -40,7 +40,7 @@ pub(super) struct Exporting<'a> {
     pub(super) begun: Timestamp,
 }
 
-/// A volume whose chunks are all stored.
+/// The outcome of the workers: a volume whose chunks are all stored.
 struct Packed {
     image: Image,
     counts: Counts,
@@ -63,7 +63,7 @@ struct Buffers {
 }
 
 impl Exporting<'_> {
-    /// Does all of it. `prepared` is what was found and made while the lock was waited for.
+    /// Runs the export to its report. `prepared` was found and made while the lock was waited for.
     pub(super) async fn run(&self, allocated: RangeStream, prepared: JoinHandle<Prepared>) -> Result<ExportReport, ExportError> {
         let Self { repository, options, progress, .. } = *self;
         let volume_bytes = self.source.size();
@@ -161,7 +161,7 @@ impl Exporting<'_> {
         Ok(Packed { image: Image::Listed { content, parent }, counts, found })
     }
 
-    /// Stores what the snapshot refers to, and the snapshot. `parent` is that which the export builds upon.
+    /// Stores what the snapshot refers to, and then the snapshot. `parent` is the one that the export builds upon.
     async fn commit(
         &self,
         packed: Packed,

@@ -8,11 +8,9 @@ use crate::block::BlockSource;
 use crate::repository::Id;
 use crate::types::RangeStream;
 
-/// What is exported.
+/// A volume to be exported, with what is known about it.
 pub struct ExportSource {
-    /// Where the bytes are read.
     pub blocks: Arc<dyn BlockSource>,
-    /// What is known about them.
     pub scope: Scope,
 }
 
@@ -32,18 +30,17 @@ pub struct Scope {
 }
 
 impl From<RangeStream> for Scope {
-    /// Nothing is known but what is allocated.
+    /// What is known of a source without a parent: what is allocated.
     fn from(allocated: RangeStream) -> Self {
         Self { allocated, since: Err(FullReason::NoParent) }
     }
 }
 
-/// An earlier export of the same volume. Everything here is a claim of the caller's, compared with what the repository holds
-/// before any of it is used; only [`Parent::changed`] is taken as it is.
+/// An earlier export of the same volume, as the caller claims it. All of it is compared with what the repository holds before it is
+/// used; only [`Parent::changed`] is taken as it is.
 pub struct Parent {
-    /// The snapshot in the repository.
+    /// The id of the snapshot in the repository.
     pub snapshot: Id,
-    /// Handle of the volume.
     pub volume_handle: String,
     /// Handle of the snapshot that was exported then.
     pub snapshot_handle: String,
@@ -56,34 +53,21 @@ pub struct Parent {
 /// Why everything was read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FullReason {
-    /// There is no earlier export to build on.
     #[error("no earlier export of the volume to this repository is known")]
     NoParent,
-    /// The caller wanted it.
     #[error("a full export was asked for")]
     Asked,
-    /// What changed since the earlier export cannot be told.
+    /// The pool does not know what changed, for this reason.
     #[error("what changed since the last export is not known: {0}")]
     ChangesUnknown(String),
-    /// The earlier export was removed from the repository.
     #[error("the last export, snapshot {0}, is no longer in the repository")]
     SnapshotGone(Id),
     /// The repository holds something else under the earlier export's name than is known of it.
     #[error("the last export, snapshot {snapshot}, has another {what} than expected")]
-    Mismatch {
-        /// The snapshot in the repository.
-        snapshot: Id,
-        /// What differs.
-        what: &'static str,
-    },
-    /// The earlier export cannot be built upon.
+    Mismatch { snapshot: Id, what: &'static str },
+    /// The earlier export does not read, or its list does not fit. `problem` is told with its causes.
     #[error("the last export, snapshot {snapshot}, cannot be built upon: {problem}")]
-    Unusable {
-        /// The snapshot in the repository.
-        snapshot: Id,
-        /// Why.
-        problem: String,
-    },
+    Unusable { snapshot: Id, problem: String },
 }
 
 /// How an export came by the volume's content.
@@ -91,15 +75,12 @@ pub enum FullReason {
 pub enum ExportMode {
     /// It read everything that is allocated.
     Full(FullReason),
-    /// It read what changed since another export, and took the rest from that one's list.
-    Incremental {
-        /// The other export's snapshot in the repository.
-        parent: Id,
-    },
+    /// It read what changed since the export `parent`, and took the rest from that one's list.
+    Incremental { parent: Id },
 }
 
 impl ExportMode {
-    /// In a word.
+    /// The mode in one word, as reports have it.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Full(_) => "full",
@@ -115,7 +96,7 @@ impl ExportMode {
         }
     }
 
-    /// The snapshot that it builds upon.
+    /// The snapshot that the export builds upon.
     pub fn parent(&self) -> Option<Id> {
         match self {
             Self::Full(_) => None,

@@ -6,7 +6,7 @@ use crate::transfer::chunk_set::{ChunkSet, Membership};
 use crate::transfer::chunk_size::ChunkSize;
 use crate::types::{ByteRange, RangeStream};
 
-/// A set of chunks of a volume.
+/// The chunks of a volume that have to be read again.
 #[derive(Debug, Clone)]
 pub(super) struct Touched {
     chunks: ChunkSet,
@@ -15,17 +15,15 @@ pub(super) struct Touched {
 }
 
 impl Touched {
-    /// No chunk of a volume of `volume_bytes`.
+    /// The empty set of a volume of `volume_bytes`.
     pub(super) fn none(volume_bytes: u64, chunk_size: ChunkSize) -> Self {
         Self { chunks: ChunkSet::none(chunk_size.count(volume_bytes)), volume_bytes, chunk_size }
     }
 
-    /// Size of the volume in bytes.
     pub(super) fn volume_bytes(&self) -> u64 {
         self.volume_bytes
     }
 
-    /// Size of the chunks.
     pub(super) fn chunk_size(&self) -> ChunkSize {
         self.chunk_size
     }
@@ -42,9 +40,6 @@ impl Touched {
     }
 
     /// Adds the chunks of all ranges.
-    ///
-    /// # Errors
-    /// The stream's.
     pub(super) fn add_all(&mut self, mut ranges: RangeStream) -> io::Result<()> {
         ranges.try_for_each(|range| range.map(|range| self.add(range)))
     }
@@ -54,7 +49,6 @@ impl Touched {
         self.chunks.len().saturating_mul(self.chunk_size.bytes())
     }
 
-    /// True when no chunk is in the set.
     pub(super) fn is_empty(&self) -> bool {
         self.chunks.len() == 0
     }

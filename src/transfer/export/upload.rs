@@ -22,7 +22,7 @@ use crate::transfer::progress::Progress;
 use crate::types::error::chain;
 
 /// How long an export that did not come to its end tries to name what it stored: a store that answers takes far less for an index file
-/// of 25 000 blobs (2.5 MB), and the one who cancelled waits for it.
+/// of 25 000 blobs (2.5 MB), and the caller that cancelled waits for it.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often a long export makes sure that its lock still holds, so that it does not go on for hours for nothing. Far below the
@@ -40,7 +40,7 @@ struct InFlight {
 pub(super) struct PackSender {
     room: Arc<Semaphore>,
     room_bytes: u32,
-    /// PackReceiver that wait to be hashed together, and how many of them are.
+    /// Packs that wait to be hashed together.
     group: Arc<Mutex<Vec<(UnnamedPack, OwnedSemaphorePermit)>>>,
     group_packs: usize,
     queue: mpsc::UnboundedSender<InFlight>,
@@ -118,7 +118,7 @@ impl PackSender {
     }
 }
 
-/// Stores packs.
+/// Stores the packs that workers send.
 pub(super) struct Uploader {
     repository: Repository,
     uploads: usize,
@@ -130,7 +130,7 @@ pub(super) struct StoredPacks {
     repository: Repository,
     writer: IndexWriter,
     stored_bytes: u64,
-    /// Those that the workers made.
+    /// The packs that the workers made.
     packs: UsedPacks,
 }
 
@@ -204,32 +204,32 @@ async fn store(
     if let Some(memory) = memory {
         spare.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
     }
-    // Only now: whoever waited for the room takes the memory.
+    // Only now: the worker that waited for the room takes the memory.
     drop(share);
     Ok((record, bytes))
 }
 
 impl StoredPacks {
-    /// Nothing yet.
+    /// Nothing is stored yet.
     pub(super) fn new(repository: Repository) -> Self {
         let (writer, packs) = (IndexWriter::new(repository.clone()), UsedPacks::none(repository.scratch()));
         Self { repository, writer, stored_bytes: 0, packs }
     }
 
-    /// A pack is stored: blobs of it may be referred to by index files from now on.
+    /// Notes that a pack is stored: index files may refer to its blobs from now on.
     async fn note(&mut self, record: PackRecord, bytes: u64) -> Result<(), ExportError> {
         self.keep(record, bytes);
         self.writer.flush_if_due().await?;
         Ok(())
     }
 
-    /// As [`StoredPacks::note`], for the next index file, whenever that is written.
+    /// Notes a pack for the next index file, without writing one that is due.
     fn keep(&mut self, record: PackRecord, bytes: u64) {
         self.stored_bytes += bytes;
         self.writer.keep(record);
     }
 
-    /// Stores one more pack.
+    /// Stores a pack that no worker made.
     pub(super) async fn store(&mut self, pack: Pack, progress: &Progress) -> Result<(), ExportError> {
         self.repository.put_pack(&pack).await?;
         let bytes = pack.bytes.len() as u64;
@@ -237,7 +237,7 @@ impl StoredPacks {
         self.note(pack.record, bytes).await
     }
 
-    /// Stores a tree.
+    /// Stores the pack of a tree.
     pub(super) async fn store_tree(&mut self, tree: PackedTree, progress: &Progress) -> Result<(), ExportError> {
         self.repository.put_tree(&tree).await?;
         let bytes = tree.bytes.len();

@@ -16,7 +16,7 @@ use crate::transfer::plan::{Chunk, Plan};
 use crate::transfer::progress::Progress;
 use crate::types::ByteRange;
 
-/// What the workers share.
+/// What the workers of an export share.
 pub(super) struct Work {
     pub(super) source: Arc<dyn BlockSource>,
     pub(super) planned: Mutex<Planned>,
@@ -55,21 +55,21 @@ pub(super) struct Tally {
 }
 
 impl Planned {
-    /// Nothing of `plan` was handed out, and `known` chunks need not be.
+    /// The whole of `plan`, beside `known` chunks that are not handed out.
     pub(super) fn new(plan: Plan, known: u64) -> Self {
         Self { plan, accounted: known, position: 0 }
     }
 }
 
 impl Outcomes {
-    /// Nothing was found yet but what `content` knows.
+    /// Findings that begin with what `content` knows.
     pub(super) fn new(content: ContentBuilder) -> Self {
         Self { content, counts: Counts::default() }
     }
 }
 
 impl Work {
-    /// The list of the volume. To be called when all workers have ended well.
+    /// Completes the list of the volume. To be called when all workers have ended well.
     pub(super) fn finish(&self) -> Result<Tally, ExportError> {
         let mut outcomes = lock(&self.outcomes);
         let content = outcomes.content.finish(lock(&self.planned).accounted)?;
@@ -77,12 +77,11 @@ impl Work {
         Ok(Tally { content, counts, packs: Arc::clone(&self.packs) })
     }
 
-    /// Bytes of a chunk.
     pub(super) fn chunk_bytes(&self) -> usize {
         self.chunk_size.bytes() as usize
     }
 
-    /// A buffer for a batch. What it holds does not count.
+    /// A buffer for a batch, with arbitrary content.
     pub(super) fn batch_buffer(&self) -> AlignedBuffer {
         self.buffers.take()
     }

@@ -28,7 +28,7 @@ struct Worker {
     work: Arc<Work>,
     packs: PackSender,
     compressor: Compressor,
-    /// None until the first blob for it comes: while a finished pack waits for room, there is no memory of the next.
+    /// `None` until the first blob for it comes: while a finished pack waits for room, the next takes no memory.
     pack: Option<PackBuilder>,
     /// Chunks of this batch that are in the pack and were not hashed again.
     unverified: Vec<(usize, Id)>,
@@ -103,8 +103,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Makes sure that the chunks of the batch that were packed are still what they were when they were hashed. Before their pack may be
-    /// stored.
+    /// Makes sure, before their pack may be stored, that the chunks of the batch that were packed are still what was hashed.
     fn verify(&mut self, batch: &Batch) -> Result<(), ExportError> {
         let packed = std::mem::take(&mut self.unverified);
         if self.work.verification == Verification::Skip || packed.is_empty() {

@@ -23,22 +23,22 @@ use crate::types::error::chain;
 /// cancelled restore waits for one call.
 const ZERO_STEP_BYTES: u64 = 256 << 20;
 
-/// Why a blob is lost that was not even looked for.
+/// Why a blob is lost that no index names.
 const IN_NO_INDEX: &str = "it is in no index";
 
-/// Fetches.
+/// The side of a restore that asks the store.
 pub(super) struct Fetcher {
     pub(super) repository: Repository,
     pub(super) plan: Arc<RestorePlan>,
     pub(super) bounds: RestoreBounds,
     pub(super) target: Target,
-    /// Where what is in no index is taken down.
+    /// Takes down what is in no index.
     pub(super) holes: Option<Arc<HoleList>>,
 }
 
 impl Fetcher {
-    /// Hands out all work and ends when the workers have it; closes the queue by dropping `jobs`. When it returns, no request of it is
-    /// running. Says how many different blobs were fetched, window by window.
+    /// Hands out all work and ends when the workers have it; closes the queue by dropping `jobs`. When it returns, none of its requests
+    /// is running. Returns how many different blobs were fetched, counted window by window.
     pub(super) async fn run(self, jobs: Jobs, progress: &Progress, stop: &CancellationToken) -> Result<u64, RestoreError> {
         let mut running = JoinSet::new();
         let result = stop.run_until_cancelled(self.drive(&jobs, &mut running, progress)).await;
@@ -62,7 +62,7 @@ impl Fetcher {
                 }
             }
             for (range, blob) in window.holes() {
-                // There are none where nobody wants them.
+                // Where holes are an error, the plan has none.
                 if let Some(holes) = &self.holes {
                     holes.add(*range, *blob, None, IN_NO_INDEX.to_owned());
                 }

@@ -1,9 +1,9 @@
-//! What of an image could not be had, where whoever restores it would rather have the rest than nothing.
+//! The parts of an image that could not be restored, where the caller would rather have the rest than nothing.
 //!
 //! A hole is a range of the image whose blobs do not read from any copy, or are in no index; zeros are written there. Neighbours that are
 //! lost for the same reason are one hole. Holes come in the order of packs, so they are sorted as they come.
 //!
-//! **Memory**: [`MAX_LISTED`] holes; of those beyond only the bytes are counted.
+//! **Memory**: [`MAX_LISTED`] holes; of further ones only the bytes are counted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,23 +12,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::repository::Id;
 use crate::types::ByteRange;
 
-/// Holes that are told one by one: a megabyte of text.
+/// Most holes that are listed: a megabyte of text.
 pub const MAX_LISTED: usize = 5_000;
 
-/// A range of the image that could not be had.
+/// A range of the image that could not be restored.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Hole {
-    /// Where it begins, in bytes.
     pub offset: u64,
-    /// How long it is, in bytes.
     pub length: u64,
     /// How many blobs belong there.
     pub blobs: u64,
-    /// The first of them.
+    /// The first of those blobs.
     pub blob: Id,
     /// The pack that an index says holds them; `None` when they are in no index.
     pub pack: Option<Id>,
-    /// Why they do not read.
+    /// Why they do not read, with all causes.
     pub reason: String,
 }
 
@@ -59,25 +57,25 @@ impl fmt::Display for Hole {
     }
 }
 
-/// All that could not be had of an image.
+/// All parts of an image that could not be restored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Holes {
-    /// The holes, ascending.
+    /// Ascending by offset.
     pub listed: Vec<Hole>,
-    /// Bytes of all of them.
+    /// Bytes of all holes.
     pub bytes: u64,
-    /// Of these, bytes of holes that are not listed, because there were too many.
+    /// Those of `bytes` that lie in holes that are not listed, because there were too many.
     pub unlisted_bytes: u64,
 }
 
 impl Holes {
-    /// True when everything was had.
+    /// True when everything was restored.
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 }
 
-/// Holes while they are found, by several threads.
+/// Collects the holes that several threads find.
 #[derive(Debug, Default)]
 pub(super) struct HoleList(Mutex<FoundHoles>);
 
@@ -94,7 +92,7 @@ impl HoleList {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The blob that belongs at `range` is lost.
+    /// Notes that the blob that belongs at `range` is lost.
     pub(super) fn add(&self, range: ByteRange, blob: Id, pack: Option<Id>, reason: String) {
         let mut found = self.lock();
         found.bytes += range.length();
@@ -114,7 +112,7 @@ impl HoleList {
         }
     }
 
-    /// What was found.
+    /// Ends the search.
     pub(super) fn take(&self) -> Holes {
         let FoundHoles { by_offset, bytes, unlisted_bytes } = std::mem::take(&mut *self.lock());
         Holes { listed: by_offset.into_values().collect(), bytes, unlisted_bytes }

@@ -12,19 +12,18 @@ use crate::types::ByteRange;
 /// Bytes of a pack, and their share of the bytes in flight.
 pub(super) struct Fetched {
     pub(super) request: Request,
-    /// None when the pack has not these bytes; each blob is then looked for by itself.
+    /// `None` when the pack lacks these bytes; each blob is then looked for by itself.
     pub(super) bytes: Option<Bytes>,
-    /// Given back when the last blob is written.
+    /// Returned when the last blob is written.
     pub(super) share: OwnedSemaphorePermit,
 }
 
-/// Something to do for a worker.
+/// Work for one worker.
 pub(super) enum Job {
-    /// Decode and write the blobs in these bytes.
+    /// The blobs in these bytes are to be decoded and written.
     Blobs(Fetched),
-    /// Write zeros.
     Zeros(ByteRange),
-    /// Write zeros where a blob belongs that is in no index.
+    /// Zeros go where a blob belongs that is in no index.
     Hole(ByteRange),
 }
 
@@ -42,7 +41,6 @@ impl Jobs {
 /// The workers' end of the queue.
 pub(super) type Queue = Arc<Mutex<mpsc::Receiver<Job>>>;
 
-/// A queue of jobs.
 pub(super) fn queue() -> (Jobs, Queue) {
     let (sender, receiver) = mpsc::channel();
     (Jobs(sender), Arc::new(Mutex::new(receiver)))

@@ -9,27 +9,28 @@
 //! front to back: each range of a pack is fetched once, and a blob that occurs often is decoded once and written everywhere.
 //! Blobs of zeros that are known by their id are not even fetched. Within blobs, aligned runs of zeros stay holes.
 //!
-//! **All or an error**, unless the image was [opened to bear damage](super::image::OnDamage). Every byte that is written was authenticated and hashed to its blob's id; the lengths of the blobs add up
-//! to the recorded size of the file or nothing is written; success means that everything was written and flushed. After an
-//! error or a cancellation the sink holds some of the data and must not be published. A blob that does not read is fetched once more,
-//! and then from every other pack that holds a copy; what damage is left names the blob and the pack.
+//! **All or an error**, unless the image was [opened to skip damage](super::image::OnDamage). Every byte that is written was
+//! authenticated and hashed to its blob's id; the lengths of the blobs add up to the recorded size of the file or nothing is written;
+//! success means that everything was written and flushed. After an error or a cancellation the sink holds some of the data and must not
+//! be published. A blob that does not read is fetched once more, and then from every other pack that holds a copy; an error names the
+//! blob and the pack.
 //!
-//! **With holes.** Of an image that bears damage everything is written that can be had, and zeros where a blob does not read from any copy,
-//! or is in no index. The report lists these [holes], and whoever called decides what becomes of the sink: it is not what was
-//! exported. A store that fails as a whole, a sink, or a lock are errors as ever.
+//! **With holes.** Of an image that was opened to skip damage, everything that reads is written, and zeros where a blob does not read
+//! from any copy or is in no index. The report lists these [holes], and the caller decides what becomes of the sink: it is not what was
+//! exported. A store that fails as a whole, a sink that fails and a lost lock are errors all the same.
 //!
 //! **Cancellation** as in an export: stages look between two blobs and while they wait; the call returns when all its threads
 //! have ended.
 //!
 //! **The repository's lock** takes 200 ms to be known to hold. The restore begins without waiting for that, and does not end before. A
-//! repository that turns out to be locked by another stops it, whatever else went wrong by then: the lock is taken back, the other
-//! is waited for as long as the repository is to wait for anyone, and everything begins anew with what the other left. What was written
-//! before is what will be written again.
+//! repository that turns out to be locked by another stops it, also if something else went wrong by then: the lock is taken back, the
+//! other is waited for as long as the repository's patience lasts, and everything begins anew with what the other left. What was written
+//! before will be written again.
 //!
 //! **Memory**: see [`budget`](super::budget); the list and the index are in [scratch space](crate::scratch) when they are long, and
 //! are gone through in windows.
 //!
-//! It works for every file of a repository in this format, whoever wrote it and however it was cut.
+//! It works for every file of a repository in this format, by this program or another and however it was cut.
 
 mod error;
 mod fetch;
@@ -63,7 +64,7 @@ use plan::{Cut, Lost, RestorePlan};
 /// Writes `image` to the beginning of `sink`; what of the sink lies beyond it reads as zeros afterwards.
 ///
 /// # Errors
-/// [`RestoreError`]: then the sink holds a part of the image at most and must not be used.
+/// The sink then holds a part of the image at most and must not be used.
 pub async fn restore(
     image: &mut Image,
     sink: Arc<dyn BlockSink>,
@@ -139,7 +140,7 @@ async fn attempt(
         confirmed
     };
     let (copied, confirmed) = tokio::join!(work, lock);
-    // Whatever else went wrong may follow from this.
+    // Every other error may follow from this.
     confirmed?;
     let (blobs, holes) = copied?;
     progress.all_done();
@@ -166,7 +167,7 @@ async fn attempt(
     })
 }
 
-/// Copies everything; says how many blobs were decoded, and what could not be had.
+/// Copies everything. Returns how many blobs were decoded, and the holes.
 async fn copy(
     image: &Image,
     sink: &Arc<dyn BlockSink>,

@@ -1,4 +1,4 @@
-//! What a restore is to be like.
+//! What the caller of a restore chooses.
 
 use crate::transfer::budget::Budget;
 
@@ -11,11 +11,9 @@ pub enum Target {
     Dirty,
 }
 
-/// What a restore is to be like.
+/// What the caller of a restore chooses.
 #[derive(Debug, Clone, Copy)]
 pub struct RestoreOptions {
-    /// What the sink holds.
     pub target: Target,
-    /// Threads and memory.
     pub budget: Budget,
 }

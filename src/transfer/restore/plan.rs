@@ -5,12 +5,13 @@
 //! pack are fetched together, with what lies between them if that is little.
 //!
 //! The list is walked once before anything is fetched, to see that it makes a whole file. Then it is walked in [windows](Window) of
-//! so many entries that their pieces take a few MiB, whatever the length of the list. A blob that occurs in several windows is
+//! so many entries that their pieces take a few MiB, however long the list is. A blob that occurs in several windows is
 //! fetched for each.
 //!
-//! Of a blob that is in no index nobody knows the length, and with it where all others go that follow. It is an error, unless
-//! [what is lost is left out](Lost::Leave): then it is a hole whose length follows from how the file was cut, if it was cut into chunks of
-//! one size, or from the file's size, if all such blobs follow one another. Both must add up to the size; else it is an error all the same.
+//! The length of a blob that is in no index is unknown, and so is where all blobs go that follow it. It is an error, unless
+//! [lost blobs are left out](Lost::Leave): then it is a hole, whose length follows from how the file was cut, if it was cut into chunks of
+//! one size, or from the file's size, if all such blobs follow one another. Both must add up to the size; otherwise it is an error all the
+//! same.
 
 mod error;
 mod lost;
@@ -83,7 +84,7 @@ impl RestorePlan {
         if found == image_bytes { Ok(plan) } else { Err(PlanError::SizeMismatch { recorded: image_bytes, found }) }
     }
 
-    /// Walks the list once and takes down what is in it. Returns what its blobs add up to, and which are in no index.
+    /// Walks the list once. Returns what its blobs add up to, and which of them are in no index.
     fn survey(&mut self) -> Result<(u64, Missing), PlanError> {
         let (mut position, mut data_bytes, mut largest, mut missing) = (0_u64, 0_u64, 0, Missing::default());
         let mut checkpoints = Vec::with_capacity(self.content.len().div_ceil(CHECKPOINT_ENTRIES) as usize);
@@ -122,7 +123,7 @@ impl RestorePlan {
         }
     }
 
-    /// The first window.
+    /// A cursor before the first window.
     pub fn start(&self) -> Cursor {
         Cursor { entry: 0, position: 0 }
     }
@@ -130,7 +131,7 @@ impl RestorePlan {
     /// The window at `cursor`, which moves on; `None` after the last one. Looks blobs up: not for an async thread.
     ///
     /// # Errors
-    /// [`PlanError`], also when the list is no longer what it was.
+    /// Also when the list is no longer what the survey found.
     pub fn next_window(&self, cursor: &mut Cursor) -> Result<Option<Arc<Window>>, PlanError> {
         if cursor.entry > self.content.len() {
             return Ok(None);
@@ -156,9 +157,6 @@ impl RestorePlan {
     }
 
     /// The part of the list that `range` of the file touches, as a window of its own. Looks blobs up: not for an async thread.
-    ///
-    /// # Errors
-    /// [`PlanError`], as for [`RestorePlan::next_window`].
     pub fn window_of(&self, range: ByteRange) -> Result<Arc<Window>, PlanError> {
         let mut window = WindowBuilder::default();
         let checkpoint = self.checkpoints.partition_point(|position| *position <= range.offset()).saturating_sub(1);
@@ -184,7 +182,6 @@ impl RestorePlan {
         self.data_bytes
     }
 
-    /// Size of the file.
     pub fn image_bytes(&self) -> u64 {
         self.image_bytes
     }

@@ -34,7 +34,7 @@ use crate::types::error::chain;
 /// a file.
 const HOLE_BYTES: u64 = 64 << 10;
 
-/// What the workers share.
+/// What the workers of a restore share.
 pub(super) struct Work {
     pub(super) repository: Repository,
     pub(super) index: Arc<Index>,
@@ -44,7 +44,7 @@ pub(super) struct Work {
     pub(super) sealer: Sealer,
     pub(super) sink: Arc<dyn BlockSink>,
     pub(super) target: Target,
-    /// Where what cannot be had is taken down; `None` where that is an error.
+    /// Takes down what does not read; `None` where that is an error.
     pub(super) holes: Option<Arc<HoleList>>,
     /// Memory of a worker for blobs in plain; as large as the largest at least.
     pub(super) batch_bytes: usize,
@@ -71,7 +71,6 @@ impl Tally {
     }
 }
 
-/// Starts `count` workers.
 pub(super) fn start(work: &Arc<Work>, queue: Queue, count: usize) -> Workers<RestoreError> {
     stages::start("restore", count, &work.stop, || {
         let (work, queue) = (Arc::clone(work), Arc::clone(&queue));
@@ -153,7 +152,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Nothing is written that was not found to be what its id says.
+    /// Writes the blobs whose hashes are their ids; those of which that is not so are mended.
     fn verify_and_write(&mut self, batch: &[(usize, Occurrences<'_>)]) -> Result<(), RestoreError> {
         let inputs: Vec<&[u8]> = batch.iter().map(|(at, blob)| &self.plain[*at..*at + length_of(blob)]).collect();
         hash::sha256_many(&inputs, &mut self.ids);
@@ -175,7 +174,7 @@ impl Worker {
             tracing::warn!(blob = %blob.id, pack = %blob.location.pack, damage = %chain(damage), "a blob is damaged; it is fetched again");
         }
         let work = &self.work;
-        // What a worker that panicked left is nothing.
+        // The lock protects no data that a panic could leave half changed.
         let _one_at_a_time = work.mending.lock().unwrap_or_else(PoisonError::into_inner);
         let read = work.repository.read_blob_again(&work.index, BlobKind::Data, &blob.id);
         let found = work.runtime.block_on(work.stop.run_until_cancelled(read)).ok_or(RestoreError::Cancelled)?;
@@ -191,7 +190,7 @@ impl Worker {
         }
     }
 
-    /// Takes down that a blob is lost. An error that is not about the blob stays one.
+    /// Takes down that a blob is lost. An error that is not about the blob is passed on.
     fn leave_hole(&self, holes: &HoleList, blob: &Occurrences<'_>, error: RestoreError) -> Result<(), RestoreError> {
         let reason = match error {
             RestoreError::Damaged { damage, .. } => chain(&damage),
@@ -207,7 +206,7 @@ impl Worker {
         Ok(())
     }
 
-    /// All that a blob belongs to was written.
+    /// Counts a blob as written everywhere.
     fn dealt_with(&self, blob: &Occurrences<'_>) {
         let bytes = length_of(blob) as u64 * blob.positions().count() as u64;
         self.work.progress.done(bytes);

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::fault::Fault;
 
-/// Bytes of a request's body that are handed on at once: the smaller, the better is seen that it moves.
+/// Bytes of a request's body that are handed on at once: with small pieces, its movement is seen better.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// When something was last seen to move. Clones share it.
@@ -21,12 +21,10 @@ const PIECE_BYTES: usize = 64 << 10;
 pub struct Pulse(Arc<Mutex<Instant>>);
 
 impl Pulse {
-    /// Now.
     pub fn begin() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    /// When.
     pub fn last(&self) -> Instant {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! Why a request brought no success, and what that means to who asked for an object.
+//! Why a request did not succeed, and what that means for the call to the store.
 
 use std::error::Error;
 use std::fmt;
@@ -70,13 +70,12 @@ impl Answer {
         Self { status, code, message, region }
     }
 
-    /// The status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// True when it is the object, the upload or the bucket that does not exist. Other things have the same status: a key to encrypt with, for
-    /// one.
+    /// True when it is the object, the upload or the bucket that does not exist. Others may have the same status, such as a key to encrypt
+    /// with.
     pub fn says_that_it_is_not_there(&self) -> bool {
         let names = ["", "NotFound", "NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NoSuchBucket"];
         let azures = ["BlobNotFound", "ContainerNotFound", "ResourceNotFound"];
@@ -115,21 +114,21 @@ impl fmt::Display for Answer {
     }
 }
 
-/// What a store finds wrong with credentials.
+/// A complaint of a store about credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Complaint {
-    /// The session token was good once.
+    /// The session token has expired.
     Expired,
-    /// The session token is none.
+    /// The session token is not one of this store.
     Token,
-    /// There is no such key. MinIO says so too of one whose session token has expired.
+    /// The store knows no such key. MinIO says so also of one whose session token has expired.
     Key,
     /// Another secret belongs to the key.
     Secret,
 }
 
 impl Complaint {
-    /// What that means to who gave them.
+    /// What the owner of the credentials can do.
     fn advice(self) -> &'static str {
         match self {
             Self::Expired => "the session token is no longer valid: get new credentials",
@@ -163,7 +162,7 @@ impl Fault {
         std::iter::successors(Some(error), |error| (*error).source()).find_map(|error| error.downcast_ref())
     }
 
-    /// What it means to who asked for `object`.
+    /// The error of a call for `object` that met this fault.
     pub fn meaning(&self, object: String) -> StoreError {
         let source = Box::new(self.clone());
         match self {

@@ -4,15 +4,15 @@
 //! Nothing here waits for ever, and no limit is a fixed time for a body of any length:
 //!
 //! * a connection stands within [`Limits::connect`];
-//! * a request or an answer of which nothing moves for [`Limits::idle`] has stalled. Of a request that is seen only up to the kernel's
-//!   buffer: what may lie in it gets its time at the least rate too;
+//! * a request or an answer of which nothing moves for [`Limits::idle`] has stalled. A request is seen to move only up to the kernel's
+//!   buffer, so what may lie in that gets its time at the least rate as well;
 //! * as a whole each of them has as long as its length takes at [`Limits::least_rate`].
 //!
 //! So a body that moves, however slowly, as on a line of 4 Mbit/s that four transfers share, is not cut off; one that does not, is.
 //!
 //! # Failures
-//! `object_store` shows neither the status of an answer nor the cause of a broken connection. Therefore everything that is no
-//! success, but for "there is no such object" and the outcome of a condition, leaves here as an error that carries a [`Fault`].
+//! `object_store` shows neither the status of an answer nor the cause of a broken connection. Therefore every answer that is not a
+//! success, except for "there is no such object" and the outcome of a condition, leaves here as an error that carries a [`Fault`].
 //! Its kind is one that `object_store` does not repeat: repeating is the business of [`patient`](super::patient).
 
 mod body;
@@ -47,9 +47,9 @@ const ERROR_TEXT_BYTES: usize = 64 << 10;
 /// How long requests may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Until a connection stands.
+    /// Longest time until a connection stands.
     pub connect: Duration,
-    /// Without anything moving.
+    /// Longest time in which nothing moves.
     pub idle: Duration,
     /// Bytes a second below which a body is not waited for.
     pub least_rate: u64,
@@ -148,9 +148,6 @@ impl Connector {
     }
 
     /// The region that a bucket says it lies in, asked without credentials as anybody may; `None` when it does not say.
-    ///
-    /// # Errors
-    /// As for any request.
     pub async fn region_of(&self, bucket: String, object: String) -> Result<Option<String>, StoreError> {
         let asked = tokio::time::timeout(self.limits.idle, self.client.head(bucket).send()).await;
         match asked {
@@ -167,7 +164,7 @@ impl Connector {
     /// The body of the answer to `request`, of at most `most` bytes.
     ///
     /// # Errors
-    /// What was no success, and what is longer.
+    /// The answer must be a success and not longer.
     pub async fn ask(&self, request: HttpRequest, most: usize) -> Result<Vec<u8>, Fault> {
         let broken = |error: HttpError| {
             let fault = Fault::behind(&error).cloned();

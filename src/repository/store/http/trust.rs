@@ -1,6 +1,6 @@
-//! Whom to believe when a repository brings its own certificate authority.
+//! Verifies servers when a repository brings its own certificate authority.
 //!
-//! Then that one alone is believed, as by restic and by Amazon's tools. A server may also show a certificate that was given here itself:
+//! Then that authority alone is trusted, as by restic and by Amazon's tools. A server may also show a certificate that was given here itself:
 //! one that is a certificate authority's and signs itself, as `openssl req -x509` makes them, is refused by `webpki` for a server although
 //! it is the very one that was asked for. It is accepted for its own name and in its own time.
 
@@ -28,7 +28,7 @@ pub enum TrustError {
     Verifier(#[from] VerifierBuilderError),
 }
 
-/// A client that believes the certificates in `pem` and those that they sign.
+/// A client that trusts the certificates in `pem` and those that they sign.
 pub fn only(pem: &str) -> Result<ClientConfig, TrustError> {
     let given: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?;
     if given.is_empty() {

@@ -36,7 +36,7 @@ fn known(data: &[u8]) -> Option<[u8; 32]> {
     KNOWN.try_with(same).ok().flatten()
 }
 
-/// Computes what is not known.
+/// The provider of digests: computes those that are not known.
 #[derive(Debug)]
 pub struct Digests;
 
@@ -68,7 +68,7 @@ fn unsupported() -> object_store::Error {
     object_store::Error::NotSupported { source: "an algorithm that S3 does not use".into() }
 }
 
-/// A digest in the making.
+/// A digest that is being computed, or was known.
 enum Digest {
     Empty,
     /// Of bytes whose digest was known; nothing more may follow.

@@ -6,9 +6,9 @@ use crate::transfer::chunk_size::ChunkSize;
 /// What is done about a blob that is in no index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
-    /// There is no plan.
+    /// The plan fails.
     Refuse,
-    /// It is a hole.
+    /// The blob becomes a hole.
     Leave(Cut),
 }
 
@@ -17,30 +17,32 @@ pub enum Lost {
 pub enum Cut {
     /// Into chunks of so many bytes, but for the last, and runs of zeros.
     Chunks(u64),
-    /// Into chunks of one of the sizes that [chunks have](ChunkSize), nobody tells which.
+    /// Into chunks of one of the sizes that [chunks have](ChunkSize); which one is unknown.
     UnknownChunks,
-    /// Anyhow.
+    /// In any way, as restic cuts by content.
     Anyhow,
 }
 
-/// How long blobs are that are in no index.
+/// The length of the blobs that are in no index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gap {
-    /// They are an error.
     Refuse,
-    /// That is being found out; they count as empty.
+    /// The survey is finding it out; they count as empty meanwhile.
     Unknown,
     /// They are chunks of so many bytes, but for the last of the file.
     Chunks(u64),
     /// They follow one another from this entry on and have so many bytes together.
-    Run { first: u64, bytes: u64 },
+    Run {
+        first: u64,
+        bytes: u64,
+    },
 }
 
-/// Blobs that are in no index.
+/// The blobs that are in no index.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
     count: u64,
-    /// The first: its number in the list, and where it belongs.
+    /// The first of them: its number in the list, its id, and where it belongs.
     pub(super) first: Option<(u64, Id, u64)>,
     last: u64,
 }

@@ -11,7 +11,7 @@ use crate::types::ByteRange;
 /// Bytes between two blobs that are fetched and thrown away, at most: a request costs as much as they do.
 pub const GAP_BYTES: u64 = 1 << 20;
 
-/// What an entry of the list is.
+/// An entry of the list, with where its blob lies.
 pub(super) enum Entry {
     Zeros(u64),
     Blob(BlobLocation),
@@ -97,9 +97,8 @@ pub struct Window {
 /// A range of a pack, and which pieces it holds.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The pack.
     pub pack: Id,
-    /// The bytes of it.
+    /// The range of the pack.
     pub bytes: Range<u64>,
     window: Arc<Window>,
     pieces: Range<usize>,
@@ -158,7 +157,6 @@ impl Window {
 }
 
 impl Request {
-    /// Length in bytes.
     pub fn length(&self) -> u64 {
         self.bytes.end - self.bytes.start
     }
@@ -174,9 +172,7 @@ impl Request {
 
 /// A blob of a request, and everywhere it goes.
 pub struct Occurrences<'a> {
-    /// The blob.
     pub id: Id,
-    /// Where it lies.
     pub location: BlobLocation,
     pieces: &'a [Piece],
 }

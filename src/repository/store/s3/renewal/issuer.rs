@@ -1,4 +1,4 @@
-//! The services that give out credentials, asked once.
+//! Asks the services that give out credentials, once for each call.
 //!
 //! | source | asked |
 //! |---|---|
@@ -6,10 +6,10 @@
 //! | container | one GET, with the authorization that the file or the variable holds |
 //! | machine | the metadata service, version 2: a token of its own, the role's name, the role's credentials |
 //!
-//! Version 1 of the metadata service is not spoken: whatever can make a machine fetch an address would get credentials there.
+//! Version 1 of the metadata service is not spoken: it gives credentials to everybody who can make a machine fetch an address.
 //!
-//! Files are read anew each time, since whoever keeps them fresh replaces them. Answers are bounded in time and length. What a service says
-//! of a token that it does not like is not repeated if the token is in it.
+//! Files are read anew each time, since the platform that keeps them fresh replaces them. Answers are bounded in time and length. Words of
+//! a service that repeat the token are cut off before it.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -49,12 +49,12 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub enum Refusal {
     /// Asking again later may help.
     Passing(String),
-    /// It does not.
+    /// Asking again does not help.
     Final(String),
 }
 
 impl Refusal {
-    /// As a fault of the request that was to be signed.
+    /// The fault of the request that was to be signed.
     pub fn fault(self) -> Fault {
         match self {
             Self::Passing(why) => Fault::NoCredentialsNow(why),
@@ -76,7 +76,7 @@ impl Refusal {
         }
     }
 
-    /// The same, without what comes of `secret` in it.
+    /// The same, cut off before the place where it repeats `secret`.
     fn without(self, secret: &str) -> Self {
         let beginning: String = secret.chars().take(12).collect();
         self.in_words(|why| match why.find(&beginning) {
@@ -86,7 +86,7 @@ impl Refusal {
     }
 }
 
-/// Asks one source.
+/// Asks one source for credentials.
 #[derive(Debug)]
 pub struct Issuer {
     source: CredentialSource,
@@ -113,7 +113,7 @@ impl Issuer {
     /// Credentials, and how long they are good.
     ///
     /// # Errors
-    /// [`Refusal`], in words that name the source.
+    /// The words of the refusal name the source.
     pub async fn ask(&self) -> Result<Issued, Refusal> {
         let asked = match &self.source {
             CredentialSource::WebIdentity { role, token_file, session, service } => {
@@ -170,7 +170,7 @@ impl Issuer {
         let roles = text(get("").await?)?;
         let role = roles.lines().next().unwrap_or_default().trim();
         if role.is_empty() {
-            return Err(Refusal::Final("it has none".to_owned()));
+            return Err(Refusal::Final("it has no role".to_owned()));
         }
         document(&get(&utf8_percent_encode(role, PLAIN).to_string()).await?)
     }
@@ -186,7 +186,8 @@ fn request(method: Method, address: &str, body: HttpRequestBody) -> Result<HttpR
 }
 
 fn header(token: &str) -> Result<HeaderValue, Refusal> {
-    let value = HeaderValue::from_str(token).map_err(|_| Refusal::Final("what it is shown is no token".to_owned()))?;
+    let value = HeaderValue::from_str(token)
+        .map_err(|_| Refusal::Final("the token must not contain spaces or control characters".to_owned()))?;
     Ok(sensitive(value))
 }
 

@@ -1,8 +1,8 @@
 //! Credentials that expire while a transfer runs, and are renewed from their source meanwhile.
 //!
-//! [`Renewing`] is what signs: it holds the credentials and asks an [`Issuer`] for others when the [schedule](schedule) says so. One
-//! request asks; those that have nothing to sign with wait for it and share what comes of it, the others go on with what there is.
-//! [`Renewed`] is what sends: it notices when the store says that a token has expired before its time, as it does when this machine's
+//! [`Renewing`] signs: it holds the credentials and asks an [`Issuer`] for others when the [schedule](schedule) says so. One request asks;
+//! those that have nothing to sign with wait for it and share the result, the others go on with the credentials that there are.
+//! [`Renewed`] sends: it notices when the store says that a token has expired before its time, as it does when this machine's
 //! clock is slow or a session was ended, and makes of it an error that may pass. So the layer that repeats calls repeats this one, signed
 //! anew. To a HEAD no store says why it refuses: there the refusal is final.
 //!
@@ -45,7 +45,7 @@ pub struct Renewing {
     issuer: Issuer,
     clock: Clock,
     state: Mutex<State>,
-    /// Held by whoever asks.
+    /// Held by the request that asks.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -54,7 +54,7 @@ struct State {
     held: Held,
     /// How often the source was asked.
     questions: u64,
-    /// What came of the last question, if it was nothing.
+    /// Why the last question brought nothing, if it did not.
     refused: Option<Refusal>,
 }
 
@@ -89,7 +89,7 @@ impl Renewing {
         (state.held.due(now), state.questions)
     }
 
-    /// What signs a request now.
+    /// The credentials that sign a request now.
     async fn credential(&self) -> Result<Arc<AwsCredential>, Refusal> {
         let (due, questions) = self.due();
         match due {
@@ -124,7 +124,7 @@ impl Renewing {
         }
     }
 
-    /// For whoever has the turn.
+    /// Asks the source. The caller must hold the turn.
     async fn ask(&self) -> Result<Arc<AwsCredential>, Refusal> {
         let asked = (self.clock)();
         let answer = self.issuer.ask().await;
@@ -200,7 +200,7 @@ impl HttpService for Renewed {
     }
 }
 
-/// Whether others may do where these credentials did not.
+/// Whether other credentials may succeed where these did not.
 fn has_expired(error: &HttpError) -> bool {
     match Fault::behind(error) {
         Some(Fault::Answer(answer)) => {

@@ -4,7 +4,8 @@
 //! services have the next ones five minutes before the end. Until then they go on being used while the source is asked, also when it does not
 //! answer, and it is asked again only [`AGAIN_AFTER`] later.
 //!
-//! What was only just given is used whatever this machine's clock says of it: the clock may be wrong, and the store is the judge. If the
+//! Credentials that were just given are used even if this machine's clock says that they have expired: the clock may be wrong, and the
+//! store is the judge. If the
 //! store says that a token has expired ([`Held::distrust`]), the source is asked at once.
 
 use std::sync::Arc;
@@ -14,12 +15,11 @@ use object_store::aws::AwsCredential;
 
 /// How long before their end credentials are renewed.
 const BEFORE_THE_END: Duration = Duration::from_secs(5 * 60);
-/// How long a source is left in peace while there are credentials to use.
+/// How long a source is not asked again while there are credentials to use.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Credentials, fresh from their source.
 pub struct Issued {
-    /// What signs.
     pub credential: AwsCredential,
     /// When they expire; `None`: the source does not say.
     pub until: Option<SystemTime>,
@@ -30,7 +30,7 @@ pub struct Issued {
 pub enum Due {
     /// Sign with these.
     Use(Arc<AwsCredential>),
-    /// Ask the source, and use these if somebody does so already or if it does not answer.
+    /// Ask the source, and sign with these if another request does so already or if it does not answer.
     Soon(Arc<AwsCredential>),
     /// Ask the source: there are none to use.
     Now,
@@ -49,11 +49,11 @@ struct Current {
     got: SystemTime,
     until: Option<SystemTime>,
     standing: Standing,
-    /// Whether those before them were refused.
+    /// Whether the store refused the credentials before these.
     after_refusal: bool,
 }
 
-/// What the store thinks of them.
+/// Whether the store has accepted the credentials.
 #[derive(PartialEq, Eq)]
 enum Standing {
     Untried,
@@ -82,7 +82,7 @@ impl Held {
         }
     }
 
-    /// The source has answered, to a question of this time. False when these are the ones that the store refuses.
+    /// Takes the answer of the source to a question of this time. False when these are the credentials that the store refuses.
     pub fn accept(&mut self, issued: Issued, asked: SystemTime) -> bool {
         self.asked = Some(asked);
         let refused = self.current.as_ref().filter(|current| current.standing == Standing::Refused);
@@ -99,12 +99,12 @@ impl Held {
         true
     }
 
-    /// The source was asked at this time, and gave none.
+    /// Notes that the source was asked at this time, and gave none.
     pub fn failed(&mut self, asked: SystemTime) {
         self.asked = Some(asked);
     }
 
-    /// The store took a request that was signed with the credentials of this token.
+    /// Notes that the store took a request that was signed with the credentials of this token.
     pub fn trust(&mut self, token: &str) {
         if let Some(current) = self.current.as_mut().filter(|current| current.has(token) && current.standing == Standing::Untried)
         {
@@ -112,8 +112,8 @@ impl Held {
         }
     }
 
-    /// The store says that this token is no longer valid. True when a request that is repeated is signed with others, of which something may
-    /// be hoped: not when it has refused two in a row.
+    /// Notes that the store says that this token is no longer valid. True when a repeated request is signed with others, which may succeed:
+    /// not when the store has refused two in a row.
     pub fn distrust(&mut self, token: &str) -> bool {
         let Some(current) = self.current.as_mut().filter(|current| current.has(token)) else { return true };
         let hope = current.standing != Standing::Untried || !current.after_refusal;
