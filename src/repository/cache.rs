@@ -15,9 +15,9 @@
 //! and in them only files that are called as ours are, count or are removed.
 //!
 //! **Bound**: [`Cache::LIMIT_BYTES`] for all repositories together, looked at after each tree and each list of packs that is added; the
-//! files used longest ago go first. Index files that the repository no longer has, or that became part of a segment, go when its index is loaded. Segments
-//! have a bound of their own, [`Cache::SEGMENT_LIMIT_BYTES`]: those of a repository that is in use stay, however large they are, since
-//! they would be made again at once.
+//! files used longest ago go first. Index files that the repository no longer has, or that became part of a segment, go when its
+//! index is loaded. Segments have a bound of their own, [`Cache::SEGMENT_LIMIT_BYTES`]: those of a repository that is in use stay,
+//! however large they are, since they would be made again at once.
 
 use std::collections::HashSet;
 use std::fmt;

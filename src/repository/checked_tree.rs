@@ -5,9 +5,10 @@
 //! no harm), and a note of the export's own. A tree is named by its hash, and so are packs, so neither ever says anything else.
 //!
 //! **When it is believed**: when the index of the moment names each of these packs, with blobs of the same length together
-//! ([`Index::find_packs`]). Packs that are absent, short or damaged are out of sight there ([`doubts`](super::doubts)), and so are those that a
-//! prune removed or whose blobs it moved elsewhere: the list is then looked up blob by blob as if nothing were remembered, and
-//! remembered again with the packs that have them now. Whether the tree itself is in the index is asked as for every tree.
+//! ([`Index::find_packs`]). Packs that are absent, short or damaged are out of sight there ([`doubts`](super::doubts)), and so are
+//! those that a prune removed or whose blobs it moved elsewhere: the list is then looked up blob by blob as if nothing were
+//! remembered, and remembered again with the packs that have them now. Whether the tree itself is in the index is asked as for
+//! every tree.
 //!
 //! **In the [cache](super::cache)**, as one sealed file for each tree, 40 bytes for each pack: 3.5 MB for 1 TiB. It is disposable: a file
 //! that is cut, flipped, of another tree or sealed with another repository's key is removed, and then nothing is remembered.

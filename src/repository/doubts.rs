@@ -1,10 +1,10 @@
 //! Compares what an index says of packs with the store. An index that names a pack which is gone or damaged would make every later export
 //! refer to what nobody can restore, since a blob that an index names is not stored again.
 //!
-//! **Packs that are doubted** are taken out of the index that an export looks into ([`Index::without_packs`]). It stores their blobs again if
-//! it meets them, in other packs; an increment that would have inherited one of them reads everything. Nothing is deleted and nothing
-//! of the repository rewritten: restores try every copy of a blob, and find the new one. So the next export of a volume heals all that
-//! the volume still has. The old rows stay until a [prune](super::prune) drops them.
+//! **Packs that are doubted** are taken out of the index that an export looks into ([`Index::without_packs`]). It stores their
+//! blobs again if it meets them, in other packs; an increment that would have inherited one of them reads everything. Nothing is
+//! deleted and nothing of the repository rewritten: restores try every copy of a blob, and find the new one. So the next export of
+//! a volume heals all that the volume still has. The old rows stay until a [prune](super::prune) drops them.
 //!
 //! What a machine remembers of lists whose blobs it looked up once ([`checked_tree`](super::checked_tree)) is believed only while each of
 //! their packs is in this index, so that a doubt about one of them reaches every list that relies upon it.

@@ -1,6 +1,7 @@
 //! Objects that are one sealed JSON document: snapshots, index files and locks.
 //!
-//! Before it is sealed, such a document is the byte 2 and then zstd-compressed JSON. JSON by itself, as version 1 wrote it, is read as well.
+//! Before it is sealed, such a document is the byte 2 and then zstd-compressed JSON. JSON by itself, as version 1 wrote it, is read
+//! as well.
 
 use std::io::{Read, Write};
 use std::sync::Arc;

@@ -2,7 +2,8 @@
 //!
 //! # Steps
 //! Under a **shared** lock, beside exports and restores, for as long as it takes:
-//! 1. [inventory]: snapshots are listed, then index files and packs read; the blobs that the snapshots' trees refer to are [collected](used);
+//! 1. [inventory]: snapshots are listed, then index files and packs read; the blobs that the snapshots' trees refer to are
+//!    [collected](used);
 //! 2. [plan]: which packs stay, which go, which are repacked, and which index files are superseded. If anything that a snapshot needs is
 //!    not there, all ends here ([`PruneError::Missing`]) and nothing is changed. A dry run ends here too. Of a blob that several packs
 //!    have, the copy that stays is read before any other goes;
@@ -12,7 +13,8 @@
 //! Then under an **exclusive** lock, for as long as the deletes take:
 //!
 //! 4. [commit]: snapshots and index files are listed again. Where someone else pruned meanwhile, nothing is deleted, and all begins
-//!    anew, [three times](ATTEMPTS) at most. A pack that a snapshot stored meanwhile needs stays, and an index file is stored that names it;
+//! anew, [three times](ATTEMPTS) at most. A pack that a snapshot stored meanwhile needs stays, and an index file is stored that
+//! names it;
 //! 5. superseded index files are deleted;
 //! 6. packs that go are deleted, and packs that no index file named in step 1 and names now: nobody is about to name them, since
 //!    nobody else holds a lock. A pack that was stored after step 1 and is named by none is left to the next prune.
@@ -40,10 +42,11 @@
 //! | rustic's prune, which takes no lock | **never**: it deletes what a running export refers to | **never** |
 //!
 //! # After healing
-//! An export that found packs absent, short or damaged stored again what it met of them, beside the old rows of the index. Here those rows go:
-//! index files that name a pack which is not there, or not whole, or of which nothing is needed that no sound pack has, are superseded
-//! by files that do not, and what there is of the pack is deleted. So a repository that exports have healed passes `restic check` after this.
-//! What only a damaged pack may have stays, and so does what the check says of it, until the snapshots that need it are forgotten.
+//! An export that found packs absent, short or damaged stored again what it met of them, beside the old rows of the index. Here
+//! those rows go: index files that name a pack which is not there, or not whole, or of which nothing is needed that no sound pack
+//! has, are superseded by files that do not, and what there is of the pack is deleted. So a repository that exports have healed
+//! passes `restic check` after this. What only a damaged pack may have stays, and so does what the check says of it, until the
+//! snapshots that need it are forgotten.
 //!
 //! # Memory
 //! Tables of blobs are in scratch space: 77 bytes for each copy, twice while they are sorted, and 33 for each id that is needed. In memory

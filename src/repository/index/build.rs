@@ -6,7 +6,8 @@ use std::io;
 
 use super::entry::{BlobRow, PackRow, ROW_BYTES, Row};
 use super::page::{Place, Seal};
-use super::segment::{Segment, SegmentContents, SegmentRows};
+use super::scan::SegmentRows;
+use super::segment::{Segment, SegmentContents};
 use super::view::View;
 use crate::repository::blob::{BlobKind, PackRecord};
 use crate::repository::id::Id;

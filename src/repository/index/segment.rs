@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::entry::{BlobRow, PackRow, ROW_BYTES, Row};
+use super::layout::{FENCE_BYTES, Layout, MAGIC, ROWS_OF_PAGE, Section};
 use super::page::{Mark, PAGE_BYTES, PAYLOAD_BYTES, PageError, PageWriter, Pages, Payload, Place, STEP_PAGES, Seal};
 use crate::repository::blob::BlobKind;
 use crate::repository::cache::Cache;
@@ -29,12 +30,6 @@ use crate::repository::id::{Id, IdHasher};
 use crate::scratch::ScratchError;
 use crate::types::error::chain;
 
-/// Names the layout: another one needs another magic.
-const MAGIC: &[u8; 8] = b"wlindex1";
-const ROWS_OF_PAGE: u64 = (PAYLOAD_BYTES / ROW_BYTES) as u64;
-const FILES_OF_PAGE: u64 = (PAYLOAD_BYTES / Id::LENGTH) as u64;
-const FENCE_BYTES: usize = 4;
-const FENCES_OF_PAGE: u64 = (PAYLOAD_BYTES / FENCE_BYTES) as u64;
 /// Segments of up to so many pages (4 MiB) are not made durable, which would cost a small export more than all the rest of its index;
 /// they are read whole instead when they are opened.
 pub(super) const VERIFIED_PAGES: u64 = 4096;
@@ -47,69 +42,10 @@ pub(super) fn name_of(files: &[Id]) -> Id {
     hasher.finish()
 }
 
-/// Where a table of rows lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Section {
-    first_page: u64,
-    rows: u64,
-}
-
-impl Section {
-    fn pages(self, rows_of_page: u64) -> u64 {
-        self.rows.div_ceil(rows_of_page)
-    }
-}
-
-/// Sections as the numbers of rows say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Layout {
-    files: Section,
-    packs: Section,
-    data: Section,
-    trees: Section,
-    data_fences: Section,
-    tree_fences: Section,
-    /// Number of pages in all.
-    pages: u64,
-}
-
-impl Layout {
-    /// `None` for numbers that no file can have.
-    fn of([files, packs, data, trees]: [u64; 4]) -> Option<Self> {
-        // Numbers of packs and files have 32 bits, and so many blobs fill no file system.
-        if files > u64::from(u32::MAX) || packs > u64::from(u32::MAX) || data > 1 << 48 || trees > 1 << 48 {
-            return None;
-        }
-        let mut next = 1;
-        let mut section = |rows: u64, rows_of_page: u64| {
-            let section = Section { first_page: next, rows };
-            next += section.pages(rows_of_page);
-            section
-        };
-        let (files, packs) = (section(files, FILES_OF_PAGE), section(packs, ROWS_OF_PAGE));
-        let (data, trees) = (section(data, ROWS_OF_PAGE), section(trees, ROWS_OF_PAGE));
-        let data_fences = section(data.pages(ROWS_OF_PAGE), FENCES_OF_PAGE);
-        let tree_fences = section(trees.pages(ROWS_OF_PAGE), FENCES_OF_PAGE);
-        Some(Self { files, packs, data, trees, data_fences, tree_fences, pages: next })
-    }
-
-    /// What the first page says.
-    fn parse(header: &Payload) -> Option<Self> {
-        let counts = header.strip_prefix(MAGIC)?.first_chunk::<32>()?;
-        let (counts, _) = counts.as_chunks::<8>();
-        Self::of([0, 1, 2, 3].map(|at| u64::from_be_bytes(counts[at])))
-    }
-
-    fn header(&self) -> Vec<u8> {
-        let counts = [self.files, self.packs, self.data, self.trees].map(|section| section.rows.to_be_bytes());
-        [&MAGIC[..], counts.as_flattened()].concat()
-    }
-}
-
 /// A sorted table of blobs, and what of it is in memory.
 #[derive(Debug)]
-struct Table {
-    section: Section,
+pub(super) struct Table {
+    pub(super) section: Section,
     /// The beginning of the first row of each page.
     fences: Vec<u32>,
 }
@@ -117,7 +53,7 @@ struct Table {
 /// An open segment; see the module's header.
 #[derive(Debug)]
 pub(super) struct Segment {
-    pages: Pages,
+    pub(super) pages: Pages,
     /// The file's name, unless it is in scratch space.
     path: Option<PathBuf>,
     files: Vec<Id>,
@@ -261,7 +197,7 @@ impl Segment {
         self.table(kind).section.rows
     }
 
-    fn table(&self, kind: BlobKind) -> &Table {
+    pub(super) fn table(&self, kind: BlobKind) -> &Table {
         match kind {
             BlobKind::Data => &self.data,
             BlobKind::Tree => &self.trees,
@@ -269,7 +205,7 @@ impl Segment {
     }
 
     /// The page of a table in which the first row of `id` lies, if any does.
-    fn page_of(&self, kind: BlobKind, id: &Id) -> u64 {
+    pub(super) fn page_of(&self, kind: BlobKind, id: &Id) -> u64 {
         // The last page that begins before the id may hold it; so may those that begin alike.
         let wanted = beginning(id.as_bytes());
         self.table(kind).fences.partition_point(|first| *first < wanted).saturating_sub(1) as u64
@@ -298,19 +234,6 @@ impl Segment {
         Ok(())
     }
 
-    /// All rows of a table in order. An error is the last thing that comes.
-    pub(super) fn rows(&self, kind: BlobKind) -> SegmentRows<'_> {
-        SegmentRows { segment: self, section: self.table(kind).section, next: 0, buffer: Vec::new(), at: 0, left: 0 }
-    }
-
-    /// A place in a table that moves forward, for about so many look-ups in ascending order.
-    pub(super) fn cursor(&self, kind: BlobKind, lookups: u64) -> PageCursor<'_> {
-        let pages = self.table(kind).section.pages(ROWS_OF_PAGE);
-        // Where most pages are asked for, many are read at once; where few are, none for nothing.
-        let step_pages = if lookups >= pages / 2 { STEP_PAGES } else { 1 };
-        PageCursor { segment: self, kind, step_pages, first_page: 0, buffer: Vec::new() }
-    }
-
     /// The pack of that number.
     pub(super) fn pack(&self, number: u32) -> Result<PackRow, ScratchError> {
         let (page, at) = (u64::from(number) / ROWS_OF_PAGE, (u64::from(number) % ROWS_OF_PAGE) as usize);
@@ -333,7 +256,7 @@ impl Segment {
     }
 
     /// The error that a page could not be read. A file that is not what it was is removed.
-    fn failed(&self, error: PageError) -> ScratchError {
+    pub(super) fn failed(&self, error: PageError) -> ScratchError {
         let folder = self.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let unread = match (error, &self.path) {
             (error @ PageError::Damaged(_), Some(path)) => {
@@ -396,93 +319,4 @@ fn write_table(
     }
     writer.end_section()?;
     Ok((count, fences))
-}
-
-/// A place in a table that moves forward; see [`Segment::cursor`].
-#[derive(Debug)]
-pub(super) struct PageCursor<'a> {
-    segment: &'a Segment,
-    kind: BlobKind,
-    step_pages: u64,
-    /// Page of the table that the buffer begins with.
-    first_page: u64,
-    /// Rows of the table, without what the last page has none of.
-    buffer: Vec<u8>,
-}
-
-impl PageCursor<'_> {
-    /// Gives `visit` the rows of the blob `id`, which comes after all that were looked for before it.
-    pub(super) fn seek(&mut self, id: &Id, mut visit: impl FnMut(&Row)) -> Result<(), ScratchError> {
-        let pages = self.segment.table(self.kind).section.pages(ROWS_OF_PAGE);
-        let mut page = self.segment.page_of(self.kind, id);
-        while page < pages {
-            self.load(page, pages)?;
-            let from = (page - self.first_page) as usize * PAYLOAD_BYTES;
-            let (rows, _) = self.buffer[from..(from + PAYLOAD_BYTES).min(self.buffer.len())].as_chunks::<ROW_BYTES>();
-            let at = rows.partition_point(|row| row[..Id::LENGTH] < id.as_bytes()[..]);
-            let alike = rows[at..].iter().take_while(|row| row.starts_with(id.as_bytes())).map(&mut visit).count();
-            if at + alike < rows.len() {
-                break;
-            }
-            page += 1;
-        }
-        Ok(())
-    }
-
-    /// Reads the page into the buffer, unless it is there.
-    fn load(&mut self, page: u64, pages: u64) -> Result<(), ScratchError> {
-        let held = (self.buffer.len().div_ceil(PAYLOAD_BYTES)) as u64;
-        if page >= self.first_page && page < self.first_page + held {
-            return Ok(());
-        }
-        let section = self.segment.table(self.kind).section;
-        let count = (pages - page).min(self.step_pages);
-        self.first_page = page;
-        if let Err(error) = self.segment.pages.many(section.first_page + page, count, &mut self.buffer) {
-            self.buffer.clear();
-            return Err(self.segment.failed(error));
-        }
-        let rows = (section.rows - page * ROWS_OF_PAGE).min(count * ROWS_OF_PAGE);
-        self.buffer.truncate(rows as usize * ROW_BYTES);
-        Ok(())
-    }
-}
-
-/// Iterates over the rows of a table in order.
-#[derive(Debug)]
-pub(super) struct SegmentRows<'a> {
-    segment: &'a Segment,
-    section: Section,
-    /// Page after those in the buffer.
-    next: u64,
-    buffer: Vec<u8>,
-    at: usize,
-    /// Rows of the buffer that have not come yet.
-    left: usize,
-}
-
-impl Iterator for SegmentRows<'_> {
-    type Item = Result<Row, ScratchError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
-            let end = self.section.pages(ROWS_OF_PAGE);
-            if self.next >= end {
-                return None;
-            }
-            let count = (end - self.next).min(STEP_PAGES);
-            let rows = (self.section.rows - self.next * ROWS_OF_PAGE).min(count * ROWS_OF_PAGE) as usize;
-            let first = self.section.first_page + self.next;
-            if let Err(error) = self.segment.pages.many(first, count, &mut self.buffer) {
-                self.next = end;
-                return Some(Err(self.segment.failed(error)));
-            }
-            (self.next, self.at, self.left) = (self.next + count, 0, rows);
-        }
-        let mut row = [0; ROW_BYTES];
-        row.copy_from_slice(&self.buffer[self.at..self.at + ROW_BYTES]);
-        self.at += ROW_BYTES;
-        self.left -= 1;
-        Some(Ok(row))
-    }
 }

@@ -4,7 +4,7 @@
 
 use super::entry::{BlobRow, ROW_BYTES};
 use super::pack_set::PackNumber;
-use super::segment::PageCursor;
+use super::scan::PageCursor;
 use super::view::View;
 use crate::repository::blob::BlobKind;
 use crate::repository::id::Id;

@@ -76,9 +76,9 @@ impl Repository {
         }
     }
 
-    /// Takes the exclusive lock, and waits for it as long as the repository's [patience](Self::with_retry_lock) lasts: at first for a moment
-    /// without others, then so that nobody new comes in between. No attempt is dropped half-way, which could leave a lock that nobody
-    /// removes; whether it is cancelled is looked at between two.
+    /// Takes the exclusive lock, and waits for it as long as the repository's [patience](Self::with_retry_lock) lasts: at first for
+    /// a moment without others, then so that nobody new comes in between. No attempt is dropped half-way, which could leave a lock
+    /// that nobody removes; whether it is cancelled is looked at between two.
     async fn lock_to_delete(&self, watch: Watch<'_>) -> Result<LockGuard, PruneError> {
         let once = self.clone().with_retry_lock(Duration::ZERO);
         let (began, limit, mut told) = (Instant::now(), self.retry_lock(), false);

@@ -146,8 +146,8 @@ fn value(environment: &Environment, variable: Variable) -> Result<Option<&str>, 
     }
 }
 
-/// Whether the bucket stands in front of the host's name: on hosts that ask for it, as minio-go and so restic have it, where its name can be
-/// part of one. A certificate covers one label only.
+/// Whether the bucket stands in front of the host's name: on hosts that ask for it, as minio-go and so restic have it, where its
+/// name can be part of one. A certificate covers one label only.
 fn addresses_by_host(location: &S3Location) -> bool {
     let Some((scheme, host)) = location.endpoint.split_once("://") else { return false };
     let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

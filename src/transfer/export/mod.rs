@@ -58,6 +58,7 @@ mod report;
 mod run;
 mod scope;
 mod touched;
+mod untouched;
 mod upload;
 mod work;
 mod worker;

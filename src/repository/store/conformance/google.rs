@@ -1,6 +1,6 @@
-//! The suite against a server of our own that speaks Google's XML interface as far as a repository needs it, from its documentation: objects,
-//! ranges, conditions on generations, lists in pages, uploads in parts, and tokens. No other server that does could be had: what this
-//! proves is that we and `object_store` keep to the documentation, not that Google does.
+//! The suite against a server of our own that speaks Google's XML interface as far as a repository needs it, from its
+//! documentation: objects, ranges, conditions on generations, lists in pages, uploads in parts, and tokens. No other server that
+//! does could be had: what this proves is that we and `object_store` keep to the documentation, not that Google does.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,8 +1,8 @@
 //! Verifies servers when a repository brings its own certificate authority.
 //!
-//! Then that authority alone is trusted, as by restic and by Amazon's tools. A server may also show a certificate that was given here itself:
-//! one that is a certificate authority's and signs itself, as `openssl req -x509` makes them, is refused by `webpki` for a server although
-//! it is the very one that was asked for. It is accepted for its own name and in its own time.
+//! Then that authority alone is trusted, as by restic and by Amazon's tools. A server may also show a certificate that was given
+//! here itself: one that is a certificate authority's and signs itself, as `openssl req -x509` makes them, is refused by `webpki`
+//! for a server although it is the very one that was asked for. It is accepted for its own name and in its own time.
 
 use std::sync::Arc;
 

@@ -187,6 +187,7 @@ async fn a_busy_store_gets_as_many_puts_at_a_time_as_it_bears() {
     // 61 of the first 64 find no place, and fewer each time. After that one now and then asks for one too many.
     let refused = shop.refused.load(Ordering::Relaxed);
     assert!((61..400).contains(&refused), "{refused}");
-    // Those that pause leave few for the end, among whom it may grow: to a quarter of the most it would take 117 in a row that nobody refused.
+    // Those that pause leave few for the end, among whom it may grow: to a quarter of the most it would take 117 in a row that
+    // nobody refused.
     assert!(store.patient.puts.crowd().room() < MOST_AT_A_TIME / 4, "{:?}", store.patient.puts.crowd());
 }

@@ -1,8 +1,8 @@
 //! When credentials are renewed: decisions, without I/O and without a clock of their own.
 //!
 //! They are renewed [`BEFORE_THE_END`] before they expire, or when a quarter of their time is left, whichever is later: Amazon's metadata
-//! services have the next ones five minutes before the end. Until then they go on being used while the source is asked, also when it does not
-//! answer, and it is asked again only [`AGAIN_AFTER`] later.
+//! services have the next ones five minutes before the end. Until then they go on being used while the source is asked, also when
+//! it does not answer, and it is asked again only [`AGAIN_AFTER`] later.
 //!
 //! Credentials that were just given are used even if this machine's clock says that they have expired: the clock may be wrong, and the
 //! store is the judge. If the
