@@ -225,7 +225,6 @@ impl RepositoryCache {
         note(what, remove(&self.path(what)));
     }
 
-    /// This repository's folder.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }

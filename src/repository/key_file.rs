@@ -90,7 +90,7 @@ impl Drop for MasterKey {
 pub(super) struct Author<'a> {
     pub(super) username: &'a str,
     pub(super) hostname: &'a str,
-    /// In RFC 3339.
+    /// The time, in RFC 3339.
     pub(super) created: &'a str,
 }
 

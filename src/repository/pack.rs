@@ -46,7 +46,7 @@ pub enum Verification {
     /// and sealing, before they damage a backup. restic does the same.
     #[default]
     Decode,
-    /// Trusts the machine.
+    /// Trusts the memory and the processor of this machine.
     Skip,
 }
 

@@ -45,7 +45,7 @@ impl<const ROW: usize> RowsWriter<ROW> {
         Ok(())
     }
 
-    /// Ends the writing.
+    /// Ends the writing, and makes the list readable.
     pub fn finish(mut self) -> Result<Rows<ROW>, ScratchError> {
         self.write_pending()?;
         Ok(Rows { spill: self.spill, length: self.length })

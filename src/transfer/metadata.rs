@@ -101,7 +101,6 @@ impl Metadata {
         Ok(serde_json::from_slice(bytes)?)
     }
 
-    /// Writes a `meta.json`.
     pub fn to_bytes(&self) -> Result<Vec<u8>, MetadataError> {
         let mut bytes = serde_json::to_vec_pretty(self)?;
         bytes.push(b'\n');

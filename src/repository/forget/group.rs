@@ -119,9 +119,9 @@ impl FromStr for GroupBy {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Group {
     pub host: String,
-    /// The paths, sorted.
+    /// In ascending order.
     pub paths: Vec<String>,
-    /// The tags, sorted.
+    /// In ascending order.
     pub tags: Vec<String>,
 }
 

@@ -14,7 +14,7 @@ use crate::types::Timestamp;
 pub enum Count {
     /// So many; 0 means that there is no such rule.
     Of(u32),
-    /// All that match.
+    /// A rule without a bound keeps all that match.
     Unlimited,
 }
 

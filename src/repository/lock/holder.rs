@@ -11,7 +11,7 @@ pub struct LockHolder {
     pub hostname: String,
     pub username: String,
     pub process: u32,
-    /// In RFC 3339.
+    /// The time of the last refresh, in RFC 3339.
     pub since: String,
 }
 

@@ -47,7 +47,7 @@ pub(super) async fn refresh(repository: Repository, mode: LockMode, held: Arc<He
 pub(super) async fn renew(repository: &Repository, mode: LockMode, held: &HeldLock) -> Result<(), RepositoryError> {
     let _turn = held.turn.lock().await;
     let id = held.stored().id();
-    // One that was removed must not come back: whoever removed it no longer minds us.
+    // A lock that was removed must not come back: the process that removed it no longer respects it.
     if repository.store().size(Key::File(Kind::Lock, id)).await?.is_none() {
         return Err(RepositoryError::LockLost("someone removed it"));
     }

@@ -386,7 +386,7 @@ async fn who_only_reads_does_without_a_lock_that_cannot_be_stored() {
     let repository = through(&store, |call| matches!(call, Call::Put(_)).then_some(Fault::Denied)).await;
     assert!(repository.lock(LockMode::Shared).await.is_err());
     assert!(repository.lock_to_read().await.unwrap().is_none());
-    // A store that is away is no store that refuses, and a lock of another holds for readers too.
+    // A store that is away does not refuse, and the lock of another holds for readers as well.
     let away = through(&store, |call| matches!(call, Call::Put(_)).then_some(Fault::Unavailable)).await;
     assert!(matches!(away.lock_to_read().await, Err(RepositoryError::Store(StoreError::Unavailable { .. }))));
     leave_lock(&self::repository(&store).await, LockMode::Exclusive, &owner("there", 7), &now()).await;

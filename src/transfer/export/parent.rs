@@ -97,7 +97,7 @@ impl InheritedImage {
 pub(super) struct InheritedList {
     /// The list, with the chunks that are known already.
     pub(super) content: ContentBuilder,
-    /// Where these lie.
+    /// The packs in which these chunks lie.
     pub(super) packs: PackSet,
     /// The tree of the parent's image, where it holds nothing else.
     pub(super) image: Option<ParentImage>,
@@ -259,7 +259,7 @@ impl Inheriting<'_> {
 
     /// The parent's image, if the volume has the same and its list need not be read for that: nothing changed, and this machine
     /// remembers that all of its chunks are in packs that the index names. Only where trees are cached: where reading one asks the
-    /// store, it also tells whether the store still has it whole. Whatever is wrong with the parent is found, and told, by who
+    /// store, it also tells whether the store still has it whole. What is wrong with the parent is found, and told, by what
     /// reads the list.
     async fn unread(&self, parent: &ParentClaim, folder: &FoundFolder) -> Result<Option<UnreadImage>, ExportError> {
         let Self { repository, index, options, volume_bytes } = *self;

@@ -69,7 +69,7 @@ impl Exporting<'_> {
         let volume_bytes = self.source.size();
         let prepared = self.until_cancelled(prepared).await?;
         let Prepared { since, batches, packs } = prepared.map_err(|error| ExportError::Inside(error.into()))?;
-        // Snapshots before the index: whatever one refers to was indexed before it was stored.
+        // Snapshots before the index: all that one refers to was indexed before it was stored.
         let found = self.until_cancelled(parent::find(repository, since)).await??;
         let index = Arc::new(self.until_cancelled(repository.load_trusted_index()).await??);
         let inheriting = Inheriting { repository, index: &index, options, volume_bytes };

@@ -112,7 +112,7 @@ impl HoleList {
         }
     }
 
-    /// Ends the search.
+    /// Takes the holes out when all threads have ended.
     pub(super) fn take(&self) -> Holes {
         let FoundHoles { by_offset, bytes, unlisted_bytes } = std::mem::take(&mut *self.lock());
         Holes { listed: by_offset.into_values().collect(), bytes, unlisted_bytes }

@@ -249,7 +249,7 @@ proptest! {
             }
         }
         world.compare();
-        // Whatever was left behind, two turns make an end of it: all that is there says something, and little of it twice.
+        // Two turns clear what was left behind: then every segment says something, and little of it twice.
         world.shelf.tidy(&world.current());
         world.compare();
         let (views, missing) = world.shelf.open(&world.current());
@@ -283,7 +283,7 @@ fn a_segment_that_is_half_out_of_sight_is_written_anew() {
     assert_eq!(due_of(&[Size { live: 40, rows: 40 }, Size { live: 1000, rows: 1000 }, Size { live: 10, rows: 10 }]), [0, 2]);
 }
 
-/// An index that is open stays what it was, whatever others do to the folder.
+/// An index that is open stays what it was, even if others change the folder.
 #[test]
 fn an_open_index_outlives_its_files() {
     let mut world = World::new(1 << 20);
@@ -293,7 +293,7 @@ fn an_open_index_outlives_its_files() {
     world.compare_with(&index, &HashSet::new());
 }
 
-/// Damage in a page that is not read when a segment is opened is an error of whoever reads it, never an answer, and the next one has a new
+/// Damage in a page that is not read when a segment is opened is an error of the look-up that reads it, never an answer, and the next one has a new
 /// segment.
 #[test]
 fn damage_in_a_long_segment_is_an_error_once_and_never_an_answer() {

@@ -29,7 +29,7 @@ const LEAST_PART_BYTES: usize = 5 << 20;
 const TIME: &str = "2026-11-23T06:00:00.000Z";
 const HTTP_TIME: &str = "Mon, 23 Nov 2026 06:00:00 GMT";
 
-/// One bucket.
+/// A server with one bucket.
 struct Google {
     objects: Mutex<BTreeMap<String, (u64, Bytes)>>,
     /// Parts of uploads that are not complete.

@@ -73,7 +73,7 @@ impl Minio {
         format!("s3:{}/{bucket}/a/prefix", self.address()).parse().unwrap()
     }
 
-    /// Its administrator's keys.
+    /// The keys of its administrator.
     fn environment(&self) -> Environment {
         let mut environment = Environment::from_pairs([("AWS_ACCESS_KEY_ID", USER), ("AWS_SECRET_ACCESS_KEY", SECRET)]);
         environment.set(Variable::AwsCaBundle, self.certificate.clone().unwrap_or_default());
@@ -245,7 +245,7 @@ async fn what_is_wrong_with_credentials_is_told() {
     assert!(matches!(&nowhere, StoreError::Configuration(text) if text.to_string().contains("create it first")), "{nowhere:?}");
 }
 
-/// Whoever vouches for a workload: its tokens are what MinIO believes.
+/// The identity provider whose tokens MinIO trusts.
 struct Identities {
     key: EcdsaKeyPair,
     address: String,

@@ -1,11 +1,11 @@
-//! A server that is a program of somebody else's. It ends with its test, also when that is killed.
+//! A server that is another program. It ends with its test, also when that is killed.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 
-/// One that runs.
+/// A running server.
 pub struct Program {
     process: Child,
     /// The line by which it said that it is ready.
@@ -58,7 +58,7 @@ impl Program {
     }
 }
 
-/// Reads to the end, so that a full pipe never holds it up, whether somebody still listens or not.
+/// Reads to the end, so that a full pipe never holds the server up, even if nobody listens any more.
 fn follow(output: impl Read + Send + 'static, said: Sender<String>) {
     let lines = BufReader::new(output).lines().map_while(Result::ok);
     std::thread::spawn(move || lines.for_each(|line| drop(said.send(line))));

@@ -181,7 +181,7 @@ impl Answer {
         let said = format!("{self}{advice}");
         let source = StoreCause::from(said.clone());
         match (self.status.as_u16(), self.code.as_str()) {
-            // Amazon's words for its own 408 and 429, under whatever status.
+            // Amazon's words for its own 408 and 429, under any status.
             (_, "RequestTimeout" | "InternalError" | "OperationAborted" | "ConditionalRequestConflict") => {
                 StoreError::Unavailable { object, source }
             }

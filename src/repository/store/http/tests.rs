@@ -48,7 +48,7 @@ async fn a_body_that_moves_is_waited_for_and_one_that_does_not_is_not() {
     assert_eq!(read(pieces(60, true), short, long).await.unwrap(), 60_000, "three times as long as any pause may be");
     let stalled = read(pieces(3, false), short, long).await.unwrap_err();
     assert!(matches!(Fault::behind(&stalled), Some(Fault::Stalled(_))), "{stalled:?}");
-    // One that drips is no better than one that stands still.
+    // A body that drips is refused like one that stands still.
     let slow = read(pieces(u64::MAX, true), long, short).await.unwrap_err();
     assert!(matches!(Fault::behind(&slow), Some(Fault::Slow(_))), "{slow:?}");
 }
@@ -81,7 +81,7 @@ async fn a_server_that_is_not_trusted_or_speaks_no_tls_is_a_wrong_configuration(
     assert!(make.status().expect("`openssl` is on PATH").success());
     let mut server = Command::new("openssl");
     server.args(["s_server", "-accept", "127.0.0.1:0"]).arg("-cert").arg(&certificate).arg("-key").arg(&key);
-    // It ends with its input, and with whoever reads its output.
+    // It ends with its input, and with the reader of its output.
     let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
     let port = lines.find_map(|line| Some(line.strip_prefix("ACCEPT ")?.rsplit_once(':')?.1.to_owned())).unwrap();

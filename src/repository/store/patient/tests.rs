@@ -122,7 +122,7 @@ async fn a_conditional_put_whose_answer_was_lost_knows_its_own_object() {
     store.put(KEY, bytes(), PutMode::IfAbsent).await.unwrap();
     assert_eq!(store.get(KEY).await.unwrap(), bytes());
 
-    // Somebody else's is not taken for it, even where the first answer was lost.
+    // The object of another is not taken for our own, even where the first answer was lost.
     let memory = Arc::new(MemoryStore::new());
     memory.put(KEY, Bytes::from_static(b"theirs"), PutMode::Overwrite).await.unwrap();
     let store = patient(Arc::new(FaultyStore::nth(memory, 1, Fault::Unavailable, lost)));
@@ -130,7 +130,7 @@ async fn a_conditional_put_whose_answer_was_lost_knows_its_own_object() {
     assert!(matches!(refused, Err(StoreError::AlreadyExists { .. })), "{refused:?}");
 }
 
-/// Says "busy" to whoever comes when as many are there as it bears.
+/// Answers "busy" to a call that comes when as many run as it bears.
 #[derive(Debug)]
 struct Shop {
     bears: usize,

@@ -340,7 +340,7 @@ async fn read_head(stream: &mut TcpStream) -> String {
 enum Trouble {
     /// Reads the head, and nothing happens any more.
     Silence,
-    /// Answers half.
+    /// It sends half of the answer.
     HalfAnAnswer,
     /// Is closed after the head.
     Reset,

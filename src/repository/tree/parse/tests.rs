@@ -67,7 +67,7 @@ impl Read for InSteps<'_> {
     }
 }
 
-/// An element of a list as somebody may write it.
+/// An element of a list as another program may write it.
 fn element() -> impl Strategy<Value = String> {
     let id = any::<[u8; 32]>().prop_map(|bytes| Id::from_bytes(bytes).to_string());
     prop_oneof![

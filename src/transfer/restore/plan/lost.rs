@@ -6,7 +6,7 @@ use crate::transfer::chunk_size::ChunkSize;
 /// What is done about a blob that is in no index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
-    /// The plan fails.
+    /// The plan fails, and the restore with it.
     Refuse,
     /// The blob becomes a hole.
     Leave(Cut),

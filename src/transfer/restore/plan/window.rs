@@ -141,7 +141,7 @@ impl Window {
             while let Some(piece) = window.pieces.get(after) {
                 let piece_end = window.location(piece).end().max(end);
                 let is_near = piece.pack == first.pack && u64::from(piece.offset) <= end.saturating_add(GAP_BYTES);
-                // A blob that occurs again is no further byte, however long it is.
+                // A blob that occurs again adds no bytes.
                 if !is_near || piece_end > end && piece_end - start > limit_bytes {
                     break;
                 }

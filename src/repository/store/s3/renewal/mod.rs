@@ -96,7 +96,7 @@ impl Renewing {
             Due::Use(credential) => Ok(credential),
             Due::Soon(credential) => {
                 let Ok(_turn) = self.turn.try_lock() else { return Ok(credential) };
-                // Somebody may have asked between the look and the turn.
+                // Another request may have asked between the look and the turn.
                 let Due::Soon(credential) = self.due().0 else { return Ok(credential) };
                 match self.ask().await {
                     Ok(renewed) => Ok(renewed),

@@ -196,7 +196,7 @@ async fn all_requests_wait_for_one_question_and_none_once_there_are_credentials_
     let mut renewing = Box::pin(role.token());
     assert!(futures::poll!(&mut renewing).is_pending());
     assert_eq!(role.token().await.unwrap(), "token-1", "another does not wait");
-    // Whoever asks may go away; the next one asks again.
+    // The request that asks may be dropped; the next one asks again.
     drop(renewing);
     service.answers.add_permits(2);
     assert_eq!(role.token().await.unwrap(), "token-2");
