@@ -7,11 +7,12 @@
 //! store that does not answer or refuses, a lock) ends it with an error.
 //!
 //! **Memory.** Packs are read in steps of 8 MiB, four at once, into [scratch space](crate::scratch), hashed on their way, and their
-//! blobs are opened from there as streams: however long a pack or a blob is, it takes no more memory than a step. A bit for each blob, and
-//! 48 bytes for each pack that is listed.
+//! blobs are opened from there, a few MiB of them at a time and longer ones as streams: however long a pack or a blob is, it takes no
+//! more memory than two steps. A bit for each blob, and 48 bytes for each pack that is listed.
 //!
 //! What it finds absent or damaged is [doubted](super::doubts): exports of this machine store it again.
 
+mod blobs;
 mod lost;
 mod packs;
 mod report;

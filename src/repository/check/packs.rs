@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use super::blobs::damaged_blobs;
 use super::lost::Lost;
 use super::report::CheckReport;
-use crate::repository::blob::{BlobLocation, PackRecord, PackedBlob};
+use crate::repository::blob::{PackRecord, PackedBlob};
 use crate::repository::crypto::Sealer;
 use crate::repository::damage::Damage;
 use crate::repository::error::RepositoryError;
@@ -16,7 +17,6 @@ use crate::repository::index::Packs;
 use crate::repository::open::Repository;
 use crate::repository::pack::{expected_bytes, read_header_at_end};
 use crate::repository::store::{Key, Kind, Listed};
-use crate::repository::tree::verify_blob;
 use crate::scratch::{ScratchError, Spill};
 use crate::types::error::chain;
 
@@ -149,13 +149,9 @@ fn pack_errors(sealer: &Sealer, pack: &PackRecord, bytes: &Spill, found: Id) -> 
         }
     }
     // What an index names can be read even if the header cannot.
-    for blob in &pack.blobs {
-        let (offset, length, uncompressed_length) = (blob.offset, blob.length, blob.uncompressed_length);
-        let location = BlobLocation { pack: pack.id, offset, length, uncompressed_length };
-        if let Some(damage) = verify_blob(sealer, &blob.id, &location, bytes)? {
-            wrong.errors.push(format!("{} blob {} in {object} is damaged: {}", blob.kind, blob.id, chain(&damage)));
-            wrong.blobs.push(blob.id);
-        }
+    for (blob, damage) in damaged_blobs(sealer, pack, bytes)? {
+        wrong.errors.push(format!("{} blob {} in {object} is damaged: {}", blob.kind, blob.id, chain(&damage)));
+        wrong.blobs.push(blob.id);
     }
     Ok(wrong)
 }
