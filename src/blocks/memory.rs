@@ -5,93 +5,34 @@
 //! of a restore on, a target is not committed while anybody can write to it, and a deleted snapshot tells what changed since only if
 //! it was recorded as exported. [`MemoryBlocks::fail_next`] lets the next call of a verb fail.
 
+mod lease;
+mod state;
+
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::{
-    Blocks, BlocksError, CommitName, LeasedSnapshot, ObjectUsage, OpenPool, PoolSpace, PoolState, RestoreTarget, SnapshotLease,
-    TargetStart, UsagePage, UsageQuery,
+    Blocks, BlocksError, CommitName, LeasedSnapshot, ObjectUsage, OpenPool, PoolSpace, PoolState, RestoreTarget, SnapshotCopies,
+    SnapshotLease, TargetStart, TaskPage, TaskQuery, UsagePage, UsageQuery,
 };
 use crate::block::memory_file::{self, MemoryFile};
 use crate::block::writers;
 use crate::types::{
-    Access, ByteRange, ExportRecord, LogicalBlockSize, NewVolume, Object, ObjectName, PoolId, PoolName, RangeStream,
-    SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId, VolumeSize, range,
+    Access, Copies, ExportOrder, ExportRecord, ExportTask, LocalCopy, LogicalBlockSize, NewVolume, Object, ObjectName, PoolId,
+    PoolName, SnapshotExport, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId, VolumeSize,
 };
-
-/// The verbs that can be made to fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verb {
-    /// [`Blocks::lease`].
-    Lease,
-    /// [`SnapshotLease::allocated`].
-    Allocated,
-    /// [`SnapshotLease::changed_since`].
-    ChangedSince,
-    /// [`Blocks::begin`].
-    Begin,
-    /// [`Blocks::commit`].
-    Commit,
-    /// [`Blocks::abort`].
-    Abort,
-    /// [`Blocks::put_export`].
-    PutExport,
-    /// [`Blocks::last_export`].
-    LastExport,
-}
+use lease::MemoryLease;
+pub use state::Verb;
+use state::{Presence, SharedState, Stage, State, StoredSnapshot, StoredVolume, failed, missing};
 
 /// A node in memory. Clones are the same node.
 #[derive(Debug, Clone)]
 pub struct MemoryBlocks {
     pool: OpenPool,
     total_bytes: u64,
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    volumes: BTreeMap<VolumeId, StoredVolume>,
-    snapshots: BTreeMap<SnapshotId, StoredSnapshot>,
-    exports: BTreeMap<(VolumeId, String), ExportRecord>,
-    failures: BTreeMap<Verb, BlocksError>,
-}
-
-#[derive(Debug)]
-struct StoredVolume {
-    request: NewVolume,
-    size: VolumeSize,
-    file: Arc<MemoryFile>,
-    stage: Stage,
-}
-
-/// How far a volume has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The target of a restore: its name is claimed, and nobody sees it.
-    Hidden,
-    /// Committed.
-    Visible,
-}
-
-#[derive(Debug)]
-struct StoredSnapshot {
-    name: ObjectName,
-    record: LeasedSnapshot,
-    /// Shared with every lease.
-    file: Arc<MemoryFile>,
-    presence: Presence,
-}
-
-/// What is left of a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Presence {
-    /// All of it.
-    Whole,
-    /// It was deleted; what changed since is still told.
-    Anchor,
+    state: SharedState,
 }
 
 impl Default for MemoryBlocks {
@@ -105,7 +46,7 @@ impl MemoryBlocks {
     /// A node with one empty pool that says it holds `total_bytes`.
     pub fn with_capacity(total_bytes: u64) -> Self {
         let pool = OpenPool { id: PoolId::random(), name: PoolName::default(), logical_block_size: LogicalBlockSize::B4096 };
-        Self { pool, total_bytes, state: Arc::default() }
+        Self { pool, total_bytes, state: SharedState::default() }
     }
 
     /// The only pool.
@@ -149,6 +90,19 @@ impl MemoryBlocks {
     /// # Errors
     /// [`BlocksError::Missing`]; [`BlocksError::NameTaken`].
     pub fn cut(&self, name: &ObjectName, source: VolumeHandle) -> Result<SnapshotHandle, BlocksError> {
+        self.cut_for_export(name, source, None)
+    }
+
+    /// The same of a class that asks for an export.
+    ///
+    /// # Errors
+    /// As for [`MemoryBlocks::cut`].
+    pub fn cut_for_export(
+        &self,
+        name: &ObjectName,
+        source: VolumeHandle,
+        order: Option<ExportOrder>,
+    ) -> Result<SnapshotHandle, BlocksError> {
         let mut state = self.state();
         if state.snapshot_named(name).is_some() {
             return Err(BlocksError::NameTaken(format!("`{name}` exists already")));
@@ -167,7 +121,8 @@ impl MemoryBlocks {
             created: Timestamp::now(),
             kubernetes: volume.request.kubernetes.clone(),
         };
-        let stored = StoredSnapshot { name: name.clone(), record, file: Arc::new(copy), presence: Presence::Whole };
+        let (file, copies) = (Arc::new(copy), Copies::default());
+        let stored = StoredSnapshot { name: name.clone(), record, file, presence: Presence::Whole, order, copies };
         state.snapshots.insert(id, stored);
         Ok(handle)
     }
@@ -217,8 +172,7 @@ impl MemoryBlocks {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic of a test that holds it fails that test.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn visible(&self, volume: VolumeHandle) -> Result<Arc<MemoryFile>, BlocksError> {
@@ -303,29 +257,6 @@ impl MemoryBlocks {
     }
 }
 
-impl State {
-    fn fail(&mut self, verb: Verb) -> Result<(), BlocksError> {
-        self.failures.remove(&verb).map_or(Ok(()), Err)
-    }
-
-    fn visible(&self, volume: VolumeId) -> Option<&StoredVolume> {
-        self.volumes.get(&volume).filter(|stored| stored.stage == Stage::Visible)
-    }
-
-    fn whole(&self, snapshot: SnapshotId) -> Option<&StoredSnapshot> {
-        self.snapshots.get(&snapshot).filter(|stored| stored.presence == Presence::Whole)
-    }
-
-    fn volume_named(&self, name: &ObjectName) -> Option<(VolumeId, &StoredVolume)> {
-        self.volumes.iter().find(|(_, stored)| stored.request.name == *name).map(|(&id, stored)| (id, stored))
-    }
-
-    fn snapshot_named(&self, name: &ObjectName) -> Option<SnapshotId> {
-        let mut whole = self.snapshots.iter().filter(|(_, stored)| stored.presence == Presence::Whole);
-        whole.find(|(_, stored)| stored.name == *name).map(|(&id, _)| id)
-    }
-}
-
 #[async_trait::async_trait]
 impl Blocks for MemoryBlocks {
     async fn state(&self) -> Vec<PoolState> {
@@ -362,9 +293,10 @@ impl Blocks for MemoryBlocks {
         let mut state = self.state();
         state.fail(Verb::Lease)?;
         let id = snapshot.snapshot;
-        let stored = state.whole(id).ok_or_else(|| missing(Object::Snapshot(id)))?;
+        let stored = state.here(id)?;
         let file = stored.file.open(Access::ReadOnly).map_err(failed)?;
-        let lease = MemoryLease { node: self.clone(), record: stored.record.clone(), file, held: Arc::clone(&stored.file) };
+        let lease =
+            MemoryLease { state: self.state.clone(), record: stored.record.clone(), file, held: Arc::clone(&stored.file) };
         Ok(Arc::new(lease))
     }
 
@@ -395,6 +327,14 @@ impl Blocks for MemoryBlocks {
         if state.visible(record.volume).is_none() && state.whole(record.snapshot).is_none() {
             return Err(missing(Object::Snapshot(record.snapshot)));
         }
+        if let Some(stored) = state.snapshots.get_mut(&record.snapshot) {
+            stored.copies.note_export(SnapshotExport {
+                repository: record.repository.clone(),
+                repository_snapshot: record.repository_snapshot.clone(),
+                size: record.size,
+                finished: record.finished,
+            });
+        }
         state.exports.insert((record.volume, record.repository.clone()), record);
         Ok(())
     }
@@ -406,17 +346,57 @@ impl Blocks for MemoryBlocks {
         Ok(state.exports.get(&(volume.volume, repository.to_owned())).cloned())
     }
 
+    async fn copies(&self, snapshot: SnapshotHandle) -> Result<SnapshotCopies, BlocksError> {
+        self.here(snapshot.pool)?;
+        let state = self.state();
+        let stored = state.whole(snapshot.snapshot).ok_or_else(|| missing(Object::Snapshot(snapshot.snapshot)))?;
+        Ok(stored.described())
+    }
+
+    async fn put_task(&self, snapshot: SnapshotHandle, task: ExportTask) -> Result<(), BlocksError> {
+        self.here(snapshot.pool)?;
+        let mut state = self.state();
+        state.fail(Verb::PutTask)?;
+        state.whole_mut(snapshot.snapshot)?.copies.task = Some(task);
+        Ok(())
+    }
+
+    async fn tasks(&self, query: TaskQuery) -> Result<TaskPage, BlocksError> {
+        self.here(query.pool)?;
+        let state = self.state();
+        let whole = state.snapshots.values().filter(|stored| stored.presence == Presence::Whole);
+        Ok(query.select(whole.map(StoredSnapshot::described)))
+    }
+
+    async fn give_up_local_copy(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError> {
+        self.here(snapshot.pool)?;
+        let (mut state, object) = (self.state(), Object::Snapshot(snapshot.snapshot));
+        state.fail(Verb::GiveUpLocalCopy)?;
+        let stored = state.whole_mut(snapshot.snapshot)?;
+        if stored.copies.exports.is_empty() {
+            return Err(BlocksError::Unsupported(format!("{object} is in no repository: its local copy is the only one")));
+        }
+        if Arc::strong_count(&stored.file) > 1 {
+            return Err(BlocksError::InUse(format!("{object} is leased")));
+        }
+        stored.copies.local = LocalCopy::GivenUp;
+        Ok(())
+    }
+
     async fn usage(&self, query: UsageQuery) -> Result<UsagePage, BlocksError> {
         self.here(query.pool)?;
         let state = self.state();
         let visible = state.volumes.iter().filter(|(_, volume)| volume.stage == Stage::Visible);
-        let volumes = visible.map(|(&id, stored)| (Object::Volume(id), Arc::clone(&stored.file)));
+        let volumes = visible.map(|(&id, stored)| (Object::Volume(id), Some(Arc::clone(&stored.file))));
         let whole = state.snapshots.iter().filter(|(_, snapshot)| snapshot.presence == Presence::Whole);
-        let snapshots = whole.map(|(&id, stored)| (Object::Snapshot(id), Arc::clone(&stored.file)));
-        let files: BTreeMap<Object, Arc<MemoryFile>> = volumes.chain(snapshots).collect();
+        let snapshots = whole.map(|(&id, stored)| {
+            let is_here = stored.copies.local == LocalCopy::Kept;
+            (Object::Snapshot(id), is_here.then(|| Arc::clone(&stored.file)))
+        });
+        let files: BTreeMap<Object, Option<Arc<MemoryFile>>> = volumes.chain(snapshots).collect();
         let (page, next) = query.select(files.keys().copied());
         let usage = |object: Object| {
-            let file = &files[&object];
+            let Some(file) = &files[&object] else { return Ok(ObjectUsage { object, allocated: 0, exclusive: 0, extents: 0 }) };
             let (allocated, reader) = (file.allocated()?, file.open(Access::ReadOnly)?);
             let extents = memory_file::data_ranges(&reader)?.len() as u64;
             Ok(ObjectUsage { object, allocated, exclusive: allocated, extents })
@@ -426,60 +406,8 @@ impl Blocks for MemoryBlocks {
     }
 }
 
-/// A lease on a snapshot in memory.
-#[derive(Debug)]
-struct MemoryLease {
-    node: MemoryBlocks,
-    record: LeasedSnapshot,
-    file: File,
-    held: Arc<MemoryFile>,
-}
-
-#[async_trait::async_trait]
-impl SnapshotLease for MemoryLease {
-    fn snapshot(&self) -> &LeasedSnapshot {
-        &self.record
-    }
-
-    fn file(&self) -> &File {
-        &self.file
-    }
-
-    async fn allocated(&self) -> Result<RangeStream, BlocksError> {
-        self.node.state().fail(Verb::Allocated)?;
-        // By a descriptor of its own, whose position moves.
-        let reader = self.held.open(Access::ReadOnly).map_err(failed)?;
-        Ok(stream(memory_file::data_ranges(&reader).map_err(failed)?))
-    }
-
-    async fn changed_since(&self, base: SnapshotId) -> Result<RangeStream, BlocksError> {
-        let mut state = self.node.state();
-        state.fail(Verb::ChangedSince)?;
-        let object = Object::Snapshot(base);
-        let stored = state.snapshots.get(&base).ok_or_else(|| missing(object))?;
-        if stored.record.source != self.record.source {
-            return Err(BlocksError::Unsupported(format!("{object} is of another volume than {}", self.record.handle)));
-        }
-        let before = stored.file.open(Access::ReadOnly).map_err(failed)?;
-        let after = self.held.open(Access::ReadOnly).map_err(failed)?;
-        Ok(stream(memory_file::differing(&before, &after).map_err(failed)?))
-    }
-}
-
-fn stream(ranges: Vec<ByteRange>) -> RangeStream {
-    Box::new(range::coalesce(ranges.into_iter().map(Ok)))
-}
-
 /// Whether a request is answered by a volume that was made by another; what Kubernetes calls it never counts.
 fn is_equal(made_by: &NewVolume, request: &NewVolume) -> bool {
     let kubernetes = request.kubernetes.clone();
     NewVolume { kubernetes, ..made_by.clone() } == *request
-}
-
-fn missing(object: Object) -> BlocksError {
-    BlocksError::Missing(format!("there is no {object} in this pool"))
-}
-
-fn failed(error: io::Error) -> BlocksError {
-    BlocksError::Failed(error.to_string())
 }

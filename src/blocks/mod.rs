@@ -2,7 +2,8 @@
 //!
 //! The node holds the disks and has no network; who talks to repositories has the network and no privilege. Between the two stands
 //! [`Blocks`]: a snapshot is *leased* (a read-only descriptor, and the ranges that matter), a volume is restored into a hidden *target*
-//! (a descriptor to write to, visible to nobody until it is committed), and what was exported is *recorded* beside the volume. Every
+//! (a descriptor to write to, visible to nobody until it is committed), and what was exported, or is to be, is *recorded* beside the volume
+//! and the snapshot, which a repository may then hold alone. Every
 //! other object is named by a handle that the node has given out; no path crosses in either direction.
 //!
 //! * What is held is bound to who holds it: a lease ends when it is dropped, a target with its process, unless it was committed.
@@ -14,6 +15,7 @@
 //! Between two processes stand [`BlocksClient`](client::BlocksClient) and `node::blocks_service`: [`wire`] has their words, [`descriptor`] what carries descriptors.
 
 pub mod client;
+pub mod copies;
 pub mod descriptor;
 pub mod error;
 #[cfg(any(test, feature = "doubles"))]
@@ -26,6 +28,7 @@ pub mod wire;
 
 /// What is read and written through a descriptor that was handed out.
 pub use crate::block::{FileSink, FileSource};
+pub use copies::{SnapshotCopies, TaskPage, TaskQuery};
 pub use error::BlocksError;
 pub use pools::{OpenPool, PoolSpace, PoolState};
 pub use snapshot::{LeasedSnapshot, SnapshotLease};
@@ -34,7 +37,7 @@ pub use usage::{ObjectUsage, UsagePage, UsageQuery};
 
 use std::sync::Arc;
 
-use crate::types::{ExportRecord, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle};
+use crate::types::{ExportRecord, ExportTask, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle};
 
 /// The service of a node for those who export its snapshots and restore its volumes.
 ///
@@ -65,7 +68,7 @@ pub trait Blocks: Send + Sync {
     /// Holds a snapshot for reading until the lease is dropped. Any number of leases may be held on one.
     ///
     /// # Errors
-    /// [`BlocksError::Missing`], [`BlocksError::Busy`] while it is being deleted.
+    /// [`BlocksError::Missing`], [`BlocksError::Busy`] while it is being deleted; [`BlocksError::Unsupported`] when its local copy was given up.
     async fn lease(&self, snapshot: SnapshotHandle) -> Result<Arc<dyn SnapshotLease>, BlocksError>;
 
     /// Makes the hidden target of a restore. Its name is claimed until it is committed or aborted.
@@ -101,6 +104,31 @@ pub trait Blocks: Send + Sync {
     /// # Errors
     /// [`BlocksError`] when it cannot be told.
     async fn last_export(&self, volume: VolumeHandle, repository: &str) -> Result<Option<ExportRecord>, BlocksError>;
+
+    /// Where the bytes of a snapshot are, and how far the export has come that its class asked for.
+    ///
+    /// # Errors
+    /// [`BlocksError::Missing`].
+    async fn copies(&self, snapshot: SnapshotHandle) -> Result<SnapshotCopies, BlocksError>;
+
+    /// Records how far the export of a snapshot has come.
+    ///
+    /// # Errors
+    /// [`BlocksError::Missing`]; [`BlocksError::NoSpace`].
+    async fn put_task(&self, snapshot: SnapshotHandle, task: ExportTask) -> Result<(), BlocksError>;
+
+    /// The snapshots of a pool whose export was asked for, one page at a time.
+    ///
+    /// # Errors
+    /// [`BlocksError`] when they cannot be told.
+    async fn tasks(&self, query: TaskQuery) -> Result<TaskPage, BlocksError>;
+
+    /// Gives the local copy of an exported snapshot up; what its volume's next export needs of it is kept. Given up already is success.
+    ///
+    /// # Errors
+    /// [`BlocksError::Unsupported`] while no repository holds it; [`BlocksError::InUse`] while it is leased or copied;
+    /// [`BlocksError::Busy`], [`BlocksError::Missing`].
+    async fn give_up_local_copy(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError>;
 
     /// What the objects of a pool take, one page at a time: it walks their extents.
     ///

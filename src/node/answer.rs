@@ -60,8 +60,8 @@ pub(super) fn snapshot(pool: PoolId, snapshot: &Snapshot) -> proto::Snapshot {
         snapshot_id: SnapshotHandle { pool, snapshot: snapshot.id }.to_string(),
         source_volume_id: VolumeHandle { pool, volume: snapshot.source }.to_string(),
         creation_time: Some(timestamp(snapshot.created)),
-        // A local snapshot is complete at the cut.
-        ready_to_use: true,
+        // A local snapshot is complete at the cut, and one whose class asks for an export when that is.
+        ready_to_use: snapshot.is_ready(),
         group_snapshot_id: String::new(),
         // Belongs to a capability that is not advertised.
         accessible_topology: Vec::new(),

@@ -12,16 +12,19 @@ use futures::future::join_all;
 
 use super::named_pool;
 use crate::blocks::{
-    Blocks, BlocksError, CommitName, LeasedSnapshot, ObjectUsage, OpenPool, PoolSpace, PoolState, RestoreTarget, SnapshotLease,
-    TargetStart, UsagePage, UsageQuery,
+    Blocks, BlocksError, CommitName, LeasedSnapshot, ObjectUsage, OpenPool, PoolSpace, PoolState, RestoreTarget, SnapshotCopies,
+    SnapshotLease, TargetStart, TaskPage, TaskQuery, UsagePage, UsageQuery,
 };
 use crate::csi::call::{Lost, detached};
 use crate::csi::error::{Fault, RequestError};
 use crate::pool::PoolError;
 use crate::pool::owned::{Lease, OwnedPool, RestoreStart};
+use crate::pool::record::Snapshot;
 use crate::pool::set::{Absent, Member, PoolSet};
 use crate::types::error::chain;
-use crate::types::{ExportRecord, NewVolume, Object, ObjectName, PoolId, RangeStream, SnapshotHandle, SnapshotId, VolumeHandle};
+use crate::types::{
+    ExportRecord, ExportTask, NewVolume, Object, ObjectName, PoolId, RangeStream, SnapshotHandle, SnapshotId, VolumeHandle,
+};
 
 /// How long [`Blocks::state`] waits for one pool. The set of pools finds out by itself, later, that a disk hangs.
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
@@ -156,6 +159,26 @@ impl Blocks for PoolBlocks {
         self.on(volume.pool, move |pool| pool.export(&repository, volume.volume)).await
     }
 
+    async fn copies(&self, snapshot: SnapshotHandle) -> Result<SnapshotCopies, BlocksError> {
+        let look = move |pool: &OwnedPool| pool.snapshot(snapshot.snapshot);
+        let recorded = self.on(snapshot.pool, look).await?;
+        let recorded = recorded.ok_or_else(|| PoolError::Missing(Object::Snapshot(snapshot.snapshot)))?;
+        Ok(copies_of(snapshot.pool, recorded))
+    }
+
+    async fn put_task(&self, snapshot: SnapshotHandle, task: ExportTask) -> Result<(), BlocksError> {
+        self.on(snapshot.pool, move |pool| pool.put_task(snapshot.snapshot, &task)).await
+    }
+
+    async fn tasks(&self, query: TaskQuery) -> Result<TaskPage, BlocksError> {
+        let recorded = self.on(query.pool, OwnedPool::snapshots).await?;
+        Ok(query.select(recorded.into_iter().map(|snapshot| copies_of(query.pool, snapshot))))
+    }
+
+    async fn give_up_local_copy(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError> {
+        self.on(snapshot.pool, move |pool| pool.give_up_local_copy(snapshot.snapshot)).await
+    }
+
     async fn usage(&self, query: UsageQuery) -> Result<UsagePage, BlocksError> {
         self.on(query.pool, move |pool| usage(pool, query)).await
     }
@@ -218,6 +241,11 @@ async fn state_of(member: Member) -> PoolState {
     }
 }
 
+fn copies_of(pool: PoolId, snapshot: Snapshot) -> SnapshotCopies {
+    let handle = SnapshotHandle { pool, snapshot: snapshot.id };
+    SnapshotCopies { snapshot: handle, order: snapshot.order(), copies: snapshot.copies }
+}
+
 fn described(pool: &OwnedPool) -> Result<OpenPool, PoolError> {
     Ok(OpenPool { id: pool.id(), name: pool.properties()?.name, logical_block_size: pool.logical_block_size() })
 }
@@ -256,7 +284,7 @@ impl From<PoolError> for BlocksError {
             PoolError::InUse { .. } | PoolError::Quiesce(_) | PoolError::CannotQuiesce(_) | PoolError::TooSlow { .. } => {
                 Self::InUse(text)
             }
-            PoolError::Unsupported(_) => Self::Unsupported(text),
+            PoolError::Unsupported(_) | PoolError::GivenUp(_) => Self::Unsupported(text),
             PoolError::Catalogue(_) | PoolError::Unfinished(_) => Self::Unavailable(text),
             PoolError::Owned(_) | PoolError::Format(_) | PoolError::CatalogueLost(_) | PoolError::Io { .. } => Self::Failed(text),
         }

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | yes | yes | taken over, with the larger of both sizes: it may have grown since |
 //! | yes | no | reported, and left out; the data of whatever has that id is gone |
+//! | a snapshot without a local copy | | taken over: its bytes are in a repository |
 //! | no | yes | reported, and left alone; a record with a made-up name if it is asked for by its id, or all are |
 //! | being made or deleted then | yes | as one without a record, and said so: it may be half of one |
 //!
@@ -184,12 +185,20 @@ pub(in crate::pool) fn plan(mut records: Records, origin: Origin, found: &[Found
     }
     for snapshot in &records.snapshots {
         recorded.insert(Object::Snapshot(snapshot.id));
-        judge(&mut report, &stored, Object::Snapshot(snapshot.id), &snapshot.name, snapshot.size);
+        match snapshot.is_here() {
+            true => judge(&mut report, &stored, Object::Snapshot(snapshot.id), &snapshot.name, snapshot.size),
+            false => report.kept.push(Listed {
+                object: Object::Snapshot(snapshot.id),
+                name: Some(snapshot.name.clone()),
+                bytes: snapshot.size.bytes(),
+                note: Some("its bytes are in a repository, and not in the pool"),
+            }),
+        }
     }
     recorded.extend(records.anchors.iter().map(|anchor| Object::Snapshot(anchor.snapshot.id)));
     if report.origin != Origin::Catalogue {
         records.volumes.retain(|volume| stored.contains_key(&Object::Volume(volume.id)));
-        records.snapshots.retain(|snapshot| stored.contains_key(&Object::Snapshot(snapshot.id)));
+        records.snapshots.retain(|snapshot| !snapshot.is_here() || stored.contains_key(&Object::Snapshot(snapshot.id)));
         records.anchors.retain(|anchor| stored.contains_key(&Object::Snapshot(anchor.snapshot.id)));
         for volume in &mut records.volumes {
             volume.format = adopted_format(volume.format);
@@ -338,6 +347,7 @@ fn snapshot(id: SnapshotId, name: ObjectName, size: VolumeSize, new: NewRecords)
         anchor_limit: AnchorLimit::default(),
         used_by: BTreeSet::new(),
         kubernetes: Default::default(),
+        copies: Default::default(),
     }
 }
 

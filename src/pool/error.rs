@@ -22,6 +22,9 @@ pub enum PoolError {
         /// What differs (`capacity`, `content source`, ...).
         difference: &'static str,
     },
+    /// The snapshot's bytes are not in this pool any more; a repository has them.
+    #[error("{0} is not here any more: its local copy was given up after its export; restore it from the repository")]
+    GivenUp(Object),
     /// No size lies within the requested range, or the size asked for is smaller than it may be.
     #[error("size: {0}")]
     Size(String),

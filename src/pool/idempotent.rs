@@ -159,6 +159,7 @@ mod tests {
             anchor_limit: AnchorLimit::default(),
             used_by: BTreeSet::new(),
             kubernetes: Default::default(),
+            copies: Default::default(),
         };
         assert_eq!(difference(check_snapshot(&snapshot, &request)), None);
         let other = NewSnapshot { source: VolumeId::random(), ..request.clone() };

@@ -37,7 +37,7 @@ pub enum Intent {
         /// The record as it was.
         volume: Volume,
     },
-    /// A snapshot is being deleted; it is no longer visible. Interrupted: finished.
+    /// The object of a snapshot is being deleted: of one that is no longer visible, or that has no local copy any more. Interrupted: finished.
     DeleteSnapshot {
         /// The record as it was.
         snapshot: Snapshot,

@@ -10,6 +10,7 @@
 //! | restore target | likewise, perhaps half filled | undone, for the transfer died too |
 //! | deletion, eviction of an anchor | an intent, no record | finished |
 //! | deletion into an anchor | the snapshot, or the anchor | nothing: one commit |
+//! | giving a local copy up | an intent and a record without a copy, or an anchor | finished |
 //! | growth | an intent beside the record | finished |
 //! | anything under a hold | the volumes that we may hold are in the intent | the hold is ended first |
 //!
@@ -37,6 +38,7 @@
 mod anchors;
 mod attach;
 mod background;
+mod copies;
 mod create;
 mod delete;
 mod grow;

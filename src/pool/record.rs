@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::dm::units::ThinId;
 use crate::types::{
-    Access, AccessMode, AnchorLimit, DataChecksum, FormatState, KubernetesNames, LogicalBlockSize, Object, ObjectName,
-    SnapshotId, Timestamp, VolumeId, VolumeMode, VolumeSize,
+    Access, AccessMode, AnchorLimit, Copies, DataChecksum, ExportOrder, FormatState, KubernetesNames, LocalCopy, LocalCopyPolicy,
+    LogicalBlockSize, Object, ObjectName, SnapshotId, Timestamp, VolumeId, VolumeMode, VolumeSize,
 };
 
 /// Result of a creation: whether this call made the object, or an equal earlier one had.
@@ -155,7 +155,8 @@ pub enum Consumer {
     Source,
 }
 
-/// A snapshot, as recorded. Everything but who used it is as it was at the cut, also after its source has grown or gone.
+/// A snapshot, as recorded. Everything but who used it and where its bytes are is as it was at the cut, also after its source has grown or
+/// gone. It is a logical object: without a local copy it is as good as with one, and is not damaged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Identity.
@@ -190,14 +191,44 @@ pub struct Snapshot {
     /// What Kubernetes calls it, and called its volume at the cut.
     #[serde(default, skip_serializing_if = "KubernetesNames::is_empty")]
     pub kubernetes: KubernetesNames,
+    /// Where its bytes are.
+    #[serde(default, skip_serializing_if = "Copies::is_local_only")]
+    pub copies: Copies,
 }
 
-/// A deleted snapshot whose data is kept, so that what changed since can still be told. Nobody sees it, and its name is free.
+impl Snapshot {
+    /// What its class asks for, if its snapshots are exported.
+    pub fn order(&self) -> Option<ExportOrder> {
+        // Checked when the snapshot was asked for; a record of another origin orders nothing.
+        ExportOrder::parse(&self.parameters).ok().flatten()
+    }
+
+    /// Whether its bytes are in the pool.
+    pub fn is_here(&self) -> bool {
+        self.copies.local == LocalCopy::Kept
+    }
+
+    /// Whether everything that was asked for is done: the cut, and the export if its class asks for one.
+    pub fn is_ready(&self) -> bool {
+        self.order().is_none() || self.copies.is_task_finished()
+    }
+
+    /// When its local copy may be given up: a repository must have the bytes, and the class must let them go.
+    pub fn policy(&self) -> LocalCopyPolicy {
+        match self.order() {
+            Some(order) if self.copies.is_task_finished() => order.local_copy,
+            Some(_) | None => LocalCopyPolicy::Keep,
+        }
+    }
+}
+
+/// A snapshot that was deleted, or whose local copy was given up, and whose data is kept, so that what changed since can still be told.
+/// Nobody sees it, and the name of a deleted one is free.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
     /// The record as it was.
     pub snapshot: Snapshot,
-    /// When it was deleted.
+    /// When it was deleted, or its local copy given up.
     pub deleted: Timestamp,
 }
 

@@ -3,6 +3,7 @@
 //! Checked newtypes only. A value of one of these types has passed its check, wherever it came from (a request, the
 //! catalogue, a repository), so the layers inside never check again. Imports nothing of ours and does no I/O.
 
+pub mod copies;
 pub mod error;
 pub mod export;
 pub mod fs;
@@ -18,6 +19,10 @@ pub mod span;
 pub mod time;
 pub mod volume;
 
+pub use copies::{
+    Copies, ExportOrder, ExportOrderError, ExportTask, LocalCopy, LocalCopyPolicy, RepositoryOrder, SnapshotExport, TaskState,
+    VerificationOrder,
+};
 pub use export::ExportRecord;
 pub use fs::FsType;
 pub use id::{Object, PoolId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};

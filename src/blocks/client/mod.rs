@@ -33,9 +33,10 @@ use super::descriptor;
 use super::wire::secret::Secret;
 use super::wire::{self, FieldError};
 use super::{
-    Blocks, BlocksError, CommitName, OpenPool, PoolState, RestoreTarget, SnapshotLease, TargetStart, UsagePage, UsageQuery,
+    Blocks, BlocksError, CommitName, OpenPool, PoolState, RestoreTarget, SnapshotCopies, SnapshotLease, TargetStart, TaskPage,
+    TaskQuery, UsagePage, UsageQuery,
 };
-use crate::types::{ExportRecord, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle};
+use crate::types::{ExportRecord, ExportTask, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle};
 
 use lease::RemoteLease;
 use told::told;
@@ -216,6 +217,28 @@ impl Blocks for BlocksClient {
         let request = proto::GetLastExportRequest { volume_id: volume.to_string(), repository: repository.to_owned() };
         let record = self.calls().get_last_export(request).await.map_err(told)?.into_inner().record;
         record.map(|record| wire::export::read(Some(record))).transpose().map_err(not_understood)
+    }
+
+    async fn copies(&self, snapshot: SnapshotHandle) -> Result<SnapshotCopies, BlocksError> {
+        let request = proto::GetCopiesRequest { snapshot_id: snapshot.to_string() };
+        let answer = self.calls().get_copies(request).await.map_err(told)?;
+        wire::copies::read(answer.into_inner().copies).map_err(not_understood)
+    }
+
+    async fn put_task(&self, snapshot: SnapshotHandle, task: ExportTask) -> Result<(), BlocksError> {
+        let task = Some(wire::copies::task_message(task));
+        let request = proto::PutTaskRequest { snapshot_id: snapshot.to_string(), task };
+        self.calls().put_task(request).await.map(drop).map_err(told)
+    }
+
+    async fn tasks(&self, query: TaskQuery) -> Result<TaskPage, BlocksError> {
+        let answer = self.calls().list_tasks(wire::copies::query_message(&query)).await.map_err(told)?;
+        wire::copies::read_page(answer.into_inner()).map_err(not_understood)
+    }
+
+    async fn give_up_local_copy(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError> {
+        let request = proto::GiveUpLocalCopyRequest { snapshot_id: snapshot.to_string() };
+        self.calls().give_up_local_copy(request).await.map(drop).map_err(told)
     }
 
     async fn usage(&self, query: UsageQuery) -> Result<UsagePage, BlocksError> {

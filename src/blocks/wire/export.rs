@@ -41,7 +41,7 @@ pub fn message(record: ExportRecord) -> proto::ExportRecord {
     }
 }
 
-fn repository_id(field: &'static str, text: String) -> Result<String, FieldError> {
+pub(super) fn repository_id(field: &'static str, text: String) -> Result<String, FieldError> {
     let is_id = text.len() == ID_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if is_id { Ok(text) } else { Err(FieldError::new(field, "must be an id of a repository: 64 hexadecimal digits")) }
 }

@@ -11,7 +11,8 @@
 //! * A message of ranges has at most [`RANGES_PER_MESSAGE`]: each takes at most 24 bytes (two numbers of 10 bytes with a tag each, and the
 //!   range's own tag and length), 384 KiB in all. Two are in memory at each end: one that is written or read, one that waits.
 //! * An answer has at most [`MAX_ANSWER_BYTES`]: what a client of gRPC takes unless told otherwise, ten times a message of ranges. A page of
-//!   usage is bounded by [`UsageQuery::MAX`](super::UsageQuery::MAX), and a node has a handful of pools.
+//!   usage is bounded by [`UsageQuery::MAX`](super::UsageQuery::MAX), one of tasks by [`TaskQuery::MAX`](super::TaskQuery::MAX) with some
+//!   kilobytes each, and a node has a handful of pools.
 //! * An agent holds at most [`HELD_BY_AN_AGENT`] snapshots and targets, eight times as many as it runs transfers today, and has at most
 //!   [`LISTS_OF_A_LEASE`] lists of ranges open on each: an export reads two, what is allocated and what has changed.
 //! * What a list has sent and nobody has read yet takes room of the connection, which all calls share: at most [`STREAM_WINDOW_BYTES`], and all lists
@@ -19,6 +20,7 @@
 //! * A text for people is cut at [`MAX_TEXT_BYTES`]: refusals travel in a header, each byte of which may take three, and a client of HTTP/2
 //!   takes 16 KiB of headers.
 
+pub mod copies;
 pub mod export;
 mod field;
 pub mod kubernetes;

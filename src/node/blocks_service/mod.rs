@@ -253,6 +253,35 @@ impl BlocksApi for BlocksService {
         Ok(Response::new(proto::GetLastExportResponse { record: record.map(wire::export::message) }))
     }
 
+    async fn get_copies(&self, request: Request<proto::GetCopiesRequest>) -> Result<Response<proto::GetCopiesResponse>, Status> {
+        let snapshot: SnapshotHandle = wire::handle("snapshot_id", &request.get_ref().snapshot_id).map_err(field)?;
+        let known = self.blocks.copies(snapshot).await.map_err(refusal)?;
+        Ok(Response::new(proto::GetCopiesResponse { copies: Some(wire::copies::message(known)) }))
+    }
+
+    async fn put_task(&self, request: Request<proto::PutTaskRequest>) -> Result<Response<proto::PutTaskResponse>, Status> {
+        let request = request.into_inner();
+        let snapshot: SnapshotHandle = wire::handle("snapshot_id", &request.snapshot_id).map_err(field)?;
+        let task = wire::copies::read_task(request.task).map_err(field)?;
+        self.blocks.put_task(snapshot, task).await.map_err(refusal)?;
+        Ok(Response::new(proto::PutTaskResponse {}))
+    }
+
+    async fn list_tasks(&self, request: Request<proto::ListTasksRequest>) -> Result<Response<proto::ListTasksResponse>, Status> {
+        let query = wire::copies::read_query(request.get_ref()).map_err(field)?;
+        let page = self.blocks.tasks(query).await.map_err(refusal)?;
+        Ok(Response::new(wire::copies::page_message(page)))
+    }
+
+    async fn give_up_local_copy(
+        &self,
+        request: Request<proto::GiveUpLocalCopyRequest>,
+    ) -> Result<Response<proto::GiveUpLocalCopyResponse>, Status> {
+        let snapshot: SnapshotHandle = wire::handle("snapshot_id", &request.get_ref().snapshot_id).map_err(field)?;
+        self.blocks.give_up_local_copy(snapshot).await.map_err(refusal)?;
+        Ok(Response::new(proto::GiveUpLocalCopyResponse {}))
+    }
+
     async fn get_usage(&self, request: Request<proto::GetUsageRequest>) -> Result<Response<proto::GetUsageResponse>, Status> {
         let query = wire::usage::read_query(request.get_ref()).map_err(field)?;
         let page = self.blocks.usage(query).await.map_err(refusal)?;

@@ -13,6 +13,7 @@ pub fn read(error: CallError) -> Status {
     let of_pool = |error: &PoolError| match error {
         PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
         PoolError::Busy(_) => Code::Aborted,
+        PoolError::GivenUp(_) => Code::FailedPrecondition,
         PoolError::NameTaken { .. }
         | PoolError::Size(_)
         | PoolError::InUse { .. }
@@ -37,8 +38,8 @@ pub fn snapshot_metadata(error: CallError) -> Status {
     let of_pool = |error: &PoolError| match error {
         PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
         PoolError::Busy(_) => Code::Aborted,
-        // The pool has the snapshots, and no exact answer.
-        PoolError::Unsupported(_) => Code::FailedPrecondition,
+        // The pool has the snapshots, and no exact answer; or it has their records only.
+        PoolError::Unsupported(_) | PoolError::GivenUp(_) => Code::FailedPrecondition,
         PoolError::NameTaken { .. }
         | PoolError::Size(_)
         | PoolError::InUse { .. }
@@ -86,6 +87,8 @@ pub fn create_volume(error: CallError) -> Status {
         PoolError::Missing(_) => Code::Aborted,
         // Does not go away by itself: the source has too many extents, or its file system cannot be frozen. Rolled back.
         PoolError::TooSlow { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
+        // What has the repository's credentials restores it.
+        PoolError::GivenUp(_) => Code::FailedPrecondition,
         // Whether the last commit took hold is not known.
         PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
         // Rolled back before it was reported.
@@ -101,6 +104,7 @@ pub fn delete(error: CallError) -> Status {
         PoolError::Busy(_) => Code::Aborted,
         PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
         PoolError::Missing(_)
+        | PoolError::GivenUp(_)
         | PoolError::SourceMissing(_)
         | PoolError::NameTaken { .. }
         | PoolError::Size(_)
@@ -126,7 +130,9 @@ pub fn create_snapshot(error: CallError) -> Status {
         // Nothing was kept; the next attempt may find the volume still.
         PoolError::Busy(_) | PoolError::InUse { .. } | PoolError::Quiesce(_) => Code::Aborted,
         // Final until an administrator acts: the file system cannot share extents, or the volume has too many, or it shut down.
-        PoolError::Unsupported(_) | PoolError::TooSlow { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
+        PoolError::Unsupported(_) | PoolError::TooSlow { .. } | PoolError::CannotQuiesce(_) | PoolError::GivenUp(_) => {
+            Code::FailedPrecondition
+        }
         PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
         PoolError::Size(_) | PoolError::Owned(_) | PoolError::Format(_) | PoolError::CatalogueLost(_) | PoolError::Io { .. } => {
             Code::Internal
@@ -142,7 +148,7 @@ pub fn controller_expand(error: CallError) -> Status {
         PoolError::Size(_) => Code::OutOfRange,
         // Retried, and right so: space may come back.
         PoolError::NoSpace(_) => Code::ResourceExhausted,
-        PoolError::InUse { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
+        PoolError::InUse { .. } | PoolError::CannotQuiesce(_) | PoolError::GivenUp(_) => Code::FailedPrecondition,
         PoolError::Busy(_) | PoolError::Quiesce(_) => Code::Aborted,
         PoolError::Unsupported(_) => Code::InvalidArgument,
         PoolError::Catalogue(_) | PoolError::Unfinished(_) => Code::Unavailable,
@@ -163,6 +169,7 @@ pub fn set_pool_properties(error: CallError) -> Status {
         PoolError::NoSpace(_) => Code::ResourceExhausted,
         PoolError::Busy(_) => Code::Aborted,
         PoolError::Missing(_)
+        | PoolError::GivenUp(_)
         | PoolError::SourceMissing(_)
         | PoolError::NameTaken { .. }
         | PoolError::Size(_)

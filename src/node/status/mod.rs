@@ -42,6 +42,7 @@ mod tests {
         vec![
             PoolError::Missing(object),
             PoolError::SourceMissing(object),
+            PoolError::GivenUp(object),
             PoolError::NameTaken { name: "a".to_owned(), difference: "capacity" },
             PoolError::Size("too small".to_owned()),
             PoolError::InUse { object, by: "a lease".to_owned() },
@@ -71,6 +72,7 @@ mod tests {
             | PoolError::Catalogue(_)
             | PoolError::Unfinished(_) => true,
             PoolError::SourceMissing(_)
+            | PoolError::GivenUp(_)
             | PoolError::NameTaken { .. }
             | PoolError::Size(_)
             | PoolError::Unsupported(_)

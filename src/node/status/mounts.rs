@@ -12,7 +12,7 @@ use super::told::{told, with_code};
 fn pool_on_node(error: &PoolError) -> Code {
     match error {
         PoolError::Missing(_) | PoolError::SourceMissing(_) => Code::NotFound,
-        PoolError::InUse { .. } | PoolError::CannotQuiesce(_) => Code::FailedPrecondition,
+        PoolError::InUse { .. } | PoolError::CannotQuiesce(_) | PoolError::GivenUp(_) => Code::FailedPrecondition,
         PoolError::Busy(_) | PoolError::Quiesce(_) => Code::Aborted,
         PoolError::NoSpace(_) => Code::ResourceExhausted,
         PoolError::Size(_) => Code::OutOfRange,

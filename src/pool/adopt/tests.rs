@@ -1,6 +1,6 @@
 use super::*;
 use crate::pool::record::{Anchor, Consumer};
-use crate::types::{ExportRecord, FsType};
+use crate::types::{ExportRecord, FsType, LocalCopy};
 
 const MIB: u64 = 1 << 20;
 
@@ -145,6 +145,20 @@ fn made_up_names_say_so_and_are_nobody_elses() {
     let plan = planned(&records, copy(), &there, Unrecorded::All);
     assert_eq!(plan.new_volumes[0].name.as_str(), format!("adopted-{id}-2"));
     assert_eq!((plan.new_volumes[0].id, plan.new_volumes[0].size), (id, size(MIB)));
+}
+
+#[test]
+fn a_snapshot_without_a_local_copy_is_taken_over_for_its_bytes_are_in_a_repository() {
+    let mut records = Records::unknown(PoolId::random());
+    let volume = recorded_volume("v", FormatState::Content);
+    let mut given_up = recorded_snapshot("s", volume.id, 40);
+    given_up.copies.local = LocalCopy::GivenUp;
+    let lost = recorded_snapshot("t", volume.id, 41);
+    records.volumes = vec![volume.clone()];
+    records.snapshots = vec![given_up.clone(), lost.clone()];
+    let plan = planned(&records, copy(), &[found(Object::Volume(volume.id), MIB)], Unrecorded::LeftAlone);
+    assert_eq!(plan.records.snapshots.iter().map(|snapshot| snapshot.id).collect::<Vec<_>>(), [given_up.id]);
+    assert_eq!(plan.report.missing.iter().map(|one| one.object).collect::<Vec<_>>(), [Object::Snapshot(lost.id)]);
 }
 
 #[test]

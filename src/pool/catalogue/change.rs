@@ -133,6 +133,15 @@ impl<'a> Change<'a> {
         self.put(SNAPSHOTS, snapshot.id.as_bytes(), &encode(snapshot)?)
     }
 
+    /// Writes what was noted about a snapshot that is recorded.
+    ///
+    /// # Errors
+    /// [`PoolError::NoSpace`] when the catalogue has no room; [`PoolError::Catalogue`].
+    pub fn note_of_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), PoolError> {
+        self.check_room(Need::Note)?;
+        self.put_snapshot(snapshot)
+    }
+
     /// A snapshot, as this transaction sees it.
     pub fn snapshot(&mut self, id: SnapshotId) -> Result<Option<Snapshot>, PoolError> {
         get(&self.transaction.open_table(SNAPSHOTS).map_err(failed)?, id.as_bytes())

@@ -377,6 +377,7 @@ fn catalogues_that_the_first_version_made_are_read_whole_and_changed() {
         assert_eq!((ids(ext4.id), ids(block.id), ids(VolumeId::from_bytes([9; 16]))), (vec![11, 12], vec![], vec![13]));
         let used = catalogue.snapshot(SnapshotId::from_bytes([11; 16])).unwrap().unwrap();
         assert_eq!((used.used_by.len(), used.serial), (3, 11));
+        assert!(used.copies.is_local_only() && used.is_here() && used.is_ready());
         assert_eq!(catalogue.anchors().unwrap().len(), 2);
         assert_eq!(catalogue.publications(ext4.id).unwrap().len(), 2);
         assert_eq!(catalogue.export(&"ab".repeat(32), ext4.id).unwrap().unwrap().snapshot, used.id);

@@ -112,8 +112,8 @@ impl OwnedPool {
         self.unreduced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Space of the pool after as many anchors were evicted, in their order, as it takes to make room for new volumes and
-    /// snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
+    /// Space of the pool after as many anchors were evicted, in their order, and then local copies of exported snapshots given up, as it takes
+    /// to make room for new volumes and snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
     pub(super) fn make_room(&self, demand: Demand) -> Result<PoolUsage, PoolError> {
         let usage = self.usage()?;
         if usage.available_to(demand) > 0 {
@@ -146,6 +146,23 @@ impl OwnedPool {
             usage = PoolUsage { free, ..now };
             if usage.available_to(demand) > 0 {
                 tracing::warn!(pool = %self.id(), freed, "anchors were evicted to make room");
+                return Ok(usage);
+            }
+        }
+        for snapshot in self.copies_to_give_up()? {
+            let given_up = match self.give_up_for_space(&snapshot) {
+                Ok(Some(given_up)) => given_up,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(snapshot = %snapshot.id, %error, "a local copy could not be given up");
+                    continue;
+                }
+            };
+            let now = self.usage_after_commit()?;
+            let free = now.free.max(usage.free.saturating_add(given_up)).min(now.total);
+            usage = PoolUsage { free, ..now };
+            if usage.available_to(demand) > 0 {
+                tracing::warn!(pool = %self.id(), "local copies of exported snapshots were given up to make room");
                 break;
             }
         }
@@ -164,11 +181,11 @@ impl OwnedPool {
         Ok(())
     }
 
-    /// What new volumes and snapshots may still take, in bytes, when all anchors are evicted that it takes.
+    /// What new volumes and snapshots may still take, in bytes, when all anchors are evicted, and all local copies given up, that it takes.
     pub fn available_bytes(&self) -> Result<u64, PoolError> {
         let mut usage = self.usage()?;
         if usage.available() == 0 {
-            usage.free = usage.free.saturating_add(self.held_by_anchors()?);
+            usage.free = usage.free.saturating_add(self.held_by_anchors()?).saturating_add(self.held_by_copies()?);
         }
         Ok(usage.available())
     }

@@ -1,5 +1,6 @@
 //! Devices of objects.
 
+use super::copies::check_here;
 use super::pool::OwnedPool;
 use crate::failpoint;
 use crate::pool::{Attachment, ObjectUsage, PoolError};
@@ -10,7 +11,7 @@ impl OwnedPool {
     /// attached read-only or not at all.
     ///
     /// # Errors
-    /// [`PoolError::Missing`], [`PoolError::InUse`] (attached with less access), [`PoolError::Unsupported`],
+    /// [`PoolError::Missing`], [`PoolError::GivenUp`], [`PoolError::InUse`] (attached with less access), [`PoolError::Unsupported`],
     /// [`PoolError::Busy`], [`PoolError::Io`].
     pub fn attach(&self, object: Object, access: Access) -> Result<Attachment, PoolError> {
         let _locked = self.lock_objects([object])?;
@@ -46,10 +47,13 @@ impl OwnedPool {
         }
     }
 
-    /// Space of one object.
+    /// Space of one object: none, if its local copy was given up.
     pub fn usage_of(&self, object: Object) -> Result<ObjectUsage, PoolError> {
-        self.check_recorded(object)?;
-        self.pool.object_usage(object)
+        match self.check_recorded(object) {
+            Ok(()) => self.pool.object_usage(object),
+            Err(PoolError::GivenUp(_)) => Ok(ObjectUsage { allocated: 0, exclusive: 0, extents: 0 }),
+            Err(error) => Err(error),
+        }
     }
 
     fn check_recorded(&self, object: Object) -> Result<(), PoolError> {
@@ -60,7 +64,13 @@ impl OwnedPool {
     fn block_size_of(&self, object: Object) -> Result<LogicalBlockSize, PoolError> {
         let recorded = match object {
             Object::Volume(id) => self.catalogue.volume(id)?.map(|volume| volume.logical_block_size),
-            Object::Snapshot(id) => self.catalogue.snapshot(id)?.map(|snapshot| snapshot.logical_block_size),
+            Object::Snapshot(id) => match self.catalogue.snapshot(id)? {
+                Some(snapshot) => {
+                    check_here(&snapshot)?;
+                    Some(snapshot.logical_block_size)
+                }
+                None => None,
+            },
         };
         recorded.ok_or(PoolError::Missing(object))
     }

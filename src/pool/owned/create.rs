@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::copies::check_here;
 use super::pool::OwnedPool;
 use crate::failpoint;
 use crate::pool::intent::{Intent, IntentId};
@@ -24,7 +25,7 @@ impl OwnedPool {
     ///
     /// # Errors
     /// [`PoolError::NameTaken`], [`PoolError::SourceMissing`], [`PoolError::Size`], [`PoolError::NoSpace`], [`PoolError::Busy`],
-    /// [`PoolError::Unsupported`], [`PoolError::TooSlow`], [`PoolError::Quiesce`], [`PoolError::CannotQuiesce`]: nothing is left behind. [`PoolError::Io`],
+    /// [`PoolError::Unsupported`], [`PoolError::GivenUp`], [`PoolError::TooSlow`], [`PoolError::Quiesce`], [`PoolError::CannotQuiesce`]: nothing is left behind. [`PoolError::Io`],
     /// [`PoolError::Catalogue`]: to be repeated.
     pub fn create_volume(&self, request: &NewVolume) -> Result<Outcome<Volume>, PoolError> {
         self.settle();
@@ -156,11 +157,17 @@ impl OwnedPool {
                 }
                 None => None,
             },
-            Object::Snapshot(id) => self.catalogue.snapshot(id)?.map(|snapshot| Source {
-                size: snapshot.size,
-                checksum: snapshot.checksum,
-                logical_block_size: snapshot.logical_block_size,
-            }),
+            Object::Snapshot(id) => match self.catalogue.snapshot(id)? {
+                Some(snapshot) => {
+                    check_here(&snapshot)?;
+                    Some(Source {
+                        size: snapshot.size,
+                        checksum: snapshot.checksum,
+                        logical_block_size: snapshot.logical_block_size,
+                    })
+                }
+                None => None,
+            },
         };
         let found = found.ok_or(PoolError::SourceMissing(source))?;
         self.check_sound(source)?;

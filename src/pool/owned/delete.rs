@@ -65,8 +65,15 @@ impl OwnedPool {
         self.settle();
         let object = Object::Snapshot(id);
         let Some(seen) = self.catalogue.snapshot(id)? else { return self.finish_deletion(object) };
+        if !seen.is_here() {
+            // Of which something may still be there.
+            self.finish_deletion(object)?;
+        }
         let _locked = self.locks.lock([Key::Object(object), Key::SnapshotName(seen.name)])?;
         let Some(snapshot) = self.catalogue.snapshot(id)? else { return Ok(()) };
+        if !snapshot.is_here() {
+            return self.delete_record(&snapshot);
+        }
         if self.locks.is_pinned(id) {
             return Err(PoolError::InUse { object, by: "an export or a copy that reads it".to_owned() });
         }
@@ -100,7 +107,21 @@ impl OwnedPool {
         Ok(())
     }
 
-    fn detach_remnant(&self, object: Object) -> Result<(), PoolError> {
+    /// Deletes a snapshot that has no local copy: its record is all that there is. An anchor of it stays as long as it is a base.
+    fn delete_record(&self, snapshot: &Snapshot) -> Result<(), PoolError> {
+        self.catalogue.commit("delete_record", |change| {
+            change.remove_snapshot(snapshot)?;
+            if change.volume(snapshot.source)?.is_none() && !change.has_snapshots(snapshot.source)? {
+                change.remove_exports(snapshot.source)?;
+            }
+            Ok(())
+        })?;
+        tracing::info!(snapshot = %snapshot.id, name = %snapshot.name, "snapshot deleted, whose local copy was given up before");
+        self.evict_surplus(snapshot.source);
+        Ok(())
+    }
+
+    pub(super) fn detach_remnant(&self, object: Object) -> Result<(), PoolError> {
         match self.pool.attachment(object) {
             Ok(None) | Err(PoolError::Missing(_)) => Ok(()),
             Ok(Some(_)) => failpoint::around("pool.detach", || self.pool.detach(object)),

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
+use super::copies::check_here;
 use super::pool::{Damaged, OwnedPool, check_sound};
 use crate::pool::catalogue::Catalogue;
 use crate::pool::locks::{OperationLocks, Pin};
@@ -32,11 +33,12 @@ impl OwnedPool {
     /// Holds a snapshot for reading. Any number of leases may be held on one.
     ///
     /// # Errors
-    /// [`PoolError::Missing`], [`PoolError::Busy`] (it is being deleted), [`PoolError::Io`].
+    /// [`PoolError::Missing`], [`PoolError::GivenUp`], [`PoolError::Busy`] (it is being deleted), [`PoolError::Io`].
     pub fn lease(&self, id: SnapshotId) -> Result<Lease, PoolError> {
         let object = Object::Snapshot(id);
         let pin = self.locks.pin(id)?;
         let snapshot = self.catalogue.snapshot(id)?.ok_or(PoolError::Missing(object))?;
+        check_here(&snapshot)?;
         self.check_sound(object)?;
         let file = self.pool.open(object, Access::ReadOnly)?;
         Ok(Lease {
@@ -93,7 +95,7 @@ impl Lease {
         let object = Object::Snapshot(base);
         let pin = self.locks.pin(base)?;
         // The anchors last: a snapshot that becomes one meanwhile is found there.
-        let record = match self.catalogue.snapshot(base)? {
+        let record = match self.catalogue.snapshot(base)?.filter(Snapshot::is_here) {
             Some(snapshot) => snapshot,
             None => {
                 let anchor = self.catalogue.anchor(self.snapshot.source, base)?;

@@ -72,6 +72,7 @@ impl OwnedPool {
             leftovers: Arc::new(Leftovers::of(settled)),
         };
         owned.evict_leftovers()?;
+        owned.drop_copies(&findings.overdue);
         Ok(owned)
     }
 

@@ -5,14 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::failpoint;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::intent::{Intent, IntentId};
+use crate::pool::record::Snapshot;
 use crate::pool::{Found, Pool, PoolError, Quiesce};
-use crate::types::{Object, VolumeId};
+use crate::types::{LocalCopyPolicy, Object, SnapshotId, VolumeId};
 
 /// Differences between records and objects.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) quarantined: Vec<String>,
     pub(super) damaged: BTreeMap<Object, String>,
+    /// Snapshots whose local copy should be gone by now, by what their classes say.
+    pub(super) overdue: Vec<SnapshotId>,
 }
 
 /// Whether anything was left for later.
@@ -158,11 +161,14 @@ fn release(pool: &dyn Pool, quiesce: &dyn Quiesce, holds: &[VolumeId]) -> Result
 pub(super) fn compare(pool: &dyn Pool, catalogue: &Catalogue) -> Result<Findings, PoolError> {
     let mut recorded: BTreeMap<Object, u64> = BTreeMap::new();
     recorded.extend(catalogue.volumes()?.iter().map(|volume| (Object::Volume(volume.id), volume.size.bytes())));
-    recorded.extend(catalogue.snapshots()?.iter().map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size.bytes())));
+    let here: Vec<Snapshot> = catalogue.snapshots()?.into_iter().filter(Snapshot::is_here).collect();
+    recorded.extend(here.iter().map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size.bytes())));
     let anchors = catalogue.anchors()?.into_iter().map(|anchor| anchor.snapshot);
     recorded.extend(anchors.map(|snapshot| (Object::Snapshot(snapshot.id), snapshot.size.bytes())));
     let unfinished: BTreeSet<Object> = catalogue.intents()?.iter().flat_map(|(_, intent)| intent.objects()).collect();
-    let findings = judge(&recorded, &unfinished, pool.scan()?);
+    let mut findings = judge(&recorded, &unfinished, pool.scan()?);
+    let overdue = here.iter().filter(|snapshot| snapshot.policy() == LocalCopyPolicy::Drop);
+    findings.overdue = overdue.map(|snapshot| snapshot.id).collect();
     for what in &findings.quarantined {
         tracing::warn!(%what, pool = %catalogue.id(), "not recorded in the catalogue: left alone");
     }
@@ -197,7 +203,6 @@ fn judge(recorded: &BTreeMap<Object, u64>, unfinished: &BTreeSet<Object>, found:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::SnapshotId;
 
     #[test]
     fn records_and_objects_are_matched_both_ways() {

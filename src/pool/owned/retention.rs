@@ -17,7 +17,8 @@ pub(super) enum Origin {
 /// Kept are those that somebody may ask about: the last snapshot that a consumer used, while the volume or any snapshot of it
 /// is there to be compared with it; of these the newest, up to the limit.
 pub(super) fn surplus(origin: Origin, live: &[Snapshot], anchors: &[Anchor]) -> Vec<SnapshotId> {
-    let comparable = origin == Origin::Exists || !live.is_empty();
+    // What is not here any more is compared with nothing.
+    let comparable = origin == Origin::Exists || live.iter().any(Snapshot::is_here);
     let mut newest_first: Vec<&Snapshot> = anchors.iter().map(|anchor| &anchor.snapshot).collect();
     newest_first.sort_unstable_by_key(|snapshot| std::cmp::Reverse(age(snapshot)));
     let mut kept = 0;
@@ -72,7 +73,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::types::{AnchorLimit, DataChecksum, FormatState, LogicalBlockSize, VolumeId, VolumeMode, VolumeSize};
+    use crate::types::{AnchorLimit, DataChecksum, FormatState, LocalCopy, LogicalBlockSize, VolumeId, VolumeMode, VolumeSize};
 
     const META: Consumer = Consumer::MetadataClient;
 
@@ -99,6 +100,7 @@ mod tests {
             anchor_limit: AnchorLimit::default(),
             used_by: used_by.iter().cloned().collect::<BTreeSet<_>>(),
             kubernetes: Default::default(),
+            copies: Default::default(),
         }
     }
 
@@ -142,6 +144,21 @@ mod tests {
         let anchors = [anchor(1, &[repository("a")])];
         assert_eq!(serials(Origin::Deleted, &[snapshot(2, &[])], &anchors), Vec::<u64>::new());
         assert_eq!(serials(Origin::Deleted, &[], &anchors), [1]);
+    }
+
+    #[test]
+    fn a_given_up_snapshot_is_kept_as_its_repository_s_base_until_there_is_a_newer_one() {
+        let a = repository("a");
+        let given_up = |serial| {
+            let mut snapshot = snapshot(serial, std::slice::from_ref(&a));
+            snapshot.copies.local = LocalCopy::GivenUp;
+            snapshot
+        };
+        let anchors = [anchor(1, std::slice::from_ref(&a))];
+        assert_eq!(serials(Origin::Exists, &[given_up(1)], &anchors), Vec::<u64>::new());
+        assert_eq!(serials(Origin::Exists, &[given_up(1), given_up(2)], &anchors), [1]);
+        // Nothing is left to be compared with it.
+        assert_eq!(serials(Origin::Deleted, &[given_up(1)], &anchors), [1]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
 use crate::pool::record::{NewSnapshot, Outcome, Snapshot};
 use crate::pool::{Cut, Demand, FREEZE_DEADLINE, PoolError, idempotent};
-use crate::types::{FormatState, Object, ObjectName, SnapshotId, Timestamp, VolumeId};
+use crate::types::{Copies, FormatState, Object, ObjectName, SnapshotId, Timestamp, VolumeId};
 
 impl OwnedPool {
     /// Cuts snapshots of a set of volumes at one point in time, or answers from the records of an equal earlier request.
@@ -116,6 +116,7 @@ impl OwnedPool {
             anchor_limit: volume.anchor_limit(),
             used_by: BTreeSet::new(),
             kubernetes: request.kubernetes.of_snapshot(&volume.kubernetes),
+            copies: Copies::default(),
         })
     }
 

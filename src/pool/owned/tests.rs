@@ -24,6 +24,7 @@ use crate::types::{
 use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
 
 mod anchors;
+mod copies;
 pub(crate) mod crash;
 mod create;
 mod delete;

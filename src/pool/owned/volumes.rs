@@ -5,7 +5,7 @@ use std::path::Path;
 use super::pool::OwnedPool;
 use crate::pool::PoolError;
 use crate::pool::record::{Consumer, Publication, PublicationKind, Volume};
-use crate::types::{ExportRecord, FormatState, Object, ObjectName, VolumeId};
+use crate::types::{ExportRecord, FormatState, Object, ObjectName, SnapshotExport, VolumeId};
 
 impl OwnedPool {
     /// A volume by id. Hidden restore targets are none.
@@ -91,8 +91,8 @@ impl OwnedPool {
         Ok(current)
     }
 
-    /// Records an export, in place of the last one of this volume to this repository, and in the same commit that the repository
-    /// used the snapshot (see [`OwnedPool::record_use`]): the base of the export after it is never given up before it is known.
+    /// Records an export, in place of the last one of this volume to this repository, and in the same commit that the repository holds the
+    /// snapshot, which ends the task that was to bring it there, and used it (see [`OwnedPool::record_use`]): the base of the export after it is never given up before it is known.
     ///
     /// # Errors
     /// [`PoolError::Missing`] when neither the volume nor the snapshot exists; [`PoolError::Catalogue`].
@@ -102,6 +102,15 @@ impl OwnedPool {
                 return Err(PoolError::Missing(Object::Snapshot(export.snapshot)));
             }
             change.add_use(export.snapshot, &Consumer::Repository(export.repository.clone()))?;
+            if let Some(mut snapshot) = change.snapshot(export.snapshot)? {
+                snapshot.copies.note_export(SnapshotExport {
+                    repository: export.repository.clone(),
+                    repository_snapshot: export.repository_snapshot.clone(),
+                    size: export.size,
+                    finished: export.finished,
+                });
+                change.put_snapshot(&snapshot)?;
+            }
             change.put_export(export)
         })?;
         self.evict_surplus(export.volume);

@@ -3,7 +3,7 @@
 //! Volumes are sparse and snapshots share, so the writers of existing volumes take space without asking anybody. They do not ask for
 //! anchors to be evicted either: a request does ([`OwnedPool::make_room`]), a write cannot. So a thread of the pool looks at its
 //! space, and while no more is free than the reserve, it evicts one anchor after the other, those first that are missed least
-//! (`retention`), until more is free or none is left that holds anything. Then it says once that writers live on the reserve alone,
+//! (`retention`), then local copies of exported snapshots (`copies`), until more is free or none is left that holds anything. Then it says once that writers live on the reserve alone,
 //! and how much anchors still hold that could not be given up; and once that there is room again.
 //!
 //! * *How often it looks* ([`pause`]) follows from how soon the reserve could be reached: as long as a writer at [`FASTEST_WRITER`]
@@ -46,7 +46,7 @@ pub(super) struct Seen {
     said: Said,
     /// The last eviction, until it shows.
     settling: Option<Settling>,
-    /// Anchors whose eviction failed, each told of once: they are tried at every look.
+    /// Anchors and local copies whose eviction failed, each told of once: they are tried at every look.
     failed: BTreeSet<SnapshotId>,
 }
 
@@ -106,7 +106,7 @@ impl OwnedPool {
         }
         if let Some(freed) = self.give_up_an_anchor(seen)? {
             let free = usage.free.saturating_add(freed);
-            tracing::warn!(pool = %self.id(), free = usage.free, freed, "an anchor was given up to the writers of the pool's volumes");
+            tracing::warn!(pool = %self.id(), free = usage.free, freed, "an anchor or a local copy was given up to the writers of the pool's volumes");
             seen.settling = Some(Settling { free, until: Instant::now() + SETTLING });
             return Ok(SHORTEST_PAUSE);
         }
@@ -123,7 +123,8 @@ impl OwnedPool {
         Ok(PATIENT_PAUSE)
     }
 
-    /// Evicts the first anchor that holds data and that nobody uses; what that frees at least. `None` when there is none.
+    /// Evicts the first anchor that holds data and that nobody uses, or gives up the first local copy that may go; what that frees at least.
+    /// `None` when there is none.
     fn give_up_an_anchor(&self, seen: &mut Seen) -> Result<Option<u64>, PoolError> {
         self.finish_evictions()?;
         for anchor in self.anchors_to_evict()? {
@@ -138,6 +139,16 @@ impl OwnedPool {
                 Ok(Eviction::Postponed) => {}
                 Err(error) if seen.failed.insert(id) => {
                     tracing::warn!(anchor = %id, %error, "an anchor could not be evicted yet")
+                }
+                Err(_) => {}
+            }
+        }
+        for snapshot in self.copies_to_give_up()?.into_iter().filter(|snapshot| !self.locks.is_pinned(snapshot.id)) {
+            match self.give_up_for_space(&snapshot) {
+                Ok(Some(freed)) => return Ok(Some(freed)),
+                Ok(None) => {}
+                Err(error) if seen.failed.insert(snapshot.id) => {
+                    tracing::warn!(snapshot = %snapshot.id, %error, "a local copy could not be given up yet")
                 }
                 Err(_) => {}
             }

@@ -15,7 +15,7 @@ fn copy_of(source: Object) -> NewVolume {
 }
 
 /// Each operation that changes the pool, with what it acts by.
-const OPERATIONS: [(&str, &[Verb], Operation); 11] = [
+const OPERATIONS: [(&str, &[Verb], Operation); 13] = [
     ("create", &[Verb::Create], |world, _, _| world.owned.create_volume(&new_volume("new")).map(drop)),
     ("copy a snapshot", &[Verb::Copy], |world, _, snapshot| {
         world.owned.create_volume(&copy_of(Object::Snapshot(snapshot))).map(drop)
@@ -45,6 +45,16 @@ const OPERATIONS: [(&str, &[Verb], Operation); 11] = [
         };
         world.owned.put_export(&export)
     }),
+    ("give a local copy up that is nobody's base", &[Verb::Delete], |world, volume, snapshot| {
+        export(world, volume, snapshot)?;
+        let newer = world.owned.create_snapshots(&[new_snapshot("newer", volume)])?.remove(0).into_inner();
+        export(world, volume, newer.id)?;
+        world.owned.give_up_local_copy(snapshot)
+    }),
+    ("give a local copy up that is a base", &[Verb::Condense], |world, volume, snapshot| {
+        export(world, volume, snapshot)?;
+        world.owned.give_up_local_copy(snapshot)
+    }),
     ("restore", &[Verb::Create], |world, _, _| match world.owned.begin_restore(&new_volume("new"))? {
         RestoreStart::Target(target) => world.owned.commit_restore(target.close()).map(drop),
         RestoreStart::Existing(_) => Ok(()),
@@ -54,6 +64,19 @@ const OPERATIONS: [(&str, &[Verb], Operation); 11] = [
         RestoreStart::Existing(_) => Ok(()),
     }),
 ];
+
+/// To a repository that nothing was exported to before.
+fn export(world: &World, volume: VolumeId, snapshot: SnapshotId) -> Result<(), PoolError> {
+    world.owned.put_export(&ExportRecord {
+        repository: "cd".to_owned(),
+        volume,
+        snapshot,
+        repository_snapshot: String::new(),
+        size: bytes(MIB),
+        chunk_size: MIB,
+        finished: Timestamp::now(),
+    })
+}
 
 const CONSUMER: Consumer = Consumer::MetadataClient;
 const REPOSITORY: &str = "ab";
@@ -75,12 +98,13 @@ fn prepared() -> (World, VolumeId, SnapshotId) {
 
 type Visible = (Vec<(String, u64)>, Vec<String>, Vec<(String, Vec<Consumer>)>);
 
-/// What the orchestrator sees, names of volumes with their sizes and names of snapshots; and names of anchors with their consumers.
+/// What the orchestrator sees, names of volumes with their sizes and snapshots with whether their bytes are here; and names of anchors with their consumers.
 fn visible(world: &World) -> Visible {
     let mut volumes: Vec<(String, u64)> =
         world.owned.volumes().unwrap().iter().map(|volume| (volume.name.to_string(), volume.size.bytes())).collect();
     volumes.sort_unstable();
-    let mut snapshots: Vec<String> = world.owned.snapshots().unwrap().iter().map(|snapshot| snapshot.name.to_string()).collect();
+    let snapshot = |snapshot: &Snapshot| format!("{}, local copy {:?}", snapshot.name, snapshot.copies.local);
+    let mut snapshots: Vec<String> = world.owned.snapshots().unwrap().iter().map(snapshot).collect();
     snapshots.sort_unstable();
     let anchor = |anchor: Anchor| (anchor.snapshot.name.to_string(), anchor.snapshot.used_by.into_iter().collect());
     let mut anchors: Vec<(String, Vec<Consumer>)> = world.owned.anchors().unwrap().into_iter().map(anchor).collect();
@@ -278,6 +302,8 @@ fn prepared_on(disk: &Disk) -> (World, VolumeId, SnapshotId) {
     world
         .catalogue
         .commit("test", |change| {
+            // What is cut from here on comes after what was cut before.
+            change.skip_intents(snapshot.serial + 1)?;
             anchors.iter().try_for_each(|anchor| change.put_anchor(anchor))?;
             change.put_volume(&volume)?;
             change.put_snapshot(&snapshot)
@@ -320,7 +346,7 @@ fn a_commit_that_fails_is_neither_undone_nor_lost() {
                 operation(&world, volume, snapshot).unwrap();
                 world.assert_tidy();
                 assert_eq!(visible(&world), undisturbed, "{what}, sync {sync}, {moment:?}");
-                if world.owned.snapshot(snapshot).unwrap().is_some() {
+                if world.owned.snapshot(snapshot).unwrap().is_some_and(|snapshot| snapshot.is_here()) {
                     assert_eq!(world.read(Object::Snapshot(snapshot), 0, 4), b"kept", "{what}");
                 }
             }
@@ -367,7 +393,7 @@ fn a_commit_that_finds_no_space_is_settled_in_the_same_process_once_there_is_som
             world.owned.check_catalogue().unwrap();
             assert!(world.owned.catalogue_took_its_last_change());
             world.assert_tidy();
-            if world.owned.snapshot(snapshot).unwrap().is_some() {
+            if world.owned.snapshot(snapshot).unwrap().is_some_and(|snapshot| snapshot.is_here()) {
                 assert_eq!(world.read(Object::Snapshot(snapshot), 0, 4), b"kept", "{what}");
             }
         }

@@ -1,0 +1,146 @@
+//! What a node in memory holds.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::block::memory_file::MemoryFile;
+use crate::blocks::{BlocksError, LeasedSnapshot, SnapshotCopies};
+use crate::types::{
+    Copies, ExportOrder, ExportRecord, LocalCopy, NewVolume, Object, ObjectName, SnapshotId, VolumeId, VolumeSize,
+};
+
+/// The verbs that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// [`Blocks::lease`](crate::blocks::Blocks::lease).
+    Lease,
+    /// [`SnapshotLease::allocated`](crate::blocks::SnapshotLease::allocated).
+    Allocated,
+    /// [`SnapshotLease::changed_since`](crate::blocks::SnapshotLease::changed_since).
+    ChangedSince,
+    /// [`Blocks::begin`](crate::blocks::Blocks::begin).
+    Begin,
+    /// [`Blocks::commit`](crate::blocks::Blocks::commit).
+    Commit,
+    /// [`Blocks::abort`](crate::blocks::Blocks::abort).
+    Abort,
+    /// [`Blocks::put_export`](crate::blocks::Blocks::put_export).
+    PutExport,
+    /// [`Blocks::last_export`](crate::blocks::Blocks::last_export).
+    LastExport,
+    /// [`Blocks::put_task`](crate::blocks::Blocks::put_task).
+    PutTask,
+    /// [`Blocks::give_up_local_copy`](crate::blocks::Blocks::give_up_local_copy).
+    GiveUpLocalCopy,
+}
+
+/// The state of one node. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SharedState(Arc<Mutex<State>>);
+
+impl SharedState {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic of a test that holds it fails that test.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) volumes: BTreeMap<VolumeId, StoredVolume>,
+    pub(super) snapshots: BTreeMap<SnapshotId, StoredSnapshot>,
+    pub(super) exports: BTreeMap<(VolumeId, String), ExportRecord>,
+    pub(super) failures: BTreeMap<Verb, BlocksError>,
+}
+
+#[derive(Debug)]
+pub(super) struct StoredVolume {
+    pub(super) request: NewVolume,
+    pub(super) size: VolumeSize,
+    pub(super) file: Arc<MemoryFile>,
+    pub(super) stage: Stage,
+}
+
+/// How far a volume has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The target of a restore: its name is claimed, and nobody sees it.
+    Hidden,
+    /// Committed.
+    Visible,
+}
+
+#[derive(Debug)]
+pub(super) struct StoredSnapshot {
+    pub(super) name: ObjectName,
+    pub(super) record: LeasedSnapshot,
+    /// Shared with every lease.
+    pub(super) file: Arc<MemoryFile>,
+    pub(super) presence: Presence,
+    pub(super) order: Option<ExportOrder>,
+    pub(super) copies: Copies,
+}
+
+impl StoredSnapshot {
+    pub(super) fn described(&self) -> SnapshotCopies {
+        SnapshotCopies { snapshot: self.record.handle, order: self.order, copies: self.copies.clone() }
+    }
+}
+
+/// What is left of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// All of it.
+    Whole,
+    /// It was deleted; what changed since is still told.
+    Anchor,
+}
+
+impl State {
+    pub(super) fn fail(&mut self, verb: Verb) -> Result<(), BlocksError> {
+        self.failures.remove(&verb).map_or(Ok(()), Err)
+    }
+
+    pub(super) fn visible(&self, volume: VolumeId) -> Option<&StoredVolume> {
+        self.volumes.get(&volume).filter(|stored| stored.stage == Stage::Visible)
+    }
+
+    pub(super) fn whole(&self, snapshot: SnapshotId) -> Option<&StoredSnapshot> {
+        self.snapshots.get(&snapshot).filter(|stored| stored.presence == Presence::Whole)
+    }
+
+    pub(super) fn whole_mut(&mut self, snapshot: SnapshotId) -> Result<&mut StoredSnapshot, BlocksError> {
+        let found = self.snapshots.get_mut(&snapshot).filter(|stored| stored.presence == Presence::Whole);
+        found.ok_or_else(|| missing(Object::Snapshot(snapshot)))
+    }
+
+    pub(super) fn volume_named(&self, name: &ObjectName) -> Option<(VolumeId, &StoredVolume)> {
+        self.volumes.iter().find(|(_, stored)| stored.request.name == *name).map(|(&id, stored)| (id, stored))
+    }
+
+    /// A snapshot whose bytes are here.
+    pub(super) fn here(&self, snapshot: SnapshotId) -> Result<&StoredSnapshot, BlocksError> {
+        let object = Object::Snapshot(snapshot);
+        let stored = self.whole(snapshot).ok_or_else(|| missing(object))?;
+        match stored.copies.local {
+            LocalCopy::Kept => Ok(stored),
+            LocalCopy::GivenUp => {
+                Err(BlocksError::Unsupported(format!("{object} is not here any more: restore it from the repository")))
+            }
+        }
+    }
+
+    pub(super) fn snapshot_named(&self, name: &ObjectName) -> Option<SnapshotId> {
+        let mut whole = self.snapshots.iter().filter(|(_, stored)| stored.presence == Presence::Whole);
+        whole.find(|(_, stored)| stored.name == *name).map(|(&id, _)| id)
+    }
+}
+
+pub(super) fn missing(object: Object) -> BlocksError {
+    BlocksError::Missing(format!("there is no {object} in this pool"))
+}
+
+pub(super) fn failed(error: io::Error) -> BlocksError {
+    BlocksError::Failed(error.to_string())
+}
