@@ -5,7 +5,8 @@
 //! 2. the key file is stored;
 //! 3. `config` is stored on condition that there is none, and read back. This is the commit.
 //!
-//! Of several competitors one wins step 3; the others take their own key file away again. A crash between 2 and 3 leaves a key
+//! Of several competitors one wins step 3; the others take their own key file away again, unless the winner's `config` is sealed by it: it
+//! may have found that key and taken it for the remains of an interrupted attempt. A crash between 2 and 3 leaves a key
 //! without a `config`: the next attempt with the same password takes that key over and goes on, one with another password
 //! is refused. Where snapshots or indexes exist without a `config`, it was lost, and nothing is touched.
 
@@ -25,7 +26,7 @@ use super::key_file::{self, Author, KdfCost, Unlocked};
 use super::lock::mode::Locking;
 use super::lock::owner::LockOwner;
 use super::password::Password;
-use super::store::{Key, Kind, PutMode, Store, StoreError};
+use super::store::{Key, Kind, Listed, PutMode, Store, StoreError};
 use super::time::rfc3339;
 use crate::failpoint;
 use crate::scratch::Scratch;
@@ -87,7 +88,9 @@ impl Repository {
             Ok(()) => {}
             Err(RepositoryError::AlreadyInitialized) => {
                 // Ours would open with the same password and not fit the winner's `config`.
-                if let Some(key) = own_key {
+                if let Some(key) = own_key
+                    && !fits_config(&*store, &sealer).await?
+                {
                     failpoint::hit("repository.key_withdrawn.before");
                     store.delete(key).await?;
                     failpoint::hit("repository.key_withdrawn.after");
@@ -233,6 +236,12 @@ impl Repository {
     }
 }
 
+/// Whether the `config` that is there is sealed by this master key.
+async fn fits_config(store: &dyn Store, sealer: &Sealer) -> Result<bool, RepositoryError> {
+    let config = store.get(Key::Config).await?;
+    Ok(Config::open(&config, sealer).is_ok())
+}
+
 /// The master key that an interrupted initialisation left, if there was one.
 async fn interrupted_init(store: &dyn Store, password: &Password) -> Result<Option<Sealer>, RepositoryError> {
     for (kind, found) in [(Kind::Snapshot, "snapshots"), (Kind::Index, "indexes")] {
@@ -240,13 +249,26 @@ async fn interrupted_init(store: &dyn Store, password: &Password) -> Result<Opti
             return Err(RepositoryError::ConfigLost { found });
         }
     }
-    if store.list(Kind::Key).await?.is_empty() {
-        return Ok(None);
+    // A key that was listed may be that of a competitor, who takes it away again. Each look more needs one more of those.
+    for _ in 0..MAX_KEYS {
+        let keys = store.list(Kind::Key).await?;
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        if let Some(sealer) = unlock(store, password).await?.into_iter().next() {
+            return Ok(Some(sealer));
+        }
+        if is_there(store, &keys).await? {
+            break;
+        }
     }
-    match unlock(store, password).await?.into_iter().next() {
-        Some(sealer) => Ok(Some(sealer)),
-        None => Err(RepositoryError::WrongPassword),
-    }
+    Err(RepositoryError::WrongPassword)
+}
+
+/// Whether all of these keys are there still.
+async fn is_there(store: &dyn Store, keys: &[Listed]) -> Result<bool, RepositoryError> {
+    let now = store.list(Kind::Key).await?;
+    Ok(keys.iter().all(|key| now.iter().any(|other| other.id == key.id)))
 }
 
 async fn store_new_key(

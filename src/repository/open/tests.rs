@@ -41,6 +41,43 @@ async fn of_two_who_initialise_one_wins_and_one_key_stays() {
     assert_eq!(open(store).await.unwrap().id(), a.or(b).unwrap().id());
 }
 
+/// Runs this to its end in the middle of a call to a store.
+fn meanwhile<T>(work: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_competitor_took_for_an_interrupted_one_is_not_withdrawn() {
+    let store = Arc::new(MemoryStore::new());
+    let (inner, mut winner) = (store.clone(), None);
+    let slow = FaultyStore::new(store.clone(), move |call| {
+        if puts_config(call) && winner.is_none() {
+            // It finds the key of the slow one, whose `config` is not there yet.
+            winner = Some(meanwhile(init(inner.clone())).unwrap());
+        }
+        None
+    });
+    assert!(matches!(init(Arc::new(slow)).await, Err(RepositoryError::AlreadyInitialized)));
+    assert_eq!(store.list(Kind::Key).await.unwrap().len(), 1);
+    open(store).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_competitor_that_withdraws_its_key_is_no_wrong_password() {
+    let store = Arc::new(MemoryStore::new());
+    let interrupted = init(Arc::new(FaultyStore::nth(store.clone(), 1, Fault::Unavailable, puts_config))).await;
+    assert!(interrupted.is_err());
+    let (inner, key) = (store.clone(), Key::File(Kind::Key, store.list(Kind::Key).await.unwrap()[0].id));
+    let watched = FaultyStore::new(store.clone(), move |call| {
+        if *call == Call::Get(key) {
+            meanwhile(inner.delete(key)).unwrap();
+        }
+        None
+    });
+    init(Arc::new(watched)).await.unwrap();
+    open(store).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_lost_answer_to_the_commit_is_resolved_by_reading() {
     let store = Arc::new(MemoryStore::new());
