@@ -15,6 +15,7 @@ use crate::csi::plugin::Plugin;
 use crate::repository::Workspace;
 
 use super::credentials::{self, Credentialed};
+use super::exporting::{self, Exporting};
 use super::transfers::Transfers;
 use super::witness::{self, WitnessedSnapshot};
 
@@ -23,6 +24,7 @@ use super::witness::{self, WitnessedSnapshot};
 pub struct AgentLayer<P> {
     below: P,
     transfers: Transfers,
+    exporting: Exporting,
 }
 
 /// A call of a layer that runs.
@@ -31,13 +33,18 @@ type Call<'a, A> = Pin<Box<dyn Future<Output = Result<Response<A>, Status>> + Se
 impl<P: Plugin> AgentLayer<P> {
     /// The layer over that of the node with this name, and over what it hands out.
     pub fn new(below: P, blocks: Arc<dyn Blocks>, node: &str) -> Self {
-        Self { below, transfers: Transfers::new(blocks, node) }
+        Self::over(below, Transfers::new(blocks, node))
     }
 
     /// The same, whose repositories keep their lists and copies in `workspace`.
     #[must_use]
     pub fn with_workspace(self, workspace: Workspace) -> Self {
-        Self { transfers: self.transfers.with_workspace(workspace), ..self }
+        Self::over(self.below, self.transfers.with_workspace(workspace))
+    }
+
+    fn over(below: P, transfers: Transfers) -> Self {
+        let exporting = Exporting::new(transfers.context().clone());
+        Self { below, transfers, exporting }
     }
 
     /// The internal service for exports and restores.
@@ -53,6 +60,42 @@ impl<P: Plugin> AgentLayer<P> {
     ) -> Result<Response<A>, Status> {
         let (request, _) = credentials::split(request)?;
         call(&self.below, request).await
+    }
+
+    /// Cuts, and sees to the export if the class asks for one.
+    pub(super) async fn create_and_export_snapshot(
+        &self,
+        request: Request<proto::CreateSnapshotRequest>,
+    ) -> Result<Response<proto::CreateSnapshotResponse>, Status> {
+        let patience = exporting::patience(request.metadata());
+        let (request, secrets) = credentials::split(request)?;
+        let Some(order) = Exporting::order(&request.get_ref().parameters)? else {
+            return self.below.create_snapshot(request).await;
+        };
+        let secret = self.exporting.secret(&request.get_ref().name, secrets).await?;
+        let mut answer = self.below.create_snapshot(request).await?;
+        let (Some(secret), Some(snapshot)) = (secret, &mut answer.get_mut().snapshot) else { return Ok(answer) };
+        if !snapshot.ready_to_use {
+            let unreadable = |_| Status::internal("the layer below has cut a snapshot whose handle does not read");
+            let handle = snapshot.snapshot_id.parse().map_err(unreadable)?;
+            let progress = self.exporting.follow(handle, order, secret, patience).await?;
+            snapshot.ready_to_use = progress == exporting::Progress::Complete;
+        }
+        Ok(answer)
+    }
+
+    /// Withdraws the export of a snapshot, if there is any, and deletes the snapshot.
+    pub(super) async fn withdraw_and_delete_snapshot(
+        &self,
+        request: Request<proto::DeleteSnapshotRequest>,
+    ) -> Result<Response<proto::DeleteSnapshotResponse>, Status> {
+        let (request, secrets) = credentials::split(request)?;
+        // A text that is no handle of ours is for the layer below to judge.
+        let _alone = match request.get_ref().snapshot_id.parse() {
+            Ok(handle) => self.exporting.withdraw(handle, secrets).await?,
+            Err(_) => None,
+        };
+        self.below.delete_snapshot(request).await
     }
 
     pub(super) async fn list_snapshots_or_ask_a_witness(

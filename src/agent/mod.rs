@@ -4,11 +4,13 @@
 //! credentials end here.
 //!
 //! * [`AgentLayer`] owns the layer below it, and is one itself.
+//! * `exporting`: snapshot classes whose snapshots are exported.
 //! * [`transfers`] is the internal service that starts exports and restores, watches and cancels them.
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
 
 mod credentials;
+mod exporting;
 mod layer;
 mod secrets;
 mod services;

@@ -108,14 +108,14 @@ impl<P: Plugin> Controller for AgentLayer<P> {
         &self,
         request: Request<proto::CreateSnapshotRequest>,
     ) -> Result<Response<proto::CreateSnapshotResponse>, Status> {
-        self.forward(request, P::create_snapshot).await
+        self.create_and_export_snapshot(request).await
     }
 
     async fn delete_snapshot(
         &self,
         request: Request<proto::DeleteSnapshotRequest>,
     ) -> Result<Response<proto::DeleteSnapshotResponse>, Status> {
-        self.forward(request, P::delete_snapshot).await
+        self.withdraw_and_delete_snapshot(request).await
     }
 
     async fn list_snapshots(

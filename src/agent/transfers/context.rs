@@ -10,13 +10,13 @@ use crate::repository::Workspace;
 
 /// The disks, the node and the transfers that run. Clones are the same.
 #[derive(Clone)]
-pub(super) struct Context {
-    pub(super) blocks: Arc<dyn Blocks>,
+pub(in crate::agent) struct Context {
+    pub(in crate::agent) blocks: Arc<dyn Blocks>,
     /// Host that exports name when the caller names none.
-    pub(super) node: Arc<str>,
-    pub(super) registry: Registry,
+    pub(in crate::agent) node: Arc<str>,
+    pub(in crate::agent) registry: Registry,
     /// Where repositories keep their lists and copies.
-    pub(super) workspace: Workspace,
+    pub(in crate::agent) workspace: Workspace,
 }
 
 /// The tag by which an export is found again.

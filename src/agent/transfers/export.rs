@@ -50,14 +50,9 @@ pub(super) async fn start(context: &Context, request: windlass::StartExportReque
     let repository = message::open(request.repository, &context.workspace).await?;
     let repository = message::locked_for(context, handle.pool, repository, request.retry_lock_seconds);
     let host = if request.host.is_empty() { context.node.to_string() } else { request.host };
-    let snapshot = lease.snapshot();
-    let previous = previous::export(blocks.as_ref(), snapshot.source, repository.id()).await;
-    let chunk_size = previous::chunk_size(chunk_size, previous.as_ref().ok(), snapshot.size);
-    let previous = if request.full { Err(FullReason::Asked) } else { previous };
-    let options = ExportOptions { verification, ..options(snapshot, host, request.tags, chunk_size, budget) };
-    let (progress, cancel) = (slot.progress(), slot.cancellation());
-    let export = Export { blocks, lease, repository, options, progress, cancel };
-    Ok(slot.spawn(export.run(previous)))
+    let wish = ExportWish { host, tags: request.tags, chunk_size, verification, budget, is_full: request.full };
+    let export = Export::prepare(&blocks, lease, repository, wish, (slot.progress(), slot.cancellation())).await;
+    Ok(slot.spawn(export.run()))
 }
 
 /// Notes what is exported in the transfer's lines.
@@ -142,18 +137,50 @@ fn options(
     }
 }
 
+/// What an export is to be like, beside what its snapshot says.
+pub(in crate::agent) struct ExportWish {
+    pub(in crate::agent) host: String,
+    pub(in crate::agent) tags: Vec<String>,
+    /// Instead of the one that the volume's exports have.
+    pub(in crate::agent) chunk_size: Option<ChunkSize>,
+    pub(in crate::agent) verification: Verification,
+    pub(in crate::agent) budget: Budget,
+    /// Whether nothing that was exported before is built upon.
+    pub(in crate::agent) is_full: bool,
+}
+
 /// An export with all it needs.
-struct Export {
+pub(in crate::agent) struct Export {
     blocks: Arc<dyn Blocks>,
     lease: Arc<dyn SnapshotLease>,
     repository: Repository,
     options: ExportOptions,
     progress: Progress,
     cancel: CancellationToken,
+    previous: Result<ExportRecord, FullReason>,
 }
 
 impl Export {
-    async fn run(self, previous: Result<ExportRecord, FullReason>) -> Result<TransferResult, TransferFailure> {
+    /// The export of what is leased; the previous one of its volume is looked up.
+    pub(in crate::agent) async fn prepare(
+        blocks: &Arc<dyn Blocks>,
+        lease: Arc<dyn SnapshotLease>,
+        repository: Repository,
+        wish: ExportWish,
+        (progress, cancel): (Progress, CancellationToken),
+    ) -> Self {
+        let snapshot = lease.snapshot();
+        let previous = previous::export(blocks.as_ref(), snapshot.source, repository.id()).await;
+        let chunk_size = previous::chunk_size(wish.chunk_size, previous.as_ref().ok(), snapshot.size);
+        let previous = if wish.is_full { Err(FullReason::Asked) } else { previous };
+        let options = options(snapshot, wish.host, wish.tags, chunk_size, wish.budget);
+        let options = ExportOptions { verification: wish.verification, ..options };
+        Self { blocks: Arc::clone(blocks), lease, repository, options, progress, cancel, previous }
+    }
+
+    /// Runs it to its end, which is recorded.
+    pub(in crate::agent) async fn run(mut self) -> Result<TransferResult, TransferFailure> {
+        let previous = std::mem::replace(&mut self.previous, Err(FullReason::NoParent));
         let report = self.copy(previous).await.map_err(|error| status::export(&error))?;
         self.record(&report).await;
         Ok(TransferResult::Export(windlass::ExportResult {

@@ -46,7 +46,12 @@ fn environment(pairs: HashMap<String, String>, cloud_identity: bool) -> Result<E
 }
 
 /// The repository as a transfer of `pool` uses it: under the name of this node, and as the pool's, whose owner is one process at a time.
-pub(super) fn locked_for(context: &Context, pool: PoolId, repository: Repository, retry_seconds: Option<u32>) -> Repository {
+pub(in crate::agent) fn locked_for(
+    context: &Context,
+    pool: PoolId,
+    repository: Repository,
+    retry_seconds: Option<u32>,
+) -> Repository {
     let owner = LockOwner::of_this_process().named(&context.node).holding(&pool.to_string());
     let wait = retry_seconds.map_or(RETRY_LOCK, |seconds| Duration::from_secs(seconds.into()));
     repository.with_lock_owner(owner).with_retry_lock(wait)

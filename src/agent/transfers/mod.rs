@@ -11,10 +11,10 @@
 //! log line or state.
 
 pub(super) mod context;
-mod export;
-mod message;
+pub(super) mod export;
+pub(super) mod message;
 mod previous;
-mod registry;
+pub(super) mod registry;
 mod restore;
 pub(super) mod status;
 
@@ -56,6 +56,11 @@ impl Transfers {
     #[must_use]
     pub fn with_workspace(self, workspace: Workspace) -> Self {
         Self { context: Context { workspace, ..self.context } }
+    }
+
+    /// What its transfers share.
+    pub(super) fn context(&self) -> &Context {
+        &self.context
     }
 
     /// Where repositories keep their lists and copies.

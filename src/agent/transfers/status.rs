@@ -75,7 +75,7 @@ pub(super) fn restore(error: &RestoreError) -> TransferFailure {
 }
 
 /// How a transfer ends whose start would have been refused, had it not been answered before that was known.
-pub(super) fn late(refusal: &Status) -> TransferFailure {
+pub(in crate::agent) fn late(refusal: &Status) -> TransferFailure {
     TransferFailure::Failed { code: refusal.code(), reason: refusal.message().to_owned() }
 }
 
@@ -84,7 +84,7 @@ fn of_repository(error: &RepositoryError) -> TransferFailure {
 }
 
 /// A snapshot that cannot be leased, or a target that cannot be made. `field` is the request's field it is about.
-pub(super) fn blocks(field: &str, error: &BlocksError) -> Status {
+pub(in crate::agent) fn blocks(field: &str, error: &BlocksError) -> Status {
     let code = match error {
         BlocksError::Missing(_) => Code::NotFound,
         BlocksError::NameTaken(_) => Code::AlreadyExists,
@@ -100,7 +100,7 @@ pub(super) fn blocks(field: &str, error: &BlocksError) -> Status {
 }
 
 /// No room for one more transfer now, or no more at all.
-pub(super) fn no_slot(error: SlotError) -> Status {
+pub(in crate::agent) fn no_slot(error: SlotError) -> Status {
     let code = match error {
         SlotError::Full => Code::ResourceExhausted,
         SlotError::Stopping => Code::Unavailable,

@@ -1,6 +1,6 @@
 //! Parameters of StorageClasses and VolumeSnapshotClasses.
 //!
-//! Known are `pool` (a pool's name, its id or its path), `checksum` (`true` or `false`), `logicalBlockSize` (512 or 4096) and
+//! Of a VolumeSnapshotClass those that ask for an export are known ([`ExportOrder`]). Of a StorageClass known are `pool` (a pool's name, its id or its path), `checksum` (`true` or `false`), `logicalBlockSize` (512 or 4096) and
 //! `deltaAnchors` (how many deleted snapshots of a volume are kept to tell what changed since them). Everything that begins with
 //! `csi.storage.k8s.io/` belongs to the sidecars and is let through, among it `fstype`, which is understood, and the names of Kubernetes'
 //! objects, which are recorded and never compared. Any other key is
@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use crate::csi::error::RequestError;
 use crate::types::span::Subject;
 use crate::types::{
-    AnchorLimit, DataChecksum, FsType, KubernetesName, KubernetesNames, LogicalBlockSize, NamespacedName, PoolId, PoolName,
-    PoolNameError,
+    AnchorLimit, DataChecksum, ExportOrder, FsType, KubernetesName, KubernetesNames, LogicalBlockSize, NamespacedName, PoolId,
+    PoolName, PoolNameError,
 };
 
 /// Keys with this beginning belong to the sidecars.
@@ -52,7 +52,7 @@ pub struct VolumeParameters {
 /// Checked parameters of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SnapshotParameters {
-    /// What is recorded and compared: there are none of ours yet.
+    /// What is recorded and compared: without the sidecars' keys. The export that it asks for is read there.
     pub recorded: BTreeMap<String, String>,
     /// What the sidecar says that Kubernetes calls it.
     pub kubernetes: KubernetesNames,
@@ -137,13 +137,16 @@ fn kubernetes(parameters: &HashMap<String, String>) -> KubernetesNames {
 /// The parameters of a snapshot.
 ///
 /// # Errors
-/// Invalid when a key is not known, or the map is too large.
+/// Invalid when a key is not known, a value is malformed, or the map is too large.
 pub fn snapshot(parameters: &HashMap<String, String>) -> Result<SnapshotParameters, RequestError> {
     super::map(FIELD, parameters)?;
-    match parameters.keys().filter(|key| !key.starts_with(SIDECAR_PREFIX)).min() {
-        Some(key) => Err(unknown(key)),
-        None => Ok(SnapshotParameters { recorded: BTreeMap::new(), kubernetes: kubernetes(parameters) }),
+    let ours = parameters.iter().filter(|(key, _)| !key.starts_with(SIDECAR_PREFIX));
+    let recorded: BTreeMap<String, String> = ours.map(|(key, value)| (key.clone(), value.clone())).collect();
+    if let Some(key) = recorded.keys().find(|key| !ExportOrder::PARAMETERS.contains(&key.as_str())) {
+        return Err(unknown(key));
     }
+    ExportOrder::parse(&recorded).map_err(|error| RequestError::invalid(format!("{FIELD}.{}", error.key), error.to_string()))?;
+    Ok(SnapshotParameters { recorded, kubernetes: kubernetes(parameters) })
 }
 
 fn unknown(key: &str) -> RequestError {
@@ -207,5 +210,21 @@ mod tests {
         }
         assert!(snapshot(&HashMap::from([("x".to_owned(), String::new())])).is_err());
         assert!(snapshot(&HashMap::from([("csi.storage.k8s.io/volumesnapshot/name".to_owned(), String::new())])).is_ok());
+    }
+
+    #[test]
+    fn what_a_snapshot_class_asks_for_is_recorded_and_a_bad_value_is_refused_by_its_key() {
+        let check = |entries: &[(&str, &str)]| {
+            snapshot(&entries.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect())
+        };
+        let class = [("repository", "existing"), ("localCopy", "drop"), ("csi.storage.k8s.io/volumesnapshot/name", "nightly")];
+        let checked = check(&class).unwrap();
+        assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["localCopy", "repository"]);
+        let refused = |entries: &[(&str, &str)]| check(entries).unwrap_err().field;
+        assert_eq!(refused(&[("repository", "maybe")]), "parameters.repository");
+        assert_eq!(refused(&[("localCopy", "drop")]), "parameters.localCopy");
+        // What the pipeline cannot do is not ignored.
+        assert_eq!(refused(&[("repository", "existing"), ("bandwidth", "10Mi")]), "parameters");
+        assert_eq!(refused(&[("repository", "existing"), ("priority", "low")]), "parameters");
     }
 }

@@ -1,0 +1,219 @@
+//! Exporting snapshot classes: snapshots that are in a repository when they say "ready".
+//!
+//! A VolumeSnapshotClass with the parameter `repository` asks for it ([`ExportOrder`]), and its secrets say which repository and open it.
+//!
+//! # CreateSnapshot
+//! 1. The secrets are read. What is wrong with them by themselves is told before anything is cut.
+//! 2. The layer below cuts, or answers from its record: with the same answer, "not ready" until the catalogue says that the repository
+//!    holds the snapshot. The parameters are in that record, so there is no moment at which it looks like a local one.
+//! 3. The task is recorded, and the call that cut is answered at once: whoever waits for the cut goes on.
+//! 4. In the background, as a [transfer](super::transfers): the repository is opened (or made, if the class says so), the snapshot
+//!    exported, the export recorded. The record is what makes it ready, and it is durable in the repository before.
+//! 5. The sidecar asks again, and brings the credentials again. A call that finds the export running waits for its end, to just under its
+//!    own deadline: a sidecar that has backed off asks every five minutes otherwise. As many are held as transfers run
+//!    ([`MAX_RUNNING`](super::transfers::MAX_RUNNING)), of the ten calls that a sidecar has; others are answered at once.
+//!
+//! **What goes wrong** is recorded with the task and told to every call until an attempt succeeds, by a text that does not change from one
+//! call to the next (a sidecar makes an event of each new one), as UNAVAILABLE: the cut is there, so no code may be a final one. A
+//! call that comes when the [pause](turn::pause) is over begins the next attempt; nothing else does, since nobody else has credentials.
+//!
+//! **After a crash** of this process the task says "running" and nobody runs it: the next call begins an attempt. What earlier attempts
+//! have stored is indexed and is not stored again. One that died between the end of the export and its record finds its export in the
+//! repository by the snapshot's handle, and only records it: a snapshot is in the repository once.
+//!
+//! # DeleteSnapshot
+//! A running export is cancelled first, and its end awaited. Then every export that bears the snapshot's handle is forgotten in the
+//! repository, which is not asked if it was never opened for this snapshot. Then the layer below deletes. A repository that does not let
+//! itself be opened, or refuses, is an error, and the snapshot stays; repeated, the call goes on where it ended.
+//!
+//! **Never**: a repository is made where one was known before, or unless the class says so; credentials are kept longer than a transfer.
+
+mod attempt;
+mod deadline;
+mod fault;
+mod place;
+mod turn;
+mod withdraw;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tonic::Status;
+
+use crate::blocks::SnapshotCopies;
+use crate::csi::locks::{Guard, Hold, Key, Locks};
+use crate::csi::status as code;
+use crate::types::span::Subject;
+use crate::types::{ExportOrder, ExportTask, ObjectName, SnapshotHandle, TaskState, Timestamp};
+
+use super::secrets::RepositorySecret;
+use super::transfers::context::Context;
+use super::transfers::registry::{SlotError, TransferKind, is_final};
+use super::transfers::status;
+use attempt::Attempt;
+use turn::Turn;
+
+pub(super) use deadline::patience;
+
+const SNAPSHOT_ID: &str = "snapshot_id";
+
+/// The exports that classes asked for. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Exporting {
+    context: Context,
+    /// The transfers of those that run in this process.
+    running: Arc<Mutex<BTreeMap<SnapshotHandle, String>>>,
+    locks: Locks,
+}
+
+/// Where an export that was asked for stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The repository holds it.
+    Complete,
+    /// Not yet.
+    UnderWay,
+}
+
+impl Exporting {
+    pub(super) fn new(context: Context) -> Self {
+        Self { context, running: Arc::default(), locks: Locks::default() }
+    }
+
+    /// The order among the parameters of a class, those of the sidecars left out.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a value of no meaning.
+    pub(super) fn order(parameters: &HashMap<String, String>) -> Result<Option<ExportOrder>, Status> {
+        let ours = ExportOrder::PARAMETERS.into_iter();
+        let ours = ours.filter_map(|key| Some((key.to_owned(), parameters.get(key)?.clone()))).collect();
+        ExportOrder::parse(&ours).map_err(|error| Status::invalid_argument(format!("parameters.{}: {error}", error.key)))
+    }
+
+    /// The repository that the secrets of a CreateSnapshot name; `None` when they name none and none is needed any more, since the export is
+    /// complete.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for secrets that name none, while there is no snapshot; UNAVAILABLE when there is one.
+    pub(super) async fn secret(&self, name: &str, secrets: HashMap<String, String>) -> Result<Option<RepositorySecret>, Status> {
+        let error = match RepositorySecret::parse(secrets) {
+            Ok(secret) => return Ok(Some(secret)),
+            Err(error) => error.to_string(),
+        };
+        // A name that is none is for the layer below to refuse.
+        let Ok(name) = ObjectName::try_from(name.to_owned()) else { return Err(Status::invalid_argument(error)) };
+        let blocks = &self.context.blocks;
+        let told = |error| status::blocks("name", &error);
+        match blocks.find_snapshot(&name).await.map_err(told)? {
+            None => Err(Status::invalid_argument(error)),
+            Some(snapshot) if !blocks.copies(snapshot).await.map_err(told)?.is_to_be_exported() => Ok(None),
+            Some(_) => Err(Status::unavailable(error)),
+        }
+    }
+
+    /// Sees to it that a snapshot of a class with an order, which is cut, is exported; begins it if need be. A call that does not begin it
+    /// may be held for `patience`.
+    ///
+    /// # Errors
+    /// UNAVAILABLE while the last attempt has failed; ABORTED beside another call for this snapshot; as for [`status::blocks`].
+    pub(super) async fn follow(
+        &self,
+        snapshot: SnapshotHandle,
+        order: ExportOrder,
+        secret: RepositorySecret,
+        patience: Duration,
+    ) -> Result<Progress, Status> {
+        let known = {
+            let _alone = self.lock(snapshot)?;
+            let known = self.copies(snapshot).await?;
+            if known.copies.is_task_finished() {
+                return Ok(Progress::Complete);
+            }
+            if !self.is_running(snapshot) {
+                match turn::turn(known.copies.task.as_ref(), &secret.location.to_string(), Timestamp::now()) {
+                    Turn::Wait(reason) => return Err(Status::unavailable(reason)),
+                    Turn::Begin(task) => self.begin(&known, order, secret, task).await?,
+                }
+            }
+            known
+        };
+        if known.copies.task.is_none() {
+            // This call cut.
+            return Ok(Progress::UnderWay);
+        }
+        self.await_end(snapshot, patience).await;
+        match self.copies(snapshot).await?.copies.task.map(|task| task.state) {
+            Some(TaskState::Finished) => Ok(Progress::Complete),
+            Some(TaskState::Failed { reason, .. }) => Err(Status::unavailable(reason)),
+            Some(TaskState::Pending | TaskState::Running) | None => Ok(Progress::UnderWay),
+        }
+    }
+
+    /// Begins an attempt, unless too many transfers run: then the task waits for a later call.
+    async fn begin(
+        &self,
+        known: &SnapshotCopies,
+        order: ExportOrder,
+        secret: RepositorySecret,
+        task: ExportTask,
+    ) -> Result<(), Status> {
+        let snapshot = known.snapshot;
+        if known.copies.task.as_ref() != Some(&task) {
+            // Before anything is begun, so that a call after a crash here knows that it is not the one that cut.
+            let noted = self.context.blocks.put_task(snapshot, task.clone()).await;
+            noted.map_err(|error| status::blocks(SNAPSHOT_ID, &error))?;
+        }
+        let slot = match self.context.registry.slot(TransferKind::Export) {
+            Ok(slot) => slot,
+            Err(SlotError::Full) => return Ok(()),
+            Err(error @ SlotError::Stopping) => return Err(status::no_slot(error)),
+        };
+        slot.is_about(Subject::Snapshot(snapshot));
+        let context = self.context.clone();
+        let (progress, cancel) = (slot.progress(), slot.cancellation());
+        let attempt = Attempt { context, snapshot, order, secret, task, progress, cancel };
+        let running = Arc::clone(&self.running);
+        // Held until its id is noted, so that the attempt's end, which takes it away, comes after.
+        let mut noted = self.running();
+        let id = slot.spawn(async move {
+            let ended = attempt.run().await;
+            running.lock().unwrap_or_else(PoisonError::into_inner).remove(&snapshot);
+            ended
+        });
+        noted.insert(snapshot, id);
+        Ok(())
+    }
+
+    /// Waits until the export of a snapshot does not run any more, and at most so long; whether it does not.
+    async fn await_end(&self, snapshot: SnapshotHandle, patience: Duration) -> bool {
+        let id = self.running().get(&snapshot).cloned();
+        let Some(mut watched) = id.and_then(|id| self.context.registry.watch(&id)) else { return true };
+        let ended = async {
+            while !is_final(&watched.now()) {
+                watched.changed().await;
+            }
+        };
+        tokio::time::timeout(patience, ended).await.is_ok()
+    }
+
+    fn is_running(&self, snapshot: SnapshotHandle) -> bool {
+        let id = self.running().get(&snapshot).cloned();
+        // One that has panicked is final and did not take itself away.
+        id.and_then(|id| self.context.registry.watch(&id)).is_some_and(|mut watched| !is_final(&watched.now()))
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<SnapshotHandle, String>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn copies(&self, snapshot: SnapshotHandle) -> Result<SnapshotCopies, Status> {
+        self.context.blocks.copies(snapshot).await.map_err(|error| status::blocks(SNAPSHOT_ID, &error))
+    }
+
+    /// Lets one call at a time decide about a snapshot.
+    fn lock(&self, snapshot: SnapshotHandle) -> Result<Guard, Status> {
+        let taken = self.locks.take(SNAPSHOT_ID, Key::Snapshot(snapshot), Hold::Exclusive);
+        taken.map_err(|error| Status::new(code::request(&error), error.to_string()))
+    }
+}
