@@ -16,6 +16,7 @@ use crate::repository::Workspace;
 
 use super::credentials::{self, Credentialed};
 use super::exporting::{self, Exporting};
+use super::restoring::Restoring;
 use super::transfers::Transfers;
 use super::witness::{self, WitnessedSnapshot};
 
@@ -25,6 +26,7 @@ pub struct AgentLayer<P> {
     below: P,
     transfers: Transfers,
     exporting: Exporting,
+    restoring: Restoring,
 }
 
 /// A call of a layer that runs.
@@ -44,7 +46,8 @@ impl<P: Plugin> AgentLayer<P> {
 
     fn over(below: P, transfers: Transfers) -> Self {
         let exporting = Exporting::new(transfers.context().clone());
-        Self { below, transfers, exporting }
+        let restoring = Restoring::new(transfers.context().clone());
+        Self { below, transfers, exporting, restoring }
     }
 
     /// The internal service for exports and restores.
@@ -60,6 +63,19 @@ impl<P: Plugin> AgentLayer<P> {
     ) -> Result<Response<A>, Status> {
         let (request, _) = credentials::split(request)?;
         call(&self.below, request).await
+    }
+
+    /// Makes a volume; one from a snapshot that only a repository has by a restore.
+    pub(super) async fn create_or_restore_volume(
+        &self,
+        request: Request<proto::CreateVolumeRequest>,
+    ) -> Result<Response<proto::CreateVolumeResponse>, Status> {
+        let patience = exporting::patience(request.metadata());
+        let (request, secrets) = credentials::split(request)?;
+        if !self.restoring.is_for_the_layer_below(request.get_ref(), &secrets).await? {
+            self.restoring.restore(request.get_ref(), secrets, patience).await?;
+        }
+        self.below.create_volume(request).await
     }
 
     /// Cuts, and sees to the export if the class asks for one.

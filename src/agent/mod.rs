@@ -5,6 +5,7 @@
 //!
 //! * [`AgentLayer`] owns the layer below it, and is one itself.
 //! * `exporting`: snapshot classes whose snapshots are exported.
+//! * `restoring`: volumes from snapshots that only a repository has.
 //! * [`transfers`] is the internal service that starts exports and restores, watches and cancels them.
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
@@ -12,6 +13,7 @@
 mod credentials;
 mod exporting;
 mod layer;
+mod restoring;
 mod secrets;
 mod services;
 pub mod transfers;

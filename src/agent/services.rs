@@ -38,7 +38,7 @@ impl<P: Plugin> Controller for AgentLayer<P> {
         &self,
         request: Request<proto::CreateVolumeRequest>,
     ) -> Result<Response<proto::CreateVolumeResponse>, Status> {
-        self.forward(request, P::create_volume).await
+        self.create_or_restore_volume(request).await
     }
 
     async fn delete_volume(

@@ -15,7 +15,7 @@ pub(super) mod export;
 pub(super) mod message;
 mod previous;
 pub(super) mod registry;
-mod restore;
+pub(super) mod restore;
 pub(super) mod status;
 
 pub use registry::{MAX_ENDED, MAX_RUNNING};

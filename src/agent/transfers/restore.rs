@@ -14,6 +14,7 @@
 //! [name](plan::damaged_name) that says what it is, so that nothing that asks for a volume by its name gets it for a good one. What it
 //! holds is not looked at: its file system may be what the holes are in.
 
+mod claim;
 mod plan;
 
 use std::io;
@@ -35,11 +36,13 @@ use crate::transfer::{
 };
 use crate::types::error::chain;
 use crate::types::span::Subject;
-use crate::types::{FsType, LogicalBlockSize, ObjectName, VolumeHandle};
+use crate::types::{FsType, LogicalBlockSize, NewVolume, ObjectName, VolumeHandle};
 
 use super::context::Context;
 use super::registry::{TransferFailure, TransferKind, TransferResult};
 use super::{export, message, status};
+
+pub(in crate::agent) use claim::VolumeClaim;
 
 /// Starts a restore and returns its id. Must run detached from the call: between the making of the target and the start of
 /// the transfer it must not be dropped.
@@ -78,7 +81,8 @@ pub(super) async fn start(context: &Context, request: windlass::StartRestoreRequ
         shown.waits_for(None);
         opened.map_err(|error| status::repository(&error))
     });
-    let order = RestoreOrder { blocks, pool, request, name, budget, progress, cancel: cancel.clone() };
+    let wish = Wish::Asked(request);
+    let order = RestoreOrder { blocks, pool, wish, name, budget, progress, cancel: cancel.clone() };
     let opened = tokio::select! {
         opened = &mut opening => Some(opened?),
         () = first_wait.notified() => None,
@@ -90,25 +94,53 @@ pub(super) async fn start(context: &Context, request: windlass::StartRestoreRequ
         }
         None => slot.spawn(async move {
             let opened = cancel.run_until_cancelled(opening).await.ok_or(TransferFailure::Cancelled)?;
-            let begun = order.begin(opened.map_err(|refusal| status::late(&refusal))?).await;
-            let (restore, target) = begun.map_err(|refusal| status::late(&refusal))?;
-            restore.run(target).await
+            order.run(opened.map_err(|refusal| status::late(&refusal))?).await
         }),
     })
 }
 
+/// What a restored volume is to be.
+pub(in crate::agent) enum Wish {
+    /// What somebody asked this service for.
+    Asked(windlass::StartRestoreRequest),
+    /// What a CreateVolume asked for.
+    Claimed(VolumeClaim),
+}
+
+impl Wish {
+    fn block_size(&self, own: LogicalBlockSize) -> Result<LogicalBlockSize, Status> {
+        match self {
+            Self::Asked(request) => plan::block_size(request, own),
+            Self::Claimed(claim) => Ok(claim.parameters.logical_block_size.unwrap_or(own)),
+        }
+    }
+
+    fn plan(&self, name: ObjectName, image_bytes: u64, metadata: Option<&Metadata>) -> Result<NewVolume, Status> {
+        match self {
+            Self::Asked(request) => plan::plan(request, name, image_bytes, metadata),
+            Self::Claimed(claim) => claim.plan(name, image_bytes, metadata),
+        }
+    }
+}
+
 /// A restore that was ordered, before its image is open.
-struct RestoreOrder {
-    blocks: Arc<dyn Blocks>,
-    pool: OpenPool,
-    request: windlass::StartRestoreRequest,
-    name: ObjectName,
-    budget: Budget,
-    progress: Progress,
-    cancel: CancellationToken,
+pub(in crate::agent) struct RestoreOrder {
+    pub(in crate::agent) blocks: Arc<dyn Blocks>,
+    pub(in crate::agent) pool: OpenPool,
+    pub(in crate::agent) wish: Wish,
+    pub(in crate::agent) name: ObjectName,
+    pub(in crate::agent) budget: Budget,
+    pub(in crate::agent) progress: Progress,
+    pub(in crate::agent) cancel: CancellationToken,
 }
 
 impl RestoreOrder {
+    /// Makes the target and fills it.
+    pub(in crate::agent) async fn run(self, image: Image) -> Result<TransferResult, TransferFailure> {
+        let (restore, target) = self.begin(image).await.map_err(|refusal| status::late(&refusal))?;
+        restore.run(target).await
+    }
+
     /// Makes the hidden target. Must run to its end: between the making of the target and the start of the transfer it must not be dropped.
     ///
     /// # Errors
@@ -128,9 +160,9 @@ impl RestoreOrder {
 
     /// The target, and what must be in it when it is whole.
     async fn make_target(&self, image: &Image) -> Result<(RestoreTarget, Expected), Status> {
-        let device = plan::block_size(&self.request, self.pool.logical_block_size)?;
+        let device = self.wish.block_size(self.pool.logical_block_size)?;
         plan::check_block_size(image.metadata(), device)?;
-        let volume = plan::plan(&self.request, self.name.clone(), image.size_bytes(), image.metadata())?;
+        let volume = self.wish.plan(self.name.clone(), image.size_bytes(), image.metadata())?;
         let file_system = plan::claimed(volume.mode, image.metadata());
         let begun = self.blocks.begin(self.pool.id, volume).await;
         match begun.map_err(|error| status::blocks("volume_name", &error))? {

@@ -1,0 +1,213 @@
+//! Volumes from snapshots whose bytes are in a repository.
+//!
+//! CreateVolume with such a snapshot as its source is a restore. The local copy comes first: while there is one the layer below copies it,
+//! at once. Otherwise, with the secrets of the repository:
+//!
+//! 1. The request is checked, and a pool of this node chosen that the topology and the class allow, the roomiest first.
+//! 2. In the background, as a [transfer](super::transfers), which outlives the call: the repository is opened, the export with the
+//!    snapshot's handle found, a hidden target made, filled, looked at, and committed. Nobody sees the volume before.
+//! 3. The call waits for it, to just under its deadline, and is told ABORTED with a text that does not change: the provisioner asks
+//!    again, and again after its claim was deleted. The same call finds the same restore by the volume's name.
+//! 4. When there is a volume of this name the layer below answers, from its record, which says what it was restored from.
+//!
+//! A restore that failed leaves nothing, so what it says may be final: it is told once, and the next call begins another. A crash of this
+//! process, or of the node's, leaves a hidden target, which the node deletes at its start; the next call begins from the beginning.
+//!
+//! **Never**: "not found" of a snapshot by the word of a repository; only the pool that owns it says so.
+
+mod claim;
+mod place;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use csi_proto::csi::v1 as proto;
+use csi_proto::windlass::v1::{TransferProgress, TransferState};
+use tonic::{Code, Status};
+
+use crate::blocks::BlocksError;
+use crate::repository::forget::{Filter, TagList};
+use crate::repository::tree::FileSelector;
+use crate::repository::{self, RepositoryError, SnapshotChoice};
+use crate::transfer::image::{Image, Locking};
+use crate::transfer::{Budget, OnDamage, Reading};
+use crate::types::span::Subject;
+use crate::types::{LocalCopy, ObjectName, SnapshotHandle};
+
+use super::secrets::RepositorySecret;
+use super::transfers::context::{Context, handle_tag};
+use super::transfers::registry::{SlotError, TransferFailure, TransferKind, TransferResult, is_final};
+use super::transfers::restore::{RestoreOrder, Wish};
+use super::transfers::{message, status};
+use claim::CheckedClaim;
+
+/// What a call is told whose restore is not done. Always the same: a sidecar makes an event of each new text.
+const RUNNING: &str = "volume_content_source: the volume is being restored from its repository; call again";
+
+/// The restores that calls asked for. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Restoring {
+    context: Context,
+    /// The transfer of each volume's name. Those that the registry has forgotten are taken away with the next one.
+    by_name: Arc<Mutex<BTreeMap<ObjectName, String>>>,
+}
+
+impl Restoring {
+    pub(super) fn new(context: Context) -> Self {
+        Self { context, by_name: Arc::default() }
+    }
+
+    /// Whether a CreateVolume is to be answered by the layer below: it has no snapshot as its source, or one whose bytes are on this node,
+    /// or the volume is there, or only the layer below can say what is wrong.
+    pub(super) async fn is_for_the_layer_below(
+        &self,
+        request: &proto::CreateVolumeRequest,
+        secrets: &HashMap<String, String>,
+    ) -> Result<bool, Status> {
+        let Some(snapshot) = source(request) else { return Ok(true) };
+        let Ok(name) = ObjectName::try_from(request.name.clone()) else { return Ok(true) };
+        let blocks = &self.context.blocks;
+        match blocks.find_volume(&name).await {
+            Ok(None) => {}
+            // Also when a pool that cannot be asked has it.
+            Ok(Some(_)) | Err(_) => return Ok(true),
+        }
+        match blocks.copies(snapshot).await {
+            Ok(known) if known.copies.local == LocalCopy::Kept => Ok(true),
+            Ok(_) if secrets.is_empty() => Err(Status::failed_precondition(
+                "secrets: the snapshot is in its repository only; the StorageClass must name the provisioner secret that opens it",
+            )),
+            Ok(_) => Ok(false),
+            // A repository may have what another node's pool has; without one its owner is waited for.
+            Err(BlocksError::Unavailable(_)) => Ok(secrets.is_empty()),
+            Err(_) => Ok(true),
+        }
+    }
+
+    /// Restores the volume of a request that is not for the layer below; begins it if need be, and waits for its end as long as `patience`.
+    /// When this returns, the layer below answers the request.
+    ///
+    /// # Errors
+    /// ABORTED while the restore runs; UNAVAILABLE while too many transfers do; why it failed, once; for what is wrong with the request, as
+    /// the layer below.
+    pub(super) async fn restore(
+        &self,
+        request: &proto::CreateVolumeRequest,
+        secrets: HashMap<String, String>,
+        patience: Duration,
+    ) -> Result<(), Status> {
+        let checked = CheckedClaim::of(request)?;
+        let name = checked.name.clone();
+        let running = self.by_name().get(&name).cloned();
+        let id = match running.filter(|id| self.context.registry.watch(id).is_some()) {
+            Some(id) => id,
+            None => self.begin(checked, request, secrets).await?,
+        };
+        let Some(mut watched) = self.context.registry.watch(&id) else { return Err(Status::aborted(RUNNING)) };
+        let ended = async {
+            loop {
+                let now = watched.now();
+                if is_final(&now) {
+                    return now;
+                }
+                watched.changed().await;
+            }
+        };
+        let ended = tokio::time::timeout(patience, ended).await.map_err(|_| Status::aborted(RUNNING))?;
+        self.by_name().remove(&name);
+        told(&ended)
+    }
+
+    async fn begin(
+        &self,
+        checked: CheckedClaim,
+        request: &proto::CreateVolumeRequest,
+        secrets: HashMap<String, String>,
+    ) -> Result<String, Status> {
+        let secret = RepositorySecret::parse(secrets).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let states = self.context.blocks.state().await;
+        let requirement = request.accessibility_requirements.as_ref();
+        let pool = place::choose(&self.context.node, &states, requirement, &checked.claim.parameters)?;
+        let mut by_name = self.by_name();
+        if let Some(id) = by_name.get(&checked.name).filter(|id| self.context.registry.watch(id).is_some()) {
+            // Another call for it was faster.
+            return Ok(id.clone());
+        }
+        let slot = self.context.registry.slot(TransferKind::Restore).map_err(|error| match error {
+            SlotError::Full => Status::unavailable("volume_content_source: as many transfers run as may; call again"),
+            SlotError::Stopping => status::no_slot(error),
+        })?;
+        slot.is_about(Subject::Snapshot(checked.claim.source));
+        let (name, snapshot) = (checked.name, checked.claim.source);
+        let order = RestoreOrder {
+            blocks: Arc::clone(&self.context.blocks),
+            pool,
+            wish: Wish::Claimed(checked.claim),
+            name: name.clone(),
+            budget: Budget::for_this_machine(),
+            progress: slot.progress(),
+            cancel: slot.cancellation(),
+        };
+        by_name.retain(|_, id| self.context.registry.watch(id).is_some());
+        let id = slot.spawn(run(self.context.clone(), secret, snapshot, order));
+        by_name.insert(name, id.clone());
+        Ok(id)
+    }
+
+    fn by_name(&self) -> MutexGuard<'_, BTreeMap<ObjectName, String>> {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The snapshot that a request names as its source.
+fn source(request: &proto::CreateVolumeRequest) -> Option<SnapshotHandle> {
+    use proto::volume_content_source::Type;
+    match request.volume_content_source.as_ref()?.r#type.as_ref()? {
+        Type::Snapshot(snapshot) => snapshot.snapshot_id.parse().ok(),
+        Type::Volume(_) => None,
+    }
+}
+
+/// The transfer.
+async fn run(
+    context: Context,
+    secret: RepositorySecret,
+    snapshot: SnapshotHandle,
+    order: RestoreOrder,
+) -> Result<TransferResult, TransferFailure> {
+    let (cancel, progress) = (order.cancel.clone(), order.progress.clone());
+    let opening = async {
+        let RepositorySecret { location, password, environment } = secret;
+        let repository = repository::open_at(&location, &environment, &password, &context.workspace).await?;
+        let repository = message::locked_for(&context, order.pool.id, repository, None);
+        let tags = vec![TagList::from(handle_tag(snapshot).as_str())];
+        let filter = Filter { tags, ..Filter::default() };
+        let choice = SnapshotChoice { filter, ..SnapshotChoice::from("latest") };
+        let reading = Reading { locking: Locking::Shared, on_damage: OnDamage::Fail };
+        let waiting = |reason: &RepositoryError| progress.waits_for(Some(reason.to_string()));
+        let opened = Image::open_or_wait(&repository, choice, &FileSelector::Only, reading, &waiting).await;
+        progress.waits_for(None);
+        opened
+    };
+    let opened = cancel.run_until_cancelled(opening).await.ok_or(TransferFailure::Cancelled)?;
+    let image = opened.map_err(|error: RepositoryError| status::late(&status::repository(&error)))?;
+    order.run(image).await
+}
+
+/// What a call is told of a restore that has ended.
+fn told(ended: &TransferProgress) -> Result<(), Status> {
+    match ended.state() {
+        TransferState::Succeeded => Ok(()),
+        TransferState::Canceled => Err(Status::aborted("volume_content_source: the restore was cancelled; call again")),
+        TransferState::Refused => Err(Status::failed_precondition(ended.message.clone())),
+        _ => {
+            let code = i32::try_from(ended.failure_code).map_or(Code::Internal, Code::from_i32);
+            Err(match code {
+                // That the snapshot does not exist is for its pool to say.
+                Code::NotFound | Code::Ok => Status::failed_precondition(ended.message.clone()),
+                code => Status::new(code, ended.message.clone()),
+            })
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! CreateVolume from snapshots whose bytes are in a repository, as a provisioner asks for it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly, wherever it does")]
+#![allow(clippy::disallowed_types, reason = "the callers' side of the gRPC boundary")]
+
+#[path = "support/csi_harness.rs"]
+mod csi_harness;
+#[path = "support/exporting.rs"]
+mod exporting;
+#[path = "support/s3/mod.rs"]
+mod s3;
+
+use csi_harness::*;
+use csi_proto::csi::v1::controller_server::Controller as _;
+use csi_proto::csi::v1::volume_capability::access_mode::Mode;
+use csi_proto::csi::v1::*;
+use exporting::{Bench, Secret, class};
+use s3::Trouble;
+use tonic::{Code, Request, Status};
+
+async fn create(bench: &Bench, request: CreateVolumeRequest, deadline: &str) -> Result<Volume, Status> {
+    let mut request = Request::new(request);
+    request.metadata_mut().insert("grpc-timeout", deadline.parse().unwrap());
+    Ok(bench.agent.create_volume(request).await?.into_inner().volume.unwrap())
+}
+
+/// A request for a raw volume of the content of a snapshot.
+fn from(name: &str, snapshot: &str, secrets: &Secret) -> CreateVolumeRequest {
+    CreateVolumeRequest {
+        volume_content_source: from_snapshot(snapshot),
+        secrets: secrets.clone(),
+        ..new_volume(name, block(Mode::SingleNodeWriter))
+    }
+}
+
+/// A snapshot that only a repository has, and what its volume held.
+async fn dropped(bench: &Bench) -> (Snapshot, Vec<u8>) {
+    bench.repository("exports").await;
+    let volume = bench.written_volume("data").await;
+    let before = bench.content(&volume);
+    let snapshot = bench.until_ready("cut", &volume, class("existing", "drop"), &bench.secret("exports")).await;
+    bench.until_idle().await;
+    bench.write(&volume, 4096, &[9; 4096]);
+    (snapshot, before)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_from_a_snapshot_without_a_local_copy_is_restored_and_answered_like_any_other() {
+    let bench = Bench::start().await;
+    let (snapshot, content) = dropped(&bench).await;
+    let secrets = bench.secret("exports");
+    let request = from("restored", &snapshot.snapshot_id, &secrets);
+    let volume = create(&bench, request.clone(), "60S").await.unwrap();
+    assert_eq!(volume.content_source, from_snapshot(&snapshot.snapshot_id));
+    assert_eq!(volume.capacity_bytes, SIZE);
+    assert!(bench.content(&volume.volume_id) == content, "its content is not that of the cut");
+    assert_eq!(create(&bench, request.clone(), "60S").await.unwrap(), volume, "a repeated call");
+    // Also when neither the repository nor its secret is there any more.
+    let again = CreateVolumeRequest { secrets: Default::default(), ..request.clone() };
+    assert_eq!(create(&bench, again, "60S").await.unwrap(), volume);
+    let other = CreateVolumeRequest { capacity_range: bytes(2 * SIZE, 0), ..request.clone() };
+    assert_eq!(create(&bench, other, "60S").await.unwrap_err().code(), Code::AlreadyExists);
+
+    let larger = CreateVolumeRequest { name: "larger".to_owned(), capacity_range: bytes(2 * SIZE, 0), ..request.clone() };
+    let larger = create(&bench, larger, "60S").await.unwrap();
+    let bytes_of = bench.content(&larger.volume_id);
+    assert_eq!((larger.capacity_bytes, bytes_of.len() as i64), (2 * SIZE, 2 * SIZE));
+    assert!(bytes_of.starts_with(&content) && bytes_of[content.len()..].iter().all(|byte| *byte == 0));
+    let smaller = CreateVolumeRequest { name: "smaller".to_owned(), capacity_range: bytes(SIZE / 2, 0), ..request };
+    assert_eq!(create(&bench, smaller, "60S").await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(bench.node.pools[0].status().unwrap().restores, 0, "a hidden target is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_pool_that_is_not_here_is_restored_from_the_repository() {
+    let source = Bench::start().await;
+    let (snapshot, content) = dropped(&source).await;
+    let secrets = source.secret("exports");
+    let elsewhere = Bench::start().await;
+    let request = from("restored", &snapshot.snapshot_id, &secrets);
+    let waiting = CreateVolumeRequest { secrets: Default::default(), ..request.clone() };
+    let refused = create(&elsewhere, waiting, "60S").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "without a repository its owner is waited for: {refused}");
+    let volume = create(&elsewhere, request, "60S").await.unwrap();
+    assert!(elsewhere.content(&volume.volume_id) == content, "its content is not that of the cut");
+    // The snapshot's own pool still has the last word.
+    let snapshot = snapshot.snapshot_id;
+    source.delete(&snapshot, &secrets).await.unwrap();
+    let gone = create(&source, from("late", &snapshot, &secrets), "60S").await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound, "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_copy_is_used_while_there_is_one() {
+    let bench = Bench::start().await;
+    bench.repository("exports").await;
+    let volume = bench.written_volume("data").await;
+    let secrets = bench.secret("exports");
+    let snapshot = bench.until_ready("cut", &volume, class("existing", "keep"), &secrets).await;
+    bench.server.misbehaves(|_, _| Some(Trouble::Answers(403, "AccessDenied")));
+    let copy = create(&bench, from("copy", &snapshot.snapshot_id, &secrets), "60S").await.unwrap();
+    assert!(bench.content(&copy.volume_id) == bench.content(&volume));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_held_to_just_under_its_deadline_and_the_next_one_finds_the_same_restore() {
+    let mut bench = Bench::start().await;
+    let (snapshot, content) = dropped(&bench).await;
+    let secrets = bench.secret("exports");
+    bench.server.misbehaves(|_, request| {
+        (request.method() == "GET" && request.uri().path().contains("/data/")).then_some(Trouble::Stalls)
+    });
+    let request = from("restored", &snapshot.snapshot_id, &secrets);
+    let mut texts = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let begun = std::time::Instant::now();
+        let running = create(&bench, request.clone(), "2S").await.unwrap_err();
+        assert_eq!(running.code(), Code::Aborted, "{running}");
+        assert!(begun.elapsed().as_millis() < 2000, "{:?}", begun.elapsed());
+        texts.insert(running.message().to_owned());
+    }
+    assert_eq!(texts.len(), 1, "an event for each new text: {texts:?}");
+    assert_eq!(bench.running_transfers().await, 1, "one restore, however often it is asked for");
+    let hidden: Vec<_> = bench.node.pools[0].volumes().unwrap().iter().map(|volume| volume.name.to_string()).collect();
+    assert_eq!(hidden, ["data"], "hidden until it is whole");
+    // As of an agent that dies: what it had begun is undone, and begun anew.
+    bench.restart_agent().await;
+    bench.server.behaves();
+    let volume = create(&bench, request, "60S").await.unwrap();
+    assert!(bench.content(&volume.volume_id) == content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_fails_says_why_leaves_nothing_and_is_begun_anew() {
+    let bench = Bench::start().await;
+    let (snapshot, content) = dropped(&bench).await;
+    let good = bench.secret("exports");
+    let mut bad = good.clone();
+    bad.insert("RESTIC_PASSWORD".to_owned(), "canary-wrong".to_owned());
+    let request = |secrets: &Secret| from("restored", &snapshot.snapshot_id, secrets);
+    for _ in 0..2 {
+        let refused = create(&bench, request(&bad), "60S").await.unwrap_err();
+        assert!(refused.code() == Code::PermissionDenied && !refused.message().contains("canary"), "{refused}");
+    }
+    bench.repository("another").await;
+    let refused = create(&bench, request(&bench.secret("another")), "60S").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "a repository never says that a snapshot does not exist: {refused}");
+    let without = create(&bench, request(&Secret::new()), "60S").await.unwrap_err();
+    assert!(without.code() == Code::FailedPrecondition && without.message().contains("provisioner secret"), "{without}");
+    assert_eq!(bench.node.pools[0].status().unwrap().restores, 0);
+    let volume = create(&bench, request(&good), "60S").await.unwrap();
+    assert!(bench.content(&volume.volume_id) == content);
+}
