@@ -3,24 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+#[path = "support/sources.rs"]
+mod sources;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-/// Tests of a module are documented by it.
-fn is_of_tests(path: &Path) -> bool {
-    path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests")
-}
 
 /// Public types and traits of a file without a doc comment before their attributes.
 fn undocumented(text: &str) -> Vec<&str> {
@@ -44,19 +30,16 @@ fn a_type_without_a_doc_comment_is_found_also_behind_its_attributes() {
 
 #[test]
 fn every_file_has_a_header_and_every_public_type_says_what_it_is() {
-    let mut files = Vec::new();
-    for directory in ["src", "bench/src", "csi-proto/src"] {
-        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut files);
-    }
-    assert!(files.len() > 300, "only {} files were found", files.len());
     let mut wanting = Vec::new();
-    for file in files.iter().filter(|file| !is_of_tests(file)) {
-        let text = fs::read_to_string(file).unwrap();
-        // An attribute for the whole file may come first.
-        if !text.lines().take_while(|line| !line.starts_with("use ")).any(|line| line.starts_with("//!")) {
-            wanting.push(format!("{}: no header", file.display()));
+    for folder in ["src", "bench/src", "csi-proto/src"] {
+        for file in sources::beneath(folder).iter().filter(|file| !sources::is_of_tests(file)) {
+            let text = fs::read_to_string(sources::root(folder).join(file)).unwrap();
+            // An attribute for the whole file may come first.
+            if !text.lines().take_while(|line| !line.starts_with("use ")).any(|line| line.starts_with("//!")) {
+                wanting.push(format!("{folder}/{}: no header", file.display()));
+            }
+            wanting.extend(undocumented(&text).into_iter().map(|item| format!("{folder}/{}: {item}", file.display())));
         }
-        wanting.extend(undocumented(&text).into_iter().map(|item| format!("{}: {item}", file.display())));
     }
     assert!(wanting.is_empty(), "without a word on what they are:\n{}", wanting.join("\n"));
 }

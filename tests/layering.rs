@@ -4,10 +4,12 @@
 
 #[path = "layering/graph.rs"]
 mod graph;
+#[path = "support/sources.rs"]
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use graph::Graph;
 
@@ -36,15 +38,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Used by everyone.
 const COMMON: &[&str] = &["types", "failpoint"];
 
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
+fn text_of(file: &Path) -> String {
+    fs::read_to_string(sources::root("src").join(file)).unwrap()
 }
 
 /// The entry of the table that a file falls under: the longest that is a beginning of its path.
@@ -116,35 +111,28 @@ fn first_names_of_group(group: &str) -> Vec<String> {
 
 #[test]
 fn modules_use_only_what_the_design_allows() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let allowed: BTreeMap<&str, &[&str]> = ALLOWED.iter().copied().collect();
-    let mut files = Vec::new();
-    sources(&root, &mut files);
     let mut wrong = Vec::new();
-    for file in &files {
-        let relative = file.strip_prefix(&root).unwrap();
+    for relative in &sources::beneath("src") {
         let module = module_of(relative);
         if module == "lib" {
             continue;
         }
         // Unit tests in a file of their own may use doubles of other layers, as those at the end of a file may.
-        if relative.file_name().is_some_and(|name| name == "tests.rs")
-            || relative.components().any(|part| part.as_os_str() == "tests")
-        {
+        if sources::is_of_tests(relative) {
             continue;
         }
         let Some(may_use) = layer_of(relative) else {
             wrong.push(format!("{}: module `{module}` is not in the table of layers", relative.display()));
             continue;
         };
-        for name in used(&fs::read_to_string(file).unwrap()) {
+        for name in used(&text_of(relative)) {
             let known = allowed.contains_key(name.as_str());
             if known && name != module && !COMMON.contains(&name.as_str()) && !may_use.contains(&name.as_str()) {
                 wrong.push(format!("{}: `{module}` must not use `{name}`", relative.display()));
             }
         }
     }
-    assert!(files.len() > 10, "the sources were not found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -154,14 +142,10 @@ const MAKE_STATUSES: &[&str] = &["csi", "node", "agent"];
 /// gRPC codes are chosen per call, in the layers; clients of the CLI only read them.
 #[test]
 fn statuses_are_made_only_in_layers() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    let wrong: Vec<String> = files
+    let wrong: Vec<String> = sources::beneath("src")
         .iter()
         .filter(|file| {
-            let module = module_of(file.strip_prefix(&root).unwrap());
-            !MAKE_STATUSES.contains(&module.as_str()) && before_tests(&fs::read_to_string(file).unwrap()).contains("Status::new(")
+            !MAKE_STATUSES.contains(&module_of(file).as_str()) && before_tests(&text_of(file)).contains("Status::new(")
         })
         .map(|file| file.display().to_string())
         .collect();
@@ -170,14 +154,20 @@ fn statuses_are_made_only_in_layers() {
 
 #[test]
 fn no_files_of_a_room_use_each_other_in_a_circle() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    let files: Vec<PathBuf> = files.iter().map(|file| file.strip_prefix(&root).unwrap().to_owned()).collect();
-    let graph = Graph::read(&root, &files);
+    let graph = Graph::read(&sources::root("src"), &sources::beneath("src"));
     let circles: Vec<String> =
         graph.circles().iter().map(|circle| format!("{circle:?}\n    {}", graph.arrows_within(circle).join("\n    "))).collect();
     assert!(circles.is_empty(), "circles of files:\n{}", circles.join("\n"));
+}
+
+/// What is longer is more than one thing.
+const MOST_LINES: usize = 500;
+
+#[test]
+fn no_file_is_too_long_to_be_read_at_once() {
+    let lengths = sources::beneath("src").into_iter().map(|file| (text_of(&file).lines().count(), file));
+    let long: Vec<_> = lengths.filter(|(lines, _)| *lines > MOST_LINES).collect();
+    assert!(long.is_empty(), "more than {MOST_LINES} lines: {long:?}");
 }
 
 #[test]
