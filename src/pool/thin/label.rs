@@ -26,7 +26,11 @@
 //! at any moment one of the two is whole, and the one with the highest generation that is whole is the one that counts. Which that
 //! is, is decided in [`super::devices`]. Nothing here does I/O.
 
+mod on_disk;
+
 use std::fmt;
+
+use on_disk::{DiskLabel, DiskSegment, MAGIC};
 
 use crate::dm::units::DataBlockSize;
 use crate::types::{ByteRange, PoolId};
@@ -44,13 +48,8 @@ pub const FORMAT: u32 = 1;
 /// Epochs are below this: six bytes hold one more than an epoch. A pool taken over once in a millisecond would last 8,900 years.
 pub const EPOCH_LIMIT: u64 = (1 << 48) - 1;
 
-const MAGIC: [u8; 16] = *b"windlass pool\r\n\0";
-const SEGMENTS_AT: usize = 96;
-const SEGMENT_BYTES: usize = 16;
-const CHECKSUM_AT: usize = 24;
-
 /// A label as it lies on the device.
-pub type LabelBlock = [u8; BLOCK as usize];
+pub type LabelBlock = [u8; on_disk::BYTES];
 
 /// Why a block is no label that can be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,9 +73,8 @@ pub enum LabelError {
 pub enum Role {
     /// All of it.
     Whole,
-    /// Catalogue and metadata; the data are on the device with the same pool id and [`Role::Data`].
+    /// Catalogue and metadata; the data is on the device with the same pool id and [`Role::Data`].
     Metadata,
-    /// Data.
     Data,
 }
 
@@ -151,7 +149,6 @@ pub struct Segments {
     pub catalogue: Option<Segment>,
     /// The metadata of the thin pool.
     pub metadata: Vec<Segment>,
-    /// Its data.
     pub data: Vec<Segment>,
 }
 
@@ -230,7 +227,6 @@ impl fmt::Debug for Link {
 /// The label of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// The pool.
     pub pool: PoolId,
     /// With the pool's id what tells that two devices belong together.
     pub link: Link,
@@ -270,74 +266,78 @@ impl Label {
     /// [`LabelError::Damaged`] when it would not read back: it contradicts itself.
     pub fn encode(&self) -> Result<LabelBlock, LabelError> {
         self.check()?;
-        let segments: Vec<Segment> = self.segments.all().collect();
-        let mut block = [0_u8; BLOCK as usize];
-        let mut at = Writer { block: &mut block, at: 0 };
-        at.put(&MAGIC);
-        at.put(&FORMAT.to_le_bytes());
-        at.put(&((SEGMENTS_AT + segments.len() * SEGMENT_BYTES) as u32).to_le_bytes());
-        at.put(&[0; 4]);
-        at.put(&[role_code(self.role), state_code(self.state), 0, 0]);
-        at.put(self.pool.as_bytes());
-        at.put(&self.generation.to_le_bytes());
-        at.put(&self.device_bytes.to_le_bytes());
-        // At most 1 GiB.
-        at.put(&(self.block_size.bytes() as u32).to_le_bytes());
-        let counts = [usize::from(self.segments.catalogue.is_some()), self.segments.metadata.len(), self.segments.data.len()];
-        for count in counts {
-            // At most MAX_SEGMENTS.
-            at.put(&(count as u16).to_le_bytes());
+        let mut segments = DiskLabel::NO_SEGMENTS;
+        for (place, segment) in segments.iter_mut().zip(self.segments.all()) {
+            *place = DiskSegment { offset: segment.range().offset().into(), length: segment.range().length().into() };
         }
-        // Checked above.
-        at.put(&self.epoch.map_or(0, |epoch| epoch + 1).to_le_bytes()[..6]);
-        at.put(&self.link.0);
-        for segment in segments {
-            at.put(&segment.range().offset().to_le_bytes());
-            at.put(&segment.range().length().to_le_bytes());
-        }
-        let checksum = checksum(&block);
-        block[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
-        Ok(block)
+        let length = DiskLabel::length_with(self.segments.all().count()).ok_or_else(|| damaged("it has too many segments"))?;
+        let count = |list: &[Segment]| u16::try_from(list.len()).map_err(|_| damaged("it has too many segments"));
+        let block_bytes = u32::try_from(self.block_size.bytes()).map_err(|_| damaged("its data blocks are too large"))?;
+        // Below 2^48 as it was checked, and so the last two bytes are zero.
+        let [a, b, c, d, e, f, _, _] = self.epoch.map_or(0, |epoch| epoch + 1).to_le_bytes();
+        let label = DiskLabel {
+            magic: MAGIC,
+            format: FORMAT.into(),
+            length: length.into(),
+            checksum: 0.into(),
+            role: role_code(self.role),
+            state: state_code(self.state),
+            zero: [0; 2],
+            pool: *self.pool.as_bytes(),
+            generation: self.generation.into(),
+            device_bytes: self.device_bytes.into(),
+            block_bytes: block_bytes.into(),
+            catalogue_segments: u16::from(self.segments.catalogue.is_some()).into(),
+            metadata_segments: count(&self.segments.metadata)?.into(),
+            data_segments: count(&self.segments.data)?.into(),
+            epoch: [a, b, c, d, e, f],
+            link: self.link.0,
+            segments,
+        };
+        Ok(label.sealed())
     }
 
     /// Reads a label.
     pub fn decode(block: &LabelBlock) -> Result<Self, LabelError> {
-        let mut from = Reader { block, at: 0 };
-        if from.take::<16>() != MAGIC {
+        let label = DiskLabel::of(block);
+        if label.magic != MAGIC {
             return Err(LabelError::Absent);
         }
-        let (format, length) = (from.u32(), from.u32());
-        if from.u32() != checksum(block) {
+        if label.checksum != label.expected_checksum() {
             return Err(damaged("its checksum is wrong"));
         }
+        let format = label.format.get();
         if format > FORMAT {
             return Err(LabelError::Newer { found: format });
         }
         if format != FORMAT {
             return Err(damaged(format!("it has the unknown format {format}")));
         }
-        let [role, state, _, _] = from.take::<4>();
-        let role = role_of(role).ok_or_else(|| damaged(format!("it has the unknown role {role}")))?;
-        let state = state_of(state).ok_or_else(|| damaged(format!("it has the unknown state {state}")))?;
-        let pool = PoolId::from_bytes(from.take());
-        let (generation, device_bytes) = (from.u64(), from.u64());
-        let block_bytes = from.u32();
+        let role = role_of(label.role).ok_or_else(|| damaged(format!("it has the unknown role {}", label.role)))?;
+        let state = state_of(label.state).ok_or_else(|| damaged(format!("it has the unknown state {}", label.state)))?;
+        let block_bytes = label.block_bytes.get();
         let block_size = DataBlockSize::from_bytes(u64::from(block_bytes))
             .ok_or_else(|| damaged(format!("it has data blocks of {block_bytes} bytes")))?;
-        let counts = [from.u16(), from.u16(), from.u16()].map(usize::from);
-        let expected = SEGMENTS_AT + counts.iter().sum::<usize>() * SEGMENT_BYTES;
-        if counts[0] > 1 || expected > block.len() || length as usize != expected {
+        let counts = [label.catalogue_segments, label.metadata_segments, label.data_segments];
+        let [catalogue, metadata, data] = counts.map(|count| usize::from(count.get()));
+        if catalogue > 1 || DiskLabel::length_with(catalogue + metadata + data) != Some(label.length.get()) {
             return Err(damaged("its length is not that of its segments"));
         }
-        let stamped = from.take::<6>();
-        let mut epoch = [0; 8];
-        epoch[..6].copy_from_slice(&stamped);
-        let epoch = u64::from_le_bytes(epoch).checked_sub(1);
-        let link = Link(from.take());
-        let mut lists = counts.map(|count| (0..count).map(|_| from.segment()).collect::<Result<Vec<Segment>, LabelError>>());
-        let [catalogue, metadata, data] = lists.each_mut().map(|list| std::mem::replace(list, Ok(Vec::new())));
-        let segments = Segments { catalogue: catalogue?.pop(), metadata: metadata?, data: data? };
-        let label = Self { pool, link, generation, epoch, role, state, device_bytes, block_size, segments };
+        let mut stored = label.segments.iter();
+        let mut list = |count: usize| stored.by_ref().take(count).map(segment).collect::<Result<Vec<Segment>, LabelError>>();
+        let segments = Segments { catalogue: list(catalogue)?.pop(), metadata: list(metadata)?, data: list(data)? };
+        let [a, b, c, d, e, f] = label.epoch;
+        let label = Self {
+            pool: PoolId::from_bytes(label.pool),
+            link: Link(label.link),
+            generation: label.generation.get(),
+            epoch: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]).checked_sub(1),
+            role,
+            state,
+            device_bytes: label.device_bytes.get(),
+            block_size,
+            segments,
+        };
         label.check()?;
         Ok(label)
     }
@@ -360,10 +360,11 @@ fn damaged(what: impl Into<String>) -> LabelError {
     LabelError::Damaged(what.into())
 }
 
-fn checksum(block: &LabelBlock) -> u32 {
-    let before = crc32c::crc32c(&block[..CHECKSUM_AT]);
-    let without = crc32c::crc32c_append(before, &[0; 4]);
-    crc32c::crc32c_append(without, &block[CHECKSUM_AT + 4..])
+fn segment(stored: &DiskSegment) -> Result<Segment, LabelError> {
+    let (offset, length) = (stored.offset.get(), stored.length.get());
+    ByteRange::new(offset, length)
+        .and_then(Segment::new)
+        .ok_or_else(|| damaged(format!("{length} bytes at {offset} are not a segment")))
 }
 
 fn role_code(role: Role) -> u8 {
@@ -387,52 +388,6 @@ fn state_code(state: State) -> u8 {
 
 fn state_of(code: u8) -> Option<State> {
     [State::Making, State::Ready].into_iter().find(|&state| state_code(state) == code)
-}
-
-/// Fields one after another. The layout is fixed and fits; [`Segments::check`] bounds the lists.
-struct Writer<'a> {
-    block: &'a mut LabelBlock,
-    at: usize,
-}
-
-impl Writer<'_> {
-    fn put(&mut self, bytes: &[u8]) {
-        self.block[self.at..self.at + bytes.len()].copy_from_slice(bytes);
-        self.at += bytes.len();
-    }
-}
-
-struct Reader<'a> {
-    block: &'a LabelBlock,
-    at: usize,
-}
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(&self.block[self.at..self.at + N]);
-        self.at += N;
-        bytes
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_le_bytes(self.take())
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.take())
-    }
-
-    fn segment(&mut self) -> Result<Segment, LabelError> {
-        let (offset, length) = (self.u64(), self.u64());
-        ByteRange::new(offset, length)
-            .and_then(Segment::new)
-            .ok_or_else(|| damaged(format!("{length} bytes at {offset} are no segment")))
-    }
 }
 
 #[cfg(test)]

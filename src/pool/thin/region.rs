@@ -26,6 +26,8 @@
 //! is the device's own and lives no longer than it; whoever reads the disk beneath does so when nobody has the region open. Exclusion is
 //! the caller's: it holds the device.
 
+mod slot;
+
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -34,21 +36,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::StorageBackend;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::block::{BlockSink, BlockSource, device};
 use crate::types::{ByteRange, LogicalBlockSize};
 
 use super::label::BLOCK;
+use slot::{Length, Slot, newer};
 
-const MAGIC: [u8; 16] = *b"windlass region\0";
-const FORMAT: u32 = 1;
-const CHECKSUM_AT: usize = 20;
 /// Where the content begins.
 const CONTENT_AT: u64 = 2 * BLOCK;
 /// Zeros that are written at once.
 const ZEROS: usize = 1 << 20;
-
-type Slot = [u8; BLOCK as usize];
 
 /// Where the content lies and how much of it there is.
 pub struct Region {
@@ -78,13 +77,6 @@ impl Gauge {
     }
 }
 
-/// The length, as it is on the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Length {
-    bytes: u64,
-    generation: u64,
-}
-
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Region").field("range", &self.range).field("state", &self.state).finish_non_exhaustive()
@@ -95,7 +87,7 @@ impl Region {
     /// Makes an empty region over the whole of a device or file, which is open for reading and writing. Durable when it returns.
     ///
     /// # Errors
-    /// Whatever the system reports; [`io::ErrorKind::InvalidInput`] for one that is not made of more than two blocks of 4096 bytes.
+    /// [`io::ErrorKind::InvalidInput`] for one that is not made of more than two blocks of 4096 bytes.
     pub fn create(file: File) -> io::Result<Self> {
         let (source, sink) = Cached::over_whole(file)?;
         let range = sink.range;
@@ -105,7 +97,7 @@ impl Region {
     /// Opens the region that takes the whole of a device or file, which is open for reading and writing.
     ///
     /// # Errors
-    /// Whatever the system reports; [`io::ErrorKind::InvalidData`] when there is no region, or none that this program reads.
+    /// [`io::ErrorKind::InvalidData`] when there is no region, or none that this program reads.
     pub fn open(file: File) -> io::Result<Self> {
         let (source, sink) = Cached::over_whole(file)?;
         let range = sink.range;
@@ -119,7 +111,7 @@ impl Region {
 
     fn create_over(source: Box<dyn BlockSource>, sink: Box<dyn BlockSink>, range: ByteRange) -> io::Result<Self> {
         check_range(range)?;
-        let first = Length { bytes: 0, generation: 1 };
+        let first = Length { generation: 1, bytes: 0 };
         // The other slot could be of a former life and of a higher generation.
         sink.write_at(slot_offset(range, 0), &[0; BLOCK as usize])?;
         sink.flush()?;
@@ -130,16 +122,10 @@ impl Region {
 
     fn open_over(source: Box<dyn BlockSource>, sink: Option<Box<dyn BlockSink>>, range: ByteRange) -> io::Result<Self> {
         check_range(range)?;
-        let mut slots = [0; CONTENT_AT as usize];
-        source.read_at(range.offset(), &mut slots)?;
-        let read = |index: usize| {
-            let mut slot: Slot = [0; BLOCK as usize];
-            slot.copy_from_slice(&slots[index * BLOCK as usize..(index + 1) * BLOCK as usize]);
-            decode(&slot, capacity(range))
-        };
-        let (generation, length) = newer([read(0), read(1)])?;
-        let state = Mutex::new(Length { bytes: length, generation });
-        Ok(Self { source, sink, range, state, gauge: gauge(range, length) })
+        let mut slots = <[Slot; 2]>::new_zeroed();
+        source.read_at(range.offset(), slots.as_mut_bytes())?;
+        let length = newer(slots.map(|slot| slot.read(capacity(range))))?;
+        Ok(Self { source, sink, range, state: Mutex::new(length), gauge: gauge(range, length.bytes) })
     }
 
     /// Most bytes that the content may have.
@@ -170,7 +156,7 @@ impl Region {
     /// Makes this length durable. What it covers must be durable before.
     fn write_slot(&self, length: Length) -> io::Result<()> {
         let sink = self.sink()?;
-        sink.write_at(slot_offset(self.range, length.generation), &encode(length.generation, length.bytes))?;
+        sink.write_at(slot_offset(self.range, length.generation), Slot::new(length).as_bytes())?;
         sink.flush()
     }
 
@@ -221,7 +207,7 @@ impl StorageBackend for Region {
                     sink.flush()?;
                 }
             }
-            let changed = Length { bytes: len, generation: length.generation + 1 };
+            let changed = Length { generation: length.generation + 1, bytes: len };
             self.write_slot(changed)?;
             *length = changed;
             self.gauge.length.store(len, Ordering::Relaxed);
@@ -314,75 +300,6 @@ fn capacity(range: ByteRange) -> u64 {
 
 fn slot_offset(range: ByteRange, generation: u64) -> u64 {
     range.offset() + generation % 2 * BLOCK
-}
-
-fn encode(generation: u64, length: u64) -> Slot {
-    let mut slot: Slot = [0; BLOCK as usize];
-    slot[..16].copy_from_slice(&MAGIC);
-    slot[16..20].copy_from_slice(&FORMAT.to_le_bytes());
-    slot[24..32].copy_from_slice(&generation.to_le_bytes());
-    slot[32..40].copy_from_slice(&length.to_le_bytes());
-    let checksum = crc32c::crc32c(&slot);
-    slot[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
-    slot
-}
-
-/// What a slot says, if it is whole: generation and length.
-type Said = Result<(u64, u64), SlotError>;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SlotError {
-    Absent,
-    Damaged,
-    Newer(u32),
-}
-
-fn decode(slot: &Slot, capacity: u64) -> Said {
-    if slot[..16] != MAGIC {
-        return Err(SlotError::Absent);
-    }
-    let field = |at: usize| {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&slot[at..at + 8]);
-        u64::from_le_bytes(bytes)
-    };
-    // Format and checksum lie side by side.
-    let [format, stored] = [field(16) as u32, (field(16) >> 32) as u32];
-    let mut without = *slot;
-    without[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
-    if stored != crc32c::crc32c(&without) {
-        return Err(SlotError::Damaged);
-    }
-    match format {
-        FORMAT => {}
-        newer if newer > FORMAT => return Err(SlotError::Newer(newer)),
-        _ => return Err(SlotError::Damaged),
-    }
-    let (generation, length) = (field(24), field(32));
-    // A generation is raised by one each time; u64::MAX is out of reach but for a forger.
-    if length > capacity || generation == 0 || generation == u64::MAX {
-        Err(SlotError::Damaged)
-    } else {
-        Ok((generation, length))
-    }
-}
-
-/// What counts of two slots.
-fn newer(slots: [Said; 2]) -> io::Result<(u64, u64)> {
-    let refuse = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-    // A whole slot of a later format beside one of ours: a later version was at it.
-    for slot in slots {
-        if let Err(SlotError::Newer(found)) = slot {
-            return Err(refuse(format!(
-                "the region has format {found}, and this version of windlass reads up to {FORMAT}: use a newer one"
-            )));
-        }
-    }
-    match slots.into_iter().flatten().max() {
-        Some(said) => Ok(said),
-        None if slots == [Err(SlotError::Absent); 2] => Err(refuse("is no region of a catalogue".to_owned())),
-        None => Err(refuse("the region's length is damaged in both places".to_owned())),
-    }
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ fn a_part_that_is_spoilt_says_so_and_the_others_are_told() {
     assert!(found.superblock.unwrap_err().contains("131072"));
     assert!(found.catalogue.unwrap_err().contains("is no catalogue"));
     file.write_all_at(&[0; 8192], catalogue.offset()).unwrap();
-    assert!(examine(&path).unwrap().catalogue.unwrap_err().contains("is no region"));
+    assert!(examine(&path).unwrap().catalogue.unwrap_err().contains("there is no region"));
 }
 
 #[test]

@@ -255,7 +255,7 @@ fn a_full_region_is_a_full_pool_and_what_was_there_stays() {
 fn damage_and_foreign_bytes_are_refused_by_what_they_are() {
     let disk = Disk::used(64 << 10);
     let text = |disk: &Disk| disk.open().unwrap_err().to_string();
-    assert_eq!(text(&disk), "is no region of a catalogue");
+    assert_eq!(text(&disk), "there is no region of a catalogue");
     let region = disk.create();
     region.set_len(5000).unwrap();
     region.sync_data().unwrap();
@@ -265,7 +265,7 @@ fn damage_and_foreign_bytes_are_refused_by_what_they_are() {
     assert_eq!(disk.open().unwrap().len().unwrap(), 0);
     spoil(BLOCK as usize + 30, 1);
     assert!(text(&disk).contains("damaged in both places"));
-    let mut newer = encode(9, 0);
+    let mut newer = Slot::new(Length { generation: 9, bytes: 0 }).as_bytes().to_vec();
     newer[16..24].copy_from_slice(&2_u64.to_le_bytes());
     let sum = crc32c::crc32c(&newer);
     newer[20..24].copy_from_slice(&sum.to_le_bytes());
