@@ -18,6 +18,7 @@ use csi_proto::csi::v1 as proto;
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
+use crate::csi::time;
 use crate::repository::tree::FileSelector;
 use crate::repository::{self, Repository, RepositoryError, StoredSnapshot, Workspace};
 use crate::transfer::image::{Image, Locking};
@@ -46,16 +47,11 @@ pub(super) struct WitnessedSnapshot {
 
 impl From<&WitnessedSnapshot> for proto::Snapshot {
     fn from(snapshot: &WitnessedSnapshot) -> Self {
-        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        let Timestamp { seconds, nanoseconds } = snapshot.created;
         Self {
-            size_bytes: signed(snapshot.size.bytes()),
+            size_bytes: i64::try_from(snapshot.size.bytes()).unwrap_or(i64::MAX),
             snapshot_id: snapshot.handle.to_string(),
             source_volume_id: snapshot.source.to_string(),
-            creation_time: Some(prost_types::Timestamp {
-                seconds: signed(seconds),
-                nanos: i32::try_from(nanoseconds).unwrap_or_default(),
-            }),
+            creation_time: Some(time::to_proto(snapshot.created)),
             // An export is visible only when it is whole.
             ready_to_use: true,
             group_snapshot_id: String::new(),

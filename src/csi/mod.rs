@@ -17,6 +17,7 @@ pub mod plugin;
 pub mod remote;
 pub mod server;
 pub mod status;
+pub mod time;
 pub mod token;
 pub mod topology;
 pub mod validate;

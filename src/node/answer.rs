@@ -2,9 +2,9 @@
 
 use csi_proto::csi::v1 as proto;
 
-use crate::csi::topology;
+use crate::csi::{time, topology};
 use crate::pool::record::{Snapshot, Volume};
-use crate::types::{Object, PoolId, SnapshotHandle, Timestamp, VolumeHandle, VolumeSize};
+use crate::types::{Object, PoolId, SnapshotHandle, VolumeHandle, VolumeSize};
 
 /// A size as the protocol has it.
 pub(super) fn size(size: VolumeSize) -> i64 {
@@ -14,11 +14,6 @@ pub(super) fn size(size: VolumeSize) -> i64 {
 /// A number of bytes as the protocol has it, at most `i64::MAX`.
 pub(super) fn bytes(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-/// A time as the protocol has it.
-pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: bytes(time.seconds), nanos: i32::try_from(time.nanoseconds).unwrap_or_default() }
 }
 
 fn content_source(pool: PoolId, source: Object) -> proto::VolumeContentSource {
@@ -59,7 +54,7 @@ pub(super) fn snapshot(pool: PoolId, snapshot: &Snapshot) -> proto::Snapshot {
         size_bytes: size(snapshot.size),
         snapshot_id: SnapshotHandle { pool, snapshot: snapshot.id }.to_string(),
         source_volume_id: VolumeHandle { pool, volume: snapshot.source }.to_string(),
-        creation_time: Some(timestamp(snapshot.created)),
+        creation_time: Some(time::to_proto(snapshot.created)),
         // A local snapshot is complete at the cut, and one whose class asks for an export when that is.
         ready_to_use: snapshot.is_ready(),
         group_snapshot_id: String::new(),

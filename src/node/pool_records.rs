@@ -3,7 +3,7 @@
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::windlass::v1 as windlass;
 
-use crate::node::answer;
+use crate::csi::time;
 use crate::pool::PoolError;
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Snapshot, Volume};
@@ -33,7 +33,7 @@ fn volume(pool: PoolId, volume: &Volume) -> windlass::ObjectRecord {
         mode: mode(volume.given_as()),
         access_modes: volume.access_modes.iter().map(|&mode| access_mode(mode)).collect(),
         mount_flags: volume.mount_flags.clone(),
-        created: Some(answer::timestamp(volume.created)),
+        created: Some(time::to_proto(volume.created)),
         ..named(pool, &volume.kubernetes)
     }
 }
@@ -45,7 +45,7 @@ fn snapshot(pool: PoolId, snapshot: &Snapshot) -> windlass::ObjectRecord {
         name: snapshot.name.to_string(),
         size_bytes: snapshot.size.bytes(),
         mode: mode(snapshot.mode),
-        created: Some(answer::timestamp(snapshot.created)),
+        created: Some(time::to_proto(snapshot.created)),
         ..named(pool, &snapshot.kubernetes)
     }
 }

@@ -1,0 +1,20 @@
+//! Points in time as the protocol writes them.
+
+use crate::types::Timestamp;
+
+/// The same point in time. What lies beyond the protocol's seconds is told as the last of them.
+pub fn to_proto(time: Timestamp) -> prost_types::Timestamp {
+    // A second has fewer nanoseconds than the sign takes away.
+    prost_types::Timestamp { seconds: i64::try_from(time.seconds).unwrap_or(i64::MAX), nanos: time.nanoseconds.cast_signed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_in_time_is_told_to_the_nanosecond() {
+        let told = to_proto(Timestamp { seconds: 1_700_000_000, nanoseconds: 999_999_999 });
+        assert_eq!((told.seconds, told.nanos), (1_700_000_000, 999_999_999));
+    }
+}
