@@ -6,6 +6,7 @@ mod init;
 mod manifests;
 mod open_args;
 mod prune;
+mod snapshot_view;
 mod snapshots;
 
 use clap::Subcommand;
@@ -37,9 +38,6 @@ pub enum RepositoryCommand {
 }
 
 /// Runs one verb. Those that change a repository end in their own order once `interrupt` is cancelled.
-///
-/// # Errors
-/// [`CliError`] with the exit code that the repository's failure means.
 pub async fn run(command: RepositoryCommand, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     match command {
         RepositoryCommand::Init(args) => unless(interrupt, init::run(&args, format)).await,

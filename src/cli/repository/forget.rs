@@ -4,6 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::snapshot_view::SnapshotView;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::interruptible::unless;
 use crate::cli::output::{Align, Format, Table, counted, print_json, print_text};
@@ -124,10 +125,7 @@ impl FilterArgs {
     }
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// [`CliError`] with the exit code that the repository's failure means.
+/// Forgets the snapshots that were named, or those that the policy does not keep.
 pub async fn run(args: &ForgetArgs, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     let access = args.repository.access()?;
     let failed = |error| repository_error(format!("cannot forget snapshots of {}", access.location()), error);
@@ -242,28 +240,6 @@ struct GroupView<'a> {
 struct KeptView<'a> {
     snapshot: SnapshotView<'a>,
     matches: &'a [String],
-}
-
-#[derive(Debug, Serialize)]
-struct SnapshotView<'a> {
-    id: String,
-    time: &'a str,
-    host: &'a str,
-    paths: &'a [String],
-    tags: &'a [String],
-}
-
-impl<'a> SnapshotView<'a> {
-    fn of(stored: &'a StoredSnapshot) -> Self {
-        let snapshot = &stored.snapshot;
-        Self {
-            id: stored.id.to_string(),
-            time: &snapshot.time,
-            host: &snapshot.hostname,
-            paths: &snapshot.paths,
-            tags: &snapshot.tags,
-        }
-    }
 }
 
 impl<'a> GroupView<'a> {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::open_args::OpenArgs;
+use super::snapshot_view::SnapshotView;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{Align, Format, Table, counted, print_json, print_text};
 use crate::cli::repository_access::repository_error;
@@ -11,10 +12,7 @@ use crate::repository::snapshot::SnapshotList;
 use crate::repository::{Id, RepositoryError, StoredSnapshot};
 use crate::types::error::chain;
 
-/// Runs the verb.
-///
-/// # Errors
-/// [`CliError`] with the exit code that the repository's failure means.
+/// Lists the snapshots; those that do not read are an error after the list.
 pub async fn run(args: &OpenArgs, format: Format) -> Result<(), CliError> {
     let access = args.repository.access()?;
     let found = access.open().await?.list_snapshots().await;
@@ -38,18 +36,16 @@ pub async fn run(args: &OpenArgs, format: Format) -> Result<(), CliError> {
 /// The list as it is printed.
 #[derive(Debug, Serialize)]
 struct Listing<'a> {
-    snapshots: Vec<SnapshotView<'a>>,
+    snapshots: Vec<ListedSnapshot<'a>>,
     unreadable: Vec<Unreadable>,
 }
 
+/// A snapshot with what only this list says of it.
 #[derive(Debug, Serialize)]
-struct SnapshotView<'a> {
-    id: String,
-    time: &'a str,
-    host: &'a str,
+struct ListedSnapshot<'a> {
+    #[serde(flatten)]
+    snapshot: SnapshotView<'a>,
     size_bytes: Option<u64>,
-    tags: &'a [String],
-    paths: &'a [String],
     program: &'a str,
 }
 
@@ -63,22 +59,13 @@ struct Unreadable {
 impl<'a> Listing<'a> {
     fn of(snapshots: &'a [StoredSnapshot], unreadable: &[(Id, RepositoryError)]) -> Self {
         let unreadable = unreadable.iter().map(|(id, error)| Unreadable { id: id.to_string(), error: chain(error) });
-        Self { snapshots: snapshots.iter().map(SnapshotView::of).collect(), unreadable: unreadable.collect() }
+        Self { snapshots: snapshots.iter().map(ListedSnapshot::of).collect(), unreadable: unreadable.collect() }
     }
 }
 
-impl<'a> SnapshotView<'a> {
+impl<'a> ListedSnapshot<'a> {
     fn of(stored: &'a StoredSnapshot) -> Self {
-        let snapshot = &stored.snapshot;
-        Self {
-            id: stored.id.to_string(),
-            time: &snapshot.time,
-            host: &snapshot.hostname,
-            size_bytes: size(stored),
-            tags: &snapshot.tags,
-            paths: &snapshot.paths,
-            program: &snapshot.program_version,
-        }
+        Self { snapshot: SnapshotView::of(stored), size_bytes: size(stored), program: &stored.snapshot.program_version }
     }
 }
 
