@@ -13,6 +13,8 @@
 //! * *Only while nobody can write to it.* The volume's lock is held all the time, in the yielding way, and no device may be attached: so
 //!   no writer comes while a piece is between its reading and its giving back. Whoever wants the volume (to attach, cut, copy, grow
 //!   or delete it) makes this give way within a piece, and it is tried again [`RETRY`] later unless the volume is attached then.
+//! * *Not of a copy within the pool.* Its zeros are its source's, with which it shares their space: nothing would come free, and all of the
+//!   source would be read, of a copy that a backup program makes to read it once.
 //! * *Once.* Later zeros are what the volume's user wrote on purpose, or will write again.
 //! * A snapshot that shares the space keeps it. A cut afterwards reports these ranges as changed, which they may be.
 //! * Nothing waits for it, and its failure is a line in the log. What it freed is too.
@@ -29,6 +31,7 @@ use crate::failpoint;
 use crate::pool::PoolError;
 use crate::pool::locks::{Key, Yielding};
 use crate::pool::record::{Volume, Zeros};
+use crate::types::error::chain;
 use crate::types::{Access, ByteRange, Object, VolumeId};
 
 /// Bytes read at once, or a granule of the pool if that is more. Whoever wants the volume waits for no more than this.
@@ -71,7 +74,7 @@ impl OwnedPool {
         let mut waiting: VecDeque<VolumeId> = match self.catalogue.volumes() {
             Ok(volumes) => volumes.iter().filter(|volume| is_due(volume)).map(|volume| volume.id).collect(),
             Err(error) => {
-                tracing::warn!(pool = %self.id(), %error, "it is not known which volumes have zeros to give back");
+                tracing::warn!(pool = %self.id(), error = %chain(&error), "it is not known which volumes have zeros to give back");
                 VecDeque::new()
             }
         };
@@ -102,7 +105,7 @@ impl OwnedPool {
                     pause = true;
                 }
                 Ok(Pass::NotDue | Pass::InUse | Pass::Done { .. }) => {}
-                Err(error) => tracing::warn!(volume = %next, %error, "a volume's zeros keep their space"),
+                Err(error) => tracing::warn!(volume = %next, error = %chain(&error), "a volume's zeros keep their space"),
             }
         }
     }
@@ -176,8 +179,9 @@ impl OwnedPool {
     }
 }
 
+/// A copy within the pool is never due: nobody filled it.
 fn is_due(volume: &Volume) -> bool {
-    volume.history.zeros == Zeros::Kept
+    volume.history.zeros == Zeros::Kept && volume.source.is_none()
 }
 
 /// The runs of granules that are all zeros; the last granule may be cut short.

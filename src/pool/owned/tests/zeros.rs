@@ -73,6 +73,21 @@ fn only_a_volume_that_could_be_written_to_as_a_raw_device_is_looked_at() {
 }
 
 #[test]
+fn a_copy_that_was_given_out_as_a_raw_device_is_not_read_for_zeros_that_its_source_keeps() {
+    let world = World::new();
+    let (volume, _) = filled(&world);
+    let snapshot = world.cut("backup", volume);
+    for source in [Object::Snapshot(snapshot.id), Object::Volume(volume)] {
+        let request = NewVolume { source: Some(source), ..new_volume(&format!("copy of {source}")) };
+        let request = NewVolume { capacity: CapacityRange::exactly(bytes(SIZE as u64)), ..request };
+        let copy = world.owned.create_volume(&request).unwrap().into_inner().id;
+        world.owned.put_publication(copy, staged(VolumeMode::Block)).unwrap();
+        assert_eq!(pass(&world, copy), Pass::NotDue, "{source}");
+    }
+    assert!(matches!(pass(&world, volume), Pass::Done { .. }), "the volume that was filled");
+}
+
+#[test]
 fn how_a_volume_was_staged_last_is_recorded_beside_what_it_was_made_for() {
     let world = World::new();
     let volume = world.create("one");
