@@ -1,7 +1,7 @@
 //! The reader of thin metadata against `thin_dump`, `thin_delta` and `thin_ls`, on metadata that `thin_restore` made and on such that
 //! a writer of our own made, whose trees share what a pool's would.
 //!
-//! Random pools, from a seed that a failure names. Needs thin-provisioning-tools, and no root: metadata are files here.
+//! Random pools, from a seed that a failure names. Needs thin-provisioning-tools, and no root: metadata lies in files here.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]

@@ -1,7 +1,7 @@
 //! Data blocks that are allocated to nothing, found and given back; `thin_check` and `thin_dump` are asked before and after.
 //!
 //! Random pools, from a seed that a failure names, in which blocks are leaked by a second hand ([`DataMap`]). Needs
-//! thin-provisioning-tools, and no root: metadata are files here.
+//! thin-provisioning-tools, and no root: metadata lies in files here.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]

@@ -1,7 +1,7 @@
 #![cfg(all(feature = "root-tests", feature = "thin-tests"))]
 //! The power of a machine with a busy thin pool is cut, at every flush of its disk and between.
 //!
-//! After each cut, before anything is recovered: the metadata are what `thin_check` calls sound; every operation that had been
+//! After each cut, before anything is recovered: the metadata is what `thin_check` calls sound; every operation that had been
 //! answered is in the catalogue and every byte of it in the data, found by the mappings that `thin_dump` tells; the one that was
 //! under way is there or is not; and catalogue and metadata differ by nothing but what an intent names. The ext4 and the XFS of volumes
 //! that were mounted replay their journals, have no errors and have the files that were synced. The log is that of

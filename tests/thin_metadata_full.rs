@@ -1,5 +1,5 @@
 #![cfg(feature = "thin-tests")]
-//! Pools whose metadata are really used up: by writers of many copies, past all thresholds, until the kernel takes no more. What was deleted
+//! Pools whose metadata is really used up: by writers of many copies, past all thresholds, until the kernel takes no more. What was deleted
 //! then, in every state that a deletion can be in, hinders no start, and is finished once there is room, in whatever order that comes. Of
 //! the orders a run takes its share.
 
@@ -80,7 +80,7 @@ impl UsedUp {
         let leaves = (0..VOLUME / BLOCK).step_by(LEAF as usize).map(|block| block * BLOCK);
         let mut places = leaves.flat_map(|offset| copies.iter().map(move |copy| (copy, offset)));
         let refused = places.find_map(|(copy, offset)| write(&pool, copy, [offset].into_iter(), &[9; 4096]).err());
-        println!("a writer was told: {}", refused.expect("the metadata were never used up"));
+        println!("a writer was told: {}", refused.expect("the metadata was never used up"));
         let health = pool.status().unwrap().health;
         assert_eq!(health.changes, Changes::Refused, "{health:?}");
         println!("and everybody else: {}", health.problem.unwrap());
@@ -172,7 +172,7 @@ fn open_with_room(used_up: &UsedUp) -> OwnedPool {
     }
 }
 
-/// How a pool whose metadata are used up gets room.
+/// How a pool whose metadata is used up gets room.
 #[derive(Debug, Clone, Copy)]
 enum Remedy {
     /// Its disk is enlarged while nobody serves it.

@@ -127,7 +127,7 @@ fn nobody_waits_for_a_client_that_stops_reading_and_nothing_is_kept_for_it() {
     let stalled_allocated = runtime.block_on(Stalled::new(&socket, Ask::Allocated(&target)));
     let stalled_delta = runtime.block_on(Stalled::new(&socket, delta));
     let stalled_for_good = runtime.block_on(Stalled::new(&socket, Ask::Allocated(&target)));
-    assert_eq!(pool.state().held_root, None, "the metadata are held for a client that does not read");
+    assert_eq!(pool.state().held_root, None, "the metadata is held for a client that does not read");
 
     let begin = Instant::now();
     let mut took = Vec::new();

@@ -25,7 +25,7 @@ const _: () = assert!(size_of::<mount_attr>() == 32);
 /// added to what the mount of `source` has.
 ///
 /// # Errors
-/// Whatever the system reports: `NotFound`; `Unsupported` before Linux 5.12.
+/// `NotFound`; `Unsupported` before Linux 5.12.
 pub fn bind(source: &Path, target: &Path, flags: MsFlags) -> io::Result<()> {
     let source = c_string(source)?;
     let target = c_string(target)?;

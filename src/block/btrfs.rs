@@ -71,7 +71,7 @@ pub fn create_subvolume(parent: &File, name: &OsStr) -> io::Result<()> {
 /// written out first.
 ///
 /// # Errors
-/// Whatever the system reports: `AlreadyExists`, `StorageFull`, `InvalidInput` when `source` is no subvolume's root.
+/// `AlreadyExists`, `StorageFull`, `InvalidInput` when `source` is no subvolume's root.
 pub fn snapshot_subvolume(source: &File, parent: &File, name: &OsStr, access: Access) -> io::Result<()> {
     let flags = match access {
         Access::ReadOnly => SUBVOL_RDONLY,
@@ -88,7 +88,7 @@ pub fn snapshot_subvolume(source: &File, parent: &File, name: &OsStr, access: Ac
 /// Deletes the subvolume `name` in `parent`, its files included. Its space is freed in the background.
 ///
 /// # Errors
-/// Whatever the system reports: `NotFound`, `DirectoryNotEmpty` when it holds other subvolumes.
+/// `NotFound`, `DirectoryNotEmpty` when it holds other subvolumes.
 pub fn delete_subvolume(parent: &File, name: &OsStr) -> io::Result<()> {
     let mut arguments = VolumeArguments { fd: 0, name: [0; 4088] };
     put_name(&mut arguments.name, name)?;

@@ -21,7 +21,7 @@ const BLKZEROOUT: libc::Ioctl = nix::request_code_none!(0x12, 127);
 /// Size in bytes of a regular file or a block device.
 ///
 /// # Errors
-/// Whatever the system reports; `InvalidInput` for anything that is neither.
+/// `InvalidInput` for anything that is neither.
 pub fn size(file: &File) -> io::Result<u64> {
     let metadata = file.metadata()?;
     if metadata.is_file() {
@@ -47,7 +47,7 @@ pub fn logical_block_bytes(device: &File) -> io::Result<u32> {
 /// Writes out and then drops the page cache of a block device.
 ///
 /// # Errors
-/// Whatever the system reports; needs CAP_SYS_ADMIN.
+/// Needs CAP_SYS_ADMIN.
 pub fn flush_buffers(device: &File) -> io::Result<()> {
     // SAFETY: BLKFLSBUF ignores its argument.
     unsafe { ioctl::with_value(device.as_fd(), BLKFLSBUF, 0) }.map(drop)
@@ -56,7 +56,7 @@ pub fn flush_buffers(device: &File) -> io::Result<()> {
 /// Makes a range of a block device read as zeros, by discarding or unmapping where the device can.
 ///
 /// # Errors
-/// Whatever the system reports; `InvalidInput` when the range is not made of whole logical blocks.
+/// `InvalidInput` when the range is not made of whole logical blocks.
 pub fn zero_out(device: &File, range: ByteRange) -> io::Result<()> {
     let mut argument = [range.offset(), range.length()];
     // SAFETY: BLKZEROOUT reads two u64.
@@ -67,7 +67,7 @@ pub fn zero_out(device: &File, range: ByteRange) -> io::Result<()> {
 /// before, is the device's choice.
 ///
 /// # Errors
-/// Whatever the system reports; `InvalidInput` when the range is not made of whole logical blocks.
+/// `InvalidInput` when the range is not made of whole logical blocks.
 pub fn discard(device: &File, range: ByteRange) -> io::Result<()> {
     let mut argument = [range.offset(), range.length()];
     // SAFETY: BLKDISCARD reads two u64.
@@ -77,7 +77,7 @@ pub fn discard(device: &File, range: ByteRange) -> io::Result<()> {
 /// Lets the kernel look for partitions anew: after a partition table was overwritten, its partitions must not stay usable.
 ///
 /// # Errors
-/// Whatever the system reports: `ResourceBusy` while a partition is in use, `InvalidInput` for what cannot have partitions.
+/// `ResourceBusy` while a partition is in use, `InvalidInput` for what cannot have partitions.
 pub fn read_partitions(device: &File) -> io::Result<()> {
     // SAFETY: BLKRRPART ignores its argument.
     unsafe { ioctl::with_value(device.as_fd(), BLKRRPART, 0) }.map(drop)
@@ -86,7 +86,7 @@ pub fn read_partitions(device: &File) -> io::Result<()> {
 /// Device number (major, minor) of the block device node at `path`.
 ///
 /// # Errors
-/// Whatever the system reports; `InvalidInput` when it is no block device.
+/// `InvalidInput` when it is no block device.
 pub fn number(path: &Path) -> io::Result<(u32, u32)> {
     let metadata = std::fs::metadata(path)?;
     if !metadata.file_type().is_block_device() {

@@ -190,7 +190,7 @@ pub fn extents<F: AsFd>(file: F, options: FiemapOptions) -> Extents<F> {
 /// Number of extents of a file. What is not written out yet is written out first.
 ///
 /// # Errors
-/// Whatever the system reports; `Unsupported` where the file system does not tell.
+/// `Unsupported` where the file system does not tell.
 pub fn count(file: impl AsFd) -> io::Result<u64> {
     let mut header =
         RawHeader { start: 0, length: u64::MAX, flags: FIEMAP_FLAG_SYNC, mapped_extents: 0, extent_count: 0, reserved: 0 };

@@ -39,7 +39,7 @@ impl FileSource {
     /// The first `size` bytes of a file or block device that is open for reading.
     ///
     /// # Errors
-    /// Whatever the system reports; `UnexpectedEof` when the file is shorter than `size`.
+    /// `UnexpectedEof` when the file is shorter than `size`.
     pub fn new(file: File, size: u64, block: LogicalBlockSize) -> io::Result<Self> {
         check_size(&file, size)?;
         let io = choose_io(&file, size)?;
@@ -87,7 +87,7 @@ impl FileSink {
     /// The first `size` bytes of a file or block device that is open for reading and writing.
     ///
     /// # Errors
-    /// Whatever the system reports; `UnexpectedEof` when the file is shorter than `size`.
+    /// `UnexpectedEof` when the file is shorter than `size`.
     pub fn new(file: File, size: u64, block: LogicalBlockSize) -> io::Result<Self> {
         check_size(&file, size)?;
         let io = choose_io(&file, size)?;

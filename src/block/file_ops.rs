@@ -19,7 +19,7 @@ const FS_NOCOW_FL: u32 = 0x0080_0000;
 /// Frees a range of a file, which then reads as zeros. The file's size stays.
 ///
 /// # Errors
-/// Whatever the system reports; `Unsupported` where the file system has no holes.
+/// `Unsupported` where the file system has no holes.
 pub fn punch_hole(file: &File, range: ByteRange) -> io::Result<()> {
     allocate(file, FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, range)
 }
@@ -59,7 +59,7 @@ pub fn sync_dir(directory: &Path) -> io::Result<()> {
 /// fragmentation.
 ///
 /// # Errors
-/// Whatever the system reports; `Unsupported` elsewhere than on Btrfs, `InvalidInput` when the file has data.
+/// `Unsupported` elsewhere than on Btrfs, `InvalidInput` when the file has data.
 pub fn set_no_cow(file: &File) -> io::Result<()> {
     let flags = flags(file)?;
     if flags & FS_NOCOW_FL != 0 {

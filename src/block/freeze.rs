@@ -24,7 +24,7 @@ pub enum Frozen {
 /// until [`thaw`].
 ///
 /// # Errors
-/// Whatever the system reports; needs CAP_SYS_ADMIN. `Unsupported` where the file system cannot be frozen.
+/// Needs CAP_SYS_ADMIN. `Unsupported` where the file system cannot be frozen.
 pub fn freeze(on: &File) -> io::Result<Frozen> {
     // SAFETY: FIFREEZE takes no argument, whatever its number says.
     match unsafe { ioctl::with_value(on.as_fd(), FIFREEZE, 0) } {

@@ -8,7 +8,6 @@
 /// Which question a mark answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// Both.
     Always,
     /// Only whether a device may be taken whole.
     OfWholeDevices,

@@ -22,9 +22,6 @@ pub struct MemoryFile {
 
 impl MemoryFile {
     /// A file of `bytes` zeros. Its `name` is shown by the links to its descriptors.
-    ///
-    /// # Errors
-    /// Whatever the system reports.
     pub fn new(name: &str, bytes: u64) -> io::Result<Self> {
         let file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
         file.set_len(bytes)?;
@@ -32,9 +29,6 @@ impl MemoryFile {
     }
 
     /// A file with the content of `source`, and of its size unless `bytes` are asked for.
-    ///
-    /// # Errors
-    /// Whatever the system reports.
     pub fn copy_of(source: &File, name: &str, bytes: Option<u64>) -> io::Result<Self> {
         let copy = Self::new(name, bytes.unwrap_or(source.metadata()?.len()))?;
         for range in data_ranges(source)? {
@@ -49,33 +43,21 @@ impl MemoryFile {
     }
 
     /// A new descriptor of it.
-    ///
-    /// # Errors
-    /// Whatever the system reports.
     pub fn open(&self, access: Access) -> io::Result<File> {
         OpenOptions::new().read(true).write(access == Access::ReadWrite).open(self.path())
     }
 
     /// Its size in bytes.
-    ///
-    /// # Errors
-    /// Whatever the system reports.
     pub fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
     /// Makes it at least so long.
-    ///
-    /// # Errors
-    /// Whatever the system reports.
     pub fn grow(&self, bytes: u64) -> io::Result<()> {
         if self.size()? < bytes { self.file.set_len(bytes) } else { Ok(()) }
     }
 
     /// The memory that it takes, in bytes.
-    ///
-    /// # Errors
-    /// Whatever the system reports.
     pub fn allocated(&self) -> io::Result<u64> {
         /// Unit of `st_blocks`, in bytes.
         const UNIT: u64 = 512;
@@ -84,9 +66,6 @@ impl MemoryFile {
 }
 
 /// The parts of a file that are no holes. Moves the position of the descriptor.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn data_ranges(file: &File) -> io::Result<Vec<ByteRange>> {
     let mut ranges = Vec::new();
     let mut position = 0;
@@ -104,9 +83,6 @@ pub fn data_ranges(file: &File) -> io::Result<Vec<ByteRange>> {
 
 /// The blocks in which two files differ, up to the end of `target`. What one has beyond the end of the other counts as a difference
 /// unless it is zero. Moves the positions of the descriptors.
-///
-/// # Errors
-/// Whatever the system reports.
 pub fn differing(base: &File, target: &File) -> io::Result<Vec<ByteRange>> {
     let mut blocks: Vec<u64> = Vec::new();
     for file in [base, target] {

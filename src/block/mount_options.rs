@@ -30,7 +30,7 @@ pub struct Refusal {
 /// them is fine, and where the kernel does not tell.
 ///
 /// # Errors
-/// Whatever the system reports: `Unsupported` before Linux 5.2, ENODEV for a type that it does not know.
+/// `Unsupported` before Linux 5.2, ENODEV for a type that it does not know.
 pub fn first_refused<'a>(fs_type: &str, options: impl IntoIterator<Item = &'a str>) -> io::Result<Option<Refusal>> {
     let name = CString::new(fs_type)?;
     // SAFETY: fsopen reads a zero-terminated name, which lives for the call, and returns a descriptor or an error.

@@ -18,7 +18,7 @@ const FICLONE: libc::Ioctl = nix::request_code_write!(0x94, 9, size_of::<c_int>(
 /// and after a power cut possibly partial, until `destination` is synced: clone into a temporary name, sync, rename.
 ///
 /// # Errors
-/// Whatever the system reports: `Unsupported` where extents cannot be shared, `CrossesDevices`, `StorageFull`;
+/// `Unsupported` where extents cannot be shared, `CrossesDevices`, `StorageFull`;
 /// `InvalidInput` when only one of the two has data checksums (Btrfs).
 pub fn clone_file(source: &File, destination: &File) -> io::Result<()> {
     let source = source.as_fd();

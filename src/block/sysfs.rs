@@ -18,12 +18,7 @@ pub enum Beneath {
     /// A loop device: the path of its file, as it was reached. For people and for comparison: another file may be there by now.
     File(PathBuf),
     /// A device of device-mapper.
-    Mapped {
-        /// Its name.
-        name: String,
-        /// Its uuid.
-        uuid: String,
-    },
+    Mapped { name: String, uuid: String },
 }
 
 /// A loop device that is attached, or a device of device-mapper.

@@ -14,7 +14,7 @@ use super::device;
 /// Users of the device at `path` and of its partitions, each as a text: `mounted at /srv`, `held by dm-3 (vg-lv)`.
 ///
 /// # Errors
-/// Whatever the system reports; `InvalidInput` when it is no block device.
+/// `InvalidInput` when it is no block device.
 pub fn of(path: &Path) -> io::Result<Vec<String>> {
     let (major, minor) = device::number(path)?;
     let entry = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));

@@ -16,7 +16,7 @@ const F_SETSIG: c_int = 10;
 /// Whether a file is open for writing anywhere. `file` itself must be open for reading only.
 ///
 /// # Errors
-/// Whatever the system reports; `PermissionDenied` for the file of another user, and `InvalidInput` where the file system has no leases.
+/// `PermissionDenied` for the file of another user, and `InvalidInput` where the file system has no leases.
 pub fn is_open_for_writing(file: &File) -> io::Result<bool> {
     // Whoever opens the file for writing while the lease lasts breaks it, which the owner of the lease is told by a signal. Without
     // this it is SIGIO, which ends a process that does not expect it; SIGURG is ignored by one that does not.

@@ -108,27 +108,18 @@ impl Node {
     }
 
     /// State of every pool.
-    ///
-    /// # Errors
-    /// As the node answers.
     pub async fn pools(&self) -> Result<Vec<windlass::PoolStatus>, CliError> {
         let mut pools = PoolsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
         Ok(pools.get_pool_status(windlass::GetPoolStatusRequest {}).await.answer("the pools cannot be listed")?.pools)
     }
 
     /// What is recorded of every volume and snapshot.
-    ///
-    /// # Errors
-    /// As the node answers.
     pub async fn records(&self) -> Result<Vec<windlass::ObjectRecord>, CliError> {
         let mut pools = PoolsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
         Ok(pools.list_records(windlass::ListRecordsRequest {}).await.answer("the records cannot be listed")?.objects)
     }
 
     /// Changes what was chosen for a pool.
-    ///
-    /// # Errors
-    /// As the node answers.
     pub async fn set_pool_properties(
         &self,
         request: windlass::SetPoolPropertiesRequest,
@@ -138,9 +129,6 @@ impl Node {
     }
 
     /// Names by handle, of everything that is stored.
-    ///
-    /// # Errors
-    /// As the node answers.
     pub async fn names(&self) -> Result<BTreeMap<String, windlass::ObjectUsage>, CliError> {
         let objects = self.pools().await?.into_iter().flat_map(|pool| pool.objects);
         Ok(objects.map(|object| (object.handle.clone(), object)).collect())
@@ -225,9 +213,6 @@ impl Node {
 /// The answer of a call, or what its failure means to the caller of the command.
 pub trait Answer<T> {
     /// The message, or an error that begins with `what` failed.
-    ///
-    /// # Errors
-    /// The status, as [`CliError`].
     fn answer(self, what: &str) -> Result<T, CliError>;
 
     /// Whether the node has answered, be it with an error.

@@ -43,7 +43,7 @@ pub struct ExportTuning {
     /// Number of threads
     #[arg(long, value_name = "NUMBER")]
     workers: Option<u32>,
-    /// Memory it may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
+    /// Memory that the export may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// Read everything that is allocated, not only what changed since the last export
@@ -78,10 +78,10 @@ impl ExportTuning {
 /// Whether everything packed is decoded again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 enum Verify {
-    /// It is
+    /// Decode and compare
     #[default]
     On,
-    /// The machine is trusted
+    /// Trust the memory of this machine
     Off,
 }
 
@@ -95,9 +95,6 @@ impl From<Verify> for ExportVerification {
 }
 
 /// Runs the export and prints the new snapshot's id in the repository.
-///
-/// # Errors
-/// [`CliError`], with the exit code of what the node answered.
 pub async fn run(args: ExportArgs, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     let access = args.repository.access()?;
     let node = Node::connect(&args.endpoint.endpoint()).await?;
@@ -161,9 +158,6 @@ fn mode(result: &windlass::ExportResult) -> String {
 }
 
 /// Has the node export a snapshot, and waits for it.
-///
-/// # Errors
-/// As for [`run`].
 pub async fn export(
     node: &Node,
     request: windlass::StartExportRequest,

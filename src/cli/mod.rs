@@ -78,15 +78,15 @@ enum Command {
     /// Make pools and look at them
     #[command(subcommand)]
     Pool(pool::PoolCommand),
-    /// Volumes of a running node
+    /// Create, list, grow and delete volumes of a running node
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
-    /// Snapshots of a running node
+    /// Create, list and delete snapshots of a running node
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     /// Copy a snapshot into a repository
     Export(export::ExportArgs),
-    /// Make a volume or a file of what a repository holds
+    /// Restore a snapshot of a repository to a volume or a file
     Restore(restore::RestoreArgs),
     /// Make, list, check and thin out repositories
     #[command(subcommand)]
@@ -127,7 +127,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Writes to standard error. Nobody reads it: then nobody misses it.
+/// Writes to standard error. If nobody reads that, nobody misses the text.
 fn report(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -191,7 +191,7 @@ async fn end_within(
     match ended {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => Err(CliError::because(Exit::Failed, "the node failed", error)),
-        // It was asked to stop, and does: that is no failure.
+        // It was asked to stop, and stops: that is not a failure.
         Err(_) => {
             tracing::warn!(
                 seconds = grace.as_secs(),

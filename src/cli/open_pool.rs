@@ -28,7 +28,6 @@ use super::exit::{CliError, Exit};
 /// An opened pool. The image, if it lies in one, stays locked as long as this lives, and mounted beyond that.
 #[derive(Debug)]
 pub struct OpenPool {
-    /// The pool.
     pub pool: Arc<OwnedPool>,
     image: Option<ImageFileSystem>,
 }
@@ -256,7 +255,7 @@ pub fn grow_image(path: &Path, bytes: u64) -> Result<Grown, CliError> {
 pub fn adopt_directory(directory: &Path, order: &AdoptOrder) -> Result<AdoptReport, CliError> {
     let what = format!("cannot adopt the pool in {}", directory.display());
     if directory.exists() && !directory.is_dir() {
-        return Err(CliError::because(Exit::Usage, what, "it is no directory").advise(
+        return Err(CliError::because(Exit::Usage, what, "it must be a directory").advise(
             "give an image file by --image; a pool on a block device keeps its records there and nowhere else, and has nothing to be adopted from",
         ));
     }

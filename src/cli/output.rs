@@ -16,9 +16,7 @@ pub use super::format::Format;
 /// On which side a column's values stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
-    /// Text.
     Left,
-    /// Numbers.
     Right,
 }
 
@@ -90,7 +88,7 @@ pub fn print_text(text: &str) -> Result<(), CliError> {
     }
 }
 
-/// Prints a line to standard error, beside the result. Nobody reads it: then nobody misses it.
+/// Prints a line to standard error, beside the result. If nobody reads that, nobody misses the line.
 pub fn print_aside(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

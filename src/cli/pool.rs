@@ -24,15 +24,15 @@ pub(in crate::cli) use properties::reserve;
 pub enum PoolCommand {
     /// Make a pool: on a block device, in a directory whose file system shares extents (XFS, Btrfs), or in an image file that holds one
     Create(create::CreateArgs),
-    /// Make the pools that a file says this node has, and set what it says of them; what is so already is left alone
+    /// Make the pools that a file lists for this node, and set their properties; pools that are as the file says are left alone
     Ensure(ensure::EnsureArgs),
     /// Enlarge a pool that lies in an image file, while a node serves it or not
     Grow(grow::GrowArgs),
-    /// Look at pools on block devices that came from elsewhere: what is on them, and how to serve it. Changes nothing
+    /// Look at pools on block devices that came from elsewhere: what they hold, and how to serve them. Changes nothing
     Import(import::ImportArgs),
     /// Print PersistentVolumes for the volumes that a pool holds, for a cluster that has lost its own. Changes nothing
     Manifests(manifests::ManifestsArgs),
-    /// Take a pool of files over again whose catalogue was lost or damaged. Without --confirm it only shows what there is
+    /// Take over a pool of files whose catalogue was lost or damaged. Without --confirm, only show what would be done
     Adopt(adopt::AdoptArgs),
     /// Unmount and detach the image file of a pool, which no node may be serving
     Close(close::CloseArgs),
@@ -47,9 +47,6 @@ pub enum PoolCommand {
 }
 
 /// Runs one verb.
-///
-/// # Errors
-/// [`CliError`].
 pub async fn run(command: PoolCommand, format: Format) -> Result<(), CliError> {
     match command {
         PoolCommand::Create(args) => create::run(args, format).await,

@@ -50,7 +50,6 @@ pub struct PoolConfig {
 /// One pool, as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfiguredPool {
-    /// Its name.
     pub name: PoolName,
     /// Where it lies.
     pub place: ConfiguredPlace,
@@ -70,7 +69,6 @@ pub enum ConfiguredPlace {
     Directory(PathBuf),
     /// In an image file.
     Image {
-        /// Its path.
         path: PathBuf,
         /// Its size in bytes, at least.
         bytes: u64,
@@ -105,7 +103,6 @@ pub enum PoolConfigError {
     /// A pool has an unknown field, or is no object.
     #[error("{pool}: {reason}")]
     Pool {
-        /// Which pool.
         pool: PoolLabel,
         /// What is wrong.
         reason: String,
@@ -115,7 +112,6 @@ pub enum PoolConfigError {
     Field {
         /// Which pool.
         pool: PoolLabel,
-        /// Which field.
         field: &'static str,
         /// What is wrong with it.
         reason: String,
@@ -123,7 +119,6 @@ pub enum PoolConfigError {
     /// Two pools of one node lie at one place.
     #[error("pools `{first}` and `{second}` of node `{node}` both lie at {}", .path.display())]
     SamePlace {
-        /// The node.
         node: String,
         /// One pool.
         first: PoolName,
@@ -192,9 +187,6 @@ impl PoolConfig {
     }
 
     /// The pools of one node, in the order of the file.
-    ///
-    /// # Errors
-    /// [`PoolConfigError::SamePlace`].
     pub fn of_node(&self, node: &str) -> Result<Vec<ConfiguredPool>, PoolConfigError> {
         let own: Vec<ConfiguredPool> =
             self.pools.iter().filter(|pool| pool.nodes.iter().any(|glob| glob.matches(node))).cloned().collect();
@@ -268,7 +260,7 @@ impl Fields {
             // Two spellings of one path are one place.
             Ok(Some(path.components().collect()))
         } else {
-            Err(self.wrong(field, format!("`{}` is no absolute path without `..`", text.escape_debug())))
+            Err(self.wrong(field, format!("`{}` must be an absolute path without `..`", text.escape_debug())))
         }
     }
 

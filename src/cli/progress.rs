@@ -15,7 +15,6 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 /// What the numbers of a piece of work count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// Bytes.
     Bytes,
     /// Things, of the kind that the title names.
     Items,

@@ -59,7 +59,8 @@ impl RepositoryArgs {
                 let what = || format!("cannot read the password file {}", path.display());
                 let contents = std::fs::read(path).map_err(|error| CliError::because(Exit::NotFound, what(), error))?;
                 let text = password::file_text(&Zeroizing::new(contents));
-                let text = std::str::from_utf8(&text).map_err(|_| CliError::because(Exit::Usage, what(), "it is no text"))?;
+                let text =
+                    std::str::from_utf8(&text).map_err(|_| CliError::because(Exit::Usage, what(), "it must be text in UTF-8"))?;
                 Zeroizing::new(text.trim().to_owned())
             }
             None => Zeroizing::new(std::env::var(PASSWORD_VARIABLE).unwrap_or_default()),

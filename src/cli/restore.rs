@@ -83,9 +83,6 @@ pub struct RestoreTarget {
 }
 
 /// Runs the restore and prints what was made.
-///
-/// # Errors
-/// [`CliError`], with the exit code of what the node answered or what the repository's failure means.
 pub async fn run(args: RestoreArgs, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     let source = RestoreSource {
         access: args.repository.access()?,
@@ -171,9 +168,6 @@ impl<'a> From<&'a windlass::RestoreHole> for HoleView<'a> {
 }
 
 /// Has the node make a volume from a repository, and waits for it.
-///
-/// # Errors
-/// As for [`run`].
 pub async fn restore(
     node: &Node,
     source: &RestoreSource,

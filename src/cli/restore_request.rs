@@ -15,7 +15,7 @@ pub struct RestoreTuning {
     /// Number of threads
     #[arg(long, value_name = "NUMBER")]
     pub workers: Option<u32>,
-    /// Memory it may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
+    /// Memory that the restore may take, 128MiB at least [default: 256MiB, and 32MiB more for each processor beyond four, up to 1GiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
     /// How long locks of others in the repository, such as a prune's, are waited for [default: 5m]
@@ -24,7 +24,7 @@ pub struct RestoreTuning {
     /// Take no lock in the repository; a prune meanwhile then makes the restore fail
     #[arg(long)]
     pub no_lock: bool,
-    /// Restore everything that can be read, with zeros where something cannot, and list those holes. What has any is called NAME-damaged, or
+    /// Restore what can be read, with zeros where something cannot be read, and list these holes. A result with holes is called NAME-damaged, or
     /// PATH.damaged with a list in PATH.damaged.json, and the exit code is 7
     #[arg(long)]
     pub skip_damaged: bool,
@@ -40,7 +40,6 @@ pub struct RestoreSource {
     pub choice: ChoiceArgs,
     /// File in the snapshot; when this is `None`, the volume that `export` put there, or else its only file.
     pub path: Option<String>,
-    /// How.
     pub tuning: RestoreTuning,
 }
 
@@ -66,6 +65,7 @@ pub fn incomplete(
         }
     }
     Err(CliError::new(Exit::Incomplete, format!("{what}: {} could not be read", ByteSize::new(bytes))).advise(
-        "holes read as zeros; check the file system read-only before you trust anything, and look for an older or newer snapshot:          `windlass repository check --read-data` says which are whole",
+        "holes read as zeros; check the file system read-only before you trust anything, and look for an older or newer snapshot: \
+         `windlass repository check --read-data` says which are whole",
     ))
 }

@@ -88,9 +88,6 @@ struct Deleted<'a> {
 }
 
 /// Runs one verb.
-///
-/// # Errors
-/// [`CliError`], with the exit code of what the node answered.
 pub async fn run(command: SnapshotCommand, format: Format) -> Result<(), CliError> {
     match command {
         SnapshotCommand::Create(args) => create(args, format).await,

@@ -134,9 +134,6 @@ struct VolumeView {
 }
 
 /// Runs one verb.
-///
-/// # Errors
-/// [`CliError`], with the exit code of what the node answered.
 pub async fn run(command: VolumeCommand, format: Format) -> Result<(), CliError> {
     match command {
         VolumeCommand::Create(args) => create(args, format).await,

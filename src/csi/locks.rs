@@ -15,9 +15,7 @@ use super::error::RequestError;
 /// What is locked. Names of volumes and of snapshots are separate spaces.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// A volume.
     Volume(VolumeHandle),
-    /// A snapshot.
     Snapshot(SnapshotHandle),
     /// The name of a volume that may not exist yet.
     VolumeName(ObjectName),

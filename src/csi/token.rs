@@ -10,7 +10,6 @@ use super::error::RequestError;
 /// One page of an ascending list.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Page<T> {
-    /// The entries.
     pub entries: Vec<T>,
     /// Where the next page begins; empty when there is none.
     pub next_token: String,

@@ -16,7 +16,6 @@ pub enum LineError {
     Unknown {
         /// What the word should have been.
         what: &'static str,
-        /// The word.
         word: String,
     },
     /// Words after the end.

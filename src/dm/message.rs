@@ -24,10 +24,7 @@ pub enum PoolMessage {
         origin: ThinId,
     },
     /// Delete a thin volume, which no device may be using.
-    Delete {
-        /// Its id.
-        id: ThinId,
-    },
+    Delete { id: ThinId },
     /// Change the owner's number, if it is what the owner thinks.
     SetTransactionId {
         /// What it is now.

@@ -38,7 +38,6 @@ pub enum Malformed {
     Range {
         /// What it should have been.
         what: &'static str,
-        /// The value.
         value: i128,
     },
     /// A list in an older form than the version of the interface says.
@@ -58,7 +57,6 @@ pub enum Malformed {
     /// A table or status line is not understood.
     #[error("line `{line}`: {error}")]
     Line {
-        /// The line.
         line: String,
         /// What is wrong with it.
         error: LineError,
@@ -85,7 +83,6 @@ impl std::fmt::Display for InterfaceVersion {
 /// A device as it was when it was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// Its number.
     pub number: DeviceNumber,
     /// How many have it open: descriptors, mounts, and devices stacked on it.
     pub open_count: u32,
@@ -110,7 +107,6 @@ pub struct DeviceInfo {
 pub struct ListedDevice {
     /// Its name, which another program may have chosen.
     pub name: String,
-    /// Its number.
     pub number: DeviceNumber,
     /// How many events it had. Wraps.
     pub event_nr: u32,

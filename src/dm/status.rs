@@ -49,7 +49,6 @@ pub struct PoolState {
 /// What a working pool does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolMode {
-    /// Everything.
     ReadWrite,
     /// Everything but allocate data blocks: none is free.
     OutOfDataSpace,

@@ -29,16 +29,15 @@ pub struct Target {
 pub enum TargetKind {
     /// A stretch of another device.
     Linear {
-        /// The device.
         device: DeviceNumber,
         /// Where on it.
         offset: Sectors,
     },
     /// A thin pool. Loading it formats a metadata device whose first block is all zeros.
     ThinPool {
-        /// Where its metadata are.
+        /// Where its metadata is.
         metadata: DeviceNumber,
-        /// Where its data are.
+        /// Where its data is.
         data: DeviceNumber,
         /// What it allocates. For good.
         block_size: DataBlockSize,
@@ -49,7 +48,6 @@ pub enum TargetKind {
     },
     /// A thin volume.
     Thin {
-        /// Its pool.
         pool: DeviceNumber,
         /// Which of the pool's.
         id: ThinId,
@@ -81,7 +79,6 @@ impl Default for PoolFeatures {
 /// What a newly allocated block holds where it was not written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Zeroing {
-    /// Zeros.
     On,
     /// Whatever was there, of another volume maybe.
     Skipped,

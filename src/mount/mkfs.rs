@@ -44,7 +44,6 @@ pub(super) fn make(device: &Path, fs_type: FsType, over: Formatting) -> Result<(
 enum Storage {
     /// It reads as zeros.
     Zeroed,
-    /// Nothing.
     Unknown,
 }
 

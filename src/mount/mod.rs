@@ -69,7 +69,6 @@ pub enum MountError {
     /// A mount option that the kernel refuses.
     #[error("mount option `{option}` is refused by the kernel: {message}")]
     OptionRefused {
-        /// The option.
         option: String,
         /// The kernel's words.
         message: String,
@@ -77,7 +76,6 @@ pub enum MountError {
     /// The device already has content where a file system was to be made.
     #[error("{device}: holds {found}; it was not formatted")]
     NotBlank {
-        /// The device.
         device: PathBuf,
         /// What was found.
         found: String,
@@ -93,7 +91,6 @@ pub enum MountError {
     /// A program of the system failed; the text is its last lines.
     #[error("{program} failed: {output}")]
     Program {
-        /// Which program.
         program: &'static str,
         /// The end of what it printed.
         output: String,

@@ -59,7 +59,7 @@ impl Root {
         }
         let directory = File::open(&real).map_err(|error| not_found(path, "open", error))?;
         if !directory.metadata().map_err(MountError::io(path.display().to_string()))?.is_dir() {
-            return Err(refused("is no directory"));
+            return Err(refused("must be a directory"));
         }
         Ok(Self { given: path.to_owned(), real, directory })
     }
@@ -117,7 +117,7 @@ impl Root {
         // Where a device node is bound, the file beneath shows as a device.
         if confined.is_directory()? != (kind == NodeKind::Directory) {
             let reason = match kind {
-                NodeKind::Directory => "exists and is no directory",
+                NodeKind::Directory => "exists, and must be a directory",
                 NodeKind::File => "exists and is a directory",
             };
             return Err(MountError::Path { path: path.to_owned(), reason });
@@ -249,7 +249,7 @@ fn refine(path: &Path, error: nix::Error) -> MountError {
     match error {
         nix::Error::ELOOP => refused("has a symbolic link in it"),
         nix::Error::EXDEV => refused("lies outside the directory that requests may name"),
-        nix::Error::ENOTDIR => refused("has something in it that is no directory"),
+        nix::Error::ENOTDIR => refused("leads through something that is not a directory"),
         error => not_found(path, "resolve", error.into()),
     }
 }

@@ -89,7 +89,7 @@ impl Registration {
     pub fn new(directory: &Path, kubelet_endpoint: &Path) -> Result<Self, RegistrationError> {
         let wrong = |reason: &str| RegistrationError::Directory { path: directory.to_owned(), reason: reason.to_owned() };
         match std::fs::metadata(directory) {
-            Ok(found) if !found.is_dir() => return Err(wrong("is no directory")),
+            Ok(found) if !found.is_dir() => return Err(wrong("must be a directory")),
             Ok(_) => {}
             Err(error) => return Err(wrong(&error.to_string())),
         }

@@ -54,7 +54,6 @@ pub enum Unrecorded {
     LeftAlone,
     /// Those with these ids.
     These(BTreeSet<[u8; 16]>),
-    /// All.
     All,
 }
 
@@ -92,7 +91,6 @@ pub enum Origin {
 /// An object in a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Which.
     pub object: Object,
     /// Its name, recorded or made up; none of what is left alone.
     pub name: Option<ObjectName>,

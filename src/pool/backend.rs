@@ -39,7 +39,6 @@ impl fmt::Display for PoolKind {
 /// Physical properties of a new object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectSpec {
-    /// Size.
     pub size: VolumeSize,
     /// Checksums or not.
     pub checksum: DataChecksum,
@@ -68,7 +67,6 @@ pub struct Attachment {
 pub enum Found {
     /// An object with a name of ours.
     Object {
-        /// Which.
         object: Object,
         /// Its size in bytes as stored.
         size: u64,

@@ -44,7 +44,6 @@ pub enum Intent {
     },
     /// A volume is being grown. Interrupted: finished.
     Grow {
-        /// Which.
         volume: VolumeId,
         /// To what.
         size: VolumeSize,

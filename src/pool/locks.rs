@@ -19,7 +19,6 @@ pub const YIELD_BOUND: Duration = Duration::from_secs(10);
 /// What can be locked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// An object.
     Object(Object),
     /// A name of a volume.
     VolumeName(ObjectName),

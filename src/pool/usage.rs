@@ -59,7 +59,7 @@ impl PoolUsage {
         let cure = "delete volumes or snapshots, or enlarge what the pool lies on";
         Some(match self.metadata {
             Some(metadata) if self.free > self.reserve => format!(
-                "the pool's metadata are nearly full, {} of {} bytes are free: {refused}; {cure}",
+                "the pool's metadata is nearly full, {} of {} bytes are free: {refused}; {cure}",
                 metadata.free, metadata.total
             ),
             _ => format!("the pool is nearly full, {} bytes are free: {refused}; {cure}", self.free),
@@ -85,7 +85,6 @@ impl PoolUsage {
 pub struct MetadataUsage {
     /// Size of the metadata.
     pub total: u64,
-    /// Free.
     pub free: u64,
 }
 
@@ -107,7 +106,6 @@ impl MetadataUsage {
 pub enum Demand {
     /// A volume, empty, copied or restored.
     Volume,
-    /// A snapshot.
     Snapshot,
 }
 

@@ -64,11 +64,11 @@ fn metadata_that_were_put_back_to_an_earlier_state_are_refused_until_they_are_re
         let lost = create(&pool, "lost", 64 * MIB, None);
         drop(pool);
         ground.write(offset, &before);
-        assert!(ground.refused().contains("metadata were put back"), "{}", ground.refused());
+        assert!(ground.refused().contains("metadata was put back"), "{}", ground.refused());
         let report = repair(&ground.disk).unwrap();
         assert_eq!(report.outcome, RepairOutcome::Sound, "`report.outcome`");
         assert_eq!(report.history, History::Broken, "`report.history`");
-        assert!(report.findings.contains("metadata were put back"), "{}", report.findings);
+        assert!(report.findings.contains("metadata was put back"), "{}", report.findings);
         assert_eq!(report.missing, [Object::Volume(lost.id).to_string()]);
         let pool = ground.open();
         ground.check(&pool);

@@ -166,7 +166,7 @@ fn what_is_deleted_while_the_pool_takes_no_changes_hinders_no_start_and_is_reduc
     assert_eq!(changed, [ByteRange::new(2 * MIB, BLOCK).unwrap()]);
     drop(pool);
     let left = ground.data_map();
-    assert_eq!(left.counted().len(), 2, "the snapshot's device is gone, its data are the volume's");
+    assert_eq!(left.counted().len(), 2, "the snapshot's device is gone, its data is the volume's");
 }
 
 #[test]

@@ -41,7 +41,6 @@ pub enum LoopError {
     /// The file system of the file behind a device does not tell the file's state.
     #[error("state of {}: {source}", .device.display())]
     Silent {
-        /// The device.
         device: PathBuf,
         /// The system's answer.
         source: io::Error,

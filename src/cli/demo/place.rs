@@ -130,7 +130,6 @@ impl Place {
 /// What stays of the demo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// Nothing.
     Nothing,
     /// The repository and a file with its password.
     Repository,

@@ -24,7 +24,6 @@ pub struct Published {
 /// The node's calls, each given up when the demo is interrupted.
 #[derive(Debug, Clone)]
 pub struct Calls {
-    /// The node.
     pub node: Node,
     /// Where paths lie.
     pub place: Place,

@@ -32,15 +32,15 @@ pub struct AdoptArgs {
     /// Make a record for every object that has none
     #[arg(long, conflicts_with = "objects")]
     all: bool,
-    /// The pool's id, if neither its catalogue nor the copy tells it: volume handles and the topology label topology.windlass.dev/pool-ID have it
+    /// Id of the pool, if neither its catalogue nor the copy tells it: volume handles and the topology label topology.windlass.dev/pool-ID have it
     #[arg(long, value_name = "POOL_ID")]
     pool_id: Option<String>,
-    /// Do it. Otherwise it is only shown what would be done
+    /// Do it; without this, the command only shows what it would do
     #[arg(long)]
     confirm: bool,
 }
 
-/// Shows it, or does it.
+/// Shows what can be taken over, or takes it over.
 ///
 /// # Errors
 /// [`Exit::Refused`] while a node serves the pool, or when there is none; [`Exit::NotFound`] for an object that is not there without a
@@ -67,7 +67,7 @@ pub async fn run(args: AdoptArgs, format: Format) -> Result<(), CliError> {
 fn order(args: &AdoptArgs) -> Result<AdoptOrder, CliError> {
     let id = |text: &String| {
         let parsed = text.parse::<VolumeId>().map(|id| *id.as_bytes());
-        parsed.map_err(|_| CliError::usage(format!("`{text}` is no id of an object")))
+        parsed.map_err(|_| CliError::usage(format!("`{text}` is not the id of a volume or snapshot")))
     };
     let unrecorded = match args.objects.as_slice() {
         [] if args.all => Unrecorded::All,
@@ -76,7 +76,7 @@ fn order(args: &AdoptArgs) -> Result<AdoptOrder, CliError> {
     };
     let pool = args.pool_id.as_ref().map(|text| text.parse::<PoolId>()).transpose();
     Ok(AdoptOrder {
-        pool: pool.map_err(|_| CliError::usage("--pool-id: it is no pool id"))?,
+        pool: pool.map_err(|_| CliError::usage("--pool-id: must be the id of a pool"))?,
         unrecorded,
         decision: if args.confirm { Decision::Made } else { Decision::Shown },
     })
@@ -107,7 +107,7 @@ fn describe(report: &AdoptReport) -> String {
         text.push_str(&format!("{anchors} kept as bases of increments: given up by the next start\n"));
     }
     text.push_str(match (report.changes(), done) {
-        (false, _) => "nothing is to be done",
+        (false, _) => "there is nothing to do",
         (true, false) => "nothing was changed; --confirm does it",
         (true, true) => "done; nothing of it will ever be formatted, and the next export of each volume is a full one",
     });

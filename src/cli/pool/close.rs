@@ -22,10 +22,10 @@ pub struct CloseArgs {
     image: PathBuf,
 }
 
-/// Closes it.
+/// Unmounts and detaches the image.
 ///
 /// # Errors
-/// [`CliError`]; [`Exit::Refused`] while it is in use.
+/// [`Exit::Refused`] while it is in use.
 pub async fn run(args: CloseArgs, format: Format) -> Result<(), CliError> {
     let image = args.image.clone();
     let closed = tokio::task::spawn_blocking(move || open_pool::close_image(&image)).await;

@@ -126,9 +126,6 @@ impl Place {
 }
 
 /// Makes the pool.
-///
-/// # Errors
-/// [`CliError`].
 pub async fn run(args: CreateArgs, format: Format) -> Result<(), CliError> {
     let properties = PoolProperties {
         name: args.name.clone(),
@@ -178,8 +175,9 @@ fn place(args: CreateArgs) -> Result<Place, CliError> {
 }
 
 fn pool_id(text: &str) -> Result<PoolId, CliError> {
-    let unknown =
-        |_| CliError::usage(format!("`{text}` is no pool id")).advise("`windlass pool import` lists pools with their ids");
+    let unknown = |_| {
+        CliError::usage(format!("`{text}` is not the id of a pool")).advise("`windlass pool import` lists pools with their ids")
+    };
     text.parse().map_err(unknown)
 }
 

@@ -260,7 +260,7 @@ fn image(
         return open_pool::create_in_image(path, bytes, file_system, properties).map(Some);
     };
     if !found.is_file() {
-        return Err(CliError::new(Exit::Refused, format!("{} is no file that could be the image of a pool", path.display())));
+        return Err(CliError::new(Exit::Refused, format!("{} must be a file, the image of a pool", path.display())));
     }
     let (has, wants) = (ByteSize::new(found.len()), ByteSize::new(bytes));
     if found.len() < bytes {
@@ -276,7 +276,7 @@ fn image(
 fn device(path: &Path, properties: &PoolProperties) -> Result<Option<PoolId>, CliError> {
     match fs::metadata(path) {
         Ok(found) if found.file_type().is_block_device() => {}
-        Ok(_) => return Err(CliError::new(Exit::Refused, format!("{} is no block device", path.display()))),
+        Ok(_) => return Err(CliError::new(Exit::Refused, format!("{} must be a block device", path.display()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(CliError::new(Exit::NotFound, format!("the device {} is not there", path.display()))
                 .advise("see whether the disk is attached; `windlass pool import` lists those that carry a pool"));

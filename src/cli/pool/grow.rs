@@ -24,10 +24,7 @@ pub struct GrowArgs {
     size: ByteSize,
 }
 
-/// Enlarges it.
-///
-/// # Errors
-/// [`CliError`].
+/// Enlarges the image, and the pool in it.
 pub async fn run(args: GrowArgs, format: Format) -> Result<(), CliError> {
     let (image, bytes) = (args.image.clone(), args.size.bytes());
     let grown = tokio::task::spawn_blocking(move || open_pool::grow_image(&image, bytes)).await;

@@ -163,7 +163,7 @@ fn remarks(found: &Examined) -> Vec<String> {
         }
     }
     if found.superblock.as_ref().is_ok_and(|superblock| superblock.needs_check) {
-        remarks.push("its metadata need a check: it takes no changes until `windlass pool repair`".to_owned());
+        remarks.push("its metadata needs a check: it takes no changes until `windlass pool repair`".to_owned());
     }
     if found.activity == Activity::Active {
         remarks.push("it is active on this machine: a node serves it, or was killed".to_owned());
@@ -191,7 +191,7 @@ fn describe(found: &Examined, device: &Path) -> String {
     }
     if let Ok(superblock) = &found.superblock {
         let used = superblock.allocated_data_blocks.saturating_mul(found.block_size.bytes());
-        text.push_str(&format!("  {} of the data are used; transaction {}\n", size(used), superblock.transaction_id));
+        text.push_str(&format!("  {} of the data is used; transaction {}\n", size(used), superblock.transaction_id));
     }
     for remark in remarks(found) {
         text.push_str(&format!("  {remark}\n"));

@@ -61,7 +61,7 @@ struct Classes<'a> {
     snapshot: Option<&'a str>,
 }
 
-/// Prints them.
+/// Prints the objects, and what is to be said about them on standard error.
 ///
 /// # Errors
 /// [`CliError`] when the node, or a pool, cannot be asked.

@@ -62,18 +62,12 @@ struct WhichPool {
 }
 
 /// Renames a pool.
-///
-/// # Errors
-/// [`CliError`].
 pub async fn rename(args: RenameArgs, format: Format) -> Result<(), CliError> {
     let changes = windlass::SetPoolPropertiesRequest { name: Some(args.name.into()), ..Default::default() };
     change(args.which, changes, format).await
 }
 
 /// Changes what was chosen for a pool.
-///
-/// # Errors
-/// [`CliError`].
 pub async fn set(args: SetArgs, format: Format) -> Result<(), CliError> {
     let changes = windlass::SetPoolPropertiesRequest {
         overprovision_ratio: args.overprovision_ratio.map(String::from),

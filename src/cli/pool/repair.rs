@@ -23,7 +23,7 @@ pub struct RepairArgs {
 /// Repairs it, and says what was found and done.
 ///
 /// # Errors
-/// [`CliError`]; [`Exit::Refused`] while the pool is in use.
+/// [`Exit::Refused`] while the pool is in use.
 pub async fn run(args: RepairArgs, format: Format) -> Result<(), CliError> {
     let device = args.device.clone();
     let repaired = tokio::task::spawn_blocking(move || open_pool::repair(&device)).await;
@@ -36,11 +36,11 @@ pub async fn run(args: RepairArgs, format: Format) -> Result<(), CliError> {
 
 fn describe(report: &RepairReport, device: &str) -> String {
     let mut text = match report.outcome {
-        RepairOutcome::Sound if report.reclaimed_bytes > 0 => format!("{device}: the metadata are sound\n"),
-        RepairOutcome::Sound => format!("{device}: the metadata are sound; nothing was to be repaired\n"),
-        RepairOutcome::Cleared => format!("{device}: the metadata are sound; the pool takes changes again\n"),
+        RepairOutcome::Sound if report.reclaimed_bytes > 0 => format!("{device}: the metadata is sound\n"),
+        RepairOutcome::Sound => format!("{device}: the metadata is sound; there was nothing to repair\n"),
+        RepairOutcome::Cleared => format!("{device}: the metadata is sound; the pool takes changes again\n"),
         RepairOutcome::Rebuilt => format!(
-            "{device}: the metadata were damaged, and were rebuilt from what could be read; volumes may have lost data: check their file \
+            "{device}: the metadata was damaged, and was rebuilt from what could be read; volumes may have lost data: check their file \
              systems, and restore what is not whole\n"
         ),
     };
@@ -123,7 +123,7 @@ mod tests {
             history: History::Broken,
         };
         let text = describe(&report, "/dev/sdx");
-        assert!(text.starts_with("/dev/sdx: the metadata were damaged"), "{text}");
+        assert!(text.starts_with("/dev/sdx: the metadata was damaged"), "{text}");
         for line in ["  found: bad checksum\n", "  gone: volume x\n", "  no record, left alone: thin device 7\n"] {
             assert!(text.contains(line), "{text}");
         }

@@ -18,7 +18,7 @@ pub struct StatusArgs {
     endpoint: EndpointArgs,
 }
 
-/// Prints them.
+/// Prints the state of the node's pools.
 ///
 /// # Errors
 /// [`CliError`] when the node cannot be asked.

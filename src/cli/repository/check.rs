@@ -44,10 +44,7 @@ struct Checked<'a> {
     errors_omitted: u64,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// [`CliError`] with the exit code that the repository's failure means.
+/// Checks the repository; damage is an error after the report.
 pub async fn run(args: &CheckArgs, format: Format) -> Result<(), CliError> {
     let access = args.repository.access()?;
     let depth = if args.read_data { Depth::ReadData } else { Depth::Structure };

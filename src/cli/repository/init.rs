@@ -8,10 +8,7 @@ use crate::cli::output::{Format, print_json, print_text};
 use crate::cli::repository_access::repository_error;
 use crate::repository::{KdfCost, Repository};
 
-/// Runs the verb.
-///
-/// # Errors
-/// [`CliError`] with the exit code that the repository's failure means.
+/// Makes the repository.
 pub async fn run(args: &OpenArgs, format: Format) -> Result<(), CliError> {
     let access = args.repository.access()?;
     let store = access.store()?;

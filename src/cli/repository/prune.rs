@@ -41,7 +41,7 @@ impl FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no limit: give a size such as 10GiB, a share such as 5%, or `unlimited`");
+        let wrong = || format!("`{text}` is not a limit: give a size such as 10GiB, a share such as 5%, or `unlimited`");
         let limit = match text.strip_suffix('%') {
             Some(share) => MaxUnused::Percent(share.parse().ok().filter(|share| *share <= 100).ok_or_else(wrong)?),
             None if text == "unlimited" => MaxUnused::Unlimited,
@@ -51,10 +51,10 @@ impl FromStr for Limit {
     }
 }
 
-/// Runs the verb.
+/// Frees the space of what no snapshot needs.
 ///
 /// # Errors
-/// [`CliError`] with the exit code that the repository's failure means; [`Exit::Interrupted`] when it was cut short.
+/// [`Exit::Interrupted`] when it was cut short.
 pub async fn run(args: &PruneArgs, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     let access = args.repository.access()?;
     let repository = access.open().await?.with_retry_lock(args.retry_lock.map_or(RETRY_LOCK, Wait::duration));

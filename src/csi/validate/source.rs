@@ -8,9 +8,7 @@ use crate::types::{Object, PoolId, SnapshotHandle, VolumeHandle};
 /// Where the content of a new volume comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentSource {
-    /// A snapshot.
     Snapshot(SnapshotHandle),
-    /// A volume.
     Volume(VolumeHandle),
 }
 

@@ -12,7 +12,6 @@ pub enum ThinMetadataError {
     /// A block is not what the pool wrote. `thin_check` tells more, `thin_repair` may help; a repetition does not.
     #[error("block {block} of the pool's metadata is damaged: {what}")]
     Damaged {
-        /// Which block.
         block: MetadataBlock,
         /// What is wrong with it.
         what: Damage,
@@ -26,7 +25,6 @@ pub enum ThinMetadataError {
     /// A pool of a newer format than this reads.
     #[error("the pool's metadata has version {version} and features {features:#x}, which are not known here")]
     Version {
-        /// Its version.
         version: u32,
         /// Its flags of features that must be understood.
         features: u32,

@@ -50,7 +50,7 @@ impl Reclaim {
     /// Looks for leaked blocks of a pool that is not active, and plans what gives them back.
     ///
     /// # Errors
-    /// [`ThinMetadataError::Damaged`] where the metadata do not fit together: a mapped block that is free among others; otherwise as for
+    /// [`ThinMetadataError::Damaged`] where the metadata does not fit together: a mapped block that is free among others; otherwise as for
     /// [`ThinMetadata::devices`].
     pub fn plan(blocks: &dyn MetadataSource, interrupt: Interrupt<'_>) -> Result<Self, ThinMetadataError> {
         let live = ThinMetadata::live(blocks, interrupt)?;

@@ -79,7 +79,7 @@ impl<'a> ThinMetadata<'a> {
     /// All thin devices in the order of their ids.
     ///
     /// # Errors
-    /// When the metadata are damaged or cannot be read, or the walk is interrupted.
+    /// When the metadata is damaged or cannot be read, or the walk is interrupted.
     pub fn devices(&self) -> Result<Vec<(ThinId, DeviceDetails)>, ThinMetadataError> {
         let mut devices = Vec::new();
         let mut reader = self.reader();

@@ -239,7 +239,7 @@ impl Census {
         Ok(exclusive)
     }
 
-    /// Reads the batch, and passes on those of its blocks whose data are not shared.
+    /// Reads the batch, and passes on those of its blocks whose data is not shared.
     fn tell<E: From<ThinMetadataError>>(&mut self, reader: &Reader<'_>, runs: &mut Runs<'_, E>) -> Result<(), E> {
         self.batch.load::<NUMBER>(reader)?;
         for (_, node) in self.batch.nodes::<NUMBER>() {

@@ -11,7 +11,6 @@ pub(super) enum Preparation {
     Format(Formatting),
     /// A copy that was never mounted: give it an identity of its own.
     RenewIdentity,
-    /// Nothing.
     None,
 }
 

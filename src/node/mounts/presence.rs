@@ -28,9 +28,7 @@ pub(super) struct Presence<'a> {
 /// What is mounted at a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum MountedAt<'a> {
-    /// Nothing.
     Nothing,
-    /// The volume.
     Volume(&'a MountEntry),
     /// Something else.
     Other(&'a MountEntry),

@@ -62,7 +62,6 @@ impl Default for Pace {
 /// A member of the set that cannot be used now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedPool {
-    /// Its place.
     pub place: String,
     /// Its id, if it is known.
     pub id: Option<PoolId>,

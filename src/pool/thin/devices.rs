@@ -358,7 +358,6 @@ pub(super) fn foreign_holder(entry: &Path) -> Option<String> {
 /// The devices of a pool.
 #[derive(Debug)]
 pub enum PoolDevices {
-    /// One.
     One(LabelledDevice),
     /// One for label, catalogue and metadata, one for the data.
     Two {

@@ -51,7 +51,7 @@ pub fn check_metadata(epoch: u64, step: EpochStep, carried: u64) -> Result<Carri
     }
     let which = if carried < epoch { "metadata" } else { "catalogue" };
     Err(format!(
-        "its metadata have the transaction id {carried} and its catalogue the epoch {epoch}: the {which} were put back to an earlier \
+        "its metadata has the transaction id {carried} and its catalogue the epoch {epoch}: the {which} was put back to an earlier \
          state behind our back, or another program used the pool"
     ))
 }
@@ -89,7 +89,7 @@ pub(super) fn label_problems(devices: &PoolDevices, catalogue: &Catalogue) -> Re
 /// Begins an epoch. A pool that takes no changes is left as it is, for reading.
 ///
 /// # Errors
-/// [`PoolError::Format`] when the metadata or the catalogue were put back: nothing was changed; [`PoolError::Io`],
+/// [`PoolError::Format`] when the metadata or the catalogue was put back: nothing was changed; [`PoolError::Io`],
 /// [`PoolError::Catalogue`].
 pub(super) fn begin(
     dm: &DeviceMapper,
@@ -159,8 +159,8 @@ mod tests {
         ] {
             assert_eq!(check_metadata(epoch, step, carried).ok(), fits, "{epoch} {step:?} {carried}");
         }
-        assert!(check_metadata(7, Settled, 9).unwrap_err().contains("catalogue were put back"));
-        assert!(check_metadata(9, Settled, 8).unwrap_err().contains("metadata were put back"));
+        assert!(check_metadata(7, Settled, 9).unwrap_err().contains("catalogue was put back"));
+        assert!(check_metadata(9, Settled, 8).unwrap_err().contains("metadata was put back"));
     }
 
     #[test]

@@ -72,9 +72,7 @@ pub enum Activity {
 /// What a catalogue holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExaminedCatalogue {
-    /// Volumes.
     pub volumes: Vec<Volume>,
-    /// Snapshots.
     pub snapshots: Vec<Snapshot>,
     /// Number of deleted snapshots of which something is kept.
     pub anchors: usize,

@@ -41,7 +41,6 @@ const HOLDERS: Patience = Patience { limit: Duration::from_millis(800), every: D
 /// Which devices a pool is made on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DevicePaths {
-    /// One.
     One(PathBuf),
     /// One for label, catalogue and metadata, and one for the data.
     Two {
@@ -75,7 +74,6 @@ pub enum Others {
 /// How a pool is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateOptions {
-    /// Where.
     pub devices: DevicePaths,
     /// Whether what others left on the devices may be destroyed.
     pub others: Others,

@@ -85,12 +85,12 @@ fn problem(status: &ThinPoolStatus, place: &str) -> Option<String> {
             // The kernel notices it with the next write that fails.
             PoolMode::ReadWrite if state.data_total.count() > 0 && state.data_free().count() == 0 => Some(OUT_OF_SPACE.to_owned()),
             PoolMode::ReadWrite if state.metadata_total.count() > 0 && state.metadata_free().count() == 0 => Some(
-                "the pool's metadata are used up, and it goes read-only with the next change; enlarge the device, or delete snapshots"
+                "the pool's metadata is used up, and it goes read-only with the next change; enlarge the device, or delete snapshots"
                     .to_owned(),
             ),
             PoolMode::ReadWrite => None,
             PoolMode::ReadOnly => Some(format!(
-                "the pool is read-only, most likely because its metadata are used up; enlarge the device, and it goes on by itself, or \
+                "the pool is read-only, most likely because its metadata is used up; enlarge the device, and it goes on by itself, or \
                  else {}",
                 repair()
             )),
@@ -118,7 +118,7 @@ mod tests {
             ),
             // As after a restart: nobody has written yet.
             ("7 10/4096 16384/16384 - rw discard_passdown error_if_no_space - 1024", Changes::Taken, Some("out of space")),
-            ("7 4096/4096 10/16384 - rw discard_passdown error_if_no_space - 1024", Changes::Taken, Some("metadata are used up")),
+            ("7 4096/4096 10/16384 - rw discard_passdown error_if_no_space - 1024", Changes::Taken, Some("metadata is used up")),
             (
                 "7 4096/4096 10/16384 - ro discard_passdown error_if_no_space needs_check 1024",
                 Changes::Refused,
@@ -159,8 +159,8 @@ mod tests {
         };
         assert_eq!(shortage(3071, 100), "");
         for (metadata, data, what, refused) in [
-            (3072, 100, "metadata are nearly full", "new volumes are refused"),
-            (3300, 100, "metadata are nearly full", "new volumes and snapshots are refused"),
+            (3072, 100, "metadata is nearly full", "new volumes are refused"),
+            (3300, 100, "metadata is nearly full", "new volumes and snapshots are refused"),
             (10, 15000, "pool is nearly full", "new volumes are refused"),
             (10, 16384, "pool is nearly full", "new volumes and snapshots are refused"),
         ] {

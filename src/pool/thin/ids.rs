@@ -4,7 +4,7 @@ use super::metadata::{MetadataGate, WalkError};
 use crate::dm::units::{ThinId, ThinTime};
 use crate::pool::PoolError;
 
-/// The first thin id, from `next` on, above everything that the metadata hold, and above their clock: every snapshot that was ever taken
+/// The first thin id, from `next` on, above everything that the metadata holds, and above its clock: every snapshot that was ever taken
 /// raised it by one and had an id, so that the counter of ids is never behind it.
 ///
 /// # Errors

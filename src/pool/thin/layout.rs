@@ -286,7 +286,7 @@ fn checked_metadata(bytes: u64) -> Result<u64, LayoutError> {
     }
 }
 
-/// Refuses metadata that is full before the data are, without any snapshot.
+/// Refuses metadata that is full before the data is, without any snapshot.
 fn check_coverage(metadata: u64, data: u64, block_size: DataBlockSize) -> Result<(), LayoutError> {
     let least = covering(data, block_size);
     if metadata >= least {

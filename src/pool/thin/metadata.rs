@@ -97,7 +97,7 @@ impl MetadataGate {
         }
         match self.release() {
             Ok(()) => {}
-            // A pool that is read-only lets go of nothing, and its metadata are read as they are.
+            // A pool that is read-only lets go of nothing, and its metadata is read as it is.
             Err(error) if self.is_at_rest() => {
                 tracing::warn!(pool = %self.pool, %error, "a snapshot of the pool's metadata stays until the pool takes changes");
                 return Ok(());

@@ -19,9 +19,7 @@ pub enum Part {
     // In the order in which they stand upon each other.
     /// The region of the catalogue. Whoever has it open exclusively owns the pool.
     Catalogue,
-    /// The metadata.
     Metadata,
-    /// The data.
     Data,
     /// The thin pool.
     Pool,

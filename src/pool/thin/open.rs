@@ -9,15 +9,15 @@
 //!    anything of it is in use that cannot be, and opening fails;
 //! 3. the labels once more, now that nobody else writes them, and the catalogue: its id must be the labels', and its epoch ([`epoch`]);
 //! 4. the labels, renewed where a copy is damaged; grown with their devices;
-//! 5. the superblock of the metadata. **The kernel formats what has none**, so a pool whose metadata do not say what the label says
+//! 5. the superblock of the metadata. **The kernel formats what has none**, so a pool whose metadata does not say what the label says
 //!    is never activated;
 //! 6. metadata, data and pool, made or found; what was left suspended goes on;
 //! 7. the [`epoch`]: compared with the metadata's, then raised in the catalogue, the metadata and the labels. What does not fit means
 //!    that a part of the pool was put back to an earlier state, and the pool is refused;
-//! 8. what was left of a metadata snapshot let go; the counter of thin ids raised above everything that the metadata hold, whoever
+//! 8. what was left of a metadata snapshot let go; the counter of thin ids raised above everything that the metadata holds, whoever
 //!    made it; then the owner's recovery, which compares every record with what is there.
 //!
-//! A pool that takes no changes, since its metadata are used up or must be checked, opens all the same: of these steps it skips those that
+//! A pool that takes no changes, since its metadata is used up or must be checked, opens all the same: of these steps it skips those that
 //! change the metadata, and what recovery cannot do there is logged and left for a later start.
 //!
 //! A crash anywhere leaves devices in the kernel, which the next owner finds, and an epoch that is one ahead.
@@ -91,7 +91,7 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
         return Err(PoolError::Format(format!("{}: {problem}; nothing was changed", path.display())));
     }
     renew_labels(&mut devices)?;
-    // How full the metadata are is known when the pool is active; the monitor asks for more then.
+    // Only an active pool tells how full its metadata is; the monitor asks for more then.
     growth::lay_out(&mut devices, MetadataNeed::BySize)?;
     let places = growth::places(&devices)?;
     let place = devices.metadata().path().display().to_string();
@@ -209,7 +209,7 @@ fn check_id(catalogue: &Catalogue, devices: &PoolDevices) -> Result<(), PoolErro
     )))
 }
 
-/// Activates metadata, data and pool, when the metadata are those of a pool.
+/// Activates metadata, data and pool, when the metadata is that of a pool.
 fn activate(stack: &Stack, places: &Places, place: &str) -> Result<(), PoolError> {
     stack.activate_metadata(places)?;
     check_superblock(stack, places, place)?;
@@ -227,7 +227,7 @@ fn check_superblock(stack: &Stack, places: &Places, place: &str) -> Result<(), P
     })?;
     if superblock.data_block_size != places.block_size {
         return Err(refuse(format!(
-            "its metadata are of a pool with data blocks of {} bytes and its label of one with {}",
+            "its metadata is of a pool with data blocks of {} bytes and its label of one with {}",
             superblock.data_block_size.bytes(),
             places.block_size.bytes()
         )));
@@ -244,13 +244,13 @@ fn wipe_superblock(stack: &Stack) -> Result<(), PoolError> {
     device::zero_out(&file, block).and_then(|()| file.sync_all()).map_err(io)
 }
 
-/// Raises the counter of thin ids above everything that the metadata hold; the first id that is given out from now on.
+/// Raises the counter of thin ids above everything that the metadata holds; the first id that is given out from now on.
 fn claim_ids(gate: &MetadataGate, catalogue: &Catalogue) -> Result<u64, PoolError> {
     let next = catalogue.next_thin_id()?;
     let first = first_free_id(gate, next)?;
     if first > next {
         catalogue.commit("claim_ids", |change| change.skip_thin_ids(first))?;
-        tracing::warn!(next, first, pool = %catalogue.id(), "the metadata hold thin devices that the catalogue does not know of: their ids are skipped");
+        tracing::warn!(next, first, pool = %catalogue.id(), "the metadata holds thin devices that the catalogue does not know of: their ids are skipped");
     }
     Ok(first)
 }

@@ -198,7 +198,7 @@ impl ThinPool {
             .map_err(|error| PoolError::io(format!("read what is kept of {object}"), io::Error::other(error)))
     }
 
-    /// Everything that the pool's metadata hold, with its number of blocks.
+    /// Everything that the pool's metadata holds, with its number of blocks.
     pub(super) fn stored_ids(&self) -> Result<BTreeMap<ThinId, u64>, PoolError> {
         self.gate.walk(|metadata| {
             let devices = metadata.devices()?;

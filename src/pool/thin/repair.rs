@@ -10,7 +10,7 @@
 //! 3. `thin_check` over the metadata's device. Sound: what it does not look at is looked at here, which is whether the space map of the
 //!    data agrees with the devices. Blocks that are allocated and that no device has, as a power cut leaves them, are given back
 //!    ([`Reclaim`]) in a copy of the metadata, which `thin_check` must find sound. Then the flag is cleared, by the same program,
-//!    which checks once more. Giving back is a favour: where the copy cannot be made, the metadata are no less sound, and the report
+//!    which checks once more. Giving back is a favour: where the copy cannot be made, the metadata is no less sound, and the report
 //!    says what was left;
 //! 4. not sound, or a block that a device has is free there, which the kernel would give to another as well: `thin_repair` into a file (through a loop device, since it insists on direct I/O, which not every file system has), which
 //!    `thin_check` must find sound. It would give leaked blocks back as well, but it may write what snapshots share once for
@@ -18,7 +18,7 @@
 //! 5. the copy, or what was rebuilt, is written over the metadata, which an interruption does not hurt ([`staged`]);
 //! 6. the catalogue's epoch, and that of the labels, is set to what the metadata carry, and the catalogue's records are compared with the
 //!    thin devices that are there. What is missing is reported, and again by every start; nothing is deleted. Where a part of the pool was
-//!    put back to an earlier state, or the metadata were rebuilt, the history is broken ([`epoch`]). Creations that a catalogue
+//!    put back to an earlier state, or the metadata was rebuilt, the history is broken ([`epoch`]). Creations that a catalogue
 //!    of an earlier state says were interrupted are forgotten and their devices left: they may have been finished since.
 //!
 //! Metadata that were repaired may have lost mappings: that the pool works again does not mean that every volume is whole, and the
@@ -137,7 +137,7 @@ fn repair_locked(stack: &Stack, devices: &mut PoolDevices, lock: File, path: &Pa
     mended.findings.extend(put_back.iter().map(|text| format!("{text}\n")));
     let (missing_count, unknown_count) = (missing.len(), unknown.len());
     if outcome == RepairOutcome::Sound && missing_count + unknown_count == 0 && mended.findings.is_empty() {
-        tracing::info!(pool = %devices.pool(), reclaimed_bytes, "the metadata are sound");
+        tracing::info!(pool = %devices.pool(), reclaimed_bytes, "the metadata is sound");
     } else {
         tracing::warn!(
             pool = %devices.pool(), ?outcome, reclaimed_bytes, missing = missing_count, unknown = unknown_count, "metadata repaired"

@@ -117,7 +117,7 @@ impl Stack {
     }
 
     /// Makes data and the pool over them and the metadata, or finds them; brings them to the size of `places`. For the owner, when
-    /// the metadata are known to be a pool's.
+    /// the metadata is known to be a pool's.
     pub(super) fn activate_pool(&self, places: &Places) -> Result<DeviceInfo, PoolError> {
         let metadata = self.activate_metadata(places)?;
         let data = self.ensure(Part::Data, &linear(&places.data)?)?;

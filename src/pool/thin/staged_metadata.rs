@@ -2,7 +2,7 @@
 //!
 //! The file lies in scratch space under a name of the pool's. In order, each step durable before the next:
 //!
-//! 1. whole metadata are made in it, and checked, by whoever makes them. Then a last block is added to it: the pool's first block as
+//! 1. whole metadata is made in it, and checked, by whoever makes it. Then a last block is added to it: the pool's first block as
 //!    step 2 makes it. So it says which metadata it was made from, and that it is complete;
 //! 2. the pool is *closed*: the checksum of its first block is inverted, which neither the kernel nor a tool nor [`open_pool`] takes for a
 //!    superblock. From here on nobody reads or changes metadata that are half of one and half of the other. (A first block that is
@@ -45,7 +45,6 @@ type First = [u8; BLOCK_BYTES];
 /// What an earlier repair had begun to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EarlierRepair {
-    /// Nothing.
     Nothing,
     /// Something that cannot be gone on with, since its file is not there. The old first block is put back.
     Lost,
@@ -120,7 +119,7 @@ fn is_superblock(first: &First) -> bool {
     with_checksum(first, checksum(first, SUPERBLOCK_SEED)) == *first
 }
 
-/// The first block as it is while the metadata are written over. One that is no superblock, being damaged, is closed as it is: to open
+/// The first block as it is while the metadata is written over. One that is no superblock, being damaged, is closed as it is: to open
 /// one that was closed otherwise would give it the checksum that it must not have.
 fn closed(first: &First) -> First {
     if is_superblock(first) { with_checksum(first, !checksum(first, SUPERBLOCK_SEED)) } else { *first }
@@ -181,7 +180,7 @@ impl StagedMetadata {
         let mut buffer = AlignedBuffer::zeroed(STEP);
         for (position, length) in pieces(0, self.bytes) {
             read(&source, position, &mut buffer[..length])?;
-            // The file is zeros as it is made. Most metadata are never used.
+            // The file is zeros as it is made. Most metadata is never used.
             if buffer[..length].iter().any(|byte| *byte != 0) {
                 self.file.write_all_at(&buffer[..length], position)?;
             }

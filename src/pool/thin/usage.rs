@@ -1,6 +1,6 @@
 //! What each object takes, for people.
 //!
-//! How much of a thin device is its own and how much it shares is known only after all of the pool's metadata were walked. So the
+//! How much of a thin device is its own and how much it shares is known only after all of the pool's metadata was walked. So the
 //! figures of all objects are made together, and told again for a few seconds: a status that lists a hundred volumes walks once.
 
 use std::collections::BTreeMap;

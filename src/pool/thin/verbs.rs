@@ -20,7 +20,7 @@
 //!
 //! A repeated verb finds that the kernel did it already and goes on. Snapshots and copies have no device until they are opened.
 //!
-//! A pool that takes no changes (its metadata are used up) refuses these messages. A deleted snapshot that is kept stays whole then, until
+//! A pool that takes no changes (its metadata is used up) refuses these messages. A deleted snapshot that is kept stays whole then, until
 //! the pool takes changes again; looking ([`Pool::scan`]) changes nothing, so that such a pool opens whatever was interrupted.
 
 use std::fs::File;

@@ -67,7 +67,7 @@ impl Stored {
         let mut first = [0; BLOCK_BYTES];
         file.read_exact_at(&mut first, metadata.offset()).unwrap();
         let superblock = Superblock::examine(&first).unwrap();
-        assert!(!superblock.needs_check, "the metadata need a check");
+        assert!(!superblock.needs_check, "the metadata needs a check");
         Self { catalogue, devices, superblock, label, image: file }
     }
 

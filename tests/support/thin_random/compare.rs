@@ -98,7 +98,7 @@ impl Model {
         answers
     }
 
-    /// The devices that the metadata hold are those that are there.
+    /// The devices that the metadata holds are those that are there.
     fn check_ids(&self) {
         let volumes = self.volumes.iter().filter(|volume| volume.content.is_some()).map(|volume| volume.thin);
         let snapshots = self.volumes.iter().flat_map(|volume| &volume.live).map(|snap| snap.thin);
@@ -204,7 +204,7 @@ fn asked_of_deleted(lease: &Lease, base: &Deleted, target: &Snap, anchors: &BTre
     match lease.changed_since(base.snap.id) {
         Ok(ranges) => {
             assert!(anchors.contains(&base.snap.id), "an answer from a base that is not kept");
-            assert!(!is_younger, "an answer from a base that was cut later, and whose data are gone");
+            assert!(!is_younger, "an answer from a base that was cut later, and whose data is gone");
             Gone::Answered(ranges)
         }
         Err(PoolError::Missing(object)) => {

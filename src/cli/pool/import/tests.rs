@@ -54,7 +54,7 @@ fn superblock(transaction_id: u64) -> crate::dm::metadata::Superblock {
 fn a_whole_pool_says_how_it_is_served() {
     let found = examined();
     let text = describe(&found, Path::new("/dev/sdb"));
-    assert!(text.contains("1.0 MiB of the data are used; transaction 7"), "{text}");
+    assert!(text.contains("1.0 MiB of the data is used; transaction 7"), "{text}");
     assert!(text.ends_with("serve it: windlass node --standalone --pool /dev/sdb\n"), "{text}");
     assert_eq!(problems(&found), [""; 0]);
     let json = serde_json::to_value(ExaminedView::of(&found)).unwrap();
