@@ -23,6 +23,7 @@ use windlass::pool::thin::devices::{self, Copies, LabelledDevice, PoolDevices};
 use windlass::pool::thin::examine;
 use windlass::pool::thin::format::{self, CreateOptions, DataBlockSize, DevicePaths, Others};
 use windlass::pool::thin::label::{Label, Role, State};
+use windlass::types::error::chain;
 use windlass::types::{Access, FsType};
 
 const SIZE: u64 = 400 * MIB;
@@ -74,7 +75,7 @@ fn make_file_system(program: &str, device: &Path) {
 
 fn refused(options: &CreateOptions) -> String {
     match format::begin(options) {
-        Err(PoolError::Format(text)) => text,
+        Err(PoolError::Format(refusal)) => chain(&refusal),
         other => panic!("{other:?}"),
     }
 }
@@ -190,12 +191,12 @@ fn a_pool_on_two_devices_is_found_by_either() {
     // A copy of the second device beside it: which one is right?
     let copy = Disk::new(&sandbox, "copy", SIZE);
     std::fs::copy(&data.path, &copy.path).unwrap();
-    let text = PoolDevices::open(&metadata.device.path).unwrap_err().to_string();
+    let text = chain(&PoolDevices::open(&metadata.device.path).unwrap_err());
     assert!(text.contains("more than once") && text.contains(&copy.device.path.display().to_string()), "{text}");
     copy.file.write_all_at(&[0; 4096], 0).unwrap();
     copy.file.write_all_at(&[0; 4096], SIZE - 4096).unwrap();
     loop_device::detach(&data.device).unwrap();
-    let text = PoolDevices::open(&metadata.device.path).unwrap_err().to_string();
+    let text = chain(&PoolDevices::open(&metadata.device.path).unwrap_err());
     assert!(text.contains("is not there"), "{text}");
 }
 
@@ -211,7 +212,7 @@ fn a_device_that_grew_and_one_that_was_cut_off_are_told_apart() {
     disk.file.set_len(SIZE - MIB).unwrap();
     loop_device::refresh_capacity(&disk.device).unwrap();
     let before = disk.ends();
-    let text = LabelledDevice::read(&disk.device.path).unwrap_err().to_string();
+    let text = chain(&LabelledDevice::read(&disk.device.path).unwrap_err());
     assert!(text.contains("cut off"), "{text}");
     assert!(matches!(examine::examine(&disk.device.path), Err(PoolError::Format(_))));
     assert!(disk.ends() == before);

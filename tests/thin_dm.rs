@@ -138,7 +138,7 @@ fn tables_and_states_of_a_pool_and_its_volumes_are_those_that_dmsetup_reads() {
     assert_eq!(state(&rig, &pool).data_used.count(), 2);
 
     let wrong = rig.dm.thin_pool_status(&volume).unwrap_err();
-    assert!(matches!(&wrong, DmError::Reply { malformed: Malformed::Targets { found, .. }, .. } if found == "thin"), "{wrong}");
+    assert!(matches!(&wrong, DmError::Reply { source: Malformed::Targets { found, .. }, .. } if found == "thin"), "{wrong}");
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn what_cannot_be_made_or_loaded_says_why_and_leaves_nothing() {
     assert!(!info.live_table && !info.inactive_table);
     assert_eq!(rig.dm.table(&no_table).unwrap(), []);
     let empty = rig.dm.thin_pool_status(&no_table).unwrap_err();
-    assert!(matches!(&empty, DmError::Reply { malformed: Malformed::Targets { found, .. }, .. } if found == "none"), "{empty}");
+    assert!(matches!(&empty, DmError::Reply { source: Malformed::Targets { found, .. }, .. } if found == "none"), "{empty}");
 }
 
 /// The path by which a file was opened.

@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Uri};
 use tonic::{Code, Response, Status, Streaming};
 use tower::service_fn;
 
+use crate::types::error::chain;
 use crate::types::{SnapshotHandle, VolumeHandle};
 
 use super::endpoint::Endpoint;
@@ -79,7 +80,7 @@ impl Node {
             .await
             .map_err(|error| {
                 // What the transport adds to the system's reason is only that it is the transport.
-                let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                let reason = std::error::Error::source(&error).map_or_else(|| chain(&error), chain);
                 CliError::because(Exit::Unavailable, format!("cannot reach the node at {endpoint}"), reason).advise(
                     "is it running? `windlass node --standalone --pool PATH` starts it; `--endpoint` names another socket",
                 )
@@ -330,7 +331,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_was_tried_and_what_the_node_said() {
         let error = refused("the volume cannot be deleted", &Status::failed_precondition("it is published at /x"));
-        assert_eq!(error.to_string(), "the volume cannot be deleted: it is published at /x");
+        assert_eq!(chain(&error), "the volume cannot be deleted: it is published at /x");
     }
 
     #[test]
@@ -368,7 +369,7 @@ mod tests {
         let endpoint: Endpoint = "unix:///nonexistent/csi.sock".parse().unwrap();
         let error = Node::connect(&endpoint).await.unwrap_err();
         assert_eq!(error.exit(), Exit::Unavailable);
-        assert!(error.to_string().starts_with("cannot reach the node at unix:///nonexistent/csi.sock: "), "{error}");
+        assert!(chain(&error).starts_with("cannot reach the node at unix:///nonexistent/csi.sock: "), "{error}");
         assert!(error.advice().is_some_and(|advice| advice.contains("windlass node")));
     }
 }

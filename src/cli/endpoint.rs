@@ -18,7 +18,7 @@ pub struct Endpoint(PathBuf);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     /// Another scheme, or a relative path.
-    #[error("`{0}` is no absolute unix socket: write unix:///run/windlass/csi.sock")]
+    #[error("`{0}` must be the absolute path of a unix socket: write unix:///run/windlass/csi.sock")]
     NotAbsolute(String),
     /// Only unix sockets are served.
     #[error("`{0}`: only unix sockets are served, such as unix:///run/windlass/csi.sock")]

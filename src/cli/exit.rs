@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::format::Format;
+use crate::types::error::{causes, chain};
 
 /// Exit codes of the `windlass` command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,28 +118,13 @@ impl CliError {
         self.advice.as_deref()
     }
 
-    /// The reasons, outermost first. A layer that only repeats the text of the one below it is left out.
-    fn causes(&self) -> Vec<String> {
-        let mut causes: Vec<String> = Vec::new();
-        let mut next = self.source.as_deref().map(|source| source as &dyn Error);
-        while let Some(cause) = next {
-            let text = cause.to_string();
-            let said = causes.last().unwrap_or(&self.what);
-            if !text.is_empty() && !said.ends_with(&text) {
-                causes.push(text);
-            }
-            next = cause.source();
-        }
-        causes
-    }
-
     #[expect(clippy::expect_used, reason = "texts and numbers always have a form in JSON")]
     fn to_json(&self) -> String {
         serde_json::to_string(&Rendered { error: self.view() }).expect("an error is written as JSON")
     }
 
     fn view(&self) -> ErrorView<'_> {
-        ErrorView { message: &self.what, causes: self.causes(), advice: self.advice.as_deref(), exit_code: self.exit.code() }
+        ErrorView { message: &self.what, causes: causes(self), advice: self.advice.as_deref(), exit_code: self.exit.code() }
     }
 
     /// The text for standard error.
@@ -147,7 +133,7 @@ impl CliError {
             Format::Json => self.to_json(),
             Format::Text => {
                 let advice = self.advice.as_ref().map(|advice| format!("\nhint: {advice}")).unwrap_or_default();
-                format!("error: {self}{advice}")
+                format!("error: {}{advice}", chain(self))
             }
         }
     }
@@ -167,11 +153,10 @@ struct ErrorView<'a> {
     exit_code: u8,
 }
 
-/// What failed and why, on one line.
+/// What failed; why is for the chain.
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        self.causes().iter().try_for_each(|cause| write!(f, ": {cause}"))
+        f.write_str(&self.what)
     }
 }
 
@@ -207,6 +192,6 @@ mod tests {
     #[test]
     fn a_cause_that_was_said_already_is_not_said_again() {
         let error = CliError::because(Exit::Failed, "open: no entry", std::io::Error::other("no entry"));
-        assert_eq!(error.to_string(), "open: no entry");
+        assert_eq!(error.render(Format::Text), "error: open: no entry");
     }
 }

@@ -368,7 +368,7 @@ mod tests {
         disk.come_back();
         let error = tokio::time::timeout(BOUND, running).await.expect("it does not end").unwrap();
         assert_eq!((error.exit(), error.exit().code()), (Exit::Restart, 6));
-        assert!(error.to_string().contains(&format!("opened since: {}", disk.id())), "{error}");
+        assert!(crate::types::error::chain(&error).contains(&format!("opened since: {}", disk.id())), "{error}");
         assert!(!socket.exists(), "the kubelet is to notice");
         pools.close();
     }

@@ -21,6 +21,7 @@ use crate::pool::thin::examine::Activity;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
 use crate::pool::thin::label::State;
 use crate::pool::{PoolError, Quiesce, reflink, thin};
+use crate::types::error::chain;
 use crate::types::{FsType, PoolId};
 
 use super::exit::{CliError, Exit};
@@ -68,7 +69,7 @@ impl OpenPool {
 /// when it is mounted anew, which the next attempt does. While volumes in it are in use it stays.
 fn take_down(image: &ImageFileSystem) {
     if let Err(error) = image.close() {
-        tracing::warn!(image = %image.image().display(), %error, "a file system that does not work cannot be unmounted yet");
+        tracing::warn!(image = %image.image().display(), error = %chain(&error), "a file system that does not work cannot be unmounted yet");
     }
 }
 
@@ -119,7 +120,7 @@ impl PoolSource for PoolPath {
                 Ok(OpenedPool { pool, foundation: Box::new(image) })
             }
             Err(error) => {
-                let reason = error.to_string();
+                let reason = chain(&error);
                 *self.last.lock() = Some(error);
                 Err(reason)
             }
@@ -186,7 +187,7 @@ pub fn complete_image(path: &Path, properties: &PoolProperties) -> Result<Option
         Err(error) => Err(error),
     };
     if let Err(error) = image.close() {
-        tracing::debug!(image = %path.display(), %error, "the image stays mounted");
+        tracing::debug!(image = %path.display(), error = %chain(&error), "the image stays mounted");
     }
     made
 }
@@ -231,7 +232,7 @@ pub fn read_records(path: &Path) -> Result<Vec<windlass::ObjectRecord>, CliError
     let image = image::open(path).map_err(|error| image_error(what(), error))?;
     let records = of(image.directory());
     if let Err(error) = image.close() {
-        tracing::debug!(image = %path.display(), %error, "the image stays mounted");
+        tracing::debug!(image = %path.display(), error = %chain(&error), "the image stays mounted");
     }
     records
 }
@@ -280,7 +281,7 @@ pub fn adopt_image(path: &Path, order: &AdoptOrder) -> Result<AdoptReport, CliEr
     let adopted = adopt_directory(image.directory(), order);
     if let Err(error) = image.close() {
         // As a node leaves it that ends while its volumes are in use.
-        tracing::debug!(image = %path.display(), %error, "the image stays mounted");
+        tracing::debug!(image = %path.display(), error = %chain(&error), "the image stays mounted");
     }
     adopted
 }

@@ -92,25 +92,20 @@ impl ConfiguredPlace {
 #[derive(Debug, thiserror::Error)]
 pub enum PoolConfigError {
     /// It cannot be read.
-    #[error("it cannot be read: {0}")]
+    #[error("it cannot be read")]
     Read(#[from] std::io::Error),
     /// It is larger than any configuration.
     #[error("it has more than {MAX_FILE_BYTES} bytes")]
     TooLarge,
     /// It is no JSON, or no list of pools.
-    #[error("it is no list of pools: {0}")]
+    #[error("it is not a list of pools")]
     Syntax(#[from] serde_json::Error),
     /// A pool has an unknown field, or is no object.
-    #[error("{pool}: {reason}")]
-    Pool {
-        pool: PoolLabel,
-        /// What is wrong.
-        reason: String,
-    },
+    #[error("{pool}")]
+    Pool { pool: PoolLabel, source: serde_json::Error },
     /// A field of a pool is wrong.
     #[error("{pool}: {field}: {reason}")]
     Field {
-        /// Which pool.
         pool: PoolLabel,
         field: &'static str,
         /// What is wrong with it.
@@ -278,8 +273,8 @@ impl Fields {
 fn pool(number: usize, value: Value) -> Result<ConfiguredPool, PoolConfigError> {
     let name = value.get("name").and_then(Value::as_str).map(str::to_owned);
     let fields = Fields { label: PoolLabel { number, name } };
-    let raw: RawPool = serde_json::from_value(value)
-        .map_err(|error| PoolConfigError::Pool { pool: fields.label.clone(), reason: error.to_string() })?;
+    let raw: RawPool =
+        serde_json::from_value(value).map_err(|source| PoolConfigError::Pool { pool: fields.label.clone(), source })?;
 
     let name = fields.parsed("name", raw.name)?.ok_or_else(|| fields.wrong("name", "must be given"))?;
     let nodes = match fields.typed::<Vec<String>>("nodes", raw.nodes, "a list of node names, with `*` and `?` for what varies")? {
@@ -348,7 +343,7 @@ struct NodeGlob(String);
 
 /// A text that is no pattern of node names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no pattern of node names: it may have letters, digits, `-`, `_`, `.`, and `*` and `?` for what varies", .0.escape_debug())]
+#[error("`{}` is not a pattern of node names: one may have letters, digits, `-`, `_`, `.`, and `*` and `?` for what varies", .0.escape_debug())]
 struct NodeGlobError(String);
 
 impl FromStr for NodeGlob {

@@ -15,7 +15,7 @@ pub struct ByteSize(u64);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ByteSizeError {
     /// Not a number followed by a unit.
-    #[error("`{0}` is no size: give bytes, or a number with K, M, G or T (or KiB, MiB, GiB, TiB), such as 10GiB")]
+    #[error("`{0}` is not a size: give bytes, or a number with K, M, G or T (or KiB, MiB, GiB, TiB), such as 10GiB")]
     Malformed(String),
     /// A decimal unit.
     #[error("`{0}` is a decimal unit; sizes here are binary: write {1}")]

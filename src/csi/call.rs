@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status};
 
 use super::allowance;
 use super::error::RequestError;
+use crate::types::error::chain;
 
 /// The thread that did the work ended without an answer: what it did is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +51,7 @@ where
         span.in_scope(work)
     };
     tokio::task::spawn_blocking(counted).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "the work of a call was lost");
+        tracing::error!(error = %chain(&error), "the work of a call was lost");
         Err(Lost.into())
     })
 }

@@ -343,6 +343,6 @@ fn target(found: TargetLine) -> Result<Target, Malformed> {
     Ok(Target { start: found.start, length: found.length, kind })
 }
 
-fn line(line: &str, error: super::LineError) -> Malformed {
-    Malformed::Line { line: line.to_owned(), error }
+fn line(line: &str, source: super::LineError) -> Malformed {
+    Malformed::Line { line: line.to_owned(), source }
 }

@@ -9,7 +9,7 @@ use super::reply::Malformed;
 #[derive(Debug, thiserror::Error)]
 pub enum DmError {
     /// The kernel has no device-mapper, an older one, or not this target.
-    #[error("the kernel offers no {what}: load its module `{module}`, or use a kernel that has it ({source})")]
+    #[error("the kernel offers no {what}: load its module `{module}`, or use a kernel that has it")]
     Unavailable {
         /// What is missing.
         what: String,
@@ -36,11 +36,11 @@ pub enum DmError {
     /// The pool takes no messages: it is out of metadata, read-only or failed.
     #[error("{0}: the pool is read-only or failed and takes no messages")]
     PoolReadOnly(String),
-    /// A pool's metadata have a wrong checksum or lie in the wrong place.
-    #[error("{0}: the pool's metadata are damaged")]
+    /// A pool's metadata has a wrong checksum or lies in the wrong place.
+    #[error("{0}: the pool's metadata is damaged")]
     Damaged(String),
     /// The kernel finds the request wrong in itself, or out of place. Its log says more.
-    #[error("{action}: refused ({source}); the kernel's log says why")]
+    #[error("{action}: the kernel refuses it, and its log says why")]
     Refused {
         /// What was attempted.
         action: String,
@@ -48,15 +48,15 @@ pub enum DmError {
         source: io::Error,
     },
     /// The kernel's answer is not understood.
-    #[error("{action}: the kernel's answer is not understood: {malformed}")]
+    #[error("{action}: the kernel's answer is not understood")]
     Reply {
         /// What was attempted.
         action: String,
         /// What is wrong with the answer.
-        malformed: Malformed,
+        source: Malformed,
     },
     /// A call of the system failed.
-    #[error("{action}: {source}")]
+    #[error("{action}")]
     Io {
         /// What was attempted.
         action: String,
@@ -73,7 +73,7 @@ impl DmError {
 
     pub(super) fn reply(action: impl Into<String>) -> impl FnOnce(Malformed) -> Self {
         let action = action.into();
-        move |malformed| Self::Reply { action, malformed }
+        move |source| Self::Reply { action, source }
     }
 
     /// What the kernel's answer to `verb` means. Which numbers it uses for what is nowhere written but in its sources; the tests
@@ -96,6 +96,7 @@ impl DmError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::error::{chain, repeated};
 
     #[test]
     fn the_kernels_numbers_mean_what_they_mean_for_each_verb() {
@@ -112,6 +113,23 @@ mod tests {
         assert!(matches!(error(Verb::TableLoad, libc::EINVAL), DmError::Refused { .. }));
         let full = error(Verb::Message, libc::ENOSPC);
         assert!(matches!(&full, DmError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull));
-        assert!(full.to_string().starts_with("do it: "));
+    }
+
+    #[test]
+    fn the_kernels_answer_is_told_once() {
+        let io = || io::Error::from_raw_os_error(libc::ENODEV);
+        let unavailable = DmError::Unavailable { what: "device-mapper".to_owned(), module: "dm_mod".to_owned(), source: io() };
+        let reply = DmError::Reply { action: "ask".to_owned(), source: Malformed::NoUuidFlag };
+        let errors = [unavailable, DmError::Refused { action: "load".to_owned(), source: io() }, DmError::io("ask")(io()), reply];
+        assert_eq!(errors.each_ref().map(|error| repeated(error)), [None, None, None, None]);
+        assert_eq!(
+            errors.each_ref().map(|error| chain(error)),
+            [
+                "the kernel offers no device-mapper: load its module `dm_mod`, or use a kernel that has it: No such device (os error 19)",
+                "load: the kernel refuses it, and its log says why: No such device (os error 19)",
+                "ask: No such device (os error 19)",
+                "ask: the kernel's answer is not understood: it does not say whether there is a uuid",
+            ]
+        );
     }
 }

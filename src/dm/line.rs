@@ -12,7 +12,7 @@ pub enum LineError {
     #[error("the line ends before {0}")]
     Missing(&'static str),
     /// A word that does not belong there.
-    #[error("`{word}` is no {what}")]
+    #[error("`{word}` is not a {what}")]
     Unknown {
         /// What the word should have been.
         what: &'static str,

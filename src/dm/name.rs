@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Empty, or longer than the kernel's field for it.
-    #[error("{length} bytes are no length for {what}: 1 to {most} are")]
+    #[error("{what} must have 1 to {most} bytes, and has {length}")]
     Length {
         /// Name or uuid.
         what: &'static str,
@@ -17,7 +17,7 @@ pub enum NameError {
         most: usize,
     },
     /// A slash or a control character, or a name that means something else in a directory of devices.
-    #[error("{text:?} is no {what}")]
+    #[error("{text:?} is not a {what}")]
     Form {
         /// Name, uuid or device number.
         what: &'static str,

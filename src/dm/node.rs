@@ -32,13 +32,13 @@ pub const DIRECTORY: &str = "/dev/windlass";
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// Something is there that is no node of a block device.
-    #[error("{}: is there and is no device node", .0.display())]
+    #[error("{} must be a device node, and is something else", .0.display())]
     Foreign(PathBuf),
     /// The directory is none, or one that others may write to.
     #[error("{} must be a directory that is owned by this user and writable by nobody else", .0.display())]
     Directory(PathBuf),
     /// A call of the system failed.
-    #[error("{action}: {source}")]
+    #[error("{action}")]
     Io {
         /// What was attempted, with its path.
         action: String,

@@ -55,11 +55,11 @@ pub enum Malformed {
         found: String,
     },
     /// A table or status line is not understood.
-    #[error("line `{line}`: {error}")]
+    #[error("line `{line}` is not understood")]
     Line {
         line: String,
         /// What is wrong with it.
-        error: LineError,
+        source: LineError,
     },
 }
 

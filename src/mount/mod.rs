@@ -96,7 +96,7 @@ pub enum MountError {
         output: String,
     },
     /// A call of the system failed.
-    #[error("{action}: {source}")]
+    #[error("{action}")]
     Io {
         /// What was attempted, with its path.
         action: String,

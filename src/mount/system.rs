@@ -29,6 +29,7 @@ use super::{
 use crate::block::probe::{self, Finding};
 use crate::block::{FileSource, bind, device, mount_options};
 use crate::failpoint;
+use crate::types::error::chain;
 use crate::types::poll::{self, Patience};
 use crate::types::{Access, FsType, LogicalBlockSize};
 
@@ -254,7 +255,7 @@ fn refused_option(fs_type: FsType, options: &MountOptions) -> Option<MountError>
     match mount_options::first_refused(fs_type.name(), own) {
         Ok(refusal) => refusal.map(|refusal| MountError::OptionRefused { option: refusal.option, message: refusal.message }),
         Err(error) => {
-            tracing::debug!(%fs_type, %error, "the kernel does not say which option it refuses");
+            tracing::debug!(%fs_type, error = %chain(&error), "the kernel does not say which option it refuses");
             None
         }
     }

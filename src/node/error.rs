@@ -21,10 +21,11 @@ pub enum CallError {
     #[error(transparent)]
     Mount(#[from] MountError),
     /// It failed, and what it had made or was to undo is there still: only a repetition ends it. Never told by a final code.
-    #[error("{cause}; {left}: repeat the call")]
+    #[error("it failed, and {left}: repeat the call")]
     Unfinished {
         /// Why it failed.
-        cause: String,
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
         /// What is left.
         left: &'static str,
     },
@@ -35,7 +36,7 @@ pub enum CallError {
 
 impl CallError {
     /// [`CallError::Unfinished`], with what is `left`.
-    pub fn unfinished(cause: impl std::fmt::Display, left: &'static str) -> Self {
-        Self::Unfinished { cause: cause.to_string(), left }
+    pub fn unfinished(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>, left: &'static str) -> Self {
+        Self::Unfinished { cause: cause.into(), left }
     }
 }

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use crate::csi::DRIVER_NAME;
 use crate::csi::status::unhealthy;
+use crate::types::error::chain;
 
 use super::layer::NodeLayer;
 
@@ -65,7 +66,7 @@ impl Identity for NodeLayer {
                 for pool in &pools {
                     match pool.check_catalogue() {
                         Ok(()) => return Ok(()),
-                        Err(error) => failed.push(format!("{}: {error}", pool.location())),
+                        Err(error) => failed.push(format!("{}: {}", pool.location(), chain(&error))),
                     }
                 }
                 Err(failed.join("; "))

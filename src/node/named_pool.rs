@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::csi::error::RequestError;
 use crate::pool::owned::OwnedPool;
 use crate::pool::set::{Absent, Member, PoolSet};
+use crate::types::error::chain;
 use crate::types::{PoolId, PoolName};
 
 /// Finds it. Reads catalogues, so it blocks.
@@ -50,7 +51,7 @@ pub(super) fn has_name(pools: &PoolSet, pool: &OwnedPool, name: &PoolName) -> bo
     match pool.properties() {
         Ok(properties) => properties.name == *name,
         Err(error) => {
-            tracing::warn!(pool = %pool.id(), %error, "a pool does not say what it is called");
+            tracing::warn!(pool = %pool.id(), error = %chain(&error), "a pool does not say what it is called");
             pools.suspect(pool.id());
             false
         }

@@ -16,6 +16,7 @@ use crate::pool::owned::{AnchorStatus, OwnedPool, PoolStatus};
 use crate::pool::properties::{DeletedSpace, OverprovisionRatio, Reserve};
 use crate::pool::set::{FailedPool, Member, PoolSet};
 use crate::pool::{Changes, MetadataUsage, ObjectUsage, PoolError, PoolHealth, PoolKind, PoolUsage};
+use crate::types::error::chain;
 use crate::types::{KubernetesNames, Object, ObjectName, PoolId, PoolName, SnapshotHandle, VolumeHandle, VolumeSize};
 
 use super::error::CallError;
@@ -118,9 +119,9 @@ fn set_properties(
 fn describe(pools: &PoolSet, member: &Member) -> windlass::PoolStatus {
     match member {
         Member::Open(pool) => status(pool).unwrap_or_else(|error| {
-            tracing::warn!(pool = %pool.id(), %error, "a pool cannot be looked at");
+            tracing::warn!(pool = %pool.id(), error = %chain(&error), "a pool cannot be looked at");
             pools.suspect(pool.id());
-            failed(Some(pool.id()), pool.location(), error.to_string(), "suspected just now".to_owned())
+            failed(Some(pool.id()), pool.location(), chain(&error), "suspected just now".to_owned())
         }),
         Member::Failed(FailedPool { place, id, reason, since, next_attempt }) => {
             // A clock that was set back since tells nothing.

@@ -24,24 +24,26 @@ use std::time::Duration;
 
 use crate::mount::{Freeze, MountError, MountedFileSystem, Mounter};
 use crate::pool::stopped::{Late, Stopped};
-use crate::pool::{Held, Quiesce, QuiesceError, Release};
+use crate::pool::{Held, Quiesce, QuiesceError, Refusal, Release};
+use crate::types::error::chain;
 
 impl From<MountError> for QuiesceError {
     fn from(error: MountError) -> Self {
-        let text = error.to_string();
-        match error {
+        match &error {
             // Being mounted or unmounted at this moment.
-            MountError::NotFound(_) | MountError::Busy(_) => Self::Transient(text),
+            MountError::NotFound(_) | MountError::Busy(_) => Self::Transient(error.into()),
             MountError::Io { source, .. } => match source.kind() {
-                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => Self::Transient(text),
-                _ => Self::Lasting(text),
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => {
+                    Self::Transient(error.into())
+                }
+                _ => Self::Lasting(error.into()),
             },
             MountError::Path { .. }
             | MountError::Option(_)
             | MountError::OptionRefused { .. }
             | MountError::NotBlank { .. }
             | MountError::Unsound { .. }
-            | MountError::Program { .. } => Self::Lasting(text),
+            | MountError::Program { .. } => Self::Lasting(error.into()),
         }
     }
 }
@@ -88,11 +90,12 @@ impl MountQuiesce {
 /// Freezes them all. From the first freeze on every way out ends the hold.
 fn freeze_all(file_systems: Vec<(PathBuf, FileSystem)>, deadline: Duration) -> Result<Hold, QuiesceError> {
     let frozen = Stopped::until(deadline, thaw)
-        .map_err(|error| QuiesceError::Transient(format!("no watchdog could be started: {error}")))?;
+        .map_err(|error| QuiesceError::Transient(Refusal::because("no watchdog could be started", error).into()))?;
     let mut foreign = Vec::new();
     for (device, file_system) in file_systems {
         let mount_point = file_system.mount_point().to_owned();
-        let late = || QuiesceError::Transient(format!("{}: freezing took longer than the deadline", mount_point.display()));
+        let late =
+            || QuiesceError::Transient(format!("{}: freezing took longer than the deadline", mount_point.display()).into());
         match file_system.freeze()? {
             Freeze::Foreign => {
                 tracing::info!(mount_point = %mount_point.display(), "frozen by someone else; cut as it is, and left frozen");
@@ -127,7 +130,7 @@ fn thaw(file_system: &FileSystem) {
     let mount_point = file_system.mount_point().display();
     match file_system.thaw().or_else(|_| file_system.thaw()) {
         Ok(()) => tracing::debug!(%mount_point, "thawed"),
-        Err(error) => tracing::error!(%mount_point, %error, "could not be thawed; run `fsfreeze --unfreeze`"),
+        Err(error) => tracing::error!(%mount_point, error = %chain(&error), "could not be thawed; run `fsfreeze --unfreeze`"),
     }
 }
 

@@ -33,6 +33,7 @@ use self::directory::DirectoryWatch;
 
 use crate::csi::DRIVER_NAME;
 use crate::csi::server::{CallerWatch, PrivateSocket, SocketError, spans};
+use crate::types::error::chain;
 
 /// What the kubelet calls a CSI plugin.
 const PLUGIN_TYPE: &str = "CSIPlugin";
@@ -68,8 +69,8 @@ pub enum RegistrationError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// The socket cannot be served or watched.
-    #[error("the registration socket cannot be served: {0}")]
-    Serve(String),
+    #[error("the registration socket cannot be served")]
+    Serve(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// The registration of one node.
@@ -158,7 +159,7 @@ impl Registration {
                 }
                 Err(error) => error,
             };
-            let text = error.to_string();
+            let text = chain(&error);
             if text != told {
                 tracing::warn!(error = text, "the registration socket cannot be served yet; it is tried again");
                 told = text;
@@ -175,7 +176,7 @@ impl Registration {
         let watch = DirectoryWatch::start(&self.directory).map_err(not_served)?;
         let path = self.socket.clone();
         let bound = tokio::task::spawn_blocking(move || PrivateSocket::bind(&path)).await;
-        let socket = bound.map_err(|error| RegistrationError::Serve(error.to_string()))??;
+        let socket = bound.map_err(|error| RegistrationError::Serve(error.into()))??;
         let identity = socket.identity();
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(CALLS_OF_A_CONNECTION)
@@ -185,8 +186,8 @@ impl Registration {
             .serve_with_incoming(socket.into_incoming().map_err(not_served)?);
         tokio::select! {
             served = server => match served {
-                Ok(()) => Err(RegistrationError::Serve("no more connections are accepted".to_owned())),
-                Err(error) => Err(RegistrationError::Serve(error.to_string())),
+                Ok(()) => Err(RegistrationError::Serve("no more connections are accepted".into())),
+                Err(error) => Err(RegistrationError::Serve(error.into())),
             },
             gone = watch.until_gone(&self.socket, identity) => gone.map_err(not_served),
         }
@@ -194,7 +195,7 @@ impl Registration {
 }
 
 fn not_served(error: io::Error) -> RegistrationError {
-    RegistrationError::Serve(error.to_string())
+    RegistrationError::Serve(error.into())
 }
 
 /// What the kubelet said last.

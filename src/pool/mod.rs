@@ -35,7 +35,7 @@ pub mod thin;
 mod usage;
 
 pub use self::backend::{Attachment, Cut, Found, ObjectSpec, Pool, PoolKind};
-pub use self::error::PoolError;
+pub use self::error::{CatalogueFault, Cause, PoolError, Refusal};
 pub use self::health::{Changes, PoolHealth};
 pub use self::quiesce::{FREEZE_DEADLINE, Held, Quiesce, QuiesceError, Release};
 pub use self::usage::{Demand, MetadataUsage, ObjectUsage, PoolUsage};

@@ -16,27 +16,27 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::PoolError;
+use super::{Cause, PoolError};
 
 /// Longest time a file system stays frozen for a cut (DESIGN, invariant 4).
 pub const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why devices could not be held still, or not be released. The texts are for people.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why devices could not be held still, or not be released. What the causes are is for people.
+#[derive(Debug, thiserror::Error)]
 pub enum QuiesceError {
     /// Ends by itself: another attempt may succeed.
-    #[error("{0}")]
-    Transient(String),
+    #[error("it does not work at this moment")]
+    Transient(#[source] Cause),
     /// Stays until somebody acts: a file system that shut down, or that cannot be frozen.
-    #[error("{0}")]
-    Lasting(String),
+    #[error("it does not work")]
+    Lasting(#[source] Cause),
 }
 
 impl From<QuiesceError> for PoolError {
     fn from(error: QuiesceError) -> Self {
         match error {
-            QuiesceError::Transient(text) => Self::Quiesce(text),
-            QuiesceError::Lasting(text) => Self::CannotQuiesce(text),
+            QuiesceError::Transient(cause) => Self::Quiesce(cause),
+            QuiesceError::Lasting(cause) => Self::CannotQuiesce(cause),
         }
     }
 }

@@ -85,7 +85,7 @@ mod tests {
     fn a_directory_without_a_pool_says_how_to_make_one() {
         let directory = tempfile::tempdir().unwrap();
         match ReflinkPool::open(directory.path()) {
-            Err(PoolError::Format(text)) => assert!(text.contains("windlass pool create"), "{text}"),
+            Err(PoolError::Format(refusal)) => assert!(refusal.to_string().contains("windlass pool create"), "{refusal}"),
             other => panic!("{other:?}"),
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -32,7 +32,7 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter in the environment is malformed.
-    #[error("{FILTER_VARIABLE}: `{filter}` is no log filter")]
+    #[error("{FILTER_VARIABLE}: `{filter}` is not a log filter")]
     Filter {
         /// The filter as it was given.
         filter: String,
@@ -155,6 +155,6 @@ mod tests {
     #[test]
     fn a_malformed_filter_is_an_error_that_names_the_variable() {
         let error = filter(Some("windlass=loudly"), Level::WARN).unwrap_err();
-        assert_eq!(error.to_string(), "WINDLASS_LOG: `windlass=loudly` is no log filter");
+        assert_eq!(error.to_string(), "WINDLASS_LOG: `windlass=loudly` is not a log filter");
     }
 }

@@ -15,7 +15,7 @@ pub struct KubernetesName(String);
 
 /// A text that no object of Kubernetes is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no name of Kubernetes")]
+#[error("is not a name of Kubernetes")]
 pub struct KubernetesNameError;
 
 impl KubernetesName {

@@ -18,7 +18,7 @@ pub type RangeStream = Box<dyn Iterator<Item = io::Result<ByteRange>> + Send>;
 
 /// An empty or overflowing range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{length} bytes at {offset} is no range")]
+#[error("{length} bytes at {offset} are not a range")]
 pub struct RangeError {
     offset: u64,
     length: u64,

@@ -25,6 +25,7 @@ use windlass::block::file_ops;
 use windlass::block::loop_device::{self, LoopDevice, LoopError};
 use windlass::mount::system::SystemMounter;
 use windlass::mount::{Formatting, MountError, Mounter, Probe, topmost};
+use windlass::types::error::chain;
 use windlass::types::{Access, FsType};
 
 fn smallest(fs_type: FsType) -> u64 {
@@ -96,7 +97,7 @@ fn a_file_system_is_made_found_mounted_grown_and_clean() {
             let grown = mounter.grow(&device.path, &target, fs_type);
             if fs_type == FsType::Ext4 && !may_grow_mounted_ext4() {
                 // Not the machine this is meant for; the rest of the test still holds.
-                let error = grown.unwrap_err().to_string();
+                let error = chain(&grown.unwrap_err());
                 assert!(error.contains("CAP_SYS_RESOURCE"), "{error}");
                 println!("NOT CHECKED: growing a mounted ext4 (this process lacks CAP_SYS_RESOURCE)");
             } else {

@@ -40,6 +40,7 @@ use windlass::pool::thin::devices::LabelledDevice;
 use windlass::pool::thin::{RepairOutcome, open_pool, repair};
 use windlass::pool::{Changes, PoolError};
 use windlass::scratch::Scratch;
+use windlass::types::error::chain;
 use windlass::types::{Access, LogicalBlockSize, Object, PoolId, SnapshotId};
 
 /// Bytes of a data block of the pools here.
@@ -81,7 +82,7 @@ impl Ground {
 
     fn refused(&self) -> String {
         match open_pool(&self.disk, Arc::new(NothingToHold)) {
-            Err(PoolError::Format(text)) => text,
+            Err(PoolError::Format(refusal)) => chain(&refusal),
             other => panic!("{other:?}"),
         }
     }

@@ -28,8 +28,7 @@ impl Orchestrator {
         let socket = endpoint.parse().while_doing(what)?;
         // A thread of its own, which answers the node between calls too.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().while_doing(what)?;
-        let node =
-            runtime.block_on(client::Node::connect(&socket)).map_err(|error| BenchError::because(what(), error.to_string()))?;
+        let node = runtime.block_on(client::Node::connect(&socket)).while_doing(what)?;
         Ok(Self { runtime, node })
     }
 

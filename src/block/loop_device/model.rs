@@ -39,14 +39,14 @@ pub enum LoopError {
     #[error("{}: is the node of another device", .0.display())]
     WrongNode(PathBuf),
     /// The file system of the file behind a device does not tell the file's state.
-    #[error("state of {}: {source}", .device.display())]
+    #[error("the state of {} cannot be told", .device.display())]
     Silent {
         device: PathBuf,
         /// The system's answer.
         source: io::Error,
     },
     /// A call of the system failed.
-    #[error("{action}: {source}")]
+    #[error("{action}")]
     Io {
         /// What was attempted, with its path.
         action: String,

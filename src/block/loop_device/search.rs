@@ -24,6 +24,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use super::model::{BackingFile, LoopDevice, LoopError};
 use super::node::look;
 use crate::block::sysfs::{self, DELETED};
+use crate::types::error::chain;
 
 /// Hints kept at most: a kernel's minor numbers are 2^20, a node's volumes some thousands. At this number all are forgotten,
 /// which costs one search each.
@@ -52,7 +53,7 @@ pub fn find_named(file: &File, tail: &Path) -> Result<Vec<LoopDevice>, LoopError
             Ok(Some(device)) if device.backing == backing => devices.push(device),
             Ok(_) => {}
             Err(LoopError::Silent { device, source }) if is_another(file, &source) => {
-                tracing::debug!(device = %device.display(), error = %source, "a loop device of another file is passed over");
+                tracing::debug!(device = %device.display(), error = %chain(&source), "a loop device of another file is passed over");
             }
             Err(error) => return Err(error),
         }

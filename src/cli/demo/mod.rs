@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::mount::system::SystemMounter;
 use crate::types::FsType;
+use crate::types::error::chain;
 
 use super::exit::{CliError, Exit};
 use super::output::{Format, print_json, print_text};
@@ -92,9 +93,9 @@ pub async fn run(args: DemoArgs, format: Format, interrupt: &CancellationToken) 
         return Err(CliError::interrupted("the demo was interrupted; nothing of it is left"));
     }
     if let Err(error) = &done {
-        report.check("the chain", Err(error.to_string()));
+        report.check("the chain", Err(chain(error)));
     }
-    report.check("nothing is left behind", cleared.as_ref().map_err(ToString::to_string).copied());
+    report.check("nothing is left behind", cleared.as_ref().map_err(|error| chain(error)).copied());
     print(&report, &place, kept, format)?;
     done?;
     cleared?;

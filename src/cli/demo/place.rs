@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::block::loop_device;
 use crate::mount::Mounter;
 use crate::pool::{PoolError, thin};
+use crate::types::error::chain;
 
 use crate::cli::exit::{CliError, Exit};
 
@@ -162,15 +163,15 @@ fn release(folder: &Path, mounter: &dyn Mounter) -> Result<(), CliError> {
         // Later entries lie above earlier ones.
         for mount_point in mounts.iter().rev() {
             if let Err(error) = mounter.unmount(mount_point) {
-                last_failure = Some(error.to_string());
+                last_failure = Some(chain(&error));
             }
         }
         for device in &loops {
             if let Err(error) = take_down_pool(&device.path) {
-                last_failure = Some(error.to_string());
+                last_failure = Some(chain(&error));
             }
             if let Err(error) = loop_device::detach(device) {
-                last_failure = Some(error.to_string());
+                last_failure = Some(chain(&error));
             }
         }
     }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::client::Node;
 use crate::cli::endpoint::Endpoint;
 use crate::cli::exit::{CliError, Exit};
+use crate::types::error::chain;
 
 /// A node is ready within a second; recovery of a pool with thousands of objects may take several.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -84,7 +85,7 @@ impl NodeProcess {
             }
             Ok(Ok(0)) => "it ended before it was ready".to_owned(),
             Ok(Ok(_)) => format!("it said `{}`", line.trim_end()),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => chain(&error),
             Err(_) => format!("it was not ready within {} s", START_TIMEOUT.as_secs()),
         };
         let _ = process.child.start_kill();
@@ -104,7 +105,7 @@ impl NodeProcess {
         match tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(self.failure("the node ended badly", describe(status))),
-            Ok(Err(error)) => Err(self.failure("the node cannot be waited for", error.to_string())),
+            Ok(Err(error)) => Err(self.failure("the node cannot be waited for", chain(&error))),
             Err(_) => {
                 let _ = self.child.start_kill();
                 let _ = self.child.wait().await;

@@ -11,6 +11,7 @@ use crate::cli::client::{Answer, Node};
 use crate::cli::endpoint::EndpointArgs;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::wait::Wait;
+use crate::types::error::chain;
 
 /// Used unless the command line says otherwise; a kubelet gives up by its own time, which should be longer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ fn not_ready(pools: &[windlass::PoolStatus]) -> String {
 pub async fn run(args: ProbeArgs) -> Result<(), CliError> {
     let endpoint = args.endpoint.endpoint();
     let timeout = args.timeout.map_or(TIMEOUT, Wait::duration);
-    let failed = |error: CliError| CliError::new(Exit::Failed, error.to_string());
+    let failed = |error: CliError| CliError::new(Exit::Failed, chain(&error));
     let asking = async {
         let node = Node::connect(&endpoint).await.map_err(failed)?;
         let answer = IdentityClient::new(node.channel()).probe(ProbeRequest {}).await;

@@ -33,6 +33,7 @@ use crate::mount::system::SystemMounter;
 use crate::node::quiesce::MountQuiesce;
 use crate::pool::properties::PoolProperties;
 use crate::pool::thin::format::{CreateOptions, DevicePaths};
+use crate::types::error::chain;
 use crate::types::{FsType, PoolId};
 
 use crate::cli::client::Node;
@@ -98,7 +99,7 @@ pub async fn run(args: EnsureArgs, format: Format) -> Result<(), CliError> {
     }
     let Some(failure) = summary(failures, pools.len()) else { return Ok(()) };
     if args.best_effort {
-        tracing::warn!(%failure, "the node serves what it can");
+        tracing::warn!(failure = %chain(&failure), "the node serves what it can");
         return Ok(());
     }
     Err(failure)
@@ -115,7 +116,7 @@ fn summary(failures: Vec<(String, CliError)>, all: usize) -> Option<CliError> {
     let names: Vec<&str> = failures.iter().map(|(name, _)| name.as_str()).collect();
     let what = format!("{} of {all} pools are not as wanted: {}", failures.len(), names.join(", "));
     let (_, worst) = failures.iter().max_by_key(|(_, error)| rank(error.exit()))?;
-    let error = CliError::because(worst.exit(), what, worst.to_string());
+    let error = CliError::because(worst.exit(), what, chain(worst));
     Some(match worst.advice() {
         Some(advice) => error.advise(advice),
         None => error,
@@ -131,7 +132,7 @@ fn line(pool: &ConfiguredPool, result: &Result<Outcome, CliError>) -> String {
             let remarks: String = remarks.iter().map(|remark| format!("; {remark}")).collect();
             format!("{head}: {done}{id}{remarks}")
         }
-        Err(error) => format!("{head}: not as wanted: {error}"),
+        Err(error) => format!("{head}: not as wanted: {}", chain(error)),
     }
 }
 
@@ -162,7 +163,7 @@ impl EnsuredPool {
             pool_id: outcome.and_then(|outcome| outcome.id.clone()),
             done: outcome.map(|outcome| outcome.done.clone()).unwrap_or_default(),
             remarks: outcome.map(|outcome| outcome.remarks.clone()).unwrap_or_default(),
-            error: error.map(ToString::to_string),
+            error: error.map(|error| chain(error)),
             exit_code: error.map_or(0, |error| error.exit().code()),
         }
     }
@@ -218,7 +219,7 @@ fn on_disk(pool: &ConfiguredPool) -> Result<OnDisk, CliError> {
         && let Err(error) = open_pool::close_image(path)
     {
         // As a node leaves it that ends while its volumes are in use.
-        tracing::debug!(image = %path.display(), %error, "the image stays mounted");
+        tracing::debug!(image = %path.display(), error = %chain(&error), "the image stays mounted");
     }
     settled.map(|()| OnDisk::Done(outcome))
 }
@@ -432,7 +433,7 @@ mod tests {
         assert!(summary(Vec::new(), 2).is_none());
         let both = vec![("a".to_owned(), failure(Exit::Refused)), ("b".to_owned(), failure(Exit::NotFound))];
         let error = summary(both, 3).unwrap();
-        assert_eq!((error.exit(), error.to_string().as_str()), (Exit::Refused, "2 of 3 pools are not as wanted: a, b: x"));
+        assert_eq!((error.exit(), chain(&error).as_str()), (Exit::Refused, "2 of 3 pools are not as wanted: a, b: x"));
     }
 
     #[test]

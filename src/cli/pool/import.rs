@@ -14,6 +14,7 @@ use crate::pool::thin::devices::{self, Copies, FoundDevice};
 use crate::pool::thin::examine::{self, Activity, Examined, ExaminedCatalogue, ExaminedDevice};
 use crate::pool::thin::label::State;
 use crate::types::ObjectName;
+use crate::types::error::chain;
 
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::format::Format;
@@ -83,7 +84,7 @@ fn list(found: &[FoundDevice]) -> String {
     for device in found {
         let (pool, carries) = match &device.label {
             Ok(label) => (label.pool.to_string(), carries(label.role.to_string(), label.state)),
-            Err(error) => ("-".to_owned(), error.to_string()),
+            Err(error) => ("-".to_owned(), chain(error)),
         };
         table.row([device.path.display().to_string(), ByteSize::new(device.bytes).to_string(), pool, carries]);
     }
@@ -122,7 +123,7 @@ impl DeviceView {
             pool_id: label.ok().map(|label| label.pool.to_string()),
             role: label.ok().map(|label| label.role.name()),
             state: label.ok().map(|label| label.state.name()),
-            problem: label.err().map(ToString::to_string),
+            problem: label.err().map(|error| chain(error)),
         }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::types::error::chain;
 
 fn parse(text: &str) -> Result<PoolConfig, PoolConfigError> {
     text.parse()
@@ -63,7 +64,7 @@ fn what_is_wrong_is_told_by_pool_and_field() {
         (r#""directory":"/a","deletedSpace":"kept""#, "deletedSpace", "belongs to a pool on a `device`"),
         (r#""device":"/a","deletedSpace":"gone""#, "deletedSpace", "`kept` or `discarded`"),
     ] {
-        let text = one(fields).unwrap_err().to_string();
+        let text = chain(&one(fields).unwrap_err());
         assert!(text.starts_with("pool `fast` (number 1): "), "{text}");
         assert!(text.contains(field) && text.contains(reason), "{fields}: {text}");
     }
@@ -76,7 +77,7 @@ fn what_is_wrong_is_told_by_pool_and_field() {
         ("[]", "it is not a list of pools"),
         ("{}", "missing field `pools`"),
     ] {
-        let text = parse(file).unwrap_err().to_string();
+        let text = chain(&parse(file).unwrap_err());
         assert!(text.contains(part), "{file}: {text}");
     }
 }
@@ -136,9 +137,9 @@ fn a_file_that_is_not_there_or_wrong_says_so_by_its_exit_code() {
     std::fs::write(&path, "{").unwrap();
     let error = PoolConfig::read(&path).unwrap_err();
     assert_eq!(error.exit(), Exit::Usage);
-    assert!(error.to_string().starts_with(&format!("--pool-config {}: it is no list of pools", path.display())), "{error}");
+    assert!(chain(&error).starts_with(&format!("--pool-config {}: it is not a list of pools", path.display())), "{error}");
     std::fs::write(&path, " ".repeat((1 << 20) + 1)).unwrap();
-    assert!(PoolConfig::read(&path).unwrap_err().to_string().contains("more than 1048576 bytes"));
+    assert!(chain(&PoolConfig::read(&path).unwrap_err()).contains("more than 1048576 bytes"));
     std::fs::write(&path, r#"{"pools":[]}"#).unwrap();
     assert!(PoolConfig::read(&path).is_ok());
 }

@@ -35,10 +35,10 @@ pub const STOP_GRACE: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The runtime did not take the socket.
-    #[error("the socket cannot be served: {0}")]
+    #[error("the socket cannot be served")]
     Socket(#[from] std::io::Error),
     /// The transport failed.
-    #[error("serving ended: {0}")]
+    #[error("serving ended")]
     Transport(#[from] tonic::transport::Error),
 }
 

@@ -24,6 +24,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::PollSemaphore;
 
 use super::connection::Connection;
+use crate::types::error::chain;
 
 /// Why the socket could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +39,7 @@ pub enum SocketError {
     #[error("{0}: the directory of the socket does not exist; create it")]
     NoDirectory(PathBuf),
     /// A call of the system failed.
-    #[error("{action} {path}: {source}")]
+    #[error("{action} {path}")]
     Io {
         /// What was attempted.
         action: &'static str,
@@ -68,7 +69,7 @@ impl Drop for SocketFile {
         if identity(&self.path).ok() == Some(self.identity)
             && let Err(error) = std::fs::remove_file(&self.path)
         {
-            tracing::warn!(path = %self.path.display(), %error, "the socket file stays behind");
+            tracing::warn!(path = %self.path.display(), error = %chain(&error), "the socket file stays behind");
         }
     }
 }
@@ -220,7 +221,7 @@ impl Stream for Incoming {
                 }
                 Poll::Ready(Err(error)) => {
                     self.slot = Some(slot);
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(error = %chain(&error), "a connection could not be accepted");
                     let start = tokio::time::Instant::now() + ACCEPT_PAUSE;
                     self.pause = Some(Box::pin(tokio::time::interval_at(start, ACCEPT_PAUSE)));
                 }

@@ -22,7 +22,7 @@ pub enum Damage {
         place: TreePlace,
     },
     /// A pointer leads beyond the metadata, or to the superblock.
-    #[error("it points to a block that there is not")]
+    #[error("it points to a block that does not exist")]
     DanglingPointer,
     /// The way to the first leaf does not end.
     #[error("its tree is too high")]
@@ -31,19 +31,19 @@ pub enum Damage {
     #[error("it is at two heights at once")]
     TwoHeights,
     /// The root of a metadata snapshot is something else.
-    #[error("it is no copy of the superblock")]
+    #[error("it is not a copy of the superblock")]
     NoSuperblockCopy,
     /// A field of the superblock.
     #[error("{0}")]
     Superblock(SuperblockFault),
     /// The two trees of devices do not agree.
-    #[error("its devices are not those of the tree of details")]
+    #[error("its devices differ from those of the tree of details")]
     OtherDevices,
     /// A time beyond 24 bits.
     #[error("a device has a time beyond 24 bits")]
     TimeOutOfRange,
     /// A mapping leads beyond the data.
-    #[error("it maps to a data block that there is not")]
+    #[error("it maps to a data block that does not exist")]
     DataBlockOutOfRange,
     /// The index of a space map has a gap.
     #[error("it leaves a bitmap out")]
@@ -60,7 +60,7 @@ pub enum Damage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NodeFault {
     /// Neither an inner node nor a leaf.
-    #[error("it is no node")]
+    #[error("it is not a node")]
     NoNode,
     /// A leaf where an inner node must be, or the other way round.
     #[error("it is at another height than its tree")]
@@ -86,19 +86,19 @@ pub enum NodeFault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SuperblockFault {
     /// The root of the metadata snapshot.
-    #[error("its metadata snapshot is nowhere")]
+    #[error("its metadata snapshot lies outside of the metadata")]
     HeldRoot,
     /// The root of the tree of mappings.
-    #[error("its tree of mappings is nowhere")]
+    #[error("its tree of mappings lies outside of the metadata")]
     DataMappingRoot,
     /// The root of the tree of details.
-    #[error("its tree of details is nowhere")]
+    #[error("its tree of details lies outside of the metadata")]
     DeviceDetailsRoot,
     /// The clock.
     #[error("its clock is beyond 24 bits")]
     Time,
     /// The size of data blocks.
-    #[error("its data blocks have a size that there is not")]
+    #[error("its data blocks have an impossible size")]
     DataBlockSize,
     /// The number of data blocks.
     #[error("it has more data blocks than there can be")]

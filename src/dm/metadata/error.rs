@@ -10,14 +10,15 @@ use crate::dm::units::ThinId;
 #[derive(Debug, thiserror::Error)]
 pub enum ThinMetadataError {
     /// A block is not what the pool wrote. `thin_check` tells more, `thin_repair` may help; a repetition does not.
-    #[error("block {block} of the pool's metadata is damaged: {what}")]
+    #[error("block {block} of the pool's metadata is damaged")]
     Damaged {
         block: MetadataBlock,
         /// What is wrong with it.
+        #[source]
         what: Damage,
     },
     /// Block 0 holds no superblock. **The kernel formats a pool whose block 0 is all zeros**: never activate one.
-    #[error("there is no thin pool: its superblock {}", if *.zeroed { "is all zeros" } else { "has not the mark of one" })]
+    #[error("there is no thin pool: its superblock {}", if *.zeroed { "is all zeros" } else { "lacks the mark of one" })]
     Unformatted {
         /// All zeros: the kernel would take it for a new pool, and lose what there was.
         zeroed: bool,

@@ -67,7 +67,7 @@ pub enum ImageError {
     #[error(transparent)]
     Loop(#[from] LoopError),
     /// A call of the system failed.
-    #[error("{action}: {source}")]
+    #[error("{action}")]
     Io {
         /// What was attempted, with its path.
         action: String,

@@ -25,6 +25,7 @@ use crate::block::{device, file_ops};
 use crate::mount::Mounter;
 use crate::mount::system::SystemMounter;
 use crate::types::FsType;
+use crate::types::error::chain;
 
 /// Unit of `st_blocks`, in bytes.
 const STAT_BLOCK: u64 = 512;
@@ -46,7 +47,7 @@ pub enum Grown {
 pub fn open(path: &Path) -> Result<ImageFileSystem, ImageError> {
     let opened = open_as_it_is(path)?;
     if let Err(error) = opened.follow() {
-        tracing::warn!(image = %opened.image.display(), %error, "the file system of a pool image may be smaller than it");
+        tracing::warn!(image = %opened.image.display(), error = %chain(&error), "the file system of a pool image may be smaller than it");
     }
     Ok(opened)
 }
@@ -144,7 +145,7 @@ impl ImageFileSystem {
             Err(error) => {
                 // Once for each size: it is tried every period.
                 if failed.replace(bytes) != Some(bytes) {
-                    tracing::warn!(image = %image.display(), bytes, %error, "the file system of a pool image has not grown with it yet");
+                    tracing::warn!(image = %image.display(), bytes, error = %chain(&error), "the file system of a pool image has not grown with it yet");
                 }
                 Followed::NotYet
             }

@@ -25,6 +25,7 @@ use crate::node::layer::NodeLayer;
 use crate::node::{answer, named_pool};
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::Volume;
+use crate::types::error::chain;
 use crate::types::{AccessMode, CapacityRange, FsType, NewVolume, ObjectName, PoolId, VolumeMode, VolumeSize, mount_options};
 
 /// Made where neither the capability nor the parameters nor a source name a file system.
@@ -301,7 +302,7 @@ pub(super) fn available(layer: &NodeLayer, pool: &OwnedPool) -> Option<u64> {
     match works.and_then(|()| pool.room_for_volumes()) {
         Ok(available) => Some(available),
         Err(error) => {
-            tracing::warn!(pool = %pool.id(), %error, "a pool does not say what room it has");
+            tracing::warn!(pool = %pool.id(), error = %chain(&error), "a pool does not say what room it has");
             layer.pools.suspect(pool.id());
             None
         }

@@ -12,6 +12,7 @@ use crate::node::answer;
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
 use crate::pool::record::{NewSnapshot, Outcome};
+use crate::types::error::chain;
 use crate::types::{ObjectName, SnapshotHandle, VolumeHandle};
 
 const SOURCE_ID: &str = "source_volume_id";
@@ -51,7 +52,7 @@ pub(super) fn create(layer: &NodeLayer, checked: CheckedCreate) -> Result<proto:
                 return Err(RequestError::already_exists("name", reason).into());
             }
             Err(error) => {
-                tracing::warn!(pool = %other.id(), %error, "a pool does not say whether it has a snapshot");
+                tracing::warn!(pool = %other.id(), error = %chain(&error), "a pool does not say whether it has a snapshot");
                 layer.pools.suspect(other.id());
             }
         }

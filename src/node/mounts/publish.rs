@@ -18,6 +18,7 @@ use crate::mount::path::{Confined, NodeKind};
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
 use crate::pool::record::{Publication, PublicationKind};
+use crate::types::error::chain;
 use crate::types::{Access, FormatState, FsType, VolumeHandle, VolumeMode};
 
 use super::fields::{ACCESS_MODE, CAPABILITY, STAGING_PATH, TARGET_PATH, VOLUME_ID};
@@ -239,7 +240,7 @@ impl Publishing<'_> {
         match taken_back {
             Ok(()) => error,
             Err(left) => {
-                tracing::warn!(error = %left, "what a failed publish left stays until the next attempt");
+                tracing::warn!(error = %chain(&left), "what a failed publish left stays until the next attempt");
                 CallError::unfinished(error, "what it bound stays")
             }
         }

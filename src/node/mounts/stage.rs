@@ -28,6 +28,7 @@ use crate::mount::{MountError, Probe};
 use crate::node::error::CallError;
 use crate::node::layer::NodeLayer;
 use crate::pool::record::{Publication, PublicationKind};
+use crate::types::error::chain;
 use crate::types::{Access, FsType, VolumeHandle, VolumeMode, mount_options};
 
 use super::fields::{ACCESS_TYPE, CAPABILITY, STAGING_PATH, VOLUME_ID};
@@ -126,7 +127,7 @@ fn unless_mounted<'a>(
             volume.put_record(wanted.clone())?;
             let grown = FileSystem { volume: &volume, fs_type, target, wanted }.grow(access);
             let Err(error) = grown else { return Ok(None) };
-            tracing::warn!(volume = %volume.recorded.id, %error, "a staged file system does not grow where it is mounted");
+            tracing::warn!(volume = %volume.recorded.id, error = %chain(&error), "a staged file system does not grow where it is mounted");
             // Whoever uses it goes on using it as it is. If nobody does, it is staged anew, by the ways that it has then.
             let is_used = volume.mounts().count() > 1 || volume.live().any(|record| record.path != *path);
             if is_used || volume.unmount(path).is_err() {
@@ -211,7 +212,7 @@ fn or_take_back<T>(volume: &VolumeOnNode<'_>, path: &Path, result: Result<T, Cal
     Err(match taken_back {
         Ok(()) => error,
         Err(left) => {
-            tracing::warn!(error = %left, "what a failed stage left stays until the next attempt");
+            tracing::warn!(error = %chain(&left), "what a failed stage left stays until the next attempt");
             CallError::unfinished(error, "what it mounted or attached stays")
         }
     })

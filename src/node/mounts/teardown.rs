@@ -22,6 +22,7 @@ use crate::pool::PoolError;
 use crate::pool::kernel_devices::{KernelDevice, is_thin_node_of};
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Publication, PublicationKind};
+use crate::types::error::chain;
 use crate::types::{Object, VolumeHandle, VolumeMode};
 
 use super::presence::{Device, MountedAt, Presence, is_node};
@@ -118,7 +119,9 @@ impl<'a> Teardown<'a> {
         match now.pool.map(|pool| failpoint::around("node.detach", || pool.detach(object))) {
             Some(Err(error @ PoolError::Busy(_))) => return Err(error.into()),
             Some(Err(error @ PoolError::InUse { .. })) => return Err(unfinished(error)),
-            Some(Err(error)) => tracing::warn!(%object, %error, "its pool cannot remove the device; it goes without it"),
+            Some(Err(error)) => {
+                tracing::warn!(%object, error = %chain(&error), "its pool cannot remove the device; it goes without it")
+            }
             Some(Ok(())) | None => {}
         }
         failpoint::around("node.detach", || self.layer.devices.detach(self.volume)).map_err(unfinished)?;
@@ -134,7 +137,7 @@ impl<'a> Teardown<'a> {
         let removed =
             self.pool.map(|pool| failpoint::around("node.record", || pool.remove_publication(self.volume.volume, path)));
         if let Some(Err(error)) = removed {
-            tracing::warn!(volume = %self.volume, path = %path.display(), %error, "a record stays, void, of what is not mounted any more");
+            tracing::warn!(volume = %self.volume, path = %path.display(), error = %chain(&error), "a record stays, void, of what is not mounted any more");
         }
     }
 }
@@ -152,7 +155,7 @@ fn records(layer: &NodeLayer, pool: &OwnedPool, volume: VolumeHandle) -> Option<
     match known {
         Ok(records) => Some(records?.into_iter().filter(|record| record.boot_id == *layer.boot_id).collect()),
         Err(error) => {
-            tracing::warn!(%volume, %error, "its pool cannot say where it was published; what is mounted counts");
+            tracing::warn!(%volume, error = %chain(&error), "its pool cannot say where it was published; what is mounted counts");
             None
         }
     }

@@ -14,6 +14,7 @@ use crate::node::layer::NodeLayer;
 use crate::pool::Attachment;
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Publication, PublicationKind, Volume};
+use crate::types::error::chain;
 use crate::types::{Access, FormatState, Object, VolumeMode};
 
 use super::presence::{Device, MountedAt, Presence};
@@ -112,7 +113,7 @@ impl<'a> VolumeOnNode<'a> {
     /// Removes the record of a path at which nothing is mounted: it is void, so one that stays is no failure.
     pub(crate) fn forget(&self, path: &Path) {
         if let Err(error) = self.remove_record(path) {
-            tracing::warn!(volume = %self.recorded.id, path = %path.display(), %error, "a record stays, void, of what is not mounted");
+            tracing::warn!(volume = %self.recorded.id, path = %path.display(), error = %chain(&error), "a record stays, void, of what is not mounted");
         }
     }
 

@@ -39,6 +39,7 @@ use crate::node::status;
 use crate::pool::PoolError;
 use crate::pool::owned::{Lease, OwnedPool};
 use crate::pool::record::Consumer;
+use crate::types::error::chain;
 use crate::types::{SnapshotId, VolumeSize};
 
 use super::answer;
@@ -160,7 +161,7 @@ impl Listing {
         drop(messages);
         let snapshot = lease.snapshot().id;
         if let Err(error) = pool.record_use(snapshot, Consumer::MetadataClient) {
-            tracing::warn!(%snapshot, %error, "deleted, this snapshot will be no base of a delta");
+            tracing::warn!(%snapshot, error = %chain(&error), "deleted, this snapshot will be no base of a delta");
         }
     }
 }

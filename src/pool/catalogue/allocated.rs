@@ -30,6 +30,7 @@ use crate::block::{btrfs, file_ops};
 use crate::failpoint;
 use crate::pool::PoolError;
 use crate::types::ByteRange;
+use crate::types::error::chain;
 
 /// Bytes of the smallest file: room for some 2,000 volumes and snapshots before it must grow. The database begins with 90 KB, and at worst
 /// cannot use half of what it has (see `room`); the tenth of the other half that is kept for deletions is 100 pages.
@@ -79,7 +80,7 @@ impl AllocatedFile {
                     file = replacement;
                 }
                 Err(error) => tracing::warn!(
-                    catalogue = %path.display(), why, %error,
+                    catalogue = %path.display(), why, error = %chain(&error),
                     "the catalogue has no space of its own yet: once the pool is full, nothing can be deleted"
                 ),
             }
@@ -111,7 +112,7 @@ impl AllocatedFile {
         }
         let grown = check_spare(&self.shared.file, missing + STEP).and_then(|()| self.grow(bytes));
         if let Err(error) = &grown {
-            tracing::debug!(%error, bytes, "the catalogue's file does not grow");
+            tracing::debug!(error = %chain(&error), bytes, "the catalogue's file does not grow");
         }
         grown.is_ok()
     }

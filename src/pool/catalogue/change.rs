@@ -11,10 +11,10 @@ use super::tables::{
     self, ANCHORS, EXPORTS, FIRST_DELTA_BASE, INTENTS, META, NAMES, NEXT_INTENT, PROPERTIES, PUBLICATIONS, Records, SNAPSHOTS,
     SNAPSHOTS_OF, VOLUMES, all, anchor_key, encode, export_key, failed, get, name_key, number, with_prefix,
 };
-use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::properties::PoolProperties;
 use crate::pool::record::{Anchor, Consumer, Publication, Snapshot, Volume};
+use crate::pool::{CatalogueFault, PoolError};
 use crate::types::{AnchorLimit, ExportRecord, ObjectName, SnapshotId, VolumeId};
 
 /// The sizes promised to volumes that exist or are under way. One that is being grown counts with the size it will have.
@@ -91,8 +91,7 @@ impl<'a> Change<'a> {
 
     /// Records what was chosen for the pool.
     pub fn set_properties(&mut self, properties: &PoolProperties) -> Result<(), PoolError> {
-        let text =
-            serde_json::to_string(properties).map_err(|error| PoolError::Catalogue(format!("encode a record: {error}")))?;
+        let text = serde_json::to_string(properties).map_err(CatalogueFault::Encode)?;
         self.transaction.open_table(META).map_err(failed)?.insert(PROPERTIES, text.as_str()).map_err(failed)?;
         self.spend(PROPERTIES.len() + text.len());
         Ok(())
@@ -168,7 +167,7 @@ impl<'a> Change<'a> {
         // The counter is stored, so that the id of a dropped intent does not come back.
         let mut meta = self.transaction.open_table(META).map_err(failed)?;
         let stored = meta.get(NEXT_INTENT).map_err(failed)?.map(|value| value.value().to_owned());
-        let unreadable = |_| PoolError::Catalogue("the counter of intents does not read back".to_owned());
+        let unreadable = |_| PoolError::from(CatalogueFault::Malformed("the counter of intents".to_owned()));
         let id = stored.map_or(Ok(1), |text| text.parse::<u64>()).map_err(unreadable)?;
         meta.insert(NEXT_INTENT, (id + 1).to_string().as_str()).map_err(failed)?;
         let encoded = encode(intent)?;

@@ -24,9 +24,10 @@ use super::examine;
 use super::index;
 use super::room::Room;
 use super::tables::failed;
-use crate::pool::PoolError;
 use crate::pool::thin::region::Region;
+use crate::pool::{CatalogueFault, PoolError, Refusal};
 use crate::types::PoolId;
+use crate::types::error::chain;
 
 /// Cache of the database in bytes: all of an ordinary catalogue.
 const CACHE_BYTES: usize = 16 << 20;
@@ -51,7 +52,7 @@ pub(super) struct Opened {
     pub(super) room: Option<Arc<Room>>,
     latch: Arc<Latch>,
     /// Why it is a copy in memory, if it is one.
-    copy: Option<String>,
+    copy: Option<Arc<PoolError>>,
 }
 
 /// The database of one catalogue, whichever time it is opened.
@@ -108,7 +109,7 @@ impl Connection {
         let opened = self.opened();
         let opened = if opened.latch.has_failed() || opened.copy.is_some() { self.reopen()? } else { opened };
         match opened.copy {
-            Some(why) => Err(PoolError::Catalogue(format!("it can be read, and not be changed: {why}"))),
+            Some(why) => Err(CatalogueFault::ReadOnly(why).into()),
             None => Ok(opened),
         }
     }
@@ -149,19 +150,16 @@ impl Connection {
         let _turn = match self.reopening.try_lock() {
             Ok(turn) => turn,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(PoolError::Catalogue("it failed, and is being opened again".to_owned())),
+            Err(TryLockError::WouldBlock) => return Err(CatalogueFault::BeingReopened.into()),
         };
         let before = self.opened();
         if !before.latch.has_failed() && before.copy.is_none() {
             return Ok(before);
         }
         before.latch.retire();
-        let (id, opened) = self.home.open().map_err(|error| match error {
-            PoolError::Catalogue(text) => PoolError::Catalogue(format!("it failed, and cannot be opened again: {text}")),
-            error => PoolError::Catalogue(format!("it failed, and cannot be opened again: {error}")),
-        })?;
+        let (id, opened) = self.home.open().map_err(|error| CatalogueFault::NotReopened(Box::new(error)))?;
         if id != self.id {
-            return Err(PoolError::Catalogue(format!("it failed, and in its place lies the catalogue of the pool {id}")));
+            return Err(CatalogueFault::Replaced(id).into());
         }
         if opened.copy.is_none() {
             tracing::warn!(pool = %id, "the catalogue failed and was opened again");
@@ -184,18 +182,18 @@ impl Home {
             }
             Self::Device(device, what) => {
                 let region = device.try_clone().and_then(Region::open).map_err(|error| match error.kind() {
-                    io::ErrorKind::InvalidData => PoolError::Format(format!("{what}: {error}; nothing was changed")),
+                    io::ErrorKind::InvalidData => PoolError::Format(Refusal::because(format!("{what} was not changed"), error)),
                     _ => PoolError::io(format!("open {what}"), error),
                 })?;
                 let (id, copy) = examine::storage(&region, what)?;
                 let room = Room::of_region(region.gauge());
                 let opened = region
                     .stretch()
-                    .map_err(|error| PoolError::Catalogue(error.to_string()))
+                    .map_err(|error| CatalogueFault::Storage(error).into())
                     .and_then(|()| Opened::open(Box::new(region), Some(room)));
                 Ok((id, Opened::indexed(opened, copy)?))
             }
-            Self::Memory => Err(PoolError::Catalogue("it was in memory".to_owned())),
+            Self::Memory => Err(CatalogueFault::InMemory.into()),
             #[cfg(test)]
             Self::Test(what, open) => {
                 let storage = open();
@@ -220,9 +218,9 @@ impl Opened {
     fn indexed(opened: Result<Self, PoolError>, copy: Database) -> Result<Self, PoolError> {
         let opened = opened.and_then(|opened| index::ensure(&opened.database).map(|()| opened));
         opened.or_else(|why| {
-            tracing::error!(%why, "the catalogue can be read, and not be changed");
+            tracing::error!(why = %chain(&why), "the catalogue can be read, and not be changed");
             index::ensure(&copy)?;
-            Ok(Self { database: Arc::new(copy), room: None, latch: Arc::default(), copy: Some(why.to_string()) })
+            Ok(Self { database: Arc::new(copy), room: None, latch: Arc::default(), copy: Some(Arc::new(why)) })
         })
     }
 }

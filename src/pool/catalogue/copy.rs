@@ -37,6 +37,7 @@ pub(in crate::pool) use self::slots::CopyError;
 use super::open::Catalogue;
 use crate::pool::PoolError;
 use crate::types::Timestamp;
+use crate::types::error::chain;
 
 /// A copy that was read.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ pub(in crate::pool) fn check_not_behind(catalogue: &Catalogue, path: &Path) -> R
         Ok(stored) => stored,
         Err(CopyError::Absent) => return Ok(()),
         Err(error) => {
-            tracing::warn!(copy = %path.display(), %error, "the second copy of the catalogue does not read back");
+            tracing::warn!(copy = %path.display(), error = %chain(&error), "the second copy of the catalogue does not read back");
             return Ok(());
         }
     };

@@ -28,7 +28,7 @@ impl Catalogue {
     /// [`PoolError::Format`] when something is there; [`PoolError::Io`], [`PoolError::NoSpace`], [`PoolError::Catalogue`].
     pub fn create(path: &Path, id: PoolId) -> Result<Self, PoolError> {
         if fs::symlink_metadata(path).is_ok() {
-            return Err(PoolError::Format(format!("{}: exists already", path.display())));
+            return Err(PoolError::Format(format!("{}: exists already", path.display()).into()));
         }
         let unfinished = allocated::unfinished(path);
         let io = |what: &str, source| PoolError::io(format!("{what} {}", unfinished.display()), source);
@@ -94,7 +94,7 @@ impl Catalogue {
     /// A catalogue on storage that a test provides, also when it is opened again; made if the storage is empty.
     #[cfg(test)]
     pub(crate) fn over(storage: impl StorageBackend + Clone, id: PoolId) -> Result<Self, PoolError> {
-        if storage.len().map_err(|error| PoolError::Catalogue(format!("{error:?}")))? == 0 {
+        if storage.len().map_err(crate::pool::CatalogueFault::Storage)? == 0 {
             drop(create_over(storage.clone(), id)?);
         }
         Self::opened_by("a test's catalogue", move || Box::new(storage.clone()))

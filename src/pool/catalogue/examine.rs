@@ -44,7 +44,7 @@ fn examined(
     what: &str,
 ) -> Result<(PoolId, Database), PoolError> {
     let refuse = |why: Unusable| match why {
-        Unusable::Newer(text) => PoolError::Format(format!("{what}: {text}; nothing was changed")),
+        Unusable::Newer(text) => PoolError::Format(format!("{what}: {text}; nothing was changed").into()),
         Unusable::Lost(text) => PoolError::CatalogueLost(format!("{what}: {text}; nothing was changed")),
     };
     let mut magic = [0; REDB_MAGIC.len()];

@@ -7,8 +7,8 @@
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableError, WriteTransaction};
 
 use super::tables::{SNAPSHOTS, SNAPSHOTS_OF, TableLike, anchor_key, decode, failed, get, later_table};
-use crate::pool::PoolError;
 use crate::pool::record::Snapshot;
+use crate::pool::{CatalogueFault, PoolError};
 use crate::types::VolumeId;
 
 /// Bytes of an id at the end of a key.
@@ -82,6 +82,6 @@ pub(super) fn snapshots_of(
     snapshots: &dyn TableLike,
     volume: VolumeId,
 ) -> Result<Vec<Snapshot>, PoolError> {
-    let missing = || PoolError::Catalogue("the index of snapshots names one that is not recorded".to_owned());
+    let missing = || PoolError::from(CatalogueFault::DanglingIndex);
     keys_of(index, volume)?.iter().map(|key| get(snapshots, key)?.ok_or_else(missing)).collect()
 }

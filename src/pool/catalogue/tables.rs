@@ -6,9 +6,9 @@ use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::properties::PoolProperties;
+use crate::pool::{CatalogueFault, PoolError};
 use crate::types::{Object, ObjectName, SnapshotId, VolumeId};
 
 pub(super) type Records = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -53,8 +53,8 @@ pub(super) const MAGIC: &str = "windlass catalogue";
 /// was done, and whoever commits does not know.
 pub(super) fn failed(error: impl Into<redb::Error>) -> PoolError {
     match error.into() {
-        redb::Error::Io(source) => PoolError::Catalogue(source.to_string()),
-        other => PoolError::Catalogue(other.to_string()),
+        redb::Error::Io(source) => CatalogueFault::Storage(source).into(),
+        other => CatalogueFault::Database(Box::new(other)).into(),
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) fn names(table: &ReadRecords, of: Records) -> Result<BTreeSet<ObjectN
         let (key, _) = entry.map_err(failed)?;
         let Some(name) = key.value().strip_prefix(prefix.as_slice()) else { break };
         let name = String::from_utf8(name.to_vec()).ok().and_then(|name| ObjectName::try_from(name).ok());
-        names.insert(name.ok_or_else(|| PoolError::Catalogue("a name does not read back".to_owned()))?);
+        names.insert(name.ok_or_else(|| CatalogueFault::Malformed("a name".to_owned()))?);
     }
     Ok(names)
 }
@@ -115,12 +115,12 @@ pub(super) fn later_table(reading: &ReadTransaction, table: Records) -> Result<O
 /// A stored counter; zero when it was never set.
 pub(super) fn number(meta: &impl ReadableTable<&'static str, &'static str>, key: &str) -> Result<u64, PoolError> {
     let stored = meta.get(key).map_err(failed)?.map(|value| value.value().to_owned());
-    let unreadable = |_| PoolError::Catalogue(format!("the counter `{key}` does not read back"));
+    let unreadable = |_| CatalogueFault::Malformed(format!("the counter `{key}`")).into();
     stored.map_or(Ok(0), |text| text.parse()).map_err(unreadable)
 }
 
 pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, PoolError> {
-    serde_json::to_vec(value).map_err(|error| PoolError::Catalogue(format!("encode a record: {error}")))
+    serde_json::to_vec(value).map_err(|error| CatalogueFault::Encode(error).into())
 }
 
 #[cfg(test)]
@@ -132,7 +132,7 @@ thread_local! {
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PoolError> {
     #[cfg(test)]
     DECODED.set(DECODED.get() + 1);
-    serde_json::from_slice(bytes).map_err(|error| PoolError::Catalogue(format!("a record does not read back: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| CatalogueFault::Decode(error).into())
 }
 
 type Table<'a> = dyn TableLike + 'a;

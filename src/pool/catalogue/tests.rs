@@ -9,6 +9,7 @@ use crate::pool::PoolError;
 use crate::pool::intent::Intent;
 use crate::pool::record::PublicationKind;
 use crate::pool::record::{Anchor, Publication, Snapshot, Volume};
+use crate::types::error::chain;
 use crate::types::{Access, AccessMode, DataChecksum, FormatState, LogicalBlockSize, Timestamp, VolumeMode, VolumeSize};
 use crate::types::{ExportRecord, PoolId, SnapshotId, VolumeId};
 
@@ -41,7 +42,7 @@ fn directory() -> (tempfile::TempDir, PathBuf) {
 
 fn format_error(result: Result<Catalogue, PoolError>) -> String {
     match result {
-        Err(PoolError::Format(text) | PoolError::CatalogueLost(text)) => text,
+        Err(error @ (PoolError::Format(_) | PoolError::CatalogueLost(_))) => chain(&error),
         other => panic!("{other:?}"),
     }
 }

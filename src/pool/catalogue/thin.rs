@@ -2,7 +2,7 @@
 //! the pool's metadata carry as their transaction id.
 //!
 //! Thin ids are given out in ascending order by a stored counter and never again: a mapping's time tells what changed since a
-//! snapshot only if nobody else ever had the snapshot's number. Whatever the metadata hold without a record is above it or below:
+//! snapshot only if nobody else ever had the snapshot's number. Whatever the metadata holds without a record is above it or below:
 //! the owner raises the counter above everything that is stored, so that no device of somebody else is ever taken for a new one.
 
 use redb::ReadableTable;

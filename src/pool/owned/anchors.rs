@@ -29,6 +29,7 @@ use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
 use crate::pool::record::{Anchor, Consumer, Snapshot};
 use crate::pool::{Demand, ObjectUsage, PoolError, PoolUsage};
+use crate::types::error::chain;
 use crate::types::{AnchorLimit, Object, SnapshotId, Timestamp, VolumeId};
 
 impl OwnedPool {
@@ -59,7 +60,7 @@ impl OwnedPool {
     /// Evicts what is not to be kept of a volume's anchors. What fails is logged, and done by the next call or start.
     pub(super) fn evict_surplus(&self, volume: VolumeId) {
         if let Err(error) = self.try_evict_surplus(volume) {
-            tracing::warn!(%volume, %error, "anchors that are not needed any more are kept for now");
+            tracing::warn!(%volume, error = %chain(&error), "anchors that are not needed any more are kept for now");
         }
     }
 
@@ -83,7 +84,7 @@ impl OwnedPool {
             volumes.insert(anchor.snapshot.source);
             let is_useless = anchor.snapshot.serial < first || self.check_sound(Object::Snapshot(anchor.snapshot.id)).is_err();
             if is_useless && let Err(error) = self.evict(&anchor) {
-                tracing::warn!(anchor = %anchor.snapshot.id, %error, "an anchor that tells nothing any more is kept for now, and not used");
+                tracing::warn!(anchor = %anchor.snapshot.id, error = %chain(&error), "an anchor that tells nothing any more is kept for now, and not used");
             }
         }
         volumes.into_iter().for_each(|volume| self.evict_surplus(volume));
@@ -96,7 +97,7 @@ impl OwnedPool {
     /// nothing else; it is tried again with the next change of the pool ([`OwnedPool::condense_left`]), and by the next start.
     pub(super) fn condense(&self, anchor: SnapshotId) {
         if let Err(error) = failpoint::around("pool.condense", || self.pool.condense(anchor)) {
-            tracing::warn!(%anchor, %error, "an anchor keeps its data for now");
+            tracing::warn!(%anchor, error = %chain(&error), "an anchor keeps its data for now");
             self.unreduced().insert(anchor);
         }
     }
@@ -136,7 +137,7 @@ impl OwnedPool {
                 Ok(Eviction::Done) => {}
                 Ok(Eviction::Postponed) => continue,
                 Err(error) => {
-                    tracing::warn!(anchor = %anchor.snapshot.id, %error, "an anchor could not be evicted");
+                    tracing::warn!(anchor = %anchor.snapshot.id, error = %chain(&error), "an anchor could not be evicted");
                     continue;
                 }
             }
@@ -175,7 +176,7 @@ impl OwnedPool {
             if let Intent::DeleteSnapshot { snapshot } = intent
                 && let Err(error) = self.finish_deletion(Object::Snapshot(snapshot.id))
             {
-                tracing::debug!(snapshot = %snapshot.id, %error, "a deletion is still not finished");
+                tracing::debug!(snapshot = %snapshot.id, error = %chain(&error), "a deletion is still not finished");
             }
         }
         Ok(())

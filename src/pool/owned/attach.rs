@@ -18,7 +18,7 @@ impl OwnedPool {
         let blocks = self.block_size_of(object)?;
         self.check_sound(object)?;
         if matches!(object, Object::Snapshot(_)) && access == Access::ReadWrite {
-            return Err(PoolError::Unsupported(format!("{object} cannot be written to: make a volume from it")));
+            return Err(PoolError::Unsupported(format!("{object} cannot be written to: make a volume from it").into()));
         }
         let attachment = failpoint::around("pool.attach", || self.pool.attach_in_blocks(object, access, blocks))?;
         tracing::info!(%object, device = %attachment.device.display(), access = ?attachment.access, "attached");

@@ -9,6 +9,7 @@ use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::{Key, Locked, Pin};
 use crate::pool::record::{Consumer, Outcome, Volume, VolumeHistory};
 use crate::pool::{Demand, FREEZE_DEADLINE, ObjectSpec, PoolError, idempotent};
+use crate::types::error::chain;
 use crate::types::{DataChecksum, FormatState, LogicalBlockSize, NewVolume, Object, Timestamp, VolumeId, VolumeSize};
 
 /// What matters of a content source.
@@ -119,15 +120,17 @@ impl OwnedPool {
         let wanted = request.parameters.get(LogicalBlockSize::PARAMETER).and_then(|value| LogicalBlockSize::parse(value));
         let own = self.pool.logical_block_size();
         match (source, wanted) {
-            (Some(source), Some(wanted)) if wanted != source.logical_block_size => Err(PoolError::Unsupported(format!(
-                "the source has logical blocks of {} bytes, and so has a copy of it: ask for those, or for none",
-                source.logical_block_size.bytes()
-            ))),
+            (Some(source), Some(wanted)) if wanted != source.logical_block_size => Err(PoolError::Unsupported(
+                format!(
+                    "the source has logical blocks of {} bytes, and so has a copy of it: ask for those, or for none",
+                    source.logical_block_size.bytes()
+                )
+                .into(),
+            )),
             (Some(source), _) => Ok(source.logical_block_size),
-            (None, Some(wanted)) if !self.pool.offers(wanted) => Err(PoolError::Unsupported(format!(
-                "volumes of this pool have the logical blocks of its disk, of {} bytes",
-                own.bytes()
-            ))),
+            (None, Some(wanted)) if !self.pool.offers(wanted) => Err(PoolError::Unsupported(
+                format!("volumes of this pool have the logical blocks of its disk, of {} bytes", own.bytes()).into(),
+            )),
             (None, wanted) => Ok(wanted.unwrap_or(own)),
         }
     }
@@ -172,7 +175,7 @@ impl OwnedPool {
         let found = found.ok_or(PoolError::SourceMissing(source))?;
         self.check_sound(source)?;
         if found.logical_block_size > self.pool.logical_block_size() {
-            return Err(PoolError::Unsupported(format!("{source} has larger logical blocks than this pool's volumes")));
+            return Err(PoolError::Unsupported(format!("{source} has larger logical blocks than this pool's volumes").into()));
         }
         Ok(found)
     }
@@ -192,9 +195,9 @@ impl OwnedPool {
         match self.try_undo(intent, objects) {
             Ok(()) => error,
             Err(left) => {
-                tracing::error!(error = %left, "a failed creation could not be undone yet");
+                tracing::error!(error = %chain(&left), "a failed creation could not be undone yet");
                 self.note_unsettled();
-                PoolError::Unfinished(error.to_string())
+                PoolError::Unfinished(Box::new(error))
             }
         }
     }
@@ -227,7 +230,7 @@ fn check_checksum(source: &Source, wanted: DataChecksum) -> Result<(), PoolError
         DataChecksum::On => "the source has no checksums, so a copy of it cannot have them: ask for a volume without",
         DataChecksum::Off => "the source has checksums, so a copy of it has them too: ask for a volume with checksums",
     };
-    Err(PoolError::Unsupported(text.to_owned()))
+    Err(PoolError::Unsupported(text.into()))
 }
 
 fn choose_size(request: &NewVolume, source: Option<&Source>) -> Result<VolumeSize, PoolError> {

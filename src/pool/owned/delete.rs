@@ -7,6 +7,7 @@ use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::locks::Key;
 use crate::pool::record::{Snapshot, Volume};
+use crate::types::error::chain;
 use crate::types::{Object, SnapshotId, VolumeId};
 
 impl OwnedPool {
@@ -143,7 +144,7 @@ impl OwnedPool {
                 Err(error)
             }
             Err(error) => {
-                tracing::warn!(%object, %error, intent = intent.0, "deletion interrupted");
+                tracing::warn!(%object, error = %chain(&error), intent = intent.0, "deletion interrupted");
                 Err(error)
             }
             Ok(()) => Ok(()),

@@ -11,6 +11,7 @@ use crate::failpoint;
 use crate::pool::PoolError;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::record::Volume;
+use crate::types::error::chain;
 use crate::types::{CapacityRange, Object, VolumeId};
 
 impl OwnedPool {
@@ -50,7 +51,7 @@ impl OwnedPool {
         })?;
         if let Err(error) = failpoint::around("pool.grow", || self.pool.grow(id, size)) {
             if let Err(unsettled) = self.settle_size(volume) {
-                tracing::warn!(volume = %id, error = %unsettled, "after a failed growth the size of a volume is not recorded yet");
+                tracing::warn!(volume = %id, error = %chain(&unsettled), "after a failed growth the size of a volume is not recorded yet");
             }
             return Err(error);
         }

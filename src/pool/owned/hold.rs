@@ -48,9 +48,9 @@ impl OwnedPool {
             (Ok(value), Release::InTime) => Ok(value),
             (Ok(_), Release::Expired) => {
                 let limit = FREEZE_DEADLINE.as_secs();
-                Err(PoolError::Quiesce(format!(
-                    "the cut took longer than {limit} s and its volumes were released before it was done"
-                )))
+                Err(PoolError::Quiesce(
+                    format!("the cut took longer than {limit} s and its volumes were released before it was done").into(),
+                ))
             }
         }
     }

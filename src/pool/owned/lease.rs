@@ -104,13 +104,13 @@ impl Lease {
         };
         check_sound(&self.damaged, object)?;
         if record.source != self.snapshot.source {
-            return Err(PoolError::Unsupported(format!("snapshot {base} is of another volume than {}", self.snapshot.id)));
+            return Err(PoolError::Unsupported(format!("snapshot {base} is of another volume than {}", self.snapshot.id).into()));
         }
         if record.serial < self.catalogue.first_delta_base()? {
             return Err(PoolError::Unsupported(format!(
-                "snapshot {base} was cut before a part of the pool was put back to an earlier state, its metadata were repaired or its \
+                "snapshot {base} was cut before a part of the pool was put back to an earlier state, its metadata was repaired or its \
                  records adopted: what changed since is not known"
-            )));
+            ).into()));
         }
         Ok(clipped(self.pool.changed(base, self.snapshot.id)?, self.snapshot.size, Some(pin)))
     }

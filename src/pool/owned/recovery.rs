@@ -7,6 +7,7 @@ use crate::pool::catalogue::Catalogue;
 use crate::pool::intent::{Intent, IntentId};
 use crate::pool::record::Snapshot;
 use crate::pool::{Found, Pool, PoolError, Quiesce};
+use crate::types::error::chain;
 use crate::types::{LocalCopyPolicy, Object, SnapshotId, VolumeId};
 
 /// Differences between records and objects.
@@ -37,14 +38,14 @@ pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quie
         match release(pool, quiesce, holds(&intent)) {
             Ok(()) => released.push((id, intent)),
             Err(error) => {
-                tracing::error!(intent = id.0, ?intent, %error, "volumes of an interrupted change may still be held");
+                tracing::error!(intent = id.0, ?intent, error = %chain(&error), "volumes of an interrupted change may still be held");
                 settled = Settled::InPart;
             }
         }
     }
     for (id, intent) in released {
         if let Err(error) = recover_one(pool, catalogue, id, &intent) {
-            tracing::error!(intent = id.0, ?intent, %error, "an interrupted change could not be recovered");
+            tracing::error!(intent = id.0, ?intent, error = %chain(&error), "an interrupted change could not be recovered");
             settled = Settled::InPart;
             if matches!(error, PoolError::Catalogue(_)) {
                 break;

@@ -74,7 +74,7 @@ impl OwnedPool {
         self.settle();
         let name = Key::VolumeName(request.name.clone());
         if request.source.is_some() {
-            return Err(PoolError::Unsupported("a volume is either restored or copied from another object".to_owned()));
+            return Err(PoolError::Unsupported("a volume is either restored or copied from another object".into()));
         }
         let mut volume = self.plan_volume(request, "restore");
         let id = volume.as_ref().map_or_else(|_| VolumeId::random(), |volume| volume.id);

@@ -19,6 +19,7 @@ use crate::pool::PoolError;
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
 use crate::types::Object;
+use crate::types::error::chain;
 
 impl OwnedPool {
     /// Whether the catalogue takes changes: known from the last one, and tried when that one failed. One that failed is opened again for it,
@@ -38,7 +39,7 @@ impl OwnedPool {
     pub(super) fn settle(&self) {
         // Opens again what failed; whatever that finds is counted.
         if let Err(error) = self.catalogue.check_works() {
-            tracing::debug!(%error, "the catalogue takes no changes");
+            tracing::debug!(error = %chain(&error), "the catalogue takes no changes");
             return;
         }
         let failed = self.catalogue.failed_commits();
@@ -52,7 +53,7 @@ impl OwnedPool {
             Ok(Settled::InPart) => self.note_unsettled(),
             Err(error) => {
                 self.note_unsettled();
-                tracing::warn!(%error, "what failed calls left is not settled yet");
+                tracing::warn!(error = %chain(&error), "what failed calls left is not settled yet");
             }
         }
     }
@@ -81,7 +82,7 @@ impl OwnedPool {
                 Err(error @ PoolError::Catalogue(_)) => return Err(error),
                 Err(PoolError::Busy(_)) => settled = Settled::InPart,
                 Err(error) => {
-                    tracing::warn!(intent = id.0, %error, "what a failed call left is not settled yet");
+                    tracing::warn!(intent = id.0, error = %chain(&error), "what a failed call left is not settled yet");
                     settled = Settled::InPart;
                 }
             }

@@ -143,7 +143,7 @@ fn this_boot() -> String {
 #[derive(Default)]
 struct Recorder {
     expire: bool,
-    refuse: Option<QuiesceError>,
+    refuse: Option<fn() -> QuiesceError>,
     /// Somebody else has frozen all of it.
     foreign: bool,
     held: Arc<AtomicUsize>,
@@ -161,8 +161,8 @@ impl Quiesce for Recorder {
     fn hold(&self, devices: &[PathBuf], deadline: Duration) -> Result<Box<dyn Held>, QuiesceError> {
         assert_eq!(deadline, FREEZE_DEADLINE);
         self.holds.lock().unwrap().push(devices.to_vec());
-        if let Some(error) = &self.refuse {
-            return Err(error.clone());
+        if let Some(error) = self.refuse {
+            return Err(error());
         }
         self.held.fetch_add(1, Ordering::SeqCst);
         let foreign = if self.foreign { devices.to_vec() } else { Vec::new() };

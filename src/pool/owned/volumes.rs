@@ -35,7 +35,9 @@ impl OwnedPool {
         self.catalogue.commit("set_format", |change| {
             let mut volume = change.volume(id)?.ok_or(PoolError::Missing(Object::Volume(id)))?;
             if !may_become(volume.format, format) {
-                return Err(PoolError::Unsupported(format!("volume {id} has content: it is never again taken for unformatted")));
+                return Err(PoolError::Unsupported(
+                    format!("volume {id} has content: it is never again taken for unformatted").into(),
+                ));
             }
             volume.format = format;
             change.put_volume(&volume)

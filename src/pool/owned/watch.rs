@@ -26,6 +26,7 @@ use super::background::Repeating;
 use super::pool::OwnedPool;
 use crate::pool::{PoolError, PoolKind, PoolUsage};
 use crate::types::SnapshotId;
+use crate::types::error::chain;
 
 /// More than a disk under a pool of files takes, in bytes a second.
 const FASTEST_WRITER: u64 = 1 << 30;
@@ -84,7 +85,7 @@ impl OwnedPool {
             Ok(pause) => pause,
             Err(error) => {
                 if seen.said != Said::Unseen {
-                    tracing::warn!(pool = %self.id(), %error, "the pool could not be looked at");
+                    tracing::warn!(pool = %self.id(), error = %chain(&error), "the pool could not be looked at");
                     seen.said = Said::Unseen;
                 }
                 LONGEST_PAUSE
@@ -138,7 +139,7 @@ impl OwnedPool {
                 Ok(Eviction::Done) => return Ok(Some(held.exclusive)),
                 Ok(Eviction::Postponed) => {}
                 Err(error) if seen.failed.insert(id) => {
-                    tracing::warn!(anchor = %id, %error, "an anchor could not be evicted yet")
+                    tracing::warn!(anchor = %id, error = %chain(&error), "an anchor could not be evicted yet")
                 }
                 Err(_) => {}
             }

@@ -13,8 +13,9 @@ use super::pool::ReflinkPool;
 use crate::pool::adopt::{AdoptOrder, AdoptReport, Decision, NewRecords, Origin, Plan, plan};
 use crate::pool::catalogue::Catalogue;
 use crate::pool::catalogue::copy::{self, CopyError, Records, StoredCopy};
-use crate::pool::{Pool, PoolError};
+use crate::pool::{Pool, PoolError, Refusal};
 use crate::types::Timestamp;
+use crate::types::error::chain;
 
 /// Shows what can be had back of the pool in a directory whose catalogue is lost, or takes it over: see `pool::adopt`. Nobody may be
 /// serving it.
@@ -60,9 +61,9 @@ fn look(pool: &ReflinkPool, order: &AdoptOrder) -> Result<Known, PoolError> {
     let (copy, wrong_copy) = match copy::read(&pool.layout.copy()) {
         Ok(copy) => (Some(copy), None),
         Err(error @ CopyError::Newer(_)) => {
-            return Err(PoolError::Format(format!("{}: {error}; nothing was changed", pool.layout.copy().display())));
+            return Err(PoolError::Format(Refusal::because(format!("{} was not changed", pool.layout.copy().display()), error)));
         }
-        Err(error) => (None, Some(error.to_string())),
+        Err(error) => (None, Some(chain(&error))),
     };
     let ids = [
         ("its catalogue", catalogue.as_ref().map(|(_, records)| records.pool)),
@@ -79,10 +80,13 @@ fn look(pool: &ReflinkPool, order: &AdoptOrder) -> Result<Known, PoolError> {
         )));
     };
     if let Some((other, differs)) = told.find(|(_, other)| *other != id) {
-        return Err(PoolError::Format(format!(
-            "{}: by {by} it is the pool {id}, by {other} the pool {differs}; nothing was changed",
-            pool.layout.root().display()
-        )));
+        return Err(PoolError::Format(
+            format!(
+                "{}: by {by} it is the pool {id}, by {other} the pool {differs}; nothing was changed",
+                pool.layout.root().display()
+            )
+            .into(),
+        ));
     }
     let known = |records, origin, revision, catalogue| Known { records, origin, revision, catalogue, copy: wrong_copy };
     Ok(match (catalogue, copy) {

@@ -6,6 +6,7 @@ use std::io;
 use super::sharing::Sharing;
 use crate::block::btrfs_extents::{self, TreeExtents};
 use crate::block::fiemap::{self, Extents, FiemapOptions, FileExtent};
+use crate::types::error::chain;
 
 /// Written extents in ascending order; see [`of_snapshot`].
 pub(super) enum SnapshotExtents {
@@ -23,7 +24,9 @@ pub(super) fn of_snapshot(file: File, sharing: Sharing) -> io::Result<SnapshotEx
     if sharing == Sharing::Subvolumes {
         match btrfs_extents::extents(file.try_clone()?) {
             Ok(extents) => return Ok(SnapshotExtents::Tree(extents)),
-            Err(error) if is_not_offered(&error) => tracing::debug!(%error, "no look into the tree; the files are asked"),
+            Err(error) if is_not_offered(&error) => {
+                tracing::debug!(error = %chain(&error), "no look into the tree; the files are asked")
+            }
             Err(error) => return Err(error),
         }
     }

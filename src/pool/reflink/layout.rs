@@ -135,7 +135,7 @@ impl Layout {
 
     /// Refuses a directory that holds a pool or anything that is not ours.
     pub(super) fn check_unused(&self) -> Result<(), PoolError> {
-        let refuse = |why: String| Err(PoolError::Format(format!("{}: {why}; nothing was changed", self.root.display())));
+        let refuse = |why: String| Err(PoolError::Format(format!("{}: {why}; nothing was changed", self.root.display()).into()));
         if fs::symlink_metadata(self.catalogue()).is_ok() {
             return refuse("holds a pool already".to_owned());
         }
@@ -207,7 +207,7 @@ pub(in crate::pool) fn is_file_of(path: &Path, volume: VolumeId) -> bool {
 
 fn no_pool(root: &Path) -> PoolError {
     let root = root.display();
-    PoolError::Format(format!("{root}: there is no pool here; make one with: windlass pool create {root}"))
+    PoolError::Format(format!("{root}: there is no pool here; make one with: windlass pool create {root}").into())
 }
 
 fn meaning(kind: Kind, name: &str) -> Name {

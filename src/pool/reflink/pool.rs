@@ -16,7 +16,7 @@ use super::sharing::{Sharing, check_sharing};
 use super::stall::Stalls;
 use crate::block::loop_device::{self, DirectIo, LoopDevice, LoopError};
 use crate::block::{btrfs, file_ops, reflink};
-use crate::pool::PoolError;
+use crate::pool::{PoolError, Refusal};
 use crate::types::{Access, Object};
 
 /// A directory as a pool, locked by this process.
@@ -152,9 +152,9 @@ pub(super) fn loop_error(object: Object, error: LoopError) -> PoolError {
         LoopError::Attached(device) => PoolError::InUse { object, by: device.path.display().to_string() },
         LoopError::Attaching => PoolError::InUse { object, by: "another call, which is attaching it".to_owned() },
         LoopError::Busy(path) => PoolError::InUse { object, by: format!("{}, which is open or mounted", path.display()) },
-        error @ LoopError::NoDirectIo { .. } => PoolError::Unsupported(error.to_string()),
+        error @ LoopError::NoDirectIo { .. } => PoolError::Unsupported(Refusal::because(format!("attach {object}"), error)),
         error @ LoopError::Size { .. } => {
-            PoolError::io(format!("attach {object}"), io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))
+            PoolError::io(format!("attach {object}"), io::Error::new(io::ErrorKind::InvalidInput, error))
         }
         error @ LoopError::WrongNode(_) => PoolError::io(format!("attach {object}"), io::Error::other(error)),
         LoopError::Silent { device, source } => PoolError::io(format!("{object}: state of {}", device.display()), source),

@@ -28,5 +28,5 @@ pub(super) fn check_sharing(directory: &Path, supported: io::Result<bool>) -> Re
         "{}: its file system cannot share extents between files, so it cannot hold snapshots; use a directory on XFS or Btrfs, or \
          make an image file that can: windlass pool create --image PATH --size SIZE",
         directory.display()
-    )))
+    ).into()))
 }

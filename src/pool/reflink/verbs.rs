@@ -16,6 +16,7 @@ use crate::block::file_ops;
 use crate::block::loop_device::{self, DirectIo, LoopOptions};
 use crate::failpoint;
 use crate::pool::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage};
+use crate::types::error::chain;
 use crate::types::{Access, DataChecksum, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize, range};
 
 impl Pool for ReflinkPool {
@@ -52,11 +53,14 @@ impl Pool for ReflinkPool {
             Err(error) => return Err(self.io("look at", object, error)),
         }
         match self.sharing {
-            Sharing::Files if spec.checksum == DataChecksum::On => Err(PoolError::Unsupported(format!(
-                "{}: {} keeps no checksums of data; leave out the parameter `checksum`, or use a pool on Btrfs",
-                self.location(),
-                self.mechanism
-            ))),
+            Sharing::Files if spec.checksum == DataChecksum::On => Err(PoolError::Unsupported(
+                format!(
+                    "{}: {} keeps no checksums of data; leave out the parameter `checksum`, or use a pool on Btrfs",
+                    self.location(),
+                    self.mechanism
+                )
+                .into(),
+            )),
             Sharing::Files => files::create(&self.layout, object, spec.size),
             Sharing::Subvolumes => subvolumes::create(&self.layout, object, spec),
         }
@@ -79,7 +83,7 @@ impl Pool for ReflinkPool {
                 let object = Object::Snapshot(cut.snapshot);
                 if let Err(error) = self.delete(object) {
                     // The caller deletes again, and the next start does.
-                    tracing::warn!(%object, %error, "part of a failed set of snapshots is left");
+                    tracing::warn!(%object, error = %chain(&error), "part of a failed set of snapshots is left");
                 }
             }
         })

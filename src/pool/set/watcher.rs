@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::member::{Pace, PoolSource};
 use super::state::{Condition, Entry, KnownNames, Shared};
 use crate::pool::owned::OwnedPool;
+use crate::types::error::chain;
 
 /// The thread that watches over one place.
 pub(super) struct Watcher {
@@ -74,7 +75,7 @@ impl Watcher {
                 drop(pool);
                 self.settle(|entry| entry.names.looked = names);
             }
-            Ok(Err(error)) => self.failed(Some(pool), error.to_string()),
+            Ok(Err(error)) => self.failed(Some(pool), chain(&error)),
             Err(panicked) => self.failed(Some(pool), panicked),
         }
     }
@@ -86,7 +87,7 @@ impl Watcher {
         };
         let names = match guarded(|| opened.pool.volume_names()) {
             Ok(Ok(names)) => names,
-            Ok(Err(error)) => return self.failed(None, error.to_string()),
+            Ok(Err(error)) => return self.failed(None, chain(&error)),
             Err(panicked) => return self.failed(None, panicked),
         };
         let id = opened.pool.id();

@@ -11,12 +11,12 @@ use super::growth;
 use super::stack::Stack;
 use crate::dm::node::DIRECTORY;
 use crate::dm::{DeviceMapper, DeviceNodes, DmError};
-use crate::pool::PoolError;
 use crate::pool::catalogue::Catalogue;
+use crate::pool::{PoolError, Refusal};
 
 pub(super) fn device_mapper() -> Result<Arc<DeviceMapper>, PoolError> {
     DeviceMapper::open().map(Arc::new).map_err(|error| match error {
-        error @ DmError::Unavailable { .. } => PoolError::Unsupported(format!("a thin pool cannot be used here: {error}")),
+        error @ DmError::Unavailable { .. } => PoolError::Unsupported(Refusal::because("a thin pool cannot be used here", error)),
         error => PoolError::io("open device-mapper", io::Error::other(error)),
     })
 }

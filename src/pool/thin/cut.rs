@@ -16,6 +16,7 @@ use crate::dm::{DeviceMapper, FileSystem, Flush, SuspendOptions};
 use crate::failpoint;
 use crate::pool::stopped::{Late, Stopped};
 use crate::pool::{PoolError, Release};
+use crate::types::error::chain;
 
 /// Runs `cut` while `devices` are suspended. An error means that what was cut must be thrown away.
 ///
@@ -51,13 +52,17 @@ pub(super) fn while_suspended<T>(
 }
 
 fn late(deadline: Duration) -> PoolError {
-    PoolError::Quiesce(format!("the cut took longer than {} s and its volumes went on before it was done", deadline.as_secs()))
+    PoolError::Quiesce(
+        format!("the cut took longer than {} s and its volumes went on before it was done", deadline.as_secs()).into(),
+    )
 }
 
 /// A device that is not resumed leaves somebody's writers blocked: it is tried again at once, and then said loudly.
 fn resume(dm: &DeviceMapper, device: &DmName) {
     match dm.resume(device).or_else(|_| dm.resume(device)) {
         Ok(_) => tracing::debug!(%device, "resumed"),
-        Err(error) => tracing::error!(%device, %error, "a volume could not be resumed; run `dmsetup resume` on it"),
+        Err(error) => {
+            tracing::error!(%device, error = %chain(&error), "a volume could not be resumed; run `dmsetup resume` on it")
+        }
     }
 }

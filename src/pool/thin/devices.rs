@@ -23,7 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::block::{AlignedBuffer, BlockSink, BlockSource, FileSink, FileSource, device, signature};
-use crate::pool::PoolError;
+use crate::pool::{Cause, PoolError, Refusal};
 use crate::types::{Access, LogicalBlockSize, PoolId};
 
 use super::label::{BLOCK, Label, LabelBlock, LabelError, RESERVED, Role, State, second_offset, usable_bytes};
@@ -157,7 +157,8 @@ impl LabelledDevice {
     /// [`PoolError::Format`] when there is no label that counts; [`PoolError::Io`].
     pub fn read(path: &Path) -> Result<Self, PoolError> {
         let device = OpenDevice::open(path, Access::ReadOnly)?;
-        let refuse = |error: LabelsError| PoolError::Format(format!("{}: {error}; nothing was changed", path.display()));
+        let refuse =
+            |error: LabelsError| PoolError::Format(Refusal::because(format!("{} was not changed", path.display()), error));
         let readings =
             device.readings().map_err(|source| PoolError::io(format!("read the labels of {}", path.display()), source))?;
         let judgement = judge(&readings, device.bytes).map_err(refuse)?;
@@ -278,12 +279,13 @@ impl OpenDevice {
     /// The second copy, a flush, the first, a flush.
     pub(super) fn write_label(&self, label: &Label) -> Result<(), PoolError> {
         let what = || format!("write the label of {}", self.path.display());
-        let refuse = |reason: String| PoolError::Format(format!("{}: {reason}; nothing was changed", self.path.display()));
+        let refuse =
+            |reason: Cause| PoolError::Format(Refusal::because(format!("{} was not changed", self.path.display()), reason));
         if label.device_bytes > usable_bytes(self.bytes) {
-            return Err(refuse(LabelsError::CutOff { have: self.bytes, need: label.device_bytes }.to_string()));
+            return Err(refuse(LabelsError::CutOff { have: self.bytes, need: label.device_bytes }.into()));
         }
-        let block = label.encode().map_err(|error| refuse(error.to_string()))?;
-        let second = second_offset(label.device_bytes).ok_or_else(|| refuse("it has no room for two labels".to_owned()))?;
+        let block = label.encode().map_err(|error| refuse(error.into()))?;
+        let second = second_offset(label.device_bytes).ok_or_else(|| refuse("it has no room for two labels".into()))?;
         let mut bytes = AlignedBuffer::zeroed(block.len());
         bytes.copy_from_slice(&block);
         let sink = self.sink()?;
@@ -385,7 +387,7 @@ impl PoolDevices {
             Role::Metadata => Role::Data,
             Role::Data => Role::Metadata,
         };
-        let refuse = |text: String| PoolError::Format(format!("{}: {text}; nothing was changed", path.display()));
+        let refuse = |text: String| PoolError::Format(format!("{}: {text}; nothing was changed", path.display()).into());
         let (pool, link) = (device.label().pool, device.label().link);
         let belongs = |label: &Label| label.pool == pool && label.link == link && label.role == wanted;
         let fits = |found: &FoundDevice| found.label.as_ref().is_ok_and(belongs);
@@ -416,15 +418,18 @@ impl PoolDevices {
         if fits {
             return Ok(Self::Two { metadata, data });
         }
-        Err(PoolError::Format(format!(
-            "{} is {} {} and {} is {} {}: they do not belong together; nothing was changed",
-            metadata.path().display(),
-            a.role,
-            a.pool,
-            data.path().display(),
-            b.role,
-            b.pool,
-        )))
+        Err(PoolError::Format(
+            format!(
+                "{} is {} {} and {} is {} {}: they do not belong together; nothing was changed",
+                metadata.path().display(),
+                a.role,
+                a.pool,
+                data.path().display(),
+                b.role,
+                b.pool,
+            )
+            .into(),
+        ))
     }
 
     /// The one with the catalogue and the metadata.

@@ -43,6 +43,7 @@ use crate::failpoint;
 use crate::pool::PoolError;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::record::ThinObject;
+use crate::types::error::chain;
 use crate::types::poll::{self, Patience};
 use crate::types::{Access, ByteRange, RangeStream};
 
@@ -123,7 +124,7 @@ impl Deletions {
             Ok(Discards::Stopped) => return Ok(false),
             Ok(Discards::Done(bytes)) => tracing::info!(id, %object, bytes, "deleted space was given back to the disk"),
             Ok(Discards::GivenUp(reason)) => tracing::info!(id, %object, reason, "deleted space is not given back to the disk"),
-            Err(error) => tracing::warn!(id, %object, %error, "deleted space is not given back to the disk"),
+            Err(error) => tracing::warn!(id, %object, error = %chain(&error), "deleted space is not given back to the disk"),
         }
         failpoint::hit("thin.discard.before_delete");
         self.delete(thin)?.map_err(|error| PoolError::io(format!("delete the thin device {id}"), io::Error::other(error)))?;
@@ -254,7 +255,7 @@ impl Deletions {
             let noted = match self.catalogue.deleted_thin() {
                 Ok(noted) => noted,
                 Err(error) => {
-                    tracing::warn!(pool = %self.pool, %error, "what is to be deleted cannot be read");
+                    tracing::warn!(pool = %self.pool, error = %chain(&error), "what is to be deleted cannot be read");
                     return true;
                 }
             };
@@ -264,7 +265,7 @@ impl Deletions {
                 Ok(false) => return false,
                 Err(error) => {
                     if told.insert(thin.id) {
-                        tracing::warn!(object = %thin.object, %error, "what was deleted keeps its space for now");
+                        tracing::warn!(object = %thin.object, error = %chain(&error), "what was deleted keeps its space for now");
                     }
                     resisted.insert(thin.id);
                 }

@@ -107,7 +107,7 @@ pub(super) fn begin(
     };
     let epoch = catalogue.epoch()?;
     let carried = check_metadata(epoch, catalogue.epoch_step()?, state.transaction_id.number());
-    let carried = carried.map_err(|text| PoolError::Format(format!("{place}: {text}; nothing was changed")))?;
+    let carried = carried.map_err(|text| PoolError::Format(format!("{place}: {text}; nothing was changed").into()))?;
     if health.changes == Changes::Refused {
         tracing::error!(pool = %name, problem = health.problem, "the pool takes no changes; what it holds can be read");
         return Ok(());

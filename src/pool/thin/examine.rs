@@ -13,6 +13,7 @@ use crate::dm::units::DataBlockSize;
 use crate::pool::PoolError;
 use crate::pool::catalogue::{Catalogue, EpochStep};
 use crate::pool::record::{Snapshot, Volume};
+use crate::types::error::chain;
 use crate::types::{Access, PoolId};
 
 use super::devices::{Copies, OpenDevice, PoolDevices};
@@ -149,10 +150,10 @@ fn examine_devices(devices: &PoolDevices, activity: Activity) -> Examined {
 fn catalogue(devices: &PoolDevices) -> Result<ExaminedCatalogue, String> {
     let device = devices.metadata();
     let segment = device.label().segments.catalogue.ok_or("its label names no catalogue")?;
-    let open = OpenDevice::open(device.path(), Access::ReadOnly).map_err(|error| error.to_string())?;
+    let open = OpenDevice::open(device.path(), Access::ReadOnly).map_err(|error| chain(&error))?;
     let region = Region::open_for_reading(Box::new(open.into_source()), segment.range());
-    let region = region.map_err(|error| format!("the catalogue's region: {error}"))?;
-    let catalogue = Catalogue::read_only(&region, &device.path().display().to_string()).map_err(|error| error.to_string())?;
+    let region = region.map_err(|error| format!("the catalogue's region: {}", chain(&error)))?;
+    let catalogue = Catalogue::read_only(&region, &device.path().display().to_string()).map_err(|error| chain(&error))?;
     if catalogue.id() != devices.pool() {
         return Err(format!("it is the catalogue of another pool, {}", catalogue.id()));
     }
@@ -166,18 +167,18 @@ fn catalogue(devices: &PoolDevices) -> Result<ExaminedCatalogue, String> {
             epoch_step: catalogue.epoch_step()?,
         })
     };
-    read().map_err(|error| error.to_string())
+    read().map_err(|error| chain(&error))
 }
 
 fn superblock(devices: &PoolDevices) -> Result<Superblock, String> {
     let device = devices.metadata();
     let first = device.label().segments.metadata.first().ok_or("its label names no metadata")?;
-    let open = OpenDevice::open(device.path(), Access::ReadOnly).map_err(|error| error.to_string())?;
+    let open = OpenDevice::open(device.path(), Access::ReadOnly).map_err(|error| chain(&error))?;
     let mut aligned = AlignedBuffer::zeroed(BLOCK_BYTES);
     open.source().read_at(first.range().offset(), &mut aligned).map_err(|error| format!("it cannot be read: {error}"))?;
     let mut bytes = [0; BLOCK_BYTES];
     bytes.copy_from_slice(&aligned);
-    let superblock = Superblock::examine(&bytes).map_err(|error| error.to_string())?;
+    let superblock = Superblock::examine(&bytes).map_err(|error| chain(&error))?;
     let labelled = device.label().block_size;
     if superblock.data_block_size != labelled {
         return Err(format!(

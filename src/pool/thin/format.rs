@@ -26,7 +26,7 @@ use crate::block::signature::{self, Signature};
 use crate::block::{AlignedBuffer, BlockSink, device, users};
 pub use crate::dm::units::DataBlockSize;
 use crate::failpoint;
-use crate::pool::PoolError;
+use crate::pool::{PoolError, Refusal};
 use crate::types::poll::{self, Patience};
 use crate::types::{Access, PoolId};
 
@@ -107,7 +107,7 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
         }
         DevicePaths::Two { metadata, data } => {
             if options.metadata_bytes.is_some() {
-                return Err(PoolError::Format("the metadata of a pool on two devices are as large as their device".to_owned()));
+                return Err(PoolError::Format("the metadata of a pool on two devices are as large as their device".into()));
             }
             check_distinct(metadata, data)?;
             let (metadata, data) = (ExclusiveDevice::claim(metadata)?, ExclusiveDevice::claim(data)?);
@@ -158,15 +158,14 @@ pub fn begin(options: &CreateOptions) -> Result<PoolDevices, PoolError> {
         (Some(device), None) => Ok(PoolDevices::One(device)),
         (Some(metadata), Some(data)) => PoolDevices::pair(metadata, data),
         // There was at least one.
-        (None, _) => Err(PoolError::Format("no device".to_owned())),
+        (None, _) => Err(PoolError::Format("no device".into())),
     }
 }
 
 fn unplanned(device: &ExclusiveDevice, error: LayoutError) -> PoolError {
-    let text = format!("{}: {error}; nothing was changed", device.path.display());
     match error {
-        LayoutError::TooSmall { .. } => PoolError::NoSpace(text),
-        _ => PoolError::Format(text),
+        LayoutError::TooSmall { .. } => PoolError::NoSpace(format!("{}: {error}; nothing was changed", device.path.display())),
+        _ => PoolError::Format(Refusal::because(format!("{} was not changed", device.path.display()), error)),
     }
 }
 
@@ -177,11 +176,10 @@ fn check_distinct(metadata: &Path, data: &Path) -> Result<(), PoolError> {
     };
     let (metadata_number, data_number) = (number(metadata)?, number(data)?);
     if metadata_number.0 == data_number.0 && (metadata_number.0 != 0 || metadata_number == data_number) {
-        return Err(PoolError::Format(format!(
-            "{} and {} are the same device; give one --device for a pool on one",
-            metadata.display(),
-            data.display()
-        )));
+        return Err(PoolError::Format(
+            format!("{} and {} are the same device; give one --device for a pool on one", metadata.display(), data.display())
+                .into(),
+        ));
     }
     Ok(())
 }
@@ -200,7 +198,7 @@ impl ExclusiveDevice {
         let io = |source| PoolError::io(format!("open {}", path.display()), source);
         let is_device = std::fs::metadata(path).map_err(io)?.file_type().is_block_device();
         if !is_device {
-            return Err(PoolError::Format(format!("{} must be a block device; nothing was changed", path.display())));
+            return Err(PoolError::Format(format!("{} must be a block device; nothing was changed", path.display()).into()));
         }
         let open = || match OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(path) {
             Ok(file) => Ok(Some(file)),
@@ -232,7 +230,7 @@ impl ExclusiveDevice {
         let readings = self.readings()?;
         let found = signature::examine(self.open.source()).map_err(read)?;
         verdict(&readings, &found, others, given_up)
-            .map_err(|reason| PoolError::Format(format!("{}: {reason}; nothing was changed", self.path.display())))?;
+            .map_err(|reason| PoolError::Format(format!("{}: {reason}; nothing was changed", self.path.display()).into()))?;
         if !found.is_empty() {
             tracing::warn!(device = %self.path.display(), found = signature::listed(&found), "what is on the device is given up");
         }
@@ -260,7 +258,7 @@ impl ExclusiveDevice {
 fn in_use(path: &Path) -> PoolError {
     let users = users::of(path).unwrap_or_default();
     let by = if users.is_empty() { "by another process".to_owned() } else { users.join(", ") };
-    PoolError::Format(format!("{} is in use: {by}; nothing was changed", path.display()))
+    PoolError::Format(format!("{} is in use: {by}; nothing was changed", path.display()).into())
 }
 
 /// Whether a device with these labels and these marks may be taken. The text says what is in the way and how to give it up.

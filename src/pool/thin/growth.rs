@@ -14,7 +14,7 @@ use super::layout::{self, MetadataNeed};
 use super::stack::{Place, Places, Stack};
 use crate::block::device;
 use crate::dm::DeviceNumber;
-use crate::pool::PoolError;
+use crate::pool::{PoolError, Refusal};
 
 /// What lies where, over the devices of a pool.
 ///
@@ -24,7 +24,7 @@ pub(super) fn places(devices: &PoolDevices) -> Result<Places, PoolError> {
     let (metadata, data) = (devices.metadata(), devices.data());
     let (on_metadata, on_data) = (number(metadata.path())?, number(data.path())?);
     let catalogue = metadata.label().segments.catalogue;
-    let lacking = || PoolError::Format(format!("{}: its label names no catalogue", metadata.path().display()));
+    let lacking = || PoolError::Format(format!("{}: its label names no catalogue", metadata.path().display()).into());
     Ok(Places {
         catalogue: Place { device: on_metadata, segment: catalogue.ok_or_else(lacking)? },
         metadata: metadata.label().segments.metadata.iter().map(|&segment| Place { device: on_metadata, segment }).collect(),
@@ -36,7 +36,8 @@ pub(super) fn places(devices: &PoolDevices) -> Result<Places, PoolError> {
 fn number(path: &Path) -> Result<DeviceNumber, PoolError> {
     let io = |error| PoolError::io(format!("look at {}", path.display()), error);
     let (major, minor) = device::number(path).map_err(io)?;
-    DeviceNumber::new(major, minor).ok_or_else(|| PoolError::Format(format!("{}: {major}:{minor} is no number", path.display())))
+    DeviceNumber::new(major, minor)
+        .ok_or_else(|| PoolError::Format(format!("{}: {major}:{minor} is not the number of a device", path.display()).into()))
 }
 
 /// Whether a pool was given more.
@@ -92,7 +93,7 @@ pub(super) fn lay_out(devices: &mut PoolDevices, need: MetadataNeed) -> Result<b
         if usable_bytes(bytes) == label.device_bytes {
             continue;
         }
-        let refuse = |error| PoolError::Format(format!("{}: {error}; nothing was changed", path.display()));
+        let refuse = |error| PoolError::Format(Refusal::because(format!("{} was not changed", path.display()), error));
         let grown = layout::grow(label.role, &label.segments, label.block_size, bytes, need).map_err(refuse)?;
         let Some(segments) = grown else { continue };
         let label = Label { segments, device_bytes: usable_bytes(bytes), ..label.clone() };

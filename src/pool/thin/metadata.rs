@@ -26,6 +26,7 @@ use crate::dm::units::DataBlockSize;
 use crate::dm::{PoolMode, ThinPoolStatus};
 use crate::pool::PoolError;
 use crate::scratch::{Rows, RowsWriter, Scratch, ScratchError};
+use crate::types::error::chain;
 use crate::types::{ByteRange, RangeStream};
 
 /// Longest time for which a metadata snapshot is held. The largest metadata that the kernel takes are 15.9 GiB; a disk that gives
@@ -78,7 +79,7 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.gate.release() {
             // Blocks that are freed from now on stay taken until the next walk or start lets it go.
-            tracing::error!(pool = %self.gate.pool, %error, "a snapshot of the pool's metadata could not be released");
+            tracing::error!(pool = %self.gate.pool, error = %chain(&error), "a snapshot of the pool's metadata could not be released");
         }
     }
 }
@@ -99,7 +100,7 @@ impl MetadataGate {
             Ok(()) => {}
             // A pool that is read-only lets go of nothing, and its metadata is read as it is.
             Err(error) if self.is_at_rest() => {
-                tracing::warn!(pool = %self.pool, %error, "a snapshot of the pool's metadata stays until the pool takes changes");
+                tracing::warn!(pool = %self.pool, error = %chain(&error), "a snapshot of the pool's metadata stays until the pool takes changes");
                 return Ok(());
             }
             Err(error) => return Err(refused("release a snapshot of the pool's metadata", error)),

@@ -23,6 +23,7 @@ use crate::dm::DmName;
 use crate::dm::units::DataBlockSize;
 use crate::dm::{Stopper, Woken};
 use crate::pool::{Demand, PoolError, PoolUsage};
+use crate::types::error::chain;
 
 /// Longest time between two looks.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -73,7 +74,7 @@ impl Watched {
         let status = match self.dm.thin_pool_status(&self.name) {
             Ok(status) => status,
             Err(error) => {
-                tracing::warn!(pool = %self.name, %error, "the pool's status could not be asked for");
+                tracing::warn!(pool = %self.name, error = %chain(&error), "the pool's status could not be asked for");
                 return;
             }
         };
@@ -88,7 +89,7 @@ impl Watched {
             Ok(Grown::Yes) => return,
             Ok(Grown::No) => {}
             // The pool is as large as it was; the next look tries again.
-            Err(error) => tracing::warn!(pool = %self.name, %error, "the pool was not grown with its device"),
+            Err(error) => tracing::warn!(pool = %self.name, error = %chain(&error), "the pool was not grown with its device"),
         }
         let now = Seen { problem: health::judge(&status, &self.place).problem, room: Room::of(&usage) };
         if before.as_ref() != Some(&now) {
@@ -151,7 +152,7 @@ impl Monitor {
                         Ok(Woken::Event) if events.is_none() || watched.events() != events => break,
                         Ok(Woken::Event) => {}
                         Err(error) => {
-                            tracing::error!(pool = %watched.name, %error, "the pool is not watched any more");
+                            tracing::error!(pool = %watched.name, error = %chain(&error), "the pool is not watched any more");
                             return;
                         }
                     }

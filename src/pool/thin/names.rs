@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::block::sysfs;
 use crate::dm::{DmName, DmUuid};
-use crate::pool::PoolError;
+use crate::pool::{PoolError, Refusal};
 use crate::types::{Object, PoolId, SnapshotId, VolumeId};
 
 /// Prefix of the uuids. Host tools that scan devices may leave out what begins with it.
@@ -44,13 +44,14 @@ impl Names {
     /// # Errors
     /// Never for any id there is; the type of names is checked all the same.
     pub fn name(&self, part: Part) -> Result<DmName, PoolError> {
-        DmName::new(self.text(part)).map_err(|error| PoolError::Format(format!("a name of a device: {error}")))
+        DmName::new(self.text(part))
+            .map_err(|error| PoolError::Format(Refusal::because("a name of a device is malformed", error)))
     }
 
     /// Uuid of a device.
     pub fn uuid(&self, part: Part) -> Result<DmUuid, PoolError> {
         let text = format!("{UUID_PREFIX}{}", self.text(part));
-        DmUuid::new(text).map_err(|error| PoolError::Format(format!("a uuid of a device: {error}")))
+        DmUuid::new(text).map_err(|error| PoolError::Format(Refusal::because("a uuid of a device is malformed", error)))
     }
 
     /// The part that a device with this uuid is; `None` when it is none of this pool's.

@@ -55,7 +55,7 @@ use crate::failpoint;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::owned::OwnedPool;
 use crate::pool::properties::PoolProperties;
-use crate::pool::{PoolError, Quiesce};
+use crate::pool::{PoolError, Quiesce, Refusal};
 use crate::types::{ByteRange, LogicalBlockSize, PoolId};
 
 /// Takes over the pool on the device at `path`, which may be either of two, and recovers it.
@@ -71,7 +71,7 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
         return Err(PoolError::Format(format!(
             "{}: the making of this pool was interrupted, so there is nothing in it; make it again with `windlass pool create`",
             path.display()
-        )));
+        ).into()));
     }
     let names = Names::new(devices.pool());
     let nodes = Arc::new(nodes()?);
@@ -88,7 +88,7 @@ pub fn open_pool(path: &Path, quiesce: Arc<dyn Quiesce>) -> Result<OwnedPool, Po
     let catalogue = open_catalogue(lock, path)?;
     check_id(&catalogue, &devices)?;
     if let Some(problem) = epoch::label_problems(&devices, &catalogue)?.first() {
-        return Err(PoolError::Format(format!("{}: {problem}; nothing was changed", path.display())));
+        return Err(PoolError::Format(format!("{}: {problem}; nothing was changed", path.display()).into()));
     }
     renew_labels(&mut devices)?;
     // Only an active pool tells how full its metadata is; the monitor asks for more then.
@@ -201,12 +201,15 @@ fn check_id(catalogue: &Catalogue, devices: &PoolDevices) -> Result<(), PoolErro
     if catalogue.id() == devices.pool() {
         return Ok(());
     }
-    Err(PoolError::Format(format!(
-        "{}: its label is of the pool {} and its catalogue of the pool {}; nothing was changed",
-        devices.metadata().path().display(),
-        devices.pool(),
-        catalogue.id()
-    )))
+    Err(PoolError::Format(
+        format!(
+            "{}: its label is of the pool {} and its catalogue of the pool {}; nothing was changed",
+            devices.metadata().path().display(),
+            devices.pool(),
+            catalogue.id()
+        )
+        .into(),
+    ))
 }
 
 /// Activates metadata, data and pool, when the metadata is that of a pool.
@@ -218,12 +221,15 @@ fn activate(stack: &Stack, places: &Places, place: &str) -> Result<(), PoolError
 
 /// Compares the superblock with the label. The one thing that stands between a pool and being formatted by the kernel.
 fn check_superblock(stack: &Stack, places: &Places, place: &str) -> Result<(), PoolError> {
-    let refuse = |text: String| PoolError::Format(format!("{place}: {text}; the pool was not activated and nothing was changed"));
+    let refuse =
+        |text: String| PoolError::Format(format!("{place}: {text}; the pool was not activated and nothing was changed").into());
     let file = MetadataFile::new(stack.open_metadata(places)?).map_err(|error| PoolError::io("read the metadata", error))?;
     let superblock = Superblock::read(&file).map_err(|error| {
-        refuse(format!(
-            "{error}. If the disk is well, `windlass pool repair --device {place}` may make the metadata usable again"
-        ))
+        let text = format!(
+            "{place}: the pool was not activated and nothing was changed; if the disk is well, `windlass pool repair --device {place}` \
+             may make the metadata usable again"
+        );
+        PoolError::Format(Refusal::because(text, error))
     })?;
     if superblock.data_block_size != places.block_size {
         return Err(refuse(format!(
@@ -259,6 +265,7 @@ fn logical_block_size(stack: &Stack) -> Result<LogicalBlockSize, PoolError> {
     let path = stack.node(Part::Data)?;
     let io = |error| PoolError::io(format!("look at {}", path.display()), error);
     let bytes = File::open(&path).and_then(|file| device::logical_block_bytes(&file)).map_err(io)?;
-    LogicalBlockSize::from_bytes(bytes)
-        .ok_or_else(|| PoolError::Unsupported(format!("logical blocks of {bytes} bytes are not supported: 512 and 4096 are")))
+    LogicalBlockSize::from_bytes(bytes).ok_or_else(|| {
+        PoolError::Unsupported(format!("logical blocks of {bytes} bytes are not supported: 512 and 4096 are").into())
+    })
 }

@@ -44,11 +44,12 @@ use super::tools::{Attached, Verdict, run};
 use crate::block::device;
 use crate::dm::DataBlocks;
 use crate::dm::metadata::{MetadataFile, NEVER, Reclaim, Superblock, ThinMetadata, ThinMetadataError};
-use crate::pool::PoolError;
 use crate::pool::catalogue::{Catalogue, Change};
 use crate::pool::intent::Intent;
 use crate::pool::record::ThinStored;
+use crate::pool::{PoolError, Refusal};
 use crate::types::Object;
+use crate::types::error::chain;
 
 /// What a repair found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +172,7 @@ fn mend(node: &Path, staged: PathBuf) -> Result<Mended, PoolError> {
             Ok(staged) => staged.replace(node)?,
             Err(error) => {
                 staged_metadata::discard(&staged)?;
-                findings = format!("blocks that are allocated to nothing could not be given back: {error}\n");
+                findings = format!("blocks that are allocated to nothing could not be given back: {}\n", chain(&error));
                 left = DataBlocks::new(left.count() + reclaimed.count());
                 reclaimed = DataBlocks::default();
             }
@@ -197,8 +198,8 @@ fn inspect(device: &Path) -> Result<Result<Reclaim, String>, PoolError> {
     match Reclaim::plan(&metadata, NEVER) {
         Ok(plan) => Ok(Ok(plan)),
         // A check that does not look at the space map of the data overlooks this.
-        Err(error @ (ThinMetadataError::Damaged { .. } | ThinMetadataError::Io { .. })) => Ok(Err(error.to_string())),
-        Err(error) => Err(PoolError::Format(format!("{}: {error}", device.display()))),
+        Err(error @ (ThinMetadataError::Damaged { .. } | ThinMetadataError::Io { .. })) => Ok(Err(chain(&error))),
+        Err(error) => Err(PoolError::Format(Refusal::because(format!("{} cannot be repaired", device.display()), error))),
     }
 }
 
@@ -222,7 +223,7 @@ fn rebuild(node: &Path, staged: PathBuf) -> Result<(), PoolError> {
     let attached = Attached::new(staged.file())?;
     let made = run("thin_repair", &["-i".as_ref(), node.as_os_str(), "-o".as_ref(), attached.path().as_os_str()])?;
     if let Verdict::Unsound(text) = made {
-        return Err(PoolError::Format(not_rebuilt(&text, bytes)));
+        return Err(PoolError::Format(not_rebuilt(&text, bytes).into()));
     }
     check(&attached)?;
     drop(attached);
@@ -250,7 +251,7 @@ fn without_leaks(node: &Path, staged: PathBuf, plan: &Reclaim) -> Result<StagedM
     staged.copy(node, &plan.changes)?;
     let attached = Attached::new(staged.file())?;
     if check(&attached)?.is_needed() {
-        return Err(PoolError::Format("blocks that were given back are leaked still; nothing was changed".to_owned()));
+        return Err(PoolError::Format("blocks that were given back are leaked still; nothing was changed".into()));
     }
     Ok(staged)
 }
@@ -258,7 +259,9 @@ fn without_leaks(node: &Path, staged: PathBuf, plan: &Reclaim) -> Result<StagedM
 /// Demands that metadata in a file are sound; what could be reclaimed in them.
 fn check(attached: &Attached) -> Result<Reclaim, PoolError> {
     let found = inspect(attached.path())?;
-    found.map_err(|text| PoolError::Format(format!("check what is to be written over the metadata: {text}; nothing was changed")))
+    found.map_err(|text| {
+        PoolError::Format(format!("check what is to be written over the metadata: {text}; nothing was changed").into())
+    })
 }
 
 fn length(node: &Path) -> Result<u64, PoolError> {

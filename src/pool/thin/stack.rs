@@ -36,6 +36,7 @@ use crate::dm::{DeviceNumber, DmName};
 use crate::dm::{PoolFeatures, Target, TargetKind};
 use crate::failpoint;
 use crate::pool::{PoolError, PoolUsage};
+use crate::types::error::chain;
 use crate::types::{Access, Object};
 
 /// A segment and the device it lies on.
@@ -261,7 +262,7 @@ impl Stack {
                     return Err(PoolError::Format(format!(
                         "the device {name} is active with another table than the pool's label says; nothing was changed. If no \
                          node uses this pool, remove the device with `dmsetup remove` and try again"
-                    )));
+                    ).into()));
                 }
             }
             self.dm.load(&name, Access::ReadWrite, table).map_err(|error| io("load the table of", error))?;
@@ -272,7 +273,7 @@ impl Stack {
         let made = self.dm.load(&name, Access::ReadWrite, table).and_then(|()| self.dm.resume(&name));
         made.map_err(|error| {
             if let Err(left) = self.dm.remove(&name, Removal::Now) {
-                tracing::warn!(device = %name, error = %left, "a device without a table is left");
+                tracing::warn!(device = %name, error = %chain(&left), "a device without a table is left");
             }
             io("activate", error)
         })
@@ -288,7 +289,7 @@ impl Drop for Active {
         match self.0.take_down() {
             Ok(TakenDown::All) => tracing::info!(pool, "the pool's devices are taken down"),
             Ok(TakenDown::InUse) => tracing::info!(pool, "volumes are attached: the pool's devices stay"),
-            Err(error) => tracing::warn!(pool, %error, "the pool's devices stay"),
+            Err(error) => tracing::warn!(pool, error = %chain(&error), "the pool's devices stay"),
         }
     }
 }
@@ -361,7 +362,7 @@ fn length(places: &[Place]) -> u64 {
 }
 
 fn sectors(bytes: u64) -> Result<Sectors, PoolError> {
-    Sectors::from_bytes(bytes).ok_or_else(|| PoolError::Format(format!("{bytes} bytes are no whole number of sectors")))
+    Sectors::from_bytes(bytes).ok_or_else(|| PoolError::Format(format!("{bytes} bytes are not a whole number of sectors").into()))
 }
 
 fn no_node(name: &DmName, error: NodeError) -> PoolError {

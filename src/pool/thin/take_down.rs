@@ -29,6 +29,7 @@ use crate::pool::PoolError;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::owned::boot_id;
 use crate::pool::record::{Publication, PublicationKind};
+use crate::types::error::chain;
 use crate::types::{Object, PoolId, VolumeHandle};
 
 /// Removes every device-mapper device of the pool on the device at `path`, which may be either of two. None there is success.
@@ -91,7 +92,7 @@ fn read(device: &File) -> Option<Catalogue> {
         .and_then(|region| Catalogue::read_only(&region, "the catalogue"));
     catalogue
         .inspect_err(
-            |error| tracing::warn!(%error, "what is staged is not known; what is open, mounted or bound is seen all the same"),
+            |error| tracing::warn!(error = %chain(&error), "what is staged is not known; what is open, mounted or bound is seen all the same"),
         )
         .ok()
 }
@@ -153,7 +154,7 @@ pub(in crate::pool) fn remove_device(volume: VolumeHandle) -> Result<(), PoolErr
     }
     let node_removed = nodes()?.remove(&name);
     if let Err(error) = node_removed {
-        tracing::warn!(%name, %error, "a device node is left");
+        tracing::warn!(%name, error = %chain(&error), "a device node is left");
     }
     Ok(())
 }

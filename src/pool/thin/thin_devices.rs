@@ -30,6 +30,7 @@ use crate::dm::{Target, TargetKind};
 use crate::failpoint;
 use crate::pool::record::ThinObject;
 use crate::pool::{Attachment, PoolError};
+use crate::types::error::chain;
 use crate::types::{Access, Object, VolumeSize};
 
 /// The thin devices of one pool.
@@ -169,7 +170,7 @@ impl ThinDevices {
         let file = self.open_node(object, &info, access);
         if let Err(error) = self.dm.remove(&name, Removal::Deferred) {
             // It stays, as if it were attached; it is removed with the object, or when the pool is taken down.
-            tracing::warn!(%object, %error, "the device of a descriptor is not removed with it");
+            tracing::warn!(%object, error = %chain(&error), "the device of a descriptor is not removed with it");
         }
         self.remove_node(&name);
         file
@@ -206,7 +207,7 @@ impl ThinDevices {
 
     fn target(&self, thin: &ThinObject, size: VolumeSize) -> Result<Target, PoolError> {
         let length = Sectors::from_bytes(size.bytes())
-            .ok_or_else(|| PoolError::Size(format!("{} bytes are no whole number of sectors", size.bytes())))?;
+            .ok_or_else(|| PoolError::Size(format!("{} bytes are not a whole number of sectors", size.bytes())))?;
         Ok(Target { start: Sectors::default(), length, kind: TargetKind::Thin { pool: self.pool, id: thin.id } })
     }
 
@@ -223,7 +224,7 @@ impl ThinDevices {
         let made = self.dm.load(&name, access, &[table]).and_then(|()| self.dm.resume(&name));
         made.map_err(|error| {
             if let Err(left) = self.dm.remove(&name, Removal::Now) {
-                tracing::warn!(%object, error = %left, "a device without a table is left until its object is asked for again");
+                tracing::warn!(%object, error = %chain(&left), "a device without a table is left until its object is asked for again");
             }
             failed(error)
         })
@@ -249,7 +250,7 @@ impl ThinDevices {
 
     fn remove_node(&self, name: &DmName) {
         if let Err(error) = self.nodes.remove(name) {
-            tracing::warn!(%name, %error, "a device node is left");
+            tracing::warn!(%name, error = %chain(&error), "a device node is left");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::block::loop_device::{self, DirectIo, LoopDevice, LoopOptions};
 use crate::pool::PoolError;
+use crate::types::error::chain;
 use crate::types::{Access, LogicalBlockSize};
 
 /// What a program said.
@@ -23,7 +24,7 @@ impl Verdict {
     pub(super) fn sound(self, action: &str) -> Result<(), PoolError> {
         match self {
             Self::Sound => Ok(()),
-            Self::Unsound(text) => Err(PoolError::Format(format!("{action}: {text}"))),
+            Self::Unsound(text) => Err(PoolError::Format(format!("{action}: {text}").into())),
         }
     }
 }
@@ -34,9 +35,9 @@ impl Verdict {
 /// [`PoolError::Unsupported`] when it is not installed; [`PoolError::Io`].
 pub(super) fn run(program: &str, arguments: &[&OsStr]) -> Result<Verdict, PoolError> {
     let output = Command::new(program).args(arguments).env("LC_ALL", "C").output().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => PoolError::Unsupported(format!(
-            "{program} is not installed: it is part of thin-provisioning-tools (device-mapper-persistent-data)"
-        )),
+        io::ErrorKind::NotFound => PoolError::Unsupported(
+            format!("{program} is not installed: it is part of thin-provisioning-tools (device-mapper-persistent-data)").into(),
+        ),
         _ => PoolError::io(format!("run {program}"), error),
     })?;
     if output.status.success() {
@@ -75,7 +76,7 @@ impl Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         if let Err(error) = loop_device::detach(&self.0) {
-            tracing::warn!(%error, "a loop device is left");
+            tracing::warn!(error = %chain(&error), "a loop device is left");
         }
     }
 }

@@ -40,6 +40,7 @@ use crate::failpoint;
 use crate::pool::catalogue::Change;
 use crate::pool::record::{ThinObject, ThinStored};
 use crate::pool::{Attachment, Cut, Found, ObjectSpec, ObjectUsage, Pool, PoolError, PoolHealth, PoolKind, PoolUsage};
+use crate::types::error::chain;
 use crate::types::{Access, ByteRange, DataChecksum, LogicalBlockSize, Object, RangeStream, SnapshotId, VolumeId, VolumeSize};
 
 /// Runs of a kept map at most: 64 Ki of them take some 300 KiB of the catalogue. What is more finely scattered is kept coarser, and
@@ -76,7 +77,7 @@ impl Pool for ThinPool {
             return Err(PoolError::Unsupported(format!(
                 "{}: a thin pool keeps no checksums of data; leave out the parameter `checksum`, or use a reflink pool on Btrfs",
                 self.place
-            )));
+            ).into()));
         }
         let thin = self.device_record(Object::Volume(volume))?;
         let message = PoolMessage::CreateThin { id: thin.id };
@@ -112,7 +113,7 @@ impl Pool for ThinPool {
             for (_, target) in &members {
                 if let Err(error) = self.delete_made(target.object) {
                     // The caller deletes again, and the next start does.
-                    tracing::warn!(object = %target.object, %error, "part of a failed set of snapshots is left");
+                    tracing::warn!(object = %target.object, error = %chain(&error), "part of a failed set of snapshots is left");
                 }
             }
         })
@@ -120,7 +121,7 @@ impl Pool for ThinPool {
 
     fn copy(&self, source: Object, volume: VolumeId, spec: ObjectSpec, stall: Duration) -> Result<(), PoolError> {
         if spec.checksum == DataChecksum::On {
-            return Err(PoolError::Unsupported("a thin pool keeps no checksums of data".to_owned()));
+            return Err(PoolError::Unsupported("a thin pool keeps no checksums of data".into()));
         }
         self.check_time(1)?;
         let origin = self.source_record(source)?;
@@ -128,7 +129,7 @@ impl Pool for ThinPool {
         let written: Vec<DmName> = self.devices.writable(source)?.into_iter().collect();
         while_suspended(&self.dm, &written, stall, || self.share(&origin, &target)).inspect_err(|_| {
             if let Err(error) = self.delete_made(target.object) {
-                tracing::warn!(object = %target.object, %error, "a failed copy is left");
+                tracing::warn!(object = %target.object, error = %chain(&error), "a failed copy is left");
             }
         })
     }
@@ -248,7 +249,7 @@ impl Pool for ThinPool {
         })?;
         let younger =
             || format!("snapshot {base} was cut after {target} and is deleted: what differs between the two is not known");
-        found.ok_or_else(|| PoolError::Unsupported(younger()))?.into_stream(self.block_size)
+        found.ok_or_else(|| PoolError::Unsupported(younger().into()))?.into_stream(self.block_size)
     }
 
     fn usage(&self) -> Result<PoolUsage, PoolError> {
@@ -258,7 +259,7 @@ impl Pool for ThinPool {
     /// What a transaction copied of the metadata and let go of is free from its commit on. Room is worth more than discards.
     fn usage_after_commit(&self) -> Result<PoolUsage, PoolError> {
         if let Err(error) = self.deletions.finish() {
-            tracing::warn!(pool = %self.name, %error, "what was deleted keeps its space for now");
+            tracing::warn!(pool = %self.name, error = %chain(&error), "what was deleted keeps its space for now");
         }
         let status = self.dm.thin_pool_status(&self.name);
         let status = status.map_err(|error| PoolError::io("ask for the status of the pool", io::Error::other(error)))?;

@@ -9,6 +9,7 @@ use super::slots::{CopyError, CopyFile};
 use crate::pool::PoolError;
 use crate::pool::catalogue::commits::{Commits, Seen};
 use crate::pool::catalogue::open::Catalogue;
+use crate::types::error::chain;
 
 /// Least time between two copies.
 const SHORTEST_REST: Duration = Duration::from_secs(1);
@@ -83,12 +84,12 @@ impl Keeping {
                 }
             }
             Err(error @ CopyError::Newer(_)) => {
-                tracing::warn!(copy = %self.path.display(), %error, "the second copy of the catalogue is left as it is");
+                tracing::warn!(copy = %self.path.display(), error = %chain(&error), "the second copy of the catalogue is left as it is");
                 return false;
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.failed, true) {
-                    tracing::warn!(copy = %self.path.display(), %error, "the second copy of the catalogue cannot be written now");
+                    tracing::warn!(copy = %self.path.display(), error = %chain(&error), "the second copy of the catalogue cannot be written now");
                 }
             }
         }

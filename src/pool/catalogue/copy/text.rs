@@ -3,12 +3,12 @@
 use redb::ReadableDatabase;
 
 use super::records::{Head, Records};
-use crate::pool::PoolError;
 use crate::pool::catalogue::open::Catalogue;
 use crate::pool::catalogue::tables::{
     self, ANCHORS, EXPORTS, FIRST_DELTA_BASE, INTENTS, META, NEXT_INTENT, REVISION, Records as Table, SNAPSHOTS, TableLike,
     VOLUMES, failed, later_table, number,
 };
+use crate::pool::{CatalogueFault, PoolError};
 
 /// The tables whose values are copied as they are, each with the word of its lines.
 const COPIED: [(&str, Table); 4] = [("volume", VOLUMES), ("snapshot", SNAPSHOTS), ("anchor", ANCHORS), ("export", EXPORTS)];
@@ -23,7 +23,7 @@ impl Catalogue {
     /// What it records.
     pub(in crate::pool) fn records(&self) -> Result<Records, PoolError> {
         let (_, text) = self.as_text()?;
-        Records::decode(&text).map_err(PoolError::Catalogue)
+        Records::decode(&text).map_err(|text| CatalogueFault::Records(text).into())
     }
 
     /// Its revision, and what it records as a copy says it; both of one moment. The records are not decoded.

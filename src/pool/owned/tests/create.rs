@@ -102,7 +102,7 @@ fn a_creation_that_could_not_be_taken_back_is_no_final_failure() {
         let mut world = World::new();
         let volume = world.create("one");
         world.memory.set_hook(Some(Arc::new(move |verb, at| match (verb, at) {
-            (verb, Moment::After) if verb == made => Err(PoolError::Unsupported("for good".to_owned())),
+            (verb, Moment::After) if verb == made => Err(PoolError::Unsupported("for good".into())),
             (Verb::Delete, Moment::Before) => Err(PoolError::io("delete", io::Error::other("test"))),
             _ => Ok(()),
         })));
@@ -112,7 +112,7 @@ fn a_creation_that_could_not_be_taken_back_is_no_final_failure() {
             Verb::Copy => world.owned.create_volume(&from(Some(Object::Volume(volume.id)))).map(drop),
             _ => world.owned.create_volume(&from(None)).map(drop),
         };
-        assert!(matches!(&failed, Err(PoolError::Unfinished(text)) if text == "for good"), "{made:?}: {failed:?}");
+        assert!(matches!(&failed, Err(PoolError::Unfinished(cause)) if cause.to_string() == "for good"), "{made:?}: {failed:?}");
         world.restart();
         world.assert_tidy();
     }

@@ -29,10 +29,9 @@ fn only_what_may_be_written_to_is_held_and_all_of_it_at_once() {
 
 #[test]
 fn a_cut_whose_hold_expired_or_was_refused_is_thrown_away() {
-    let transient = Some(QuiesceError::Transient("being unmounted".to_owned()));
-    let lasting = Some(QuiesceError::Lasting("shut down".to_owned()));
-    for (expire, refuse) in [(true, None), (false, transient), (false, lasting)] {
-        let lasts = matches!(refuse, Some(QuiesceError::Lasting(_)));
+    let transient: fn() -> QuiesceError = || QuiesceError::Transient("being unmounted".into());
+    let lasting: fn() -> QuiesceError = || QuiesceError::Lasting("shut down".into());
+    for (expire, refuse, lasts) in [(true, None, false), (false, Some(transient), false), (false, Some(lasting), true)] {
         let is_told = |error: PoolError| match error {
             PoolError::Quiesce(_) => !lasts,
             PoolError::CannotQuiesce(_) => lasts,

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 use super::super::label::{Link, Segments};
 use super::super::layout::{self, LayoutOptions};
 use super::*;
+use crate::types::error::chain;
 
 const MIB: u64 = 1 << 20;
 
@@ -175,7 +176,7 @@ fn a_crash_at_any_block_of_a_rewrite_leaves_one_of_the_two_labels() {
 fn bad_devices_are_refused_and_left_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let text = |path: &Path| match LabelledDevice::read(path) {
-        Err(PoolError::Format(text)) => text,
+        Err(error @ PoolError::Format(_)) => chain(&error),
         other => panic!("{other:?}"),
     };
     for bytes in [0, 512, 4096, 5000, 2 * MIB, 20 * MIB] {
@@ -214,7 +215,7 @@ fn the_second_device_of_a_pool_is_found_by_its_label() {
         assert_eq!((devices.pool(), devices.state()), (pool, State::Ready));
     }
     let text = |result: Result<PoolDevices, PoolError>| match result {
-        Err(PoolError::Format(text)) => text,
+        Err(error @ PoolError::Format(_)) => chain(&error),
         other => panic!("{other:?}"),
     };
     assert!(text(PoolDevices::open_with(&metadata, || found(&[&metadata, &foreign]))).contains("is not there"));
