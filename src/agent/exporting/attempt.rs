@@ -22,6 +22,7 @@ use crate::repository::tree::FileSelector;
 use crate::repository::{Repository, StoredSnapshot, Verification};
 use crate::transfer::image::{Image, Locking};
 use crate::transfer::{Budget, ChunkSize, Progress};
+use crate::types::error::chain;
 use crate::types::{
     ExportOrder, ExportRecord, ExportTask, LocalCopyPolicy, SnapshotHandle, TaskState, Timestamp, VerificationOrder,
 };
@@ -51,7 +52,7 @@ impl Attempt {
             self.task.stored_bytes = self.task.stored_bytes.saturating_add(stored);
             self.task.state = TaskState::failed(fault.text(), Timestamp::now());
             if let Err(error) = self.note().await {
-                tracing::warn!(snapshot = %self.snapshot, %error, "it is not recorded why an export failed");
+                tracing::warn!(snapshot = %self.snapshot, error = %chain(&error), "it is not recorded why an export failed");
             }
         }
         Err(failure)
@@ -100,7 +101,7 @@ impl Attempt {
         match tokio::time::timeout(WITHIN, giving_up).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(snapshot = %self.snapshot, %error, "a local copy is kept until the node's next start")
+                tracing::warn!(snapshot = %self.snapshot, error = %chain(&error), "a local copy is kept until the node's next start")
             }
             Err(_) => {
                 tracing::warn!(snapshot = %self.snapshot, "somebody reads a local copy, which is kept until the node's next start")

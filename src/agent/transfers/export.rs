@@ -20,6 +20,7 @@ use crate::transfer::metadata::{Metadata, Mode};
 use crate::transfer::{
     self, Budget, ChunkSize, ExportError, ExportOptions, ExportReport, ExportSource, FullReason, Progress, Scope,
 };
+use crate::types::error::chain;
 use crate::types::span::Subject;
 use crate::types::{ExportRecord, Timestamp, VolumeMode};
 
@@ -234,7 +235,7 @@ impl Export {
             finished: Timestamp::now(),
         };
         if let Err(error) = self.blocks.put_export(snapshot.handle.pool, record).await {
-            tracing::warn!(snapshot = %snapshot.handle, %error, "an export was made but not recorded");
+            tracing::warn!(snapshot = %snapshot.handle, error = %chain(&error), "an export was made but not recorded");
         }
     }
 }

@@ -296,6 +296,6 @@ async fn commit_damaged(blocks: &dyn Blocks, volume: VolumeHandle, name: &Object
 /// Deletes the target. A failure leaves it hidden until the pool's next start deletes it.
 async fn abort(blocks: &dyn Blocks, volume: VolumeHandle) {
     if let Err(error) = blocks.abort(volume).await {
-        tracing::warn!(%volume, %error, "an aborted restore stays hidden until the next start");
+        tracing::warn!(%volume, error = %chain(&error), "an aborted restore stays hidden until the next start");
     }
 }

@@ -18,6 +18,7 @@ use super::offers::{Offers, Worthless};
 use super::peer::Peer;
 use super::socket::DescriptorSocket;
 use crate::blocks::descriptor;
+use crate::types::error::chain;
 
 /// How long a client may be silent: it has its token before it connects, so this is for a machine that has no time for it.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -47,7 +48,7 @@ pub(super) async fn serve(socket: DescriptorSocket, offers: Offers, stop: Cancel
                 silent.add(answering.abort_handle());
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "a client for a descriptor could not be accepted");
+                tracing::warn!(error = %chain(&error), "a client for a descriptor could not be accepted");
                 let _ = tokio::time::timeout(ACCEPT_PAUSE, stop.cancelled()).await;
             }
         }
@@ -82,7 +83,7 @@ async fn answer(client: OwnedFd, offers: &Offers) -> io::Result<()> {
         Ok(offered) => {
             let sent = offered.send(client.get_ref());
             if let Err(error) = &sent {
-                tracing::warn!(%error, "a descriptor could not be sent");
+                tracing::warn!(error = %chain(&error), "a descriptor could not be sent");
             }
             // It may be the last of a lease that has ended meanwhile.
             drop(tokio::task::spawn_blocking(move || drop(offered)));

@@ -17,6 +17,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use nix::unistd::{Gid, fchownat};
 
 use crate::csi::server::SocketError;
+use crate::types::error::chain;
 
 /// A bound socket; its file is removed when this is dropped.
 #[derive(Debug)]
@@ -96,7 +97,7 @@ impl Drop for SocketFile {
         if identity(&self.path).ok() == Some(self.identity)
             && let Err(error) = std::fs::remove_file(&self.path)
         {
-            tracing::warn!(path = %self.path.display(), %error, "the socket file stays behind");
+            tracing::warn!(path = %self.path.display(), error = %chain(&error), "the socket file stays behind");
         }
     }
 }

@@ -24,6 +24,7 @@ use super::work::Work;
 use crate::blocks::wire::secret::Secret;
 use crate::blocks::{Blocks, BlocksError, CommitName, TargetStart};
 use crate::csi::call::Lost;
+use crate::types::error::chain;
 use crate::types::{NewVolume, PoolId, VolumeHandle};
 
 /// The targets of a node. Clones are the same.
@@ -217,7 +218,7 @@ impl Targets {
         self.close(&target);
         let mut retry = Retry::FIRST;
         while let Err(error) = self.blocks.abort(volume).await {
-            tracing::warn!(%volume, %error, seconds = retry.0.as_secs_f64(), "a target stays hidden; deleting it is tried again");
+            tracing::warn!(%volume, error = %chain(&error), seconds = retry.0.as_secs_f64(), "a target stays hidden; deleting it is tried again");
             if tokio::time::timeout(retry.0, self.stop.cancelled()).await.is_ok() {
                 tracing::warn!(%volume, "the node stops; its next start deletes the target");
                 return;

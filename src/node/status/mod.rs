@@ -1,7 +1,7 @@
 //! The code of each failure, chosen for the program that reads it (invariant 6).
 //!
-//! One function for each call, over every failure there is, without a catch-all: a new kind of failure does not compile until
-//! somebody has decided what each caller is told. What the callers do with the codes:
+//! One function for each call, over the codes that each failure has, without a catch-all: a new kind of failure does not compile
+//! until somebody has decided what each caller is told. What the callers do with the codes:
 //!
 //! * csi-provisioner, CreateVolume: CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE, ABORTED: calls again until the answer is final, also
 //!   after the claim is gone. RESOURCE_EXHAUSTED: gives up the node and lets the scheduler choose again. Everything else is final:
@@ -17,12 +17,89 @@
 //! So a fault that will not go away by itself never gets UNAVAILABLE or ABORTED, and one whose outcome is not known gets no
 //! other: INTERNAL says that it failed and that nothing is left.
 
-mod controller;
-mod mounts;
+mod mount_codes;
+mod pool_codes;
 mod told;
 
-pub use controller::{controller_expand, create_snapshot, create_volume, delete, read, set_pool_properties, snapshot_metadata};
-pub use mounts::{node_expand, node_publish, node_stage, node_stats, node_undo};
+use tonic::{Code, Status};
+
+use crate::node::error::CallError;
+
+use mount_codes::MountCodes;
+use told::{told, with_code};
+
+/// The calls that change nothing and touch no mount: lists, gets, validation, capacity.
+pub fn read(error: CallError) -> Status {
+    told(&error, |of_pool| of_pool.read, |of_mount| of_mount.without_path)
+}
+
+/// GetMetadataAllocated and GetMetadataDelta, before the first message and after it. A stream whose end is not known goes on where it was
+/// cut off.
+pub fn snapshot_metadata(error: CallError) -> Status {
+    told(&error, |of_pool| of_pool.snapshot_metadata, |of_mount| of_mount.without_path)
+}
+
+/// CreateVolume.
+pub fn create_volume(error: CallError) -> Status {
+    told(&error, |of_pool| of_pool.create_volume, |of_mount| of_mount.without_path)
+}
+
+/// DeleteVolume and DeleteSnapshot.
+pub fn delete(error: CallError) -> Status {
+    told(&error, |of_pool| of_pool.delete, |of_mount| of_mount.without_path)
+}
+
+/// CreateSnapshot.
+pub fn create_snapshot(error: CallError) -> Status {
+    told(&error, |of_pool| of_pool.create_snapshot, |of_mount| of_mount.without_path)
+}
+
+/// ControllerExpandVolume.
+pub fn controller_expand(error: CallError) -> Status {
+    told(&error, |of_pool| of_pool.expand, |of_mount| of_mount.without_path)
+}
+
+/// SetPoolProperties of the Pools service.
+pub fn set_pool_properties(error: CallError) -> Status {
+    told(&error, |of_pool| of_pool.set_properties, |of_mount| of_mount.without_path)
+}
+
+/// NodeStageVolume.
+pub fn node_stage(error: CallError) -> Status {
+    unless_out_of_space(error, |of_mount| of_mount.stage)
+}
+
+/// NodePublishVolume.
+pub fn node_publish(error: CallError) -> Status {
+    told(&error, |of_pool| of_pool.on_node, |of_mount| of_mount.publish)
+}
+
+/// NodeUnstageVolume and NodeUnpublishVolume.
+pub fn node_undo(error: CallError) -> Status {
+    told(&error, |of_pool| of_pool.on_node, |of_mount| of_mount.undo)
+}
+
+/// NodeGetVolumeStats.
+pub fn node_stats(error: CallError) -> Status {
+    match error {
+        // Nothing was to be changed, so nothing is unfinished.
+        CallError::Lost(_) => with_code(Code::Internal, &error),
+        error => told(&error, |of_pool| of_pool.on_node, |of_mount| of_mount.at_path),
+    }
+}
+
+/// NodeExpandVolume.
+pub fn node_expand(error: CallError) -> Status {
+    unless_out_of_space(error, |of_mount| of_mount.at_path)
+}
+
+/// A file system writes to its log when it is mounted or grown, for which a full pool may have no block.
+fn unless_out_of_space(error: CallError, of_mount: fn(MountCodes) -> Code) -> Status {
+    match error {
+        CallError::Mount(ref full) if full.is_out_of_space() => with_code(Code::ResourceExhausted, &error),
+        error => told(&error, |of_pool| of_pool.on_node, of_mount),
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -34,7 +111,7 @@ mod tests {
     use super::*;
     use crate::mount::MountError;
     use crate::node::error::CallError;
-    use crate::pool::PoolError;
+    use crate::pool::{CatalogueFault, PoolError};
     use crate::types::{Object, VolumeId};
 
     fn pool_errors() -> Vec<PoolError> {
@@ -48,15 +125,15 @@ mod tests {
             PoolError::InUse { object, by: "a lease".to_owned() },
             PoolError::Busy("x".to_owned()),
             PoolError::NoSpace("x".to_owned()),
-            PoolError::Unsupported("x".to_owned()),
+            PoolError::Unsupported("x".into()),
             PoolError::TooSlow { object, extents: 1, estimate: Duration::ZERO, limit: Duration::ZERO },
-            PoolError::Quiesce("x".to_owned()),
-            PoolError::CannotQuiesce("x".to_owned()),
+            PoolError::Quiesce("x".into()),
+            PoolError::CannotQuiesce("x".into()),
             PoolError::Owned("x".to_owned()),
-            PoolError::Format("x".to_owned()),
+            PoolError::Format("x".into()),
             PoolError::CatalogueLost("x".to_owned()),
-            PoolError::Catalogue("x".to_owned()),
-            PoolError::Unfinished("x".to_owned()),
+            PoolError::Catalogue(CatalogueFault::BeingReopened),
+            PoolError::Unfinished(Box::new(PoolError::Busy("x".to_owned()))),
             PoolError::Io { action: "x".to_owned(), source: io::Error::other("x") },
         ]
     }

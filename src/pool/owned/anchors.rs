@@ -155,7 +155,7 @@ impl OwnedPool {
                 Ok(Some(given_up)) => given_up,
                 Ok(None) => continue,
                 Err(error) => {
-                    tracing::warn!(snapshot = %snapshot.id, %error, "a local copy could not be given up");
+                    tracing::warn!(snapshot = %snapshot.id, error = %chain(&error), "a local copy could not be given up");
                     continue;
                 }
             };

@@ -23,6 +23,7 @@ use crate::pool::PoolError;
 use crate::pool::intent::Intent;
 use crate::pool::locks::Key;
 use crate::pool::record::Snapshot;
+use crate::types::error::chain;
 use crate::types::{ExportTask, LocalCopy, LocalCopyPolicy, Object, SnapshotId};
 
 impl OwnedPool {
@@ -70,7 +71,9 @@ impl OwnedPool {
             // Uses are recorded without this lock: one that came since the look above is decided on here.
             let mut snapshot = change.snapshot(id)?.ok_or_else(missing)?;
             if snapshot.copies.exports.is_empty() {
-                return Err(PoolError::Unsupported(format!("{object} is in no repository: its local copy is the only one")));
+                return Err(PoolError::Unsupported(
+                    format!("{object} is in no repository: its local copy is the only one").into(),
+                ));
             }
             let whole = snapshot.clone();
             snapshot.copies.local = LocalCopy::GivenUp;
@@ -107,7 +110,7 @@ impl OwnedPool {
     pub(super) fn drop_copies(&self, snapshots: &[SnapshotId]) {
         for &snapshot in snapshots {
             if let Err(error) = self.give_up_local_copy(snapshot) {
-                tracing::warn!(%snapshot, %error, "a local copy is kept for now");
+                tracing::warn!(%snapshot, error = %chain(&error), "a local copy is kept for now");
             }
         }
     }

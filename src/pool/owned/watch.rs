@@ -149,7 +149,7 @@ impl OwnedPool {
                 Ok(Some(freed)) => return Ok(Some(freed)),
                 Ok(None) => {}
                 Err(error) if seen.failed.insert(snapshot.id) => {
-                    tracing::warn!(snapshot = %snapshot.id, %error, "a local copy could not be given up yet")
+                    tracing::warn!(snapshot = %snapshot.id, error = %chain(&error), "a local copy could not be given up yet")
                 }
                 Err(_) => {}
             }
