@@ -13,16 +13,17 @@ use super::served_blocks::ServedBlocks;
 
 /// Other disks, whose blocks are served by a node and asked for by an agent.
 pub struct WireDisks {
-    below: Arc<dyn Disks>,
+    // Dropped in this order: a node holds its disks as long as it serves them.
     agent: BlocksClient,
     _node: ServedBlocks,
+    below: Arc<dyn Disks>,
 }
 
 impl WireDisks {
     /// Must be called within a runtime.
     pub fn over(below: Arc<dyn Disks>) -> Self {
         let node = ServedBlocks::over(below.blocks());
-        Self { below, agent: node.client(), _node: node }
+        Self { agent: node.client(), _node: node, below }
     }
 }
 
