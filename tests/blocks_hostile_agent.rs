@@ -38,12 +38,13 @@ use tonic::{Code, Status, Streaming};
 use windlass::blocks::descriptor::{self, FetchError, ReceiveError};
 use windlass::blocks::wire::secret::Secret;
 use windlass::blocks::{
-    Blocks, BlocksError, CommitName, LeasedSnapshot, OpenPool, PoolState, SnapshotLease, TargetStart, UsagePage, UsageQuery,
+    Blocks, BlocksError, CommitName, LeasedSnapshot, OpenPool, PoolState, SnapshotCopies, SnapshotLease, TargetStart, TaskPage,
+    TaskQuery, UsagePage, UsageQuery,
 };
 use windlass::types::poll::{self, Patience};
 use windlass::types::{
-    ByteRange, ExportRecord, LogicalBlockSize, NewVolume, ObjectName, PoolId, RangeStream, SnapshotHandle, SnapshotId, Timestamp,
-    VolumeHandle, VolumeId, VolumeMode, VolumeSize,
+    ByteRange, ExportRecord, ExportTask, LogicalBlockSize, NewVolume, ObjectName, PoolId, RangeStream, SnapshotHandle,
+    SnapshotId, Timestamp, VolumeHandle, VolumeId, VolumeMode, VolumeSize,
 };
 
 const MIB: u64 = 1 << 20;
@@ -503,6 +504,22 @@ impl Blocks for Fragmented {
     }
 
     async fn last_export(&self, _volume: VolumeHandle, _repository: &str) -> Result<Option<ExportRecord>, BlocksError> {
+        nothing_else()
+    }
+
+    async fn copies(&self, _snapshot: SnapshotHandle) -> Result<SnapshotCopies, BlocksError> {
+        nothing_else()
+    }
+
+    async fn put_task(&self, _snapshot: SnapshotHandle, _task: ExportTask) -> Result<(), BlocksError> {
+        nothing_else()
+    }
+
+    async fn tasks(&self, _query: TaskQuery) -> Result<TaskPage, BlocksError> {
+        nothing_else()
+    }
+
+    async fn give_up_local_copy(&self, _snapshot: SnapshotHandle) -> Result<(), BlocksError> {
         nothing_else()
     }
 

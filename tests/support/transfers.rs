@@ -52,6 +52,8 @@ macro_rules! test_transfers {
 
 const PASSWORD: &str = "geheim";
 const SIZE: u64 = 16 << 20;
+/// What the records of a real pool may grow by while something is made and deleted: far less than a volume.
+const CATALOGUE: u64 = 1 << 20;
 
 /// Disks with their transfers, and a place for repositories.
 pub struct Bench {
@@ -304,7 +306,7 @@ pub async fn an_image_of_no_use_on_the_pools_devices_is_not_published(bench: Ben
         assert_eq!(refused.state(), TransferState::Refused, "{}", refused.message);
         assert!(refused.message.contains("GPT") && refused.message.contains("512"), "{}", refused.message);
         assert_eq!(bench.volume_names(), ["source"]);
-        assert_eq!(bench.disks.free_bytes().await, free);
+        assert!(bench.disks.free_bytes().await + CATALOGUE >= free, "its space is lost");
     }
 }
 
