@@ -13,8 +13,8 @@
 //! Then under an **exclusive** lock, for as long as the deletes take:
 //!
 //! 4. [commit]: snapshots and index files are listed again. Where someone else pruned meanwhile, nothing is deleted, and all begins
-//! anew, [three times](ATTEMPTS) at most. A pack that a snapshot stored meanwhile needs stays, and an index file is stored that
-//! names it;
+//!    anew, [three times](ATTEMPTS) at most. A pack that a snapshot stored meanwhile needs stays, and an index file is stored that
+//!    names it;
 //! 5. superseded index files are deleted;
 //! 6. packs that go are deleted, and packs that no index file named in step 1 and names now: nobody is about to name them, since
 //!    nobody else holds a lock. A pack that was stored after step 1 and is named by none is left to the next prune.
