@@ -5,6 +5,11 @@
 //! behind what puts them up. A call beyond its allowance waits; so many may wait that the volumes of a full node come up at
 //! once after a boot; more are refused.
 //!
+//! Sockets share nothing: whoever floods one takes no thread of the other. So all sockets of a process together must fit its threads. A
+//! process has either one socket, with all that may be had ([`SocketShare::Whole`]), or two, a kubelet's and an agent's, whose allowances add up to
+//! no more than that: half each, and of streams nearly all to the agent, since no method of a kubelet's
+//! streams. Both sums are checked when this is compiled.
+//!
 //! A call counts until its answer was sent whole *and* its work has ended: work outlives a caller that goes away, and the
 //! next call would come on top of it.
 
@@ -16,10 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub const RUNTIME_THREADS: usize = 512;
 /// Of these, for transfers, of which a few run at once with threads of their own for most of what they do.
 const THREADS_OF_TRANSFERS: usize = 64;
-const _: () = assert!(
-    Kind::Teardown.allowance() + Kind::Question.allowance() + Kind::Stream.allowance() + Kind::Ordinary.allowance()
-        <= RUNTIME_THREADS - THREADS_OF_TRANSFERS
-);
+const THREADS_OF_CALLS: usize = RUNTIME_THREADS - THREADS_OF_TRANSFERS;
+const _: () = assert!(SocketShare::Whole.calls() <= THREADS_OF_CALLS);
+const _: () = assert!(SocketShare::Kubelet.calls() + SocketShare::Agent.calls() <= THREADS_OF_CALLS);
+const _: () = assert!(SocketShare::Kubelet.connections() + SocketShare::Agent.connections() <= SocketShare::Whole.connections());
 /// Calls of each kind that may wait: a node has some hundred pods (the kubelet's most is 250 unless it is told another), with a few
 /// volumes each.
 pub const WAITING: usize = 1024;
@@ -33,6 +38,11 @@ pub enum Kind {
     Question,
     /// Answers with a stream, for as long as the client reads.
     Stream,
+    /// Answers with a stream that lasts as long as an agent holds a lease or a target: apart from other streams, behind which no export or restore
+    /// is to wait.
+    Held,
+    /// Lists the ranges of what an agent holds: apart from what is held, or those who hold all that may be held would wait for each other.
+    Ranges,
     /// Everything else.
     Ordinary,
 }
@@ -43,7 +53,9 @@ impl Kind {
         let (service, method) = path.rsplit_once('/').unwrap_or(("", path));
         match method {
             "NodeUnpublishVolume" | "NodeUnstageVolume" | "ControllerUnpublishVolume" => Self::Teardown,
-            "DeleteVolume" | "DeleteSnapshot" | "DeleteVolumeGroupSnapshot" | "CancelTransfer" => Self::Teardown,
+            "DeleteVolume" | "DeleteSnapshot" | "DeleteVolumeGroupSnapshot" | "CancelTransfer" | "AbortTarget" => Self::Teardown,
+            "LeaseSnapshot" | "BeginTarget" => Self::Held,
+            "ListAllocated" | "ListChanged" => Self::Ranges,
             "WatchTransfer" => Self::Stream,
             "NodeGetInfo" => Self::Question,
             _ if method.ends_with("GetCapabilities") => Self::Question,
@@ -53,13 +65,56 @@ impl Kind {
         }
     }
 
-    /// How many may run at once.
-    pub const fn allowance(self) -> usize {
+    /// How many may run at once on a socket with this share.
+    pub const fn allowance(self, share: SocketShare) -> usize {
+        match (share, self) {
+            (SocketShare::Whole, Self::Teardown) => 128,
+            (SocketShare::Whole, Self::Question | Self::Stream) => 64,
+            (SocketShare::Whole, Self::Ordinary) => 192,
+            // Nothing is held there, and who asks for it all the same is counted with other streams.
+            (SocketShare::Whole | SocketShare::Kubelet, Self::Held | Self::Ranges) => 0,
+            (SocketShare::Kubelet | SocketShare::Agent, Self::Teardown) => 60,
+            (SocketShare::Kubelet | SocketShare::Agent, Self::Question) => 32,
+            (SocketShare::Kubelet, Self::Stream) => 8,
+            (SocketShare::Agent, Self::Stream | Self::Held) => 24,
+            // Half of what is held are targets, or has been listed.
+            (SocketShare::Agent, Self::Ranges) => 16,
+            (SocketShare::Kubelet | SocketShare::Agent, Self::Ordinary) => 96,
+        }
+    }
+}
+
+/// What a socket may take of its process's threads and descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SocketShare {
+    /// All that calls may take: it is the only socket.
+    #[default]
+    Whole,
+    /// That of a kubelet, beside an agent's.
+    Kubelet,
+    /// That of an agent, beside a kubelet's.
+    Agent,
+}
+
+impl SocketShare {
+    /// Calls of all kinds at once.
+    const fn calls(self) -> usize {
+        Kind::Teardown.allowance(self)
+            + Kind::Question.allowance(self)
+            + Kind::Stream.allowance(self)
+            + Kind::Held.allowance(self)
+            + Kind::Ranges.allowance(self)
+            + Kind::Ordinary.allowance(self)
+    }
+
+    /// Connections at once: the kubelet makes one for each call, some hundred at once when a full node comes up; sidecars, an agent and
+    /// commands have one each. A process has 1024 descriptors unless it is given more, and the other half is for files and devices. Further
+    /// clients wait in the kernel until one goes.
+    pub const fn connections(self) -> usize {
         match self {
-            Self::Teardown => 128,
-            Self::Question => 64,
-            Self::Stream => 64,
-            Self::Ordinary => 192,
+            Self::Whole => 512,
+            Self::Kubelet => 384,
+            Self::Agent => 128,
         }
     }
 }
@@ -70,6 +125,8 @@ pub struct Allowances {
     teardown: Allowance,
     question: Allowance,
     stream: Allowance,
+    held: Allowance,
+    ranges: Allowance,
     ordinary: Allowance,
 }
 
@@ -94,28 +151,32 @@ pub struct Running {
     _place: OwnedSemaphorePermit,
 }
 
-impl Default for Allowances {
-    fn default() -> Self {
+impl Allowances {
+    /// Those of a socket with this share, none of which are taken.
+    pub fn new(share: SocketShare) -> Self {
         let of = |kind: Kind| Allowance {
-            running: Arc::new(Semaphore::new(kind.allowance())),
-            admitted: Arc::new(Semaphore::new(kind.allowance() + WAITING)),
+            running: Arc::new(Semaphore::new(kind.allowance(share))),
+            admitted: Arc::new(Semaphore::new(kind.allowance(share) + WAITING)),
         };
+        let stream = of(Kind::Stream);
         Self {
             teardown: of(Kind::Teardown),
             question: of(Kind::Question),
-            stream: of(Kind::Stream),
+            held: if Kind::Held.allowance(share) == 0 { stream.clone() } else { of(Kind::Held) },
+            ranges: if Kind::Ranges.allowance(share) == 0 { stream.clone() } else { of(Kind::Ranges) },
+            stream,
             ordinary: of(Kind::Ordinary),
         }
     }
-}
 
-impl Allowances {
     /// Lets a call in; `None` when as many of its kind wait as may.
     pub fn admit(&self, kind: Kind) -> Option<Admitted> {
         let allowance = match kind {
             Kind::Teardown => &self.teardown,
             Kind::Question => &self.question,
             Kind::Stream => &self.stream,
+            Kind::Held => &self.held,
+            Kind::Ranges => &self.ranges,
             Kind::Ordinary => &self.ordinary,
         };
         let place = Arc::clone(&allowance.admitted).try_acquire_owned().ok()?;
@@ -161,6 +222,10 @@ mod tests {
             ("/csi.v1.Node/NodeGetCapabilities", Kind::Question),
             ("/csi.v1.SnapshotMetadata/GetMetadataDelta", Kind::Stream),
             ("/windlass.v1.Transfers/WatchTransfer", Kind::Stream),
+            ("/windlass.v1.Blocks/LeaseSnapshot", Kind::Held),
+            ("/windlass.v1.Blocks/ListChanged", Kind::Ranges),
+            ("/windlass.v1.Blocks/AbortTarget", Kind::Teardown),
+            ("/windlass.v1.Blocks/CommitTarget", Kind::Ordinary),
             ("/csi.v1.Node/NodeStageVolume", Kind::Ordinary),
             ("/csi.v1.Controller/GetCapacity", Kind::Ordinary),
             ("nonsense", Kind::Ordinary),
@@ -170,10 +235,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_beyond_the_allowance_wait_and_do_not_stand_in_the_way_of_other_kinds() {
-        let allowances = Allowances::default();
+    async fn a_socket_on_which_every_place_is_taken_takes_none_of_the_other_sockets() {
+        let (kubelet, agent) = (Allowances::new(SocketShare::Kubelet), Allowances::new(SocketShare::Agent));
         let mut running = Vec::new();
-        for _ in 0..Kind::Ordinary.allowance() {
+        for kind in [Kind::Teardown, Kind::Question, Kind::Stream, Kind::Held, Kind::Ranges, Kind::Ordinary] {
+            for _ in 0..kind.allowance(SocketShare::Agent) {
+                running.push(agent.admit(kind).unwrap().turn().await.unwrap());
+            }
+            assert!(futures::poll!(std::pin::pin!(agent.admit(kind).unwrap().turn())).is_pending(), "{kind:?}");
+            let turn = futures::poll!(std::pin::pin!(kubelet.admit(kind).unwrap().turn()));
+            assert!(matches!(turn, Poll::Ready(Some(_))), "{kind:?}");
+        }
+        assert_eq!(running.len(), SocketShare::Agent.calls());
+    }
+
+    #[tokio::test]
+    async fn calls_beyond_the_allowance_wait_and_do_not_stand_in_the_way_of_other_kinds() {
+        let allowances = Allowances::new(SocketShare::Whole);
+        let mut running = Vec::new();
+        for _ in 0..Kind::Ordinary.allowance(SocketShare::Whole) {
             running.push(allowances.admit(Kind::Ordinary).unwrap().turn().await.unwrap());
         }
         let mut waiting: Vec<_> = (0..WAITING).map(|_| Box::pin(allowances.admit(Kind::Ordinary).unwrap().turn())).collect();
@@ -191,13 +271,13 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_outlives_its_call_counts_on() {
-        let allowances = Allowances::default();
+        let allowances = Allowances::new(SocketShare::Whole);
         let call = Arc::new(allowances.admit(Kind::Teardown).unwrap().turn().await.unwrap());
         let held = within(Arc::clone(&call), async { current() }).await;
         drop(call);
-        assert_eq!(allowances.teardown.running.available_permits(), Kind::Teardown.allowance() - 1);
+        assert_eq!(allowances.teardown.running.available_permits(), Kind::Teardown.allowance(SocketShare::Whole) - 1);
         drop(held);
-        assert_eq!(allowances.teardown.running.available_permits(), Kind::Teardown.allowance());
+        assert_eq!(allowances.teardown.running.available_permits(), Kind::Teardown.allowance(SocketShare::Whole));
         assert!(current().is_none());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! * [`validate`] turns requests into checked values; [`error`] says what is wrong with one, and [`status`] which code that is.
 //! * [`call`] runs a call: check, then work that outlives its caller. [`locks`] let one operation work on an object at a time.
-//! * [`plugin`] is what a layer is to those above it, [`remote`] one behind a connection, and [`server`] serves one on a private unix socket.
+//! * [`plugin`] is what a layer is to those above it, [`remote`] one behind a connection ([`channel`]), and [`server`] serves one on a private
+//!   unix socket.
 //! * [`topology`] and [`token`] are how places and pages of lists are written.
 //!
 //! Nothing here knows a pool, a mount or a repository.
@@ -11,6 +12,7 @@
 
 mod allowance;
 pub mod call;
+pub mod channel;
 pub mod error;
 pub mod locks;
 pub mod plugin;

@@ -49,7 +49,10 @@ impl RemotePlugin {
 }
 
 /// Passes a call on to the layer behind `client`.
-async fn forward<C, Q, A, F>(
+///
+/// # Errors
+/// The layer's own; UNAVAILABLE when it gave none.
+pub async fn forward<C, Q, A, F>(
     client: &C,
     request: Request<Q>,
     call: impl FnOnce(C, Request<Q>) -> F,

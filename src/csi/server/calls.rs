@@ -9,12 +9,19 @@ use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, Bytes, http};
 use tower::{Layer, Service};
 
-use crate::csi::allowance::{self, Allowances, Kind, Running};
+use crate::csi::allowance::{self, Allowances, Kind, Running, SocketShare};
 
 /// Lets as many calls of each kind run as may.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct CallsLayer {
     allowances: Allowances,
+}
+
+impl CallsLayer {
+    /// The calls of a socket with this share.
+    pub fn new(share: SocketShare) -> Self {
+        Self { allowances: Allowances::new(share) }
+    }
 }
 
 impl<S> Layer<S> for CallsLayer {

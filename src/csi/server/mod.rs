@@ -1,4 +1,4 @@
-//! Serves a layer's services on one private unix socket.
+//! Serves a layer's services on a unix socket that only its user, and perhaps one group, can connect to.
 //!
 //! Any client of gRPC is served, whatever `:authority` it makes of a socket's path (`authority`).
 //!
@@ -14,12 +14,15 @@ mod authority;
 mod calls;
 mod connection;
 mod frames;
+mod peer;
 mod routes;
 mod socket;
 mod trace;
 
+pub use super::allowance::SocketShare;
 pub use connection::Connection;
-pub use routes::{MAX_RANGES_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, node_service, routes};
+pub use peer::PeerRule;
+pub use routes::{MAX_RANGES_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, kubelet_routes, node_service, routes};
 pub use socket::{Incoming, PrivateSocket, SocketError};
 pub use trace::{CallerWatch, spans};
 
@@ -50,12 +53,13 @@ const CALLS_OF_A_CONNECTION: u32 = 512;
 /// # Errors
 /// [`ServeError`]. Calls that did not end within [`STOP_GRACE`] are no error.
 pub async fn serve(socket: PrivateSocket, routes: Routes, stop: CancellationToken) -> Result<(), ServeError> {
+    let share = socket.share();
     let incoming = socket.into_incoming()?;
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_OF_A_CONNECTION)
         .layer(trace::spans())
         .layer(trace::CallerWatch)
-        .layer(calls::CallsLayer::default())
+        .layer(calls::CallsLayer::new(share))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let overdue = async {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use csi_proto::csi::v1::controller_server::ControllerServer;
 use csi_proto::csi::v1::group_controller_server::GroupControllerServer;
-use csi_proto::csi::v1::identity_server::IdentityServer;
+use csi_proto::csi::v1::identity_server::{Identity, IdentityServer};
 use csi_proto::csi::v1::node_server::{Node, NodeServer};
 use csi_proto::csi::v1::snapshot_metadata_server::SnapshotMetadataServer;
 use tonic::service::Routes;
@@ -21,26 +21,33 @@ pub const MAX_RANGES_BYTES: usize = 4 << 20;
 
 /// The services of a layer, to which more may be added.
 pub fn routes<P: Plugin>(plugin: &Arc<P>) -> Routes {
-    Routes::new(
-        IdentityServer::from_arc(Arc::clone(plugin))
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RESPONSE_BYTES),
-    )
-    .add_service(
-        ControllerServer::from_arc(Arc::clone(plugin))
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RESPONSE_BYTES),
-    )
-    .add_service(
-        GroupControllerServer::from_arc(Arc::clone(plugin))
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RESPONSE_BYTES),
-    )
-    .add_service(
-        SnapshotMetadataServer::from_arc(Arc::clone(plugin))
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RANGES_BYTES),
-    )
+    Routes::new(identity_service(plugin))
+        .add_service(
+            ControllerServer::from_arc(Arc::clone(plugin))
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_RESPONSE_BYTES),
+        )
+        .add_service(
+            GroupControllerServer::from_arc(Arc::clone(plugin))
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_RESPONSE_BYTES),
+        )
+        .add_service(
+            SnapshotMetadataServer::from_arc(Arc::clone(plugin))
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_RANGES_BYTES),
+        )
+}
+
+/// What a kubelet needs: Identity, and Node.
+pub fn kubelet_routes<N: Identity + Node>(node: &Arc<N>) -> Routes {
+    Routes::new(identity_service(node)).add_service(node_service(node))
+}
+
+fn identity_service<I: Identity>(identity: &Arc<I>) -> IdentityServer<I> {
+    IdentityServer::from_arc(Arc::clone(identity))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES)
 }
 
 /// The Node service, of the layer that mounts.

@@ -3,6 +3,10 @@
 //! The mode is set on the socket before it is bound: the kernel gives the file the mode of the socket, so there is no moment
 //! at which it is wider than 0600. A socket file that is left of a process that died is removed; one that somebody answers on is
 //! not. Two processes that start at once are kept apart by a lock of the directory, so nothing but the socket ever lies in it.
+//!
+//! A socket may be given to a group: it is bound as above, then gets its group and the mode 0660, and only then is listened on. Its directory
+//! must be one that nobody but this process can write to, as for any other socket: the group connects, and never makes or removes files there.
+//! Who of the group may stay is a matter of [`PeerRule`].
 
 use std::fs::File;
 use std::io;
@@ -15,15 +19,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
+use nix::unistd::{Gid, fchownat};
 use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 use tokio_util::sync::PollSemaphore;
 
 use super::connection::Connection;
+use super::peer::{PeerCheck, PeerRule};
+use crate::csi::allowance::SocketShare;
 use crate::types::error::chain;
 
 /// Why the socket could not be bound.
@@ -55,6 +62,8 @@ pub enum SocketError {
 pub struct PrivateSocket {
     listener: StdUnixListener,
     file: SocketFile,
+    peers: PeerRule,
+    share: SocketShare,
 }
 
 #[derive(Debug)]
@@ -85,6 +94,25 @@ impl PrivateSocket {
     /// # Errors
     /// [`SocketError`]; nothing was changed, except that a socket nobody listens on may be gone.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        Self::bind_with(path, |_| Ok(()))
+    }
+
+    /// Binds a socket that this user and the members of a group can connect to.
+    ///
+    /// # Errors
+    /// As for [`PrivateSocket::bind`]; also when this user may not give the group a file.
+    pub fn bind_for_group(path: &Path, group: Gid) -> Result<Self, SocketError> {
+        Self::bind_with(path, |path| {
+            let failed =
+                |action| move |errno: nix::Error| SocketError::Io { action, path: path.to_owned(), source: errno.into() };
+            fchownat(AT_FDCWD, path, None, Some(group), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed("giving to the group"))?;
+            let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IWGRP;
+            fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink).map_err(failed("opening to the group"))
+        })
+    }
+
+    /// Binds a socket; `admit` lets others than this user in before anybody can be answered.
+    fn bind_with(path: &Path, admit: impl FnOnce(&Path) -> Result<(), SocketError>) -> Result<Self, SocketError> {
         let failed = |action| move |source: io::Error| SocketError::Io { action, path: path.to_owned(), source };
         let directory = match path.parent() {
             Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -111,8 +139,26 @@ impl PrivateSocket {
         let address = UnixAddr::new(path).map_err(errno("naming"))?;
         nix::sys::socket::bind(socket.as_raw_fd(), &address).map_err(errno("binding"))?;
         let file = SocketFile { path: path.to_owned(), identity: identity(path).map_err(failed("looking at"))? };
+        admit(path)?;
         nix::sys::socket::listen(&socket, Backlog::MAXCONN).map_err(errno("listening on"))?;
-        Ok(Self { listener: StdUnixListener::from(socket), file })
+        Ok(Self { listener: StdUnixListener::from(socket), file, peers: PeerRule::default(), share: SocketShare::default() })
+    }
+
+    /// The same socket, that only these clients may stay connected to.
+    #[must_use]
+    pub fn with_peers(self, peers: PeerRule) -> Self {
+        Self { peers, ..self }
+    }
+
+    /// The same socket, with this share of what the process has.
+    #[must_use]
+    pub fn with_share(self, share: SocketShare) -> Self {
+        Self { share, ..self }
+    }
+
+    /// What the socket may take of what the process has.
+    pub fn share(&self) -> SocketShare {
+        self.share
     }
 
     /// The path of the socket.
@@ -130,7 +176,8 @@ impl PrivateSocket {
     /// # Errors
     /// When the runtime does not take the socket.
     pub fn into_incoming(self) -> io::Result<Incoming> {
-        self.into_incoming_of(CONNECTIONS)
+        let connections = self.share.connections();
+        self.into_incoming_of(connections)
     }
 
     fn into_incoming_of(self, connections: usize) -> io::Result<Incoming> {
@@ -140,6 +187,7 @@ impl PrivateSocket {
             slots: PollSemaphore::new(Arc::new(Semaphore::new(connections))),
             slot: None,
             is_full: false,
+            peers: PeerCheck::new(self.peers),
             _file: self.file,
         })
     }
@@ -173,14 +221,10 @@ pub struct Incoming {
     /// For the next connection.
     slot: Option<OwnedSemaphorePermit>,
     is_full: bool,
+    peers: PeerCheck,
     // Dropped last: the file goes when nobody listens any more.
     _file: SocketFile,
 }
-
-/// Connections at once: the kubelet makes one for each call, some hundred at once when a full node comes up; sidecars and commands
-/// have one each. A process has 1024 descriptors unless it is given more, and the other half is for files and devices. Further
-/// clients wait in the kernel until one goes.
-const CONNECTIONS: usize = 512;
 
 /// Between two failed accepts: short beside the 1 s after which a sidecar gives up connecting, long beside a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -211,6 +255,7 @@ impl Stream for Incoming {
                 },
             };
             match self.listener.poll_accept(cx) {
+                Poll::Ready(Ok((stream, _))) if !self.peers.admits(&stream) => self.slot = Some(slot),
                 Poll::Ready(Ok((stream, _))) => {
                     self.is_full = false;
                     return Poll::Ready(Some(Ok(Connection::new(stream, slot))));
@@ -248,6 +293,38 @@ mod tests {
         drop(socket);
         assert!(!path.exists());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_socket_of_a_group_is_open_to_it_and_to_nobody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        let group = nix::unistd::getegid();
+        let _socket = PrivateSocket::bind_for_group(&path, group).unwrap();
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!((metadata.permissions().mode() & 0o777, metadata.gid()), (0o660, group.as_raw()));
+    }
+
+    #[tokio::test]
+    async fn a_client_of_another_user_is_closed_and_takes_no_slot() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        let own = nix::unistd::geteuid();
+        let own_peers = PrivateSocket::bind(&path).unwrap().with_peers(PeerRule::UserOrRoot(own));
+        let mut incoming = own_peers.into_incoming_of(1).unwrap();
+        let _client = StdUnixStream::connect(&path).unwrap();
+        assert!(incoming.next().await.unwrap().is_ok());
+        drop(incoming);
+        if own.is_root() {
+            // Root may always connect: what another user meets is for tests with processes.
+            return;
+        }
+        let other =
+            PrivateSocket::bind(&path).unwrap().with_peers(PeerRule::UserOrRoot(nix::unistd::Uid::from_raw(own.as_raw() + 1)));
+        let mut incoming = other.into_incoming_of(1).unwrap();
+        let mut refused = StdUnixStream::connect(&path).unwrap();
+        assert!(futures::poll!(incoming.next()).is_pending());
+        assert_eq!(std::io::Read::read(&mut refused, &mut [0]).unwrap(), 0, "it was closed");
     }
 
     #[tokio::test]
