@@ -64,7 +64,8 @@
 //!    `pool::owned::restore`.
 //! 10. **Secrets never reach a log, a catalogue, a metric or a `Debug` text.** *Kept by* `csi-proto/build.rs`
 //!     (`Debug` of messages), `blocks::wire::secret`, `repository::password`, `repository::environment`,
-//!     `repository::store::http::fault`, `agent::secrets`, `agent::credentials`, `pool::record` (holds none).
+//!     `repository::store::http::fault`, `agent::secrets`, `agent::credentials`,
+//!     `cli::agent::confine` (no core, no look into the memory), `pool::record` (holds none).
 
 pub mod agent;
 pub mod block;

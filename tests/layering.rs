@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("node", &["csi", "blocks", "pool", "mount", "block"]),
     // No pool, no mount and no device: what it reads and writes was handed out to it.
     ("agent", &["csi", "blocks", "transfer", "repository"]),
-    ("cli", &["agent", "block", "csi", "mount", "node", "pool", "repository", "telemetry", "transfer"]),
+    ("cli", &["agent", "block", "blocks", "csi", "mount", "node", "pool", "repository", "telemetry", "transfer"]),
     ("main", &["cli", "telemetry"]),
 ];
 

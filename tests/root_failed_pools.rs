@@ -118,7 +118,7 @@ fn a_node_serves_the_pools_that_work_and_the_others_again_when_they_are_back() {
     write(&bench, &csi, &in_well, "in-well");
     csi.drop_volume(&in_well);
     // All but the lists, which would lack what the failed pools hold.
-    sanity::passes(&bench, &node, "mount", Some("ListVolumes|ListSnapshots"));
+    sanity::passes(&bench, &sanity::Endpoints::one(node.endpoint()), "mount", Some("ListVolumes|ListSnapshots"));
 
     drop(visitor);
     fs::rename(&elsewhere, &absent.image).unwrap();

@@ -183,7 +183,7 @@ fn a_disk_that_dies_at_run_time_costs_its_pool_alone_and_its_volumes_work_again_
     let in_well = csi.make_volume("in-well", 32 * MIB, EXT4, &Source::Blank);
     csi.drop_volume(&in_well);
     // All but the lists, which would lack what the failed pool holds.
-    sanity::passes(bench, &ground.node, "mount", Some("ListVolumes|ListSnapshots"));
+    sanity::passes(bench, &sanity::Endpoints::one(ground.node.endpoint()), "mount", Some("ListVolumes|ListSnapshots"));
 
     // Back, but what is mounted of it holds the pool that failed in the kernel: it is no use until that is unmounted.
     ground.disk.come_back();

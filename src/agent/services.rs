@@ -5,7 +5,7 @@ use csi_proto::csi::v1::controller_server::Controller;
 use csi_proto::csi::v1::group_controller_server::GroupController;
 use csi_proto::csi::v1::identity_server::Identity;
 use csi_proto::csi::v1::snapshot_metadata_server::SnapshotMetadata;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::csi::plugin::{Answers, Plugin};
 
@@ -28,7 +28,11 @@ impl<P: Plugin> Identity for AgentLayer<P> {
     }
 
     async fn probe(&self, request: Request<proto::ProbeRequest>) -> Result<Response<proto::ProbeResponse>, Status> {
-        self.forward(request, P::probe).await
+        match self.forward(request, P::probe).await {
+            // Nobody is there to be asked, yet or again. The sidecars wait for who is not ready, and end at an error.
+            Err(status) if status.code() == Code::Unavailable => Ok(Response::new(proto::ProbeResponse { ready: Some(false) })),
+            answer => answer,
+        }
     }
 }
 

@@ -68,6 +68,14 @@ impl Node {
     /// # Errors
     /// [`Exit::Unavailable`] when nobody listens there.
     pub async fn connect(endpoint: &Endpoint) -> Result<Self, CliError> {
+        Self::connect_to("node", endpoint).await
+    }
+
+    /// Connects to what serves there, which errors call `who`: a node, or the agent that passes its services on.
+    ///
+    /// # Errors
+    /// As for [`Node::connect`].
+    pub async fn connect_to(who: &str, endpoint: &Endpoint) -> Result<Self, CliError> {
         let path = endpoint.path().to_owned();
         let connector = service_fn(move |_: Uri| {
             let path = path.clone();
@@ -81,7 +89,7 @@ impl Node {
             .map_err(|error| {
                 // What the transport adds to the system's reason is only that it is the transport.
                 let reason = std::error::Error::source(&error).map_or_else(|| chain(&error), chain);
-                CliError::because(Exit::Unavailable, format!("cannot reach the node at {endpoint}"), reason).advise(
+                CliError::because(Exit::Unavailable, format!("cannot reach the {who} at {endpoint}"), reason).advise(
                     "is it running? `windlass node --standalone --pool PATH` starts it; `--endpoint` names another socket",
                 )
             })?;

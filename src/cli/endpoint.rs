@@ -33,6 +33,13 @@ impl Endpoint {
     pub fn path(&self) -> &Path {
         &self.0
     }
+
+    /// The socket beside an agent's, over which descriptors travel: node and agent derive it alike.
+    pub fn of_descriptors(&self) -> PathBuf {
+        let mut path = self.0.clone().into_os_string();
+        path.push(".fd");
+        path.into()
+    }
 }
 
 impl FromStr for Endpoint {

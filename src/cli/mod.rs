@@ -8,6 +8,7 @@
 //! * passwords come from the environment or from files, never from the command line;
 //! * a path is the bytes that were given; whatever has to be text and is not UTF-8 is a wrong command line.
 
+mod agent;
 mod choice;
 pub mod client;
 pub mod endpoint;
@@ -27,10 +28,12 @@ mod node_name;
 mod open_pool;
 mod pool;
 mod pool_config;
+mod probe;
 mod repository;
 mod restore;
 mod restore_file;
 mod restore_request;
+mod serving;
 mod snapshot;
 mod snapshot_objects;
 mod volume;
@@ -55,6 +58,7 @@ use crate::telemetry::{self, LogFormat};
 use exit::{CliError, Exit};
 use interruptible::unless;
 use output::Format;
+use probe::Asked;
 
 /// Node-local volumes whose snapshots leave the machine by themselves
 #[derive(Debug, Parser)]
@@ -75,6 +79,8 @@ pub struct Cli {
 enum Command {
     /// Serve pools of this machine as a CSI plugin
     Node(node::NodeCommand),
+    /// Serve what needs a network, over a node, without privilege
+    Agent(agent::AgentCommand),
     /// Make pools and look at them
     #[command(subcommand)]
     Pool(pool::PoolCommand),
@@ -96,14 +102,27 @@ enum Command {
 }
 
 impl Command {
-    /// A node tells what it does; the other commands only what is wrong.
+    /// A node or agent tells what it does; the other commands only what is wrong.
     fn log_level(&self) -> Level {
         if self.serves() { Level::INFO } else { Level::WARN }
     }
 
     /// Whether it runs until it is told to end.
     fn serves(&self) -> bool {
-        matches!(self, Self::Node(command) if command.serves())
+        match self {
+            Self::Node(command) => command.serves(),
+            Self::Agent(command) => command.serves(),
+            _ => false,
+        }
+    }
+
+    /// Gives up what the process does not need, while it has one thread.
+    fn prepare(&self) -> Result<(), CliError> {
+        match self {
+            Self::Node(command) => command.prepare(),
+            Self::Agent(command) => command.prepare(),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -154,16 +173,17 @@ fn requested_format(arguments: impl Iterator<Item = OsString>) -> Format {
 fn execute(cli: Cli) -> Result<(), CliError> {
     telemetry::start(cli.command.log_level(), cli.log_format)
         .map_err(|error| CliError::because(Exit::Usage, "logging cannot be started", error))?;
+    cli.command.prepare()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::because(Exit::Failed, "cannot start", error))?;
-    let is_node = cli.command.serves();
+    let serves = cli.command.serves();
     let result = runtime.block_on(async {
         let interrupt = interrupt(&cli.command)?;
         dispatch(cli.command, cli.output, &interrupt).await
     });
-    if is_node {
+    if serves {
         // What hangs there, in the kernel or in a program, must not keep the process and with it the pools. Other commands wait for what
         // they began: it undoes what it must, and a person waits for it.
         runtime.shutdown_timeout(BLOCKED_GRACE);
@@ -171,26 +191,26 @@ fn execute(cli: Cli) -> Result<(), CliError> {
     result
 }
 
-/// How long work on blocking threads may go on when everything else of a node has ended. What is cut then is recovered at the next start,
+/// How long work on blocking threads may go on when everything else of a node or agent has ended. What is cut then is recovered at the next start,
 /// as after a crash.
 const BLOCKED_GRACE: Duration = Duration::from_secs(3);
-/// How long a node may take to stop, without that: its calls' grace, and as long as blocked work to let go of the pools. In all
+/// How long a node or agent may take to stop, without that: its calls' grace, and as long as blocked work to let go of the pools. In all
 /// that is 26 s; the kubelet kills after 30.
-const NODE_GRACE: Duration = STOP_GRACE.saturating_add(BLOCKED_GRACE);
+const SERVER_GRACE: Duration = STOP_GRACE.saturating_add(BLOCKED_GRACE);
 
-/// Waits for the end of a node; once `stop` is cancelled no longer than `grace`.
+/// Waits for the end of what serves; once `stop` is cancelled no longer than `grace`.
 async fn end_within(
     grace: Duration,
-    mut node: JoinHandle<Result<(), CliError>>,
+    mut server: JoinHandle<Result<(), CliError>>,
     stop: &CancellationToken,
 ) -> Result<(), CliError> {
     let ended = tokio::select! {
-        ended = &mut node => Ok(ended),
-        () = stop.cancelled() => tokio::time::timeout(grace, node).await,
+        ended = &mut server => Ok(ended),
+        () = stop.cancelled() => tokio::time::timeout(grace, server).await,
     };
     match ended {
         Ok(Ok(result)) => result,
-        Ok(Err(error)) => Err(CliError::because(Exit::Failed, "the node failed", error)),
+        Ok(Err(error)) => Err(CliError::because(Exit::Failed, "serving failed", error)),
         // It was asked to stop, and stops: that is not a failure.
         Err(_) => {
             tracing::warn!(
@@ -205,10 +225,17 @@ async fn end_within(
 async fn dispatch(command: Command, format: Format, interrupt: &CancellationToken) -> Result<(), CliError> {
     match command {
         Command::Node(command) => match command.verb() {
-            Ok(node::NodeVerb::Probe(args)) => unless(interrupt, node::probe::run(args)).await,
+            Ok(node::NodeVerb::Probe(args)) => unless(interrupt, probe::run(Asked::Node, args)).await,
             Err(args) => {
                 let stop = interrupt.clone();
-                end_within(NODE_GRACE, tokio::spawn(async move { node::run(*args, &stop).await }), interrupt).await
+                end_within(SERVER_GRACE, tokio::spawn(async move { node::run(*args, &stop).await }), interrupt).await
+            }
+        },
+        Command::Agent(command) => match command.verb() {
+            Ok(agent::AgentVerb::Probe(args)) => unless(interrupt, probe::run(Asked::Agent, args)).await,
+            Err(args) => {
+                let stop = interrupt.clone();
+                end_within(SERVER_GRACE, tokio::spawn(async move { agent::run(*args, &stop).await }), interrupt).await
             }
         },
         Command::Export(args) => export::run(args, format, interrupt).await,
@@ -252,7 +279,7 @@ mod tests {
         stop.cancel();
         end_within(Duration::from_millis(20), hung, &stop).await.unwrap();
         let failed = tokio::spawn(async { Err(CliError::new(Exit::Refused, "taken")) });
-        assert_eq!(end_within(NODE_GRACE, failed, &CancellationToken::new()).await.unwrap_err().exit(), Exit::Refused);
+        assert_eq!(end_within(SERVER_GRACE, failed, &CancellationToken::new()).await.unwrap_err().exit(), Exit::Refused);
     }
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -270,6 +297,10 @@ mod tests {
             "windlass node --standalone --endpoint unix:///run/a.sock --pool /srv/a --pool /srv/b.img --node-id n --root /srv/root",
             "windlass node --standalone --no-repositories --pool-config /etc/pools.json --node-id n --endpoint unix:///csi/csi.sock --kubelet-registration /registration --kubelet-endpoint /var/lib/kubelet/plugins/csi.windlass.dev/csi.sock",
             "windlass node probe --endpoint unix:///csi/csi.sock",
+            "windlass node --agent-endpoint unix:///run/agent.sock --agent-user 65532 --agent-group 65532 --pool-config /etc/pools.json --endpoint unix:///csi/csi.sock",
+            "windlass node --agent-endpoint unix:///run/agent.sock --agent-user 1 --agent-group 2 --keep-network forbidden --pool /srv/a",
+            "windlass agent --node-endpoint unix:///node/agent.sock --endpoint unix:///run/csi.sock --endpoint-group 65532 --node-id n --scratch-directory /scratch --cache-directory /cache",
+            "windlass agent probe --endpoint unix:///run/csi.sock --live",
             "windlass node probe --live --timeout 3s",
             "windlass pool create /srv/pool",
             "windlass pool create --image /srv/pool.img --size 10GiB --filesystem btrfs",
@@ -321,6 +352,13 @@ mod tests {
             "windlass node --pool /srv/a --kubelet-registration /registration",
             "windlass node --pool /srv/a --kubelet-endpoint /csi/csi.sock",
             "windlass node --pool /srv/a probe",
+            "windlass node --standalone --pool /srv/a --agent-endpoint unix:///run/a.sock --agent-user 1 --agent-group 1",
+            "windlass node --pool /srv/a --agent-endpoint unix:///run/a.sock --agent-group 1",
+            "windlass node --pool /srv/a --agent-endpoint unix:///run/a.sock --agent-user 1",
+            "windlass node --standalone --pool /srv/a --agent-user 1",
+            "windlass node --standalone --pool /srv/a --keep-network forbidden",
+            "windlass agent",
+            "windlass agent --node-endpoint unix:///node/agent.sock probe",
             "windlass node probe --pool /srv/a",
             "windlass volume create data",
             "windlass volume create data --size 1GB",

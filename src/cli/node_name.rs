@@ -20,3 +20,15 @@ pub fn node_name(given: Option<&str>) -> Result<NodeName, CliError> {
     NodeName::try_from(name)
         .map_err(|error| CliError::because(Exit::Usage, "this node has no usable name", error).advise("give one by --node-id"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_usable_name_says_how_to_give_one() {
+        assert_eq!(node_name(Some("worker-1")).unwrap().as_str(), "worker-1");
+        let error = node_name(Some("no name")).unwrap_err();
+        assert_eq!((error.exit(), error.advice()), (Exit::Usage, Some("give one by --node-id")));
+    }
+}

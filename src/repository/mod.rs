@@ -92,6 +92,8 @@ pub use password::Password;
 pub use snapshot::{Snapshot, StoredSnapshot};
 pub use store::{Store, StoreError, connect};
 
+use std::path::{Path, PathBuf};
+
 use crate::scratch::Scratch;
 
 /// Where this process keeps what it needs beside the repositories that it opens. Passed to each, so that all of them have one limit
@@ -108,6 +110,18 @@ impl Workspace {
     /// The workspace that the environment names, for the entry of a process.
     pub fn from_environment() -> Self {
         Self { scratch: Scratch::of_process(), cache: Cache::of_process() }
+    }
+
+    /// The same, with scratch space in this directory, within the limits of a process.
+    #[must_use]
+    pub fn with_scratch_in(self, directory: &Path) -> Self {
+        Self { scratch: Scratch::new(directory, Scratch::LIMIT_BYTES, Scratch::MEMORY_BYTES), ..self }
+    }
+
+    /// The same, with the cache in this directory, within its usual limits.
+    #[must_use]
+    pub fn with_cache_in(self, directory: PathBuf) -> Self {
+        Self { cache: Some(Cache::new(directory, Cache::LIMIT_BYTES)), ..self }
     }
 }
 

@@ -8,7 +8,6 @@ use std::fs;
 
 use super::common::GIB;
 use super::common::fixture::{Bench, PoolFileSystem};
-use super::common::node::Node;
 use super::common::program::{built_tool, command, run};
 use serde::Deserialize;
 
@@ -59,19 +58,35 @@ pub fn conforms(file_system: PoolFileSystem, access: &str) {
     let bench = Bench::with_pool(file_system, 16 * GIB);
     let node = bench.start();
     println!("csi-sanity on {}", file_system.name());
-    passes(&bench, &node, access, None);
+    passes(&bench, &Endpoints::one(node.endpoint()), access, None);
     assert_eq!(node.csi().volume_ids(), Vec::<String>::new(), "volumes are left");
     assert_eq!(node.csi().snapshot_ids(), Vec::<String>::new(), "snapshots are left");
     node.stop();
     assert_eq!(bench.attached(), Vec::<String>::new());
 }
 
-/// Runs the suite against a node, but for the specs that a regular expression leaves out.
-pub fn passes(bench: &Bench, node: &Node, access: &str, left_out: Option<&str>) {
+/// Where the services are.
+pub struct Endpoints {
+    /// Identity and Node.
+    pub node: String,
+    /// The controllers, if they are elsewhere.
+    pub controller: Option<String>,
+}
+
+impl Endpoints {
+    /// All on one socket.
+    pub fn one(node: String) -> Self {
+        Self { node, controller: None }
+    }
+}
+
+/// Runs the suite against what serves there, but for the specs that a regular expression leaves out.
+pub fn passes(bench: &Bench, endpoints: &Endpoints, access: &str, left_out: Option<&str>) {
     let report = bench.path().join("report.json");
     let ended = run(command(built_tool("csi-sanity"))
         .args(left_out.map(|specs| format!("-ginkgo.skip={specs}")))
-        .arg(format!("-csi.endpoint={}", node.endpoint()))
+        .arg(format!("-csi.endpoint={}", endpoints.node))
+        .args(endpoints.controller.as_ref().map(|controller| format!("-csi.controllerendpoint={controller}")))
         .arg(format!("-csi.mountdir={}", bench.root().join("sanity-target").display()))
         .arg(format!("-csi.stagingdir={}", bench.root().join("sanity-staging").display()))
         .arg(format!("-csi.testvolumesize={GIB}"))

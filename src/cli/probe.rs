@@ -1,4 +1,6 @@
-//! `windlass node probe`: is the node well? For exec probes, which need neither a sidecar nor a port.
+//! `windlass node probe`, `windlass agent probe`: is it well? For exec probes, which need neither a sidecar nor a port.
+//!
+//! An agent answers what its node does, and that it is not ready while the node is not there.
 
 use std::time::Duration;
 
@@ -16,10 +18,11 @@ use crate::types::error::chain;
 /// Used unless the command line says otherwise; a kubelet gives up by its own time, which should be longer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Arguments of `node probe`.
+/// Arguments of a probe.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
-    /// Any answer will do: a node whose pools have all failed lives on, to take volumes down. For liveness probes
+    /// Any answer will do: a node whose pools have all failed lives on, to take volumes down, and an agent waits for its node. For liveness
+    /// probes
     #[arg(long)]
     live: bool,
     /// How long to wait for the answer [default: 5s]
@@ -27,6 +30,24 @@ pub struct ProbeArgs {
     timeout: Option<Wait>,
     #[command(flatten)]
     endpoint: EndpointArgs,
+}
+
+/// Which process is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// `windlass node`.
+    Node,
+    /// `windlass agent`.
+    Agent,
+}
+
+impl Asked {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Agent => "agent",
+        }
+    }
 }
 
 /// Why a node is not ready, in words that are the same as long as it lasts: each other text of a probe is an event of its own.
@@ -39,21 +60,22 @@ fn not_ready(pools: &[windlass::PoolStatus]) -> String {
     format!("no pool of this node is open: {}", failed.join("; "))
 }
 
-/// Asks the node, once.
+/// Asks the process, once.
 ///
 /// # Errors
-/// [`Exit::Failed`] whatever is wrong with the node: it is not there, does not answer in time, or says that it is not well.
-pub async fn run(args: ProbeArgs) -> Result<(), CliError> {
+/// [`Exit::Failed`] whatever is wrong with it: it is not there, does not answer in time, or says that it is not well.
+pub async fn run(asked: Asked, args: ProbeArgs) -> Result<(), CliError> {
+    let who = asked.name();
     let endpoint = args.endpoint.endpoint();
     let timeout = args.timeout.map_or(TIMEOUT, Wait::duration);
     let failed = |error: CliError| CliError::new(Exit::Failed, chain(&error));
     let asking = async {
-        let node = Node::connect(&endpoint).await.map_err(failed)?;
+        let node = Node::connect_to(who, &endpoint).await.map_err(failed)?;
         let answer = IdentityClient::new(node.channel()).probe(ProbeRequest {}).await;
         if args.live && answer.is_of_the_node() {
             return Ok(());
         }
-        let answer = answer.answer("the node is not well").map_err(failed)?;
+        let answer = answer.answer(&format!("the {who} is not well")).map_err(failed)?;
         if answer.ready == Some(false) {
             let pools = node.pools().await.map_err(failed)?;
             return Err(CliError::new(Exit::Failed, not_ready(&pools)));
@@ -63,7 +85,7 @@ pub async fn run(args: ProbeArgs) -> Result<(), CliError> {
     match tokio::time::timeout(timeout, asking).await {
         Ok(result) => result,
         Err(_) => {
-            Err(CliError::new(Exit::Failed, format!("the node at {endpoint} has not answered within {} s", timeout.as_secs())))
+            Err(CliError::new(Exit::Failed, format!("the {who} at {endpoint} has not answered within {} s", timeout.as_secs())))
         }
     }
 }
