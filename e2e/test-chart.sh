@@ -99,7 +99,7 @@ check "no snapshot controller, no CRD is ever brought" holds $all \
 ## Flags of the sidecars
 
 check "the pod has the sidecars of these releases" holds $all '[pod.containers[].image] | exactly([
-    "docker.io/library/windlass:0.1.0", "registry.k8s.io/sig-storage/csi-provisioner:v6.4.0", "registry.k8s.io/sig-storage/csi-snapshotter:v8.7.0",
+    "docker.io/library/windlass:0.1.0", "docker.io/library/windlass:0.1.0", "registry.k8s.io/sig-storage/csi-provisioner:v6.4.0", "registry.k8s.io/sig-storage/csi-snapshotter:v8.7.0",
     "registry.k8s.io/sig-storage/csi-resizer:v2.3.0", "registry.k8s.io/sig-storage/csi-snapshot-metadata:v1.1.0"])'
 check "the provisioner waits for calls, asks again soon, and is strict about topology" holds $all 'container("csi-provisioner").args | exactly([
     "--csi-address=/csi/csi.sock", "--timeout=120s", "--retry-interval-max=15s", "--extra-create-metadata", "--strict-topology",
@@ -117,10 +117,20 @@ check "the snapshot-metadata sidecar serves TLS for its audience" holds $all 'co
     "--audience=csi.windlass.dev", "--http-endpoint=:8084", "--v=2"])'
 check "the capacity objects' owner can be found" holds $all \
     '[container("csi-provisioner").env[] | {(.name): .valueFrom.fieldRef.fieldPath}] | add | exactly({NAMESPACE: "metadata.namespace", POD_NAME: "metadata.name"})'
-check "the node registers itself with the kubelet, and opens no repository" holds $all 'container("node").args | exactly([
-    "node", "--standalone", "--no-repositories", "--pool-config=/etc/windlass/pools.json", "--node-id=$(NODE_NAME)", "--root=/var/lib/kubelet",
-    "--endpoint=unix:///csi/csi.sock", "--kubelet-registration=/registration",
-    "--kubelet-endpoint=/var/lib/kubelet/plugins/csi.windlass.dev/csi.sock"])'
+check "the node registers itself with the kubelet, and serves an agent on a socket of its own" holds $all 'container("node").args | exactly([
+    "node", "--pool-config=/etc/windlass/pools.json", "--node-id=$(NODE_NAME)", "--root=/var/lib/kubelet",
+    "--endpoint=unix:///csi/csi.sock", "--agent-endpoint=unix:///agent/node.sock", "--agent-user=65532", "--agent-group=65532",
+    "--kubelet-registration=/registration", "--kubelet-endpoint=/var/lib/kubelet/plugins/csi.windlass.dev/csi.sock"])'
+check "the agent finds its node, and lets the sidecars in" holds $all '(container("agent").args | exactly([
+    "agent", "--node-id=$(NODE_NAME)", "--node-endpoint=unix:///node/node.sock", "--endpoint=unix:///csi/csi.sock", "--endpoint-group=65533",
+    "--scratch-directory=/scratch", "--cache-directory=/cache"])) and (pod.securityContext.supplementalGroups | exactly([65533]))'
+check "a socket is in a directory that only who serves there can write to" holds $all '
+    ([pod | .containers[] | .name as $name | .volumeMounts[] | select(.name == "node-socket" or .name == "agent-socket") | "\($name) \(.name) \(.mountPath) \(.readOnly == true)"]
+    | exactly(["node node-socket /agent false", "agent node-socket /node true", "agent agent-socket /csi false",
+        (sidecars[] | "\(.) agent-socket /csi true")]))'
+check "what the agent writes is bounded, and is no directory of the host" holds $all '
+    [pod.volumes[] | select(.name == "scratch" or .name == "cache" or .name == "node-socket" or .name == "agent-socket") | {(.name): .emptyDir.sizeLimit}] | add
+    | exactly({"node-socket": "1Mi", "agent-socket": "1Mi", scratch: "33Gi", cache: "10Gi"})'
 check "the socket that the kubelet is told of is the one that is served" holds $all '
     ([container("node").volumeMounts[] | select(.mountPath == "/csi") | .name] | .[0]) as $volume
     | [pod.volumes[] | select(.name == $volume) | .hostPath.path] | exactly(["/var/lib/kubelet/plugins/csi.windlass.dev"])'
@@ -128,7 +138,9 @@ check "pools are made before they are served, and one that cannot be made does n
     "pool", "ensure", "--pool-config=/etc/windlass/pools.json", "--node-id=$(NODE_NAME)", "--best-effort"])'
 check "only readiness asks for a pool; liveness asks for an answer" holds $all '
     (container("node").readinessProbe.exec.command | exactly(["windlass", "node", "probe", "--endpoint=unix:///csi/csi.sock"]))
-    and (container("node").livenessProbe.exec.command | exactly(["windlass", "node", "probe", "--endpoint=unix:///csi/csi.sock", "--live"]))'
+    and (container("node").livenessProbe.exec.command | exactly(["windlass", "node", "probe", "--endpoint=unix:///csi/csi.sock", "--live"]))
+    and (container("agent").readinessProbe.exec.command | exactly(["windlass", "agent", "probe", "--endpoint=unix:///csi/csi.sock"]))
+    and (container("agent").livenessProbe.exec.command | exactly(["windlass", "agent", "probe", "--endpoint=unix:///csi/csi.sock", "--live"]))'
 check "a sidecar that waits for the first pool of the node is not ended within a day" holds $all '
     [sidecars[] as $name | container($name).startupProbe | .periodSeconds * .failureThreshold] | exactly([86400, 86400, 86400, 86400])'
 check "clients of changed blocks are led to a sidecar only when it listens" holds $all \
@@ -140,9 +152,11 @@ check "two pods never own a pool at once" holds $all \
 
 check "only the node and the pools' init container are privileged" holds $all \
     '[pod | .initContainers[], .containers[] | select(.securityContext.privileged) | .name] | exactly(["pools", "node"])'
-check "sidecars have no capability, cannot gain one, and write nowhere" holds $all '[sidecars[] as $name | container($name).securityContext] | unique | exactly([{
-    allowPrivilegeEscalation: false, capabilities: {drop: ["ALL"]}, privileged: false, readOnlyRootFilesystem: true, runAsUser: 0, runAsGroup: 0,
-    seccompProfile: {type: "RuntimeDefault"}}])'
+unprivileged='{allowPrivilegeEscalation: false, capabilities: {drop: ["ALL"]}, privileged: false, readOnlyRootFilesystem: true, runAsNonRoot: true,
+    seccompProfile: {type: "RuntimeDefault"}}'
+check "sidecars are a user without capability, cannot gain one, and write nowhere" holds $all '[sidecars[] as $name | container($name).securityContext] | unique
+    | exactly(['"$unprivileged"' + {runAsUser: 65533, runAsGroup: 65533}])'
+check "the agent is another such user" holds $all 'container("agent").securityContext | exactly('"$unprivileged"' + {runAsUser: 65532, runAsGroup: 65532})'
 check "no root file system can be written to" holds $all \
     '[pod | .initContainers[], .containers[] | select(.securityContext.readOnlyRootFilesystem | not) | .name] == []'
 check "the token of the API is in the sidecars alone" holds $all '
@@ -150,8 +164,10 @@ check "the token of the API is in the sidecars alone" holds $all '
     and ([pod | .initContainers[], .containers[] | select(any(.volumeMounts[]; .name == "api-token")) | .name] | exactly(sidecars))'
 check "the TLS key is in one sidecar alone" holds $all \
     '[pod | .initContainers[], .containers[] | select(any(.volumeMounts[]; .name == "tls")) | .name] | exactly(["csi-snapshot-metadata"])'
-check "sidecars see the socket of the node, and no device or directory of the host beside it" holds $all \
-    '[sidecars[] as $name | container($name).volumeMounts[].name] | unique | exactly(["api-token", "socket", "tls"])'
+check "sidecars see the socket of the agent, and nothing of the node or the host beside it" holds $all \
+    '[sidecars[] as $name | container($name).volumeMounts[].name] | unique | exactly(["agent-socket", "api-token", "tls"])'
+check "the agent sees nothing of the host, and neither token nor key" holds $all \
+    '[container("agent").volumeMounts[].name] | exactly(["node-socket", "agent-socket", "scratch", "cache"])'
 check "the pod shares no namespace of the host" holds $all 'pod | (.hostNetwork or .hostPID or .hostIPC) | not'
 check "mounts reach the host, and only from the privileged containers" holds $all '
     [pod | .initContainers[], .containers[] | .name as $name | .volumeMounts[] | select(.mountPropagation == "Bidirectional") | "\($name) \(.mountPath)"]
@@ -221,11 +237,11 @@ check "OpenShift gets a constraint for this account alone" holds single-node-ope
 check "the constraint allows every kind of volume that the pod has" holds single-node-openshift '
     object("SecurityContextConstraints"; "windlass-node").volumes as $allowed
     | [pod.volumes[] | keys[] | select(. != "name")] - $allowed == []'
-check "sidecars are spc_t there, or they could not reach the socket" holds single-node-openshift '
+check "agent and sidecars are spc_t there, or they could not reach the sockets" holds single-node-openshift '
     [pod.containers[] | select(.name != "node") | .securityContext.seLinuxOptions.type] | unique | exactly(["spc_t"])'
 check "other clusters get neither" holds single-node '[.[] | select(.kind == "SecurityContextConstraints")] == [] and ([pod.containers[] | select(.securityContext.seLinuxOptions)] == [])'
 check "SELinux hosts that are no OpenShift can ask for it" \
-    sh -c '"$1" template windlass deploy/chart --api-versions snapshot.storage.k8s.io/v1/VolumeSnapshot --set selinux.sidecarsAsSpc=always | grep -c "type: spc_t" | grep -qx 3' _ "$helm"
+    sh -c '"$1" template windlass deploy/chart --api-versions snapshot.storage.k8s.io/v1/VolumeSnapshot --set selinux.sidecarsAsSpc=always | grep -c "type: spc_t" | grep -qx 4' _ "$helm"
 
 ## Values
 

@@ -97,7 +97,8 @@ device_checksum() { inside_pod "$1" "dd if=$2 bs=1M ${3:+count=$3} 2>/dev/null |
 # The driver's pod; processes of its containers are found by their ids, never by a name.
 driver_pod() { kubectl -n $driver_namespace get pod -l app.kubernetes.io/name=windlass -o jsonpath='{.items[0].metadata.name}'; }
 driver_ready() { kubectl -n $driver_namespace rollout status daemonset/windlass-node --timeout="${patience}s" >/dev/null; }
-in_driver() { kubectl -n $driver_namespace exec "$(driver_pod)" -c node -- "$@"; }
+# Commands are run in the agent's container, whose socket serves them.
+in_driver() { kubectl -n $driver_namespace exec "$(driver_pod)" -c agent -- "$@"; }
 # process_of CONTAINER: its number in node 1.
 process_of() {
     local id

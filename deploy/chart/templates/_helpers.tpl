@@ -49,18 +49,28 @@ app.kubernetes.io/component: node
 {{ .Values.snapshotMetadata.tls.existingSecret | default "windlass-snapshot-metadata" }}
 {{- end }}
 
-{{/* What a sidecar may do: nothing but talk. It is root without capabilities, since the node's socket is root's alone. */}}
-{{- define "windlass.sidecarSecurity" -}}
+{{/* User and group of the agent, and those of the sidecars: nobody's in the images. */}}
+{{- define "windlass.agentUser" -}}65532{{- end }}
+{{- define "windlass.sidecarUser" -}}65533{{- end }}
+
+{{/* What a container may do that nothing but talks: (dict root user). */}}
+{{- define "windlass.unprivileged" -}}
 allowPrivilegeEscalation: false
 capabilities: {drop: [ALL]}
 privileged: false
 readOnlyRootFilesystem: true
-runAsUser: 0
-runAsGroup: 0
+runAsNonRoot: true
+runAsUser: {{ .user }}
+runAsGroup: {{ .user }}
 seccompProfile: {type: RuntimeDefault}
-{{- if include "windlass.chosen" (list .Values.selinux.sidecarsAsSpc (include "windlass.openshift" . | empty | not)) }}
+{{- if include "windlass.chosen" (list .root.Values.selinux.sidecarsAsSpc (include "windlass.openshift" .root | empty | not)) }}
 seLinuxOptions: {type: spc_t}
 {{- end }}
+{{- end }}
+
+{{/* A sidecar talks to the agent, whose socket is its group's. */}}
+{{- define "windlass.sidecarSecurity" -}}
+{{- include "windlass.unprivileged" (dict "root" . "user" (include "windlass.sidecarUser" .)) }}
 {{- end }}
 
 {{/* Directories of the host that hold pools and are not beneath the first: as JSON, {"list": [...]}. */}}
@@ -92,7 +102,7 @@ seLinuxOptions: {type: spc_t}
 - --v={{ .Values.sidecars.logLevel }}
 {{- end }}
 
-{{/* A sidecar answers from when the node has a pool open, which may be when its disk is back: nothing is gained by ending it before. A day. */}}
+{{/* A sidecar answers from when the agent says that the node has a pool open, which may be when its disk is back: nothing is gained by ending it before. A day. */}}
 {{- define "windlass.startupProbe" -}}
 startupProbe:
   httpGet: {path: {{ .path }}, port: {{ .port }}}
@@ -115,6 +125,6 @@ livenessProbe:
 resources:
   {{- toYaml .resources | nindent 2 }}
 volumeMounts:
-  - {name: socket, mountPath: /csi}
+  - {name: agent-socket, mountPath: /csi, readOnly: true}
   - {name: api-token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
 {{- end }}

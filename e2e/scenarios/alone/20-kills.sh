@@ -1,4 +1,4 @@
-# Kubelet, driver and each sidecar are killed while volumes are written to and made: no I/O error, and every request ends.
+# Kubelet, node, agent and each sidecar are killed while volumes are written to and made: no I/O error, and every request ends.
 claim data 400Mi class=windlass-xfs
 pod busy data:/data command='i=0; while dd if=/dev/urandom of=/data/file$((i % 8)) bs=256k count=8 conv=fsync 2>/dev/null && sha256sum /data/file* >/scratch/sums && sha256sum -c /scratch/sums >/dev/null; do i=$((i + 1)); echo $i >/scratch/rounds; done; echo "I/O error"; exit 1'
 ready busy
@@ -22,7 +22,7 @@ ended() {
     inside_pod "$1" 'ls /data/file0 >/dev/null'
     k patch pvc "$1" --type=merge -p '{"spec": {"resources": {"requests": {"storage": "600Mi"}}}}' >/dev/null
 }
-for container in csi-provisioner csi-snapshotter csi-resizer csi-snapshot-metadata node; do
+for container in csi-provisioner csi-snapshotter csi-resizer csi-snapshot-metadata agent node; do
     name=during-$container-$RANDOM
     restarts=$(restarts_of "$container")
     process=$(process_of "$container")
