@@ -136,6 +136,7 @@ impl Bench {
     }
 
     /// The same with one, as gRPC spells it.
+    #[expect(clippy::too_many_arguments, reason = "the fields of the request")]
     pub async fn create_within(
         &self,
         name: &str,
