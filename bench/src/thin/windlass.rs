@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use windlass::pool::PoolError;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{NewSnapshot, Snapshot, Volume};
@@ -93,7 +92,7 @@ impl Tool for &mut Pool {
 
     fn run(&mut self, operation: Operation, repetition: usize) -> Result<(), BenchError> {
         let what = || format!("{} number {repetition}", operation.name());
-        let missing = || PoolError::Catalogue("the repetition made nothing".to_owned());
+        let missing = || "the repetition made nothing";
         match operation {
             Operation::Create => {
                 let (volume, _) = self.volume(&format!("volume-{repetition}"), 1 << 30, None)?;
