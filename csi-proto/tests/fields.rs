@@ -195,6 +195,18 @@ fn windlass_secrets_are_marked() {
         .filter(|f| !marks(&f.options(), &[("csi_secret", "secret")]).is_empty())
         .map(|f| f.full_name().to_owned())
         .collect();
-    let expected = ["windlass.v1.RepositoryAccess.environment", "windlass.v1.RepositoryAccess.password"];
-    assert_eq!(secrets, expected.map(str::to_owned).into());
+    let expected = [
+        // Who knows these has what they name.
+        "AbortTargetRequest.target_id",
+        "CommitTargetRequest.target_id",
+        "HeldTarget.descriptor_token",
+        "HeldTarget.target_id",
+        "LeaseSnapshotResponse.descriptor_token",
+        "LeaseSnapshotResponse.lease_id",
+        "ListAllocatedRequest.lease_id",
+        "ListChangedRequest.lease_id",
+        "RepositoryAccess.environment",
+        "RepositoryAccess.password",
+    ];
+    assert_eq!(secrets, expected.map(|field| format!("windlass.v1.{field}")).into());
 }
