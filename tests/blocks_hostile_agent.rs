@@ -396,36 +396,43 @@ async fn silent_connections_by_the_thousand_hold_up_nobody_and_cost_nothing_that
     scene.is_as_it_was().await;
 }
 
+/// Holds leases and targets until it is refused more, all by one connection, and reads nothing of them. Returns how many it held.
+async fn hold_until_refused(scene: &Scene, round: usize) -> usize {
+    let calls = scene.calls();
+    let mut held = Vec::new();
+    let mut number = 0;
+    let refused = loop {
+        assert!(number < 1000, "there is no bound");
+        match number % 2 {
+            0 => match lease(&calls, scene.snapshot).await {
+                Ok((_, stream)) => held.push(Box::new(stream) as Box<dyn std::any::Any + Send>),
+                Err(status) => break status,
+            },
+            _ => match begin(&calls, scene.disks.pool_id(), &format!("target {}", number / 2)).await {
+                Ok((_, stream)) => held.push(Box::new(stream)),
+                Err(status) => break status,
+            },
+        }
+        number += 1;
+    };
+    assert_eq!(refused.code(), Code::Unavailable, "{refused} in round {round}");
+    held.len()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_holds_is_bounded_and_comes_back_when_its_connection_ends() {
     let _alone = ALONE.lock().await;
-    let scene = Scene::new().await;
+    let scene = Arc::new(Scene::new().await);
     drop(scene.node.client().lease(scene.snapshot).await.unwrap());
     scene.no_target_is_left().await;
     let before = Figures::now();
     for round in 0..3 {
-        let calls = scene.calls();
-        let mut held = Vec::new();
-        let mut number = 0;
-        let refused = loop {
-            assert!(number < 1000, "there is no bound");
-            match number % 2 {
-                0 => match lease(&calls, scene.snapshot).await {
-                    Ok((_, stream)) => held.push(Box::new(stream) as Box<dyn std::any::Any + Send>),
-                    Err(status) => break status,
-                },
-                _ => match begin(&calls, scene.disks.pool_id(), &format!("target {}", number / 2)).await {
-                    Ok((_, stream)) => held.push(Box::new(stream)),
-                    Err(status) => break status,
-                },
-            }
-            number += 1;
-        };
-        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-        assert!(held.len() >= 16, "only {} in round {round}", held.len());
-        // Nothing of it is read any more, and then the connection is gone.
-        drop(calls);
-        drop(held);
+        // With the agent's runtime its connection is gone, whatever its library would have done with it.
+        let agent = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let its_scene = Arc::clone(&scene);
+        let held = agent.spawn(async move { hold_until_refused(&its_scene, round).await }).await.unwrap();
+        assert!(held >= 16, "only {held} in round {round}");
+        agent.shutdown_background();
         scene.no_target_is_left().await;
     }
     before.again(KEPT).await;

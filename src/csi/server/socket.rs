@@ -322,9 +322,12 @@ mod tests {
         let other =
             PrivateSocket::bind(&path).unwrap().with_peers(PeerRule::UserOrRoot(nix::unistd::Uid::from_raw(own.as_raw() + 1)));
         let mut incoming = other.into_incoming_of(1).unwrap();
-        let mut refused = StdUnixStream::connect(&path).unwrap();
-        assert!(futures::poll!(incoming.next()).is_pending());
-        assert_eq!(std::io::Read::read(&mut refused, &mut [0]).unwrap(), 0, "it was closed");
+        let mut refused = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let mut byte = [0];
+        tokio::select! {
+            _ = incoming.next() => panic!("it was let in"),
+            read = tokio::io::AsyncReadExt::read(&mut refused, &mut byte) => assert_eq!(read.unwrap(), 0, "it was closed"),
+        }
     }
 
     #[tokio::test]
