@@ -193,11 +193,12 @@ async fn a_token_is_of_one_process_and_a_killed_agent_leaves_nothing() {
         assert_eq!(tokio::task::spawn_blocking(question).await.unwrap(), Ok(Some(())), "a half volume is left");
         assert_eq!(disks.volumes().len(), 1);
     }
-    // What was committed stays.
+    before.again(64 * MIB).await;
+    // What was committed stays, and is a file in memory.
     let mut agent = start("commit");
     assert_eq!(agent.says(), "holds");
     drop(agent);
-    before.again(64 * MIB).await;
+    Figures { descriptors: before.descriptors + 1, ..before }.again(64 * MIB).await;
     assert_eq!(disks.volumes().len(), 2);
     let made = disks.blocks().find_volume(&disks::name("new")).await.unwrap().unwrap();
     let content = disks.content(disks.cut("look", made)).await;
