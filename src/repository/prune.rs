@@ -120,6 +120,9 @@ pub type PruneProgress<'a> = &'a (dyn Fn(Stage, u64, u64) + Send + Sync);
 pub enum PruneError {
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    /// What a snapshot needs cannot be known, since something of its tree is lost. Nothing was deleted.
+    #[error("snapshot {} needs a tree that cannot be read, so nothing was deleted", snapshot.short())]
+    Unreadable { snapshot: Id, source: RepositoryError },
     /// Snapshots need blobs that do not exist. Nothing was deleted.
     #[error("snapshots need {} blobs that do not exist, so nothing was deleted: {}", .0.blobs, .0.named.join("; "))]
     Missing(Missing),

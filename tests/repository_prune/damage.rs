@@ -1,10 +1,11 @@
 //! A prune of a repository that was damaged, and healed or not.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use windlass::repository::prune::{Extent, MaxUnused, PruneOptions};
+use windlass::repository::prune::{Extent, MaxUnused, PruneError, PruneOptions};
 use windlass::repository::store::memory::MemoryStore;
 use windlass::repository::store::{Key, Kind};
 use windlass::repository::tree::FileSelector;
@@ -120,4 +121,39 @@ async fn what_only_a_damaged_pack_has_stays_and_the_rest_is_pruned() {
             Err(_) => assert_eq!(*id, of),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prune_names_each_snapshot_that_has_lost_its_tree_and_goes_on_when_that_is_forgotten() {
+    let (whole, kept) = repository().await;
+    let mut met = 0;
+    for listed in whole.list(Kind::Data).await.unwrap() {
+        let store = copy_of(&whole).await;
+        damage(&store, Key::File(Kind::Data, listed.id), Damage::Missing).await;
+        let repository = reopen(store.clone()).await.unwrap();
+        let mut forgotten = BTreeSet::new();
+        let ended = loop {
+            let before = store.keys();
+            match prune(&repository, EXACT).await {
+                Err(error @ PruneError::Unreadable { snapshot, .. }) => {
+                    assert!(error.to_string().contains(&snapshot.short()), "{error}");
+                    assert_eq!(store.keys(), before, "something was deleted");
+                    assert!(kept.contains_key(&snapshot) && forgotten.insert(snapshot), "{error}");
+                    forget(&repository, &snapshot).await;
+                }
+                ended => break ended,
+            }
+        };
+        if forgotten.is_empty() {
+            // No tree was in it.
+            continue;
+        }
+        met += 1;
+        ended.unwrap();
+        for (id, bytes) in kept.iter().filter(|(id, _)| !forgotten.contains(id)) {
+            assert!(restored(&repository, id, bytes.len(), Locking::Shared).await.unwrap() == *bytes);
+        }
+        assert!(check(&repository).await.is_clean());
+    }
+    assert!(met > 0, "no pack held a tree");
 }

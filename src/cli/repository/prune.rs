@@ -100,6 +100,13 @@ fn failed(what: String, error: PruneError) -> CliError {
         PruneError::Missing(_) => CliError::because(Exit::Failed, what, error).advise(
             "`windlass repository check` names the snapshots; forget those, or export their volumes anew, and prune then",
         ),
+        PruneError::Unreadable { snapshot, .. } => {
+            let advice = format!(
+                "`windlass repository forget {}` gives up that snapshot and frees the way; `windlass repository check` names all that are so",
+                snapshot.short()
+            );
+            CliError::because(Exit::Failed, what, error).advise(advice)
+        }
         PruneError::Changed => {
             CliError::because(Exit::Unavailable, what, error).advise("wait until the other has finished, then repeat the command")
         }

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 
+use super::PruneError;
 use super::row::{BLOB_BYTES, BlobKey, ROW_BYTES, blob_key};
 use crate::repository::blob::BlobKind;
 use crate::repository::error::RepositoryError;
 use crate::repository::id::Id;
 use crate::repository::index::Index;
 use crate::repository::open::Repository;
+use crate::repository::store::StoreError;
 use crate::repository::tree::{Node, NodeKind};
 use crate::scratch::{Inserted, KeySet, Scratch, ScratchError, SortedRows, Sorter};
 
@@ -89,7 +91,7 @@ impl Repository {
         snapshots: Vec<Id>,
         index: Arc<Index>,
         done: &(dyn Fn() + Send + Sync),
-    ) -> Result<Wanted, RepositoryError> {
+    ) -> Result<Wanted, PruneError> {
         let collector = Arc::new(Mutex::new(Collector::new(self.scratch())));
         futures::stream::iter(snapshots)
             .map(|snapshot| {
@@ -107,24 +109,36 @@ impl Repository {
             let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut collector.sorter, Sorter::new(&scratch)).finish()
         });
-        Ok(sorted.await??)
+        Ok(sorted.await.map_err(RepositoryError::from)??)
     }
 
-    async fn collect(&self, snapshot: Id, index: &Index, collector: Arc<Mutex<Collector>>) -> Result<(), RepositoryError> {
+    async fn collect(&self, snapshot: Id, index: &Index, collector: Arc<Mutex<Collector>>) -> Result<(), PruneError> {
         let root = match self.snapshot(&snapshot).await {
             Ok(snapshot) => snapshot.tree,
             Err(RepositoryError::NoSuchSnapshot(_)) => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let is_new = collector.lock().unwrap_or_else(PoisonError::into_inner).meet(&root)? == Inserted::New;
         let mut folders: Vec<_> = is_new.then_some(root).into_iter().collect();
         while let Some(tree) = folders.pop() {
-            let nodes = self.read_tree(index, &tree).await?;
+            let nodes = self.read_tree(index, &tree).await.map_err(|error| unreadable(snapshot, error))?;
             let collector = Arc::clone(&collector);
             let taken = tokio::task::spawn_blocking(move || collector.lock().unwrap_or_else(PoisonError::into_inner).take(nodes));
-            folders.extend(taken.await??);
+            folders.extend(taken.await.map_err(RepositoryError::from)??);
         }
         Ok(())
+    }
+}
+
+/// The error that a tree of a snapshot could not be read: of the snapshot if the tree is lost, else of whatever failed.
+fn unreadable(snapshot: Id, error: RepositoryError) -> PruneError {
+    match error {
+        RepositoryError::Damaged { .. }
+        | RepositoryError::MissingBlob { .. }
+        | RepositoryError::Store(StoreError::NotFound { .. } | StoreError::Truncated { .. }) => {
+            PruneError::Unreadable { snapshot, source: error }
+        }
+        error => error.into(),
     }
 }
 
