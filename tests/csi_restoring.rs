@@ -131,6 +131,22 @@ async fn a_call_is_held_to_just_under_its_deadline_and_the_next_one_finds_the_sa
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_name_of_a_restored_volume_that_was_deleted_is_free_for_another_restore() {
+    let bench = Bench::start().await;
+    let (snapshot, content) = dropped(&bench).await;
+    let request = from("restored", &snapshot.snapshot_id, &bench.secret("exports"));
+    for _ in 0..2 {
+        // Nobody waits for its end, so the layer below is who tells of it.
+        assert_eq!(create(&bench, request.clone(), "1n").await.unwrap_err().code(), Code::Aborted);
+        bench.until_idle().await;
+        let volume = create(&bench, request.clone(), "1n").await.unwrap();
+        assert!(bench.content(&volume.volume_id) == content);
+        let gone = DeleteVolumeRequest { volume_id: volume.volume_id, ..Default::default() };
+        bench.agent.delete_volume(Request::new(gone)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_fails_says_why_leaves_nothing_and_is_begun_anew() {
     let bench = Bench::start().await;
     let (snapshot, content) = dropped(&bench).await;

@@ -8,7 +8,8 @@
 //!    snapshot's handle found, a hidden target made, filled, looked at, and committed. Nobody sees the volume before.
 //! 3. The call waits for it, to just under its deadline, and is told ABORTED with a text that does not change: the provisioner asks
 //!    again, and again after its claim was deleted. The same call finds the same restore by the volume's name.
-//! 4. When there is a volume of this name the layer below answers, from its record, which says what it was restored from.
+//! 4. When there is a volume of this name the layer below answers, from its record, which says what it was restored from. When there is none
+//!    any more it was deleted, and the next call begins another restore.
 //!
 //! A restore that failed leaves nothing, so what it says may be final: it is told once, and the next call begins another. A crash of this
 //! process, or of the node's, leaves a hidden target, which the node deletes at its start; the next call begins from the beginning.
@@ -68,8 +69,10 @@ impl Restoring {
         let Some(snapshot) = source(request) else { return Ok(true) };
         let Ok(name) = ObjectName::try_from(request.name.clone()) else { return Ok(true) };
         let blocks = &self.context.blocks;
+        let succeeded = self.succeeded(&name);
         match blocks.find_volume(&name).await {
-            Ok(None) => {}
+            // A restore had made one by the time before the look, so it was deleted since, and its name is free.
+            Ok(None) => succeeded.iter().for_each(|id| self.forget(&name, id)),
             // Also when a pool that cannot be asked has it.
             Ok(Some(_)) | Err(_) => return Ok(true),
         }
@@ -153,6 +156,21 @@ impl Restoring {
         let id = slot.spawn(run(self.context.clone(), secret, snapshot, order));
         by_name.insert(name, id.clone());
         Ok(id)
+    }
+
+    /// The restore of this name, if it has succeeded: its volume is recorded then.
+    fn succeeded(&self, name: &ObjectName) -> Option<String> {
+        let id = self.by_name().get(name).cloned()?;
+        let state = self.context.registry.watch(&id)?.now().state();
+        (state == TransferState::Succeeded).then_some(id)
+    }
+
+    /// Forgets a restore, unless another one of its name was begun.
+    fn forget(&self, name: &ObjectName, id: &str) {
+        let mut by_name = self.by_name();
+        if by_name.get(name).is_some_and(|known| known == id) {
+            by_name.remove(name);
+        }
     }
 
     fn by_name(&self) -> MutexGuard<'_, BTreeMap<ObjectName, String>> {
