@@ -306,7 +306,10 @@ fn answered(what: &str, code: Code, message: &str) -> CliError {
             "`windlass repository check --read-data` lists everything that is damaged; a restore with --skip-damaged leaves that out",
         ),
         Code::Unimplemented => {
-            error.advise("the node was started with --no-repositories and this is a transfer, or it is of another release than this command")
+            error.advise(
+                "transfers are asked of the socket that `windlass agent` serves where the agent is another process, and of none where the node \
+                 was started with --no-repositories; else the node is of another release than this command",
+            )
         }
         _ => error,
     }

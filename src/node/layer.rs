@@ -9,7 +9,7 @@
 //! Never done here: an answer "not found" for a pool that is not ours, a format of anything that may have content (invariant 1), a
 //! lazy unmount, a recursive delete.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::pool::kernel_devices::{KernelDevices, SystemDevices};
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Snapshot, Volume};
 use crate::pool::set::PoolSet;
-use crate::types::{PoolId, SnapshotHandle, VolumeHandle};
+use crate::types::{ExportOrder, PoolId, SnapshotHandle, VolumeHandle};
 
 use super::error::CallError;
 use super::status;
@@ -70,13 +70,15 @@ pub(super) struct LockedVolume {
     _lock: Guard,
 }
 
-/// Whether this process opens the repositories that requests name.
+/// Who opens the repositories that requests name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Repositories {
-    /// They may.
+    /// What stands over this layer in this process.
     #[default]
     Served,
-    /// This process opens none: what does S3 and TLS does not run as root.
+    /// The agent, a process of its own: what does S3 and TLS does not run as root. It keeps the secrets of the requests that it passes on.
+    ByAgent,
+    /// Nobody.
     NotServed,
 }
 
@@ -99,9 +101,14 @@ impl NodeLayer {
         }
     }
 
-    /// The same layer, that refuses requests which name a repository.
+    /// The same layer, that refuses requests which name a repository or ask for an export to one.
     pub fn without_repositories(self) -> Self {
         Self { repositories: Repositories::NotServed, ..self }
+    }
+
+    /// The same layer beneath an agent that is another process: it refuses requests which name a repository, for they came past the agent.
+    pub fn with_repositories_by_agent(self) -> Self {
+        Self { repositories: Repositories::ByAgent, ..self }
     }
 
     /// The same layer, that answers NodeGetInfo with the same pools as long as it lives: those that are open when it is first asked. All who ask
@@ -126,13 +133,22 @@ impl NodeLayer {
     /// Refuses secrets that name a repository, if this process opens none.
     pub(super) fn check_secrets(&self, secrets: &HashMap<String, String>) -> Result<(), RequestError> {
         const REPOSITORY: &str = "RESTIC_REPOSITORY";
-        if self.repositories == Repositories::Served || !secrets.contains_key(REPOSITORY) {
+        let why = match self.repositories {
+            _ if !secrets.contains_key(REPOSITORY) => return Ok(()),
+            Repositories::Served => return Ok(()),
+            Repositories::ByAgent => "only this node's agent opens it: send the call to the socket that `windlass agent` serves",
+            Repositories::NotServed => "this node serves none (--no-repositories): use a class without a secret for it",
+        };
+        Err(RequestError::precondition("secrets", format!("{REPOSITORY} names a repository, but {why}")))
+    }
+
+    /// Refuses the parameters of a class whose snapshots nobody here would export: they would never be ready.
+    pub(super) fn check_order(&self, parameters: &BTreeMap<String, String>) -> Result<(), RequestError> {
+        if self.repositories != Repositories::NotServed || !parameters.contains_key(ExportOrder::REPOSITORY) {
             return Ok(());
         }
-        let reason = format!(
-            "{REPOSITORY} names a repository, but this node serves none (--no-repositories): use a class without a secret for it"
-        );
-        Err(RequestError::precondition("secrets", reason))
+        let reason = "it asks for an export, but this node serves no repositories (--no-repositories): use a class without it";
+        Err(RequestError::precondition(format!("parameters.{}", ExportOrder::REPOSITORY), reason))
     }
 
     /// The status of a read that brought secrets: a repository might know a snapshot whose pool is not here, if one were served.

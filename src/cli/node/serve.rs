@@ -109,7 +109,7 @@ fn apart(
         .with_peers(PeerRule::UserOrRoot(agent.user));
     let Opened { layer, pools } = opened;
     // No secret is for this process: an agent keeps them.
-    let layer: Arc<NodeLayer> = Arc::new(layer.without_repositories());
+    let layer: Arc<NodeLayer> = Arc::new(layer.with_repositories_by_agent());
     let descriptors = agent.endpoint.of_descriptors();
     let descriptors = bound(descriptors.display(), DescriptorSocket::bind_for_group(&descriptors, agent.group))?;
     let blocks = BlocksService::new(Arc::new(PoolBlocks::new(pools.clone())), end.clone());

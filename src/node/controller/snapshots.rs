@@ -31,6 +31,7 @@ pub(super) fn check_create(layer: &NodeLayer, request: proto::CreateSnapshotRequ
     let parameters = parameters::snapshot(&request.parameters)?;
     validate::map("secrets", &request.secrets)?;
     layer.check_secrets(&request.secrets)?;
+    layer.check_order(&parameters.recorded)?;
     Ok(CheckedCreate { name, source, parameters, requirement: request.accessibility_requirements })
 }
 

@@ -192,6 +192,19 @@ async fn a_repository_is_refused_by_name_where_none_is_served() {
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let text = refused.message();
     assert!(text.contains("RESTIC_REPOSITORY") && text.contains("--no-repositories") && !text.contains("hush"), "{text}");
+    // A class that asks for an export would cut what is never ready.
+    let class = proto::CreateSnapshotRequest { parameters: map(&[("repository", "existing")]), ..snapshot(&[]) };
+    let refused = world.layer.create_snapshot(Request::new(class.clone())).await.unwrap_err();
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().starts_with("parameters.repository"), "{refused}");
+    // Beneath an agent the class comes without its secret, and a secret means that the agent was passed by.
+    let beneath = world.layer.clone().with_repositories_by_agent();
+    let refused = beneath.create_snapshot(Request::new(snapshot(&repository))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let text = refused.message();
+    assert!(text.contains("windlass agent") && !text.contains("--no-repositories") && !text.contains("hush"), "{text}");
+    let exported = proto::CreateSnapshotRequest { name: "exported".to_owned(), ..class };
+    let cut = beneath.create_snapshot(Request::new(exported)).await.unwrap().into_inner().snapshot.unwrap();
+    assert!(!cut.ready_to_use);
     world.layer.create_snapshot(Request::new(snapshot(&[("other", "x")]))).await.unwrap();
     let elsewhere = crate::types::SnapshotHandle { pool: PoolId::random(), snapshot: crate::types::SnapshotId::random() };
     let list = |secrets: &[(&str, &str)]| proto::ListSnapshotsRequest {
