@@ -124,6 +124,15 @@ impl RepositoryError {
         Self::Damaged { object: key.path(), damage }
     }
 
+    /// True when scratch space failed, wherever that was met: a list or a table that does not fit the memory could not be kept.
+    pub fn is_of_scratch(&self) -> bool {
+        match self {
+            Self::Scratch(_) | Self::Pack(PackError::Scratch(_)) => true,
+            Self::Store(StoreError::Io { source, .. }) => ScratchError::within(source).is_some(),
+            _ => false,
+        }
+    }
+
     /// True when the same call may succeed later without anyone doing anything.
     pub fn is_transient(&self) -> bool {
         match self {

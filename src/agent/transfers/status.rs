@@ -40,13 +40,14 @@ pub(in crate::agent) fn repository(error: &RepositoryError) -> Status {
         | RepositoryError::MissingBlob { .. }
         | RepositoryError::ConfigLost { .. }
         | RepositoryError::Store(StoreError::Truncated { .. }) => Code::DataLoss,
-        RepositoryError::Scratch(_) => Code::ResourceExhausted,
+        error if error.is_of_scratch() => Code::ResourceExhausted,
         RepositoryError::LockLost(_)
         | RepositoryError::Pack(_)
         | RepositoryError::Randomness(_)
         | RepositoryError::KeyFile(_)
         | RepositoryError::Json { .. }
         | RepositoryError::Task(_)
+        | RepositoryError::Scratch(_)
         | RepositoryError::Store(StoreError::Io { .. }) => Code::Internal,
     };
     Status::new(code, format!("repository: {}", chain(error)))
@@ -57,6 +58,7 @@ pub(super) fn export(error: &ExportError) -> TransferFailure {
     match error {
         ExportError::Cancelled => TransferFailure::Cancelled,
         ExportError::Repository(error) => of_repository(error),
+        error if error.is_of_scratch() => TransferFailure::Failed { code: Code::ResourceExhausted, reason: chain(error) },
         error => TransferFailure::inside(chain(error)),
     }
 }
@@ -66,6 +68,9 @@ pub(super) fn restore(error: &RestoreError) -> TransferFailure {
     match error {
         RestoreError::Cancelled => TransferFailure::Cancelled,
         RestoreError::Repository(error) => of_repository(error),
+        RestoreError::Plan(PlanError::Scratch(_)) => {
+            TransferFailure::Failed { code: Code::ResourceExhausted, reason: chain(error) }
+        }
         RestoreError::Damaged { .. }
         | RestoreError::Plan(PlanError::MissingBlob { .. } | PlanError::UnknownLength { .. } | PlanError::SizeMismatch { .. }) => {
             TransferFailure::Failed { code: Code::DataLoss, reason: chain(error) }

@@ -121,6 +121,20 @@ async fn an_error_of_the_repository_leaves_its_cause_to_the_chain() {
 }
 
 #[test]
+fn a_failure_of_scratch_space_is_known_wherever_it_is_met() {
+    let full = || Scratch::default().error(disk());
+    let of_scratch = [
+        RepositoryError::Scratch(full()),
+        PackError::Scratch(full()).into(),
+        StoreError::Io { object: "index".to_owned(), source: full().into() }.into(),
+    ];
+    for error in of_scratch {
+        assert!(error.is_of_scratch(), "{error:?}");
+    }
+    assert!(!RepositoryError::from(StoreError::Io { object: "index".to_owned(), source: disk() }).is_of_scratch());
+}
+
+#[test]
 fn a_chain_tells_the_object_what_is_wrong_and_why() {
     let error = RepositoryError::Damaged { object: "index/x".to_owned(), damage: Damage::json(json()) };
     assert_eq!(chain(&error), "index/x is damaged: it does not parse: expected value at line 1 column 1");

@@ -53,6 +53,15 @@ impl From<ContentError> for ExportError {
 }
 
 impl ExportError {
+    /// True when scratch space failed: a list that does not fit the memory could not be kept.
+    pub fn is_of_scratch(&self) -> bool {
+        match self {
+            Self::Scratch(_) | Self::Pack(PackError::Scratch(_)) => true,
+            Self::Repository(error) => error.is_of_scratch(),
+            _ => false,
+        }
+    }
+
     /// True when the same export may succeed later without anyone doing anything.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Repository(error) if error.is_transient())
@@ -102,6 +111,8 @@ mod tests {
             assert_eq!(repeated(error), None, "{error:?}");
             assert_eq!(chain(error), *told);
         }
+        let of_scratch = [PackError::Scratch(scratch()).into(), ContentError::Scratch(scratch()).into()];
+        assert!(of_scratch.iter().all(ExportError::is_of_scratch) && !ExportError::Cancelled.is_of_scratch());
         let metadata = ExportError::from(crate::transfer::metadata::Metadata::parse(b"{").unwrap_err());
         assert!(repeated(&metadata).is_none() && chain(&metadata).contains("does not read: EOF"), "{}", chain(&metadata));
         // A new one belongs into one of the lists above.
