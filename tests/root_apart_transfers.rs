@@ -14,6 +14,7 @@ mod pair;
 #[path = "support/s3/mod.rs"]
 mod s3;
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::csi::{Csi, Source, Use, new_volume};
+use common::csi::{Csi, Source, Use, new_snapshot, new_volume};
 use common::fixture::{Bench, PoolFileSystem};
 use common::program::{run, run_ok, wait_child, windlass};
 use common::{GIB, MIB, wait_for};
@@ -33,6 +34,7 @@ use hyper::{Method, Request};
 use pair::{Place, Server, endpoint};
 use s3::{CREDENTIALS, S3Server, Trouble};
 use tokio::runtime::Runtime;
+use tonic::Code;
 
 /// Only bounds a hang.
 const BOUND: Duration = Duration::from_secs(120);
@@ -136,6 +138,13 @@ impl Scene {
             device.read_to_end(&mut content).unwrap();
             content
         })
+    }
+
+    /// The Secret of a class.
+    fn secrets(&self) -> HashMap<String, String> {
+        let location = self.store.location("volumes").to_string();
+        let keys = [("RESTIC_REPOSITORY", location.as_str()), ("RESTIC_PASSWORD", "geheim")];
+        keys.into_iter().chain(CREDENTIALS).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
     fn named(csi: &Csi, name: &str) -> Option<String> {
@@ -310,4 +319,53 @@ fn an_agent_that_is_stopped_cancels_its_transfers_and_undoes_them() {
     wait_for("the target to go", BOUND, || (scene.place.bench.stored() == before).then_some(()));
     let refused = run(&mut scene.transfer(&["restore", "--volume", "again"]));
     assert_eq!(refused.code, Some(5), "nobody is there: {}", refused.stderr);
+}
+
+#[test]
+fn a_class_exports_drops_and_restores_through_an_agent_and_the_node_sees_no_secret() {
+    let scene = Scene::new(PoolFileSystem::Xfs);
+    let (node, agent) = (scene.place.start_node(), scene.place.start_agent());
+    let csi = scene.place.csi();
+    let (volume, content) = scene.volume(&csi, "data");
+    let class = [("repository", "existing"), ("localCopy", "drop")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let request =
+        proto::CreateSnapshotRequest { parameters: class.into(), secrets: scene.secrets(), ..new_snapshot("cut", &volume) };
+    // Past the agent.
+    let refused = Csi::connect(&scene.place.for_agent()).create_snapshot(request.clone()).unwrap_err();
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("windlass agent"), "{refused}");
+    assert_eq!(csi.snapshot_ids(), Vec::<String>::new());
+
+    let ready = wait_for("the snapshot to be ready", BOUND, || {
+        csi.create_snapshot(request.clone()).unwrap().snapshot.filter(|snapshot| snapshot.ready_to_use)
+    });
+    wait_for("the local copy to be given up", BOUND, || {
+        let pools = csi.pools().unwrap();
+        let mut objects = pools.iter().flat_map(|pool| &pool.objects).filter(|object| object.kind == "snapshot");
+        objects.all(|object| object.handle == ready.snapshot_id && object.allocated_bytes == 0).then_some(())
+    });
+    // Neither process knows anything of it any more, and the volume is gone.
+    agent.kill();
+    node.kill();
+    let (node, agent) = (scene.place.start_node(), scene.place.start_agent());
+    let csi = scene.place.csi();
+    csi.drop_volume(&volume);
+    let from = new_volume("again", SIZE, Use::Block, &Source::Snapshot(ready.snapshot_id.clone()));
+    let without = csi.create_volume(from.clone()).unwrap_err();
+    assert_eq!(without.code(), Code::FailedPrecondition, "{without}");
+    let from = proto::CreateVolumeRequest { secrets: scene.secrets(), ..from };
+    let restored = wait_for("the volume to be restored", BOUND, || match csi.create_volume(from.clone()) {
+        Ok(answer) => Some(answer.volume.unwrap().volume_id),
+        Err(status) if status.code() == Code::Aborted => None,
+        Err(status) => panic!("{status}"),
+    });
+    assert!(scene.content(&restored) == content, "what was restored is not what was cut");
+    let gone = proto::DeleteSnapshotRequest { snapshot_id: ready.snapshot_id.clone(), secrets: scene.secrets() };
+    csi.delete_snapshot(gone).unwrap();
+    assert_eq!(csi.snapshot_ids(), Vec::<String>::new());
+    agent.stop();
+    node.stop();
+    for name in ["node", "agent"] {
+        assert!(!scene.place.logged(name).contains("geheim"), "the {name} has logged a secret");
+    }
+    assert_eq!(scene.place.bench.attached(), Vec::<String>::new());
 }
