@@ -76,6 +76,7 @@ use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 
 use self::plan::Plan;
+use self::used::WantedError;
 use super::error::RepositoryError;
 use super::id::Id;
 use crate::scratch::ScratchError;
@@ -132,6 +133,15 @@ pub enum PruneError {
     /// It was cancelled between two steps.
     #[error("cancelled; what is left is done by the next prune")]
     Cancelled,
+}
+
+impl From<WantedError> for PruneError {
+    fn from(error: WantedError) -> Self {
+        match error {
+            WantedError::Unreadable { snapshot, source } => Self::Unreadable { snapshot, source },
+            WantedError::Repository(error) => Self::Repository(error),
+        }
+    }
 }
 
 impl From<ScratchError> for PruneError {

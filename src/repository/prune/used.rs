@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::PruneError;
 use super::row::{BLOB_BYTES, BlobKey, ROW_BYTES, blob_key};
 use crate::repository::blob::BlobKind;
 use crate::repository::error::RepositoryError;
@@ -25,6 +24,22 @@ const UNSORTED_IDS: u64 = 16 << 20;
 
 /// Blobs that are needed, each once, in order.
 pub(super) type Wanted = SortedRows<BLOB_BYTES>;
+
+/// Why it is not known what the snapshots need.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WantedError {
+    /// Something of a snapshot's tree is lost.
+    #[error("snapshot {} needs a tree that cannot be read", snapshot.short())]
+    Unreadable { snapshot: Id, source: RepositoryError },
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+}
+
+impl From<ScratchError> for WantedError {
+    fn from(error: ScratchError) -> Self {
+        Self::Repository(error.into())
+    }
+}
 
 /// Collects ids as they come.
 struct Collector {
@@ -91,7 +106,7 @@ impl Repository {
         snapshots: Vec<Id>,
         index: Arc<Index>,
         done: &(dyn Fn() + Send + Sync),
-    ) -> Result<Wanted, PruneError> {
+    ) -> Result<Wanted, WantedError> {
         let collector = Arc::new(Mutex::new(Collector::new(self.scratch())));
         futures::stream::iter(snapshots)
             .map(|snapshot| {
@@ -112,7 +127,7 @@ impl Repository {
         Ok(sorted.await.map_err(RepositoryError::from)??)
     }
 
-    async fn collect(&self, snapshot: Id, index: &Index, collector: Arc<Mutex<Collector>>) -> Result<(), PruneError> {
+    async fn collect(&self, snapshot: Id, index: &Index, collector: Arc<Mutex<Collector>>) -> Result<(), WantedError> {
         let root = match self.snapshot(&snapshot).await {
             Ok(snapshot) => snapshot.tree,
             Err(RepositoryError::NoSuchSnapshot(_)) => return Ok(()),
@@ -131,12 +146,12 @@ impl Repository {
 }
 
 /// The error that a tree of a snapshot could not be read: of the snapshot if the tree is lost, else of whatever failed.
-fn unreadable(snapshot: Id, error: RepositoryError) -> PruneError {
+fn unreadable(snapshot: Id, error: RepositoryError) -> WantedError {
     match error {
         RepositoryError::Damaged { .. }
         | RepositoryError::MissingBlob { .. }
         | RepositoryError::Store(StoreError::NotFound { .. } | StoreError::Truncated { .. }) => {
-            PruneError::Unreadable { snapshot, source: error }
+            WantedError::Unreadable { snapshot, source: error }
         }
         error => error.into(),
     }
