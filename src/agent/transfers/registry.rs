@@ -26,7 +26,7 @@ use crate::types::span::{self, Subject};
 /// without finishing sooner.
 pub const MAX_RUNNING: usize = 4;
 
-/// TransferFailure transfers that are remembered, the oldest forgotten first: enough that whoever started one finds its end.
+/// Transfers that have ended and are remembered, the oldest forgotten first: enough that whoever started one finds its end.
 pub const MAX_ENDED: usize = 64;
 
 /// What a transfer does.
