@@ -82,7 +82,8 @@ pub fn timestamp(field: &'static str, message: Option<TimeMessage>) -> Result<Ti
 pub fn timestamp_message(time: Timestamp) -> TimeMessage {
     TimeMessage {
         seconds: i64::try_from(time.seconds).unwrap_or(i64::MAX),
-        nanos: i32::try_from(time.nanoseconds).unwrap_or_default(),
+        // A second has fewer nanoseconds than the sign takes away.
+        nanos: time.nanoseconds.cast_signed(),
     }
 }
 

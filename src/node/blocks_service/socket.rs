@@ -75,7 +75,7 @@ impl DescriptorSocket {
         if let Some(group) = group {
             fchownat(AT_FDCWD, path, None, Some(group), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(errno("giving to the group"))?;
             let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IWGRP;
-            fchmodat(AT_FDCWD, path, mode, FchmodatFlags::FollowSymlink).map_err(errno("opening to the group"))?;
+            fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink).map_err(errno("opening to the group"))?;
         }
         listen(&listener, Backlog::MAXCONN).map_err(errno("listening on"))?;
         Ok(Self { listener, file })
