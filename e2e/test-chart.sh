@@ -182,7 +182,9 @@ check "the rights are these, and no others" holds $all '[rules[] | .apiGroups[0]
     "cbt.storage.k8s.io/snapshotmetadataservices: get",
     "coordination.k8s.io/leases: get create update", "storage.k8s.io/csistoragecapacities: get list watch create update patch delete",
     "/pods: get"])'
-check "nobody may read a Secret" holds $all 'may(""; "secrets") | exactly([])'
+secrets='[.[] | select(.kind == "Role" or .kind == "ClusterRole") | .kind as $kind | .metadata as $of | .rules[] | select(.resources | index("secrets"))
+    | "\($kind) \($of.namespace) \($of.name): \(.verbs | join(" ")) \(.resources | join(" ")) \(.resourceNames // ["*"] | join(" "))"]'
+check "nobody may read a Secret, where no repository is given" holds $all "$secrets | exactly([])"
 check "without changed blocks nobody reviews tokens" holds single-node \
     'may("authentication.k8s.io"; "tokenreviews") == [] and may("authorization.k8s.io"; "subjectaccessreviews") == [] and may("cbt.storage.k8s.io"; "snapshotmetadataservices") == []'
 check "both bindings are for the pod's account alone" holds $all \
@@ -204,7 +206,7 @@ check "exactly one snapshot class has what Velero looks for, label or annotation
         or (.metadata.annotations // {} | has("snapshot.storage.kubernetes.io/is-default-class"))) | .metadata.name] | exactly(["windlass-local"])'
 check "exactly one snapshot class is the default, which changed blocks of imported snapshots need" holds $all \
     '[kinds("VolumeSnapshotClass")[] | select(.metadata.annotations["snapshot.storage.kubernetes.io/is-default-class"] == "true")] | length == 1'
-check "no snapshot class names a repository or a Secret" holds $all '[kinds("VolumeSnapshotClass")[] | select(has("parameters"))] == []'
+check "no snapshot class names a repository or a Secret that was not given" holds $all '[kinds("VolumeSnapshotClass")[] | select(has("parameters"))] == []'
 check "the pod cannot be evicted, by a number, which is what works for DaemonSets" holds $all \
     'object("PodDisruptionBudget"; "windlass-node").spec | (.minAvailable == 1) and (has("maxUnavailable") | not) and (.selector.matchLabels == {"app.kubernetes.io/name": "windlass", "app.kubernetes.io/component": "node"})'
 check "the pod is what the selectors choose" holds $all '
@@ -286,6 +288,42 @@ gives "a certificate of one's own is used, and none is made" '
 gives "a cluster with the older API of changed blocks is told by that" \
     'object("SnapshotMetadataService"; "csi.windlass.dev").apiVersion == "cbt.storage.k8s.io/v1alpha1"' --api-versions cbt.storage.k8s.io/v1alpha1/SnapshotMetadataService
 
+cat >"$scratch/repositories.yaml" <<'VALUES'
+repositories:
+  - {name: offsite, secret: {name: offsite-repository, namespace: backups}}
+  - {name: near, secret: {name: near}}
+  - {name: again, secret: {name: near}}
+  - {name: other, secret: {name: other, namespace: backups}}
+storageClasses:
+  - {name: plain, fsType: ext4}
+  - {name: restored, fsType: ext4, restoreFrom: offsite}
+volumeSnapshotClasses:
+  - {name: local, velero: true, default: true, deletionPolicy: Delete}
+  - {name: offsite, export: {to: offsite}}
+  - {name: near, deletionPolicy: Delete, velero: false, default: false, export: {to: near, repository: createIfMissing, localCopy: drop, chunkSize: 1Mi, verification: skip}}
+VALUES
+gives "a class that exports has its Secret for each call that needs one, and keeps what it made" '
+    (object("VolumeSnapshotClass"; "offsite") | (.deletionPolicy == "Retain") and (.parameters | exactly({repository: "existing",
+        "csi.storage.k8s.io/snapshotter-secret-name": "offsite-repository", "csi.storage.k8s.io/snapshotter-secret-namespace": "backups",
+        "csi.storage.k8s.io/snapshotter-list-secret-name": "offsite-repository", "csi.storage.k8s.io/snapshotter-list-secret-namespace": "backups"})))
+    and (object("VolumeSnapshotClass"; "near") | (.deletionPolicy == "Delete") and (.parameters | exactly({repository: "createIfMissing",
+        localCopy: "drop", chunkSize: "1Mi", verification: "skip",
+        "csi.storage.k8s.io/snapshotter-secret-name": "near", "csi.storage.k8s.io/snapshotter-secret-namespace": "windlass-system",
+        "csi.storage.k8s.io/snapshotter-list-secret-name": "near", "csi.storage.k8s.io/snapshotter-list-secret-namespace": "windlass-system"})))
+    and (object("VolumeSnapshotClass"; "local") | has("parameters") | not)' -f "$scratch/repositories.yaml"
+gives "a class that exports has neither mark that Velero looks for" '
+    [kinds("VolumeSnapshotClass")[] | select((.metadata.labels | has("velero.io/csi-volumesnapshot-class"))
+        or (.metadata.annotations // {} | has("snapshot.storage.kubernetes.io/is-default-class"))) | .metadata.name] | exactly(["local"])' -f "$scratch/repositories.yaml"
+gives "a class of volumes is given the Secret that it restores from, and the others none" '
+    (object("StorageClass"; "restored").parameters | exactly({"csi.storage.k8s.io/fstype": "ext4",
+        "csi.storage.k8s.io/provisioner-secret-name": "offsite-repository", "csi.storage.k8s.io/provisioner-secret-namespace": "backups"}))
+    and (object("StorageClass"; "plain").parameters | exactly({"csi.storage.k8s.io/fstype": "ext4"}))' -f "$scratch/repositories.yaml"
+gives "the Secrets of repositories may be got by their names, where they are, and no other" "$secrets"' | exactly([
+    "Role backups windlass-repositories: get secrets offsite-repository other", "Role windlass-system windlass-repositories: get secrets near"])' -f "$scratch/repositories.yaml"
+gives "each of these rights is the account of the sidecars alone" '
+    [kinds("RoleBinding")[] | select(.metadata.name == "windlass-repositories") | "\(.metadata.namespace) \(.roleRef.kind) \(.roleRef.name) \(.subjects[] | .namespace + "/" + .name)"]
+    | exactly(["backups Role windlass-repositories windlass-system/windlass-node", "windlass-system Role windlass-repositories windlass-system/windlass-node"])' -f "$scratch/repositories.yaml"
+
 ## Bad input: a sentence that says what is wrong, and nothing rendered
 
 # refuses WORDS ARGUMENT...: the chart is not rendered, and says why with these words.
@@ -325,7 +363,20 @@ check "two default snapshot classes" refuses "volumeSnapshotClasses: only one ca
     --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Delete","default":true},{"name":"b","deletionPolicy":"Delete","default":true}]'
 check "two snapshot classes for Velero" refuses "Velero would take any of a and b" "${snapshots[@]}" \
     --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Delete","velero":true},{"name":"b","deletionPolicy":"Delete","velero":true}]'
-check "a snapshot class with a repository, which this profile does not serve" refuses "/volumeSnapshotClasses/0" "${snapshots[@]}" \
+export_of() { printf 'volumeSnapshotClasses=[%s]' "$1"; }
+repository='repositories=[{"name":"r","secret":{"name":"s"}}]'
+check "a repository without a Secret" refuses "/repositories/0" "${snapshots[@]}" --set-json 'repositories=[{"name":"r"}]'
+check "a Secret whose namespace is a template" refuses "/repositories/0/secret/namespace" "${snapshots[@]}" --set-json 'repositories=[{"name":"r","secret":{"name":"s","namespace":"${pvc.namespace}"}}]'
+check "two repositories of a name" refuses "repositories: r is there twice" "${snapshots[@]}" --set-json 'repositories=[{"name":"r","secret":{"name":"s"}},{"name":"r","secret":{"name":"t"}}]'
+check "an export to nowhere" refuses "volumeSnapshotClasses: a exports to x, but repositories has only r" "${snapshots[@]}" --set-json "$repository" --set-json "$(export_of '{"name":"a","export":{"to":"x"}}')"
+check "an export where no repository is" refuses "volumeSnapshotClasses: a exports to x, but repositories has only none" "${snapshots[@]}" --set-json "$(export_of '{"name":"a","export":{"to":"x"}}')"
+check "an export of Velero's snapshots" refuses "volumeSnapshotClasses: a exports, so it can be neither Velero's nor the default" "${snapshots[@]}" --set-json "$repository" --set-json "$(export_of '{"name":"a","velero":true,"export":{"to":"r"}}')"
+check "an export by default" refuses "volumeSnapshotClasses: a exports, so it can be neither Velero's nor the default" "${snapshots[@]}" --set-json "$repository" --set-json "$(export_of '{"name":"a","default":true,"export":{"to":"r"}}')"
+check "a way to keep the local copy that is none" refuses "/volumeSnapshotClasses/0/export/localCopy" "${snapshots[@]}" --set-json "$repository" --set-json "$(export_of '{"name":"a","export":{"to":"r","localCopy":"maybe"}}')"
+check "a size of chunks that is none" refuses "/volumeSnapshotClasses/0/export/chunkSize" "${snapshots[@]}" --set-json "$repository" --set-json "$(export_of '{"name":"a","export":{"to":"r","chunkSize":"3Mi"}}')"
+check "a snapshot class that does not say what becomes of its snapshots" refuses "volumeSnapshotClasses: a needs a deletionPolicy" "${snapshots[@]}" --set-json "$(export_of '{"name":"a"}')"
+check "a restore from nowhere" refuses "storageClasses: a restores from x, but repositories has only none" "${snapshots[@]}" --set-json 'storageClasses=[{"name":"a","restoreFrom":"x"}]'
+check "parameters of a snapshot class that the chart does not write itself" refuses "/volumeSnapshotClasses/0" "${snapshots[@]}" \
     --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Delete","parameters":{"csi.storage.k8s.io/snapshotter-secret-name":"s"}}]'
 check "a deletion policy that is none" refuses "/volumeSnapshotClasses/0/deletionPolicy" "${snapshots[@]}" --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Keep"}]'
 check "a Secret of one's own whose authority nobody knows" refuses "snapshotMetadata.tls: clients need the authority of Secret ours" "${snapshots[@]}" "${metadata[@]}" --set snapshotMetadata.tls.existingSecret=ours

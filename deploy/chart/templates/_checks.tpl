@@ -18,6 +18,12 @@ the thing that is missing. Nothing that is the cluster's own is ever installed b
 {{- define "windlass.checkClasses" -}}
 {{- $pools := list }}
 {{- range .Values.pools }}{{ $pools = append $pools .name }}{{ end }}
+{{- $repositories := list }}
+{{- range .Values.repositories }}
+{{- if has .name $repositories }}{{ fail (printf "repositories: %s is there twice" .name) }}{{ end }}
+{{- $repositories = append $repositories .name }}
+{{- end }}
+{{- $known := join ", " $repositories | default "none" }}
 {{- $names := list }}{{ $defaults := list }}
 {{- range .Values.storageClasses }}
 {{- if has .name $names }}{{ fail (printf "storageClasses: %s is there twice" .name) }}{{ end }}
@@ -25,6 +31,9 @@ the thing that is missing. Nothing that is the cluster's own is ever installed b
 {{- if .default }}{{ $defaults = append $defaults .name }}{{ end }}
 {{- if and .pool (not (has .pool $pools)) }}
 {{- fail (printf "storageClasses: %s asks for pool %s, but pools has only %s" .name .pool (join ", " $pools)) }}
+{{- end }}
+{{- if and .restoreFrom (not (has .restoreFrom $repositories)) }}
+{{- fail (printf "storageClasses: %s restores from %s, but repositories has only %s" .name .restoreFrom $known) }}
 {{- end }}
 {{- end }}
 {{- if gt (len $defaults) 1 }}{{ fail (printf "storageClasses: only one can be the default, not %s" (join " and " $defaults)) }}{{ end }}
@@ -34,6 +43,15 @@ the thing that is missing. Nothing that is the cluster's own is ever installed b
 {{- $names = append $names .name }}
 {{- if .default }}{{ $defaults = append $defaults .name }}{{ end }}
 {{- if .velero }}{{ $velero = append $velero .name }}{{ end }}
+{{- with .export }}
+{{- if not (has .to $repositories) }}
+{{- fail (printf "volumeSnapshotClasses: %s exports to %s, but repositories has only %s" $class.name .to $known) }}
+{{- end }}
+{{- if or $class.velero $class.default }}
+{{- fail (printf "volumeSnapshotClasses: %s exports, so it can be neither Velero's nor the default: Velero takes a class with either mark, and all its own snapshots would be exported too" $class.name) }}
+{{- end }}
+{{- end }}
+{{- if not (or .deletionPolicy .export) }}{{ fail (printf "volumeSnapshotClasses: %s needs a deletionPolicy, Delete or Retain" .name) }}{{ end }}
 {{- end }}
 {{- if gt (len $defaults) 1 }}{{ fail (printf "volumeSnapshotClasses: only one can be the driver's default, not %s" (join " and " $defaults)) }}{{ end }}
 {{- if gt (len $velero) 1 }}{{ fail (printf "volumeSnapshotClasses: Velero would take any of %s; leave velero: true to one" (join " and " $velero)) }}{{ end }}

@@ -73,6 +73,12 @@ seLinuxOptions: {type: spc_t}
 {{- include "windlass.unprivileged" (dict "root" . "user" (include "windlass.sidecarUser" .)) }}
 {{- end }}
 
+{{/* The Secret of a repository as JSON, {"name": ..., "namespace": ...}: (dict root name). */}}
+{{- define "windlass.repositorySecret" -}}
+{{- $root := .root }}{{ $name := .name }}
+{{- range .root.Values.repositories }}{{ if eq .name $name }}{{ dict "name" .secret.name "namespace" (.secret.namespace | default $root.Release.Namespace) | toJson }}{{ end }}{{ end }}
+{{- end }}
+
 {{/* Directories of the host that hold pools and are not beneath the first: as JSON, {"list": [...]}. */}}
 {{- define "windlass.poolDirectories" -}}
 {{- $directories := list "/var/lib/windlass" }}
