@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use protox::prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, Value};
+use protox::prost_reflect::{self, DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 const FILES: [&str; 4] = [
     "csi/v1/csi.proto",
@@ -31,11 +31,23 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let secret_messages = secret_messages(&compiler.descriptor_pool());
     write_debug_impls(&secret_messages, &out)?;
+    write_methods(&compiler.descriptor_pool(), &out)?;
 
     compiler.include_source_info(true);
     tonic_prost_build::configure()
         .skip_debug(secret_messages.iter().map(|m| format!(".{}", m.full_name())))
         .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}
+
+/// Writes `methods.rs`: the paths of all methods, ascending.
+fn write_methods(pool: &DescriptorPool, out: &Path) -> Result<(), Box<dyn Error>> {
+    let of_service = |service: prost_reflect::ServiceDescriptor| {
+        service.methods().map(|method| format!("/{}/{}", service.full_name(), method.name())).collect::<Vec<_>>()
+    };
+    let mut paths: Vec<String> = pool.services().flat_map(of_service).collect();
+    paths.sort();
+    fs::write(out.join("methods.rs"), format!("&{paths:#?}"))?;
     Ok(())
 }
 

@@ -13,13 +13,13 @@
 //! * [`repository`]: the restic format on an object store; uses `hash`, `scratch`.
 //! * [`transfer`]: export and restore between a block source or sink and a repository; uses `repository`,
 //!   `block`, `hash`, `scratch`.
-//! * [`csi`]: what every layer needs to speak CSI. Nothing more.
+//! * [`csi`]: what every layer needs to speak CSI; uses `telemetry`.
 //! * [`blocks`]: what a node hands out to an agent: leases, targets, records; uses `block`.
 //! * [`node`]: the node layer: CSI over the pools and the mount table; uses `csi`, `blocks`, `pool`, `mount`,
-//!   `block`.
-//! * [`agent`]: the agent layer: exports and restores; uses `csi`, `blocks`, `transfer`, `repository`. It
-//!   knows no pool and no mount.
-//! * [`telemetry`]: logs. Nothing more.
+//!   `block`, `telemetry`.
+//! * [`agent`]: the agent layer: exports and restores; uses `csi`, `blocks`, `transfer`, `repository`,
+//!   `telemetry`. It knows no pool and no mount.
+//! * [`telemetry`]: logs, and the metrics that whoever owns what is counted counts in. Nothing more.
 //! * [`cli`]: one file for each command; uses all.
 //!
 //! `repository` and `pool` never meet except in `transfer`, through block sources and sinks. `tonic::Status`

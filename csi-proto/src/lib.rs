@@ -61,6 +61,9 @@ pub mod pluginregistration {
 /// All protocols and all they import as an encoded `google.protobuf.FileDescriptorSet`, options included, comments not.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));
 
+/// The paths of all methods of all protocols, ascending: `/csi.v1.Controller/CreateVolume`.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
 /// The `Debug` impls of the messages that hold secrets.
 mod redacted {
     include!(concat!(env!("OUT_DIR"), "/redacted.rs"));
@@ -85,7 +88,17 @@ impl std::fmt::Debug for Redacted {
 
 #[cfg(test)]
 mod tests {
+    use crate::METHODS;
     use crate::windlass::v1::{RepositoryAccess, StartExportRequest, StartRestoreRequest};
+
+    #[test]
+    fn methods_are_found_by_their_paths() {
+        assert!(METHODS.is_sorted());
+        for path in ["/csi.v1.Controller/CreateVolume", "/windlass.v1.Metrics/GetMetrics"] {
+            assert!(METHODS.binary_search(&path).is_ok(), "{path}");
+        }
+        assert!(METHODS.binary_search(&"/csi.v1.Controller/Nonsense").is_err());
+    }
 
     #[test]
     fn no_secret_is_printed() {

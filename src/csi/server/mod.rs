@@ -5,6 +5,8 @@
 //! Connections and calls are counted and bounded for each socket (`socket`, `calls`): whoever makes many waits, and nobody waits
 //! with what takes volumes down for those who do anything else.
 //!
+//! Each call is counted and timed (`latency`), in the metrics that the socket was given.
+//!
 //! Connections are never closed for being idle or old: sidecars hold one for their lifetime and exit when it drops. On a stop
 //! no new call is taken; calls that run may end within [`STOP_GRACE`], and as long is waited for a client that does not say whether it
 //! has any. Work on blocking threads outlives its call either way; the process gives it a few seconds more, and whatever a stop
@@ -14,6 +16,7 @@ mod authority;
 mod calls;
 mod connection;
 mod frames;
+mod latency;
 mod peer;
 mod routes;
 mod socket;
@@ -53,10 +56,11 @@ const CALLS_OF_A_CONNECTION: u32 = 512;
 /// # Errors
 /// [`ServeError`]. Calls that did not end within [`STOP_GRACE`] are no error.
 pub async fn serve(socket: PrivateSocket, routes: Routes, stop: CancellationToken) -> Result<(), ServeError> {
-    let share = socket.share();
+    let (share, latency) = (socket.share(), latency::LatencyLayer::new(socket.calls()));
     let incoming = socket.into_incoming()?;
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_OF_A_CONNECTION)
+        .layer(latency)
         .layer(trace::spans())
         .layer(trace::CallerWatch)
         .layer(calls::CallsLayer::new(share))

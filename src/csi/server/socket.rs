@@ -31,6 +31,7 @@ use tokio_util::sync::PollSemaphore;
 use super::connection::Connection;
 use super::peer::{PeerCheck, PeerRule};
 use crate::csi::allowance::SocketShare;
+use crate::telemetry::metrics::CallMetrics;
 use crate::types::error::chain;
 
 /// Why the socket could not be bound.
@@ -64,6 +65,7 @@ pub struct PrivateSocket {
     file: SocketFile,
     peers: PeerRule,
     share: SocketShare,
+    calls: CallMetrics,
 }
 
 #[derive(Debug)]
@@ -141,7 +143,13 @@ impl PrivateSocket {
         let file = SocketFile { path: path.to_owned(), identity: identity(path).map_err(failed("looking at"))? };
         admit(path)?;
         nix::sys::socket::listen(&socket, Backlog::MAXCONN).map_err(errno("listening on"))?;
-        Ok(Self { listener: StdUnixListener::from(socket), file, peers: PeerRule::default(), share: SocketShare::default() })
+        Ok(Self {
+            listener: StdUnixListener::from(socket),
+            file,
+            peers: PeerRule::default(),
+            share: SocketShare::default(),
+            calls: CallMetrics::default(),
+        })
     }
 
     /// The same socket, that only these clients may stay connected to.
@@ -154,6 +162,17 @@ impl PrivateSocket {
     #[must_use]
     pub fn with_share(self, share: SocketShare) -> Self {
         Self { share, ..self }
+    }
+
+    /// The same socket, whose calls are counted there.
+    #[must_use]
+    pub fn with_calls(self, calls: CallMetrics) -> Self {
+        Self { calls, ..self }
+    }
+
+    /// Where its calls are counted.
+    pub fn calls(&self) -> CallMetrics {
+        self.calls.clone()
     }
 
     /// What the socket may take of what the process has.

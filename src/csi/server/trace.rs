@@ -56,7 +56,7 @@ fn answered<R>(response: &http::Response<R>, latency: Duration, span: &Span) {
 }
 
 /// The code of an answer. An error without a body carries it in its headers; what has none there has begun to answer well.
-fn code<R>(response: &http::Response<R>) -> Code {
+pub(super) fn code<R>(response: &http::Response<R>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
