@@ -6,6 +6,7 @@
 //! * [`AgentLayer`] owns the layer below it, and is one itself.
 //! * `exporting`: snapshot classes whose snapshots are exported.
 //! * `restoring`: volumes from snapshots that only a repository has.
+//! * [`metrics`] is what is scraped: its own, and what its node measures.
 //! * [`pools`] passes on what a node in another process says of its pools to people.
 //! * [`transfers`] is the internal service that starts exports and restores, watches and cancels them.
 
@@ -14,6 +15,7 @@
 mod credentials;
 mod exporting;
 mod layer;
+pub mod metrics;
 pub mod pools;
 mod restoring;
 mod secrets;

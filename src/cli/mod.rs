@@ -23,6 +23,7 @@ mod demo;
 mod export;
 mod format;
 mod interruptible;
+mod metrics;
 mod node;
 mod node_name;
 mod open_pool;

@@ -5,6 +5,7 @@
 //! * [`quiesce`] is what pools hold volumes still with.
 //! * [`registration`] tells the kubelet that the plugin is there.
 //! * [`blocks`] is what an agent gets of the pools, [`blocks_service`] how one in another process gets it.
+//! * [`metrics_service`] gives an agent what this process measures.
 //! * [`pools_service`] is the internal service that shows the pools to people.
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
@@ -17,6 +18,7 @@ pub mod error;
 mod group;
 mod identity;
 mod layer;
+pub mod metrics_service;
 mod mounts;
 pub mod named_pool;
 pub mod pool_records;

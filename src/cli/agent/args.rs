@@ -8,6 +8,7 @@ use nix::unistd::Gid;
 use super::confine::AllowedUser;
 use crate::cli::endpoint::{Endpoint, EndpointArgs};
 use crate::cli::exit::CliError;
+use crate::cli::metrics::MetricsArgs;
 use crate::repository::Workspace;
 
 /// Arguments of `agent`.
@@ -31,6 +32,8 @@ pub struct AgentArgs {
     /// Run as root all the same
     #[arg(long)]
     allow_root: bool,
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
 }

@@ -11,15 +11,18 @@ use tonic::Request;
 
 use super::args::AgentArgs;
 use crate::agent::AgentLayer;
+use crate::agent::metrics::PodMetrics;
 use crate::agent::pools::RemotePools;
 use crate::blocks::client::BlocksClient;
 use crate::cli::exit::{CliError, Exit};
+use crate::cli::metrics;
 use crate::cli::node_name::node_name;
 use crate::cli::output::print_text;
 use crate::cli::serving::{self, Service, bound};
 use crate::csi::channel::channel;
 use crate::csi::remote::RemotePlugin;
 use crate::csi::server::{self, PrivateSocket};
+use crate::telemetry::metrics::{Metrics, ProcessName};
 
 /// Serves until `stop` is cancelled.
 ///
@@ -33,7 +36,9 @@ pub async fn run(args: AgentArgs, stop: &CancellationToken) -> Result<(), CliErr
         Some(group) => PrivateSocket::bind_for_group(endpoint.path(), group),
         None => PrivateSocket::bind(endpoint.path()),
     };
-    let socket = bound(&endpoint, socket)?;
+    let metrics = Metrics::new(ProcessName::Agent);
+    let socket = bound(&endpoint, socket)?.with_calls(metrics.calls.clone());
+    let scraped = args.metrics.bind()?;
 
     let to_node = channel("node", node_endpoint.path());
     let blocks = Arc::new(BlocksClient::connect(to_node.clone(), node_endpoint.of_descriptors()));
@@ -43,15 +48,20 @@ pub async fn run(args: AgentArgs, stop: &CancellationToken) -> Result<(), CliErr
     let transfers = agent.transfers().clone();
     let routes = server::routes(&agent)
         .add_service(TransfersServer::new(transfers.clone()))
-        .add_service(PoolsServer::new(RemotePools::new(to_node)).max_encoding_message_size(usize::MAX));
+        .add_service(PoolsServer::new(RemotePools::new(to_node.clone())).max_encoding_message_size(usize::MAX));
     print_text(&format!("ready {endpoint}"))?;
     // So that the log says whether the node is there, before anybody asks.
     let looked = tokio::spawn(async move { node_layer.probe(Request::new(ProbeRequest {})).await.map(drop) });
 
     let end = stop.child_token();
+    let scraped = metrics::begin(scraped, Arc::new(PodMetrics::new(metrics, to_node)), &end);
     let beside = serving::transfers(transfers, &end);
     let served = serving::serve(vec![Service { socket, routes }], beside, &end, std::future::pending()).await;
     looked.abort();
+    // It ended with the sockets.
+    if let Some(scraped) = scraped {
+        let _ = scraped.await;
+    }
     served.map_err(|error| CliError::because(Exit::Failed, format!("cannot serve on {endpoint}"), error))?;
     tracing::info!("stopped");
     Ok(())

@@ -7,6 +7,7 @@ use nix::unistd::{Gid, Uid};
 
 use crate::cli::endpoint::{Endpoint, EndpointArgs};
 use crate::cli::exit::CliError;
+use crate::cli::metrics::MetricsArgs;
 
 /// Arguments of `node`.
 #[derive(Debug, Args)]
@@ -38,6 +39,8 @@ pub struct NodeArgs {
     /// Start although mounts beneath --root are not seen outside of this process's mount namespace
     #[arg(long)]
     pub allow_private_mounts: bool,
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
@@ -97,6 +100,10 @@ impl NodeArgs {
     /// [`crate::cli::exit::Exit::Usage`] when the command line does not say.
     pub fn sockets(&self) -> Result<Sockets, CliError> {
         let agent = &self.agent;
+        if self.metrics.is_given() && agent.agent_endpoint.is_some() {
+            return Err(CliError::usage("--metrics-address: a node without network cannot be scraped")
+                .advise("give it to its agent, which serves the metrics of both"));
+        }
         match (self.standalone, &agent.agent_endpoint, agent.agent_user, agent.agent_group) {
             (true, ..) => Ok(Sockets::Standalone),
             (false, Some(endpoint), Some(user), Some(group)) => Ok(Sockets::Apart(AgentSocket {

@@ -13,6 +13,7 @@ use super::open::{Opened, open};
 use crate::agent::AgentLayer;
 use crate::cli::endpoint::Endpoint;
 use crate::cli::exit::{CliError, Exit};
+use crate::cli::metrics;
 use crate::cli::open_pool::require_root;
 use crate::cli::output::print_text;
 use crate::cli::serving::{self, Beside, Service, bound};
@@ -20,11 +21,13 @@ use crate::csi::server::{self, PeerRule, PrivateSocket, SocketShare};
 use crate::failpoint;
 use crate::node::blocks::PoolBlocks;
 use crate::node::blocks_service::{BlocksService, DescriptorSocket};
+use crate::node::metrics_service::MetricsService;
 use crate::node::pools_service::PoolsService;
 use crate::node::{self, NodeLayer};
 use crate::pool::set::PoolSet;
 use crate::pool::set::offer::OfferPace;
 use crate::repository::Workspace;
+use crate::telemetry::metrics::{Metrics, ProcessName};
 
 /// Serves until `stop` is cancelled.
 ///
@@ -39,6 +42,7 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
     let endpoint = args.endpoint.endpoint();
     let registration = registration(&args)?;
     let repositories = if args.no_repositories { Repositories::Closed } else { Repositories::Opened };
+    let scraped = args.metrics.bind()?;
     let opening = tokio::task::spawn_blocking(move || open(&args)).await;
     let opened = opening.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "cannot open the pools", error)))?;
     let opened = match &registration {
@@ -47,10 +51,15 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
     };
     let (layer, pools) = (opened.layer.clone(), opened.pools.clone());
     let end = stop.child_token();
+    let metrics = Metrics::new(match &sockets {
+        Sockets::Standalone => ProcessName::Standalone,
+        Sockets::Apart(_) => ProcessName::Node,
+    });
     let (services, beside) = match &sockets {
-        Sockets::Standalone => standalone(opened, &endpoint, repositories, &end)?,
-        Sockets::Apart(agent) => apart(opened, &endpoint, agent, &end)?,
+        Sockets::Standalone => standalone(opened, &endpoint, (repositories, &metrics), &end)?,
+        Sockets::Apart(agent) => apart(opened, (&endpoint, agent), &metrics, &end)?,
     };
+    let scraped = metrics::begin(scraped, Arc::new(metrics), &end);
     print_text(&format!("ready {endpoint}"))?;
     if let Sockets::Apart(agent) = &sockets {
         print_text(&format!("ready {}", agent.endpoint))?;
@@ -58,6 +67,9 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
 
     let reason = under_kubelet(registration, &layer, &pools, &end, OfferPace::default());
     let served = serving::serve(services, beside, &end, reason).await;
+    if let Some(scraped) = scraped {
+        let _ = scraped.await;
+    }
     // A panic in it leaves what the end of the process closes anyway.
     let _ = tokio::task::spawn_blocking(move || pools.close()).await;
     let reason = served.map_err(|error| CliError::because(Exit::Failed, format!("cannot serve on {endpoint}"), error))?;
@@ -76,10 +88,10 @@ enum Repositories {
 fn standalone(
     opened: Opened,
     endpoint: &Endpoint,
-    repositories: Repositories,
+    (repositories, metrics): (Repositories, &Metrics),
     end: &CancellationToken,
 ) -> Result<(Vec<Service>, Beside), CliError> {
-    let socket = bound(endpoint, PrivateSocket::bind(endpoint.path()))?;
+    let socket = bound(endpoint, PrivateSocket::bind(endpoint.path()))?.with_calls(metrics.calls.clone());
     let Opened { layer, pools } = opened;
     let (routes, beside) = match repositories {
         Repositories::Opened => {
@@ -99,13 +111,15 @@ fn standalone(
 /// Identity and Node to the kubelet, everything but Node to the agent, and the pools to both: root looks at them by either socket.
 fn apart(
     opened: Opened,
-    endpoint: &Endpoint,
-    agent: &AgentSocket,
+    (endpoint, agent): (&Endpoint, &AgentSocket),
+    metrics: &Metrics,
     end: &CancellationToken,
 ) -> Result<(Vec<Service>, Beside), CliError> {
-    let kubelets = bound(endpoint, PrivateSocket::bind(endpoint.path()))?.with_share(SocketShare::Kubelet);
+    let kubelets =
+        bound(endpoint, PrivateSocket::bind(endpoint.path()))?.with_share(SocketShare::Kubelet).with_calls(metrics.calls.clone());
     let agents = bound(&agent.endpoint, PrivateSocket::bind_for_group(agent.endpoint.path(), agent.group))?
         .with_share(SocketShare::Agent)
+        .with_calls(metrics.calls.clone())
         .with_peers(PeerRule::UserOrRoot(agent.user));
     let Opened { layer, pools } = opened;
     // No secret is for this process: an agent keeps them.
@@ -115,7 +129,12 @@ fn apart(
     let blocks = BlocksService::new(Arc::new(PoolBlocks::new(pools.clone())), end.clone());
     let services = vec![
         Service { socket: kubelets, routes: with_pools(server::kubelet_routes(&layer), &pools) },
-        Service { socket: agents, routes: with_pools(server::routes(&layer), &pools).add_service(blocks.server()) },
+        Service {
+            socket: agents,
+            routes: with_pools(server::routes(&layer), &pools)
+                .add_service(blocks.server())
+                .add_service(MetricsService::server(metrics.clone())),
+        },
     ];
     let beside = Box::pin(async move {
         blocks.serve_descriptors(descriptors).await?;
