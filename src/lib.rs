@@ -19,6 +19,8 @@
 //!   `block`, `telemetry`.
 //! * [`agent`]: the agent layer: exports and restores; uses `csi`, `blocks`, `transfer`, `repository`,
 //!   `telemetry`. It knows no pool and no mount.
+//! * [`k8s`]: the API server: publishes the agent's events and reads a Secret by its name; implements traits of
+//!   `agent`.
 //! * [`telemetry`]: logs, and the metrics that whoever owns what is counted counts in. Nothing more.
 //! * [`cli`]: one file for each command; uses all.
 //!
@@ -64,7 +66,8 @@
 //!    `pool::owned::restore`.
 //! 10. **Secrets never reach a log, a catalogue, a metric or a `Debug` text.** *Kept by* `csi-proto/build.rs`
 //!     (`Debug` of messages), `blocks::wire::secret`, `repository::password`, `repository::environment`,
-//!     `repository::store::http::fault`, `agent::secrets`, `agent::credentials`,
+//!     `repository::store::http::fault`, `agent::secrets`, `agent::secret_source`,
+//!     `agent::credentials`, `agent::events`, `k8s::client`,
 //!     `cli::agent::confine` (no core, no look into the memory), `pool::record` (holds none).
 
 pub mod agent;
@@ -75,6 +78,7 @@ pub mod csi;
 pub mod dm;
 pub mod failpoint;
 pub mod hash;
+pub mod k8s;
 pub mod mount;
 pub mod node;
 pub mod pool;

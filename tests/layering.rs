@@ -32,7 +32,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("node", &["csi", "blocks", "pool", "mount", "block", "telemetry"]),
     // No pool, no mount and no device: what it reads and writes was handed out to it.
     ("agent", &["csi", "blocks", "transfer", "repository", "telemetry"]),
-    ("cli", &["agent", "block", "blocks", "csi", "mount", "node", "pool", "repository", "telemetry", "transfer"]),
+    ("k8s", &["agent"]),
+    ("cli", &["agent", "block", "blocks", "csi", "k8s", "mount", "node", "pool", "repository", "telemetry", "transfer"]),
     ("main", &["cli", "telemetry"]),
 ];
 

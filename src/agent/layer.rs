@@ -15,6 +15,7 @@ use crate::csi::plugin::Plugin;
 use crate::repository::Workspace;
 
 use super::credentials::{self, Credentialed};
+use super::events::EventSink;
 use super::exporting::{self, Exporting};
 use super::restoring::Restoring;
 use super::transfers::Transfers;
@@ -42,6 +43,12 @@ impl<P: Plugin> AgentLayer<P> {
     #[must_use]
     pub fn with_workspace(self, workspace: Workspace) -> Self {
         Self::over(self.below, self.transfers.with_workspace(workspace))
+    }
+
+    /// The same, which tells people by `events` how transfers go.
+    #[must_use]
+    pub fn with_events(self, events: Arc<dyn EventSink>) -> Self {
+        Self::over(self.below, self.transfers.with_events(events))
     }
 
     fn over(below: P, transfers: Transfers) -> Self {

@@ -8,16 +8,19 @@
 //! * `restoring`: volumes from snapshots that only a repository has.
 //! * [`metrics`] is what is scraped: its own, and what its node measures.
 //! * [`pools`] passes on what a node in another process says of its pools to people.
+//! * [`events`] are what it tells people, beside the objects of Kubernetes that it concerns; [`secret_source`] is how it reads a Secret by name.
 //! * [`transfers`] is the internal service that starts exports and restores, watches and cancels them.
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
 
 mod credentials;
+pub mod events;
 mod exporting;
 mod layer;
 pub mod metrics;
 pub mod pools;
 mod restoring;
+pub mod secret_source;
 mod secrets;
 mod services;
 pub mod transfers;

@@ -11,11 +11,14 @@
 //! **The agent may be killed at any time**: the node sees its connection end and lets go of what it held. Transfers are not resumed by this process
 //! alone: whoever asked for one asks again.
 //!
+//! **A cluster** is told by events how transfers go, with `--kubernetes` and not without: the process then needs the token of its pod's account.
+//! Nothing waits for the API server, and nothing fails because it is away.
+//!
 //! **Secrets** are in this process and nowhere else: in memory, as long as a transfer runs. So nobody may read its memory: it makes itself
 //! undumpable, for debuggers of its user too, and leaves no core. Both are done before there is a second thread.
 //!
-//! At SIGTERM or SIGINT: no more calls are taken, transfers are cancelled and undo what they must, the socket goes. Within 26 s in all, as a
-//! node does.
+//! At SIGTERM or SIGINT: no more calls are taken, transfers are cancelled and undo what they must, the socket goes. What is still to be told to the
+//! cluster gets two seconds. Within 26 s in all, as a node does.
 
 use clap::{Args, Subcommand};
 

@@ -301,6 +301,7 @@ mod tests {
             "windlass node --agent-endpoint unix:///run/agent.sock --agent-user 65532 --agent-group 65532 --pool-config /etc/pools.json --endpoint unix:///csi/csi.sock",
             "windlass node --agent-endpoint unix:///run/agent.sock --agent-user 1 --agent-group 2 --keep-network forbidden --pool /srv/a",
             "windlass agent --node-endpoint unix:///node/agent.sock --endpoint unix:///run/csi.sock --endpoint-group 65532 --node-id n --scratch-directory /scratch --cache-directory /cache",
+            "windlass agent --kubernetes --node-endpoint unix:///node/agent.sock --node-id n --endpoint unix:///run/csi.sock",
             "windlass agent probe --endpoint unix:///run/csi.sock --live",
             "windlass node probe --live --timeout 3s",
             "windlass pool create /srv/pool",

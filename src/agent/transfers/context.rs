@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::agent::events::EventSink;
 use crate::blocks::Blocks;
 use crate::types::SnapshotHandle;
 
@@ -15,6 +16,8 @@ pub(in crate::agent) struct Context {
     /// Host that exports name when the caller names none.
     pub(in crate::agent) node: Arc<str>,
     pub(in crate::agent) registry: Registry,
+    /// Who tells people how transfers go.
+    pub(in crate::agent) events: Arc<dyn EventSink>,
     /// Where repositories keep their lists and copies.
     pub(in crate::agent) workspace: Workspace,
 }

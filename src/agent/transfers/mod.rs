@@ -30,6 +30,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
+use super::events::{EventSink, Silence};
 use crate::blocks::Blocks;
 use crate::repository::Workspace;
 
@@ -48,8 +49,14 @@ pub struct Transfers {
 impl Transfers {
     /// No transfers yet, over the disks of the node with this name.
     pub fn new(blocks: Arc<dyn Blocks>, node: &str) -> Self {
-        let (registry, workspace) = (Registry::new(), Workspace::default());
-        Self { context: Context { blocks, node: node.into(), registry, workspace } }
+        let (registry, workspace, events) = (Registry::new(), Workspace::default(), Arc::new(Silence));
+        Self { context: Context { blocks, node: node.into(), registry, events, workspace } }
+    }
+
+    /// The same, which tells by `events` how those go that Kubernetes has asked for.
+    #[must_use]
+    pub fn with_events(self, events: Arc<dyn EventSink>) -> Self {
+        Self { context: Context { events, ..self.context } }
     }
 
     /// The same, whose repositories keep their lists and copies in `workspace`.

@@ -7,8 +7,9 @@ use nix::unistd::Gid;
 
 use super::confine::AllowedUser;
 use crate::cli::endpoint::{Endpoint, EndpointArgs};
-use crate::cli::exit::CliError;
+use crate::cli::exit::{CliError, Exit};
 use crate::cli::metrics::MetricsArgs;
+use crate::k8s::Cluster;
 use crate::repository::Workspace;
 
 /// Arguments of `agent`.
@@ -29,6 +30,9 @@ pub struct AgentArgs {
     /// Directory for what is read of repositories again [default: WINDLASS_CACHE_DIR, else as `windlass export` has it]
     #[arg(long, value_name = "DIRECTORY")]
     cache_directory: Option<PathBuf>,
+    /// Tell the cluster of this pod by events how transfers go, with the token of the pod's account
+    #[arg(long)]
+    kubernetes: bool,
     /// Run as root all the same
     #[arg(long)]
     allow_root: bool,
@@ -42,7 +46,7 @@ impl AgentArgs {
     /// Where the node is.
     ///
     /// # Errors
-    /// [`crate::cli::exit::Exit::Usage`] when the command line does not say.
+    /// [`Exit::Usage`] when the command line does not say.
     pub fn node_endpoint(&self) -> Result<Endpoint, CliError> {
         self.node_endpoint.clone().ok_or_else(|| CliError::usage("--node-endpoint is missing"))
     }
@@ -55,6 +59,21 @@ impl AgentArgs {
     /// As whom it may run.
     pub fn user(&self) -> AllowedUser {
         if self.allow_root { AllowedUser::Any } else { AllowedUser::NotRoot }
+    }
+
+    /// The cluster that is told how transfers go, if any is.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] when one is to be told and this process is not in a pod of one.
+    pub fn cluster(&self) -> Result<Option<Cluster>, CliError> {
+        if !self.kubernetes {
+            return Ok(None);
+        }
+        Cluster::of_this_pod().map(Some).map_err(|error| {
+            CliError::because(Exit::Usage, "--kubernetes cannot be obeyed", error).advise(
+                "leave it out where there is no cluster; in a pod, mount the token of its account into the agent's container",
+            )
+        })
     }
 
     /// Where repositories keep their lists and copies.

@@ -22,6 +22,7 @@ use crate::cli::serving::{self, Service, bound};
 use crate::csi::channel::channel;
 use crate::csi::remote::RemotePlugin;
 use crate::csi::server::{self, PrivateSocket};
+use crate::k8s::{EventPublisher, Pace};
 use crate::telemetry::metrics::{Metrics, ProcessName};
 
 /// Serves until `stop` is cancelled.
@@ -31,6 +32,7 @@ use crate::telemetry::metrics::{Metrics, ProcessName};
 pub async fn run(args: AgentArgs, stop: &CancellationToken) -> Result<(), CliError> {
     let node_endpoint = args.node_endpoint()?;
     let node = node_name(args.node_id.as_deref())?;
+    let cluster = args.cluster()?;
     let endpoint = args.endpoint.endpoint();
     let socket = match args.group() {
         Some(group) => PrivateSocket::bind_for_group(endpoint.path(), group),
@@ -44,6 +46,11 @@ pub async fn run(args: AgentArgs, stop: &CancellationToken) -> Result<(), CliErr
     let blocks = Arc::new(BlocksClient::connect(to_node.clone(), node_endpoint.of_descriptors()));
     let node_layer = RemotePlugin::new(to_node.clone());
     let agent = AgentLayer::new(node_layer.clone(), blocks, node.as_str()).with_workspace(args.workspace());
+    let events = cluster.map(|cluster| EventPublisher::start(cluster, node.as_str(), Pace::default()));
+    let agent = match &events {
+        Some(events) => agent.with_events(Arc::new(events.clone())),
+        None => agent,
+    };
     let agent = Arc::new(agent);
     let transfers = agent.transfers().clone();
     let routes = server::routes(&agent)
@@ -58,6 +65,10 @@ pub async fn run(args: AgentArgs, stop: &CancellationToken) -> Result<(), CliErr
     let beside = serving::transfers(transfers, &end);
     let served = serving::serve(vec![Service { socket, routes }], beside, &end, std::future::pending()).await;
     looked.abort();
+    // Transfers have ended, and said how.
+    if let Some(events) = events {
+        events.close().await;
+    }
     // It ended with the sockets.
     if let Some(scraped) = scraped {
         let _ = scraped.await;

@@ -1,0 +1,7 @@
+//! Events, from the agent to the API server.
+
+mod index;
+mod object;
+mod publisher;
+
+pub use publisher::{EventPublisher, Pace};
