@@ -23,6 +23,7 @@ use windlass::repository::{
     Snapshot, Store, Verification,
 };
 use windlass::types::Timestamp;
+use windlass::types::error::chain;
 
 const PASSWORD: &str = "correct horse";
 const CHUNK: usize = 256 << 10;
@@ -313,7 +314,7 @@ async fn a_repository_of_version_1_is_refused_with_advice() {
     restic.run(folder.path(), &["init", "--repository-version", "1"]);
     let error = Repository::open(store(folder.path()), &password()).await.unwrap_err();
     assert!(
-        matches!(error, RepositoryError::UnsupportedVersion { found: 1, .. }) && error.to_string().contains("upgrade_repo_v2"),
+        matches!(error, RepositoryError::UnsupportedVersion { found: 1, .. }) && chain(&error).contains("upgrade_repo_v2"),
         "{error}"
     );
 }

@@ -381,7 +381,7 @@ async fn damage_to_any_pack_is_found_and_named() {
             let result = restore(&mut image, fresh_sink(6 << 20), &options, &Progress::new(), &CancellationToken::new()).await;
             if let Err(error) = result {
                 let Key::File(_, pack) = key else { panic!("a pack") };
-                assert!(error.to_string().contains(&pack.to_string()), "{error}");
+                assert!(chain(&error).contains(&pack.to_string()), "{error}");
                 assert_eq!(matches!(error, RestoreError::Damaged { .. }), !cut, "{error}");
                 damaged += 1;
             }

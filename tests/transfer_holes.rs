@@ -170,8 +170,9 @@ async fn with_damage(chain: &Chain, key: Key, how: Damage) -> BTreeSet<(Outcome,
             Err(error) => {
                 let is_itself = matches!(key, Key::File(Kind::Snapshot, snapshot) if snapshot == *id);
                 // Or one of its trees.
-                let is_named = matches!(key, Key::File(_, id) if error.to_string().contains(&id.to_string()));
-                assert!(is_itself || is_pack && is_named, "{case}: {error}");
+                let said = windlass::types::error::chain(&error);
+                let is_named = matches!(key, Key::File(_, id) if said.contains(&id.to_string()));
+                assert!(is_itself || is_pack && is_named, "{case}: {said}");
                 outcomes.insert((Outcome::SnapshotLost, is_pack));
                 continue;
             }

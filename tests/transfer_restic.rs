@@ -22,6 +22,7 @@ use windlass::transfer::{
     ChunkSize, ExportSource, Image, Locking, Progress, RestoreError, RestoreOptions, Target, export, restore,
 };
 use windlass::types::LogicalBlockSize;
+use windlass::types::error::chain;
 
 fn restic(repository: &Path, arguments: &[&str], input: Option<&[u8]>) -> Output {
     let mut child = Command::new("restic")
@@ -115,7 +116,7 @@ async fn an_image_that_restic_backed_up_is_restored() {
         let opened = Repository::open(Arc::new(LocalStore::new(path.clone())), &password()).await;
         let repository = match (format, opened) {
             ("1", Err(error)) => {
-                assert!(error.to_string().contains("migrate upgrade_repo_v2"), "{error}");
+                assert!(chain(&error).contains("migrate upgrade_repo_v2"), "{error}");
                 continue;
             }
             (_, opened) => opened.unwrap(),

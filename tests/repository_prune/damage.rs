@@ -11,6 +11,7 @@ use windlass::repository::store::{Key, Kind};
 use windlass::repository::tree::FileSelector;
 use windlass::repository::{Cache, Store};
 use windlass::transfer::{Image, Locking};
+use windlass::types::error::chain;
 
 use crate::transfer_fixture::{check, copy_of, in_memory, reopen, restored};
 use crate::{AT_ONCE, EXACT, Kept, export_as, forget, on_disk, prune, repository, restic, restics, volume};
@@ -136,7 +137,7 @@ async fn a_prune_names_each_snapshot_that_has_lost_its_tree_and_goes_on_when_tha
             let before = store.keys();
             match prune(&repository, EXACT).await {
                 Err(error @ PruneError::Unreadable { snapshot, .. }) => {
-                    assert!(error.to_string().contains(&snapshot.short()), "{error}");
+                    assert!(chain(&error).contains(&snapshot.short()), "{error}");
                     assert_eq!(store.keys(), before, "something was deleted");
                     assert!(kept.contains_key(&snapshot) && forgotten.insert(snapshot), "{error}");
                     forget(&repository, &snapshot).await;

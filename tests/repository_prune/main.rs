@@ -29,6 +29,7 @@ use windlass::repository::store::{Key, Kind, PutMode};
 use windlass::repository::{Id, LockMode, Repository, Store};
 use windlass::scratch::Scratch;
 use windlass::transfer::{ChunkSize, ExportOptions, ExportSource, Locking, Progress, export};
+use windlass::types::error::chain;
 
 const CHUNK: usize = 256 << 10;
 const EXACT: PruneOptions = PruneOptions { max_unused: MaxUnused::Percent(0), extent: Extent::Prune };
@@ -192,8 +193,9 @@ async fn where_a_snapshot_misses_a_blob_nothing_is_deleted_and_the_blob_is_named
                 Ok(_) => assert!(check(&repository).await.is_clean()),
                 Err(error) => {
                     refused += 1;
-                    assert_eq!(store.keys(), before, "{error}");
-                    assert!(error.to_string().contains(&pack.id.to_string()), "{error} does not name {}", pack.id);
+                    let said = chain(&error);
+                    assert_eq!(store.keys(), before, "{said}");
+                    assert!(said.contains(&pack.id.to_string()), "{said} does not name {}", pack.id);
                 }
             }
         }
