@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::DEATH_BOUND;
 use super::point::{Point, points};
 use super::round::Round;
+use crate::common::GIB;
 use crate::common::csi::{Csi, unpublish, unstage};
 use crate::common::fixture::{Bench, PoolFileSystem};
 use crate::common::node::Node;
-use crate::common::{GIB, wait_for};
 
 /// What can be seen of a node's pools from outside.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -127,14 +128,16 @@ impl Ground {
     }
 }
 
-/// What is attached, and still is a moment later: a device that the node is just opening, to look for zeros, is not marked yet as one that
-/// goes by itself.
-pub fn settled(bench: &Bench) -> Vec<String> {
-    let mut before = None;
-    wait_for("what is attached to stay so", DEATH_BOUND, || {
-        let now = bench.attached();
-        let is_same = before.as_ref() == Some(&now);
-        before = Some(now.clone());
-        is_same.then_some(now)
-    })
+/// Waits until so many devices and mounts are there. What a call left behind stays, and so does what it lost; a device by which the node
+/// looks for zeros comes and goes by itself.
+pub fn await_attached(bench: &Bench, count: usize) {
+    let start = Instant::now();
+    loop {
+        let attached = bench.attached();
+        if attached.len() == count {
+            return;
+        }
+        assert!(start.elapsed() < DEATH_BOUND, "{count} devices and mounts must be there: {attached:?}");
+        windlass::types::poll::pause(Duration::from_millis(10));
+    }
 }

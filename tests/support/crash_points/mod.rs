@@ -22,7 +22,7 @@ pub mod scenarios;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use ground::{Counts, Ground, Seen, settled};
+use ground::{Counts, Ground, Seen, await_attached};
 use point::Point;
 use scenarios::Scenario;
 
@@ -41,7 +41,6 @@ const DEATH_BOUND: Duration = Duration::from_secs(30);
 struct Reference {
     points: Vec<Point>,
     counts: Counts,
-    attached: usize,
 }
 
 fn run_undisturbed(ground: &mut Ground, scenario: &Scenario) -> Reference {
@@ -53,10 +52,10 @@ fn run_undisturbed(ground: &mut Ground, scenario: &Scenario) -> Reference {
     let points = point::points(ground.bench.trace());
     assert_eq!((scenario.call)(&csi, &round).unwrap(), first, "a repeated call is answered differently");
     let counts = Seen::now(&csi).counts();
-    let attached = settled(&ground.bench).len();
+    await_attached(&ground.bench, scenario.attached);
     (scenario.verify)(&csi, &mut round);
     ground.clean(&round);
-    Reference { points, counts, attached }
+    Reference { points, counts }
 }
 
 /// Kills the node at `point` of the call, and if `again` is given, at that point of the first recovery. Returns the points of
@@ -92,8 +91,7 @@ fn run_killed(
     );
     assert_eq!(after.counts(), reference.counts, "volumes and snapshots");
     assert_eq!((scenario.call)(&csi, &round).unwrap(), first, "a repeated call is answered differently");
-    let attached = settled(&ground.bench);
-    assert_eq!(attached.len(), reference.attached, "devices and mounts: {attached:?}");
+    await_attached(&ground.bench, scenario.attached);
     (scenario.verify)(&csi, &mut round);
     ground.clean(&round);
     recovery

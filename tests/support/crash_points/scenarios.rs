@@ -13,6 +13,9 @@ pub struct Scenario {
     /// The call; its answer as text, to be compared with that to a repeated one.
     pub call: fn(&Csi, &Round) -> Result<String, Status>,
     pub verify: fn(&Csi, &mut Round),
+    /// Devices and mounts there are when the call is done: as a number, because what a call leaves cannot be told from a device that is
+    /// just being made to look for zeros.
+    pub attached: usize,
 }
 
 fn nothing(_: &Csi, _: &mut Round) {}
@@ -49,12 +52,14 @@ pub const CREATE_FILE_SYSTEM_VOLUME: Scenario = Scenario {
         let paths = csi.bring_up(&round.root, &round.name_of("check"), &id, EXT4);
         csi.take_down(&id, &paths);
     },
+    attached: 0,
 };
 
 pub const CREATE_BLOCK_VOLUME: Scenario = Scenario {
     prepare: nothing,
     call: |csi, round| answer(csi.create_volume(new_volume(&round.name_of("new"), SIZE, Use::Block, &Source::Blank))),
     verify: nothing,
+    attached: 0,
 };
 
 pub const CREATE_VOLUME_FROM_SNAPSHOT: Scenario = Scenario {
@@ -70,6 +75,7 @@ pub const CREATE_VOLUME_FROM_SNAPSHOT: Scenario = Scenario {
         let id = created(csi, round, EXT4, &Source::Snapshot(round.snapshot.clone()));
         verify_marker(csi, round, &id, EXT4);
     },
+    attached: 3,
 };
 
 pub const CREATE_VOLUME_FROM_VOLUME: Scenario = Scenario {
@@ -82,6 +88,7 @@ pub const CREATE_VOLUME_FROM_VOLUME: Scenario = Scenario {
         let id = created(csi, round, EXT4, &Source::Volume(round.volume.clone()));
         verify_marker(csi, round, &id, EXT4);
     },
+    attached: 3,
 };
 
 pub const CREATE_SNAPSHOT_OF_PUBLISHED_VOLUME: Scenario = Scenario {
@@ -93,6 +100,7 @@ pub const CREATE_SNAPSHOT_OF_PUBLISHED_VOLUME: Scenario = Scenario {
         let id = csi.make_snapshot(&round.name_of("new"), &round.volume);
         verify_copy(csi, round, &Source::Snapshot(id), EXT4);
     },
+    attached: 3,
 };
 
 pub const CREATE_SNAPSHOT_OF_BLOCK_VOLUME: Scenario = Scenario {
@@ -102,6 +110,7 @@ pub const CREATE_SNAPSHOT_OF_BLOCK_VOLUME: Scenario = Scenario {
         let id = csi.make_snapshot(&round.name_of("new"), &round.volume);
         verify_copy(csi, round, &Source::Snapshot(id), Use::Block);
     },
+    attached: 2,
 };
 
 pub const DELETE_VOLUME: Scenario = Scenario {
@@ -111,6 +120,7 @@ pub const DELETE_VOLUME: Scenario = Scenario {
         answer(csi.delete_volume(proto::DeleteVolumeRequest { volume_id, ..Default::default() }))
     },
     verify: nothing,
+    attached: 0,
 };
 
 pub const DELETE_SNAPSHOT: Scenario = Scenario {
@@ -123,6 +133,7 @@ pub const DELETE_SNAPSHOT: Scenario = Scenario {
         answer(csi.delete_snapshot(proto::DeleteSnapshotRequest { snapshot_id, ..Default::default() }))
     },
     verify: nothing,
+    attached: 0,
 };
 
 pub const EXPAND_PUBLISHED_VOLUME: Scenario = Scenario {
@@ -136,6 +147,7 @@ pub const EXPAND_PUBLISHED_VOLUME: Scenario = Scenario {
         }))
     },
     verify: |_, round| assert_eq!(read_marker(&round.paths().target, EXT4), MARKER),
+    attached: 3,
 };
 
 /// XFS: the kernel grows a mounted ext4 only for a process with CAP_SYS_RESOURCE, which not every container has.
@@ -165,6 +177,7 @@ pub const EXPAND_NODE: Scenario = Scenario {
         assert!(stats.blocks() * stats.fragment_size() > SIZE, "the file system did not grow");
         assert_eq!(read_marker(&round.paths().target, XFS), MARKER);
     },
+    attached: 3,
 };
 
 /// Stages a blank volume, which formats it.
@@ -178,6 +191,7 @@ pub const STAGE_FORMATS: Scenario = Scenario {
         csi.node_publish_volume(publish(&round.volume, round.paths(), EXT4)).unwrap();
         write_marker(&round.paths().target, EXT4);
     },
+    attached: 2,
 };
 
 /// Stages a copy, larger than its source, beside it: a new identity, and the file system grows.
@@ -195,6 +209,7 @@ pub const STAGE_GROWS_A_COPY: Scenario = Scenario {
         csi.node_publish_volume(publish(&round.volume, round.paths(), Use::Mount("btrfs"))).unwrap();
         assert_eq!(read_marker(&round.paths().target, Use::Mount("btrfs")), MARKER);
     },
+    attached: 5,
 };
 
 pub const STAGE_BLOCK: Scenario = Scenario {
@@ -204,6 +219,7 @@ pub const STAGE_BLOCK: Scenario = Scenario {
     },
     call: |csi, round| answer(csi.node_stage_volume(stage(&round.volume, round.paths(), Use::Block))),
     verify: nothing,
+    attached: 1,
 };
 
 fn prepare_staged(csi: &Csi, round: &mut Round, usage: Use) {
@@ -216,34 +232,40 @@ pub const PUBLISH: Scenario = Scenario {
     prepare: |csi, round| prepare_staged(csi, round, EXT4),
     call: |csi, round| answer(csi.node_publish_volume(publish(&round.volume, round.paths(), EXT4))),
     verify: |_, round| write_marker(&round.paths().target, EXT4),
+    attached: 3,
 };
 
 pub const PUBLISH_BLOCK: Scenario = Scenario {
     prepare: |csi, round| prepare_staged(csi, round, Use::Block),
     call: |csi, round| answer(csi.node_publish_volume(publish(&round.volume, round.paths(), Use::Block))),
     verify: |_, round| write_marker(&round.paths().target, Use::Block),
+    attached: 2,
 };
 
 pub const UNPUBLISH: Scenario = Scenario {
     prepare: |csi, round| round.create_written(csi, EXT4),
     call: |csi, round| answer(csi.node_unpublish_volume(unpublish(&round.volume, round.paths()))),
     verify: |_, round| assert!(!round.paths().target.exists(), "the target path is left"),
+    attached: 2,
 };
 
 pub const UNPUBLISH_BLOCK: Scenario = Scenario {
     prepare: |csi, round| round.create_written(csi, Use::Block),
     call: |csi, round| answer(csi.node_unpublish_volume(unpublish(&round.volume, round.paths()))),
     verify: |_, round| assert!(!round.paths().target.exists(), "the target path is left"),
+    attached: 1,
 };
 
 pub const UNSTAGE: Scenario = Scenario {
     prepare: |csi, round| prepare_staged(csi, round, EXT4),
     call: |csi, round| answer(csi.node_unstage_volume(unstage(&round.volume, round.paths()))),
     verify: nothing,
+    attached: 0,
 };
 
 pub const UNSTAGE_BLOCK: Scenario = Scenario {
     prepare: |csi, round| prepare_staged(csi, round, Use::Block),
     call: |csi, round| answer(csi.node_unstage_volume(unstage(&round.volume, round.paths()))),
     verify: nothing,
+    attached: 0,
 };
