@@ -10,7 +10,7 @@
 //! * [`block`]: block devices and files. Nothing more.
 //! * [`dm`], [`mount`]: device-mapper; mkfs, probe, mount, grow; both use `block`.
 //! * [`pool`]: pools, their catalogue, intents and recovery; uses `block`, `dm`, `scratch`.
-//! * [`repository`]: the restic format on an object store; uses `hash`, `scratch`.
+//! * [`repository`]: the restic format on an object store; uses `hash`, `scratch`, `telemetry`.
 //! * [`transfer`]: export and restore between a block source or sink and a repository; uses `repository`,
 //!   `block`, `hash`, `scratch`.
 //! * [`csi`]: what every layer needs to speak CSI; uses `telemetry`.

@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mount", &["block"]),
     ("dm", &["block"]),
     ("pool", &["block", "dm", "scratch"]),
-    ("repository", &["hash", "scratch"]),
+    ("repository", &["hash", "scratch", "telemetry"]),
     ("transfer", &["repository", "block", "hash", "scratch"]),
     // They count in the handles that they are given.
     ("csi", &["telemetry"]),

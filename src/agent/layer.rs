@@ -13,6 +13,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::blocks::Blocks;
 use crate::csi::plugin::Plugin;
 use crate::repository::Workspace;
+use crate::telemetry::metrics::TransferMetrics;
 
 use super::credentials::{self, Credentialed};
 use super::events::EventSink;
@@ -49,6 +50,12 @@ impl<P: Plugin> AgentLayer<P> {
     #[must_use]
     pub fn with_events(self, events: Arc<dyn EventSink>) -> Self {
         Self::over(self.below, self.transfers.with_events(events))
+    }
+
+    /// The same, whose transfers are counted there.
+    #[must_use]
+    pub fn with_metrics(self, metrics: TransferMetrics) -> Self {
+        Self::over(self.below, self.transfers.with_metrics(metrics))
     }
 
     fn over(below: P, transfers: Transfers) -> Self {

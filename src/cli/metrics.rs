@@ -8,7 +8,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{CliError, Exit};
-use super::output::print_text;
 use crate::telemetry::scrape::{self, Exposition, MetricsListener};
 use crate::types::error::chain;
 
@@ -26,7 +25,7 @@ impl MetricsArgs {
         self.metrics_address.is_some()
     }
 
-    /// Binds the address, if one was given, and says where that is.
+    /// Binds the address, if one was given; the log says where that is.
     ///
     /// # Errors
     /// [`Exit::Failed`] when it cannot be had.
@@ -38,7 +37,7 @@ impl MetricsArgs {
         };
         let listener = MetricsListener::bind(address).map_err(failed)?;
         let bound = listener.address().map_err(failed)?;
-        print_text(&format!("metrics http://{bound}/metrics"))?;
+        tracing::info!("metrics at http://{bound}/metrics");
         Ok(Some(listener))
     }
 }

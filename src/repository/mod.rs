@@ -93,8 +93,10 @@ pub use snapshot::{Snapshot, StoredSnapshot};
 pub use store::{Store, StoreError, connect};
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::scratch::Scratch;
+use crate::telemetry::metrics::StoreMetrics;
 
 /// Where this process keeps what it needs beside the repositories that it opens. Passed to each, so that all of them have one limit
 /// together.
@@ -104,12 +106,14 @@ pub struct Workspace {
     pub scratch: Scratch,
     /// Copies of what is read again; `None` when nothing is to be kept.
     pub cache: Option<Cache>,
+    /// Where the calls to stores are counted.
+    pub stores: StoreMetrics,
 }
 
 impl Workspace {
     /// The workspace that the environment names, for the entry of a process.
     pub fn from_environment() -> Self {
-        Self { scratch: Scratch::of_process(), cache: Cache::of_process() }
+        Self { scratch: Scratch::of_process(), cache: Cache::of_process(), stores: StoreMetrics::default() }
     }
 
     /// The same, with scratch space in this directory, within the limits of a process.
@@ -125,6 +129,22 @@ impl Workspace {
     }
 }
 
+impl Workspace {
+    /// The same, whose stores count there.
+    #[must_use]
+    pub fn counting_in(self, stores: StoreMetrics) -> Self {
+        Self { stores, ..self }
+    }
+
+    /// The store at `location`, whose calls are counted.
+    ///
+    /// # Errors
+    /// Those of [`connect`].
+    pub fn connect(&self, location: &Location, environment: &Environment) -> Result<Arc<dyn Store>, StoreError> {
+        store::connect::connect_counted(location, environment, &self.stores)
+    }
+}
+
 /// Opens the repository at `location`, which keeps its lists and copies in `workspace`.
 pub async fn open_at(
     location: &Location,
@@ -132,7 +152,8 @@ pub async fn open_at(
     password: &Password,
     workspace: &Workspace,
 ) -> Result<Repository, RepositoryError> {
-    let repository = Repository::open(connect(location, environment)?, password).await?.with_scratch(workspace.scratch.clone());
+    let repository =
+        Repository::open(workspace.connect(location, environment)?, password).await?.with_scratch(workspace.scratch.clone());
     Ok(match (location, &workspace.cache) {
         (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(cache),
         (Location::Local(_), Some(cache)) => repository.with_doubts_in(cache),

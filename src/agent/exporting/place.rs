@@ -12,7 +12,7 @@ use crate::agent::secrets::RepositorySecret;
 use crate::agent::transfers::context::Context;
 use crate::agent::transfers::message;
 use crate::blocks::{Blocks, TaskQuery};
-use crate::repository::{self, KdfCost, Repository, RepositoryError, connect};
+use crate::repository::{self, KdfCost, Repository, RepositoryError};
 use crate::types::{PoolId, RepositoryOrder};
 
 use super::fault::{Ended, Fault};
@@ -42,7 +42,7 @@ pub(super) async fn open(
             if order == RepositoryOrder::Existing {
                 return Err(Ended::without_repository(Fault::NoRepository));
             }
-            let store = connect(location, environment).map_err(RepositoryError::from)?;
+            let store = context.workspace.connect(location, environment).map_err(RepositoryError::from)?;
             match Repository::init(store, password, KdfCost::STANDARD).await {
                 Ok(_) | Err(RepositoryError::AlreadyInitialized) => {}
                 Err(error) => return Err(error.into()),

@@ -193,6 +193,7 @@ impl Export {
             chunks: report.chunks,
             new_chunks: report.new_chunks,
             mode: report.mode.name().to_owned(),
+            full_kind: report.mode.full_reason().map(|reason| reason.kind().to_owned()).unwrap_or_default(),
             full_reason: report.mode.full_reason().map(ToString::to_string).unwrap_or_default(),
             parent: report.mode.parent().map(|id| id.to_string()).unwrap_or_default(),
             verification: match report.verification {

@@ -33,6 +33,7 @@ use tracing::Instrument;
 use super::events::{EventSink, Silence};
 use crate::blocks::Blocks;
 use crate::repository::Workspace;
+use crate::telemetry::metrics::TransferMetrics;
 
 use context::Context;
 use registry::{Registry, TransferWatch, is_final};
@@ -63,6 +64,12 @@ impl Transfers {
     #[must_use]
     pub fn with_workspace(self, workspace: Workspace) -> Self {
         Self { context: Context { workspace, ..self.context } }
+    }
+
+    /// The same, counted there. Before any was started.
+    #[must_use]
+    pub fn with_metrics(self, metrics: TransferMetrics) -> Self {
+        Self { context: Context { registry: Registry::counting_in(metrics), ..self.context } }
     }
 
     /// What its transfers share.

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use csi_proto::windlass::v1::{ExportResult, RestoreResult, TransferProgress, TransferState};
 use tokio::sync::watch;
@@ -19,7 +20,9 @@ use tokio_util::task::TaskTracker;
 use tonic::Code;
 use tracing::{Instrument, Span};
 
-use crate::transfer::{Phase, Progress};
+use crate::telemetry::metrics::{EndedTransfer, FinishedExport, TransferMetrics, TransferOutcome};
+use crate::transfer::progress::ProgressSnapshot;
+use crate::transfer::{FullReason, Phase, Progress};
 use crate::types::span::{self, Subject};
 
 /// Transfers that run at once. Each has its own memory budget and worker threads; more of them share the same disk and network
@@ -102,6 +105,7 @@ struct Shared {
     transfers: Mutex<Transfers>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    metrics: TransferMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +151,11 @@ impl Registry {
         Self::default()
     }
 
+    /// The same, whose transfers are counted in `metrics`.
+    pub fn counting_in(metrics: TransferMetrics) -> Self {
+        Self { shared: Arc::new(Shared { metrics, ..Shared::default() }) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Transfers> {
         // Every change under this lock is one insertion or removal: a panic elsewhere leaves the maps whole.
         self.shared.transfers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -177,7 +186,7 @@ impl Registry {
         let span = span::transfer(&id, kind.name());
         // The line of the call that starts it names it too.
         Subject::Transfer(&id).note();
-        Ok(Slot { registry: self.clone(), id, state, progress, cancel, span, spawned: false })
+        Ok(Slot { registry: self.clone(), kind, id, state, progress, cancel, span, spawned: false })
     }
 
     /// A transfer to watch; `None` when there is no such transfer (any more).
@@ -234,6 +243,7 @@ impl Registry {
 #[derive(Debug)]
 pub struct Slot {
     registry: Registry,
+    kind: TransferKind,
     id: String,
     state: watch::Sender<TransferProgress>,
     progress: Progress,
@@ -273,6 +283,9 @@ impl Slot {
         state.send_modify(|progress| progress.set_state(TransferState::Running));
         let span = self.span.clone();
         span.in_scope(|| tracing::info!("transfer started"));
+        let (metrics, kind, begun) = (self.registry.shared.metrics.clone(), self.kind.name(), Instant::now());
+        metrics.began(kind);
+        let counters = self.progress.clone();
         let running = self.registry.shared.tasks.spawn(work.instrument(span.clone()));
         let ending = async move {
             let result = running.await.unwrap_or_else(|error| Err(TransferFailure::inside(format!("its task ended: {error}"))));
@@ -282,11 +295,38 @@ impl Slot {
                 Err(TransferFailure::Failed { reason, .. }) => tracing::warn!(reason, "transfer failed"),
                 Err(TransferFailure::Refused(reason)) => tracing::warn!(reason, "transfer refused"),
             }
+            count(&metrics, &result, (kind, begun.elapsed()), counters.snapshot());
             state.send_modify(|progress| finish(progress, result));
             registry.ended(&id);
         };
         self.registry.shared.tasks.spawn(ending.instrument(span));
         self.id.clone()
+    }
+}
+
+/// Counts the end of a transfer, and what it has moved by then.
+fn count(
+    metrics: &TransferMetrics,
+    result: &Result<TransferResult, TransferFailure>,
+    (kind, elapsed): (&'static str, Duration),
+    counters: ProgressSnapshot,
+) {
+    let outcome = match result {
+        Ok(_) => TransferOutcome::Succeeded,
+        Err(TransferFailure::Cancelled) => TransferOutcome::Cancelled,
+        Err(TransferFailure::Failed { .. }) => TransferOutcome::Failed,
+        Err(TransferFailure::Refused(_)) => TransferOutcome::Refused,
+    };
+    let (volume_bytes, repository_bytes) = (counters.moved_bytes, counters.stored_bytes);
+    metrics.ended(EndedTransfer { kind, outcome, elapsed, volume_bytes, repository_bytes });
+    // One that an earlier attempt had made has read nothing.
+    if let Ok(TransferResult::Export(result)) = result
+        && !result.mode.is_empty()
+    {
+        let reason = FullReason::KINDS.into_iter().find(|kind| *kind == result.full_kind);
+        let mode = if reason.is_some() { "full" } else { "incremental" };
+        let (read_bytes, size_bytes) = (result.data_bytes, result.size_bytes);
+        metrics.exported(FinishedExport { mode, reason: reason.unwrap_or_default(), read_bytes, size_bytes });
     }
 }
 

@@ -45,7 +45,9 @@ pub async fn run(args: AgentArgs, stop: &CancellationToken) -> Result<(), CliErr
     let to_node = channel("node", node_endpoint.path());
     let blocks = Arc::new(BlocksClient::connect(to_node.clone(), node_endpoint.of_descriptors()));
     let node_layer = RemotePlugin::new(to_node.clone());
-    let agent = AgentLayer::new(node_layer.clone(), blocks, node.as_str()).with_workspace(args.workspace());
+    let agent = AgentLayer::new(node_layer.clone(), blocks, node.as_str())
+        .with_workspace(args.workspace().counting_in(metrics.stores.clone()))
+        .with_metrics(metrics.transfers.clone());
     let events = cluster.map(|cluster| EventPublisher::start(cluster, node.as_str(), Pace::default()));
     let agent = match &events {
         Some(events) => agent.with_events(Arc::new(events.clone())),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::contract::Store;
+use super::counted::CountedStore;
 use super::error::StoreError;
 use super::http::Limits;
 use super::local::LocalStore;
@@ -11,6 +12,7 @@ use super::retry::Patience;
 use super::{azure, gcs, s3};
 use crate::repository::environment::Environment;
 use crate::repository::location::Location;
+use crate::telemetry::metrics::StoreMetrics;
 
 /// The store at `location`, with the credentials in `environment`. Nothing is read or written yet.
 ///
@@ -34,6 +36,20 @@ pub fn connect_with(location: &Location, environment: &Environment, endurance: E
     connect_at(location, environment, endurance, None)
 }
 
+/// As [`connect`], with calls that are counted in `metrics`.
+///
+/// # Errors
+/// As for [`connect`].
+pub fn connect_counted(
+    location: &Location,
+    environment: &Environment,
+    metrics: &StoreMetrics,
+) -> Result<Arc<dyn Store>, StoreError> {
+    let patient = Patient::new(Endurance::default().patience).counting_in(metrics.clone());
+    let store = connect_by(location, environment, Arc::new(patient), Limits::default(), None)?;
+    Ok(Arc::new(CountedStore::new(store, metrics.clone())))
+}
+
 /// As [`connect_with`]. `endpoint` is the address of a server that stands for Google's or Azure's.
 pub(super) fn connect_at(
     location: &Location,
@@ -41,12 +57,21 @@ pub(super) fn connect_at(
     endurance: Endurance,
     endpoint: Option<&str>,
 ) -> Result<Arc<dyn Store>, StoreError> {
-    let patient = Arc::new(Patient::new(endurance.patience));
+    connect_by(location, environment, Arc::new(Patient::new(endurance.patience)), endurance.limits, endpoint)
+}
+
+fn connect_by(
+    location: &Location,
+    environment: &Environment,
+    patient: Arc<Patient>,
+    limits: Limits,
+    endpoint: Option<&str>,
+) -> Result<Arc<dyn Store>, StoreError> {
     let bucket = match location {
         Location::Local(path) => return Ok(Arc::new(LocalStore::new(path.clone()))),
-        Location::S3(s3) => s3::connect(s3, environment, endurance.limits, Arc::clone(&patient))?,
-        Location::Gcs(gcs) => gcs::connect(gcs, environment, endurance.limits, Arc::clone(&patient), endpoint)?,
-        Location::Azure(azure) => azure::connect(azure, environment, endurance.limits, Arc::clone(&patient), endpoint)?,
+        Location::S3(s3) => s3::connect(s3, environment, limits, Arc::clone(&patient))?,
+        Location::Gcs(gcs) => gcs::connect(gcs, environment, limits, Arc::clone(&patient), endpoint)?,
+        Location::Azure(azure) => azure::connect(azure, environment, limits, Arc::clone(&patient), endpoint)?,
     };
     Ok(Arc::new(PatientStore::new(Arc::new(bucket), patient)))
 }

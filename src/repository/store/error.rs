@@ -51,6 +51,20 @@ impl StoreError {
         Self::Configuration(what.into())
     }
 
+    /// What kind of error it is, in a word that holds no name of anything.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::AlreadyExists { .. } => "exists",
+            Self::Denied { .. } => "denied",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Busy { .. } => "busy",
+            Self::Truncated { .. } => "truncated",
+            Self::Io { .. } => "io",
+            Self::Configuration(_) => "configuration",
+        }
+    }
+
     /// True when the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Busy { .. })

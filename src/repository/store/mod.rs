@@ -17,6 +17,7 @@ mod bucket;
 pub(crate) mod conformance;
 pub mod connect;
 pub mod contract;
+pub mod counted;
 pub mod error;
 pub mod fault;
 pub mod gcs;

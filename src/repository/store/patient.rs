@@ -30,6 +30,7 @@ use super::error::StoreError;
 use super::key::{Key, Kind, Listed, PutMode};
 use super::retry::{Crowd, Ended, News, Patience, Place, Presence};
 use crate::scratch::Spill;
+use crate::telemetry::metrics::StoreMetrics;
 use crate::types::error::chain;
 
 /// Most puts, and most reads, at a time: more than any transfer begins.
@@ -42,6 +43,7 @@ pub struct Patient {
     presence: Mutex<Presence>,
     puts: Gate,
     reads: Gate,
+    metrics: StoreMetrics,
 }
 
 /// A store whose calls ride out faults of the one below.
@@ -67,7 +69,14 @@ impl Patient {
             // A store that refuses before it has all of a body closes the connection, and the refusal is lost with it.
             puts: Gate::new(StoreError::is_transient),
             reads: Gate::new(|error| matches!(error, StoreError::Busy { .. })),
+            metrics: StoreMetrics::default(),
         }
+    }
+
+    /// The same, that counts there what it repeats.
+    #[must_use]
+    pub fn counting_in(self, metrics: StoreMetrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Runs one step of a put that has several.
@@ -138,7 +147,10 @@ impl Patient {
             let failing = now.duration_since(*first.get_or_insert(now)).max(away);
             match self.patience.pause(failures, failing, rand::random()) {
                 // The time is the bound itself; nothing else is waited for.
-                Some(pause) => _ = tokio::time::timeout(pause, std::future::pending::<()>()).await,
+                Some(pause) => {
+                    self.metrics.repeated(error.kind());
+                    _ = tokio::time::timeout(pause, std::future::pending::<()>()).await;
+                }
                 None => return (Err(error.after(failing)), failures),
             }
         }

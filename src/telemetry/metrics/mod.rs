@@ -30,7 +30,10 @@ mod description;
 pub mod families;
 mod merge;
 mod process;
+mod register;
 mod registry;
+mod stores;
+mod transfers;
 
 pub use calls::CallMetrics;
 pub use description::{Description, FamilyEncoder, Kind};
@@ -38,6 +41,8 @@ pub use merge::{MergeError, merge};
 pub use prometheus_client::collector::Collector;
 pub use prometheus_client::encoding::DescriptorEncoder;
 pub use registry::{Metrics, ProcessName, TextError};
+pub use stores::StoreMetrics;
+pub use transfers::{EndedTransfer, FinishedExport, TransferMetrics, TransferOutcome};
 
 /// Longest text of a process: half a hundred thousand series of claims and all the rest.
 pub const MAX_TEXT_BYTES: usize = 16 << 20;

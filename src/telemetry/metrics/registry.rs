@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::EncodeMetric;
 use prometheus_client::encoding::prometheus_text;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
 use super::calls::CallMetrics;
-use super::description::{Description, Kind};
 use super::process::{BuildInfo, ProcessFigures};
+use super::register::register;
+use super::stores::StoreMetrics;
+use super::transfers::TransferMetrics;
 use super::{MAX_TEXT_BYTES, families};
 
 /// Which process it is that measures itself: the label `process`.
@@ -53,6 +54,10 @@ pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     /// Calls that its sockets answer.
     pub calls: CallMetrics,
+    /// Exports and restores that it makes.
+    pub transfers: TransferMetrics,
+    /// Stores of the repositories that it opens.
+    pub stores: StoreMetrics,
 }
 
 impl Metrics {
@@ -60,11 +65,13 @@ impl Metrics {
     pub fn new(process: ProcessName) -> Self {
         let label = (Cow::Borrowed("process"), Cow::Borrowed(process.as_str()));
         let mut registry = Registry::with_labels(std::iter::once(label));
-        let calls = CallMetrics::default();
+        let (calls, transfers, stores) = (CallMetrics::default(), TransferMetrics::default(), StoreMetrics::default());
         register(&mut registry, &families::CALL_DURATION, calls.family().clone());
+        transfers.register(&mut registry);
+        stores.register(&mut registry);
         registry.register_collector(Box::new(BuildInfo));
         registry.register_collector(Box::new(ProcessFigures::begin()));
-        Self { registry: Arc::new(Mutex::new(registry)), calls }
+        Self { registry: Arc::new(Mutex::new(registry)), calls, transfers, stores }
     }
 
     /// Adds what somebody else owns.
@@ -92,13 +99,6 @@ impl Metrics {
         // Registering pushes onto a list; encoding changes nothing.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Registers a family as it is described.
-fn register(registry: &mut Registry, description: &Description, metric: impl Metric) {
-    debug_assert_eq!(EncodeMetric::metric_type(&metric).as_str(), description.kind.name(), "{}", description.name);
-    debug_assert!(description.kind != Kind::Counter || description.name.ends_with("_total"));
-    registry.register(description.stem(), format!("{}.", description.help), metric);
 }
 
 fn encode(registry: &Registry) -> Result<String, TextError> {

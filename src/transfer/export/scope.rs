@@ -70,6 +70,23 @@ pub enum FullReason {
     Unusable { snapshot: Id, problem: String },
 }
 
+impl FullReason {
+    /// All that [`FullReason::kind`] says.
+    pub const KINDS: [&str; 6] = ["no_parent", "asked", "changes_unknown", "snapshot_gone", "mismatch", "unusable"];
+
+    /// The reason in a word, without what it is about.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoParent => "no_parent",
+            Self::Asked => "asked",
+            Self::ChangesUnknown(_) => "changes_unknown",
+            Self::SnapshotGone(_) => "snapshot_gone",
+            Self::Mismatch { .. } => "mismatch",
+            Self::Unusable { .. } => "unusable",
+        }
+    }
+}
+
 /// How an export came by the volume's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExportMode {
