@@ -8,7 +8,7 @@ mod csi_harness;
 #[path = "support/metrics_text.rs"]
 mod metrics_text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,6 +49,44 @@ fn every_family_is_documented_as_it_is_and_no_other_is() {
         .map(|family| (family.name.to_owned(), (family.kind.name().to_owned(), family.labels.join(", "))))
         .collect();
     assert_eq!(documented(), of_code);
+}
+
+/// Names of families in a text that queries them.
+fn queried(text: &str) -> BTreeSet<String> {
+    let of_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let names = text.match_indices("windlass_").filter(|(at, _)| !text[..*at].ends_with(of_name));
+    names.map(|(at, _)| text[at..].chars().take_while(|character| of_name(*character)).collect()).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_query_families_that_exist() {
+    let documented = documented();
+    for file in ["deploy/chart/files/alerts.yaml", "deploy/monitoring/alerts.test.yaml", "deploy/monitoring/dashboard.json"] {
+        let text = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let names = queried(&text);
+        assert!(names.len() > 10, "{file}: {names:?}");
+        for name in names {
+            let is_of = |family: &str, kind: &str| match kind {
+                "histogram" => ["_bucket", "_sum", "_count"].iter().any(|ending| name == format!("{family}{ending}")),
+                _ => name == family,
+            };
+            assert!(documented.iter().any(|(family, (kind, _))| is_of(family, kind)), "{file}: {name}");
+        }
+    }
+}
+
+#[test]
+fn the_dashboard_is_json_and_each_of_its_panels_queries_something() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/monitoring/dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let shown: Vec<_> = panels.iter().filter(|panel| panel["type"] != "row").collect();
+    assert!(shown.len() > 20);
+    for panel in shown {
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty());
+        assert!(targets.iter().all(|target| target["expr"].as_str().unwrap().contains("windlass_")), "{panel}");
+    }
 }
 
 /// A node whose calls are counted, on a socket of its own, and which an agent may ask for its metrics.

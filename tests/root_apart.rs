@@ -9,10 +9,14 @@
 mod basics;
 #[path = "support/common/mod.rs"]
 mod common;
+#[path = "support/metrics_text.rs"]
+mod metrics_text;
 #[path = "support/pair.rs"]
 mod pair;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -22,6 +26,7 @@ use common::fixture::{Bench, PoolFileSystem};
 use common::program::{run, run_ok, windlass};
 use common::{GIB, MIB, wait_for};
 use csi_proto::csi::v1 as proto;
+use metrics_text::Text;
 use pair::{AGENT, Place, STRANGER, endpoint};
 use tonic::Code;
 
@@ -142,6 +147,49 @@ fn the_agent_has_no_privilege_and_the_node_no_network() {
         let thread = thread.unwrap().path();
         assert_eq!(fs::read_link(thread.join("ns/net")).unwrap(), network(&node.id().to_string()), "{}", thread.display());
     }
+}
+
+/// What is scraped at a port of this machine.
+fn scrape(port: u16) -> Text {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    Text::read(text)
+}
+
+#[test]
+fn the_agent_is_scraped_for_both_and_tells_when_its_node_is_gone() {
+    let place = place();
+    // Given back just before the agent takes it.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = place.agent_command();
+    command.args(["--metrics-address", &format!("127.0.0.1:{port}")]);
+    let node = place.start_node();
+    let agent = place.start(command, "agent", &[place.agents()]);
+    place.csi().make_volume("data", 64 * MIB, Use::Block, &Source::Blank);
+
+    let text = scrape(port);
+    assert_eq!(text.value("windlass_node_up", &[]), Some(1.0));
+    for process in ["node", "agent"] {
+        // Of itself the agent can tell too, which nobody else may look into.
+        for figure in ["windlass_process_open_fds", "windlass_process_resident_memory_bytes", "windlass_process_threads"] {
+            assert!(text.value(figure, &[("process", process)]).is_some_and(|value| value > 0.0), "{process} {figure}");
+        }
+        let calls = [("process", process), ("method", "/csi.v1.Controller/CreateVolume"), ("code", "OK")];
+        assert_eq!(text.value("windlass_call_duration_seconds_count", &calls), Some(1.0));
+    }
+    assert_eq!(text.value("windlass_pool_up", &[("process", "node")]), Some(1.0));
+    assert!(text.value("windlass_pool_size_bytes", &[("process", "node")]).is_some_and(|bytes| bytes > 0.0));
+
+    node.kill();
+    let text = scrape(port);
+    assert_eq!(text.value("windlass_node_up", &[("process", "agent")]), Some(0.0));
+    assert_eq!(text.value("windlass_build_info", &[("process", "agent")]), Some(1.0));
+    assert_eq!(text.value("windlass_build_info", &[("process", "node")]), None);
+    agent.stop();
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! * [`registration`] tells the kubelet that the plugin is there.
 //! * [`blocks`] is what an agent gets of the pools, [`blocks_service`] how one in another process gets it.
 //! * [`metrics_service`] gives an agent what this process measures.
+//! * [`pool_metrics`] tells of the pools as metrics.
 //! * [`pools_service`] is the internal service that shows the pools to people.
 
 #![allow(clippy::disallowed_types, reason = "the gRPC boundary")]
@@ -21,6 +22,7 @@ mod layer;
 pub mod metrics_service;
 mod mounts;
 pub mod named_pool;
+pub mod pool_metrics;
 pub mod pool_records;
 pub mod pools_service;
 pub mod quiesce;

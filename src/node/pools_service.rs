@@ -175,7 +175,7 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
         objects.push(described.with("anchor", handle, usage));
     }
     let (properties, promises) = (pool.properties()?, pool.promises()?);
-    let (thin, state) = (thin(&status), state(&status.usage, &status.health, &status.damaged));
+    let (thin, state) = (thin(&status), state(&status.usage, &status.health, status.damaged.len()));
     Ok(windlass::PoolStatus {
         pool_id: status.id.to_string(),
         kind: status.kind.to_string(),
@@ -201,9 +201,12 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
     })
 }
 
+/// All that [`state`] says.
+pub(super) const STATES: [&str; 5] = ["ready", "impaired", "full", "read-only", "damaged"];
+
 /// In a word, the worst first.
-fn state(usage: &PoolUsage, health: &PoolHealth, damaged: &[String]) -> &'static str {
-    match (damaged.is_empty(), health.changes, usage.available()) {
+pub(super) fn state(usage: &PoolUsage, health: &PoolHealth, damaged: usize) -> &'static str {
+    match (damaged == 0, health.changes, usage.available()) {
         (false, _, _) => "damaged",
         (true, Changes::Refused, _) => "read-only",
         (true, Changes::Taken, 0) => "full",
@@ -288,10 +291,10 @@ mod tests {
         let health =
             |changes, problem: Option<&str>| PoolHealth { problem: problem.map(str::to_owned), changes, transaction_id: None };
         let well = health(Changes::Taken, None);
-        assert_eq!(state(&usage(50), &well, &[]), "ready");
-        assert_eq!(state(&usage(10), &well, &[]), "full");
-        assert_eq!(state(&usage(50), &health(Changes::Taken, Some("slow")), &[]), "impaired");
-        assert_eq!(state(&usage(10), &health(Changes::Refused, Some("broken")), &[]), "read-only");
-        assert_eq!(state(&usage(50), &health(Changes::Refused, None), &["volume x is cut short".to_owned()]), "damaged");
+        assert_eq!(state(&usage(50), &well, 0), "ready");
+        assert_eq!(state(&usage(10), &well, 0), "full");
+        assert_eq!(state(&usage(50), &health(Changes::Taken, Some("slow")), 0), "impaired");
+        assert_eq!(state(&usage(10), &health(Changes::Refused, Some("broken")), 0), "read-only");
+        assert_eq!(state(&usage(50), &health(Changes::Refused, None), 1), "damaged");
     }
 }

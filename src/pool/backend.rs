@@ -108,6 +108,12 @@ pub trait Pool: Send + Sync {
         Ok(())
     }
 
+    /// Extents that volumes had when they were last counted for a cut, as far as any were: of volumes that may be gone since, too.
+    /// Nothing is looked at for it.
+    fn counted_extents(&self) -> Vec<(Object, u64)> {
+        Vec::new()
+    }
+
     /// How the pool is, beyond the space it has.
     fn health(&self) -> Result<PoolHealth, PoolError> {
         Ok(PoolHealth::default())

@@ -41,6 +41,7 @@ mod background;
 mod copies;
 mod create;
 mod delete;
+mod figures;
 mod grow;
 mod hold;
 mod lease;
@@ -58,6 +59,7 @@ mod volumes;
 mod watch;
 mod zeros;
 
+pub use self::figures::{ClaimFigures, ExportFigures, PoolFigures};
 pub use self::lease::Lease;
 pub use self::pool::OwnedPool;
 pub use self::promise::Promises;

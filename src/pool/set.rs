@@ -31,6 +31,8 @@
 //!   between making a volume and its answer and the process ended before it came back. The older one then is a
 //!   volume that nobody was told of; both are kept, and a warning names them.
 //!
+//! * **Figures.** A look also takes the pool's figures ([`PoolSet::figures`]), for whoever wants to know how it is without waiting for it.
+//!
 //! The set never deletes, formats or repairs anything. All methods but [`PoolSet::start`] and [`PoolSet::close`] return at once: no state is
 //! guarded by a lock that is held while a disk is waited for.
 
@@ -40,7 +42,7 @@ mod pools;
 mod state;
 mod watcher;
 
-pub use self::member::{Absent, FailedPool, Member, OpenedPool, Pace, PoolSource};
+pub use self::member::{Absent, FailedPool, Member, MemberFigures, OpenedPool, Pace, PoolSource};
 pub use self::pools::PoolSet;
 
 #[cfg(test)]

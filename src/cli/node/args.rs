@@ -41,6 +41,9 @@ pub struct NodeArgs {
     pub allow_private_mounts: bool,
     #[command(flatten)]
     pub metrics: MetricsArgs,
+    /// Have metrics for each PersistentVolumeClaim, such as the age of its last export: as many series as there are
+    #[arg(long)]
+    pub metrics_per_claim: bool,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]

@@ -22,6 +22,7 @@ use crate::failpoint;
 use crate::node::blocks::PoolBlocks;
 use crate::node::blocks_service::{BlocksService, DescriptorSocket};
 use crate::node::metrics_service::MetricsService;
+use crate::node::pool_metrics::{ClaimSeries, PoolMetrics};
 use crate::node::pools_service::PoolsService;
 use crate::node::{self, NodeLayer};
 use crate::pool::set::PoolSet;
@@ -43,6 +44,7 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
     let registration = registration(&args)?;
     let repositories = if args.no_repositories { Repositories::Closed } else { Repositories::Opened };
     let scraped = args.metrics.bind()?;
+    let claims = if args.metrics_per_claim { ClaimSeries::Each } else { ClaimSeries::None };
     let opening = tokio::task::spawn_blocking(move || open(&args)).await;
     let opened = opening.unwrap_or_else(|error| Err(CliError::because(Exit::Failed, "cannot open the pools", error)))?;
     let opened = match &registration {
@@ -55,6 +57,7 @@ pub async fn run(args: NodeArgs, stop: &CancellationToken) -> Result<(), CliErro
         Sockets::Standalone => ProcessName::Standalone,
         Sockets::Apart(_) => ProcessName::Node,
     });
+    metrics.collect(PoolMetrics::new(pools.clone(), claims));
     let (services, beside) = match &sockets {
         Sockets::Standalone => standalone(opened, &endpoint, (repositories, &metrics), &end)?,
         Sockets::Apart(agent) => apart(opened, (&endpoint, agent), &metrics, &end)?,
@@ -97,7 +100,9 @@ fn standalone(
         Repositories::Opened => {
             let blocks = Arc::new(PoolBlocks::new(pools.clone()));
             let agent = Arc::new(
-                AgentLayer::new(layer.clone(), blocks, layer.node().as_str()).with_workspace(Workspace::from_environment()),
+                AgentLayer::new(layer.clone(), blocks, layer.node().as_str())
+                    .with_workspace(Workspace::from_environment().counting_in(metrics.stores.clone()))
+                    .with_metrics(metrics.transfers.clone()),
             );
             let transfers = agent.transfers().clone();
             let routes = server::routes(&agent).add_service(server::node_service(&Arc::new(layer)));

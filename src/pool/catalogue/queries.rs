@@ -117,6 +117,12 @@ impl Catalogue {
         tables::get(&reading.open_table(EXPORTS).map_err(failed)?, &export_key(volume, repository))
     }
 
+    /// The exports of all volumes, also of those that are deleted.
+    pub fn all_exports(&self) -> Result<Vec<ExportRecord>, PoolError> {
+        let reading = self.begin_read()?;
+        tables::all(&reading.open_table(EXPORTS).map_err(failed)?)
+    }
+
     /// The exports of a volume to all repositories.
     pub fn exports(&self, volume: VolumeId) -> Result<Vec<ExportRecord>, PoolError> {
         let reading = self.begin_read()?;

@@ -49,11 +49,19 @@ struct State {
     outlived: BTreeMap<Object, (f64, Instant)>,
     /// Extents that were counted for a cut about to be made. At most one for each volume.
     counted: BTreeMap<Object, u64>,
+    /// Extents as they were last counted. At most one for each volume.
+    last: BTreeMap<Object, u64>,
 }
 
 impl Stalls {
     pub(super) fn new() -> Self {
-        let state = State { learnt: START, when: Instant::now(), outlived: BTreeMap::new(), counted: BTreeMap::new() };
+        let state = State {
+            learnt: START,
+            when: Instant::now(),
+            outlived: BTreeMap::new(),
+            counted: BTreeMap::new(),
+            last: BTreeMap::new(),
+        };
         Self { state: Mutex::new(state) }
     }
 
@@ -61,6 +69,7 @@ impl Stalls {
     /// with the most extents. Keeps the counts for [`Stalls::took`].
     pub(super) fn check(&self, counts: &[(Object, u64)], limit: Duration) -> Result<(), PoolError> {
         let mut state = self.state();
+        state.last.extend(counts.iter().copied());
         let estimate = state.estimate(counts, Instant::now());
         match counts.iter().max_by_key(|(_, extents)| extents) {
             Some(&(object, extents)) if estimate > limit => Err(PoolError::TooSlow { object, extents, estimate, limit }),
@@ -95,6 +104,19 @@ impl Stalls {
         }
         state.outlived.extend(counts.iter().map(|(source, _)| (*source, (each, now))));
         Err(PoolError::TooSlow { object, extents, estimate: elapsed, limit })
+    }
+
+    /// Extents of each volume as they were last counted.
+    pub(super) fn last_counts(&self) -> Vec<(Object, u64)> {
+        self.state().last.iter().map(|(object, extents)| (*object, *extents)).collect()
+    }
+
+    /// Forgets a volume that is gone.
+    pub(super) fn forget(&self, object: Object) {
+        let mut state = self.state();
+        state.last.remove(&object);
+        state.counted.remove(&object);
+        state.outlived.remove(&object);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,6 +178,10 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(stalls.check(&[(one, u64::MAX)], LIMIT).is_err());
+        // What was counted is known whether it was cut or not, until the volume is gone.
+        assert!(stalls.last_counts().contains(&(one, u64::MAX)) && stalls.last_counts().contains(&(two, 300_000)));
+        stalls.forget(one);
+        assert_eq!(stalls.last_counts(), [(two, 300_000)]);
     }
 
     #[test]

@@ -118,7 +118,13 @@ impl Pool for ReflinkPool {
         match self.sharing {
             Sharing::Files => files::delete(&self.layout, object),
             Sharing::Subvolumes => subvolumes::delete(&self.layout, object),
-        }
+        }?;
+        self.stalls.forget(object);
+        Ok(())
+    }
+
+    fn counted_extents(&self) -> Vec<(Object, u64)> {
+        self.stalls.last_counts()
     }
 
     fn grow(&self, volume: VolumeId, size: VolumeSize) -> Result<(), PoolError> {

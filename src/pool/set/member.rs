@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pool::owned::OwnedPool;
+use crate::pool::owned::{OwnedPool, PoolFigures};
 use crate::types::{PoolId, Timestamp};
 
 /// A place where a pool is, or will be once its disk is there.
@@ -86,6 +86,18 @@ pub enum Member {
     Open(Arc<OwnedPool>),
     /// It cannot be used now.
     Failed(FailedPool),
+}
+
+/// A member in figures.
+#[derive(Debug, Clone)]
+pub struct MemberFigures {
+    pub place: String,
+    /// Its id, if it is known.
+    pub id: Option<PoolId>,
+    /// Whether it can be used now.
+    pub is_open: bool,
+    /// As of the last look; nothing of a pool that was never open, nor of one that nobody watches.
+    pub figures: Option<Arc<PoolFigures>>,
 }
 
 /// Why the set does not have a pool.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread;
 use std::time::Instant;
 
-use super::member::{Absent, FailedPool, Member, OpenedPool, Pace, PoolSource};
+use super::member::{Absent, FailedPool, Member, MemberFigures, OpenedPool, Pace, PoolSource};
 use super::state::{Condition, Entry, KnownNames, Shared, State};
 use super::watcher::Watcher;
 use crate::pool::owned::OwnedPool;
@@ -34,6 +34,7 @@ impl From<Vec<Arc<OwnedPool>>> for PoolSet {
                 id: Some(pool.id()),
                 condition: Condition::Open(OpenedPool { pool, foundation: Box::new(()) }),
                 names: KnownNames::default(),
+                figures: None,
                 busy_since: None,
                 due: Instant::now(),
                 is_watched: false,
@@ -76,6 +77,7 @@ impl PoolSet {
                     closed: Weak::new(),
                 },
                 names: KnownNames::default(),
+                figures: None,
                 busy_since: Some(Instant::now()),
                 due: Instant::now(),
                 is_watched: true,
@@ -107,6 +109,19 @@ impl PoolSet {
     /// The members, in the order of their places.
     pub fn members(&self) -> Vec<Member> {
         self.shared.state().entries.iter().map(|entry| entry.member(&self.shared.pace)).collect()
+    }
+
+    /// What was seen of each member when it was last looked at, in the order of their places. Of one that cannot be used now that is what it
+    /// was before.
+    pub fn figures(&self) -> Vec<MemberFigures> {
+        let state = self.shared.state();
+        let of = |entry: &Entry| MemberFigures {
+            place: entry.place.clone(),
+            id: entry.id,
+            is_open: entry.open(&self.shared.pace).is_some(),
+            figures: entry.figures.clone(),
+        };
+        state.entries.iter().map(of).collect()
     }
 
     /// The pools that are open, in the order of their places.

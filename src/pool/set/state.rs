@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::member::{FailedPool, Member, OpenedPool, Pace};
-use crate::pool::owned::OwnedPool;
+use crate::pool::owned::{OwnedPool, PoolFigures};
 use crate::types::{ObjectName, PoolId, Timestamp};
 
 pub(super) struct Shared {
@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub(super) id: Option<PoolId>,
     pub(super) condition: Condition,
     pub(super) names: KnownNames,
+    /// As of the last look.
+    pub(super) figures: Option<Arc<PoolFigures>>,
     /// Since when a look or an attempt runs.
     pub(super) busy_since: Option<Instant>,
     /// When the next one begins.

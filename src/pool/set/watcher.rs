@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::member::{Pace, PoolSource};
 use super::state::{Condition, Entry, KnownNames, Shared};
-use crate::pool::owned::OwnedPool;
+use crate::pool::PoolError;
+use crate::pool::owned::{OwnedPool, PoolFigures};
 use crate::types::error::chain;
 
 /// The thread that watches over one place.
@@ -66,14 +67,17 @@ impl Watcher {
     }
 
     fn look(&mut self, pool: Arc<OwnedPool>) {
-        let looked = guarded(|| {
+        let looked = guarded(|| -> Result<_, PoolError> {
             pool.check()?;
-            pool.volume_names()
+            Ok((pool.volume_names()?, figures(&pool)))
         });
         match looked {
-            Ok(Ok(names)) => {
+            Ok(Ok((names, figures))) => {
                 drop(pool);
-                self.settle(|entry| entry.names.looked = names);
+                self.settle(|entry| {
+                    entry.names.looked = names;
+                    entry.figures = figures;
+                });
             }
             Ok(Err(error)) => self.failed(Some(pool), chain(&error)),
             Err(panicked) => self.failed(Some(pool), panicked),
@@ -85,11 +89,12 @@ impl Watcher {
             Ok(Ok(opened)) => opened,
             Ok(Err(reason)) | Err(reason) => return self.failed(None, reason),
         };
-        let names = match guarded(|| opened.pool.volume_names()) {
-            Ok(Ok(names)) => names,
-            Ok(Err(error)) => return self.failed(None, chain(&error)),
-            Err(panicked) => return self.failed(None, panicked),
-        };
+        let (names, figures) =
+            match guarded(|| -> Result<_, PoolError> { Ok((opened.pool.volume_names()?, figures(&opened.pool))) }) {
+                Ok(Ok(seen)) => seen,
+                Ok(Err(error)) => return self.failed(None, chain(&error)),
+                Err(panicked) => return self.failed(None, panicked),
+            };
         let id = opened.pool.id();
         let state = self.shared.state();
         if state.closing {
@@ -120,6 +125,7 @@ impl Watcher {
             entry.id = Some(id);
             entry.condition = Condition::Open(opened);
             entry.names = KnownNames { looked: names, made: BTreeSet::new() };
+            entry.figures = figures;
         });
     }
 
@@ -185,6 +191,13 @@ impl Watcher {
 pub(super) fn delay(pace: &Pace, failures: u32) -> Duration {
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     pace.retry.saturating_mul(factor).min(pace.retry_most)
+}
+
+/// The figures of a pool whose check has said that it works; without them it works too.
+fn figures(pool: &OwnedPool) -> Option<Arc<PoolFigures>> {
+    let taken =
+        pool.figures().inspect_err(|error| tracing::debug!(pool = %pool.id(), error = %chain(error), "no figures of a pool"));
+    taken.ok().map(Arc::new)
 }
 
 /// A panic in one pool is the failure of that pool.
