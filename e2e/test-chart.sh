@@ -20,6 +20,7 @@ trap 'rm -rf "$scratch"' EXIT
 # Clusters, as `helm template` is told of them.
 snapshots=(--api-versions snapshot.storage.k8s.io/v1/VolumeSnapshot)
 metadata=(--api-versions cbt.storage.k8s.io/v1beta1/SnapshotMetadataService)
+monitoring=(--api-versions monitoring.coreos.com/v1/PodMonitor --api-versions monitoring.coreos.com/v1/PrometheusRule)
 openshift=(--api-versions security.openshift.io/v1/SecurityContextConstraints)
 
 render() { "$helm" template windlass "$chart" --namespace windlass-system --kube-version 1.37.2 "$@"; }
@@ -47,6 +48,8 @@ declare -A variant=(
     [single-node]="--set createNamespace=true"
     [single-node-openshift]="--set createNamespace=true ${openshift[*]}"
     [changed-blocks]="${metadata[*]}"
+    [metrics]="--set metrics.enabled=true --set metrics.perClaim=true --set metrics.port=9999 ${monitoring[*]}"
+    [metrics-alone]="--set metrics.enabled=true"
 )
 header='# Rendered from deploy/chart by e2e/test-chart.sh --write; change the chart, not this. Values of your own: helm template.'
 write() {
@@ -192,6 +195,20 @@ check "both bindings are for the pod's account alone" holds $all \
 check "nothing is reachable but the port for changed blocks" holds $all '
     ([kinds("Service")[].spec.ports[] | "\(.port) \(.targetPort)"] | exactly(["6443 metadata"]))
     and ([pod.containers[] | .name as $name | .ports // [] | .[] | "\($name) \(.name) \(.containerPort)"] | exactly(["csi-snapshot-metadata metadata 50051"]))'
+
+## Metrics
+
+check "without a word nothing listens for scrapers, whatever the cluster has" holds $all \
+    '([container("agent").args[], container("node").args[] | select(contains("metrics"))] == []) and (kinds("PodMonitor") + kinds("PrometheusRule") == [])'
+check "the agent is scraped for both, and claims have series if that is asked for" holds metrics '
+    ([container("agent").args[], container("node").args[] | select(contains("metrics"))] | exactly(["--metrics-address=[::]:9999", "--metrics-per-claim"]))
+    and (container("agent").ports | exactly([{name: "metrics", containerPort: 9999}]))
+    and (object("PodMonitor"; "windlass").spec | (.podMetricsEndpoints[0].port == "metrics") and (.selector.matchLabels | exactly({"app.kubernetes.io/name": "windlass", "app.kubernetes.io/component": "node"})))'
+check "the alerts are those of the rule file, with their templates" holds metrics '
+    [object("PrometheusRule"; "windlass").spec.groups[].rules[] | {alert, summary: .annotations.summary}] | (length > 10)
+    and (map(select(.alert == "WindlassPoolFailed"))[0].summary == "The pool at {{ $labels.place }} cannot be used")'
+check "without the operator's API its objects are left out, and the port is there" holds metrics-alone '
+    (kinds("PodMonitor") + kinds("PrometheusRule") == []) and (container("agent").args | index("--metrics-address=[::]:9810")) != null'
 
 ## What the cluster is told
 
@@ -382,6 +399,7 @@ check "a deletion policy that is none" refuses "/volumeSnapshotClasses/0/deletio
 check "a Secret of one's own whose authority nobody knows" refuses "snapshotMetadata.tls: clients need the authority of Secret ours" "${snapshots[@]}" "${metadata[@]}" --set snapshotMetadata.tls.existingSecret=ours
 check "an authority that is no certificate" refuses "/snapshotMetadata/tls/caCert" "${snapshots[@]}" --set snapshotMetadata.tls.caCert=x
 check "a kubelet directory that is relative" refuses "/kubeletDirectory" "${snapshots[@]}" --set kubeletDirectory=kubelet
+check "a port of the metrics that a sidecar has" refuses "/metrics/port" "${snapshots[@]}" --set metrics.enabled=true --set metrics.port=8082
 check "a verbosity that is none" refuses "/sidecars/logLevel" "${snapshots[@]}" --set sidecars.logLevel=high
 
 printf '%d passed, %d failed\n' "$passed" "$failed"
