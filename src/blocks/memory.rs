@@ -14,14 +14,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, MutexGuard};
 
 use super::{
-    Blocks, BlocksError, CommitName, LeasedSnapshot, ObjectUsage, OpenPool, PoolSpace, PoolState, RestoreTarget, SnapshotCopies,
-    SnapshotLease, TargetStart, TaskPage, TaskQuery, UsagePage, UsageQuery,
+    Blocks, BlocksError, CommitName, LeasedSnapshot, ObjectUsage, OpenPool, PoolSpace, PoolState, ProtectionPage,
+    ProtectionQuery, RestoreTarget, SnapshotCopies, SnapshotLease, TargetStart, TaskPage, TaskQuery, UsagePage, UsageQuery,
 };
 use crate::block::memory_file::{self, MemoryFile};
 use crate::block::writers;
 use crate::types::{
-    Access, Copies, ExportOrder, ExportRecord, ExportTask, LocalCopy, LogicalBlockSize, NewVolume, Object, ObjectName, PoolId,
-    PoolName, SnapshotExport, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId, VolumeSize,
+    Access, Copies, ExportOrder, ExportRecord, ExportTask, LocalCopy, LogicalBlockSize, NewVolume, Object, ObjectName, Origin,
+    PoolId, PoolName, SnapshotExport, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId, VolumeSize,
 };
 use lease::MemoryLease;
 pub use state::Verb;
@@ -223,7 +223,9 @@ impl MemoryBlocks {
         let id = VolumeId::random();
         let file = MemoryFile::new(&format!("volume-{id}"), size.bytes()).map_err(failed)?;
         let descriptor = file.open(Access::ReadWrite).map_err(failed)?;
-        state.volumes.insert(id, StoredVolume { request, size, file: Arc::new(file), stage: Stage::Hidden });
+        state
+            .volumes
+            .insert(id, StoredVolume { request, created: Timestamp::now(), size, file: Arc::new(file), stage: Stage::Hidden });
         let volume = VolumeHandle { pool: self.pool.id, volume: id };
         Ok(TargetStart::Target(RestoreTarget { volume, size, file: descriptor }))
     }
@@ -366,6 +368,16 @@ impl Blocks for MemoryBlocks {
         let state = self.state();
         let whole = state.snapshots.values().filter(|stored| stored.presence == Presence::Whole);
         Ok(query.select(whole.map(StoredSnapshot::described)))
+    }
+
+    async fn protected(&self, query: ProtectionQuery) -> Result<ProtectionPage, BlocksError> {
+        self.here(query.pool)?;
+        let state = self.state();
+        let visible = state.volumes.iter().filter(|(_, stored)| stored.stage == Stage::Visible);
+        let volumes = visible.filter_map(|(&id, stored)| Some((id, stored.protection()?)));
+        let whole = state.snapshots.values().filter(|stored| stored.presence == Presence::Whole);
+        let made = whole.filter(|stored| stored.order.is_some_and(|order| order.origin == Origin::Protection));
+        Ok(query.select(volumes, made.map(|stored| (stored.record.source.volume, stored.of_protection()))))
     }
 
     async fn give_up_local_copy(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError> {

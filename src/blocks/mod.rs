@@ -21,6 +21,7 @@ pub mod error;
 #[cfg(any(test, feature = "doubles"))]
 pub mod memory;
 pub mod pools;
+pub mod protection;
 pub mod snapshot;
 pub mod target;
 pub mod usage;
@@ -31,6 +32,7 @@ pub use crate::block::{FileSink, FileSource};
 pub use copies::{SnapshotCopies, TaskPage, TaskQuery};
 pub use error::BlocksError;
 pub use pools::{OpenPool, PoolSpace, PoolState};
+pub use protection::{ProtectedVolume, Protection, ProtectionPage, ProtectionQuery, ProtectionSnapshot};
 pub use snapshot::{LeasedSnapshot, SnapshotLease};
 pub use target::{CommitName, RestoreTarget, TargetStart};
 pub use usage::{ObjectUsage, UsagePage, UsageQuery};
@@ -122,6 +124,12 @@ pub trait Blocks: Send + Sync {
     /// # Errors
     /// [`BlocksError`] when they cannot be told.
     async fn tasks(&self, query: TaskQuery) -> Result<TaskPage, BlocksError>;
+
+    /// The volumes of a pool that are of a protected class, with what their protection has cut, one page at a time.
+    ///
+    /// # Errors
+    /// [`BlocksError`] when they cannot be told.
+    async fn protected(&self, query: ProtectionQuery) -> Result<ProtectionPage, BlocksError>;
 
     /// Gives the local copy of an exported snapshot up; what its volume's next export needs of it is kept. Given up already is success.
     ///

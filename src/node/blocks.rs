@@ -12,8 +12,9 @@ use futures::future::join_all;
 
 use super::named_pool;
 use crate::blocks::{
-    Blocks, BlocksError, CommitName, LeasedSnapshot, ObjectUsage, OpenPool, PoolSpace, PoolState, RestoreTarget, SnapshotCopies,
-    SnapshotLease, TargetStart, TaskPage, TaskQuery, UsagePage, UsageQuery,
+    Blocks, BlocksError, CommitName, LeasedSnapshot, ObjectUsage, OpenPool, PoolSpace, PoolState, Protection, ProtectionPage,
+    ProtectionQuery, ProtectionSnapshot, RestoreTarget, SnapshotCopies, SnapshotLease, TargetStart, TaskPage, TaskQuery,
+    UsagePage, UsageQuery,
 };
 use crate::csi::call::{Lost, detached};
 use crate::csi::error::{Fault, RequestError};
@@ -23,7 +24,8 @@ use crate::pool::record::Snapshot;
 use crate::pool::set::{Absent, Member, PoolSet};
 use crate::types::error::chain;
 use crate::types::{
-    ExportRecord, ExportTask, NewVolume, Object, ObjectName, PoolId, RangeStream, SnapshotHandle, SnapshotId, VolumeHandle,
+    ExportRecord, ExportTask, NewVolume, Object, ObjectName, Origin, PoolId, RangeStream, SnapshotHandle, SnapshotId,
+    VolumeHandle,
 };
 
 /// How long [`Blocks::state`] waits for one pool. The set of pools finds out by itself, later, that a disk hangs.
@@ -175,6 +177,10 @@ impl Blocks for PoolBlocks {
         Ok(query.select(recorded.into_iter().map(|snapshot| copies_of(query.pool, snapshot))))
     }
 
+    async fn protected(&self, query: ProtectionQuery) -> Result<ProtectionPage, BlocksError> {
+        self.on(query.pool, move |pool| protected(pool, query)).await
+    }
+
     async fn give_up_local_copy(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError> {
         self.on(snapshot.pool, move |pool| pool.give_up_local_copy(snapshot.snapshot)).await
     }
@@ -244,6 +250,22 @@ async fn state_of(member: Member) -> PoolState {
 fn copies_of(pool: PoolId, snapshot: Snapshot) -> SnapshotCopies {
     let handle = SnapshotHandle { pool, snapshot: snapshot.id };
     SnapshotCopies { snapshot: handle, order: snapshot.order(), copies: snapshot.copies }
+}
+
+/// The snapshots first: of a volume that is deleted meanwhile they are told as left over, which the next look repairs, and none is missed.
+fn protected(pool: &OwnedPool, query: ProtectionQuery) -> Result<ProtectionPage, PoolError> {
+    let is_made = |snapshot: &Snapshot| snapshot.order().is_some_and(|order| order.origin == Origin::Protection);
+    let snapshots = pool.snapshots()?.into_iter().filter(is_made);
+    let snapshots = snapshots.map(|snapshot| {
+        let (name, created) = (snapshot.name.clone(), snapshot.created);
+        (snapshot.source, ProtectionSnapshot { name, created, copies: copies_of(query.pool, snapshot) })
+    });
+    let volumes = pool.volumes()?.into_iter().filter_map(|volume| {
+        let order = volume.protection()?;
+        let (created, kubernetes, restored_from) = (volume.created, volume.kubernetes, volume.foreign_source);
+        Some((volume.id, Protection { order, created, kubernetes, restored_from }))
+    });
+    Ok(query.select(volumes, snapshots))
 }
 
 fn described(pool: &OwnedPool) -> Result<OpenPool, PoolError> {

@@ -20,6 +20,7 @@ use crate::csi::error::{Fault, RequestError, no_such};
 use crate::csi::locks::{Guard, Hold, Key, Locks};
 use crate::csi::server;
 use crate::csi::topology::NodeName;
+use crate::csi::validate::parameters::VolumeParameters;
 use crate::mount::Mounter;
 use crate::mount::path::Root;
 use crate::pool::kernel_devices::{KernelDevices, SystemDevices};
@@ -149,6 +150,15 @@ impl NodeLayer {
         }
         let reason = "it asks for an export, but this node serves no repositories (--no-repositories): use a class without it";
         Err(RequestError::precondition(format!("parameters.{}", ExportOrder::REPOSITORY), reason))
+    }
+
+    /// Refuses a class that is protected where nobody protects.
+    pub(super) fn check_protection(&self, parameters: &VolumeParameters) -> Result<(), RequestError> {
+        if self.repositories != Repositories::NotServed || parameters.protection.is_none() {
+            return Ok(());
+        }
+        let reason = "its class is protected, but this node serves no repositories (--no-repositories): use a class without it";
+        Err(RequestError::precondition("parameters", reason))
     }
 
     /// The status of a read that brought secrets: a repository might know a snapshot whose pool is not here, if one were served.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::dm::units::ThinId;
 use crate::types::{
     Access, AccessMode, AnchorLimit, Copies, DataChecksum, ExportOrder, FormatState, KubernetesNames, LocalCopy, LocalCopyPolicy,
-    LogicalBlockSize, Object, ObjectName, SnapshotId, Timestamp, VolumeId, VolumeMode, VolumeSize,
+    LogicalBlockSize, Object, ObjectName, ProtectionOrder, SnapshotId, Timestamp, VolumeId, VolumeMode, VolumeSize,
 };
 
 /// Result of a creation: whether this call made the object, or an equal earlier one had.
@@ -121,6 +121,12 @@ impl Volume {
     pub fn anchor_limit(&self) -> AnchorLimit {
         // Checked when the volume was asked for; a record of another origin gets the default.
         self.parameters.get(AnchorLimit::PARAMETER).and_then(|value| AnchorLimit::parse(value)).unwrap_or_default()
+    }
+
+    /// What its class protects it by, if it does.
+    pub fn protection(&self) -> Option<ProtectionOrder> {
+        // Checked when the volume was asked for; a record of another origin asks for nothing.
+        ProtectionOrder::parse(&self.parameters).ok().flatten()
     }
 
     /// Most access that any publication of this volume may have.

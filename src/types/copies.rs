@@ -45,6 +45,26 @@ pub enum RepositoryOrder {
     CreateIfMissing,
 }
 
+impl RepositoryOrder {
+    /// As a class says it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Existing => "existing",
+            Self::CreateIfMissing => "createIfMissing",
+        }
+    }
+}
+
+/// Who had a snapshot made (recorded as `madeBy`, which no class says).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// Somebody who asked for a snapshot.
+    #[default]
+    Request,
+    /// The schedule of a protected volume, which also takes it away.
+    Protection,
+}
+
 /// How an export checks what it packs (class parameter `verification`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerificationOrder {
@@ -65,6 +85,8 @@ pub struct ExportOrder {
     pub chunk_bytes: Option<u64>,
     /// How packs are checked, if it is to be otherwise than usual.
     pub verification: Option<VerificationOrder>,
+    /// Who had the snapshot made.
+    pub origin: Origin,
 }
 
 /// A parameter that asks for nothing that can be done.
@@ -83,8 +105,13 @@ impl ExportOrder {
     const LOCAL_COPY: &'static str = "localCopy";
     const CHUNK_SIZE: &'static str = "chunkSize";
     const VERIFICATION: &'static str = "verification";
+    /// The parameter that says who had the snapshot made.
+    pub const ORIGIN: &'static str = "madeBy";
+    /// Its value for the snapshots of a protection.
+    pub const BY_PROTECTION: &'static str = "protection";
     /// All parameters of an order.
-    pub const PARAMETERS: [&'static str; 4] = [Self::REPOSITORY, Self::LOCAL_COPY, Self::CHUNK_SIZE, Self::VERIFICATION];
+    pub const PARAMETERS: [&'static str; 5] =
+        [Self::REPOSITORY, Self::LOCAL_COPY, Self::CHUNK_SIZE, Self::VERIFICATION, Self::ORIGIN];
 
     /// The order that parameters contain; `None` for those of a class without a repository.
     ///
@@ -125,16 +152,29 @@ impl ExportOrder {
                 Some("skip") => Some(VerificationOrder::Skip),
                 Some(_) => return refuse(Self::VERIFICATION, "must be `decode` or `skip`"),
             },
+            origin: match value(Self::ORIGIN) {
+                None => Origin::Request,
+                Some(Self::BY_PROTECTION) => Origin::Protection,
+                Some(_) => return refuse(Self::ORIGIN, "must be `protection`"),
+            },
         }))
     }
 }
 
 impl ExportOrder {
+    /// Tags of the exports that are made by it, besides those of their snapshot.
+    pub fn tags(&self) -> Vec<String> {
+        match self.origin {
+            Origin::Request => Vec::new(),
+            Origin::Protection => vec![format!("made-by={}", Self::BY_PROTECTION)],
+        }
+    }
+
     /// The parameters that contain it.
     pub fn parameters(&self) -> BTreeMap<String, String> {
-        let repository = match self.repository {
-            RepositoryOrder::Existing => "existing",
-            RepositoryOrder::CreateIfMissing => "createIfMissing",
+        let origin = match self.origin {
+            Origin::Request => None,
+            Origin::Protection => Some(Self::BY_PROTECTION.to_owned()),
         };
         let local_copy = match self.local_copy {
             LocalCopyPolicy::Keep => "keep",
@@ -146,10 +186,11 @@ impl ExportOrder {
             VerificationOrder::Skip => "skip".to_owned(),
         });
         let given = [
-            (Self::REPOSITORY, Some(repository.to_owned())),
+            (Self::REPOSITORY, Some(self.repository.name().to_owned())),
             (Self::LOCAL_COPY, Some(local_copy.to_owned())),
             (Self::CHUNK_SIZE, self.chunk_bytes.map(|bytes| bytes.to_string())),
             (Self::VERIFICATION, verification),
+            (Self::ORIGIN, origin),
         ];
         given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
@@ -292,6 +333,7 @@ mod tests {
             local_copy: LocalCopyPolicy::UntilPressure,
             chunk_bytes: None,
             verification: None,
+            origin: Origin::Request,
         };
         assert_eq!(parse(&[EXISTING]), Ok(Some(usual)));
         let all = [("repository", "createIfMissing"), ("localCopy", "drop"), ("chunkSize", "1Mi"), ("verification", "skip")];
@@ -300,9 +342,10 @@ mod tests {
             local_copy: LocalCopyPolicy::Drop,
             chunk_bytes: Some(1 << 20),
             verification: Some(VerificationOrder::Skip),
+            origin: Origin::Request,
         };
         assert_eq!(parse(&all), Ok(Some(order)));
-        for order in [usual, order] {
+        for order in [usual, order, ExportOrder { origin: Origin::Protection, ..usual }] {
             assert_eq!(ExportOrder::parse(&order.parameters()), Ok(Some(order)));
         }
     }

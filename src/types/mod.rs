@@ -13,6 +13,7 @@ pub mod mount_options;
 pub mod name;
 pub mod poll;
 pub mod pool_name;
+pub mod protection;
 pub mod range;
 pub mod size;
 pub mod span;
@@ -20,8 +21,8 @@ pub mod time;
 pub mod volume;
 
 pub use copies::{
-    Copies, ExportOrder, ExportOrderError, ExportTask, LocalCopy, LocalCopyPolicy, RepositoryOrder, SnapshotExport, TaskState,
-    VerificationOrder,
+    Copies, ExportOrder, ExportOrderError, ExportTask, LocalCopy, LocalCopyPolicy, Origin, RepositoryOrder, SnapshotExport,
+    TaskState, VerificationOrder,
 };
 pub use export::ExportRecord;
 pub use fs::FsType;
@@ -30,6 +31,9 @@ pub use kubernetes::{KubernetesName, KubernetesNameError, KubernetesNames, Names
 pub use mount_options::ForbiddenOption;
 pub use name::ObjectName;
 pub use pool_name::{PoolName, PoolNameError};
+pub use protection::{
+    ProtectionError, ProtectionOrder, RestorePolicy, Retention, Schedule, ScheduleOrder, SecretTemplate, SecretTemplateError,
+};
 pub use range::{ByteRange, RangeStream};
 pub use size::{CapacityRange, LogicalBlockSize, VolumeSize};
 pub use time::Timestamp;

@@ -114,7 +114,7 @@ impl Attempt {
         let lease = blocks.lease(self.snapshot).await?;
         let wish = ExportWish {
             host: self.context.node.to_string(),
-            tags: Vec::new(),
+            tags: self.order.tags(),
             // Checked when the snapshot was asked for, by the same rule.
             chunk_size: self.order.chunk_bytes.and_then(|bytes| ChunkSize::new(bytes).ok()),
             verification: match self.order.verification {

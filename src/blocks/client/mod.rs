@@ -33,8 +33,8 @@ use super::descriptor;
 use super::wire::secret::Secret;
 use super::wire::{self, FieldError};
 use super::{
-    Blocks, BlocksError, CommitName, OpenPool, PoolState, RestoreTarget, SnapshotCopies, SnapshotLease, TargetStart, TaskPage,
-    TaskQuery, UsagePage, UsageQuery,
+    Blocks, BlocksError, CommitName, OpenPool, PoolState, ProtectionPage, ProtectionQuery, RestoreTarget, SnapshotCopies,
+    SnapshotLease, TargetStart, TaskPage, TaskQuery, UsagePage, UsageQuery,
 };
 use crate::types::{ExportRecord, ExportTask, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle};
 
@@ -234,6 +234,11 @@ impl Blocks for BlocksClient {
     async fn tasks(&self, query: TaskQuery) -> Result<TaskPage, BlocksError> {
         let answer = self.calls().list_tasks(wire::copies::query_message(&query)).await.map_err(told)?;
         wire::copies::read_page(answer.into_inner()).map_err(not_understood)
+    }
+
+    async fn protected(&self, query: ProtectionQuery) -> Result<ProtectionPage, BlocksError> {
+        let answer = self.calls().list_protected(wire::protection::query_message(&query)).await.map_err(told)?;
+        wire::protection::read_page(answer.into_inner()).map_err(not_understood)
     }
 
     async fn give_up_local_copy(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError> {

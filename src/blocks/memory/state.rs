@@ -5,9 +5,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::block::memory_file::MemoryFile;
-use crate::blocks::{BlocksError, LeasedSnapshot, SnapshotCopies};
+use crate::blocks::{BlocksError, LeasedSnapshot, Protection, ProtectionSnapshot, SnapshotCopies};
 use crate::types::{
-    Copies, ExportOrder, ExportRecord, LocalCopy, NewVolume, Object, ObjectName, SnapshotId, VolumeId, VolumeSize,
+    Copies, ExportOrder, ExportRecord, LocalCopy, NewVolume, Object, ObjectName, ProtectionOrder, SnapshotId, Timestamp,
+    VolumeId, VolumeSize,
 };
 
 /// The verbs that can be made to fail.
@@ -57,9 +58,19 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct StoredVolume {
     pub(super) request: NewVolume,
+    pub(super) created: Timestamp,
     pub(super) size: VolumeSize,
     pub(super) file: Arc<MemoryFile>,
     pub(super) stage: Stage,
+}
+
+impl StoredVolume {
+    /// What protects it, if anything does.
+    pub(super) fn protection(&self) -> Option<Protection> {
+        let order = ProtectionOrder::parse(&self.request.parameters).ok().flatten()?;
+        let (kubernetes, restored_from) = (self.request.kubernetes.clone(), self.request.foreign_source.clone());
+        Some(Protection { order, created: self.created, kubernetes, restored_from })
+    }
 }
 
 /// How far a volume has come.
@@ -85,6 +96,13 @@ pub(super) struct StoredSnapshot {
 impl StoredSnapshot {
     pub(super) fn described(&self) -> SnapshotCopies {
         SnapshotCopies { snapshot: self.record.handle, order: self.order, copies: self.copies.clone() }
+    }
+}
+
+impl StoredSnapshot {
+    /// As its volume's protection, which made it, sees it.
+    pub(super) fn of_protection(&self) -> ProtectionSnapshot {
+        ProtectionSnapshot { name: self.name.clone(), created: self.record.created, copies: self.described() }
     }
 }
 

@@ -157,7 +157,7 @@ fn export_message(export: SnapshotExport) -> proto::SnapshotExport {
 mod tests {
     use super::*;
     use crate::types::{
-        LocalCopyPolicy, PoolId, RepositoryOrder, SnapshotHandle, SnapshotId, Timestamp, VerificationOrder, VolumeSize,
+        LocalCopyPolicy, Origin, PoolId, RepositoryOrder, SnapshotHandle, SnapshotId, Timestamp, VerificationOrder, VolumeSize,
     };
 
     fn task(state: TaskState) -> ExportTask {
@@ -173,6 +173,7 @@ mod tests {
             local_copy: LocalCopyPolicy::Drop,
             chunk_bytes: Some(1 << 20),
             verification: Some(VerificationOrder::Skip),
+            origin: Origin::Protection,
         };
         let export = SnapshotExport {
             repository: "ab".repeat(32),

@@ -1,6 +1,7 @@
 //! Parameters of StorageClasses and VolumeSnapshotClasses.
 //!
-//! Of a VolumeSnapshotClass those that ask for an export are known ([`ExportOrder`]). Of a StorageClass known are `pool` (a pool's name, its id or its path), `checksum` (`true` or `false`), `logicalBlockSize` (512 or 4096) and
+//! Of a VolumeSnapshotClass those that ask for an export are known ([`ExportOrder`]). Of a StorageClass known are those that protect its
+//! volumes ([`ProtectionOrder`]), `pool` (a pool's name, its id or its path), `checksum` (`true` or `false`), `logicalBlockSize` (512 or 4096) and
 //! `deltaAnchors` (how many deleted snapshots of a volume are kept to tell what changed since them). Everything that begins with
 //! `csi.storage.k8s.io/` belongs to the sidecars and is let through, among it `fstype`, which is understood, and the names of Kubernetes'
 //! objects, which are recorded and never compared. Any other key is
@@ -13,7 +14,7 @@ use crate::csi::error::RequestError;
 use crate::types::span::Subject;
 use crate::types::{
     AnchorLimit, DataChecksum, ExportOrder, FsType, KubernetesName, KubernetesNames, LogicalBlockSize, NamespacedName, PoolId,
-    PoolName, PoolNameError,
+    PoolName, PoolNameError, ProtectionOrder, RestorePolicy,
 };
 
 /// Keys with this beginning belong to the sidecars.
@@ -43,6 +44,8 @@ pub struct VolumeParameters {
     pub logical_block_size: Option<LogicalBlockSize>,
     /// The file system that the sidecars' key names.
     pub fs_type: Option<FsType>,
+    /// What protects the volume, if anything does.
+    pub protection: Option<ProtectionOrder>,
     /// What is recorded with the volume and compared when its creation is repeated: without the sidecars' keys.
     pub recorded: BTreeMap<String, String>,
     /// What the sidecar says that Kubernetes calls it.
@@ -104,14 +107,31 @@ pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, 
                 checked.logical_block_size = Some(size);
             }
             FS_TYPE => checked.fs_type = super::capability::fs_type("parameters.csi.storage.k8s.io/fstype", value)?,
-            key if key.starts_with(SIDECAR_PREFIX) => {}
+            key if key.starts_with(SIDECAR_PREFIX) || ProtectionOrder::is_parameter(key) => {}
             key => return Err(unknown(key)),
         }
         if !key.starts_with(SIDECAR_PREFIX) {
             checked.recorded.insert(key.clone(), value.clone());
         }
     }
+    checked.protection = protection(&checked)?;
     Ok(checked)
+}
+
+/// The protection among the parameters. What it needs to know of the claim must be there.
+fn protection(checked: &VolumeParameters) -> Result<Option<ProtectionOrder>, RequestError> {
+    let refuse = |key: &str, reason: String| RequestError::invalid(format!("{FIELD}.{key}"), reason);
+    let order = ProtectionOrder::parse(&checked.recorded).map_err(|error| refuse(error.key, error.to_string()))?;
+    let Some(order) = order else { return Ok(None) };
+    let claim = checked.kubernetes.claim.as_ref();
+    if let Some(secret) = &order.secret {
+        secret.resolve(claim).map_err(|error| refuse(ProtectionOrder::SECRET, error.to_string()))?;
+    }
+    if order.restore != RestorePolicy::Never && claim.is_none() {
+        let reason = "needs the name of the claim, which the provisioner tells only with --extra-create-metadata";
+        return Err(refuse(ProtectionOrder::RESTORE, reason.to_owned()));
+    }
+    Ok(Some(order))
 }
 
 /// The names that the sidecars give (`--extra-create-metadata`). What no object can be called is left out: it is of no use to anybody, and
@@ -186,6 +206,19 @@ mod tests {
         assert_eq!(check(&[("pool", &id.to_string())]).unwrap().pool, Some(PoolSelector::Id(id)));
         assert_eq!(check(&[("pool", "fast")]).unwrap().pool, Some(PoolSelector::Name("fast".parse().unwrap())));
         assert_eq!(check(&[("pool", "/data")]).unwrap().pool, Some(PoolSelector::Path("/data".into())));
+    }
+
+    #[test]
+    fn a_protection_is_recorded_with_the_names_it_needs_and_refused_by_its_parameter() {
+        let class = [("protect", "hourly"), ("keepDaily", "7"), ("repositorySecret", "${pvc.namespace}/backup")];
+        let claim = [("csi.storage.k8s.io/pvc/name", "data"), ("csi.storage.k8s.io/pvc/namespace", "shop")];
+        let checked = check(&[&class[..], &claim].concat()).unwrap();
+        assert!(checked.protection.is_some_and(|order| order.exports.is_some()));
+        assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["keepDaily", "protect", "repositorySecret"]);
+        assert_eq!(check(&class).unwrap_err().field, "parameters.repositorySecret", "nothing is known of the claim");
+        assert_eq!(check(&[("restore", "latestOrFail")]).unwrap_err().field, "parameters.restore");
+        assert_eq!(check(&[("keepDaily", "7")]).unwrap_err().field, "parameters.keepDaily");
+        assert_eq!(check(&[&class[..], &claim, &[("madeBy", "protection")]].concat()).unwrap_err().field, "parameters");
     }
 
     #[test]

@@ -273,6 +273,15 @@ impl BlocksApi for BlocksService {
         Ok(Response::new(wire::copies::page_message(page)))
     }
 
+    async fn list_protected(
+        &self,
+        request: Request<proto::ListProtectedRequest>,
+    ) -> Result<Response<proto::ListProtectedResponse>, Status> {
+        let query = wire::protection::read_query(request.get_ref()).map_err(field)?;
+        let page = self.blocks.protected(query).await.map_err(refusal)?;
+        Ok(Response::new(wire::protection::page_message(page)))
+    }
+
     async fn give_up_local_copy(
         &self,
         request: Request<proto::GiveUpLocalCopyRequest>,

@@ -26,7 +26,10 @@ use crate::node::{answer, named_pool};
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::Volume;
 use crate::types::error::chain;
-use crate::types::{AccessMode, CapacityRange, FsType, NewVolume, ObjectName, PoolId, VolumeMode, VolumeSize, mount_options};
+use crate::types::{
+    AccessMode, CapacityRange, FsType, NewVolume, ObjectName, PoolId, ProtectionOrder, RestorePolicy, VolumeMode, VolumeSize,
+    mount_options,
+};
 
 /// Made where neither the capability nor the parameters nor a source name a file system.
 const DEFAULT_FS_TYPE: FsType = FsType::Ext4;
@@ -50,6 +53,7 @@ pub(super) fn check(layer: &NodeLayer, request: proto::CreateVolumeRequest) -> R
     validate::no_mutable_parameters(&request.mutable_parameters)?;
     validate::map("secrets", &request.secrets)?;
     layer.check_secrets(&request.secrets)?;
+    layer.check_protection(&parameters)?;
     let source = source::content_source(request.volume_content_source.as_ref())?;
 
     if let AccessType::Mount { fs_type, .. } = &mut capabilities.access_type
@@ -132,6 +136,12 @@ fn repeated(layer: &NodeLayer, pool: &OwnedPool, volume: &Volume, checked: Check
     if foreign.is_none() && checked.source.is_some_and(|source| source.pool() != pool.id()) {
         return Err(conflict("volume_content_source", "another content source").into());
     }
+    // What a protected class has it begin with is the agent's to choose, once, and no part of the request.
+    let chosen = volume.foreign_source.clone().filter(|_| {
+        let restores = |order: &ProtectionOrder| order.restore != RestorePolicy::Never;
+        checked.source.is_none() && checked.parameters.protection.as_ref().is_some_and(restores)
+    });
+    let foreign = foreign.or(chosen);
     // The record answers for what the request leaves open, also when the source is gone by now.
     let recorded = match volume.mode {
         VolumeMode::Filesystem(fs_type) => Some(fs_type),
