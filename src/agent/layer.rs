@@ -6,20 +6,26 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use csi_proto::csi::v1 as proto;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use crate::blocks::Blocks;
 use crate::csi::plugin::Plugin;
 use crate::repository::Workspace;
 use crate::telemetry::metrics::TransferMetrics;
+use crate::types::{ExportOrder, Timestamp};
 
 use super::credentials::{self, Credentialed};
 use super::events::EventSink;
 use super::exporting::{self, Exporting};
+use super::protecting::{AT_LEAST_EVERY, ProtectionStatus, Sweep};
 use super::restoring::Restoring;
+use super::secret_source::SecretSource;
 use super::transfers::Transfers;
+use super::wakening::Wakening;
 use super::witness::{self, WitnessedSnapshot};
 
 /// The agent's services over those of a node. Clones are the same layer.
@@ -29,7 +35,11 @@ pub struct AgentLayer<P> {
     transfers: Transfers,
     exporting: Exporting,
     restoring: Restoring,
+    wakening: Wakening,
 }
+
+/// Between two sweeps at least, unless something has happened.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A call of a layer that runs.
 type Call<'a, A> = Pin<Box<dyn Future<Output = Result<Response<A>, Status>> + Send + 'a>>;
@@ -58,10 +68,46 @@ impl<P: Plugin> AgentLayer<P> {
         Self::over(self.below, self.transfers.with_metrics(metrics))
     }
 
+    /// The same, for which `secrets` reads the Secrets that classes name. Without it no volume is protected.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Arc<dyn SecretSource>) -> Self {
+        Self::over(self.below, self.transfers.with_secrets(secrets))
+    }
+
     fn over(below: P, transfers: Transfers) -> Self {
-        let exporting = Exporting::new(transfers.context().clone());
+        let wakening = Wakening::default();
+        let exporting = Exporting::new(transfers.context().clone(), wakening.clone());
         let restoring = Restoring::new(transfers.context().clone());
-        Self { below, transfers, exporting, restoring }
+        Self { below, transfers, exporting, restoring, wakening }
+    }
+
+    /// Protects volumes until `stop` is cancelled: what is due is done, and waited for otherwise.
+    pub async fn protect(&self, stop: &CancellationToken) {
+        loop {
+            let Some(next) = stop.run_until_cancelled(self.sweep(Timestamp::now())).await else { return };
+            let pause = next.seconds.saturating_sub(Timestamp::now().seconds);
+            // What is due now and was not done is not tried without a pause.
+            let pause = Duration::from_secs(pause).clamp(LEAST_PAUSE, AT_LEAST_EVERY);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.wakening.woken() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Does for protected volumes what is due at this time; when something is due next.
+    pub async fn sweep(&self, now: Timestamp) -> Timestamp {
+        self.a_sweep().run(now).await
+    }
+
+    /// How the protection of each volume does.
+    pub async fn protections(&self, now: Timestamp) -> Vec<ProtectionStatus> {
+        self.a_sweep().statuses(now).await
+    }
+
+    fn a_sweep(&self) -> Sweep<'_, P> {
+        Sweep { below: &self.below, context: self.transfers.context(), exporting: &self.exporting }
     }
 
     /// The internal service for exports and restores.
@@ -86,10 +132,26 @@ impl<P: Plugin> AgentLayer<P> {
     ) -> Result<Response<proto::CreateVolumeResponse>, Status> {
         let patience = exporting::patience(request.metadata());
         let (request, secrets) = credentials::split(request)?;
-        if !self.restoring.is_for_the_layer_below(request.get_ref(), &secrets).await? {
+        self.restoring.check_protection(request.get_ref())?;
+        if let Some(newest) = self.restoring.newest(request.get_ref()).await? {
+            self.restoring.restore_newest(request.get_ref(), newest, secrets, patience).await?;
+        } else if !self.restoring.is_for_the_layer_below(request.get_ref(), &secrets).await? {
             self.restoring.restore(request.get_ref(), secrets, patience).await?;
         }
-        self.below.create_volume(request).await
+        let made = self.below.create_volume(request).await?;
+        self.wakening.wake();
+        Ok(made)
+    }
+
+    /// Deletes a volume; what its protection has cut goes with it.
+    pub(super) async fn delete_volume_and_its_cuts(
+        &self,
+        request: Request<proto::DeleteVolumeRequest>,
+    ) -> Result<Response<proto::DeleteVolumeResponse>, Status> {
+        let (request, _) = credentials::split(request)?;
+        let deleted = self.below.delete_volume(request).await?;
+        self.wakening.wake();
+        Ok(deleted)
     }
 
     /// Cuts, and sees to the export if the class asks for one.
@@ -99,6 +161,10 @@ impl<P: Plugin> AgentLayer<P> {
     ) -> Result<Response<proto::CreateSnapshotResponse>, Status> {
         let patience = exporting::patience(request.metadata());
         let (request, secrets) = credentials::split(request)?;
+        if request.get_ref().parameters.contains_key(ExportOrder::ORIGIN) {
+            let reason = format!("parameters: `{}` is not a known parameter", ExportOrder::ORIGIN);
+            return Err(Status::invalid_argument(reason));
+        }
         let Some(order) = Exporting::order(&request.get_ref().parameters)? else {
             return self.below.create_snapshot(request).await;
         };

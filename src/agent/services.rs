@@ -49,7 +49,7 @@ impl<P: Plugin> Controller for AgentLayer<P> {
         &self,
         request: Request<proto::DeleteVolumeRequest>,
     ) -> Result<Response<proto::DeleteVolumeResponse>, Status> {
-        self.forward(request, P::delete_volume).await
+        self.delete_volume_and_its_cuts(request).await
     }
 
     async fn controller_publish_volume(

@@ -68,9 +68,9 @@ impl Fault {
 
 /// How an attempt ends that does not succeed.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(in crate::agent) struct Ended {
     /// What the transfer says.
-    pub(super) failure: TransferFailure,
+    pub(in crate::agent) failure: TransferFailure,
     /// What the task and the calls say.
     pub(super) fault: Fault,
 }

@@ -51,10 +51,12 @@ use super::secrets::RepositorySecret;
 use super::transfers::context::Context;
 use super::transfers::registry::{SlotError, TransferKind, is_final};
 use super::transfers::status;
+use super::wakening::Wakening;
 use attempt::Attempt;
 use turn::Turn;
 
 pub(super) use deadline::patience;
+pub(super) use place::open as open_or_make;
 
 const SNAPSHOT_ID: &str = "snapshot_id";
 
@@ -65,6 +67,8 @@ pub(super) struct Exporting {
     /// The transfers of those that run in this process.
     running: Arc<Mutex<BTreeMap<SnapshotHandle, String>>>,
     locks: Locks,
+    /// Whoever waits for places of transfers.
+    wakening: Wakening,
 }
 
 /// Where an export that was asked for stands.
@@ -77,8 +81,9 @@ pub(super) enum Progress {
 }
 
 impl Exporting {
-    pub(super) fn new(context: Context) -> Self {
-        Self { context, running: Arc::default(), locks: Locks::default() }
+    /// None yet. The end of each wakes `wakening`.
+    pub(super) fn new(context: Context, wakening: Wakening) -> Self {
+        Self { context, running: Arc::default(), locks: Locks::default(), wakening }
     }
 
     /// The order among the parameters of a class, those of the sidecars left out.
@@ -173,12 +178,13 @@ impl Exporting {
         let context = self.context.clone();
         let (progress, cancel) = (slot.progress(), slot.cancellation());
         let attempt = Attempt { context, snapshot, order, secret, task, progress, cancel };
-        let running = Arc::clone(&self.running);
+        let (running, wakening) = (Arc::clone(&self.running), self.wakening.clone());
         // Held until its id is noted, so that the attempt's end, which takes it away, comes after.
         let mut noted = self.running();
         let id = slot.spawn(async move {
             let ended = attempt.run().await;
             running.lock().unwrap_or_else(PoisonError::into_inner).remove(&snapshot);
+            wakening.wake();
             ended
         });
         noted.insert(snapshot, id);
@@ -197,7 +203,8 @@ impl Exporting {
         tokio::time::timeout(patience, ended).await.is_ok()
     }
 
-    fn is_running(&self, snapshot: SnapshotHandle) -> bool {
+    /// Whether the export of a snapshot runs.
+    pub(super) fn is_running(&self, snapshot: SnapshotHandle) -> bool {
         let id = self.running().get(&snapshot).cloned();
         // One that has panicked is final and did not take itself away.
         id.and_then(|id| self.context.registry.watch(&id)).is_some_and(|mut watched| !is_final(&watched.now()))

@@ -25,7 +25,7 @@ static OPENING: Semaphore = Semaphore::const_new(OPEN_AT_ONCE);
 ///
 /// # Errors
 /// [`Ended`] as the attempt ends.
-pub(super) async fn open(
+pub(in crate::agent) async fn open(
     context: &Context,
     pool: PoolId,
     secret: &RepositorySecret,

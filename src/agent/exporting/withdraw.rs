@@ -22,6 +22,35 @@ const CANCELLED_WITHIN: Duration = Duration::from_secs(10);
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(50);
 
 impl Exporting {
+    /// Holds a snapshot whose export does not run, as long as the guard is held.
+    ///
+    /// # Errors
+    /// ABORTED while it runs, or beside another call for the snapshot.
+    pub(in crate::agent) fn hold_idle(&self, snapshot: SnapshotHandle) -> Result<Guard, Status> {
+        let guard = self.lock(snapshot)?;
+        if self.is_running(snapshot) {
+            return Err(Status::aborted(format!("{SNAPSHOT_ID}: it is being exported; call again")));
+        }
+        Ok(guard)
+    }
+
+    /// The same as [`Exporting::withdraw`] for a snapshot whose export does not run, by credentials that were checked.
+    ///
+    /// # Errors
+    /// As there.
+    pub(in crate::agent) async fn withdraw_with(
+        &self,
+        snapshot: SnapshotHandle,
+        secret: RepositorySecret,
+    ) -> Result<Guard, Status> {
+        let guard = self.hold_idle(snapshot)?;
+        let task = self.copies(snapshot).await?.copies.task;
+        if let Some(task) = task.filter(|task| task.repository.is_some()) {
+            in_time(self.forget_by(snapshot, &task, secret)).await?;
+        }
+        Ok(guard)
+    }
+
     /// Withdraws the export of a snapshot that is about to be deleted. No other call decides about it while the guard is held. `None` when
     /// nothing was ordered for it, or it does not exist.
     ///
@@ -49,9 +78,7 @@ impl Exporting {
         // What the attempt recorded last.
         let task = self.copies(snapshot).await?.copies.task;
         if let Some(task) = task.filter(|task| task.repository.is_some()) {
-            let forgetting = self.forget(snapshot, &task, secrets);
-            let late = |_| Status::unavailable("secrets: the repository that they name does not answer in time");
-            tokio::time::timeout(FORGOTTEN_WITHIN, forgetting).await.map_err(late)??;
+            in_time(self.forget(snapshot, &task, secrets)).await?;
         }
         Ok(Some(guard))
     }
@@ -61,6 +88,10 @@ impl Exporting {
         let secret = RepositorySecret::parse(secrets).map_err(|error| {
             Status::failed_precondition(format!("{error}; it is needed to forget the export that the repository may hold"))
         })?;
+        self.forget_by(snapshot, task, secret).await
+    }
+
+    async fn forget_by(&self, snapshot: SnapshotHandle, task: &ExportTask, secret: RepositorySecret) -> Result<(), Status> {
         let RepositorySecret { location, password, environment } = secret;
         let opened = repository::open_at(&location, &environment, &password, &self.context.workspace).await;
         let repository = opened.map_err(|error| refusal(&error))?;
@@ -76,6 +107,12 @@ impl Exporting {
         }
         Ok(())
     }
+}
+
+/// Waits for a repository no longer than a deletion may.
+async fn in_time(forgetting: impl Future<Output = Result<(), Status>>) -> Result<(), Status> {
+    let late = |_| Status::unavailable("secrets: the repository that they name does not answer in time");
+    tokio::time::timeout(FORGOTTEN_WITHIN, forgetting).await.map_err(late)?
 }
 
 /// Forgets the snapshots with this tag; how many.

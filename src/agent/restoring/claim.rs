@@ -28,8 +28,10 @@ fn check(request: &proto::CreateVolumeRequest) -> Result<CheckedClaim, RequestEr
     const SOURCE: &str = "volume_content_source";
     validate::map("mutable_parameters", &request.mutable_parameters)?;
     validate::no_mutable_parameters(&request.mutable_parameters)?;
-    let Some(ContentSource::Snapshot(source)) = source::content_source(request.volume_content_source.as_ref())? else {
-        return Err(RequestError::invalid(SOURCE, "must name a snapshot"));
+    let source = match source::content_source(request.volume_content_source.as_ref())? {
+        Some(ContentSource::Snapshot(source)) => Some(source),
+        Some(ContentSource::Volume(_)) => return Err(RequestError::invalid(SOURCE, "must name a snapshot")),
+        None => None,
     };
     Ok(CheckedClaim {
         name: validate::name("name", &request.name)?,

@@ -14,9 +14,12 @@
 //! A restore that failed leaves nothing, so what it says may be final: it is told once, and the next call begins another. A crash of this
 //! process, or of the node's, leaves a hidden target, which the node deletes at its start; the next call begins from the beginning.
 //!
+//! A volume of a protected class that has no content source may begin with the newest export of its claim: see `newest`.
+//!
 //! **Never**: "not found" of a snapshot by the word of a repository; only the pool that owns it says so.
 
 mod claim;
+mod newest;
 mod place;
 
 use std::collections::{BTreeMap, HashMap};
@@ -42,9 +45,18 @@ use super::transfers::registry::{SlotError, TransferFailure, TransferKind, Trans
 use super::transfers::restore::{RestoreOrder, Wish};
 use super::transfers::{message, status};
 use claim::CheckedClaim;
+use newest::Newest;
 
 /// What a call is told whose restore is not done. Always the same: a sidecar makes an event of each new text.
 const RUNNING: &str = "volume_content_source: the volume is being restored from its repository; call again";
+
+/// What a restored volume holds.
+enum Content {
+    /// This snapshot.
+    Snapshot(SnapshotHandle),
+    /// The newest export of a claim.
+    Newest(Newest),
+}
 
 /// The restores that calls asked for. Clones are the same.
 #[derive(Clone)]
@@ -101,13 +113,54 @@ impl Restoring {
         patience: Duration,
     ) -> Result<(), Status> {
         let checked = CheckedClaim::of(request)?;
-        let name = checked.name.clone();
-        let running = self.by_name().get(&name).cloned();
-        let id = match running.filter(|id| self.context.registry.watch(id).is_some()) {
-            Some(id) => id,
-            None => self.begin(checked, request, secrets).await?,
+        let Some(source) = checked.claim.source else {
+            return Err(Status::invalid_argument("volume_content_source: must name a snapshot"));
         };
-        let Some(mut watched) = self.context.registry.watch(&id) else { return Err(Status::aborted(RUNNING)) };
+        let name = checked.name.clone();
+        let id = match self.known(&name) {
+            Some(id) => id,
+            None => {
+                let secret = RepositorySecret::parse(secrets);
+                let secret = secret.map_err(|error| Status::invalid_argument(error.to_string()))?;
+                self.begin(checked, request, secret, Content::Snapshot(source)).await?
+            }
+        };
+        self.await_end(&name, &id, patience).await
+    }
+
+    /// The same for a volume that begins with the newest export of its claim. When this returns and there is no volume, there is no export,
+    /// and it begins empty.
+    ///
+    /// # Errors
+    /// As there; FAILED_PRECONDITION without an export where the class asks for one, and without the Secret that it names.
+    pub(super) async fn restore_newest(
+        &self,
+        request: &proto::CreateVolumeRequest,
+        newest: Newest,
+        secrets: HashMap<String, String>,
+        patience: Duration,
+    ) -> Result<(), Status> {
+        let checked = CheckedClaim::of(request)?;
+        let name = checked.name.clone();
+        let id = match self.known(&name) {
+            Some(id) => id,
+            None => {
+                let secret = self.secret_of(&newest, secrets).await?;
+                self.begin(checked, request, secret, Content::Newest(newest)).await?
+            }
+        };
+        self.await_end(&name, &id, patience).await
+    }
+
+    /// The transfer of this name that runs, or has ended and nobody was told.
+    fn known(&self, name: &ObjectName) -> Option<String> {
+        let id = self.by_name().get(name).cloned();
+        id.filter(|id| self.context.registry.watch(id).is_some())
+    }
+
+    /// Waits for the end of a transfer, and tells it.
+    async fn await_end(&self, name: &ObjectName, id: &str, patience: Duration) -> Result<(), Status> {
+        let Some(mut watched) = self.context.registry.watch(id) else { return Err(Status::aborted(RUNNING)) };
         let ended = async {
             loop {
                 let now = watched.now();
@@ -118,7 +171,7 @@ impl Restoring {
             }
         };
         let ended = tokio::time::timeout(patience, ended).await.map_err(|_| Status::aborted(RUNNING))?;
-        self.by_name().remove(&name);
+        self.by_name().remove(name);
         told(&ended)
     }
 
@@ -126,9 +179,9 @@ impl Restoring {
         &self,
         checked: CheckedClaim,
         request: &proto::CreateVolumeRequest,
-        secrets: HashMap<String, String>,
+        secret: RepositorySecret,
+        content: Content,
     ) -> Result<String, Status> {
-        let secret = RepositorySecret::parse(secrets).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let states = self.context.blocks.state().await;
         let requirement = request.accessibility_requirements.as_ref();
         let pool = place::choose(&self.context.node, &states, requirement, &checked.claim.parameters)?;
@@ -141,8 +194,11 @@ impl Restoring {
             SlotError::Full => Status::unavailable("volume_content_source: as many transfers run as may; call again"),
             SlotError::Stopping => status::no_slot(error),
         })?;
-        slot.is_about(Subject::Snapshot(checked.claim.source));
-        let (name, snapshot) = (checked.name, checked.claim.source);
+        match &content {
+            Content::Snapshot(snapshot) => slot.is_about(Subject::Snapshot(*snapshot)),
+            Content::Newest(newest) => slot.is_about(Subject::Claim(&newest.claim)),
+        }
+        let name = checked.name;
         let order = RestoreOrder {
             blocks: Arc::clone(&self.context.blocks),
             pool,
@@ -153,7 +209,11 @@ impl Restoring {
             cancel: slot.cancellation(),
         };
         by_name.retain(|_, id| self.context.registry.watch(id).is_some());
-        let id = slot.spawn(run(self.context.clone(), secret, snapshot, order));
+        let context = self.context.clone();
+        let id = match content {
+            Content::Snapshot(snapshot) => slot.spawn(run(context, secret, snapshot, order)),
+            Content::Newest(newest) => slot.spawn(newest::run(context, secret, newest, order)),
+        };
         by_name.insert(name, id.clone());
         Ok(id)
     }
@@ -161,8 +221,10 @@ impl Restoring {
     /// The restore of this name, if it has succeeded: its volume is recorded then.
     fn succeeded(&self, name: &ObjectName) -> Option<String> {
         let id = self.by_name().get(name).cloned()?;
-        let state = self.context.registry.watch(&id)?.now().state();
-        (state == TransferState::Succeeded).then_some(id)
+        let ended = self.context.registry.watch(&id)?.now();
+        // One that had nothing to restore has made none.
+        let has_made = ended.restore_result.as_ref().is_some_and(|result| !result.volume_id.is_empty());
+        (ended.state() == TransferState::Succeeded && has_made).then_some(id)
     }
 
     /// Forgets a restore, unless another one of its name was begun.

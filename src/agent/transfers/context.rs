@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::agent::events::EventSink;
+use crate::agent::secret_source::SecretSource;
 use crate::blocks::Blocks;
 use crate::types::SnapshotHandle;
 
@@ -20,6 +21,8 @@ pub(in crate::agent) struct Context {
     pub(in crate::agent) events: Arc<dyn EventSink>,
     /// Where repositories keep their lists and copies.
     pub(in crate::agent) workspace: Workspace,
+    /// Who reads the Secrets that classes name, where there is anybody.
+    pub(in crate::agent) secrets: Option<Arc<dyn SecretSource>>,
 }
 
 /// The tag by which an export is found again.

@@ -31,6 +31,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::events::{EventSink, Silence};
+use super::secret_source::SecretSource;
 use crate::blocks::Blocks;
 use crate::repository::Workspace;
 use crate::telemetry::metrics::TransferMetrics;
@@ -51,7 +52,7 @@ impl Transfers {
     /// No transfers yet, over the disks of the node with this name.
     pub fn new(blocks: Arc<dyn Blocks>, node: &str) -> Self {
         let (registry, workspace, events) = (Registry::new(), Workspace::default(), Arc::new(Silence));
-        Self { context: Context { blocks, node: node.into(), registry, events, workspace } }
+        Self { context: Context { blocks, node: node.into(), registry, events, workspace, secrets: None } }
     }
 
     /// The same, which tells by `events` how those go that Kubernetes has asked for.
@@ -70,6 +71,12 @@ impl Transfers {
     #[must_use]
     pub fn with_metrics(self, metrics: TransferMetrics) -> Self {
         Self { context: Context { registry: Registry::counting_in(metrics), ..self.context } }
+    }
+
+    /// The same, for which `secrets` reads the Secrets that classes name.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Arc<dyn SecretSource>) -> Self {
+        Self { context: Context { secrets: Some(secrets), ..self.context } }
     }
 
     /// What its transfers share.

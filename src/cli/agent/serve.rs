@@ -22,7 +22,7 @@ use crate::cli::serving::{self, Service, bound};
 use crate::csi::channel::channel;
 use crate::csi::remote::RemotePlugin;
 use crate::csi::server::{self, PrivateSocket};
-use crate::k8s::{EventPublisher, Pace};
+use crate::k8s::{ClusterSecrets, EventPublisher, Pace};
 use crate::telemetry::metrics::{Metrics, ProcessName};
 
 /// Serves until `stop` is cancelled.
@@ -48,6 +48,10 @@ pub async fn run(args: AgentArgs, stop: &CancellationToken) -> Result<(), CliErr
     let agent = AgentLayer::new(node_layer.clone(), blocks, node.as_str())
         .with_workspace(args.workspace().counting_in(metrics.stores.clone()))
         .with_metrics(metrics.transfers.clone());
+    let agent = match &cluster {
+        Some(cluster) => agent.with_secrets(Arc::new(ClusterSecrets::new(cluster.clone()))),
+        None => agent,
+    };
     let events = cluster.map(|cluster| EventPublisher::start(cluster, node.as_str(), Pace::default()));
     let agent = match &events {
         Some(events) => agent.with_events(Arc::new(events.clone())),
@@ -64,9 +68,15 @@ pub async fn run(args: AgentArgs, stop: &CancellationToken) -> Result<(), CliErr
 
     let end = stop.child_token();
     let scraped = metrics::begin(scraped, Arc::new(PodMetrics::new(metrics, to_node)), &end);
+    let protecting = {
+        let (agent, end) = (Arc::clone(&agent), end.clone());
+        tokio::spawn(async move { agent.protect(&end).await })
+    };
     let beside = serving::transfers(transfers, &end);
     let served = serving::serve(vec![Service { socket, routes }], beside, &end, std::future::pending()).await;
     looked.abort();
+    // It has ended with the sockets, but for a call that nobody waits for any more.
+    protecting.abort();
     // Transfers have ended, and said how.
     if let Some(events) = events {
         events.close().await;

@@ -12,7 +12,8 @@ const DEFAULT_FS_TYPE: FsType = FsType::Ext4;
 
 /// A checked CreateVolume whose content comes from a repository.
 pub(in crate::agent) struct VolumeClaim {
-    pub(in crate::agent) source: SnapshotHandle,
+    /// The snapshot of its content; `None` until that is chosen.
+    pub(in crate::agent) source: Option<SnapshotHandle>,
     pub(in crate::agent) capacity: CapacityRange,
     pub(in crate::agent) capabilities: CapabilitySet,
     pub(in crate::agent) parameters: VolumeParameters,
@@ -40,7 +41,7 @@ impl VolumeClaim {
             parameters: self.parameters.recorded.clone(),
             checksum: self.parameters.checksum,
             source: None,
-            foreign_source: Some(self.source.to_string()),
+            foreign_source: self.source.map(|source| source.to_string()),
             kubernetes: self.parameters.kubernetes.clone(),
         })
     }
@@ -70,7 +71,7 @@ mod tests {
 
     fn claim(access_type: AccessType, required: Option<u64>, limit: Option<u64>) -> VolumeClaim {
         VolumeClaim {
-            source: SnapshotHandle { pool: PoolId::random(), snapshot: SnapshotId::random() },
+            source: Some(SnapshotHandle { pool: PoolId::random(), snapshot: SnapshotId::random() }),
             capacity: CapacityRange::new(required, limit).unwrap(),
             capabilities: CapabilitySet { access_type, access_modes: vec![AccessMode::SingleNodeWriter] },
             parameters: VolumeParameters::default(),
