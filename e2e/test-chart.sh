@@ -305,6 +305,29 @@ gives "a certificate of one's own is used, and none is made" '
 gives "a cluster with the older API of changed blocks is told by that" \
     'object("SnapshotMetadataService"; "csi.windlass.dev").apiVersion == "cbt.storage.k8s.io/v1alpha1"' --api-versions cbt.storage.k8s.io/v1alpha1/SnapshotMetadataService
 
+cat >"$scratch/protected.yaml" <<'VALUES'
+repositories:
+  - {name: offsite, secret: {name: offsite-repository, namespace: backups}}
+protectedSecrets:
+  - {namespace: shop, name: windlass-backup}
+  - {namespace: bank, name: windlass-backup}
+  - {namespace: shop, name: other}
+storageClasses:
+  - name: templated
+    protection: {secret: "${pvc.namespace}/windlass-backup", schedule: hourly, keepHourly: 24, keepDaily: 7, restore: latestOrEmpty}
+  - name: restores
+    protection: {repositoryOf: offsite, restore: latestOrFail}
+VALUES
+gives "a protected class says how often, what is kept and by which Secret" '
+    (object("StorageClass"; "templated").parameters == {protect: "hourly", keepHourly: "24", keepDaily: "7", restore: "latestOrEmpty",
+        repositorySecret: "${pvc.namespace}/windlass-backup"})
+    and (object("StorageClass"; "restores").parameters == {restore: "latestOrFail", repositorySecret: "backups/offsite-repository"})' \
+    -f "$scratch/protected.yaml"
+gives "the agent may get the Secrets of protected classes by their names, and no others" '
+    [kinds("Role")[] | select(.metadata.name == "windlass-protection") | {(.metadata.namespace): .rules}] | add
+    == {shop: [{apiGroups: [""], resources: ["secrets"], resourceNames: ["other", "windlass-backup"], verbs: ["get"]}],
+        bank: [{apiGroups: [""], resources: ["secrets"], resourceNames: ["windlass-backup"], verbs: ["get"]}]}' -f "$scratch/protected.yaml"
+
 cat >"$scratch/repositories.yaml" <<'VALUES'
 repositories:
   - {name: offsite, secret: {name: offsite-repository, namespace: backups}}
@@ -393,6 +416,8 @@ check "a way to keep the local copy that is none" refuses "/volumeSnapshotClasse
 check "a size of chunks that is none" refuses "/volumeSnapshotClasses/0/export/chunkSize" "${snapshots[@]}" --set-json "$repository" --set-json "$(export_of '{"name":"a","export":{"to":"r","chunkSize":"3Mi"}}')"
 check "a snapshot class that does not say what becomes of its snapshots" refuses "volumeSnapshotClasses: a needs a deletionPolicy" "${snapshots[@]}" --set-json "$(export_of '{"name":"a"}')"
 check "a restore from nowhere" refuses "storageClasses: a restores from x, but repositories has only none" "${snapshots[@]}" --set-json 'storageClasses=[{"name":"a","restoreFrom":"x"}]'
+check "a protection that keeps nothing" refuses "storageClasses: the protection of a must say how many exports are kept" "${snapshots[@]}" --set-json 'storageClasses=[{"name":"a","protection":{"secret":"a/b","schedule":"daily"}}]'
+check "a protection without a Secret" refuses "storageClasses: the protection of a needs either repositoryOf" "${snapshots[@]}" --set-json 'storageClasses=[{"name":"a","protection":{"restore":"latestOrFail"}}]'
 check "parameters of a snapshot class that the chart does not write itself" refuses "/volumeSnapshotClasses/0" "${snapshots[@]}" \
     --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Delete","parameters":{"csi.storage.k8s.io/snapshotter-secret-name":"s"}}]'
 check "a deletion policy that is none" refuses "/volumeSnapshotClasses/0/deletionPolicy" "${snapshots[@]}" --set-json 'volumeSnapshotClasses=[{"name":"a","deletionPolicy":"Keep"}]'

@@ -91,7 +91,9 @@ async fn a_volume_that_is_made_anew_for_its_claim_begins_with_the_newest_export(
     assert_eq!(protected.pool().snapshots().unwrap(), [], "its cuts go with the volume");
     let held = protected.exports("exports").await;
     assert_eq!(held.len(), 2, "its exports stay");
-    assert!(held.iter().all(|(_, tags)| ["pvc=shop/data", "made-by=protection"].iter().all(|tag| tags.iter().any(|own| own == tag))));
+    assert!(
+        held.iter().all(|(_, tags)| ["pvc=shop/data", "made-by=protection"].iter().all(|tag| tags.iter().any(|own| own == tag)))
+    );
 
     let request = claimed("pvc-2", "shop/data", &HOURLY);
     let second = protected.create(request.clone(), "60S").await.unwrap();
@@ -168,10 +170,8 @@ async fn a_claim_without_an_export_begins_empty_or_not_at_all_as_its_class_says(
     protected.settle(now_and(HOUR)).await;
     let content = bench.content(&empty.volume_id);
     // Also by what a provisioner brings, and of a volume that is still there.
-    let brought = CreateVolumeRequest {
-        secrets: bench.secret("new"),
-        ..claimed("pvc-3", "shop/data", &[("restore", "latestOrFail")])
-    };
+    let brought =
+        CreateVolumeRequest { secrets: bench.secret("new"), ..claimed("pvc-3", "shop/data", &[("restore", "latestOrFail")]) };
     let copy = protected.create(brought, "60S").await.unwrap();
     assert!(bench.content(&copy.volume_id) == content);
 }

@@ -35,6 +35,18 @@ the thing that is missing. Nothing that is the cluster's own is ever installed b
 {{- if and .restoreFrom (not (has .restoreFrom $repositories)) }}
 {{- fail (printf "storageClasses: %s restores from %s, but repositories has only %s" .name .restoreFrom $known) }}
 {{- end }}
+{{- $class := . }}
+{{- with .protection }}
+{{- if and .repositoryOf (not (has .repositoryOf $repositories)) }}
+{{- fail (printf "storageClasses: %s is protected by %s, but repositories has only %s" $class.name .repositoryOf $known) }}
+{{- end }}
+{{- if not (or (and .repositoryOf (not .secret)) (and .secret (not .repositoryOf))) }}
+{{- fail (printf "storageClasses: the protection of %s needs either repositoryOf, the name of a repository, or secret, NAMESPACE/NAME" $class.name) }}
+{{- end }}
+{{- if and .schedule (not (or .keepHourly .keepDaily .keepWeekly .keepMonthly)) }}
+{{- fail (printf "storageClasses: the protection of %s must say how many exports are kept: keepHourly, keepDaily, keepWeekly or keepMonthly" $class.name) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if gt (len $defaults) 1 }}{{ fail (printf "storageClasses: only one can be the default, not %s" (join " and " $defaults)) }}{{ end }}
 {{- $names = list }}{{ $defaults = list }}{{ $velero := list }}
