@@ -126,7 +126,7 @@ check "the node registers itself with the kubelet, and serves an agent on a sock
     "--kubelet-registration=/registration", "--kubelet-endpoint=/var/lib/kubelet/plugins/csi.windlass.dev/csi.sock"])'
 check "the agent finds its node, and lets the sidecars in" holds $all '(container("agent").args | exactly([
     "agent", "--node-id=$(NODE_NAME)", "--node-endpoint=unix:///node/node.sock", "--endpoint=unix:///csi/csi.sock", "--endpoint-group=65533",
-    "--scratch-directory=/scratch", "--cache-directory=/cache"])) and (pod.securityContext.supplementalGroups | exactly([65533]))'
+    "--scratch-directory=/scratch", "--cache-directory=/cache", "--kubernetes"])) and (pod.securityContext.supplementalGroups | exactly([65533]))'
 check "a socket is in a directory that only who serves there can write to" holds $all '
     ([pod | .containers[] | .name as $name | .volumeMounts[] | select(.name == "node-socket" or .name == "agent-socket") | "\($name) \(.name) \(.mountPath) \(.readOnly == true)"]
     | exactly(["node node-socket /agent false", "agent node-socket /node true", "agent agent-socket /csi false",
@@ -162,15 +162,19 @@ check "sidecars are a user without capability, cannot gain one, and write nowher
 check "the agent is another such user" holds $all 'container("agent").securityContext | exactly('"$unprivileged"' + {runAsUser: 65532, runAsGroup: 65532})'
 check "no root file system can be written to" holds $all \
     '[pod | .initContainers[], .containers[] | select(.securityContext.readOnlyRootFilesystem | not) | .name] == []'
-check "the token of the API is in the sidecars alone" holds $all '
+check "the token of the pod is in the sidecars alone, and the agent has that of its own account" holds $all '
     pod.automountServiceAccountToken == false and object("ServiceAccount"; "windlass-node").automountServiceAccountToken == false
-    and ([pod | .initContainers[], .containers[] | select(any(.volumeMounts[]; .name == "api-token")) | .name] | exactly(sidecars))'
+    and ([pod | .initContainers[], .containers[] | select(any(.volumeMounts[]; .name == "api-token")) | .name] | exactly(sidecars))
+    and ([pod | .initContainers[], .containers[] | select(any(.volumeMounts[]; .name == "agent-token")) | .name] | exactly(["agent"]))
+    and ([pod.volumes[] | select(.name == "agent-token") | .secret.secretName] | exactly(["windlass-agent-token"]))
+    and (object("Secret"; "windlass-agent-token") | [.type, .metadata.annotations["kubernetes.io/service-account.name"], has("data")]
+        | exactly(["kubernetes.io/service-account-token", "windlass-agent", false]))'
 check "the TLS key is in one sidecar alone" holds $all \
     '[pod | .initContainers[], .containers[] | select(any(.volumeMounts[]; .name == "tls")) | .name] | exactly(["csi-snapshot-metadata"])'
 check "sidecars see the socket of the agent, and nothing of the node or the host beside it" holds $all \
     '[sidecars[] as $name | container($name).volumeMounts[].name] | unique | exactly(["agent-socket", "api-token", "tls"])'
-check "the agent sees nothing of the host, and neither token nor key" holds $all \
-    '[container("agent").volumeMounts[].name] | exactly(["node-socket", "agent-socket", "scratch", "cache"])'
+check "the agent sees nothing of the host, and neither the pod's token nor the key" holds $all \
+    '[container("agent").volumeMounts[].name] | exactly(["node-socket", "agent-socket", "scratch", "cache", "agent-token"])'
 check "the pod shares no namespace of the host" holds $all 'pod | (.hostNetwork or .hostPID or .hostIPC) | not'
 check "mounts reach the host, and only from the privileged containers" holds $all '
     [pod | .initContainers[], .containers[] | .name as $name | .volumeMounts[] | select(.mountPropagation == "Bidirectional") | "\($name) \(.mountPath)"]
@@ -190,8 +194,12 @@ secrets='[.[] | select(.kind == "Role" or .kind == "ClusterRole") | .kind as $ki
 check "nobody may read a Secret, where no repository is given" holds $all "$secrets | exactly([])"
 check "without changed blocks nobody reviews tokens" holds single-node \
     'may("authentication.k8s.io"; "tokenreviews") == [] and may("authorization.k8s.io"; "subjectaccessreviews") == [] and may("cbt.storage.k8s.io"; "snapshotmetadataservices") == []'
-check "both bindings are for the pod's account alone" holds $all \
-    '[kinds("ClusterRoleBinding")[], kinds("RoleBinding")[] | .subjects] | unique | exactly([[{kind: "ServiceAccount", name: "windlass-node", namespace: "windlass-system"}]])'
+check "the agent may tell events and look at their objects by name, and nothing else" holds $all '
+    [object("ClusterRole"; "windlass-agent").rules[] | .apiGroups[0] as $group | .resources[] as $resource | "\($group)/\($resource): \(.verbs | join(" "))"] | exactly([
+    "/events: create patch", "/persistentvolumeclaims: get", "snapshot.storage.k8s.io/volumesnapshots: get", "snapshot.storage.k8s.io/volumesnapshotcontents: get"])'
+check "each role is its own account's alone" holds $all \
+    '[kinds("ClusterRoleBinding")[], kinds("RoleBinding")[] | "\(.roleRef.name) \(.subjects[] | .namespace + "/" + .name)"] | unique | exactly([
+    "windlass-agent windlass-system/windlass-agent", "windlass-node windlass-system/windlass-node"])'
 check "nothing is reachable but the port for changed blocks" holds $all '
     ([kinds("Service")[].spec.ports[] | "\(.port) \(.targetPort)"] | exactly(["6443 metadata"]))
     and ([pod.containers[] | .name as $name | .ports // [] | .[] | "\($name) \(.name) \(.containerPort)"] | exactly(["csi-snapshot-metadata metadata 50051"]))'
@@ -237,7 +245,7 @@ check "every container says what it needs" holds $all '[pod | .initContainers[],
 check "the namespace of the manifests admits privileged pods" holds single-node \
     'object("Namespace"; "windlass-system").metadata.labels["pod-security.kubernetes.io/enforce"] == "privileged"'
 check "without the API changed blocks are left out whole" holds single-node '
-    [.[] | select(.kind == "SnapshotMetadataService" or .kind == "Secret" or .kind == "Service")] == [] and ([pod.containers[].name] | index("csi-snapshot-metadata")) == null'
+    [.[] | select(.kind == "SnapshotMetadataService" or .type == "kubernetes.io/tls" or .kind == "Service")] == [] and ([pod.containers[].name] | index("csi-snapshot-metadata")) == null'
 
 certificate() {
     jq -r "$words"' object("Secret"; "windlass-snapshot-metadata").data["tls.crt"]' "$scratch/$all.json" | base64 -d >"$scratch/tls.crt"
@@ -299,7 +307,7 @@ gives "another kubelet directory is everywhere" '
 check "other pools are another pod" sh -c '[ "$(grep checksum/pools "$1")" != "$(grep checksum/pools "$2")" ]' _ "$scratch/given.yaml" <("$helm" template windlass "$chart" "${snapshots[@]}" -f "$scratch/pools.yaml")
 openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -subj /CN=given -days 1 -out "$scratch/given.crt" 2>/dev/null
 gives "a certificate of one's own is used, and none is made" '
-    (kinds("Secret") == []) and ([pod.volumes[] | select(.name == "tls") | .secret.secretName] | exactly(["ours"]))
+    ([kinds("Secret")[] | select(.type == "kubernetes.io/tls")] == []) and ([pod.volumes[] | select(.name == "tls") | .secret.secretName] | exactly(["ours"]))
     and (object("SnapshotMetadataService"; "csi.windlass.dev").spec.caCert | @base64d | startswith("-----BEGIN CERTIFICATE-----"))' \
     "${metadata[@]}" --set snapshotMetadata.tls.existingSecret=ours --set-file "snapshotMetadata.tls.caCert=$scratch/given.crt"
 gives "a cluster with the older API of changed blocks is told by that" \
