@@ -186,3 +186,19 @@ async fn a_secret_is_read_by_its_name_and_what_is_wrong_is_told_without_it() {
     server.becomes(Manner::With(500));
     assert!(matches!(secrets.read(&secret).await.unwrap_err(), SecretSourceError::Unreachable { .. }));
 }
+
+/// Rows of the table of events in the documentation: reason and type.
+fn documented() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/kubernetes.md")).unwrap();
+    let section = text.split("\n## Events\n").nth(1).unwrap().split("\n## ").next().unwrap().to_owned();
+    let rows =
+        section.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    rows.map(|cells| (cells[0].trim_end_matches('`').to_owned(), cells[1].to_owned())).collect()
+}
+
+#[test]
+fn the_documentation_has_each_reason_with_its_type_and_no_other() {
+    let known: Vec<(String, String)> =
+        EventReason::ALL.iter().map(|reason| (reason.name().to_owned(), format!("{:?}", reason.importance()))).collect();
+    assert_eq!(documented(), known);
+}

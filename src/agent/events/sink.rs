@@ -6,6 +6,11 @@ use super::event::Event;
 pub trait EventSink: Send + Sync {
     /// Takes an event, and returns at once. One that cannot be made known is dropped, which the sink counts and logs.
     fn publish(&self, event: Event);
+
+    /// Whether anybody listens: for who is not heard no names are looked up.
+    fn is_heard(&self) -> bool {
+        true
+    }
 }
 
 /// Nobody is told: there is no cluster.
@@ -14,4 +19,8 @@ pub struct Silence;
 
 impl EventSink for Silence {
     fn publish(&self, _event: Event) {}
+
+    fn is_heard(&self) -> bool {
+        false
+    }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use csi_proto::windlass::v1 as windlass;
 
+use crate::agent::events::{TransferReporter, Work, text};
 use crate::agent::secrets::RepositorySecret;
 use crate::agent::transfers::context::{Context, handle_tag};
 use crate::agent::transfers::export::{Export, ExportWish};
@@ -24,7 +25,8 @@ use crate::transfer::image::{Image, Locking};
 use crate::transfer::{Budget, ChunkSize, Progress};
 use crate::types::error::chain;
 use crate::types::{
-    ExportOrder, ExportRecord, ExportTask, LocalCopyPolicy, SnapshotHandle, TaskState, Timestamp, VerificationOrder,
+    ExportOrder, ExportRecord, ExportTask, KubernetesNames, LocalCopyPolicy, SnapshotHandle, TaskState, Timestamp,
+    VerificationOrder,
 };
 
 use super::fault::{Ended, Fault};
@@ -44,7 +46,15 @@ pub(super) struct Attempt {
 impl Attempt {
     /// Runs it to its end, and records how it ended.
     pub(super) async fn run(mut self) -> Result<TransferResult, TransferFailure> {
-        let ended = self.try_run().await;
+        let (told, progress) = (self.reporter().await, self.progress.clone());
+        told.started();
+        let ended = told.follow(&progress, self.try_run()).await;
+        match &ended {
+            Ok(TransferResult::Export(result)) => told.finished(&text::exported(result)),
+            // A call that ends it says why, and so does the end of the process.
+            Ok(TransferResult::Restore(_)) | Err(Ended { failure: TransferFailure::Cancelled, .. }) => {}
+            Err(Ended { fault, .. }) => told.failed(fault.text()),
+        }
         let Err(Ended { failure, fault }) = ended else { return ended.map_err(|ended| ended.failure) };
         // Whoever cancels it has something else in mind for the task.
         if failure != TransferFailure::Cancelled {
@@ -56,6 +66,16 @@ impl Attempt {
             }
         }
         Err(failure)
+    }
+
+    /// Who tells how it goes, by the names that are recorded with the snapshot: an event that cannot be told for want of them is none.
+    async fn reporter(&self) -> TransferReporter {
+        let names = match self.context.events.is_heard() {
+            true => self.context.blocks.lease(self.snapshot).await.map(|lease| lease.snapshot().kubernetes.clone()),
+            false => Ok(KubernetesNames::default()),
+        };
+        let names = names.unwrap_or_default();
+        TransferReporter::new(&self.context.events, Work::Export, &names, self.snapshot.to_string())
     }
 
     async fn note(&self) -> Result<(), BlocksError> {

@@ -19,6 +19,7 @@
 //! **Never**: "not found" of a snapshot by the word of a repository; only the pool that owns it says so.
 
 mod claim;
+mod fault;
 mod newest;
 mod place;
 
@@ -39,6 +40,7 @@ use crate::transfer::{Budget, OnDamage, Reading};
 use crate::types::span::Subject;
 use crate::types::{LocalCopy, ObjectName, SnapshotHandle};
 
+use super::events::{TransferReporter, Work, text};
 use super::secrets::RepositorySecret;
 use super::transfers::context::{Context, handle_tag};
 use super::transfers::registry::{SlotError, TransferFailure, TransferKind, TransferResult, is_final};
@@ -199,6 +201,8 @@ impl Restoring {
             Content::Newest(newest) => slot.is_about(Subject::Claim(&newest.claim)),
         }
         let name = checked.name;
+        let names = &checked.claim.parameters.kubernetes;
+        let told = TransferReporter::new(&self.context.events, Work::Restore, names, name.to_string());
         let order = RestoreOrder {
             blocks: Arc::clone(&self.context.blocks),
             pool,
@@ -209,11 +213,23 @@ impl Restoring {
             cancel: slot.cancellation(),
         };
         by_name.retain(|_, id| self.context.registry.watch(id).is_some());
-        let context = self.context.clone();
-        let id = match content {
-            Content::Snapshot(snapshot) => slot.spawn(run(context, secret, snapshot, order)),
-            Content::Newest(newest) => slot.spawn(newest::run(context, secret, newest, order)),
-        };
+        let (progress, context) = (slot.progress(), self.context.clone());
+        let id = slot.spawn(async move {
+            told.started();
+            let work = async {
+                match content {
+                    Content::Snapshot(snapshot) => run(context, secret, snapshot, order).await,
+                    Content::Newest(newest) => newest::run(context, secret, newest, order).await,
+                }
+            };
+            let ended = told.follow(&progress, work).await;
+            match &ended {
+                Ok(TransferResult::Restore(result)) => told.finished(&text::restored(result)),
+                Ok(TransferResult::Export(_)) | Err(TransferFailure::Cancelled) => {}
+                Err(failure) => told.failed(fault::text(failure)),
+            }
+            ended
+        });
         by_name.insert(name, id.clone());
         Ok(id)
     }

@@ -28,6 +28,7 @@ use tracing::Instrument;
 
 use crate::blocks::{Blocks, BlocksError, CommitName, FileSource, OpenPool, RestoreTarget, TargetStart};
 use crate::repository::RepositoryError;
+use crate::repository::time::{parse_rfc3339, rfc3339};
 use crate::repository::tree::FileSelector;
 use crate::transfer::fit::{self, Misfit};
 use crate::transfer::metadata::Metadata;
@@ -205,6 +206,8 @@ impl Restore {
         }
         let (written, expected) = (target.source(), self.expected);
         let metadata_lost = self.image.lost_metadata().unwrap_or_default().to_owned();
+        let stored = self.image.snapshot();
+        let (repository_snapshot, taken) = (stored.id.to_string(), parse_rfc3339(&stored.snapshot.time));
         // In a task of its own, so that a panic in it ends in the abort below.
         let copied = tokio::spawn(self.copy(target).in_current_span()).await;
         let copied = match copied {
@@ -235,6 +238,8 @@ impl Restore {
                 unlisted_hole_bytes: report.holes.unlisted_bytes,
                 holes: report.holes.listed.into_iter().map(message::hole).collect(),
                 metadata_lost,
+                repository_snapshot,
+                snapshot_time: taken.map(rfc3339).unwrap_or_default(),
             })),
             Err(failure) => {
                 abort(blocks.as_ref(), volume).await;
