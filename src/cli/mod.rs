@@ -37,6 +37,7 @@ mod restore_request;
 mod serving;
 mod snapshot;
 mod snapshot_objects;
+mod status;
 mod volume;
 mod wait;
 mod yaml;
@@ -82,6 +83,8 @@ enum Command {
     Node(node::NodeCommand),
     /// Serve what needs a network, over a node, without privilege
     Agent(agent::AgentCommand),
+    /// Show on one screen how a node is, what is wrong and what to do
+    Status(status::StatusArgs),
     /// Make pools and look at them
     #[command(subcommand)]
     Pool(pool::PoolCommand),
@@ -242,6 +245,7 @@ async fn dispatch(command: Command, format: Format, interrupt: &CancellationToke
         Command::Export(args) => export::run(args, format, interrupt).await,
         Command::Restore(args) => restore::run(args, format, interrupt).await,
         Command::Demo(args) => demo::run(args, format, interrupt).await,
+        Command::Status(args) => unless(interrupt, status::run(&args, format)).await,
         Command::Pool(command) => unless(interrupt, pool::run(command, format)).await,
         Command::Volume(command) => unless(interrupt, volume::run(command, format)).await,
         Command::Snapshot(command) => unless(interrupt, snapshot::run(command, format)).await,
@@ -304,6 +308,7 @@ mod tests {
             "windlass agent --kubernetes --node-endpoint unix:///node/agent.sock --node-id n --endpoint unix:///run/csi.sock",
             "windlass agent probe --endpoint unix:///run/csi.sock --live",
             "windlass node probe --live --timeout 3s",
+            "windlass status --endpoint unix:///run/a.sock --output json",
             "windlass pool create /srv/pool",
             "windlass pool create --image /srv/pool.img --size 10GiB --filesystem btrfs",
             "windlass pool create --device /dev/sdb --force --block-size 128KiB --metadata-size 1GiB",

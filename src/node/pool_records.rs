@@ -7,11 +7,29 @@ use crate::csi::time;
 use crate::pool::PoolError;
 use crate::pool::owned::OwnedPool;
 use crate::pool::record::{Snapshot, Volume};
-use crate::types::{AccessMode, KubernetesNames, PoolId, SnapshotHandle, VolumeHandle, VolumeMode};
+use crate::types::{
+    AccessMode, ExportRecord, ExportTask, KubernetesNames, PoolId, SnapshotExport, SnapshotHandle, TaskState, VolumeHandle,
+    VolumeMode,
+};
 
 /// Everything that is recorded in an open pool. Reads the catalogue, so it blocks.
 pub fn of_pool(pool: &OwnedPool) -> Result<Vec<windlass::ObjectRecord>, PoolError> {
-    Ok(of_records(pool.id(), &pool.volumes()?, &pool.snapshots()?))
+    let mut records = of_records(pool.id(), &pool.volumes()?, &pool.snapshots()?);
+    for record in &mut records {
+        // What is not a volume's handle is a snapshot's.
+        if let Ok(handle) = record.handle.parse::<VolumeHandle>() {
+            record.exports = pool.exports(handle.volume)?.iter().map(recorded_export).collect();
+        }
+    }
+    Ok(records)
+}
+
+fn recorded_export(export: &ExportRecord) -> windlass::RecordedExport {
+    windlass::RecordedExport {
+        repository: export.repository.clone(),
+        repository_snapshot: export.repository_snapshot.clone(),
+        finished: Some(time::to_proto(export.finished)),
+    }
 }
 
 /// Records of one pool, volumes first, each kind by its handle.
@@ -34,6 +52,7 @@ fn volume(pool: PoolId, volume: &Volume) -> windlass::ObjectRecord {
         access_modes: volume.access_modes.iter().map(|&mode| access_mode(mode)).collect(),
         mount_flags: volume.mount_flags.clone(),
         created: Some(time::to_proto(volume.created)),
+        parameters: volume.parameters.clone().into_iter().collect(),
         ..named(pool, &volume.kubernetes)
     }
 }
@@ -46,7 +65,33 @@ fn snapshot(pool: PoolId, snapshot: &Snapshot) -> windlass::ObjectRecord {
         size_bytes: snapshot.size.bytes(),
         mode: mode(snapshot.mode),
         created: Some(time::to_proto(snapshot.created)),
+        source: VolumeHandle { pool, volume: snapshot.source }.to_string(),
+        exports: snapshot.copies.exports.iter().map(snapshot_export).collect(),
+        task: snapshot.copies.task.as_ref().map(task),
         ..named(pool, &snapshot.kubernetes)
+    }
+}
+
+fn snapshot_export(export: &SnapshotExport) -> windlass::RecordedExport {
+    windlass::RecordedExport {
+        repository: export.repository.clone(),
+        repository_snapshot: export.repository_snapshot.clone(),
+        finished: Some(time::to_proto(export.finished)),
+    }
+}
+
+fn task(task: &ExportTask) -> windlass::RecordedTask {
+    let (state, reason) = match &task.state {
+        TaskState::Pending => ("pending", ""),
+        TaskState::Running => ("running", ""),
+        TaskState::Failed { reason, .. } => ("failed", reason.as_str()),
+        TaskState::Finished => ("finished", ""),
+    };
+    windlass::RecordedTask {
+        state: state.to_owned(),
+        reason: reason.to_owned(),
+        asked: Some(time::to_proto(task.asked)),
+        attempts: task.attempts,
     }
 }
 

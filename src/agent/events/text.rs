@@ -30,7 +30,9 @@ pub(in crate::agent) fn restored(result: &RestoreResult) -> String {
         "" => String::new(),
         time => format!(", as it was at {time}"),
     };
-    format!("the volume of {size} is restored and verified from repository snapshot {id}{cut}: {written} written, the rest is zeros")
+    format!(
+        "the volume of {size} is restored and verified from repository snapshot {id}{cut}: {written} written, the rest is zeros"
+    )
 }
 
 /// A transfer that runs.

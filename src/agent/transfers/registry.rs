@@ -266,9 +266,15 @@ impl Slot {
         self.cancel.clone()
     }
 
-    /// Notes in the transfer's lines what it is about.
+    /// Notes in the transfer's state and in its lines what it is about.
     pub fn is_about(&self, subject: Subject<'_>) {
         subject.note_in(&self.span);
+        self.state.send_modify(|progress| match subject {
+            Subject::Snapshot(handle) => progress.snapshot_id = handle.to_string(),
+            Subject::Volume(handle) => progress.volume_id = handle.to_string(),
+            Subject::Claim(name) => progress.pvc = name.to_string(),
+            Subject::Transfer(_) => {}
+        });
     }
 
     /// The counters of the transfer, for its pipeline.
