@@ -171,6 +171,33 @@ async fn a_repository_that_is_wrong_is_told_by_a_text_that_stays_and_recovers_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_an_error_once_since_a_sidecar_deletes_nothing_that_has_no_answer() {
+    let mut bench = Bench::start().await;
+    bench.repository("exports").await;
+    let volume = bench.written_volume("data").await;
+    let good = bench.secret("exports");
+    let mut wrong = good.clone();
+    wrong.insert("RESTIC_PASSWORD".to_owned(), "canary-wrong".to_owned());
+    let mut lacking = good.clone();
+    lacking.remove("RESTIC_PASSWORD");
+    let class = || class("existing", "keep");
+    let refused = bench.until_refused("cut", &volume, class(), &wrong).await;
+    let answered = bench.create("cut", &volume, class(), &wrong).await.unwrap();
+    assert!(!answered.ready_to_use, "not ready, and no error before the next attempt has failed");
+    let again = bench.until_refused("cut", &volume, class(), &wrong).await;
+    assert_eq!((again.code(), again.message()), (refused.code(), refused.message()));
+    // The same of a Secret that cannot be used at all; and of another agent, which does not know what was told.
+    let told = bench.create("cut", &volume, class(), &lacking).await.unwrap_err();
+    assert!(told.code() == Code::Unavailable && told.message().contains("must have the key RESTIC_PASSWORD"), "{told}");
+    assert!(!bench.create("cut", &volume, class(), &lacking).await.unwrap().ready_to_use);
+    bench.restart_agent().await;
+    bench.create("cut", &volume, class(), &lacking).await.unwrap_err();
+    let id = bench.create("cut", &volume, class(), &lacking).await.unwrap().snapshot_id;
+    bench.delete(&id, &lacking).await.unwrap();
+    assert_eq!(bench.node.pools[0].snapshots().unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_is_missing_is_told_also_when_a_repository_was_to_be_made() {
     let bench = Bench::start().await;
     let volume = bench.written_volume("data").await;

@@ -13,9 +13,10 @@
 //!    own deadline: a sidecar that has backed off asks every five minutes otherwise. As many are held as transfers run
 //!    ([`MAX_RUNNING`](super::transfers::MAX_RUNNING)), of the ten calls that a sidecar has; others are answered at once.
 //!
-//! **What goes wrong** is recorded with the task and told to every call until an attempt succeeds, by a text that does not change from one
-//! call to the next (a sidecar makes an event of each new one), as UNAVAILABLE: the cut is there, so no code may be a final one. A
-//! call that comes when the [pause](turn::pause) is over begins the next attempt; nothing else does, since nobody else has credentials.
+//! **What goes wrong** is recorded with the task and told [once](told), by a text that is the same when the next attempt fails so too (a sidecar
+//! makes an event of each new one), as UNAVAILABLE: the cut is there, so no code may be a final one. Other calls are answered "not ready",
+//! without which no sidecar could delete the snapshot. A call that comes when the [pause](turn::pause) is over begins the next attempt;
+//! nothing else does, since nobody else has credentials.
 //!
 //! **After a crash** of this process the task says "running" and nobody runs it: the next call begins an attempt. What earlier attempts
 //! have stored is indexed and is not stored again. One that died between the end of the export and its record finds its export in the
@@ -32,6 +33,7 @@ mod attempt;
 mod deadline;
 mod fault;
 mod place;
+mod told;
 mod turn;
 mod withdraw;
 
@@ -53,6 +55,7 @@ use super::transfers::registry::{SlotError, TransferKind, is_final};
 use super::transfers::status;
 use super::wakening::Wakening;
 use attempt::Attempt;
+use told::{Failure, Told};
 use turn::Turn;
 
 pub(super) use deadline::patience;
@@ -66,6 +69,7 @@ pub(super) struct Exporting {
     context: Context,
     /// The transfers of those that run in this process.
     running: Arc<Mutex<BTreeMap<SnapshotHandle, String>>>,
+    told: Arc<Told>,
     locks: Locks,
     /// Whoever waits for places of transfers.
     wakening: Wakening,
@@ -83,7 +87,7 @@ pub(super) enum Progress {
 impl Exporting {
     /// None yet. The end of each wakes `wakening`.
     pub(super) fn new(context: Context, wakening: Wakening) -> Self {
-        Self { context, running: Arc::default(), locks: Locks::default(), wakening }
+        Self { context, running: Arc::default(), told: Arc::default(), locks: Locks::default(), wakening }
     }
 
     /// The order among the parameters of a class, those of the sidecars left out.
@@ -96,11 +100,11 @@ impl Exporting {
         ExportOrder::parse(&ours).map_err(|error| Status::invalid_argument(format!("parameters.{}: {error}", error.key)))
     }
 
-    /// The repository that the secrets of a CreateSnapshot name; `None` when they name none and none is needed any more, since the export is
-    /// complete.
+    /// The repository that the secrets of a CreateSnapshot name; `None` when they name none, and none is needed any more, since the export is
+    /// complete, or this was told already.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for secrets that name none, while there is no snapshot; UNAVAILABLE when there is one.
+    /// INVALID_ARGUMENT for secrets that name none, while there is no snapshot; UNAVAILABLE, once, when there is one.
     pub(super) async fn secret(&self, name: &str, secrets: HashMap<String, String>) -> Result<Option<RepositorySecret>, Status> {
         let error = match RepositorySecret::parse(secrets) {
             Ok(secret) => return Ok(Some(secret)),
@@ -113,7 +117,7 @@ impl Exporting {
         match blocks.find_snapshot(&name).await.map_err(told)? {
             None => Err(Status::invalid_argument(error)),
             Some(snapshot) if !blocks.copies(snapshot).await.map_err(told)?.is_to_be_exported() => Ok(None),
-            Some(_) => Err(Status::unavailable(error)),
+            Some(snapshot) => self.tell(snapshot, Failure { reason: error, at: None }).map(|_| None),
         }
     }
 
@@ -121,7 +125,7 @@ impl Exporting {
     /// may be held for `patience`.
     ///
     /// # Errors
-    /// UNAVAILABLE while the last attempt has failed; ABORTED beside another call for this snapshot; as for [`status::blocks`].
+    /// UNAVAILABLE, once, when the last attempt has failed; ABORTED beside another call for this snapshot; as for [`status::blocks`].
     pub(super) async fn follow(
         &self,
         snapshot: SnapshotHandle,
@@ -133,11 +137,12 @@ impl Exporting {
             let _alone = self.lock(snapshot)?;
             let known = self.copies(snapshot).await?;
             if known.copies.is_task_finished() {
+                self.told.forget(snapshot);
                 return Ok(Progress::Complete);
             }
             if !self.is_running(snapshot) {
                 match turn::turn(known.copies.task.as_ref(), &secret.location.to_string(), Timestamp::now()) {
-                    Turn::Wait(reason) => return Err(Status::unavailable(reason)),
+                    Turn::Wait(failure) => return self.tell(snapshot, failure),
                     Turn::Begin(task) => self.begin(&known, order, secret, task).await?,
                 }
             }
@@ -149,10 +154,18 @@ impl Exporting {
         }
         self.await_end(snapshot, patience).await;
         match self.copies(snapshot).await?.copies.task.map(|task| task.state) {
-            Some(TaskState::Finished) => Ok(Progress::Complete),
-            Some(TaskState::Failed { reason, .. }) => Err(Status::unavailable(reason)),
+            Some(TaskState::Finished) => {
+                self.told.forget(snapshot);
+                Ok(Progress::Complete)
+            }
+            Some(TaskState::Failed { reason, at }) => self.tell(snapshot, Failure { reason, at: Some(at) }),
             Some(TaskState::Pending | TaskState::Running) | None => Ok(Progress::UnderWay),
         }
+    }
+
+    /// Answers a call with a failure: as an error once, and then as "not ready".
+    fn tell(&self, snapshot: SnapshotHandle, failure: Failure) -> Result<Progress, Status> {
+        if self.told.is_news(snapshot, &failure) { Err(Status::unavailable(failure.reason)) } else { Ok(Progress::UnderWay) }
     }
 
     /// Begins an attempt, unless too many transfers run: then the task waits for a later call.

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use crate::types::{ExportTask, TaskState, Timestamp};
 
+use super::told::Failure;
+
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Turn {
     /// An attempt is begun, from this record.
     Begin(ExportTask),
-    /// The last one has failed for this reason, a moment ago.
-    Wait(String),
+    /// The last one has failed so, a moment ago.
+    Wait(Failure),
 }
 
 /// What is to be done about an export to the repository at `location` that does not run and is not complete.
@@ -23,7 +25,7 @@ pub(super) fn turn(task: Option<&ExportTask>, location: &str, now: Timestamp) ->
     match &task.state {
         // A clock that was put back is no reason to wait.
         TaskState::Failed { reason, at } if (0..pause(task.attempts).as_secs()).contains(&since(*at, now)) => {
-            Turn::Wait(reason.clone())
+            Turn::Wait(Failure { reason: reason.clone(), at: Some(*at) })
         }
         TaskState::Failed { .. } | TaskState::Pending | TaskState::Running | TaskState::Finished => Turn::Begin(task.clone()),
     }
@@ -61,7 +63,7 @@ mod tests {
     #[test]
     fn an_attempt_is_begun_when_none_was_or_the_last_is_long_enough_ago() {
         assert!(matches!(turn(None, "s3:a/b", at(5)), Turn::Begin(task) if task.asked == at(5) && task.attempts == 0));
-        let wait = Turn::Wait("so".to_owned());
+        let wait = Turn::Wait(Failure { reason: "so".to_owned(), at: Some(at(100)) });
         assert_eq!(turn(Some(&failed(1)), "s3:a/b", at(101)), wait);
         assert_eq!(turn(Some(&failed(1)), "s3:a/b", at(102)), Turn::Begin(failed(1)));
         assert_eq!(turn(Some(&failed(5)), "s3:a/b", at(131)), wait);

@@ -80,6 +80,7 @@ impl Exporting {
         if let Some(task) = task.filter(|task| task.repository.is_some()) {
             in_time(self.forget(snapshot, &task, secrets)).await?;
         }
+        self.told.forget(snapshot);
         Ok(Some(guard))
     }
 
