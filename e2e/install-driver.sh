@@ -11,11 +11,13 @@ cd "$(dirname "$0")/.."
 limit=${WINDLASS_PATIENCE:-180}
 served=${WINDLASS_POOLS_SERVED:-2}
 
+# Where the Secrets of repositories are: the chart has a Role there.
+cluster_kubectl create namespace backups --dry-run=client -o yaml | cluster_kubectl apply -f - >/dev/null
 "$(tool helm)" template windlass deploy/chart --namespace windlass-system --kube-version "$(cluster_kubectl version -o json | jq -r .serverVersion.gitVersion)" \
     --api-versions snapshot.storage.k8s.io/v1/VolumeSnapshot --api-versions cbt.storage.k8s.io/v1beta1/SnapshotMetadataService \
     --values e2e/values.yaml --set createNamespace=true "$@" >"$run/driver.yaml"
 # As helm itself does: what a later chart leaves out then goes, where another manager's fields would stay.
-cluster_kubectl apply --server-side --force-conflicts --field-manager=helm --namespace windlass-system -f "$run/driver.yaml" >/dev/null
+cluster_kubectl apply --server-side --force-conflicts --field-manager=helm -f "$run/driver.yaml" >/dev/null
 if ! cluster_kubectl -n windlass-system rollout status daemonset/windlass-node --timeout="${limit}s" >/dev/null; then
     cluster_kubectl -n windlass-system describe pod -l app.kubernetes.io/name=windlass | tail -n 40
     for container in pools node agent csi-provisioner; do

@@ -11,12 +11,13 @@ cd "$(dirname "$0")/.."
 run_name=e2e
 . e2e/cluster-run.sh
 
-if [ $# -gt 0 ]; then get_ready; else get_ready prometheus; fi
+if [ $# -gt 0 ]; then get_ready minio; else get_ready minio prometheus; fi
 [ $# -gt 0 ] || part "chart" env HELM="$(tools_of kubernetes)/helm" e2e/test-chart.sh
 [ $# -gt 0 ] || part "alerts" env PROMTOOL="$(tools_of prometheus)/promtool" e2e/test-monitoring.sh
 bring_up
 [ $# -gt 0 ] || part "cluster" e2e/cluster/check.sh
 [ $# -gt 0 ] || part "requirements" e2e/cluster/with-cluster e2e/check-requirements.sh
+step "store" e2e/store.sh
 install_driver
 part "scenarios" e2e/cluster/with-cluster e2e/scenarios.sh "$@"
 finish

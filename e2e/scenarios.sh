@@ -28,7 +28,8 @@ sentence() { sed -n '1s/^# //p' "$1"; }
 look() {
     cluster_kubectl -n "$1" get pod,pvc,volumesnapshot -o wide
     cluster_kubectl -n "$1" get events --sort-by=.lastTimestamp -o custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message | tail -n 25
-    cluster_kubectl -n windlass-system logs daemonset/windlass-node -c node --tail=15
+    local container
+    for container in node agent csi-snapshotter; do cluster_kubectl -n windlass-system logs daemonset/windlass-node -c "$container" --tail=15; done
 }
 
 run_one() {

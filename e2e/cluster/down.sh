@@ -6,7 +6,7 @@
 #
 # Ending the first process of a node ends every process in its namespaces, and with the last of them go mounts and network. Loop devices
 # outlive that; which of them are the cluster's is found out before: those whose file lies in the cluster's directory, or in a file system
-# that is on one of these. Says what could not be removed, and fails then.
+# that is on one of these, or is one of these. Says what could not be removed, and fails then.
 set -euo pipefail
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/env.sh"
 
@@ -54,7 +54,8 @@ our_loops() {
         files='' devices=''
         for loop in "${found[@]}"; do
             unset "file[$loop]"
-            files+=$(files_on "$loop")$'\n'
+            # The kubelet holds each raw block device that a pod has by a loop device upon its node.
+            files+=$(files_on "$loop")$'\n'$(stat -c '%Hd:%Ld %i' "$loop")$'\n'
             devices+=7:${loop#/dev/loop}$'\n'
         done
     done

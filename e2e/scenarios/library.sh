@@ -118,6 +118,68 @@ leaves_nothing() {
     kubectl delete namespace "$namespace" --wait=false >/dev/null
 }
 
+# Repositories in the store of e2e/store.sh, each with a Secret of its name, which values.yaml gives to the chart.
+. "$run/store/keys"
+# environment NAME [KEY=VALUE...]: what opens the repository of this name, line by line; of a key that is given twice the last counts.
+environment() {
+    local name=$1
+    shift
+    printf '%s\n' "RESTIC_REPOSITORY=s3:$store/exports/$name" "RESTIC_PASSWORD=password-$canary-$name" "AWS_ACCESS_KEY_ID=$store_user" \
+        "AWS_SECRET_ACCESS_KEY=$store_password" AWS_REGION=us-east-1 "$@" | tac | awk -F= '!seen[$1]++'
+}
+# secret NAME [KEY=VALUE...]: the Secret as such, made or replaced.
+secret() { kubectl -n backups create secret generic "$1" --from-env-file=<(environment "$@") --dry-run=client -o yaml | kubectl apply -f - >/dev/null; }
+# stock_restic NAME ARGUMENT...: restic of the distribution, with the right keys.
+stock_restic() {
+    local name=$1
+    shift
+    env $(environment "$name") e2e/cluster/with-cluster restic --no-cache --quiet "$@"
+}
+exports_in() { stock_restic "$1" snapshots --json | jq length; }
+# in_agent NAME COMMAND...: a command in the agent's container with what opens the repository, as docs/repository.md has it.
+in_agent() {
+    local name=$1
+    shift
+    environment "$name" | kubectl -n $driver_namespace exec -i "$(driver_pod)" -c agent -- sh -c 'while IFS= read -r line; do export "$line"; done; exec "$@"' - "$@"
+}
+# request_snapshot NAME CLAIM CLASS: asked for, not waited for.
+request_snapshot() {
+    printf 'apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {name: %s}\nspec: {volumeSnapshotClassName: %s, source: {persistentVolumeClaimName: %s}}\n' "$1" "$3" "$2" | apply
+}
+# exported: when the agent ended its last export, in seconds since 1970 with a fraction.
+exported() { date -d "$(kubectl -n $driver_namespace logs "$(driver_pod)" -c agent | grep 'transfer succeeded' | grep export | tail -n 1 | cut -d ' ' -f 1)" +%s.%N; }
+# soon_ready NAME: waits until a snapshot is ready, and sees to it that this is no later than 20 s after its export ended, the last one.
+soon_ready() {
+    local ready delay
+    snapshot_ready "$1"
+    ready=$(date +%s.%N)
+    delay=$(awk -v ready="$ready" -v ended="$(exported)" 'BEGIN { printf "%.1f", ready - ended }')
+    note "$1 was ready $delay s after the end of its export"
+    awk -v delay="$delay" 'BEGIN { exit !(delay >= 0 && delay <= 20) }' || fail "$1 was ready $delay s after the end of its export"
+}
+# delete_retained NAME...: snapshots, and their contents, which are to be kept and so have to go by themselves.
+delete_retained() {
+    local name contents=()
+    for name in "$@"; do contents+=("$(content_of "$name")"); done
+    k delete volumesnapshot "$@" --wait --timeout="${patience}s" >/dev/null
+    kubectl delete volumesnapshotcontent "${contents[@]}" --wait --timeout="${patience}s" >/dev/null
+}
+
+# no_secret_seen: what is in all Secrets of repositories is in no log of a container or a program of the cluster, no object but the Secrets, no file of
+# the agent's and nowhere in a pool. The store's own log is the store's.
+no_secret_seen() {
+    local places=() found
+    kubectl get "$(kubectl api-resources --verbs=list -o name | grep -vx secrets | paste -sd ,)" -A -o json >"$run/scenarios/objects.json" 2>/dev/null || true
+    grep -q '"kind": "Event"' "$run/scenarios/objects.json" || fail "no event is among the objects that are searched"
+    sync
+    for found in "$run"/node*/disk/pods-log "$run"/log "$run"/node*/disk/windlass/*.img "$run"/node*/disk/kubelet/pods/*/volumes/kubernetes.io~empty-dir "$run/scenarios/objects.json"; do
+        [ ! -e "$found" ] || places+=("$found")
+    done
+    [ "${#places[@]}" -ge 5 ] || fail "there is little to be searched: ${places[*]}"
+    found=$(grep -raFl --exclude=minio.log --devices=skip -e "$canary" "${places[@]}" || true)
+    [ -z "$found" ] || fail "a secret is in: $found"
+}
+
 # For backup programs: an account that may ask for changed blocks of this namespace, and a program that does so (e2e/tools/snapshot-metadata/changed-blocks).
 backup_account() {
     k create serviceaccount backup >/dev/null
