@@ -1,6 +1,6 @@
 //! A cache of what is read again with every export and restore: index files and trees of repositories that are far away, what long
-//! indexes of any repository were made into ([`index`](super::index)), and in which packs the blobs of long lists were found
-//! ([`checked_tree`](super::checked_tree)).
+//! indexes of any repository were made into ([`index`](super::index)), in which packs the blobs of long lists were found
+//! ([`checked_tree`](super::checked_tree)), and how far exports have come that are under way ([`checkpoint`](super::checkpoint)).
 //!
 //! Files in a directory, a folder for each repository: index files and trees with the bytes as the store holds them, and segments of the
 //! index, all of them sealed, so that the cache tells nobody more than the store does. Nothing in it is trusted: an index file must
@@ -8,13 +8,13 @@
 //! a segment and each list of packs; what is not is removed and fetched, or found out again. Nothing in it is needed: a failure here is
 //! a line in the debug log, and the directory may be deleted at any time.
 //!
-//! A file is written under another name and renamed, so it is whole or absent, but it is not synced: after a crash of the machine it
+//! A file (a checkpoint apart) is written under another name and renamed, so it is whole or absent, but it is not synced: after a crash of the machine it
 //! may hold anything, and is found out. Several processes may use the directory at once.
 //!
 //! **Everything else in the directory stays**: a user may name one that is not empty. Only folders that are called as a repository is,
 //! and in them only files that are called as ours are, count or are removed.
 //!
-//! **Bound**: [`Cache::LIMIT_BYTES`] for all repositories together, looked at after each tree and each list of packs that is added; the
+//! **Bound**: [`Cache::LIMIT_BYTES`] for all repositories together, looked at after each tree, list of packs and checkpoint that is added; the
 //! files used longest ago go first. Index files that the repository no longer has, or that became part of a segment, go when its
 //! index is loaded. Segments have a bound of their own, [`Cache::SEGMENT_LIMIT_BYTES`]: those of a repository that is in use stay,
 //! however large they are, since they would be made again at once.
@@ -138,7 +138,8 @@ fn directory(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
 fn is_cached_name(name: &str) -> bool {
     let begins = |beginning: &&str| name.starts_with(beginning);
     // The last is what earlier versions called unfinished files.
-    [INDEX, TREE, CHECKED, SEGMENT, NEW_SEGMENT, UNFINISHED, ".tmp"].iter().any(begins) || [LISTING, DAMAGED].contains(&name)
+    [INDEX, TREE, CHECKED, CHECKPOINT, SEGMENT, NEW_SEGMENT, UNFINISHED, ".tmp"].iter().any(begins)
+        || [LISTING, DAMAGED].contains(&name)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -157,6 +158,8 @@ pub(super) enum Cached {
     Tree(BlobLocation),
     /// In which packs the blobs of that tree's lists were found ([`checked_tree`](super::checked_tree)).
     Checked(Id),
+    /// How far an export has come ([`checkpoint`](super::checkpoint)).
+    Checkpoint(Id),
     /// What the last listing of packs found ([`doubts`](super::doubts)).
     Listing,
     /// Which packs were found damaged.
@@ -166,6 +169,8 @@ pub(super) enum Cached {
 const INDEX: &str = "index-";
 const TREE: &str = "tree-";
 const CHECKED: &str = "checked-";
+/// Names of checkpoints begin with this.
+pub(super) const CHECKPOINT: &str = "checkpoint-";
 const LISTING: &str = "listing";
 const DAMAGED: &str = "damaged";
 /// Names of files begin with this while they are written, and after their writer died.
@@ -180,6 +185,7 @@ impl fmt::Display for Cached {
         match self {
             Self::Index(id) => write!(f, "{INDEX}{id}"),
             Self::Checked(tree) => write!(f, "{CHECKED}{tree}"),
+            Self::Checkpoint(name) => write!(f, "{CHECKPOINT}{name}"),
             Self::Listing => f.write_str(LISTING),
             Self::Damaged => f.write_str(DAMAGED),
             Self::Tree(location) => write!(f, "{TREE}{}-{}-{}", location.pack, location.offset, location.length),
@@ -195,7 +201,7 @@ pub(super) struct RepositoryCache {
 }
 
 impl RepositoryCache {
-    fn path(&self, what: Cached) -> PathBuf {
+    pub(super) fn path(&self, what: Cached) -> PathBuf {
         self.folder.join(what.to_string())
     }
 
@@ -223,6 +229,16 @@ impl RepositoryCache {
     pub(super) fn evict(&self, what: Cached) {
         tracing::warn!(object = %what, "a cached object is damaged; it is fetched or made again");
         note(what, remove(&self.path(what)));
+    }
+
+    /// Removes a file, if it is there.
+    pub(super) fn remove(&self, what: Cached) -> io::Result<()> {
+        remove(&self.path(what))
+    }
+
+    /// Removes the files of all repositories used longest ago until the rest is within the limit.
+    pub(super) fn trim(&self) -> io::Result<()> {
+        self.cache.trim()
     }
 
     pub(super) fn folder(&self) -> &Path {

@@ -22,6 +22,7 @@ use super::crypto::{Sealer, Secrets};
 use super::damage::Damage;
 use super::error::RepositoryError;
 use super::id::Id;
+use super::index::FLUSH_EVERY;
 use super::key_file::{self, Author, KdfCost, Unlocked};
 use super::lock::mode::Locking;
 use super::lock::owner::LockOwner;
@@ -52,6 +53,8 @@ struct Inner {
     cache: Option<RepositoryCache>,
     doubts: Option<RepositoryCache>,
     segments: Option<RepositoryCache>,
+    /// How old a pack may become before an index file names it.
+    index_every: Duration,
 }
 
 impl fmt::Debug for Repository {
@@ -111,6 +114,7 @@ impl Repository {
             cache: None,
             doubts: None,
             segments: None,
+            index_every: FLUSH_EVERY,
         })))
     }
 
@@ -137,6 +141,7 @@ impl Repository {
                         cache: None,
                         doubts: None,
                         segments: None,
+                        index_every: FLUSH_EVERY,
                     })));
                 }
                 Err(error @ RepositoryError::UnsupportedVersion { .. }) => return Err(error),
@@ -229,6 +234,17 @@ impl Repository {
 
     pub(super) fn locking(&self) -> Locking {
         self.0.locking
+    }
+
+    /// The same repository, whose writers let no pack become older than this before an index file names it. Less makes an export that is
+    /// killed cheaper to repeat, and more index files.
+    #[must_use]
+    pub fn with_index_every(self, index_every: Duration) -> Self {
+        Self(Arc::new(Inner { index_every, ..(*self.0).clone() }))
+    }
+
+    pub(super) fn index_every(&self) -> Duration {
+        self.0.index_every
     }
 
     pub(super) fn retry_lock(&self) -> Duration {

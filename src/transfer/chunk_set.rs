@@ -21,6 +21,22 @@ impl ChunkSet {
         Self { words: vec![0; count.div_ceil(64) as usize], count }
     }
 
+    /// All chunks of a volume of `count` chunks.
+    pub(super) fn all(count: u64) -> Self {
+        let mut words = vec![u64::MAX; count.div_ceil(64) as usize];
+        if let Some(last) = words.last_mut() {
+            *last >>= (64 - count % 64) % 64;
+        }
+        Self { words, count }
+    }
+
+    /// Takes a chunk out.
+    pub(super) fn remove(&mut self, chunk: u64) {
+        if let Some(word) = self.words.get_mut((chunk / 64) as usize) {
+            *word &= !(1 << (chunk % 64));
+        }
+    }
+
     /// Adds a chunk, and says whether it was in or out before. One that the volume does not have counts as in.
     pub(super) fn insert(&mut self, chunk: u64) -> Membership {
         if chunk >= self.count {
@@ -39,8 +55,13 @@ impl ChunkSet {
 
     /// The first chunk from `first` on that is in the set, or out of it; the count when there is none.
     pub(super) fn next(&self, first: u64, wanted: Membership) -> u64 {
+        self.next_before(first, wanted, self.count)
+    }
+
+    /// The same, looked for before the chunk `end`; one from there on, or the count, when there is none.
+    pub(super) fn next_before(&self, first: u64, wanted: Membership, end: u64) -> u64 {
         let mut chunk = first;
-        while chunk < self.count {
+        while chunk < self.count.min(end) {
             let word = self.words[(chunk / 64) as usize];
             let word = if wanted == Membership::In { word } else { !word };
             if word >> (chunk % 64) != 0 {
@@ -48,7 +69,7 @@ impl ChunkSet {
             }
             chunk = (chunk / 64 + 1) * 64;
         }
-        self.count
+        self.count.min(chunk)
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -82,11 +103,19 @@ mod tests {
                 prop_assert_eq!(set.insert(number), expected);
             }
             prop_assert_eq!(set.len(), model.len() as u64);
+            let mut rest = ChunkSet::all(count);
+            model.iter().for_each(|&number| rest.remove(number));
+            prop_assert!(rest.iter().eq((0..count).filter(|number| !model.contains(number))));
+            prop_assert_eq!(rest.len(), count - model.len() as u64);
             prop_assert!(set.iter().eq(model.iter().copied()));
             for first in 0..=count {
                 prop_assert_eq!(set.contains(first), model.contains(&first));
                 prop_assert_eq!(set.next(first, Membership::In), model.range(first..).next().copied().unwrap_or(count));
                 prop_assert_eq!(set.next(first, Membership::Out), (first..count).find(|chunk| !model.contains(chunk)).unwrap_or(count));
+                for end in [first, first + 1, first + 70] {
+                    let (found, all) = (set.next_before(first, Membership::In, end), set.next(first, Membership::In));
+                    prop_assert!(found == all || found >= end.min(count) && all >= end.min(count), "{} before {}: {}", first, end, found);
+                }
             }
         }
     }

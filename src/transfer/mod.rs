@@ -9,7 +9,7 @@
 //! bytes, [`crew`] runs the threads. [`mod@export`] and [`mod@restore`] connect them.
 //!
 //! An export that ended early, however it ended, leaves objects that nothing refers to and no snapshot; the next one finds those
-//! of them that an index names and does not store them again. A restore that ended early leaves a sink that its owner must not
+//! of them that an index names, does not store them again, and reads nothing again that this machine remembers of them. A restore that ended early leaves a sink that its owner must not
 //! publish. Neither ever returns success for less than everything.
 
 pub mod budget;
@@ -31,7 +31,9 @@ pub mod zeros;
 
 pub use budget::{Budget, BudgetError};
 pub use chunk_size::{ChunkSize, ChunkSizeError};
-pub use export::{ExportError, ExportMode, ExportOptions, ExportReport, ExportSource, FullReason, Parent, Scope, export};
+pub use export::{
+    ExportError, ExportMode, ExportOptions, ExportReport, ExportSource, FullReason, Parent, Scope, export, forget_checkpoint,
+};
 pub use fit::Misfit;
 pub use image::{Image, Locking, OnDamage, Reading};
 pub use metadata::Metadata;

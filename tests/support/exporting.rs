@@ -67,20 +67,26 @@ pub struct Bench {
     pub server: S3Server,
     pub node: Node,
     pub agent: AgentLayer<NodeLayer>,
+    workspace: Workspace,
 }
 
 impl Bench {
     pub async fn start() -> Self {
+        Self::start_in(Workspace::default()).await
+    }
+
+    /// The same, whose agents keep in this workspace what outlives them.
+    pub async fn start_in(workspace: Workspace) -> Self {
         LazyLock::force(&LOG);
         let node = Node::start().await;
-        let agent = agent(&node);
-        Self { server: S3Server::start().await, node, agent }
+        let agent = agent(&node, &workspace);
+        Self { server: S3Server::start().await, node, agent, workspace }
     }
 
     /// The agent's process ends, and another begins.
     pub async fn restart_agent(&mut self) {
         self.agent.transfers().stop().await;
-        self.agent = agent(&self.node);
+        self.agent = agent(&self.node, &self.workspace);
     }
 
     pub fn secret(&self, prefix: &str) -> Secret {
@@ -97,9 +103,13 @@ impl Bench {
 
     /// What a repository holds.
     pub async fn repository_snapshots(&self, prefix: &str) -> Vec<repository::Snapshot> {
+        self.open(prefix).await.snapshots().await.unwrap().into_iter().map(|stored| stored.snapshot).collect()
+    }
+
+    /// The repository, as somebody else sees it.
+    pub async fn open(&self, prefix: &str) -> Repository {
         let store = connect(&self.server.location(prefix), &self.server.credentials()).unwrap();
-        let opened = Repository::open(store, &Password::new(PASSWORD).unwrap()).await.unwrap();
-        opened.snapshots().await.unwrap().into_iter().map(|stored| stored.snapshot).collect()
+        Repository::open(store, &Password::new(PASSWORD).unwrap()).await.unwrap()
     }
 
     /// A raw volume with something in it.
@@ -268,9 +278,9 @@ impl Bench {
     }
 }
 
-fn agent(node: &Node) -> AgentLayer<NodeLayer> {
+fn agent(node: &Node, workspace: &Workspace) -> AgentLayer<NodeLayer> {
     let blocks = Arc::new(PoolBlocks::new(node.pools.clone()));
-    AgentLayer::new(node.layer.clone(), blocks, "bench").with_workspace(Workspace::default())
+    AgentLayer::new(node.layer.clone(), blocks, "bench").with_workspace(workspace.clone())
 }
 
 fn new_snapshot(name: &str, volume: &str, class: Class, secrets: &Secret) -> CreateSnapshotRequest {

@@ -19,13 +19,15 @@
 //! nothing else does, since nobody else has credentials.
 //!
 //! **After a crash** of this process the task says "running" and nobody runs it: the next call begins an attempt. What earlier attempts
-//! have stored is indexed and is not stored again. One that died between the end of the export and its record finds its export in the
+//! have stored is indexed and is not stored again, nor read again where the agent has a cache
+//! ([`transfer::export`](mod@crate::transfer::export)). One that died between the end of the export and its record finds its export in the
 //! repository by the snapshot's handle, and only records it: a snapshot is in the repository once.
 //!
 //! # DeleteSnapshot
 //! A running export is cancelled first, and its end awaited. Then every export that bears the snapshot's handle is forgotten in the
-//! repository, which is not asked if it was never opened for this snapshot. Then the layer below deletes. A repository that does not let
-//! itself be opened, or refuses, is an error, and the snapshot stays; repeated, the call goes on where it ended.
+//! repository, which is not asked if it was never opened for this snapshot, and what is kept here of one that is not finished goes too.
+//! Then the layer below deletes. A repository that does not let itself be opened, or refuses, is an error, and the snapshot stays;
+//! repeated, the call goes on where it ended.
 //!
 //! **Never**: a repository is made where one was known before, or unless the class says so; credentials are kept longer than a transfer.
 

@@ -12,6 +12,7 @@ use crate::agent::transfers::{message, status};
 use crate::blocks::BlocksError;
 use crate::csi::locks::Guard;
 use crate::repository::{self, Id, LockMode, Repository, RepositoryError};
+use crate::transfer::forget_checkpoint;
 use crate::types::{ExportTask, SnapshotHandle};
 
 use super::{Exporting, SNAPSHOT_ID};
@@ -103,6 +104,7 @@ impl Exporting {
         }
         let repository = message::locked_for(&self.context, snapshot.pool, repository, Some(0));
         let forgotten = forget_tagged(&repository, &handle_tag(snapshot)).await.map_err(|error| refusal(&error))?;
+        forget_checkpoint(&repository, &snapshot.to_string()).await;
         if forgotten > 0 {
             tracing::info!(%snapshot, forgotten, "the export was forgotten in the repository");
         }

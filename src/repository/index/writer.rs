@@ -12,7 +12,7 @@ use crate::repository::store::Kind;
 /// and with them what readers made of them. As text they take 10 MB, sealed 2 MB.
 pub(in crate::repository) const BLOBS_PER_FILE: usize = 50_000;
 /// How old a pack may become before an index names it: what an interrupted export loses.
-const FLUSH_EVERY: Duration = Duration::from_secs(5 * 60);
+pub(in crate::repository) const FLUSH_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// Collects packs that have been stored and writes index files about them.
 ///
@@ -52,7 +52,12 @@ impl IndexWriter {
     /// # Errors
     /// When it cannot be stored; the packs are kept for the next attempt.
     pub async fn flush_if_due(&mut self) -> Result<(), RepositoryError> {
-        if self.blobs >= BLOBS_PER_FILE || self.since.elapsed() >= FLUSH_EVERY { self.flush().await } else { Ok(()) }
+        if self.is_due() { self.flush().await } else { Ok(()) }
+    }
+
+    /// Whether it is time to write an index file.
+    pub fn is_due(&self) -> bool {
+        self.blobs >= BLOBS_PER_FILE || self.since.elapsed() >= self.repository.index_every()
     }
 
     /// True when every pack that was added is named by an index file that is stored.

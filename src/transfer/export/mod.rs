@@ -26,6 +26,9 @@
 //!
 //! What changed is read, and the first memory made, while the lock is waited for ([`prepare`]).
 //!
+//! **Going on.** What an export finds is kept by the machine ([`checkpoint`]), so that after an early end another attempt at the same
+//! snapshot reads only what no index names yet.
+//!
 //! **Order of what is durable.** Lock; packs; an index file about packs whose `put` returned (every 50 000 blobs or 5 minutes,
 //! and at the end); one pack for blobs of zeros and the metadata; the tree's pack; the last index file; check of the lock; the
 //! snapshot. Only the snapshot makes anything visible and it is the last thing stored. A crash before it leaves packs and index
@@ -47,6 +50,7 @@
 
 mod buffers;
 mod checked;
+mod checkpoint;
 mod commit;
 mod counts;
 mod error;
@@ -63,6 +67,7 @@ mod upload;
 mod work;
 mod worker;
 
+pub use checkpoint::forget_checkpoint;
 pub use error::ExportError;
 pub use options::ExportOptions;
 pub use report::ExportReport;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::checked::{ImageNote, UnreadImage};
+use super::checkpoint::{Findings, TakenUp};
 use super::error::ExportError;
 use super::options::ExportOptions;
 use super::scope::{ExportMode, FullReason, Parent};
@@ -73,6 +74,8 @@ impl ParentImage {
 pub(super) struct Inheritance {
     pub(super) mode: ExportMode,
     pub(super) image: InheritedImage,
+    /// Chunks of it that earlier attempts at this export have found.
+    pub(super) resumed_chunks: u64,
 }
 
 /// What is known of the volume's image before any of it is read.
@@ -142,8 +145,17 @@ async fn renamed(repository: &Repository, parent: ParentClaim) -> Result<Result<
 
 /// What is taken over of a parent.
 enum TakenOver {
-    Listed { content: ContentBuilder, packs: PackSet, image: Option<ParentImage>, touched: Touched },
+    Listed(BegunList),
     Unread(UnreadImage),
+}
+
+/// A list that is to be completed, before it is known what of it earlier attempts have found.
+struct BegunList {
+    content: ContentBuilder,
+    packs: PackSet,
+    image: Option<ParentImage>,
+    /// The chunks that are to be read.
+    touched: Touched,
 }
 
 /// Decides what an export takes over of its parent.
@@ -153,6 +165,7 @@ pub(super) struct Inheriting<'a> {
     pub(super) index: &'a Arc<Index>,
     pub(super) options: &'a ExportOptions,
     pub(super) volume_bytes: u64,
+    pub(super) findings: &'a Arc<Findings>,
 }
 
 impl Inheriting<'_> {
@@ -169,29 +182,41 @@ impl Inheriting<'_> {
             Ok(found) => self.take(found).await?,
             Err(reason) => Err(reason),
         };
-        Ok(match taken {
-            Ok((parent, taken)) => {
-                let image = match taken {
-                    TakenOver::Unread(image) => InheritedImage::Unread(image),
-                    TakenOver::Listed { content, packs, image, touched } => {
-                        InheritedImage::Listed(InheritedList { content, packs, image, extents: touched.within(allocated) })
-                    }
-                };
-                Inheritance { mode: ExportMode::Incremental { parent }, image }
+        let (mode, begun) = match taken {
+            Ok((parent, TakenOver::Unread(image))) => {
+                let image = InheritedImage::Unread(image);
+                return Ok(Inheritance { mode: ExportMode::Incremental { parent }, image, resumed_chunks: 0 });
             }
+            Ok((parent, TakenOver::Listed(begun))) => (ExportMode::Incremental { parent }, begun),
             Err(reason) => {
                 let content = ContentBuilder::new(self.repository.scratch(), self.volume_bytes, self.options.chunk_size);
-                let list = InheritedList { content, packs: self.index.no_packs(), image: None, extents: allocated };
-                Inheritance { mode: ExportMode::Full(reason), image: InheritedImage::Listed(list) }
+                let touched = Touched::all(self.volume_bytes, self.options.chunk_size);
+                (ExportMode::Full(reason), BegunList { content, packs: self.index.no_packs(), image: None, touched })
             }
-        })
+        };
+        let (begun, resumed_chunks) = self.resume(begun).await?;
+        let BegunList { content, packs, image, touched } = begun;
+        let list = InheritedList { content, packs, image, extents: touched.within(allocated) };
+        Ok(Inheritance { mode, image: InheritedImage::Listed(list), resumed_chunks })
+    }
+
+    /// Adds to a list what earlier attempts at this export have found; how many chunks.
+    async fn resume(&self, mut begun: BegunList) -> Result<(BegunList, u64), ExportError> {
+        let (scratch, index, findings) = (self.repository.scratch().clone(), Arc::clone(self.index), Arc::clone(self.findings));
+        // Looks up each blob: not for an async thread.
+        let resumed = tokio::task::spawn_blocking(move || {
+            let BegunList { content, packs, touched, .. } = &mut begun;
+            let resumed = findings.take_over(&scratch, &index, TakenUp { content, packs, to_read: touched })?;
+            Ok((begun, resumed))
+        });
+        resumed.await.map_err(|error| ExportError::Inside(error.into()))?
     }
 
     async fn take(
         &self,
         ParentSnapshot { parent, snapshot }: ParentSnapshot,
     ) -> Result<Result<(Id, TakenOver), FullReason>, ExportError> {
-        let Self { repository, index, options, volume_bytes } = *self;
+        let Self { repository, index, options, volume_bytes, .. } = *self;
         let folder = match repository.find_folder(index, &snapshot.tree, &options.path).await {
             Ok(folder) => folder,
             Err(error) => return unusable(parent.snapshot, error).map(Err),
@@ -248,7 +273,7 @@ impl Inheriting<'_> {
             match content {
                 Ok(content) => {
                     let own = image.alone_in.map(|tree| ParentImage { tree, size_bytes: image.size, content: image.content });
-                    Ok(Ok((snapshot, TakenOver::Listed { content, packs, image: own, touched })))
+                    Ok(Ok((snapshot, TakenOver::Listed(BegunList { content, packs, image: own, touched }))))
                 }
                 Err(Unfit::Problem(problem)) => Ok(Err(FullReason::Unusable { snapshot, problem })),
                 Err(Unfit::Scratch(error)) => Err(error.into()),
@@ -262,7 +287,7 @@ impl Inheriting<'_> {
     /// store, it also tells whether the store still has it whole. What is wrong with the parent is found, and told, by what
     /// reads the list.
     async fn unread(&self, parent: &ParentClaim, folder: &FoundFolder) -> Result<Option<UnreadImage>, ExportError> {
-        let Self { repository, index, options, volume_bytes } = *self;
+        let Self { repository, index, options, volume_bytes, .. } = *self;
         let is_unchanged = parent.size_bytes == volume_bytes && parent.touched.as_ref().is_ok_and(Touched::is_empty);
         let (true, true, Some((size, content))) = (is_unchanged, repository.caches_trees(), &folder.metadata) else {
             return Ok(None);

@@ -15,6 +15,8 @@ pub struct ExportReport {
     /// Blobs that the repository's index named when the export began, without those that are doubted, and counted as often as index
     /// files name them.
     pub indexed_blobs: u64,
+    /// Chunks that earlier attempts had read, and that were not read again.
+    pub resumed_chunks: u64,
     /// Bytes that were read from the source.
     pub read_bytes: u64,
     /// Bytes of the chunks that are zeros as a whole, allocated or not.

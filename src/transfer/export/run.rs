@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::buffers::BatchBuffers;
 use super::checked::UnreadImage;
+use super::checkpoint::Findings;
 use super::commit::{Commit, Image};
 use super::counts::Counts;
 use super::error::ExportError;
@@ -56,10 +57,11 @@ struct Committed {
     image: Option<(UnreadImage, Arc<PackSet>)>,
 }
 
-/// The buffers that the stages begin with.
-struct Buffers {
+/// What the stages begin with.
+struct Beginning {
     batches: BatchBuffers,
     packs: Vec<Vec<u8>>,
+    findings: Arc<Findings>,
 }
 
 impl Exporting<'_> {
@@ -72,23 +74,30 @@ impl Exporting<'_> {
         // Snapshots before the index: all that one refers to was indexed before it was stored.
         let found = self.until_cancelled(parent::find(repository, since)).await??;
         let index = Arc::new(self.until_cancelled(repository.load_trusted_index()).await??);
-        let inheriting = Inheriting { repository, index: &index, options, volume_bytes };
-        let parent::Inheritance { mode, image } = self.until_cancelled(inheriting.inherit(found, allocated)).await??;
+        let findings = Findings::of(repository, options, volume_bytes);
+        let inheriting = Inheriting { repository, index: &index, options, volume_bytes, findings: &findings };
+        let parent::Inheritance { mode, image, resumed_chunks } =
+            self.until_cancelled(inheriting.inherit(found, allocated)).await??;
         match &mode {
             ExportMode::Full(reason) => tracing::info!(path = options.path, %reason, "everything is read"),
             ExportMode::Incremental { parent } => {
                 tracing::info!(path = options.path, %parent, inherited = image.chunks(), "what changed is read");
             }
         }
+        if resumed_chunks > 0 {
+            tracing::info!(path = options.path, resumed_chunks, "an earlier attempt is gone on with");
+        }
         progress.begin(volume_bytes);
 
-        let mut stored = StoredPacks::new(repository.clone());
+        let mut stored = StoredPacks::new(repository.clone(), Arc::clone(&findings));
         let packed = match image {
             InheritedImage::Unread(image) => {
                 let counts = image.note.counts();
                 Ok(Packed { image: Image::Unread(image), counts, found: Arc::new(index.no_packs()) })
             }
-            InheritedImage::Listed(list) => self.pack(list, Buffers { batches, packs }, &index, &mut stored).await,
+            InheritedImage::Listed(list) => {
+                self.pack(list, Beginning { batches, packs, findings: Arc::clone(&findings) }, &index, &mut stored).await
+            }
         };
         let committed = match packed {
             Ok(packed) => self.commit(packed, &index, mode.parent(), &mut stored).await,
@@ -101,11 +110,13 @@ impl Exporting<'_> {
                 return Err(error);
             }
         };
+        findings.remove().await;
         let report = ExportReport {
             snapshot,
             mode,
             size_bytes: volume_bytes,
             indexed_blobs: index.len(),
+            resumed_chunks,
             read_bytes: progress.snapshot().moved_bytes,
             zero_bytes: counts.zero_bytes,
             chunks: counts.chunks,
@@ -129,14 +140,14 @@ impl Exporting<'_> {
     async fn pack(
         &self,
         list: InheritedList,
-        buffers: Buffers,
+        beginning: Beginning,
         index: &Arc<Index>,
         stored: &mut StoredPacks,
     ) -> Result<Packed, ExportError> {
         let Self { repository, options, progress, bounds, .. } = *self;
         let InheritedList { content, packs: known, image: parent, extents } = list;
         let plan = Plan::new(self.source.size(), options.chunk_size, extents);
-        let (sender, receiver) = upload::queue(bounds.in_flight_bytes, bounds.pack_group, buffers.packs);
+        let (sender, receiver) = upload::queue(bounds.in_flight_bytes, bounds.pack_group, beginning.packs);
         let stop = self.cancel.child_token();
         // Stops the workers when this call is dropped.
         let _stop_when_dropped = stop.clone().drop_guard();
@@ -144,10 +155,11 @@ impl Exporting<'_> {
             source: Arc::clone(&self.source),
             planned: Mutex::new(Planned::new(plan, content.chunks())),
             outcomes: Mutex::new(Outcomes::new(content)),
+            findings: beginning.findings,
             index: Arc::clone(index),
             packs: Arc::new(known),
             sealer: repository.sealer(),
-            buffers: buffers.batches,
+            buffers: beginning.batches,
             bounds,
             chunk_size: options.chunk_size,
             verification: options.verification,

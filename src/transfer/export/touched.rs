@@ -20,6 +20,11 @@ impl Touched {
         Self { chunks: ChunkSet::none(chunk_size.count(volume_bytes)), volume_bytes, chunk_size }
     }
 
+    /// All chunks of a volume of `volume_bytes`.
+    pub(super) fn all(volume_bytes: u64, chunk_size: ChunkSize) -> Self {
+        Self { chunks: ChunkSet::all(chunk_size.count(volume_bytes)), volume_bytes, chunk_size }
+    }
+
     pub(super) fn volume_bytes(&self) -> u64 {
         self.volume_bytes
     }
@@ -44,6 +49,22 @@ impl Touched {
         ranges.try_for_each(|range| range.map(|range| self.add(range)))
     }
 
+    /// Takes a chunk out.
+    pub(super) fn remove(&mut self, index: u64) {
+        self.chunks.remove(index);
+    }
+
+    /// Number of chunks in the set.
+    pub(super) fn len(&self) -> u64 {
+        self.chunks.len()
+    }
+
+    /// Length of the chunk `index` in bytes; `None` beyond the volume.
+    pub(super) fn length_of(&self, index: u64) -> Option<u32> {
+        let left = self.volume_bytes.checked_sub(index.checked_mul(self.chunk_size.bytes())?)?;
+        u32::try_from(left.min(self.chunk_size.bytes())).ok().filter(|length| *length > 0)
+    }
+
     /// Bytes of the chunks in the set, the last one counted as whole.
     pub(super) fn bytes(&self) -> u64 {
         self.chunks.len().saturating_mul(self.chunk_size.bytes())
@@ -58,12 +79,12 @@ impl Touched {
         self.chunks.contains(index)
     }
 
-    /// The first byte from `offset` on that lies in a chunk of the set (or out of it, as `wanted` says); the volume's end when
-    /// there is none.
-    fn next(&self, offset: u64, wanted: Membership) -> u64 {
+    /// The first byte from `offset` on that lies in a chunk of the set (or out of it, as `wanted` says); one from `end` on when there
+    /// is none before that, without a look at all that follows.
+    fn next(&self, offset: u64, wanted: Membership, end: u64) -> u64 {
         let chunk = self.chunk_size.bytes();
         let first = offset / chunk;
-        match self.chunks.next(first, wanted) {
+        match self.chunks.next_before(first, wanted, end.div_ceil(chunk)) {
             found if found == first => offset.min(self.volume_bytes),
             found => found.saturating_mul(chunk).min(self.volume_bytes),
         }
@@ -82,11 +103,11 @@ impl Touched {
                     },
                 };
                 let end = extent.end().min(self.volume_bytes);
-                let start = self.next(extent.offset(), Membership::In);
+                let start = self.next(extent.offset(), Membership::In, end);
                 if start >= end {
                     continue;
                 }
-                let stop = self.next(start, Membership::Out).min(end);
+                let stop = self.next(start, Membership::Out, end).min(end);
                 rest = ByteRange::between(stop, end);
                 if let Some(part) = ByteRange::between(start, stop) {
                     return Some(Ok(part));

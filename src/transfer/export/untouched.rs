@@ -85,16 +85,16 @@ pub(super) fn untouched(
 
 /// A chunk that is taken over, if the repository has it in this length. A row of a list that is sorted by ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wanted {
-    id: Id,
-    index: u32,
-    length: u32,
+pub(super) struct Wanted {
+    pub(super) id: Id,
+    pub(super) index: u32,
+    pub(super) length: u32,
 }
 
 impl Wanted {
-    const BYTES: usize = Id::LENGTH + 8;
+    pub(super) const BYTES: usize = Id::LENGTH + 8;
 
-    fn to_row(self) -> [u8; Self::BYTES] {
+    pub(super) fn to_row(self) -> [u8; Self::BYTES] {
         let mut row = [0; Self::BYTES];
         row[..Id::LENGTH].copy_from_slice(self.id.as_bytes());
         row[Id::LENGTH..Id::LENGTH + 4].copy_from_slice(&self.index.to_be_bytes());
@@ -102,7 +102,7 @@ impl Wanted {
         row
     }
 
-    fn of_row(row: &[u8; Self::BYTES]) -> Self {
+    pub(super) fn of_row(row: &[u8; Self::BYTES]) -> Self {
         let (mut id, mut numbers) = ([0; Id::LENGTH], [0; 2]);
         id.copy_from_slice(&row[..Id::LENGTH]);
         for (number, bytes) in numbers.iter_mut().zip(row[Id::LENGTH..].as_chunks::<4>().0) {

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::checkpoint::Findings;
 use super::error::ExportError;
 use crate::repository::tree::PackedTree;
 use crate::repository::{IndexWriter, LockGuard, Pack, PackRecord, Repository, RepositoryError, UnnamedPack, UsedPacks};
@@ -129,6 +130,8 @@ pub(super) struct Uploader {
 pub(super) struct StoredPacks {
     repository: Repository,
     writer: IndexWriter,
+    /// Kept before each index file.
+    findings: Arc<Findings>,
     stored_bytes: u64,
     /// The packs that the workers made.
     packs: UsedPacks,
@@ -211,15 +214,18 @@ async fn store(
 
 impl StoredPacks {
     /// Nothing is stored yet.
-    pub(super) fn new(repository: Repository) -> Self {
+    pub(super) fn new(repository: Repository, findings: Arc<Findings>) -> Self {
         let (writer, packs) = (IndexWriter::new(repository.clone()), UsedPacks::none(repository.scratch()));
-        Self { repository, writer, stored_bytes: 0, packs }
+        Self { repository, writer, findings, stored_bytes: 0, packs }
     }
 
     /// Notes that a pack is stored: index files may refer to its blobs from now on.
     async fn note(&mut self, record: PackRecord, bytes: u64) -> Result<(), ExportError> {
         self.keep(record, bytes);
-        self.writer.flush_if_due().await?;
+        if self.writer.is_due() {
+            self.findings.keep_durably().await;
+            self.writer.flush().await?;
+        }
         Ok(())
     }
 
@@ -247,12 +253,15 @@ impl StoredPacks {
 
     /// Writes the last index file.
     pub(super) async fn finish_index(&mut self) -> Result<(), ExportError> {
+        // An export that is killed while its snapshot is stored reads nothing again; nearly all others remove it at once.
+        self.findings.keep().await;
         Ok(self.writer.flush().await?)
     }
 
     /// Names what is stored by an index file although the export is over, so that the next one need not store it again. Not without
     /// the lock: a prune may have removed packs that no index named.
     pub(super) async fn leave(mut self, lock: &LockGuard) {
+        self.findings.keep_durably().await;
         if self.writer.is_empty() {
             return;
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::buffers::BatchBuffers;
+use super::checkpoint::Findings;
 use super::counts::Counts;
 use super::error::ExportError;
 use crate::block::{AlignedBuffer, BlockSource};
@@ -21,6 +22,7 @@ pub(super) struct Work {
     pub(super) source: Arc<dyn BlockSource>,
     pub(super) planned: Mutex<Planned>,
     pub(super) outcomes: Mutex<Outcomes>,
+    pub(super) findings: Arc<Findings>,
     pub(super) index: Arc<Index>,
     /// Where the chunks lie that are not stored again, those that were known before included.
     pub(super) packs: Arc<PackSet>,

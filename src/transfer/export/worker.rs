@@ -67,11 +67,14 @@ impl Worker {
     fn without_zeros(&self, batch: &Batch) -> Vec<usize> {
         let chunks = batch.chunks();
         let (zero, data): (Vec<usize>, Vec<usize>) = (0..chunks.len()).partition(|&at| zeros::is_zero(batch.bytes(at)));
-        let mut outcomes = lock(&self.work.outcomes);
-        for at in zero {
-            outcomes.content.zeros();
-            self.work.progress.done(chunks[at].range.length());
+        {
+            let mut outcomes = lock(&self.work.outcomes);
+            for &at in &zero {
+                outcomes.content.zeros();
+                self.work.progress.done(chunks[at].range.length());
+            }
         }
+        zero.into_iter().for_each(|at| self.work.findings.zeros(chunks[at].index));
         data
     }
 
@@ -93,6 +96,7 @@ impl Worker {
             self.work.progress.new_data(length);
         }
         self.work.progress.done(length);
+        self.work.findings.data(index, &id);
         let mut outcomes = lock(&self.work.outcomes);
         outcomes.content.data(index, id)?;
         if claim == Claim::Yours {
