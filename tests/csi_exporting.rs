@@ -108,7 +108,7 @@ async fn what_is_wrong_with_the_class_or_the_secret_is_told_before_anything_is_c
         vec![("repository".to_owned(), "yes".to_owned())],
         vec![("localCopy".to_owned(), "drop".to_owned())],
         vec![("repository".to_owned(), "existing".to_owned()), ("chunkSize".to_owned(), "3Mi".to_owned())],
-        vec![("repository".to_owned(), "existing".to_owned()), ("bandwidth".to_owned(), "1Mi".to_owned())],
+        vec![("repository".to_owned(), "existing".to_owned()), ("bandwidth".to_owned(), "fast".to_owned())],
     ];
     for parameters in bad {
         let refused = bench.create("bad", &volume, parameters.clone().into_iter().collect(), &secrets).await.unwrap_err();

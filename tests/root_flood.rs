@@ -1,7 +1,7 @@
 #![cfg(feature = "root-tests")]
 //! A real node that gets far more at once than any kubelet and sidecars send: silent connections, streams that nobody reads, and
 //! calls of every kind by the thousand. Whoever takes a volume down is answered meanwhile, every answer is right or says to come
-//! again, and afterwards the node is what it was. Needs root.
+//! again, and afterwards the node is what it was. How long answers took, and what the node had at most, is printed. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::disallowed_types, reason = "the gRPC codes are what the test looks at")]
@@ -54,6 +54,13 @@ enum Answer {
 
 async fn connect(socket: PathBuf) -> Channel {
     Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().connect().await.unwrap()
+}
+
+/// One call of the flood; which kind, how long it took, and what came.
+async fn timed(channel: Channel, number: usize, source: String) -> (&'static str, Duration, Result<Answer, Status>) {
+    let began = Instant::now();
+    let (kind, answer) = call(channel, number, source).await;
+    (kind, began.elapsed(), answer)
 }
 
 /// One call of the flood; which kind, and what came.
@@ -123,7 +130,7 @@ fn a_flood_keeps_nobody_from_taking_volumes_down_and_leaves_nothing() {
     for _ in 0..CLIENTS {
         let channel = runtime.block_on(connect(socket.clone()));
         for number in 0..4 * ROUNDS {
-            flood.spawn_on(call(channel.clone(), number, source.clone()), runtime.handle());
+            flood.spawn_on(timed(channel.clone(), number, source.clone()), runtime.handle());
         }
     }
 
@@ -134,9 +141,12 @@ fn a_flood_keeps_nobody_from_taking_volumes_down_and_leaves_nothing() {
     assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
 
     let (mut tally, mut volumes, mut snapshots) = (Tally::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut latencies, mut most_descriptors) = (BTreeMap::<_, Vec<Duration>>::new(), node.descriptors());
     runtime.block_on(async {
         while let Some(answered) = flood.join_next().await {
-            let (kind, answer) = answered.unwrap();
+            let (kind, took, answer) = answered.unwrap();
+            latencies.entry(kind).or_default().push(took);
+            most_descriptors = most_descriptors.max(node.descriptors());
             let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
             *tally.entry((kind, code)).or_default() += 1;
             match answer {
@@ -152,6 +162,18 @@ fn a_flood_keeps_nobody_from_taking_volumes_down_and_leaves_nothing() {
         }
     });
     println!("{tally:?}");
+    for (kind, mut took) in latencies {
+        took.sort_unstable();
+        let percentile = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+        println!(
+            "{kind}: {} calls, p50 {:?}, p99 {:?}, longest {:?}",
+            took.len(),
+            percentile(50),
+            percentile(99),
+            percentile(100)
+        );
+    }
+    println!("descriptors: {descriptors} before, {most_descriptors} at most");
     assert_eq!(tally.values().sum::<usize>(), CLIENTS * 4 * ROUNDS);
     for kind in ["CreateVolume", "CreateSnapshot", "ListVolumes", "Probe"] {
         assert!(tally.contains_key(&(kind, Code::Ok)), "no {kind} succeeded: {tally:?}");
@@ -173,6 +195,7 @@ fn a_flood_keeps_nobody_from_taking_volumes_down_and_leaves_nothing() {
     paths.remove();
     wait_for("the descriptors to be given back", BOUND, || (node.descriptors() <= descriptors).then_some(()));
     let (now, most) = node.resident_bytes();
+    println!("memory: {} KiB before, {} KiB at most, {} KiB now", memory >> 10, most >> 10, now >> 10);
     assert!(now <= memory + KEPT, "{now} bytes are kept, of {most} at most and {memory} before");
     assert_eq!(bench.attached(), Vec::<String>::new());
     node.stop();

@@ -26,6 +26,7 @@ use super::index::FLUSH_EVERY;
 use super::key_file::{self, Author, KdfCost, Unlocked};
 use super::lock::mode::Locking;
 use super::lock::owner::LockOwner;
+use super::pace::Pace;
 use super::password::Password;
 use super::store::{Key, Kind, Listed, PutMode, Store, StoreError};
 use super::time::rfc3339;
@@ -55,6 +56,8 @@ struct Inner {
     segments: Option<RepositoryCache>,
     /// How old a pack may become before an index file names it.
     index_every: Duration,
+    /// How fast packs are sent.
+    pace: Option<Arc<Pace>>,
 }
 
 impl fmt::Debug for Repository {
@@ -115,6 +118,7 @@ impl Repository {
             doubts: None,
             segments: None,
             index_every: FLUSH_EVERY,
+            pace: None,
         })))
     }
 
@@ -142,6 +146,7 @@ impl Repository {
                         doubts: None,
                         segments: None,
                         index_every: FLUSH_EVERY,
+                        pace: None,
                     })));
                 }
                 Err(error @ RepositoryError::UnsupportedVersion { .. }) => return Err(error),
@@ -241,6 +246,19 @@ impl Repository {
     #[must_use]
     pub fn with_index_every(self, index_every: Duration) -> Self {
         Self(Arc::new(Inner { index_every, ..(*self.0).clone() }))
+    }
+
+    /// The same repository, to which packs are sent at this pace.
+    #[must_use]
+    pub fn with_pace(self, pace: Arc<Pace>) -> Self {
+        Self(Arc::new(Inner { pace: Some(pace), ..(*self.0).clone() }))
+    }
+
+    /// Returns when a pack of so many bytes may be sent.
+    pub(super) async fn keep_pace(&self, bytes: u64) {
+        if let Some(pace) = &self.0.pace {
+            pace.take(bytes).await;
+        }
     }
 
     pub(super) fn index_every(&self) -> Duration {

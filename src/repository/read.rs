@@ -21,6 +21,7 @@ const FETCH_STEP_BYTES: u64 = 8 << 20;
 impl Repository {
     /// Stores a pack, durably. Its blobs may be referred to once an index names it.
     pub async fn put_pack(&self, pack: &Pack) -> Result<(), RepositoryError> {
+        self.keep_pace(pack.bytes.len() as u64).await;
         self.put_object(Kind::Data, pack.record.id, pack.bytes.clone()).await
     }
 

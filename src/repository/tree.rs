@@ -116,6 +116,7 @@ fn only_named(nodes: Vec<Node>, name: &str) -> Result<Option<Node>, RepositoryEr
 impl Repository {
     /// Stores the pack of a tree, durably. The tree may be referred to once an index names it.
     pub async fn put_tree(&self, tree: &PackedTree) -> Result<(), RepositoryError> {
+        self.keep_pace(tree.bytes.len()).await;
         self.put_spilled_object(Kind::Data, tree.record.id, Arc::clone(&tree.bytes)).await?;
         if let (Some(cache), Some(blob)) = (self.cache().cloned(), tree.record.blobs.first()) {
             let (offset, length, uncompressed_length) = (blob.offset, blob.length, blob.uncompressed_length);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Timestamp, VolumeSize};
+use super::{Bandwidth, Timestamp, VolumeSize};
 
 /// Whether a snapshot's bytes are in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -74,6 +74,18 @@ pub enum VerificationOrder {
     Skip,
 }
 
+/// Which of the exports that wait goes first (class parameter `priority`). In order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum ExportPriority {
+    /// After all others.
+    Low,
+    /// As it comes.
+    #[default]
+    Normal,
+    /// Before all others.
+    High,
+}
+
 /// What a VolumeSnapshotClass asks for whose snapshots are exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExportOrder {
@@ -87,6 +99,10 @@ pub struct ExportOrder {
     pub verification: Option<VerificationOrder>,
     /// Who had the snapshot made.
     pub origin: Origin,
+    /// How fast packs are sent at most.
+    pub bandwidth: Option<Bandwidth>,
+    /// When it has its turn.
+    pub priority: ExportPriority,
 }
 
 /// A parameter that asks for nothing that can be done.
@@ -109,9 +125,11 @@ impl ExportOrder {
     pub const ORIGIN: &'static str = "madeBy";
     /// Its value for the snapshots of a protection.
     pub const BY_PROTECTION: &'static str = "protection";
+    const BANDWIDTH: &'static str = "bandwidth";
+    const PRIORITY: &'static str = "priority";
     /// All parameters of an order.
-    pub const PARAMETERS: [&'static str; 5] =
-        [Self::REPOSITORY, Self::LOCAL_COPY, Self::CHUNK_SIZE, Self::VERIFICATION, Self::ORIGIN];
+    pub const PARAMETERS: [&'static str; 7] =
+        [Self::REPOSITORY, Self::LOCAL_COPY, Self::CHUNK_SIZE, Self::VERIFICATION, Self::ORIGIN, Self::BANDWIDTH, Self::PRIORITY];
 
     /// The order that parameters contain; `None` for those of a class without a repository.
     ///
@@ -157,6 +175,23 @@ impl ExportOrder {
                 Some(Self::BY_PROTECTION) => Origin::Protection,
                 Some(_) => return refuse(Self::ORIGIN, "must be `protection`"),
             },
+            bandwidth: match value(Self::BANDWIDTH).map(Bandwidth::parse) {
+                None => None,
+                Some(Some(bandwidth)) => Some(bandwidth),
+                Some(None) => {
+                    return refuse(
+                        Self::BANDWIDTH,
+                        "must be bytes a second, at least 64Ki, in digits or with `Ki`, `Mi` or `Gi`",
+                    );
+                }
+            },
+            priority: match value(Self::PRIORITY) {
+                None => ExportPriority::default(),
+                Some("low") => ExportPriority::Low,
+                Some("normal") => ExportPriority::Normal,
+                Some("high") => ExportPriority::High,
+                Some(_) => return refuse(Self::PRIORITY, "must be `low`, `normal` or `high`"),
+            },
         }))
     }
 }
@@ -185,12 +220,19 @@ impl ExportOrder {
             VerificationOrder::Decode => "decode".to_owned(),
             VerificationOrder::Skip => "skip".to_owned(),
         });
+        let priority = match self.priority {
+            ExportPriority::Low => Some("low".to_owned()),
+            ExportPriority::Normal => None,
+            ExportPriority::High => Some("high".to_owned()),
+        };
         let given = [
             (Self::REPOSITORY, Some(self.repository.name().to_owned())),
             (Self::LOCAL_COPY, Some(local_copy.to_owned())),
             (Self::CHUNK_SIZE, self.chunk_bytes.map(|bytes| bytes.to_string())),
             (Self::VERIFICATION, verification),
             (Self::ORIGIN, origin),
+            (Self::BANDWIDTH, self.bandwidth.map(|bandwidth| bandwidth.to_string())),
+            (Self::PRIORITY, priority),
         ];
         given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
@@ -334,15 +376,26 @@ mod tests {
             chunk_bytes: None,
             verification: None,
             origin: Origin::Request,
+            bandwidth: None,
+            priority: ExportPriority::Normal,
         };
         assert_eq!(parse(&[EXISTING]), Ok(Some(usual)));
-        let all = [("repository", "createIfMissing"), ("localCopy", "drop"), ("chunkSize", "1Mi"), ("verification", "skip")];
+        let all = [
+            ("repository", "createIfMissing"),
+            ("localCopy", "drop"),
+            ("chunkSize", "1Mi"),
+            ("verification", "skip"),
+            ("bandwidth", "20Mi"),
+            ("priority", "low"),
+        ];
         let order = ExportOrder {
             repository: RepositoryOrder::CreateIfMissing,
             local_copy: LocalCopyPolicy::Drop,
             chunk_bytes: Some(1 << 20),
             verification: Some(VerificationOrder::Skip),
             origin: Origin::Request,
+            bandwidth: Bandwidth::new(20 << 20),
+            priority: ExportPriority::Low,
         };
         assert_eq!(parse(&all), Ok(Some(order)));
         for order in [usual, order, ExportOrder { origin: Origin::Protection, ..usual }] {
@@ -359,6 +412,12 @@ mod tests {
         for size in ["", "Mi", "3Mi", "128Ki", "16Mi", "+1Mi", "1MiB", "99999999999999999999Mi"] {
             assert_eq!(parse(&[EXISTING, ("chunkSize", size)]), Err("chunkSize"), "{size}");
         }
+        for bandwidth in ["", "1Ki", "20MB", "fast"] {
+            assert_eq!(parse(&[EXISTING, ("bandwidth", bandwidth)]), Err("bandwidth"), "{bandwidth}");
+        }
+        assert_eq!(parse(&[EXISTING, ("priority", "urgent")]), Err("priority"));
+        assert_eq!(parse(&[("priority", "high")]), Err("priority"), "without a repository");
+        assert_eq!(parse(&[EXISTING, ("priority", "normal")]), parse(&[EXISTING]));
         assert_eq!(parse(&[EXISTING, ("chunkSize", "262144")]).unwrap().unwrap().chunk_bytes, Some(256 << 10));
     }
 

@@ -3,6 +3,7 @@
 //! Checked newtypes only. A value of one of these types has passed its check, wherever it came from (a request, the
 //! catalogue, a repository), so the layers inside never check again. Imports nothing of ours and does no I/O.
 
+pub mod bandwidth;
 pub mod copies;
 pub mod error;
 pub mod export;
@@ -20,9 +21,10 @@ pub mod span;
 pub mod time;
 pub mod volume;
 
+pub use bandwidth::Bandwidth;
 pub use copies::{
-    Copies, ExportOrder, ExportOrderError, ExportTask, LocalCopy, LocalCopyPolicy, Origin, RepositoryOrder, SnapshotExport,
-    TaskState, VerificationOrder,
+    Copies, ExportOrder, ExportOrderError, ExportPriority, ExportTask, LocalCopy, LocalCopyPolicy, Origin, RepositoryOrder,
+    SnapshotExport, TaskState, VerificationOrder,
 };
 pub use export::ExportRecord;
 pub use fs::FsType;

@@ -92,7 +92,7 @@ impl Attempt {
         self.note().await?;
         let result = match self.found(&repository, may_be_there).await? {
             Some(result) => result,
-            None => self.export(repository).await?,
+            None => self.export(self.paced(repository)).await?,
         };
         // A record that failed was logged where it was made.
         if !self.context.blocks.copies(self.snapshot).await?.copies.is_task_finished() {
@@ -126,6 +126,17 @@ impl Attempt {
             Err(_) => {
                 tracing::warn!(snapshot = %self.snapshot, "somebody reads a local copy, which is kept until the node's next start")
             }
+        }
+    }
+
+    /// The repository, to which packs are sent no faster than the class wants.
+    fn paced(&self, repository: Repository) -> Repository {
+        match self.order.bandwidth {
+            Some(bandwidth) => {
+                let line = self.context.paces.line(repository.id(), bandwidth);
+                repository.with_pace(line)
+            }
+            None => repository,
         }
     }
 

@@ -13,6 +13,9 @@
 //!    own deadline: a sidecar that has backed off asks every five minutes otherwise. As many are held as transfers run
 //!    ([`MAX_RUNNING`](super::transfers::MAX_RUNNING)), of the ten calls that a sidecar has; others are answered at once.
 //!
+//! **Turns.** An export that finds as many transfers running as may waits in this process, with its credentials, for its turn: exports of
+//! classes with `priority: high` first, `low` last, and restores before all. No call is held for one that waits.
+//!
 //! **What goes wrong** is recorded with the task and told [once](told), by a text that is the same when the next attempt fails so too (a sidecar
 //! makes an event of each new one), as UNAVAILABLE: the cut is there, so no code may be a final one. Other calls are answered "not ready",
 //! without which no sidecar could delete the snapshot. A call that comes when the [pause](turn::pause) is over begins the next attempt;
@@ -53,7 +56,7 @@ use crate::types::{ExportOrder, ExportTask, ObjectName, SnapshotHandle, TaskStat
 
 use super::secrets::RepositorySecret;
 use super::transfers::context::Context;
-use super::transfers::registry::{SlotError, TransferKind, is_final};
+use super::transfers::registry::{Precedence, SlotError, TransferKind, is_final, is_waiting};
 use super::transfers::status;
 use super::wakening::Wakening;
 use attempt::Attempt;
@@ -154,7 +157,9 @@ impl Exporting {
             // This call cut.
             return Ok(Progress::UnderWay);
         }
-        self.await_end(snapshot, patience).await;
+        if !self.is_waiting(snapshot) {
+            self.await_end(snapshot, patience).await;
+        }
         match self.copies(snapshot).await?.copies.task.map(|task| task.state) {
             Some(TaskState::Finished) => {
                 self.told.forget(snapshot);
@@ -170,7 +175,8 @@ impl Exporting {
         if self.told.is_news(snapshot, &failure) { Err(Status::unavailable(failure.reason)) } else { Ok(Progress::UnderWay) }
     }
 
-    /// Begins an attempt, unless too many transfers run: then the task waits for a later call.
+    /// Begins an attempt, which waits for its turn, by its priority, while as many transfers run as may. While as many wait as may, the
+    /// task waits for a later call.
     async fn begin(
         &self,
         known: &SnapshotCopies,
@@ -184,7 +190,7 @@ impl Exporting {
             let noted = self.context.blocks.put_task(snapshot, task.clone()).await;
             noted.map_err(|error| status::blocks(SNAPSHOT_ID, &error))?;
         }
-        let slot = match self.context.registry.slot(TransferKind::Export) {
+        let slot = match self.context.registry.slot_or_turn(TransferKind::Export, Precedence::Export(order.priority)) {
             Ok(slot) => slot,
             Err(SlotError::Full) => return Ok(()),
             Err(error @ SlotError::Stopping) => return Err(status::no_slot(error)),
@@ -206,7 +212,7 @@ impl Exporting {
         Ok(())
     }
 
-    /// Waits until the export of a snapshot does not run any more, and at most so long; whether it does not.
+    /// Waits until the export of a snapshot is over, and at most so long; whether it is.
     async fn await_end(&self, snapshot: SnapshotHandle, patience: Duration) -> bool {
         let id = self.running().get(&snapshot).cloned();
         let Some(mut watched) = id.and_then(|id| self.context.registry.watch(&id)) else { return true };
@@ -223,6 +229,12 @@ impl Exporting {
         let id = self.running().get(&snapshot).cloned();
         // One that has panicked is final and did not take itself away.
         id.and_then(|id| self.context.registry.watch(&id)).is_some_and(|mut watched| !is_final(&watched.now()))
+    }
+
+    /// Whether it waits for its turn.
+    fn is_waiting(&self, snapshot: SnapshotHandle) -> bool {
+        let id = self.running().get(&snapshot).cloned();
+        id.and_then(|id| self.context.registry.watch(&id)).is_some_and(|mut watched| is_waiting(&watched.now()))
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<SnapshotHandle, String>> {

@@ -76,6 +76,8 @@ impl Exporting {
                 return Err(Status::aborted(format!("{SNAPSHOT_ID}: its export is being cancelled; call again")));
             }
         }
+        // One that was cancelled before it had its turn did not take itself away.
+        self.running().remove(&snapshot);
         // What the attempt recorded last.
         let task = self.copies(snapshot).await?.copies.task;
         if let Some(task) = task.filter(|task| task.repository.is_some()) {

@@ -43,7 +43,7 @@ use crate::types::{LocalCopy, ObjectName, SnapshotHandle};
 use super::events::{TransferReporter, Work, text};
 use super::secrets::RepositorySecret;
 use super::transfers::context::{Context, handle_tag};
-use super::transfers::registry::{SlotError, TransferFailure, TransferKind, TransferResult, is_final};
+use super::transfers::registry::{Precedence, SlotError, TransferFailure, TransferKind, TransferResult, is_final, is_waiting};
 use super::transfers::restore::{RestoreOrder, Wish};
 use super::transfers::{message, status};
 use claim::CheckedClaim;
@@ -163,6 +163,10 @@ impl Restoring {
     /// Waits for the end of a transfer, and tells it.
     async fn await_end(&self, name: &ObjectName, id: &str, patience: Duration) -> Result<(), Status> {
         let Some(mut watched) = self.context.registry.watch(id) else { return Err(Status::aborted(RUNNING)) };
+        if is_waiting(&watched.now()) {
+            // The provisioner has ten calls for all volumes.
+            return Err(Status::aborted(RUNNING));
+        }
         let ended = async {
             loop {
                 let now = watched.now();
@@ -192,10 +196,13 @@ impl Restoring {
             // Another call for it was faster.
             return Ok(id.clone());
         }
-        let slot = self.context.registry.slot(TransferKind::Restore).map_err(|error| match error {
-            SlotError::Full => Status::unavailable("volume_content_source: as many transfers run as may; call again"),
-            SlotError::Stopping => status::no_slot(error),
-        })?;
+        let slot =
+            self.context.registry.slot_or_turn(TransferKind::Restore, Precedence::Restore).map_err(|error| match error {
+                SlotError::Full => {
+                    Status::unavailable("volume_content_source: as many transfers run and wait as may; call again")
+                }
+                SlotError::Stopping => status::no_slot(error),
+            })?;
         match &content {
             Content::Snapshot(snapshot) => slot.is_about(Subject::Snapshot(*snapshot)),
             Content::Newest(newest) => slot.is_about(Subject::Claim(&newest.claim)),

@@ -7,6 +7,7 @@ use crate::agent::secret_source::SecretSource;
 use crate::blocks::Blocks;
 use crate::types::SnapshotHandle;
 
+use super::paces::Paces;
 use super::registry::Registry;
 use crate::repository::Workspace;
 
@@ -19,6 +20,8 @@ pub(in crate::agent) struct Context {
     pub(in crate::agent) registry: Registry,
     /// Who tells people how transfers go.
     pub(in crate::agent) events: Arc<dyn EventSink>,
+    /// Who shares a line to a store.
+    pub(in crate::agent) paces: Paces,
     /// Where repositories keep their lists and copies.
     pub(in crate::agent) workspace: Workspace,
     /// Who reads the Secrets that classes name, where there is anybody.

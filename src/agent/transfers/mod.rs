@@ -13,6 +13,7 @@
 pub(super) mod context;
 pub(super) mod export;
 pub(super) mod message;
+pub(super) mod paces;
 mod previous;
 pub(super) mod registry;
 pub(super) mod restore;
@@ -37,6 +38,7 @@ use crate::repository::Workspace;
 use crate::telemetry::metrics::TransferMetrics;
 
 use context::Context;
+use paces::Paces;
 use registry::{Registry, TransferWatch, is_final};
 
 /// Between two messages to a watcher while only counters change: a person sees it move, and the wire stays idle.
@@ -52,7 +54,9 @@ impl Transfers {
     /// No transfers yet, over the disks of the node with this name.
     pub fn new(blocks: Arc<dyn Blocks>, node: &str) -> Self {
         let (registry, workspace, events) = (Registry::new(), Workspace::default(), Arc::new(Silence));
-        Self { context: Context { blocks, node: node.into(), registry, events, workspace, secrets: None } }
+        Self {
+            context: Context { blocks, node: node.into(), registry, events, workspace, paces: Paces::default(), secrets: None },
+        }
     }
 
     /// The same, which tells by `events` how those go that Kubernetes has asked for.

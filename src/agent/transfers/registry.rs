@@ -5,16 +5,20 @@
 //! state, which only its own task writes, and counters, which its pipeline raises and everybody may read; watchers see the
 //! latest, never each one, so a slow watcher costs nothing. The final state is written exactly once, also when the work panics.
 //!
+//! **Turns.** A transfer that may wait ([`Registry::slot_or_turn`]) and finds all slots taken is pending after it was spawned, and has its
+//! turn when one that runs ends: the highest [`Precedence`] first, and of the same one that came first. So one of low precedence waits
+//! as long as others come. One that is cancelled while it waits ends at once. As many wait as [`MAX_WAITING`].
+//!
 //! Nothing is stored: after a crash transfers are gone, and what they had begun is undone by its owner (the pool drops
 //! hidden targets at start, the repository ignores packs that no index names).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use csi_proto::windlass::v1::{ExportResult, RestoreResult, TransferProgress, TransferState};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
@@ -23,11 +27,16 @@ use tracing::{Instrument, Span};
 use crate::telemetry::metrics::{EndedTransfer, FinishedExport, TransferMetrics, TransferOutcome};
 use crate::transfer::progress::ProgressSnapshot;
 use crate::transfer::{FullReason, Phase, Progress};
+use crate::types::ExportPriority;
 use crate::types::span::{self, Subject};
 
 /// Transfers that run at once. Each has its own memory budget and worker threads; more of them share the same disk and network
 /// without finishing sooner.
 pub const MAX_RUNNING: usize = 4;
+
+/// Transfers that wait for their turn. Each holds the credentials that its caller brought, some KiB; those of more snapshots than a night's
+/// rotation of a node cuts come again with their callers.
+pub const MAX_WAITING: usize = 64;
 
 /// Transfers that have ended and are remembered, the oldest forgotten first: enough that whoever started one finds its end.
 pub const MAX_ENDED: usize = 64;
@@ -49,6 +58,15 @@ impl TransferKind {
             Self::Restore => "restore",
         }
     }
+}
+
+/// Which of the transfers that wait has its turn first. In order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Precedence {
+    /// An export of a class, by its priority.
+    Export(ExportPriority),
+    /// A restore: a pod waits for its volume.
+    Restore,
 }
 
 /// What a transfer that succeeded has done.
@@ -113,6 +131,35 @@ struct Transfers {
     by_id: BTreeMap<String, Transfer>,
     /// Ids of those that have ended, in that order.
     ended: VecDeque<String>,
+    /// Those that wait for their turn, in the order in which they came.
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: String,
+    precedence: Precedence,
+    turn: oneshot::Sender<()>,
+}
+
+impl Transfers {
+    /// Those that take a slot.
+    fn running(&self) -> usize {
+        self.by_id.len() - self.ended.len() - self.waiting.len()
+    }
+
+    /// Gives free slots to those that wait.
+    fn admit(&mut self) {
+        while self.running() < MAX_RUNNING {
+            // The first of the highest.
+            let Some(at) = (0..self.waiting.len()).rev().max_by_key(|&at| self.waiting[at].precedence) else { return };
+            let Waiting { id, turn, .. } = self.waiting.remove(at);
+            if turn.send(()).is_err() {
+                // It is gone already: its end, or that of its slot, counts it out.
+                tracing::debug!(transfer = %id, "a transfer that waited is over");
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -166,14 +213,32 @@ impl Registry {
     /// # Errors
     /// [`SlotError`].
     pub fn slot(&self, kind: TransferKind) -> Result<Slot, SlotError> {
+        self.take(kind, None)
+    }
+
+    /// Takes the right to run one more transfer when it has its turn.
+    ///
+    /// # Errors
+    /// [`SlotError`]; [`SlotError::Full`] when as many wait as may.
+    pub fn slot_or_turn(&self, kind: TransferKind, precedence: Precedence) -> Result<Slot, SlotError> {
+        self.take(kind, Some(precedence))
+    }
+
+    fn take(&self, kind: TransferKind, precedence: Option<Precedence>) -> Result<Slot, SlotError> {
         let mut transfers = self.lock();
         if self.shared.stop.is_cancelled() {
             return Err(SlotError::Stopping);
         }
-        if transfers.by_id.len() - transfers.ended.len() >= MAX_RUNNING {
-            return Err(SlotError::Full);
-        }
         let id = uuid::Uuid::new_v4().to_string();
+        let turn = match precedence {
+            _ if transfers.running() < MAX_RUNNING => None,
+            Some(precedence) if transfers.waiting.len() < MAX_WAITING => {
+                let (turn, wait) = oneshot::channel();
+                transfers.waiting.push(Waiting { id: id.clone(), precedence, turn });
+                Some(wait)
+            }
+            _ => return Err(SlotError::Full),
+        };
         let state = watch::Sender::new(TransferProgress {
             transfer_id: id.clone(),
             kind: kind.name().to_owned(),
@@ -186,7 +251,7 @@ impl Registry {
         let span = span::transfer(&id, kind.name());
         // The line of the call that starts it names it too.
         Subject::Transfer(&id).note();
-        Ok(Slot { registry: self.clone(), kind, id, state, progress, cancel, span, spawned: false })
+        Ok(Slot { registry: self.clone(), kind, id, state, progress, cancel, span, turn, spawned: false })
     }
 
     /// A transfer to watch; `None` when there is no such transfer (any more).
@@ -236,6 +301,8 @@ impl Registry {
                 transfers.by_id.remove(&oldest);
             }
         }
+        transfers.waiting.retain(|waiting| waiting.id != id);
+        transfers.admit();
     }
 }
 
@@ -249,13 +316,18 @@ pub struct Slot {
     progress: Progress,
     cancel: CancellationToken,
     span: Span,
+    /// What tells that it may run; `None` when it may.
+    turn: Option<oneshot::Receiver<()>>,
     spawned: bool,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         if !self.spawned {
-            self.registry.lock().by_id.remove(&self.id);
+            let mut transfers = self.registry.lock();
+            transfers.by_id.remove(&self.id);
+            transfers.waiting.retain(|waiting| waiting.id != self.id);
+            transfers.admit();
         }
     }
 }
@@ -282,16 +354,35 @@ impl Slot {
         self.progress.clone()
     }
 
-    /// Runs the transfer to its end, whoever still listens. Returns its id.
+    /// Runs the transfer to its end when it has its turn, whoever still listens. Returns its id.
     pub fn spawn(mut self, work: impl Future<Output = Result<TransferResult, TransferFailure>> + Send + 'static) -> String {
         self.spawned = true;
         let (registry, id, state) = (self.registry.clone(), self.id.clone(), self.state.clone());
-        state.send_modify(|progress| progress.set_state(TransferState::Running));
         let span = self.span.clone();
-        span.in_scope(|| tracing::info!("transfer started"));
-        let (metrics, kind, begun) = (self.registry.shared.metrics.clone(), self.kind.name(), Instant::now());
-        metrics.began(kind);
-        let counters = self.progress.clone();
+        let (metrics, kind, counters) = (self.registry.shared.metrics.clone(), self.kind.name(), self.progress.clone());
+        let (turn, cancel, started) = (self.turn.take(), self.cancel.clone(), self.state.clone());
+        // When it began; never, for one that was cancelled while it waited.
+        let begun = Arc::<OnceLock<Instant>>::default();
+        let (begins, counted) = (Arc::clone(&begun), metrics.clone());
+        let start = move || {
+            started.send_modify(|progress| progress.set_state(TransferState::Running));
+            begins.get_or_init(Instant::now);
+            counted.began(kind);
+            tracing::info!("transfer started");
+        };
+        if turn.is_none() {
+            // So that whoever asks for it now sees it run.
+            span.in_scope(&start);
+        }
+        let work = async move {
+            if let Some(turn) = turn {
+                tracing::info!("transfer waits for its turn");
+                // Its sender goes with the registry's last clone, of which the end of this transfer has one.
+                let Some(Ok(())) = cancel.run_until_cancelled(turn).await else { return Err(TransferFailure::Cancelled) };
+                start();
+            }
+            work.await
+        };
         let running = self.registry.shared.tasks.spawn(work.instrument(span.clone()));
         let ending = async move {
             let result = running.await.unwrap_or_else(|error| Err(TransferFailure::inside(format!("its task ended: {error}"))));
@@ -301,7 +392,9 @@ impl Slot {
                 Err(TransferFailure::Failed { reason, .. }) => tracing::warn!(reason, "transfer failed"),
                 Err(TransferFailure::Refused(reason)) => tracing::warn!(reason, "transfer refused"),
             }
-            count(&metrics, &result, (kind, begun.elapsed()), counters.snapshot());
+            if let Some(begun) = begun.get() {
+                count(&metrics, &result, (kind, begun.elapsed()), counters.snapshot());
+            }
             state.send_modify(|progress| finish(progress, result));
             registry.ended(&id);
         };
@@ -380,6 +473,11 @@ fn with_counters(mut transfer: TransferProgress, progress: &Progress) -> Transfe
     transfer
 }
 
+/// True for a transfer that waits for its turn, or was not begun.
+pub fn is_waiting(transfer: &TransferProgress) -> bool {
+    transfer.state() == TransferState::Pending
+}
+
 /// True for a state that does not change any more.
 pub fn is_final(transfer: &TransferProgress) -> bool {
     use TransferState::{Canceled, Failed, Refused, Succeeded};
@@ -387,87 +485,4 @@ pub fn is_final(transfer: &TransferProgress) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn end_of(registry: &Registry, id: &str) -> TransferProgress {
-        let mut watched = registry.watch(id).unwrap();
-        loop {
-            let now = watched.now();
-            if is_final(&now) {
-                return now;
-            }
-            watched.changed().await;
-        }
-    }
-
-    fn result() -> TransferResult {
-        TransferResult::Restore(RestoreResult { volume_id: "v".to_owned(), ..Default::default() })
-    }
-
-    #[tokio::test]
-    async fn a_transfer_ends_with_its_result_whoever_listens() {
-        let registry = Registry::new();
-        let id = registry.slot(TransferKind::Restore).unwrap().spawn(async { Ok(result()) });
-        let end = end_of(&registry, &id).await;
-        assert_eq!(end.state(), TransferState::Succeeded);
-        assert_eq!((end.kind.as_str(), end.transfer_id), ("restore", id));
-        assert_eq!(end.restore_result.unwrap().volume_id, "v");
-    }
-
-    #[tokio::test]
-    async fn a_transfer_that_panics_has_failed() {
-        let registry = Registry::new();
-        let id = registry.slot(TransferKind::Export).unwrap().spawn(async { panic!("oops") });
-        assert_eq!(end_of(&registry, &id).await.state(), TransferState::Failed);
-    }
-
-    #[tokio::test]
-    async fn a_cancelled_transfer_ends_as_cancelled_and_frees_its_slot() {
-        let registry = Registry::new();
-        let start = || {
-            let slot = registry.slot(TransferKind::Export)?;
-            let cancel = slot.cancellation();
-            Ok::<_, SlotError>(slot.spawn(async move {
-                cancel.cancelled().await;
-                Err(TransferFailure::Cancelled)
-            }))
-        };
-        let ids: Vec<_> = (0..MAX_RUNNING).map(|_| start().unwrap()).collect();
-        assert_eq!(start(), Err(SlotError::Full));
-        assert!(registry.cancel(&ids[0]));
-        assert_eq!(end_of(&registry, &ids[0]).await.state(), TransferState::Canceled);
-        registry.stop().await;
-        assert!(registry.list().iter().all(|transfer| transfer.state() == TransferState::Canceled));
-        assert_eq!(registry.slot(TransferKind::Export).unwrap_err(), SlotError::Stopping);
-    }
-
-    #[tokio::test]
-    async fn a_slot_that_was_not_used_leaves_no_trace() {
-        let registry = Registry::new();
-        for _ in 0..=MAX_RUNNING {
-            drop(registry.slot(TransferKind::Export).unwrap());
-        }
-        assert!(registry.list().is_empty());
-        assert!(!registry.cancel("none"));
-        assert!(registry.watch("none").is_none());
-    }
-
-    #[tokio::test]
-    async fn only_the_latest_ended_transfers_are_remembered() {
-        let registry = Registry::new();
-        let mut ids = Vec::new();
-        for _ in 0..MAX_ENDED + 3 {
-            let id = registry.slot(TransferKind::Restore).unwrap().spawn(async { Ok(result()) });
-            // TransferFailure is told apart from running only after the watcher was told: wait until the slot is free again too.
-            end_of(&registry, &id).await;
-            while registry.lock().ended.back() != Some(&id) {
-                tokio::task::yield_now().await;
-            }
-            ids.push(id);
-        }
-        assert_eq!(registry.list().len(), MAX_ENDED);
-        assert!(registry.watch(&ids[2]).is_none() && registry.watch(&ids[3]).is_some());
-        assert_eq!(registry.list()[0].transfer_id, *ids.last().unwrap());
-    }
-}
+mod tests;

@@ -157,7 +157,8 @@ fn export_message(export: SnapshotExport) -> proto::SnapshotExport {
 mod tests {
     use super::*;
     use crate::types::{
-        LocalCopyPolicy, Origin, PoolId, RepositoryOrder, SnapshotHandle, SnapshotId, Timestamp, VerificationOrder, VolumeSize,
+        Bandwidth, ExportPriority, LocalCopyPolicy, Origin, PoolId, RepositoryOrder, SnapshotHandle, SnapshotId, Timestamp,
+        VerificationOrder, VolumeSize,
     };
 
     fn task(state: TaskState) -> ExportTask {
@@ -174,6 +175,8 @@ mod tests {
             chunk_bytes: Some(1 << 20),
             verification: Some(VerificationOrder::Skip),
             origin: Origin::Protection,
+            bandwidth: Bandwidth::new(20 << 20),
+            priority: ExportPriority::High,
         };
         let export = SnapshotExport {
             repository: "ab".repeat(32),

@@ -257,7 +257,8 @@ mod tests {
         assert_eq!(refused(&[("repository", "maybe")]), "parameters.repository");
         assert_eq!(refused(&[("localCopy", "drop")]), "parameters.localCopy");
         // What the pipeline cannot do is not ignored.
-        assert_eq!(refused(&[("repository", "existing"), ("bandwidth", "10Mi")]), "parameters");
-        assert_eq!(refused(&[("repository", "existing"), ("priority", "low")]), "parameters");
+        assert_eq!(refused(&[("repository", "existing"), ("bandwidth", "10")]), "parameters.bandwidth");
+        assert_eq!(refused(&[("repository", "existing"), ("priority", "urgent")]), "parameters.priority");
+        assert_eq!(refused(&[("repository", "existing"), ("deadline", "1h")]), "parameters");
     }
 }
