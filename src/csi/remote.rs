@@ -25,7 +25,7 @@ use super::plugin::Answers;
 use super::server::{MAX_RANGES_BYTES, MAX_RESPONSE_BYTES};
 
 /// How gRPC carries a deadline.
-const DEADLINE: &str = "grpc-timeout";
+pub const DEADLINE: &str = "grpc-timeout";
 
 /// The layer at the other end of a channel. Clones share it.
 #[derive(Debug, Clone)]

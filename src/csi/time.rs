@@ -2,10 +2,10 @@
 
 use crate::types::Timestamp;
 
-/// The same point in time. What lies beyond the protocol's seconds is told as the last of them.
+/// The same point in time.
 pub fn to_proto(time: Timestamp) -> prost_types::Timestamp {
-    // A second has fewer nanoseconds than the sign takes away.
-    prost_types::Timestamp { seconds: i64::try_from(time.seconds).unwrap_or(i64::MAX), nanos: time.nanoseconds.cast_signed() }
+    let (seconds, nanos) = time.to_signed();
+    prost_types::Timestamp { seconds, nanos }
 }
 
 #[cfg(test)]

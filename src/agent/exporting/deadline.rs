@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
 
-/// How gRPC carries a deadline.
-const DEADLINE: &str = "grpc-timeout";
+use crate::csi::remote::DEADLINE;
+
 /// Kept of a deadline for the way back: an answer takes milliseconds, and a busy machine a second more.
 const WAY_BACK: Duration = Duration::from_secs(2);
 

@@ -64,9 +64,9 @@ pub(in crate::agent) fn locked_for(
 pub(super) fn choice(name: String, filter: windlass::SnapshotFilter) -> Result<SnapshotChoice, Status> {
     let before = match filter.before {
         None => None,
-        Some(time) => match (u64::try_from(time.seconds), u32::try_from(time.nanos)) {
-            (Ok(seconds), Ok(nanoseconds @ ..1_000_000_000)) => Some(Timestamp { seconds, nanoseconds }),
-            _ => return Err(Status::invalid_argument("filter.before: is no time since 1970")),
+        Some(time) => match Timestamp::from_signed(time.seconds, time.nanos) {
+            None => return Err(Status::invalid_argument("filter.before: is no time since 1970")),
+            before => before,
         },
     };
     let tags = filter.tags.iter().map(|tags| TagList::from(tags.as_str())).collect();

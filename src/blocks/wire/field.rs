@@ -71,20 +71,14 @@ pub fn size(field: &'static str, bytes: u64) -> Result<VolumeSize, FieldError> {
 /// [`FieldError`] for none, and for one before 1970.
 pub fn timestamp(field: &'static str, message: Option<TimeMessage>) -> Result<Timestamp, FieldError> {
     let message = message.ok_or_else(|| FieldError::new(field, "is required"))?;
-    let (seconds, nanoseconds) = (u64::try_from(message.seconds), u32::try_from(message.nanos));
-    match (seconds, nanoseconds) {
-        (Ok(seconds), Ok(nanoseconds)) if nanoseconds < 1_000_000_000 => Ok(Timestamp { seconds, nanoseconds }),
-        _ => Err(FieldError::new(field, "must be a time since 1970")),
-    }
+    let time = Timestamp::from_signed(message.seconds, message.nanos);
+    time.ok_or_else(|| FieldError::new(field, "must be a time since 1970"))
 }
 
-/// A point in time as a message. One that is so far away that no message says it is the last that one says.
+/// A point in time as a message.
 pub fn timestamp_message(time: Timestamp) -> TimeMessage {
-    TimeMessage {
-        seconds: i64::try_from(time.seconds).unwrap_or(i64::MAX),
-        // A second has fewer nanoseconds than the sign takes away.
-        nanos: time.nanoseconds.cast_signed(),
-    }
+    let (seconds, nanos) = time.to_signed();
+    TimeMessage { seconds, nanos }
 }
 
 /// A text for people, cut to what a message may carry.
