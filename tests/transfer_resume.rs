@@ -285,15 +285,15 @@ async fn an_increment_that_is_cut_reads_the_rest_of_what_changed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_prune_removed_between_two_attempts_is_read_again() {
-    let machine = Machine::new(Volume::random((64 * MIB) as usize, 7)).await;
-    machine.cut(Moment::Reads(48 * MIB), Cut::Cancel, Err(FullReason::NoParent)).await;
+    let machine = Machine::new(Volume::random((40 * MIB) as usize, 7)).await;
+    machine.cut(Moment::Reads(36 * MIB), Cut::Cancel, Err(FullReason::NoParent)).await;
     assert!(machine.indexed().await > 0);
     let exact = PruneOptions { max_unused: MaxUnused::Percent(0), extent: Extent::Prune };
     machine.open().await.prune(exact, &|_, _, _| {}, &CancellationToken::new()).await.unwrap();
     assert_eq!(machine.indexed().await, 0, "nothing refers to them");
     assert_eq!(machine.checkpoints().len(), 1);
     let report = machine.export("s-cut", Err(FullReason::NoParent)).await;
-    assert_eq!((report.resumed_chunks, report.read_bytes), (0, 64 * MIB));
+    assert_eq!((report.resumed_chunks, report.read_bytes), (0, 40 * MIB));
     machine.is_whole(&report, 0).await;
 }
 
@@ -314,14 +314,14 @@ async fn a_checkpoint_that_is_damaged_missing_or_foreign_is_read_over() {
         }),
     ];
     for (case, damage) in damages {
-        let machine = Machine::new(Volume::random((48 * MIB) as usize, 7)).await;
-        machine.cut(Moment::Reads(40 * MIB), Cut::Cancel, Err(FullReason::NoParent)).await;
+        let machine = Machine::new(Volume::random((24 * MIB) as usize, 7)).await;
+        machine.cut(Moment::Reads(20 * MIB), Cut::Cancel, Err(FullReason::NoParent)).await;
         let durable = machine.indexed().await;
         let file = machine.checkpoints().remove(0);
         damage(&file);
         let report = machine.export("s-cut", Err(FullReason::NoParent)).await;
-        assert_eq!((report.resumed_chunks, report.read_bytes), (0, 48 * MIB), "{case}");
-        assert_eq!(report.new_chunks, 48 * MIB / CHUNK - durable, "{case}: nothing is stored twice");
+        assert_eq!((report.resumed_chunks, report.read_bytes), (0, 24 * MIB), "{case}");
+        assert_eq!(report.new_chunks, 24 * MIB / CHUNK - durable, "{case}: nothing is stored twice");
         if file.is_dir() {
             fs::remove_dir(&file).unwrap();
         }
@@ -331,25 +331,25 @@ async fn a_checkpoint_that_is_damaged_missing_or_foreign_is_read_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_snapshot_or_chunk_size_takes_nothing_over_and_a_deleted_snapshot_leaves_nothing() {
-    let mut machine = Machine::new(Volume::random((48 * MIB) as usize, 7)).await;
-    machine.cut(Moment::Reads(40 * MIB), Cut::Cancel, Err(FullReason::NoParent)).await;
+    let mut machine = Machine::new(Volume::random((24 * MIB) as usize, 7)).await;
+    machine.cut(Moment::Reads(20 * MIB), Cut::Cancel, Err(FullReason::NoParent)).await;
     let kept = machine.checkpoints();
     assert_eq!(kept.len(), 1);
     // Other bytes under another handle; and the first one's file under that one's name.
     let first = machine.volume.clone();
-    machine.volume = Volume::random((48 * MIB) as usize, 8);
+    machine.volume = Volume::random((24 * MIB) as usize, 8);
     let other = machine.export("s-other", Err(FullReason::NoParent)).await;
-    assert_eq!((other.resumed_chunks, other.read_bytes), (0, 48 * MIB));
+    assert_eq!((other.resumed_chunks, other.read_bytes), (0, 24 * MIB));
     assert_eq!(machine.checkpoints(), kept);
     let options = ExportOptions { chunk_size: ChunkSize::new(2 * CHUNK).unwrap(), ..machine.options("s-cut") };
     machine.volume = first;
     let source = machine.source(&Arc::default(), None, &Arc::default(), Err(FullReason::NoParent));
     let repository = machine.open().await;
     let larger = export(source, &repository, &options, &Progress::new(), &CancellationToken::new()).await.unwrap();
-    assert_eq!((larger.resumed_chunks, larger.read_bytes), (0, 48 * MIB));
+    assert_eq!((larger.resumed_chunks, larger.read_bytes), (0, 24 * MIB));
     assert_eq!(machine.checkpoints(), Vec::<PathBuf>::new());
 
-    machine.cut(Moment::Reads(40 * MIB), Cut::Cancel, Err(FullReason::NoParent)).await;
+    machine.cut(Moment::Reads(20 * MIB), Cut::Cancel, Err(FullReason::NoParent)).await;
     assert_eq!(machine.checkpoints().len(), 1);
     forget_checkpoint(&repository, "s-another").await;
     assert_eq!(machine.checkpoints().len(), 1);

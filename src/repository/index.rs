@@ -45,7 +45,6 @@ pub(super) use pack_set::PACK_ROW_BYTES;
 pub use pack_set::{PackNumber, PackSet};
 pub(super) use packs::Packs;
 pub use walk::{FoundBlob, SortedLookup};
-pub(super) use writer::FLUSH_EVERY;
 pub use writer::IndexWriter;
 
 /// Every blob of the repository that an index names, and those that this process is storing. Shared between threads.

@@ -22,7 +22,6 @@ use super::crypto::{Sealer, Secrets};
 use super::damage::Damage;
 use super::error::RepositoryError;
 use super::id::Id;
-use super::index::FLUSH_EVERY;
 use super::key_file::{self, Author, KdfCost, Unlocked};
 use super::lock::mode::Locking;
 use super::lock::owner::LockOwner;
@@ -34,6 +33,8 @@ use crate::failpoint;
 use crate::scratch::Scratch;
 use crate::types::Timestamp;
 
+/// How old a pack may become before an index file names it, unless somebody says otherwise: what an interrupted export loses.
+const INDEX_EVERY: Duration = Duration::from_secs(5 * 60);
 /// Most keys that are tried, as in restic: each costs a derivation.
 const MAX_KEYS: usize = 20;
 
@@ -117,7 +118,7 @@ impl Repository {
             cache: None,
             doubts: None,
             segments: None,
-            index_every: FLUSH_EVERY,
+            index_every: INDEX_EVERY,
             pace: None,
         })))
     }
@@ -145,7 +146,7 @@ impl Repository {
                         cache: None,
                         doubts: None,
                         segments: None,
-                        index_every: FLUSH_EVERY,
+                        index_every: INDEX_EVERY,
                         pace: None,
                     })));
                 }

@@ -1,6 +1,6 @@
 //! Index files about packs that have been stored.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::file::IndexFile;
 use crate::repository::blob::PackRecord;
@@ -11,8 +11,6 @@ use crate::repository::store::Kind;
 /// Blobs of an index file, as many as restic's: its prune takes files of fewer for unfinished and writes them anew, all others stay,
 /// and with them what readers made of them. As text they take 10 MB, sealed 2 MB.
 pub(in crate::repository) const BLOBS_PER_FILE: usize = 50_000;
-/// How old a pack may become before an index names it: what an interrupted export loses.
-pub(in crate::repository) const FLUSH_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// Collects packs that have been stored and writes index files about them.
 ///
