@@ -98,6 +98,7 @@ pub use store::{Store, StoreError, connect};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::scratch::Scratch;
 use crate::telemetry::metrics::StoreMetrics;
@@ -112,12 +113,19 @@ pub struct Workspace {
     pub cache: Option<Cache>,
     /// Where the calls to stores are counted.
     pub stores: StoreMetrics,
+    /// How old a pack may become before an index file names it, if that is to be another time than usual.
+    pub index_every: Option<Duration>,
 }
 
 impl Workspace {
-    /// The workspace that the environment names, for the entry of a process.
+    /// Environment variable that says how many seconds old a pack may become before an index file names it.
+    pub const INDEX_VARIABLE: &str = "WINDLASS_INDEX_SECONDS";
+
+    /// The workspace that the environment names, for the entry of a process. What is no number of seconds is as if it were not said.
     pub fn from_environment() -> Self {
-        Self { scratch: Scratch::of_process(), cache: Cache::of_process(), stores: StoreMetrics::default() }
+        let seconds = std::env::var(Self::INDEX_VARIABLE).ok().and_then(|text| text.parse().ok());
+        let (scratch, cache, stores) = (Scratch::of_process(), Cache::of_process(), StoreMetrics::default());
+        Self { scratch, cache, stores, index_every: seconds.map(Duration::from_secs) }
     }
 
     /// The same, with scratch space in this directory, within the limits of a process.
@@ -158,6 +166,10 @@ pub async fn open_at(
 ) -> Result<Repository, RepositoryError> {
     let repository =
         Repository::open(workspace.connect(location, environment)?, password).await?.with_scratch(workspace.scratch.clone());
+    let repository = match workspace.index_every {
+        Some(index_every) => repository.with_index_every(index_every),
+        None => repository,
+    };
     Ok(match (location, &workspace.cache) {
         (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(cache),
         (Location::Local(_), Some(cache)) => repository.with_doubts_in(cache),

@@ -21,6 +21,7 @@ mod share;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod kills;
+mod resumes;
 mod round_trip;
 mod scene;
 mod scratch;

@@ -12,7 +12,7 @@ use csi_proto::windlass::v1::{ListTransfersRequest, TransferProgress, TransferSt
 use tokio::runtime::Runtime;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
-use windlass::repository::{self, KdfCost, Password, Repository, connect};
+use windlass::repository::{self, BlobKind, Id, KdfCost, Password, Repository, connect};
 
 use crate::common::csi::{Csi, Source, Use, new_snapshot, new_volume};
 use crate::common::fixture::{Bench, PoolFileSystem};
@@ -94,6 +94,16 @@ impl Scene {
             *held.entry(handle.to_owned()).or_default() += 1;
         }
         held
+    }
+
+    /// How many chunks of `bytes` the index of the repository names.
+    pub fn indexed(&self, prefix: &str, bytes: &[u8], chunk: usize) -> u64 {
+        let store = connect(&self.store.location(prefix), &self.store.credentials()).unwrap();
+        let index = self.runtime.block_on(async {
+            Repository::open(store, &Password::new(PASSWORD).unwrap()).await.unwrap().load_index().await.unwrap()
+        });
+        let is_there = |chunk: &&[u8]| index.get(BlobKind::Data, &Id::of(chunk)).unwrap().is_some();
+        bytes.chunks(chunk).filter(is_there).count() as u64
     }
 
     /// Stock restic finds the repository sound.
