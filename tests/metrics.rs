@@ -76,6 +76,33 @@ fn alerts_and_dashboard_query_families_that_exist() {
 }
 
 #[test]
+fn what_an_alert_says_names_labels_that_its_series_have() {
+    let rules = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/chart/files/alerts.yaml")).unwrap();
+    let rules: Vec<&str> = rules.split("- alert: ").skip(1).collect();
+    assert!(rules.len() > 10);
+    for rule in rules {
+        let name = rule.lines().next().unwrap();
+        for part in ["labels: {severity: ", "summary: ", "description: "] {
+            assert!(rule.contains(part), "{name} has no {part}");
+        }
+        let expression = rule.lines().find_map(|line| line.trim().strip_prefix("expr: ")).unwrap();
+        let kept = expression.split_once(" by (").map(|(_, rest)| rest.split_once(')').unwrap().0);
+        let known: BTreeSet<&str> = match kept {
+            Some(kept) => kept.split(", ").collect(),
+            None => {
+                let names = queried(expression);
+                let families = families::ALL.iter().filter(|family| names.contains(family.name));
+                families.flat_map(|family| family.labels.iter().copied()).chain(["process"]).collect()
+            }
+        };
+        for said in rule.split("$labels.").skip(1) {
+            let label = said.split(|character: char| !character.is_ascii_alphanumeric() && character != '_').next().unwrap();
+            assert!(known.contains(label), "{name} names `{label}`, its series have {known:?}");
+        }
+    }
+}
+
+#[test]
 fn the_dashboard_is_json_and_each_of_its_panels_queries_something() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/monitoring/dashboard.json");
     let dashboard: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();

@@ -34,7 +34,7 @@ use windlass::pool::catalogue::Catalogue;
 use windlass::pool::memory::MemoryPool;
 use windlass::pool::owned::OwnedPool;
 use windlass::pool::set::{OpenedPool, Pace, PoolSet, PoolSource};
-use windlass::repository::{Environment, KdfCost, Location, Password, Repository, Workspace, connect};
+use windlass::repository::{Environment, KdfCost, Location, LockMode, Password, Repository, Workspace, connect};
 use windlass::telemetry::metrics::{Metrics, ProcessName, families};
 use windlass::types::{Access, Object, VolumeHandle};
 
@@ -217,7 +217,7 @@ async fn exports_and_restores_are_counted_with_their_bytes_and_modes_and_a_claim
     };
     let location = node.directory.path().join("repository");
     let store = connect(&Location::Local(location.clone()), &Environment::new()).unwrap();
-    Repository::init(store, &Password::new(PASSWORD).unwrap(), KdfCost::TEST).await.unwrap();
+    Repository::init(Arc::clone(&store), &Password::new(PASSWORD).unwrap(), KdfCost::TEST).await.unwrap();
     let access = |password: &str| {
         Some(proto::RepositoryAccess {
             location: location.display().to_string(),
@@ -243,10 +243,26 @@ async fn exports_and_restores_are_counted_with_their_bytes_and_modes_and_a_claim
     };
     let started = transfers.start_restore(Request::new(request)).await.unwrap().into_inner();
     assert_eq!(end_of(&transfers, started.transfer_id).await.state(), TransferState::Succeeded);
-    // One that is cancelled before it has moved anything, and one that never begins.
+    // One that fails, one that is cancelled while it waits, and one that never begins.
+    let held = Repository::open(store, &Password::new(PASSWORD).unwrap()).await.unwrap();
+    let held = held.lock(LockMode::Exclusive).await.unwrap();
     let snapshot_id = node.snapshot("third", &volume).await.unwrap().snapshot_id;
-    let wrong = proto::StartExportRequest { snapshot_id, repository: access("wrong"), ..Default::default() };
-    transfers.start_export(Request::new(wrong)).await.unwrap_err();
+    let export = |password| proto::StartExportRequest {
+        snapshot_id: snapshot_id.clone(),
+        repository: access(password),
+        retry_lock_seconds: Some(0),
+        ..Default::default()
+    };
+    let failing = transfers.start_export(Request::new(export(PASSWORD))).await.unwrap().into_inner();
+    assert_eq!(end_of(&transfers, failing.transfer_id).await.state(), TransferState::Failed);
+    let waiting = proto::StartExportRequest { retry_lock_seconds: None, ..export(PASSWORD) };
+    let transfer_id = transfers.start_export(Request::new(waiting)).await.unwrap().into_inner().transfer_id;
+    let running = until(&metrics, |text| text.sum("windlass_transfers_running", &[]) == 1.0).await;
+    assert_eq!(running.value("windlass_transfers_running", &[("kind", "export")]), Some(1.0));
+    transfers.cancel_transfer(Request::new(proto::CancelTransferRequest { transfer_id: transfer_id.clone() })).await.unwrap();
+    assert_eq!(end_of(&transfers, transfer_id).await.state(), TransferState::Canceled);
+    transfers.start_export(Request::new(export("wrong"))).await.unwrap_err();
+    held.release().await.unwrap();
     transfers.stop().await;
 
     let text = until(&metrics, |text| text.value("windlass_claim_last_export_timestamp_seconds", &[]).is_some()).await;
@@ -254,7 +270,9 @@ async fn exports_and_restores_are_counted_with_their_bytes_and_modes_and_a_claim
     let count = "windlass_transfer_duration_seconds_count";
     assert_eq!(value(count, &[("kind", "export"), ("outcome", "succeeded")]), Some(2.0));
     assert_eq!(value(count, &[("kind", "restore"), ("outcome", "succeeded")]), Some(1.0));
-    assert_eq!(text.sum(count, &[]), 3.0, "what is refused at its start has not run");
+    assert_eq!(value(count, &[("kind", "export"), ("outcome", "failed")]), Some(1.0));
+    assert_eq!(value(count, &[("kind", "export"), ("outcome", "cancelled")]), Some(1.0));
+    assert_eq!(text.sum(count, &[]), 5.0, "what is refused at its start has not run");
     assert_eq!(text.sum("windlass_transfers_running", &[]), 0.0);
     assert_eq!(value("windlass_exports_total", &[("mode", "full"), ("reason", "no_parent")]), Some(1.0));
     assert_eq!(value("windlass_exports_total", &[("mode", "incremental"), ("reason", "")]), Some(1.0));

@@ -169,8 +169,15 @@ fn the_agent_is_scraped_for_both_and_tells_when_its_node_is_gone() {
     command.args(["--metrics-address", &format!("127.0.0.1:{port}")]);
     let node = place.start_node();
     let agent = place.start(command, "agent", &[place.agents()]);
-    place.csi().make_volume("data", 64 * MIB, Use::Block, &Source::Blank);
+    let (kubelet, csi) = (place.kubelet(), place.csi());
+    let volume = csi.make_volume("data", 400 * MIB, Use::Mount("xfs"), &Source::Blank);
+    let paths = kubelet.bring_up(&place.bench.root(), "data", &volume, Use::Mount("xfs"));
+    fs::write(paths.target.join("file"), "precious").unwrap();
+    let snapshot = csi.make_snapshot("cut", &volume);
 
+    // Counted for the cut of a volume that is in use, and told from the next look at the pool on.
+    let extents = || scrape(port).value("windlass_pool_volume_extents_max", &[("process", "node")]);
+    assert!(wait_for("the extents of what was cut", BOUND, extents) >= 1.0);
     let text = scrape(port);
     assert_eq!(text.value("windlass_node_up", &[]), Some(1.0));
     for process in ["node", "agent"] {
@@ -184,6 +191,9 @@ fn the_agent_is_scraped_for_both_and_tells_when_its_node_is_gone() {
     assert_eq!(text.value("windlass_pool_up", &[("process", "node")]), Some(1.0));
     assert!(text.value("windlass_pool_size_bytes", &[("process", "node")]).is_some_and(|bytes| bytes > 0.0));
 
+    csi.drop_snapshot(&snapshot);
+    kubelet.take_down(&volume, &paths);
+    csi.drop_volume(&volume);
     node.kill();
     let text = scrape(port);
     assert_eq!(text.value("windlass_node_up", &[("process", "agent")]), Some(0.0));

@@ -101,3 +101,46 @@ impl Store for CountedStore {
         self.inner.away_since()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::store::fault::{Fault, FaultyStore};
+    use crate::repository::store::memory::MemoryStore;
+    use crate::repository::store::patient::{Patient, PatientStore};
+    use crate::repository::store::retry::Patience;
+    use crate::telemetry::metrics::{Metrics, ProcessName};
+
+    #[tokio::test]
+    async fn a_call_counts_once_by_how_it_ended_and_its_repetitions_beside_it() {
+        let metrics = Metrics::new(ProcessName::Agent);
+        let mut calls = 0;
+        let busy = FaultyStore::new(Arc::new(MemoryStore::new()), move |_| {
+            calls += 1;
+            (calls <= 3).then_some(Fault::Busy)
+        });
+        let patience = Patience { first_pause: Duration::from_millis(1), ..Patience::default() };
+        let patient = Arc::new(Patient::new(patience).counting_in(metrics.stores.clone()));
+        let store = CountedStore::new(Arc::new(PatientStore::new(Arc::new(busy), patient)), metrics.stores.clone());
+        assert!(store.get(Key::Config).await.unwrap_err().is_not_found());
+        store.put(Key::Config, Bytes::from_static(b"bytes"), PutMode::IfAbsent).await.unwrap();
+        store.put(Key::Config, Bytes::from_static(b"other bytes"), PutMode::IfAbsent).await.unwrap_err();
+        assert_eq!(store.get_range(Key::Config, 1..3).await.unwrap(), "yt");
+
+        let text = metrics.text().await.unwrap();
+        let calls = |operation, outcome| {
+            format!("store_call_duration_seconds_count{{process=\"agent\",operation=\"{operation}\",outcome=\"{outcome}\"}} 1")
+        };
+        for line in [
+            calls("get", "not_found"),
+            calls("get", "ok"),
+            calls("put", "ok"),
+            calls("put", "exists"),
+            "store_retries_total{process=\"agent\",reason=\"busy\"} 3".to_owned(),
+            "store_sent_bytes_total{process=\"agent\"} 5".to_owned(),
+            "store_received_bytes_total{process=\"agent\"} 2".to_owned(),
+        ] {
+            assert!(text.lines().any(|found| found == format!("windlass_{line}")), "{line} is not in\n{text}");
+        }
+    }
+}
