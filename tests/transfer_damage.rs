@@ -18,7 +18,7 @@ use windlass::repository::store::{Key, Kind, PutMode};
 use windlass::repository::tree::FileSelector;
 use windlass::repository::{Cache, Id, LockMode, LockOwner, Repository, RepositoryError, Store};
 use windlass::transfer::{ExportError, FullReason, Image, ImageReader, Locking, Progress, RestoreOptions, Target, restore};
-use windlass::types::error::chain;
+use windlass::types::error;
 
 /// What happens to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -404,7 +404,7 @@ async fn a_repository_that_is_locked_exclusively_refuses_all_and_says_by_whom() 
     let since = || parent_of(chain.second, 2, &next.before, next.changed.clone());
     for since in [Ok(since()), Err(FullReason::NoParent)] {
         let error = export_link(&repository, &next.after, 3, since, &cancel).await.unwrap_err();
-        assert!(error.is_transient() && chain(&error).contains("pruner@elsewhere (process 7)"), "{error}");
+        assert!(error.is_transient() && error::chain(&error).contains("pruner@elsewhere (process 7)"), "{error}");
     }
     let error = restored(&repository, &chain.second, chain.size(), Locking::Shared).await.unwrap_err();
     assert!(error.contains("pruner@elsewhere"), "{error}");
@@ -441,9 +441,9 @@ async fn a_restore_whose_lock_turns_out_not_to_hold_fails_and_says_by_whom() {
     let options = RestoreOptions { target: Target::Fresh, budget: budget(2) };
     let restored = restore(&mut image, fresh_sink(chain.size()), &options, &Progress::new(), &CancellationToken::new()).await;
     let error = restored.unwrap_err();
-    assert!(error.is_transient() && chain(&error).contains("since 2999"), "{error}");
+    assert!(error.is_transient() && error::chain(&error).contains("since 2999"), "{error}");
     let error = ImageReader::open(read_at_random).await.err().unwrap();
-    assert!(chain(&error).contains("since 2999"), "{error}");
+    assert!(error::chain(&error).contains("since 2999"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -455,7 +455,7 @@ async fn an_exclusive_lock_holds_whatever_clock_it_was_dated_by_and_a_shared_one
     for time in ["2999-01-01T00:00:00Z", "1999-01-01T00:00:00Z"] {
         let exclusive = leave_lock(&repository, &chain.store, time, true).await;
         let error = export_link(&repository, &next.after, 3, since(), &cancel).await.unwrap_err();
-        assert!(chain(&error).contains(&format!("since {}", &time[..4])), "{error}");
+        assert!(error::chain(&error).contains(&format!("since {}", &time[..4])), "{error}");
         assert!(chain.store.keys().contains(&exclusive), "{time}: it was removed");
         chain.store.delete(exclusive).await.unwrap();
     }
