@@ -1,7 +1,8 @@
 //! How a node is, for people: one screen. Pure.
 
 use super::findings::span;
-use super::view::{PoolView, Status, TransferView, VolumeView};
+use super::view::{PoolView, TransferView, VolumeView};
+use super::whole::Status;
 use crate::cli::output::{Align, Table, counted};
 use crate::cli::size::ByteSize;
 
