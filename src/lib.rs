@@ -41,7 +41,8 @@
 //!    `pool::owned::volumes` and `pool::owned::create` (the steps of the state).
 //! 2. **No data is lost by collection.** What was acknowledged is deleted by an explicit delete only, never
 //!    because some other record is missing. An object without a record is quarantined and reported. *Kept by*
-//!    `pool::owned::delete`, `pool::owned::copies`, `pool::owned::recovery`.
+//!    `pool::owned::delete`, `pool::owned::copies`, `pool::owned::recovery`; `agent::protecting` (takes away only
+//!    what a protection has made).
 //! 3. **Intent, act, commit.** Each change is recorded before it is made, can be repeated, and is settled at
 //!    the next start. A crash between two steps leaves nothing leaked and nothing half visible. *Kept by*
 //!    `pool::intent`, `pool::owned` and its `recovery` and `settle`, `pool::catalogue::change`.
@@ -54,7 +55,7 @@
 //! 6. **Codes tell the truth to the program that reads them.** Nothing is left behind a final code; what
 //!    could not be undone is UNAVAILABLE; a fault that stays is never ABORTED; what another pool or node
 //!    could do is RESOURCE_EXHAUSTED. *Kept by* `csi::status`, `node::status`, `agent::transfers::status`,
-//!    `agent::exporting`, `agent::restoring`.
+//!    `agent::exporting`, `agent::restoring`, `agent::protecting`.
 //! 7. **A full pool is a state that we own.** Warn, refuse volumes, then snapshots, give up anchors; what
 //!    exists stays whole and can be deleted. *Kept by* `pool` (`PoolUsage`), `pool::catalogue::room`,
 //!    `pool::owned::promise`, `pool::owned::retention`, `pool::thin::monitor`, `pool::thin::spare`.

@@ -177,6 +177,17 @@ async fn a_claim_without_an_export_begins_empty_or_not_at_all_as_its_class_says(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_was_never_used_is_not_exported() {
+    let protected = Protected::with_repository().await;
+    protected.create_unused(claimed("pvc-1", "shop/data", &HOURLY), "60S").await.unwrap();
+    protected.settle(now_and(HOUR)).await;
+    assert_eq!((protected.pool().snapshots().unwrap().len(), protected.exports("exports").await.len()), (0, 0));
+    // Made anew it is empty, and may be formatted.
+    let anew = protected.create_unused(claimed("pvc-2", "shop/data", &HOURLY), "60S").await.unwrap();
+    assert_eq!(anew.content_source, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_never_gets_the_exports_of_another() {
     let protected = Protected::with_repository().await;
     let bench = &protected.bench;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::copies::SnapshotCopies;
-use crate::types::{KubernetesNames, ObjectName, PoolId, ProtectionOrder, Timestamp, VolumeHandle, VolumeId};
+use crate::types::{FormatState, KubernetesNames, ObjectName, PoolId, ProtectionOrder, Timestamp, VolumeHandle, VolumeId};
 
 /// A volume of a protected class; or what is left of one that was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +23,20 @@ pub struct Protection {
     pub order: ProtectionOrder,
     /// When the volume was made.
     pub created: Timestamp,
+    /// Whether there is anything in it to protect.
+    pub format: FormatState,
     /// What Kubernetes calls it.
     pub kubernetes: KubernetesNames,
     /// The handle of the snapshot that it was restored from, if it was.
     pub restored_from: Option<String>,
+}
+
+impl Protection {
+    /// Whether the volume was ever put to use. A volume that is made of one that was not would be taken for one that has lost its content:
+    /// what a restore has written is never formatted (invariant 1).
+    pub fn has_content(&self) -> bool {
+        matches!(self.format, FormatState::Copied | FormatState::Content)
+    }
 }
 
 /// A snapshot that a protection has made.
@@ -111,6 +121,7 @@ mod tests {
         Protection {
             order: ProtectionOrder::parse(&parameters).unwrap().unwrap(),
             created: Timestamp::now(),
+            format: FormatState::Content,
             kubernetes: KubernetesNames::default(),
             restored_from: None,
         }

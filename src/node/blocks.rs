@@ -262,8 +262,9 @@ fn protected(pool: &OwnedPool, query: ProtectionQuery) -> Result<ProtectionPage,
     });
     let volumes = pool.volumes()?.into_iter().filter_map(|volume| {
         let order = volume.protection()?;
-        let (created, kubernetes, restored_from) = (volume.created, volume.kubernetes, volume.foreign_source);
-        Some((volume.id, Protection { order, created, kubernetes, restored_from }))
+        let (created, format) = (volume.created, volume.format);
+        let (kubernetes, restored_from) = (volume.kubernetes, volume.foreign_source);
+        Some((volume.id, Protection { order, created, format, kubernetes, restored_from }))
     });
     Ok(query.select(volumes, snapshots))
 }

@@ -23,8 +23,8 @@ use windlass::node::blocks::PoolBlocks;
 use windlass::pool::owned::OwnedPool;
 use windlass::repository::Workspace;
 use windlass::types::{
-    ExportRecord, ExportTask, NamespacedName, NewVolume, ObjectName, PoolId, RangeStream, SnapshotHandle, SnapshotId, Timestamp,
-    VolumeHandle,
+    ExportRecord, ExportTask, FormatState, NamespacedName, NewVolume, ObjectName, PoolId, RangeStream, SnapshotHandle,
+    SnapshotId, Timestamp, VolumeHandle,
 };
 
 use super::csi_harness::{Node, block, new_volume};
@@ -206,8 +206,16 @@ impl Protected {
         &self.bench.node.pools[0]
     }
 
-    /// Makes a volume as a provisioner does.
+    /// Makes a volume as a provisioner does, and puts it to use as a pod does.
     pub async fn create(&self, request: CreateVolumeRequest, deadline: &str) -> Result<Volume, Status> {
+        let volume = self.create_unused(request, deadline).await?;
+        let handle: VolumeHandle = volume.volume_id.parse().unwrap();
+        self.pool().set_format(handle.volume, FormatState::Content).unwrap();
+        Ok(volume)
+    }
+
+    /// Makes a volume as a provisioner does.
+    pub async fn create_unused(&self, request: CreateVolumeRequest, deadline: &str) -> Result<Volume, Status> {
         let mut request = Request::new(request);
         request.metadata_mut().insert("grpc-timeout", deadline.parse().unwrap());
         Ok(self.bench.agent.create_volume(request).await?.into_inner().volume.unwrap())

@@ -42,8 +42,8 @@ pub(super) fn plan(volume: &ProtectedVolume, now: Timestamp, is_running: impl Fn
     let runs = waiting.iter().any(|cut| is_running(cut.copies.snapshot));
     let slot = Slot::at(order.schedule, volume.volume.volume, now);
     let mut plan = Plan { next: Some(slot.next(order.schedule)), ..Plan::default() };
-    let all_old = waiting.len() < WAITING && !runs;
-    plan.cut = Some(slot).filter(|slot| all_old && *slot > last_slot(volume, protection, order, *slot));
+    let has_turn = protection.has_content() && waiting.len() < WAITING && !runs;
+    plan.cut = Some(slot).filter(|slot| has_turn && *slot > last_slot(volume, protection, order, *slot));
     let surplus = retention::surplus(finished, order.retention, now);
     plan.leaving.extend(surplus.into_iter().map(Leaving::Everywhere));
     let Some((newest, older)) = waiting.split_last() else { return plan };
@@ -113,7 +113,9 @@ mod tests {
 
     use super::*;
     use crate::blocks::SnapshotCopies;
-    use crate::types::{Copies, ExportTask, KubernetesNames, PoolId, ProtectionOrder, SnapshotId, VolumeHandle, VolumeId};
+    use crate::types::{
+        Copies, ExportTask, FormatState, KubernetesNames, PoolId, ProtectionOrder, SnapshotId, VolumeHandle, VolumeId,
+    };
 
     const HOUR: u64 = 3600;
     /// Half an hour after a moment of each hour: no delay is longer than a quarter.
@@ -145,6 +147,7 @@ mod tests {
         let protection = Protection {
             order: order(),
             created: at(NOW - 50 * HOUR),
+            format: FormatState::Content,
             kubernetes: KubernetesNames::default(),
             restored_from: None,
         };
@@ -175,6 +178,20 @@ mod tests {
         new.protection.as_mut().unwrap().created = at(NOW);
         assert_eq!(idle(&new, NOW).cut, None, "not in the interval in which it was made");
         assert!(idle(&new, NOW + HOUR).cut.is_some());
+    }
+
+    #[test]
+    fn a_volume_that_was_never_used_has_nothing_to_protect() {
+        let mut blank = volume(&[]);
+        for (format, is_cut) in [
+            (FormatState::Never, false),
+            (FormatState::Formatting, false),
+            (FormatState::Copied, true),
+            (FormatState::Content, true),
+        ] {
+            blank.protection.as_mut().unwrap().format = format;
+            assert_eq!(idle(&blank, NOW).cut.is_some(), is_cut, "{format:?}");
+        }
     }
 
     #[test]

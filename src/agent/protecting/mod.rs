@@ -9,7 +9,7 @@
 //! deleted, when an export ends, and at least once in [`AT_LEAST_EVERY`]. It decides from the records alone (`decide`), so a crash at any
 //! point changes nothing but the time: the next sweep sees what is there.
 //!
-//! 1. *Cut* what is due. The name of the snapshot is that of the volume and of the moment of the schedule (`slot`), so a cut that is
+//! 1. *Cut* what is due, of volumes that were ever put to use. The name of the snapshot is that of the volume and of the moment of the schedule (`slot`), so a cut that is
 //!    repeated after a crash is answered from the record. After a time in which nobody was there one cut makes up for all that were missed.
 //! 2. *Export* the newest cut of each volume that no repository holds yet, as [`exporting`](super::exporting) does for a class of
 //!    snapshots: resumable, once in the repository, the failure recorded with its task. The credentials are read from the Secret that the

@@ -10,6 +10,7 @@ use std::time::Duration;
 use csi_proto::csi::v1 as proto;
 use tonic::{Request, Status};
 
+use crate::agent::events::{Event, EventObject, EventReason, Repetition};
 use crate::agent::exporting::Exporting;
 use crate::agent::secrets::RepositorySecret;
 use crate::agent::transfers::MAX_RUNNING;
@@ -144,7 +145,10 @@ impl<P: Plugin> Sweep<'_, P> {
                         tracing::info!(%snapshot, code = ?status.code(), reason = status.message(), "an export was not begun");
                     }
                 },
-                Err(reason) => self.note_failure(cut, &reason, now).await,
+                Err(reason) => {
+                    self.note_failure(cut, &reason, now).await;
+                    self.tell(protection, reason);
+                }
             }
         }
     }
@@ -181,6 +185,13 @@ impl<P: Plugin> Sweep<'_, P> {
         if let Err(error) = self.context.blocks.put_task(snapshot, ExportTask { attempts, state, ..task }).await {
             tracing::warn!(%snapshot, error = %chain(&error), "it is not recorded why an export was not begun");
         }
+    }
+
+    /// Tells the users of a volume why it is not exported. Attempts that have begun tell it themselves.
+    fn tell(&self, protection: &Protection, text: String) {
+        let Some(claim) = protection.kubernetes.claim.clone() else { return };
+        let (object, reason) = (EventObject::Claim(claim), EventReason::ExportFailed);
+        self.context.events.publish(Event { object, reason, text, repetition: Repetition::OfText });
     }
 
     /// Takes away what goes.

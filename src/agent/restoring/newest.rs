@@ -20,6 +20,7 @@ use csi_proto::csi::v1 as proto;
 use csi_proto::windlass::v1::RestoreResult;
 use tonic::{Code, Status};
 
+use crate::agent::events::{Event, EventObject, EventReason, Repetition};
 use crate::agent::exporting::open_or_make;
 use crate::agent::protecting::{NamedSecretError, read_named};
 use crate::agent::secrets::RepositorySecret;
@@ -28,6 +29,7 @@ use crate::agent::transfers::registry::{TransferFailure, TransferResult};
 use crate::agent::transfers::restore::{RestoreOrder, Wish};
 use crate::agent::transfers::{message, status};
 use crate::csi::validate::parameters;
+use crate::repository::time::rfc3339;
 use crate::repository::tree::FileSelector;
 use crate::repository::{Id, RepositoryError, SnapshotChoice, StoredSnapshot};
 use crate::transfer::image::{Image, Locking};
@@ -119,21 +121,38 @@ pub(super) async fn run(
         let repository = opened.map_err(|ended| ended.failure)?;
         let repository = message::locked_for(&context, order.pool.id, repository, None);
         let told = |error: RepositoryError| status::late(&status::repository(&error));
-        let Some((id, handle)) = choose(&repository.snapshots().await.map_err(told)?, &newest.claim) else { return Ok(None) };
-        let choice = SnapshotChoice::from(&id.to_string());
+        let Some(chosen) = choose(&repository.snapshots().await.map_err(told)?, &newest.claim) else { return Ok(None) };
+        let choice = SnapshotChoice::from(&chosen.id.to_string());
         let reading = Reading { locking: Locking::Shared, on_damage: OnDamage::Fail };
         let waiting = |reason: &RepositoryError| progress.waits_for(Some(reason.to_string()));
         let image = Image::open_or_wait(&repository, choice, &FileSelector::Only, reading, &waiting).await;
         progress.waits_for(None);
-        Ok(Some((image.map_err(told)?, handle)))
+        Ok(Some((image.map_err(told)?, chosen)))
     };
     let opened = cancel.run_until_cancelled(opening).await.ok_or(TransferFailure::Cancelled)?;
-    let Some((image, handle)) = opened? else { return nothing(&newest) };
-    tracing::info!(claim = %newest.claim, snapshot = %handle, "a new volume begins with the newest export of its claim");
+    let Some((image, chosen)) = opened? else { return nothing(&newest) };
+    let Chosen { handle, taken, .. } = chosen;
+    tracing::info!(claim = %newest.claim, snapshot = %handle, taken, "a new volume begins with the newest export of its claim");
     if let Wish::Claimed(claim) = &mut order.wish {
         claim.source = Some(handle);
     }
-    order.run(image).await
+    let result = order.run(image).await?;
+    let text = format!("the volume begins with the newest export of its claim, which was cut at {taken} (snapshot {handle})");
+    let object = EventObject::Claim(newest.claim);
+    let reason = EventReason::RestoreFinished;
+    context.events.publish(Event { object, reason, text, repetition: Repetition::OfText });
+    Ok(result)
+}
+
+/// The export that is restored.
+#[derive(Debug, PartialEq, Eq)]
+struct Chosen {
+    /// In the repository.
+    id: Id,
+    /// What was exported.
+    handle: SnapshotHandle,
+    /// When it was cut, for people.
+    taken: String,
 }
 
 /// What it means that a repository has no export of a claim.
@@ -154,15 +173,16 @@ fn nothing(newest: &Newest) -> Result<TransferResult, TransferFailure> {
     }
 }
 
-/// The newest of the `snapshots`, which are in the order of their times, that is an export of the claim, and the handle of what was exported.
-fn choose(snapshots: &[StoredSnapshot], claim: &NamespacedName) -> Option<(Id, SnapshotHandle)> {
+/// The newest of the `snapshots`, which are in the order of their times, that is an export of the claim.
+fn choose(snapshots: &[StoredSnapshot], claim: &NamespacedName) -> Option<Chosen> {
     let tag = format!("pvc={claim}");
     let of_claim = snapshots.iter().rev().filter(|stored| stored.snapshot.tags.contains(&tag));
-    let handle = |stored: &StoredSnapshot| {
+    let chosen = |stored: &StoredSnapshot| {
         let mut tags = stored.snapshot.tags.iter();
-        tags.find_map(|tag| tag.strip_prefix("handle=")?.parse().ok())
+        let handle = tags.find_map(|tag| tag.strip_prefix("handle=")?.parse().ok())?;
+        Some(Chosen { id: stored.id, handle, taken: rfc3339(stored.snapshot.taken()?) })
     };
-    of_claim.filter_map(|stored| Some((stored.id, handle(stored)?))).next()
+    of_claim.filter_map(chosen).next()
 }
 
 #[cfg(test)]
@@ -193,8 +213,10 @@ mod tests {
             let (namespace, name) = text.split_once('/').unwrap();
             NamespacedName { namespace: namespace.to_owned().try_into().unwrap(), name: name.to_owned().try_into().unwrap() }
         };
-        assert_eq!(choose(&snapshots, &claim("shop/data")), Some((Id::of(&[2]), handle)));
-        assert_eq!(choose(&snapshots, &claim("other-shop/data")), Some((Id::of(&[6]), handle)));
+        let chosen = |text| choose(&snapshots, &claim(text)).map(|chosen| (chosen.id, chosen.handle));
+        assert_eq!(chosen("shop/data"), Some((Id::of(&[2]), handle)));
+        assert_eq!(chosen("other-shop/data"), Some((Id::of(&[6]), handle)));
+        assert!(choose(&snapshots, &claim("shop/data")).is_some_and(|chosen| chosen.taken.starts_with("2026-01-01T00:00:02")));
         assert_eq!(choose(&snapshots, &claim("other/data")), None);
         assert_eq!(choose(&[], &claim("shop/data")), None);
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::block::memory_file::MemoryFile;
 use crate::blocks::{BlocksError, LeasedSnapshot, Protection, ProtectionSnapshot, SnapshotCopies};
 use crate::types::{
-    Copies, ExportOrder, ExportRecord, LocalCopy, NewVolume, Object, ObjectName, ProtectionOrder, SnapshotId, Timestamp,
-    VolumeId, VolumeSize,
+    Copies, ExportOrder, ExportRecord, FormatState, LocalCopy, NewVolume, Object, ObjectName, ProtectionOrder, SnapshotId,
+    Timestamp, VolumeId, VolumeSize,
 };
 
 /// The verbs that can be made to fail.
@@ -69,7 +69,9 @@ impl StoredVolume {
     pub(super) fn protection(&self) -> Option<Protection> {
         let order = ProtectionOrder::parse(&self.request.parameters).ok().flatten()?;
         let (kubernetes, restored_from) = (self.request.kubernetes.clone(), self.request.foreign_source.clone());
-        Some(Protection { order, created: self.created, kubernetes, restored_from })
+        // As of every restore.
+        let format = FormatState::Content;
+        Some(Protection { order, created: self.created, format, kubernetes, restored_from })
     }
 }
 

@@ -4,7 +4,7 @@ use csi_proto::windlass::v1 as proto;
 
 use super::{FieldError, copies, handle, kubernetes, name, object_id, pool_id, timestamp, timestamp_message};
 use crate::blocks::{ProtectedVolume, Protection, ProtectionPage, ProtectionQuery, ProtectionSnapshot};
-use crate::types::{ProtectionOrder, VolumeId};
+use crate::types::{FormatState, ProtectionOrder, VolumeId};
 
 /// The query of a message. A limit beyond what there may be is the most that may be.
 ///
@@ -62,9 +62,26 @@ fn read_protection(message: proto::VolumeProtection) -> Result<Protection, Field
     Ok(Protection {
         order: order.ok_or_else(|| FieldError::new(PARAMETERS, "must contain a protection"))?,
         created: timestamp("volumes.protection.created", message.created)?,
+        format: read_format(&message.format)?,
         kubernetes: kubernetes::read(message.kubernetes)?,
         restored_from,
     })
+}
+
+const FORMATS: [FormatState; 4] = [FormatState::Never, FormatState::Formatting, FormatState::Copied, FormatState::Content];
+
+fn format_text(format: FormatState) -> &'static str {
+    match format {
+        FormatState::Never => "never",
+        FormatState::Formatting => "formatting",
+        FormatState::Copied => "copied",
+        FormatState::Content => "content",
+    }
+}
+
+fn read_format(text: &str) -> Result<FormatState, FieldError> {
+    let known = FORMATS.into_iter().find(|format| format_text(*format) == text);
+    known.ok_or_else(|| FieldError::new("volumes.protection.format", "must be a state of a format"))
 }
 
 fn read_snapshot(message: proto::ProtectionSnapshot) -> Result<ProtectionSnapshot, FieldError> {
@@ -79,6 +96,7 @@ fn message(known: ProtectedVolume) -> proto::ProtectedVolume {
     let protection = known.protection.map(|protection| proto::VolumeProtection {
         parameters: protection.order.to_parameters().into_iter().collect(),
         created: Some(timestamp_message(protection.created)),
+        format: format_text(protection.format).to_owned(),
         kubernetes: Some(kubernetes::message(protection.kubernetes)),
         restored_from: protection.restored_from.unwrap_or_default(),
     });
@@ -124,6 +142,7 @@ mod tests {
             protection: Some(Protection {
                 order,
                 created: Timestamp::now(),
+                format: FormatState::Copied,
                 kubernetes: KubernetesNames::default(),
                 restored_from: Some(copies.snapshot.to_string()),
             }),
@@ -134,6 +153,12 @@ mod tests {
         assert_eq!(read_page(page_message(page.clone())), Ok(page));
         let query = ProtectionQuery { pool, after: Some(volume), limit: 3 };
         assert_eq!(read_query(&query_message(&query)), Ok(query));
+    }
+
+    #[test]
+    fn every_state_of_a_format_reads_back_and_no_other_text_does() {
+        assert!(FORMATS.into_iter().all(|format| read_format(format_text(format)) == Ok(format)));
+        assert!(read_format("").is_err());
     }
 
     #[test]
