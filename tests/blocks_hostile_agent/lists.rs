@@ -89,6 +89,10 @@ impl Blocks for Fragmented {
         nothing_else()
     }
 
+    async fn protected(&self, _query: ProtectionQuery) -> Result<ProtectionPage, BlocksError> {
+        nothing_else()
+    }
+
     async fn give_up_local_copy(&self, _snapshot: SnapshotHandle) -> Result<(), BlocksError> {
         nothing_else()
     }
