@@ -73,6 +73,33 @@ impl Restoring {
         Self { context, by_name: Arc::default() }
     }
 
+    /// Refuses a class that is to be protected where nobody could.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION.
+    pub(super) fn check_protection(&self, request: &proto::CreateVolumeRequest) -> Result<(), Status> {
+        newest::check_protection(&self.context, request)
+    }
+
+    /// The export that the class of a CreateVolume wants it to begin with; `None` when the request is not for that, or the volume is there.
+    ///
+    /// # Errors
+    /// UNAVAILABLE and the like when it cannot be told whether the volume is there.
+    pub(super) async fn newest(&self, request: &proto::CreateVolumeRequest) -> Result<Option<Newest>, Status> {
+        // A name that is none is for the layer below to refuse.
+        let (Some(newest), Ok(name)) = (newest::wanted(request), ObjectName::try_from(request.name.clone())) else {
+            return Ok(None);
+        };
+        let succeeded = self.succeeded(&name);
+        let found = self.context.blocks.find_volume(&name).await.map_err(|error| status::blocks("name", &error))?;
+        if found.is_some() {
+            return Ok(None);
+        }
+        // A restore had made one by the time before the look, so it was deleted since, and its name is free.
+        succeeded.iter().for_each(|id| self.forget(&name, id));
+        Ok(Some(newest))
+    }
+
     /// Whether a CreateVolume is to be answered by the layer below: it has no snapshot as its source, or one whose bytes are on this node,
     /// or the volume is there, or only the layer below can say what is wrong.
     pub(super) async fn is_for_the_layer_below(
@@ -147,7 +174,7 @@ impl Restoring {
         let id = match self.known(&name) {
             Some(id) => id,
             None => {
-                let secret = self.secret_of(&newest, secrets).await?;
+                let secret = newest::secret(&self.context, &newest, secrets).await?;
                 self.begin(checked, request, secret, Content::Newest(newest)).await?
             }
         };
@@ -231,6 +258,7 @@ impl Restoring {
             };
             let ended = told.follow(&progress, work).await;
             match &ended {
+                Ok(TransferResult::Restore(result)) if result.volume_id.is_empty() => told.finished(newest::EMPTY),
                 Ok(TransferResult::Restore(result)) => told.finished(&text::restored(result)),
                 Ok(TransferResult::Export(_)) | Err(TransferFailure::Cancelled) => {}
                 Err(failure) => told.failed(fault::text(failure)),

@@ -34,9 +34,10 @@ use crate::repository::tree::FileSelector;
 use crate::repository::{Id, RepositoryError, SnapshotChoice, StoredSnapshot};
 use crate::transfer::image::{Image, Locking};
 use crate::transfer::{OnDamage, Reading};
-use crate::types::{NamespacedName, ObjectName, ProtectionOrder, RestorePolicy, SnapshotHandle};
+use crate::types::{NamespacedName, ProtectionOrder, RestorePolicy, SnapshotHandle};
 
-use super::Restoring;
+/// What a claim is told without an export.
+pub(super) const EMPTY: &str = "restore: the repository has no export of the claim, so its volume begins empty";
 
 /// The newest export of a claim, as a class asks for it.
 pub(in crate::agent) struct Newest {
@@ -44,68 +45,59 @@ pub(in crate::agent) struct Newest {
     pub(super) order: ProtectionOrder,
 }
 
-impl Restoring {
-    /// Refuses a class that is to be protected where nobody could.
-    ///
-    /// # Errors
-    /// FAILED_PRECONDITION.
-    pub(in crate::agent) fn check_protection(&self, request: &proto::CreateVolumeRequest) -> Result<(), Status> {
-        // What is wrong with the parameters is for the layer below to say.
-        let order = parameters::volume(&request.parameters).ok().and_then(|parameters| parameters.protection);
-        match order {
-            Some(order) if order.exports.is_some() && self.context.secrets.is_none() => {
-                let reason = NamedSecretError::NoSource;
-                Err(Status::failed_precondition(format!("parameters.{}: {reason}", ProtectionOrder::PROTECT)))
+/// Refuses a class that is to be protected where nobody could.
+///
+/// # Errors
+/// FAILED_PRECONDITION.
+pub(super) fn check_protection(context: &Context, request: &proto::CreateVolumeRequest) -> Result<(), Status> {
+    // What is wrong with the parameters is for the layer below to say.
+    let order = parameters::volume(&request.parameters).ok().and_then(|parameters| parameters.protection);
+    match order {
+        Some(order) if order.exports.is_some() && context.secrets.is_none() => {
+            let reason = NamedSecretError::NoSource;
+            Err(Status::failed_precondition(format!("parameters.{}: {reason}", ProtectionOrder::PROTECT)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the class of a request wants it to begin with; `None` for one that restores nothing, and for a request with a content source.
+pub(super) fn wanted(request: &proto::CreateVolumeRequest) -> Option<Newest> {
+    let parameters = parameters::volume(&request.parameters).ok()?;
+    let (order, claim) = (parameters.protection?, parameters.kubernetes.claim?);
+    let restores = order.restore != RestorePolicy::Never && request.volume_content_source.is_none();
+    restores.then_some(Newest { claim, order })
+}
+
+/// The repository of a restore: by what the provisioner brings, else by the Secret that the class names.
+///
+/// # Errors
+/// INVALID_ARGUMENT for secrets that open nothing; FAILED_PRECONDITION without any; UNAVAILABLE when the Secret cannot be read now.
+pub(super) async fn secret(
+    context: &Context,
+    newest: &Newest,
+    secrets: HashMap<String, String>,
+) -> Result<RepositorySecret, Status> {
+    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+    if !secrets.is_empty() {
+        return RepositorySecret::parse(secrets).map_err(|error| invalid(&error));
+    }
+    let Some(template) = &newest.order.secret else {
+        return Err(Status::failed_precondition(
+            "secrets: the StorageClass must name the provisioner secret that opens the repository, or a repositorySecret",
+        ));
+    };
+    let name = template.resolve(Some(&newest.claim)).map_err(|error| invalid(&error))?;
+    let read = read_named(context, &name).await.map_err(|error| {
+        let code = match error {
+            NamedSecretError::Unreachable(_) => Code::Unavailable,
+            NamedSecretError::NoSource | NamedSecretError::NotFound(_) | NamedSecretError::Forbidden(_) => {
+                Code::FailedPrecondition
             }
-            _ => Ok(()),
-        }
-    }
-
-    /// What is to be restored for a CreateVolume; `None` when it is for the layer below: its class restores nothing, or it has a content
-    /// source, or the volume is there.
-    ///
-    /// # Errors
-    /// UNAVAILABLE and the like when it cannot be told whether the volume is there.
-    pub(in crate::agent) async fn newest(&self, request: &proto::CreateVolumeRequest) -> Result<Option<Newest>, Status> {
-        let Ok(parameters) = parameters::volume(&request.parameters) else { return Ok(None) };
-        let (Some(order), Some(claim)) = (parameters.protection, parameters.kubernetes.claim) else { return Ok(None) };
-        let Ok(name) = ObjectName::try_from(request.name.clone()) else { return Ok(None) };
-        if order.restore == RestorePolicy::Never || request.volume_content_source.is_some() {
-            return Ok(None);
-        }
-        let succeeded = self.succeeded(&name);
-        let found = self.context.blocks.find_volume(&name).await.map_err(|error| status::blocks("name", &error))?;
-        if found.is_some() {
-            return Ok(None);
-        }
-        // A restore had made one by the time before the look, so it was deleted since, and its name is free.
-        succeeded.iter().for_each(|id| self.forget(&name, id));
-        Ok(Some(Newest { claim, order }))
-    }
-
-    /// The repository of a restore: by what the provisioner brings, else by the Secret that the class names.
-    pub(super) async fn secret_of(&self, newest: &Newest, secrets: HashMap<String, String>) -> Result<RepositorySecret, Status> {
-        let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
-        if !secrets.is_empty() {
-            return RepositorySecret::parse(secrets).map_err(|error| invalid(&error));
-        }
-        let Some(template) = &newest.order.secret else {
-            return Err(Status::failed_precondition(
-                "secrets: the StorageClass must name the provisioner secret that opens the repository, or a repositorySecret",
-            ));
         };
-        let name = template.resolve(Some(&newest.claim)).map_err(|error| invalid(&error))?;
-        let read = read_named(&self.context, &name).await.map_err(|error| {
-            let code = match error {
-                NamedSecretError::Unreachable(_) => Code::Unavailable,
-                NamedSecretError::NoSource | NamedSecretError::NotFound(_) | NamedSecretError::Forbidden(_) => {
-                    Code::FailedPrecondition
-                }
-            };
-            Status::new(code, format!("parameters.{}: {error}", ProtectionOrder::SECRET))
-        })?;
-        RepositorySecret::parse(read).map_err(|error| Status::failed_precondition(error.to_string()))
-    }
+        Status::new(code, format!("parameters.{}: {error}", ProtectionOrder::SECRET))
+    })?;
+    RepositorySecret::parse(read).map_err(|error| Status::failed_precondition(error.to_string()))
 }
 
 /// The transfer. Its result names no volume when there was nothing to restore.
