@@ -43,8 +43,8 @@ use tonic::{Code, Status, Streaming};
 use windlass::blocks::descriptor::{self, FetchError, ReceiveError};
 use windlass::blocks::wire::secret::Secret;
 use windlass::blocks::{
-    Blocks, BlocksError, CommitName, LeasedSnapshot, OpenPool, PoolState, SnapshotCopies, SnapshotLease, TargetStart, TaskPage,
-    TaskQuery, UsagePage, UsageQuery,
+    Blocks, BlocksError, CommitName, LeasedSnapshot, OpenPool, PoolState, ProtectionPage, ProtectionQuery, SnapshotCopies,
+    SnapshotLease, TargetStart, TaskPage, TaskQuery, UsagePage, UsageQuery,
 };
 use windlass::types::poll::{self, Patience};
 use windlass::types::{
