@@ -13,6 +13,7 @@
 //! interrupts is recovered at the next start like after a crash.
 
 mod authority;
+mod bound;
 mod calls;
 mod connection;
 mod frames;
@@ -23,10 +24,11 @@ mod socket;
 mod trace;
 
 pub use super::allowance::SocketShare;
+pub use bound::{BoundSocket, SocketError, SocketFile, SocketKind};
 pub use connection::Connection;
 pub use peer::PeerRule;
 pub use routes::{MAX_RANGES_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, kubelet_routes, node_service, routes};
-pub use socket::{Incoming, PrivateSocket, SocketError};
+pub use socket::{Incoming, PrivateSocket};
 pub use trace::{CallerWatch, spans};
 
 use std::time::Duration;
