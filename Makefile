@@ -8,7 +8,7 @@
 #   make test-thin    of these the tests that need device-mapper, in virtual machines, and power cuts; ends with `N passed, N failed`
 #   make test-thin-full    the same with the whole of the long ones
 #   make e2e    the driver in a Kubernetes cluster of two nodes on this machine: chart, image, scenarios; ends with `N passed, N failed`. The
-#               cluster's programs are built once, which takes some 20 minutes of one processor
+#               programs of the cluster, and of the store that it exports to, are built once, which takes some 25 minutes of one processor
 #   make e2e-velero   Velero's own data mover in such a cluster: three backups of volumes that are written to, a restore, what each costs; Velero and its
 #               store are built once, which takes some six minutes of one processor; ends with `N passed, N failed`
 #   make e2e-suite    Kubernetes' own tests of storage drivers (External.Storage) in such a cluster; builds them first, some 15 minutes of a
