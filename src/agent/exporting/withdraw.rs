@@ -23,7 +23,7 @@ const CANCELLED_WITHIN: Duration = Duration::from_secs(10);
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(50);
 
 impl Exporting {
-    /// Holds a snapshot whose export does not run, as long as the guard is held.
+    /// Holds a snapshot that is about to be deleted, and whose export does not run, as long as the guard is held.
     ///
     /// # Errors
     /// ABORTED while it runs, or beside another call for the snapshot.
@@ -32,6 +32,8 @@ impl Exporting {
         if self.is_running(snapshot) {
             return Err(Status::aborted(format!("{SNAPSHOT_ID}: it is being exported; call again")));
         }
+        // It is about to go.
+        self.told.forget(snapshot);
         Ok(guard)
     }
 
