@@ -1,7 +1,7 @@
 # What each container of the driver may do is what docs/kubernetes.md says, as /proc of the running containers has it.
 # found CONTAINER: a row as in the table of the documentation.
 found() {
-    local process status ability seccomp gain devices mounts network
+    local process status ability seccomp gain devices mounts token network
     process=$(process_of "$1")
     [ -n "$process" ] || fail "no process of container $1"
     status=$(inside 1 cat "/proc/$process/status")
@@ -16,6 +16,9 @@ found() {
     has() { inside 1 test -e "/proc/$process/root$1" && echo yes || echo no; }
     devices=$(has /dev/loop-control)
     mounts=$(has /var/lib/kubelet/pods)
+    # In some images /var/run leads to /run, and from outside that would be another's.
+    token=$(has /run/secrets/kubernetes.io/serviceaccount/token)
+    [ "$token" = yes ] || token=$(has /var/run/secrets/kubernetes.io/serviceaccount/token)
     network="$(inside 1 awk 'NR > 2 { sub(":", "", $1); print $1 }' "/proc/$process/net/dev" | paste -sd ' ')"
     if [ "$(inside 1 readlink "/proc/$process/ns/net")" = "$(inside 1 readlink "/proc/$(process_of csi-provisioner)/ns/net")" ]; then
         network=pod
@@ -27,7 +30,7 @@ found() {
     [ "$(inside 1 readlink "/proc/$process/ns/net")" != "$(inside 1 readlink /proc/1/ns/net)" ] || fail "$1 is in the host's network"
     [ "$(inside 1 readlink "/proc/$process/ns/pid")" != "$(inside 1 readlink /proc/1/ns/pid)" ] || fail "$1 sees the host's processes"
     printf '| `%s` | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n' "$1" "$(value Uid)" "$ability" "$seccomp" "$gain" "$devices" "$mounts" \
-        "$(has /var/run/secrets/kubernetes.io/serviceaccount/token)" "$(has /tls/tls.key)" "$network"
+        "$token" "$(has /tls/tls.key)" "$network"
 }
 driver_ready
 # What the agent has open: no device but those that every process has, and no core of it is ever written.

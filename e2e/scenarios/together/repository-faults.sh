@@ -2,7 +2,7 @@
 faults="wrong-password wrong-keys no-bucket no-secret"
 # That one is there before, and is not made by the class.
 secret wrong-password
-stock_restic wrong-password init >&2
+stock_restic wrong-password cat config >/dev/null 2>&1 || stock_restic wrong-password init >&2
 secret wrong-password "RESTIC_PASSWORD=another-$canary"
 secret wrong-keys "AWS_SECRET_ACCESS_KEY=another-$canary"
 secret no-bucket "RESTIC_REPOSITORY=s3:$store/later/no-bucket"
