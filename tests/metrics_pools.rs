@@ -69,7 +69,7 @@ impl Disk {
         self.pool.set_health_hook(Some(Arc::new(move || {
             let hanging = state.0.lock().unwrap();
             drop(state.1.wait_while(hanging, |hangs| *hangs).unwrap());
-            Ok(Default::default())
+            Ok(())
         })));
         hang
     }

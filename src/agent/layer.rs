@@ -88,10 +88,10 @@ impl<P: Plugin> AgentLayer<P> {
             let pause = next.seconds.saturating_sub(Timestamp::now().seconds);
             // What is due now and was not done is not tried without a pause.
             let pause = Duration::from_secs(pause).clamp(LEAST_PAUSE, AT_LEAST_EVERY);
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.wakening.woken() => {}
-                () = tokio::time::sleep(pause) => {}
+            // Woken earlier, or not: there is something to look at by then.
+            let woken = tokio::time::timeout(pause, self.wakening.woken());
+            if stop.run_until_cancelled(woken).await.is_none() {
+                return;
             }
         }
     }

@@ -294,7 +294,7 @@ fn retention(parameters: &BTreeMap<String, String>) -> Result<Retention, Protect
             key: ProtectionOrder::PROTECT,
             rule: "needs at least one of `keepHourly`, `keepDaily`, `keepWeekly` and `keepMonthly`: how many exports are kept",
         }),
-        ..=Retention::MAX => Ok(retention),
+        1..=Retention::MAX => Ok(retention),
         _ => Err(ProtectionError {
             key: ProtectionOrder::PROTECT,
             rule: "may keep at most 500 exports of a volume: `keepHourly`, `keepDaily`, `keepWeekly` and `keepMonthly` together",

@@ -43,7 +43,7 @@ impl Slot {
 
 /// How long after the beginning of an interval the volume's moment lies.
 fn delay(schedule: Schedule, volume: VolumeId) -> u64 {
-    let spread = (schedule.seconds() / 4).min(SPREAD_SECONDS).max(1);
+    let spread = (schedule.seconds() / 4).clamp(1, SPREAD_SECONDS);
     let [a, b, c, d, ..] = *volume.as_bytes();
     u64::from(u32::from_be_bytes([a, b, c, d])) % spread
 }

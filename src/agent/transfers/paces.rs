@@ -14,7 +14,10 @@ use crate::types::Bandwidth;
 
 /// The lines that transfers use. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(in crate::agent) struct Paces(Arc<Mutex<HashMap<(Id, Bandwidth), Weak<Pace>>>>);
+pub(in crate::agent) struct Paces(Arc<Mutex<Lines>>);
+
+/// By the repository that they lead to, and what they let through.
+type Lines = HashMap<(Id, Bandwidth), Weak<Pace>>;
 
 impl Paces {
     /// The line of that bandwidth to a repository.

@@ -190,7 +190,6 @@ mod tests {
                 reason: "export: denied".to_owned(),
                 attempts: 3,
                 asked: Some(prost_types::Timestamp { seconds: asked, nanos: 0 }),
-                ..Default::default()
             }),
             ..Default::default()
         };
