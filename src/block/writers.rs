@@ -3,15 +3,34 @@
 //! The kernel counts who has a file open for writing, whatever process that is: a mapping, a request that is being served and a
 //! descriptor that is on its way in a socket count as long as they last. A read lease (`F_SETLEASE`) is granted only while that
 //! count is zero, so asking for one is the question. The lease is given back at once.
+//!
+//! A program that a process starts has copies of all descriptors of that process until it runs, which is some milliseconds. So who has
+//! closed a file is believed only after a while that it is open: [`stays_open_for_writing`].
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use libc::c_int;
 
+use crate::types::poll::{self, Patience};
+
 // Not in libc. The number of every architecture that Rust knows for Linux.
 const F_SETSIG: c_int = 10;
+
+/// How long a copy of a descriptor may be on its way to be closed: a hundred times what a busy machine takes to start a program.
+const PASSING: Patience = Patience { limit: Duration::from_millis(500), every: Duration::from_millis(5) };
+
+/// Whether a file is still open for writing after a while, asked until it is not. `file` itself must be open for reading only. Blocks for half a
+/// second at most.
+///
+/// # Errors
+/// As [`is_open_for_writing`].
+pub fn stays_open_for_writing(file: &File) -> io::Result<bool> {
+    let closed = poll::until(PASSING, || is_open_for_writing(file).map(|is_open| (!is_open).then_some(())))?;
+    Ok(closed.is_none())
+}
 
 /// Whether a file is open for writing anywhere. `file` itself must be open for reading only.
 ///
@@ -67,6 +86,19 @@ mod tests {
         }
         let _writer = File::options().write(true).open(&path).unwrap();
         assert!(is_open_for_writing(&reader).unwrap(), "no lease is left that would keep it from being opened");
+    }
+
+    #[test]
+    fn a_writer_that_goes_soon_is_waited_for_and_one_that_stays_is_told() {
+        let (named, reader) = file();
+        assert!(stays_open_for_writing(&reader).unwrap());
+        let passing = std::thread::spawn(move || {
+            poll::pause(Duration::from_millis(50));
+            drop(named);
+        });
+        assert!(is_open_for_writing(&reader).unwrap());
+        assert!(!stays_open_for_writing(&reader).unwrap());
+        passing.join().unwrap();
     }
 
     #[test]

@@ -244,7 +244,7 @@ impl MemoryBlocks {
         let hidden = state.volumes.get_mut(&volume.volume).filter(|stored| stored.stage == Stage::Hidden);
         let stored = hidden.ok_or_else(|| missing(object))?;
         let reader = stored.file.open(Access::ReadOnly).map_err(failed)?;
-        if writers::is_open_for_writing(&reader).map_err(failed)? {
+        if writers::stays_open_for_writing(&reader).map_err(failed)? {
             return Err(BlocksError::InUse(format!("{object} is in use: a descriptor that can write to it")));
         }
         let bytes = stored.file.size().map_err(failed)?;

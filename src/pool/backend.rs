@@ -209,7 +209,7 @@ pub trait Pool: Send + Sync {
     /// [`PoolError::InUse`] while somebody can; [`PoolError::Missing`], [`PoolError::Io`].
     fn seal(&self, object: Object) -> Result<(), PoolError> {
         let file = self.open(object, Access::ReadOnly)?;
-        match writers::is_open_for_writing(&file) {
+        match writers::stays_open_for_writing(&file) {
             Ok(false) => Ok(()),
             Ok(true) => Err(PoolError::InUse { object, by: "a descriptor that can write to it".to_owned() }),
             Err(error) => Err(PoolError::io(format!("look whether {object} is open for writing"), error)),
