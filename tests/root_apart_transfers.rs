@@ -277,7 +277,13 @@ fn an_agent_that_is_killed_leaves_neither_lease_nor_target_and_the_kubelet_notic
     wait_for("the target to go", BOUND, || (scene.place.bench.stored() == before).then_some(()));
     let agent = scene.place.start_agent();
     let csi = scene.place.csi();
-    let made = csi.create_volume(new_volume("again", SIZE, Use::Block, &Source::Blank)).expect("its name is free");
+    // The target's file is gone a moment before the operation that deletes it has ended.
+    let made = wait_for("its name to be free", BOUND, || {
+        match csi.create_volume(new_volume("again", SIZE, Use::Block, &Source::Blank)) {
+            Err(status) if status.code() == Code::Aborted => None,
+            answered => Some(answered.unwrap()),
+        }
+    });
     csi.drop_volume(&made.volume.unwrap().volume_id);
 
     // A lease.
