@@ -110,6 +110,11 @@ async fn volumes() {
     for request in zero {
         assert_eq!(table.accepted("capacity: nothing", client.get_capacity(request).await).unwrap().available_capacity, 0);
     }
+    // Of a protected class it is asked for without a claim, and no pod is scheduled where it is not told.
+    let protected =
+        [("protect", "hourly"), ("keepDaily", "7"), ("repositorySecret", "${pvc.namespace}/a"), ("restore", "latestOrFail")];
+    let told = client.get_capacity(capacity(parameters(&protected), vec![], None)).await;
+    assert!(table.accepted("capacity: protected", told).unwrap().available_capacity > 0);
     let sidecar = parameters(&[("csi.storage.k8s.io/fstype", "xfs"), ("csi.storage.k8s.io/pvc/name", "a")]);
     assert!(
         table.accepted("capacity", client.get_capacity(capacity(sidecar, vec![], None)).await).unwrap().available_capacity > 0

@@ -77,11 +77,21 @@ fn pool(value: &str) -> Result<PoolSelector, RequestError> {
     Ok(PoolSelector::Name(name))
 }
 
-/// The parameters of a volume.
+/// The parameters of a volume that is to be made: those of its class, and the names of its claim where the class needs them.
+///
+/// # Errors
+/// As [`class`], and invalid when a name is missing.
+pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, RequestError> {
+    let checked = class(parameters)?;
+    check_claim(&checked)?;
+    Ok(checked)
+}
+
+/// The parameters of a class, as a call that is about no claim brings them (GetCapacity).
 ///
 /// # Errors
 /// Invalid when a key is not known, a value is malformed, or the map is too large.
-pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, RequestError> {
+pub fn class(parameters: &HashMap<String, String>) -> Result<VolumeParameters, RequestError> {
     super::map(FIELD, parameters)?;
     let mut checked = VolumeParameters { kubernetes: kubernetes(parameters), ..VolumeParameters::default() };
     // In a fixed order, so that the same request gets the same refusal.
@@ -114,24 +124,27 @@ pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, 
             checked.recorded.insert(key.clone(), value.clone());
         }
     }
-    checked.protection = protection(&checked)?;
+    let order = ProtectionOrder::parse(&checked.recorded);
+    checked.protection = order.map_err(|error| refused(error.key, error.to_string()))?;
     Ok(checked)
 }
 
-/// The protection among the parameters. What it needs to know of the claim must be there.
-fn protection(checked: &VolumeParameters) -> Result<Option<ProtectionOrder>, RequestError> {
-    let refuse = |key: &str, reason: String| RequestError::invalid(format!("{FIELD}.{key}"), reason);
-    let order = ProtectionOrder::parse(&checked.recorded).map_err(|error| refuse(error.key, error.to_string()))?;
-    let Some(order) = order else { return Ok(None) };
+fn refused(key: &str, reason: String) -> RequestError {
+    RequestError::invalid(format!("{FIELD}.{key}"), reason)
+}
+
+/// What a protection needs to know of the claim must be there.
+fn check_claim(checked: &VolumeParameters) -> Result<(), RequestError> {
+    let Some(order) = &checked.protection else { return Ok(()) };
     let claim = checked.kubernetes.claim.as_ref();
     if let Some(secret) = &order.secret {
-        secret.resolve(claim).map_err(|error| refuse(ProtectionOrder::SECRET, error.to_string()))?;
+        secret.resolve(claim).map_err(|error| refused(ProtectionOrder::SECRET, error.to_string()))?;
     }
     if order.restore != RestorePolicy::Never && claim.is_none() {
         let reason = "needs the name of the claim, which the provisioner tells only with --extra-create-metadata";
-        return Err(refuse(ProtectionOrder::RESTORE, reason.to_owned()));
+        return Err(refused(ProtectionOrder::RESTORE, reason.to_owned()));
     }
-    Ok(Some(order))
+    Ok(())
 }
 
 /// The names that the sidecars give (`--extra-create-metadata`). What no object can be called is left out: it is of no use to anybody, and
@@ -216,6 +229,10 @@ mod tests {
         assert!(checked.protection.is_some_and(|order| order.exports.is_some()));
         assert_eq!(checked.recorded.keys().collect::<Vec<_>>(), ["keepDaily", "protect", "repositorySecret"]);
         assert_eq!(check(&class).unwrap_err().field, "parameters.repositorySecret", "nothing is known of the claim");
+        // The capacity of a class is asked for before there is any claim.
+        let restoring = [&class[..], &[("restore", "latestOrEmpty")]].concat();
+        let of_class: HashMap<_, _> = restoring.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        assert!(super::class(&of_class).unwrap().protection.is_some());
         assert_eq!(check(&[("restore", "latestOrFail")]).unwrap_err().field, "parameters.restore");
         assert_eq!(check(&[("keepDaily", "7")]).unwrap_err().field, "parameters.keepDaily");
         assert_eq!(check(&[&class[..], &claim, &[("madeBy", "protection")]].concat()).unwrap_err().field, "parameters");

@@ -26,7 +26,7 @@ pub(super) struct Question {
 }
 
 pub(super) fn check(request: proto::GetCapacityRequest) -> Result<Checked, RequestError> {
-    let parameters = parameters::volume(&request.parameters)?;
+    let parameters = parameters::class(&request.parameters)?;
     let mode = match request.volume_capabilities.as_slice() {
         [] => VolumeMode::Block,
         entries => match capability::capabilities(entries) {

@@ -62,7 +62,7 @@ fn differences(volume: &Volume, request: &proto::ValidateVolumeCapabilitiesReque
             return differs("volume_capabilities.access_mode", "asks for more access than the volume was created with");
         }
     }
-    if !request.parameters.is_empty() && parameters::volume(&request.parameters)?.recorded != volume.parameters {
+    if !request.parameters.is_empty() && parameters::class(&request.parameters)?.recorded != volume.parameters {
         return differs("parameters", "are not those that the volume was made with");
     }
     validate::no_mutable_parameters(&request.mutable_parameters)?;
