@@ -334,7 +334,8 @@ gives "a protected class says how often, what is kept and by which Secret" '
 gives "the agent may get the Secrets of protected classes by their names, and no others" '
     [kinds("Role")[] | select(.metadata.name == "windlass-protection") | {(.metadata.namespace): .rules}] | add
     == {shop: [{apiGroups: [""], resources: ["secrets"], resourceNames: ["other", "windlass-backup"], verbs: ["get"]}],
-        bank: [{apiGroups: [""], resources: ["secrets"], resourceNames: ["windlass-backup"], verbs: ["get"]}]}' -f "$scratch/protected.yaml"
+        bank: [{apiGroups: [""], resources: ["secrets"], resourceNames: ["windlass-backup"], verbs: ["get"]}],
+        backups: [{apiGroups: [""], resources: ["secrets"], resourceNames: ["offsite-repository"], verbs: ["get"]}]}' -f "$scratch/protected.yaml"
 
 cat >"$scratch/repositories.yaml" <<'VALUES'
 repositories:
