@@ -87,6 +87,16 @@ pub fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParameters, 
     Ok(checked)
 }
 
+/// Parameters that are recorded with a volume, beside which the names of Kubernetes stand.
+///
+/// # Errors
+/// As [`volume`].
+pub fn recorded(parameters: &HashMap<String, String>, names: &KubernetesNames) -> Result<VolumeParameters, RequestError> {
+    let checked = VolumeParameters { kubernetes: names.clone(), ..class(parameters)? };
+    check_claim(&checked)?;
+    Ok(checked)
+}
+
 /// The parameters of a class, as a call that is about no claim brings them (GetCapacity).
 ///
 /// # Errors

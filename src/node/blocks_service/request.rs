@@ -28,7 +28,7 @@ pub(super) fn volume(message: Option<proto::NewVolume>) -> Result<NewVolume, Fie
     let volume = wire::volume::read(message)?;
     let parameters = volume.parameters.clone().into_iter().collect();
     let wrong = |reason: String| FieldError::new("volume.parameters", reason);
-    let checked = validate::parameters::volume(&parameters).map_err(|error| wrong(error.to_string()))?;
+    let checked = validate::parameters::recorded(&parameters, &volume.kubernetes).map_err(|error| wrong(error.to_string()))?;
     if checked.recorded != volume.parameters {
         return Err(wrong("must be none of the sidecars'".to_owned()));
     }
@@ -81,6 +81,18 @@ mod tests {
             })
         };
         assert!(volume(with("logicalBlockSize", "512")).is_ok());
+        // A class that protects says what it needs of the claim, which comes beside it.
+        let protected = |kubernetes| {
+            volume(Some(proto::NewVolume {
+                kubernetes,
+                parameters: [("restore".to_owned(), "latestOrEmpty".to_owned())].into(),
+                ..with("deltaAnchors", "1").unwrap_or_default()
+            }))
+        };
+        let claim =
+            proto::KubernetesNames { claim_namespace: "shop".to_owned(), claim_name: "data".to_owned(), ..Default::default() };
+        assert!(protected(Some(claim)).is_ok());
+        assert_eq!(protected(None).unwrap_err().field, "volume.parameters");
         for (key, value) in [("logicalBlockSize", "7"), ("unknown", "x"), ("csi.storage.k8s.io/pvc/name", "data")] {
             assert_eq!(volume(with(key, value)).unwrap_err().field, "volume.parameters", "{key}");
         }
