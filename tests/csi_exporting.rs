@@ -330,3 +330,16 @@ async fn a_call_for_an_export_that_runs_is_held_to_just_under_its_deadline() {
     bench.server.behaves();
     bench.until_deleted(&cut.snapshot_id, &secrets).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_does_not_answer_is_told_before_its_repository_is_open() {
+    let bench = Bench::start().await;
+    bench.repository("exports").await;
+    let (volume, secrets) = (bench.written_volume("pvc-1").await, bench.secret("exports"));
+    bench.server.misbehaves(|_, _| Some(Trouble::Answers(503, "ServiceUnavailable")));
+    let begun = bench.create("nightly", &volume, class("existing", "keep"), &secrets).await.unwrap();
+    assert!(!begun.ready_to_use);
+    bench.until_waiting_for_the_store().await;
+    bench.server.behaves();
+    bench.until_ready("nightly", &volume, class("existing", "keep"), &secrets).await;
+}

@@ -155,6 +155,28 @@ impl Workspace {
     pub fn connect(&self, location: &Location, environment: &Environment) -> Result<Arc<dyn Store>, StoreError> {
         store::connect::connect_counted(location, environment, &self.stores)
     }
+
+    /// Opens the repository in `store`, which is the one at `location`; keeps its lists and copies here.
+    ///
+    /// # Errors
+    /// Those of [`Repository::open`].
+    pub async fn open(
+        &self,
+        store: Arc<dyn Store>,
+        location: &Location,
+        password: &Password,
+    ) -> Result<Repository, RepositoryError> {
+        let repository = Repository::open(store, password).await?.with_scratch(self.scratch.clone());
+        let repository = match self.index_every {
+            Some(index_every) => repository.with_index_every(index_every),
+            None => repository,
+        };
+        Ok(match (location, &self.cache) {
+            (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(cache),
+            (Location::Local(_), Some(cache)) => repository.with_doubts_in(cache),
+            (_, None) => repository,
+        })
+    }
 }
 
 /// Opens the repository at `location`, which keeps its lists and copies in `workspace`.
@@ -164,15 +186,5 @@ pub async fn open_at(
     password: &Password,
     workspace: &Workspace,
 ) -> Result<Repository, RepositoryError> {
-    let repository =
-        Repository::open(workspace.connect(location, environment)?, password).await?.with_scratch(workspace.scratch.clone());
-    let repository = match workspace.index_every {
-        Some(index_every) => repository.with_index_every(index_every),
-        None => repository,
-    };
-    Ok(match (location, &workspace.cache) {
-        (Location::S3(_) | Location::Gcs(_) | Location::Azure(_), Some(cache)) => repository.with_cache(cache),
-        (Location::Local(_), Some(cache)) => repository.with_doubts_in(cache),
-        (_, None) => repository,
-    })
+    workspace.open(workspace.connect(location, environment)?, location, password).await
 }

@@ -4,7 +4,7 @@
 //! transfer begins anew.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,7 @@ struct Counters {
     /// Why the transfer waits, in words for people.
     waiting: Mutex<Option<String>>,
     /// The store of the transfer, which tells whether it is away.
-    store: OnceLock<Weak<dyn Store>>,
+    store: Mutex<Option<Weak<dyn Store>>>,
 }
 
 /// Counters of one transfer. Clones are the same counters.
@@ -85,7 +85,8 @@ impl Progress {
     pub fn waiting(&self) -> Option<String> {
         let reason = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
         reason.or_else(|| {
-            let since = self.0.store.get()?.upgrade()?.away_since()?;
+            let store = self.0.store.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade();
+            let since = store?.away_since()?;
             let since = rfc3339(Timestamp { nanoseconds: 0, ..since.into() });
             Some(format!("the repository's store has not answered since {since}"))
         })
@@ -96,9 +97,10 @@ impl Progress {
         *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
-    /// From now on [`Progress::waiting`] tells when `store` is away.
-    pub(super) fn watch(&self, store: &Arc<dyn Store>) {
-        self.0.store.get_or_init(|| Arc::downgrade(store));
+    /// From now on [`Progress::waiting`] tells when `store` is away. Whoever opens a repository for the transfer says so before it asks
+    /// anything of the store.
+    pub fn watch(&self, store: &Arc<dyn Store>) {
+        *self.0.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(store));
     }
 
     pub(super) fn enter(&self, phase: Phase) {

@@ -257,6 +257,15 @@ impl Bench {
         }
     }
 
+    /// Waits until a transfer says that it waits for the store.
+    pub async fn until_waiting_for_the_store(&self) {
+        let begun = Instant::now();
+        while !self.transfers().await.iter().any(|transfer| transfer.message.contains("has not answered since")) {
+            assert!(begun.elapsed() < LONG, "nobody waits for the store: {:?}", self.transfers().await);
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The result of the export that ended last.
     pub async fn last_export(&self) -> windlass_proto::ExportResult {
         self.transfers().await.into_iter().find_map(|transfer| transfer.export_result).unwrap()

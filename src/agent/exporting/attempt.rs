@@ -86,7 +86,7 @@ impl Attempt {
         self.task.state = TaskState::Running;
         self.task.attempts = self.task.attempts.saturating_add(1);
         self.note().await?;
-        let opening = place::open(&self.context, self.snapshot.pool, &self.secret, self.order.repository);
+        let opening = place::open(&self.context, self.snapshot.pool, &self.secret, self.order.repository, &self.progress);
         let repository = self.cancel.run_until_cancelled(opening).await.ok_or_else(Ended::cancelled)??;
         let may_be_there = self.task.repository.replace(repository.id().to_string()).is_some();
         self.note().await?;

@@ -6,13 +6,16 @@
 //! who comes second opens what the first has made. Where one was known before, none is made: its place may be empty only because somebody
 //! took it away, and a new one there would hide that.
 
+use std::sync::Arc;
+
 use tokio::sync::Semaphore;
 
 use crate::agent::secrets::RepositorySecret;
 use crate::agent::transfers::context::Context;
 use crate::agent::transfers::message;
 use crate::blocks::{Blocks, TaskQuery};
-use crate::repository::{self, KdfCost, Repository, RepositoryError};
+use crate::repository::{KdfCost, Repository, RepositoryError};
+use crate::transfer::Progress;
 use crate::types::{PoolId, RepositoryOrder};
 
 use super::fault::{Ended, Fault};
@@ -21,7 +24,7 @@ use super::fault::{Ended, Fault};
 const OPEN_AT_ONCE: usize = 2;
 static OPENING: Semaphore = Semaphore::const_new(OPEN_AT_ONCE);
 
-/// Opens the repository of `secret` for exports of `pool`.
+/// Opens the repository of `secret` for exports of `pool`. `progress` tells meanwhile when its store does not answer.
 ///
 /// # Errors
 /// [`Ended`] as the attempt ends.
@@ -30,11 +33,15 @@ pub(in crate::agent) async fn open(
     pool: PoolId,
     secret: &RepositorySecret,
     order: RepositoryOrder,
+    progress: &Progress,
 ) -> Result<Repository, Ended> {
     // Never closed.
     let _turn = OPENING.acquire().await.map_err(|_| Ended::inside(Fault::Unknown))?;
     let RepositorySecret { location, password, environment } = secret;
-    let opened = match repository::open_at(location, environment, password, &context.workspace).await {
+    let workspace = &context.workspace;
+    let store = workspace.connect(location, environment).map_err(RepositoryError::from)?;
+    progress.watch(&store);
+    let opened = match workspace.open(Arc::clone(&store), location, password).await {
         Err(RepositoryError::NoRepository) => {
             if is_known(context.blocks.as_ref(), pool, &location.to_string()).await? {
                 return Err(Ended::without_repository(Fault::Gone));
@@ -42,12 +49,11 @@ pub(in crate::agent) async fn open(
             if order == RepositoryOrder::Existing {
                 return Err(Ended::without_repository(Fault::NoRepository));
             }
-            let store = context.workspace.connect(location, environment).map_err(RepositoryError::from)?;
-            match Repository::init(store, password, KdfCost::STANDARD).await {
+            match Repository::init(Arc::clone(&store), password, KdfCost::STANDARD).await {
                 Ok(_) | Err(RepositoryError::AlreadyInitialized) => {}
                 Err(error) => return Err(error.into()),
             }
-            repository::open_at(location, environment, password, &context.workspace).await?
+            workspace.open(store, location, password).await?
         }
         opened => opened?,
     };

@@ -34,7 +34,7 @@ use tonic::{Code, Status};
 use crate::blocks::BlocksError;
 use crate::repository::forget::{Filter, TagList};
 use crate::repository::tree::FileSelector;
-use crate::repository::{self, RepositoryError, SnapshotChoice};
+use crate::repository::{RepositoryError, SnapshotChoice};
 use crate::transfer::image::{Image, Locking};
 use crate::transfer::{Budget, OnDamage, Reading};
 use crate::types::span::Subject;
@@ -310,7 +310,9 @@ async fn run(
     let (cancel, progress) = (order.cancel.clone(), order.progress.clone());
     let opening = async {
         let RepositorySecret { location, password, environment } = secret;
-        let repository = repository::open_at(&location, &environment, &password, &context.workspace).await?;
+        let store = context.workspace.connect(&location, &environment)?;
+        progress.watch(&store);
+        let repository = context.workspace.open(store, &location, &password).await?;
         let repository = message::locked_for(&context, order.pool.id, repository, None);
         let tags = vec![TagList::from(handle_tag(snapshot).as_str())];
         let filter = Filter { tags, ..Filter::default() };

@@ -109,7 +109,7 @@ pub(super) async fn run(
 ) -> Result<TransferResult, TransferFailure> {
     let (cancel, progress) = (order.cancel.clone(), order.progress.clone());
     let opening = async {
-        let opened = open_or_make(&context, order.pool.id, &secret, newest.order.export.repository).await;
+        let opened = open_or_make(&context, order.pool.id, &secret, newest.order.export.repository, &progress).await;
         let repository = opened.map_err(|ended| ended.failure)?;
         let repository = message::locked_for(&context, order.pool.id, repository, None);
         let told = |error: RepositoryError| status::late(&status::repository(&error));

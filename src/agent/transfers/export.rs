@@ -48,7 +48,7 @@ pub(super) async fn start(context: &Context, request: windlass::StartExportReque
     let blocks = Arc::clone(&context.blocks);
     let lease = blocks.lease(handle).await.map_err(|error| status::blocks("snapshot_id", &error))?;
     note(&slot, lease.snapshot());
-    let repository = message::open(request.repository, &context.workspace).await?;
+    let repository = message::open(request.repository, &context.workspace, &slot.progress()).await?;
     let repository = message::locked_for(context, handle.pool, repository, request.retry_lock_seconds);
     let host = if request.host.is_empty() { context.node.to_string() } else { request.host };
     let wish = ExportWish { host, tags: request.tags, chunk_size, verification, budget, is_full: request.full };

@@ -7,25 +7,34 @@ use csi_proto::windlass::v1 as windlass;
 use tonic::Status;
 
 use crate::repository::forget::{Filter, TagList};
-use crate::repository::{self, Environment, Location, LockOwner, Password, RETRY_LOCK, Repository, SnapshotChoice, Workspace};
-use crate::transfer::Hole;
+use crate::repository::{Environment, Location, LockOwner, Password, RETRY_LOCK, Repository, SnapshotChoice, Workspace};
+use crate::transfer::{Hole, Progress};
 use crate::types::{PoolId, SnapshotHandle, Timestamp};
 
 use super::context::Context;
 use super::status;
 
-/// Opens the repository of a request. Everything that is wrong with it is known after this.
+/// Opens the repository of a request, whose store `progress` watches. Everything that is wrong with it is known after this.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for fields, else as for [`status::repository`].
-pub(super) async fn open(access: Option<windlass::RepositoryAccess>, workspace: &Workspace) -> Result<Repository, Status> {
+pub(super) async fn open(
+    access: Option<windlass::RepositoryAccess>,
+    workspace: &Workspace,
+    progress: &Progress,
+) -> Result<Repository, Status> {
     let access = access.ok_or_else(|| Status::invalid_argument("repository: is required"))?;
     let location: Location =
         access.location.parse().map_err(|error| Status::invalid_argument(format!("repository.location: {error}")))?;
     let password =
         Password::new(access.password).map_err(|error| Status::invalid_argument(format!("repository.password: {error}")))?;
     let environment = environment(access.environment, access.cloud_identity)?;
-    repository::open_at(&location, &environment, &password, workspace).await.map_err(|error| status::repository(&error))
+    let opened = async {
+        let store = workspace.connect(&location, &environment)?;
+        progress.watch(&store);
+        workspace.open(store, &location, &password).await
+    };
+    opened.await.map_err(|error| status::repository(&error))
 }
 
 /// What the store asks for. The identity of this process is used only where who starts the transfer says so.

@@ -65,7 +65,7 @@ pub(super) async fn start(context: &Context, request: windlass::StartRestoreRequ
     };
     let choice = message::choice(request.repository_snapshot.clone(), request.filter.clone().unwrap_or_default())?;
     let slot = context.registry.slot(TransferKind::Restore).map_err(status::no_slot)?;
-    let repository = message::open(request.repository.clone(), &context.workspace).await?;
+    let repository = message::open(request.repository.clone(), &context.workspace, &slot.progress()).await?;
     let repository = message::locked_for(context, pool.id, repository, request.retry_lock_seconds);
     let reading = Reading {
         locking: if request.no_lock { Locking::None } else { Locking::Shared },
