@@ -185,7 +185,7 @@ async fn with_damage(chain: &Chain, key: Key, how: Damage) -> BTreeSet<(Outcome,
             // What an index file said, packs say too.
             _ => Vec::new(),
         };
-        for target in [Target::Fresh, Target::Dirty] {
+        for target in [Target::Fresh, Target::Dirty, Target::Partial] {
             let (report, found) = restore_rest(&mut image, exported.len(), target).await.unwrap();
             let holes = holes_of(&report);
             assert_eq!(holes, expected, "{case}: the holes");

@@ -80,10 +80,12 @@ proptest! {
                 assert!(volume.extents.iter().any(|extent| extent.intersection(chunks).is_some()), "{written:?} was a hole");
             }
 
-            let dirty = Arc::new(MemorySink::new(expected.len()));
-            dirty.write_at(0, &vec![0xAA; expected.len()]).unwrap();
-            restore_latest(&repository, dirty.clone(), Target::Dirty).await.unwrap().unwrap();
-            assert!(dirty.content() == expected);
+            for target in [Target::Dirty, Target::Partial] {
+                let dirty = Arc::new(MemorySink::new(expected.len()));
+                dirty.write_at(0, &vec![0xAA; expected.len()]).unwrap();
+                restore_latest(&repository, dirty.clone(), target).await.unwrap().unwrap();
+                assert!(dirty.content() == expected, "{target:?}");
+            }
 
             let image = Image::open(&repository, "latest", &FileSelector::Only, Locking::Shared).await.unwrap();
             let reader = ImageReader::open(image).await.unwrap();

@@ -56,7 +56,7 @@ impl Fetcher {
         let room = Arc::new(Semaphore::new(room_bytes as usize));
         let (mut cursor, mut blobs) = (self.plan.start(), 0);
         while let Some(window) = next_window(&self.plan, &mut cursor).await? {
-            if self.target == Target::Dirty {
+            if self.target.wants_zeros() {
                 for range in window.zeros().iter().flat_map(|&range| steps(range)) {
                     jobs.give(Job::Zeros(range))?;
                 }

@@ -186,7 +186,7 @@ async fn copy(
             progress.begin(image_bytes);
             progress.done(image_bytes - plan.data_bytes());
         }
-        Target::Dirty => progress.begin(sink_bytes),
+        Target::Dirty | Target::Partial => progress.begin(sink_bytes),
     }
     let holes = (image.on_damage == OnDamage::Skip).then(|| Arc::new(HoleList::default()));
     let (fetched, jobs) = jobs::queue();

@@ -9,6 +9,18 @@ pub enum Target {
     Fresh,
     /// Anything: zeros are written, by punching holes where the sink can.
     Dirty,
+    /// What an earlier restore, of this image or another, may have left; or anything else.
+    Partial,
+}
+
+impl Target {
+    /// Whether zeros of the image have to be written.
+    pub(super) fn wants_zeros(self) -> bool {
+        match self {
+            Self::Fresh => false,
+            Self::Dirty | Self::Partial => true,
+        }
+    }
 }
 
 /// What the caller of a restore chooses.

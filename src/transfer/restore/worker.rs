@@ -103,7 +103,7 @@ impl Worker {
                 Ok(Job::Hole(range)) => {
                     self.write_zeros(range)?;
                     // In a fresh target it counts as done from the beginning, as zeros do.
-                    if self.work.target == Target::Dirty {
+                    if self.work.target.wants_zeros() {
                         self.work.progress.done(range.length());
                     }
                 }
@@ -219,7 +219,7 @@ impl Worker {
             for part in parts(position, data) {
                 match part {
                     Part::Data(range) => self.write_data(range, within(data, position, range))?,
-                    Part::Zeros(range) if self.work.target == Target::Dirty => self.write_zeros(range)?,
+                    Part::Zeros(range) if self.work.target.wants_zeros() => self.write_zeros(range)?,
                     Part::Zeros(_) => {}
                 }
             }
