@@ -60,15 +60,7 @@ impl BlockSource for FileSource {
         if !lies_within(self.size, offset, buffer.len() as u64) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if self.io == Io::Buffered || is_aligned(offset, buffer.len(), buffer.as_ptr()) {
-            return self.file.read_exact_at(buffer, offset);
-        }
-        for piece in pieces(offset, buffer.len()) {
-            let mut bounce = AlignedBuffer::zeroed(piece.aligned_length);
-            self.file.read_exact_at(&mut bounce, piece.aligned_offset)?;
-            buffer[piece.at..piece.at + piece.length].copy_from_slice(&bounce[piece.head..piece.head + piece.length]);
-        }
-        Ok(())
+        read(&self.file, self.io, offset, buffer)
     }
 }
 
@@ -102,6 +94,13 @@ impl FileSink {
 
     fn check(&self, offset: u64, length: u64) -> io::Result<()> {
         if lies_within(self.size, offset, length) { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    /// Has the file system make a hole. It zeroes a part of a block itself, which an unaligned write of the same block would undo.
+    fn punch(&self, range: ByteRange) -> io::Result<()> {
+        let is_whole = [range.offset(), range.end()].into_iter().all(|at| at.is_multiple_of(ALIGNMENT as u64));
+        let _guard = (!is_whole).then(|| self.unaligned.lock().unwrap_or_else(PoisonError::into_inner));
+        file_ops::punch_hole(&self.file, range)
     }
 
     fn zero_by_writing(&self, range: ByteRange) -> io::Result<()> {
@@ -145,10 +144,17 @@ impl BlockSink for FileSink {
         Ok(())
     }
 
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if !lies_within(self.size, offset, buffer.len() as u64) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        read(&self.file, self.io, offset, buffer)
+    }
+
     fn write_zeros(&self, range: ByteRange) -> io::Result<()> {
         self.check(range.offset(), range.length())?;
         if !self.is_device {
-            return match file_ops::punch_hole(&self.file, range) {
+            return match self.punch(range) {
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.zero_by_writing(range),
                 result => result,
             };
@@ -166,6 +172,19 @@ impl BlockSink for FileSink {
     fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }
+}
+
+/// Reads a range of a file, through an aligned buffer where that must be.
+fn read(file: &File, io: Io, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    if io == Io::Buffered || is_aligned(offset, buffer.len(), buffer.as_ptr()) {
+        return file.read_exact_at(buffer, offset);
+    }
+    for piece in pieces(offset, buffer.len()) {
+        let mut bounce = AlignedBuffer::zeroed(piece.aligned_length);
+        file.read_exact_at(&mut bounce, piece.aligned_offset)?;
+        buffer[piece.at..piece.at + piece.length].copy_from_slice(&bounce[piece.head..piece.head + piece.length]);
+    }
+    Ok(())
 }
 
 fn check_size(file: &File, size: u64) -> io::Result<()> {
@@ -275,7 +294,9 @@ mod tests {
     fn reads_are_right_whatever_their_alignment() {
         for size in [3 << 20, (3 << 20) + 100] {
             let bytes = pattern(size);
-            let source = FileSource::new(file_with(&bytes), size as u64, LogicalBlockSize::B4096).unwrap();
+            let file = file_with(&bytes);
+            let sink = FileSink::new(file.try_clone().unwrap(), size as u64, LogicalBlockSize::B4096).unwrap();
+            let source = FileSource::new(file, size as u64, LogicalBlockSize::B4096).unwrap();
             for (offset, length) in [(0, size), (1, size - 1), (4096, 8192), (5000, 3), (size - 10, 10), (100, 2 << 20)] {
                 let mut plain = vec![0; length];
                 source.read_at(offset as u64, &mut plain).unwrap();
@@ -283,8 +304,15 @@ mod tests {
                 let mut aligned = AlignedBuffer::zeroed(length);
                 source.read_at(offset as u64, &mut aligned).unwrap();
                 assert!(*aligned == bytes[offset..offset + length], "{offset} {length}");
+                for buffer in [&mut plain[..], &mut aligned[..]] {
+                    buffer.fill(0xee);
+                    sink.read_back(offset as u64, buffer).unwrap();
+                    assert!(*buffer == bytes[offset..offset + length], "read back: {offset} {length}");
+                }
             }
             let beyond = source.read_at(size as u64 - 1, &mut [0; 2]).unwrap_err();
+            assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);
+            let beyond = sink.read_back(size as u64 - 1, &mut [0; 2]).unwrap_err();
             assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);
         }
     }
@@ -332,6 +360,31 @@ mod tests {
         FileSource::new(file, 8192, LogicalBlockSize::B4096).unwrap().read_at(0, &mut content).unwrap();
         for (at, &byte) in content.iter().enumerate() {
             assert_eq!(byte as usize, at / 8 % 4 + 1, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn unaligned_writes_and_zeros_of_one_block_keep_each_others_bytes() {
+        let file = file_with(&[9; 8192]);
+        let sink = Arc::new(FileSink::new(file.try_clone().unwrap(), 8192, LogicalBlockSize::B4096).unwrap());
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let sink = Arc::clone(&sink);
+                scope.spawn(move || {
+                    for slot in 0..256 {
+                        let offset = (slot * 4 + thread) * 8;
+                        match thread % 2 {
+                            0 => sink.write_at(offset, &[thread as u8 + 1; 8]).unwrap(),
+                            _ => sink.write_zeros(ByteRange::new(offset, 8).unwrap()).unwrap(),
+                        }
+                    }
+                });
+            }
+        });
+        let mut content = AlignedBuffer::zeroed(8192);
+        sink.read_back(0, &mut content).unwrap();
+        for (at, &byte) in content.iter().enumerate() {
+            assert_eq!(byte, [1, 0, 3, 0][at / 8 % 4], "byte {at}");
         }
     }
 

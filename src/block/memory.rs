@@ -49,6 +49,7 @@ struct SinkState {
     flushes: u64,
     calls: u64,
     failure: Option<(u64, io::ErrorKind)>,
+    unreadable: Vec<ByteRange>,
 }
 
 /// Bytes of this process as a sink. Remembers what was called, and fails when told to.
@@ -61,9 +62,27 @@ pub struct MemorySink {
 impl MemorySink {
     /// A sink of `length` zero bytes.
     pub fn new(length: usize) -> Self {
-        let state =
-            SinkState { bytes: vec![0; length], written: Vec::new(), zeroed: Vec::new(), flushes: 0, calls: 0, failure: None };
-        Self { size: length as u64, state: Mutex::new(state) }
+        Self::holding(vec![0; length])
+    }
+
+    /// A sink that holds these bytes.
+    pub fn holding(bytes: Vec<u8>) -> Self {
+        let size = bytes.len() as u64;
+        let state = SinkState {
+            bytes,
+            written: Vec::new(),
+            zeroed: Vec::new(),
+            flushes: 0,
+            calls: 0,
+            failure: None,
+            unreadable: Vec::new(),
+        };
+        Self { size, state: Mutex::new(state) }
+    }
+
+    /// Lets every read fail that touches the range.
+    pub fn fail_reads_of(&self, range: ByteRange) {
+        self.state().unreadable.push(range);
     }
 
     /// Lets the `call`-th call from now on that writes, zeroes or flushes (1 is the next) and every later one fail.
@@ -120,6 +139,17 @@ impl BlockSink for MemorySink {
         Ok(())
     }
 
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let state = self.state();
+        let part = slice_of(state.bytes.len(), offset, buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let wanted = ByteRange::new(offset, buffer.len() as u64);
+        if state.unreadable.iter().any(|bad| wanted.is_some_and(|wanted| bad.intersection(wanted).is_some())) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        buffer.copy_from_slice(&state.bytes[part]);
+        Ok(())
+    }
+
     fn write_zeros(&self, range: ByteRange) -> io::Result<()> {
         let mut state = self.begin()?;
         let length = usize::try_from(range.length()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -167,5 +197,12 @@ mod tests {
         assert_eq!(sink.flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(sink.write_at(0, &[1]).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!((sink.flushes(), sink.written().len(), sink.zeroed().len()), (1, 1, 1));
+        let mut found = [9; 4];
+        sink.read_back(4, &mut found).unwrap();
+        assert_eq!(found, [1, 1, 0, 0]);
+        assert_eq!(sink.read_back(14, &mut found).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        sink.fail_reads_of(ByteRange::new(7, 1).unwrap());
+        assert_eq!(sink.read_back(4, &mut found).unwrap_err().raw_os_error(), Some(libc::EIO));
+        sink.read_back(8, &mut found).unwrap();
     }
 }

@@ -56,7 +56,7 @@ pub trait BlockSource: Send + Sync {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
 
-/// Bytes that can be written at random: a restore target.
+/// Bytes that can be written at random, and read back: a restore target.
 ///
 /// A fresh sink reads as zeros where nothing was written.
 pub trait BlockSink: Send + Sync {
@@ -68,6 +68,13 @@ pub trait BlockSink: Send + Sync {
     /// # Errors
     /// Whatever the device reports, `StorageFull` among it; `InvalidInput` when the range does not lie within the sink.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Fills `buffer` with what the sink holds from `offset` on: what was written last, by whomever. Fast when offset, length and the
+    /// buffer's address are multiples of 4096; correct whatever they are.
+    ///
+    /// # Errors
+    /// Whatever the device reports; `UnexpectedEof` when the range does not lie within the sink.
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
     /// Makes the range read as zeros, without allocating where the sink can.
     fn write_zeros(&self, range: ByteRange) -> io::Result<()>;

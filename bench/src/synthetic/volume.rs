@@ -154,6 +154,10 @@ impl BlockSink for SyntheticVolume {
         Ok(())
     }
 
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_at(offset, buffer)
+    }
+
     fn write_zeros(&self, range: ByteRange) -> io::Result<()> {
         Err(io::Error::other(format!("zeros at {}", range.offset())))
     }

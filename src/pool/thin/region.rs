@@ -266,6 +266,10 @@ impl BlockSink for Cached {
         self.file.write_all_at(data, offset)
     }
 
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_at(offset, buffer)
+    }
+
     fn write_zeros(&self, range: ByteRange) -> io::Result<()> {
         let zeros = vec![0; ZEROS.min(usize::try_from(range.length()).unwrap_or(ZEROS))];
         let mut offset = range.offset();

@@ -77,6 +77,10 @@ impl BlockSink for Disk {
         Ok(())
     }
 
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_at(offset, buffer)
+    }
+
     fn write_zeros(&self, range: ByteRange) -> io::Result<()> {
         self.write_at(range.offset(), &vec![0; range.length() as usize])
     }
