@@ -30,8 +30,12 @@ pub(in crate::agent) fn restored(result: &RestoreResult) -> String {
         "" => String::new(),
         time => format!(", as it was at {time}"),
     };
+    let kept = match result.present_bytes {
+        0 => String::new(),
+        present => format!(", {} kept of an earlier attempt", bytes(present)),
+    };
     format!(
-        "the volume of {size} is restored and verified from repository snapshot {id}{cut}: {written} written, the rest is zeros"
+        "the volume of {size} is restored and verified from repository snapshot {id}{cut}: {written} written{kept}, the rest is zeros"
     )
 }
 
@@ -101,6 +105,8 @@ mod tests {
             "the volume of 1.0 GiB is restored and verified from repository snapshot 01234567, as it was at 2026-01-31T23:59:59Z: 5.0 MiB \
              written, the rest is zeros"
         );
+        let gone_on = RestoreResult { present_bytes: 3 << 20, ..result };
+        assert!(restored(&gone_on).ends_with(": 5.0 MiB written, 3.0 MiB kept of an earlier attempt, the rest is zeros"));
         assert!(restored(&RestoreResult::default()).ends_with("begins empty"));
         let counters = ProgressSnapshot {
             phase: Phase::Transferring,

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::error::RestoreError;
-use super::plan::Request;
+use super::plan::{Request, Window};
+use crate::repository::Id;
 use crate::types::ByteRange;
 
 /// Bytes of a pack, and their share of the bytes in flight.
@@ -22,12 +23,14 @@ pub(super) struct Fetched {
 pub(super) enum Job {
     /// The blobs in these bytes are to be decoded and written.
     Blobs(Fetched),
+    /// The blobs of this request are to be looked for in the sink. The answer is what it lacks.
+    Look(Request, oneshot::Sender<Arc<Window>>),
     Zeros(ByteRange),
-    /// Zeros go where a blob belongs that is in no index.
-    Hole(ByteRange),
+    /// A blob that is in no index belongs there.
+    Hole(ByteRange, Id),
 }
 
-/// The fetcher's end of the queue. What is in it is bounded by the fetched bytes' share of the memory; zeros take none.
+/// The fetcher's end of the queue. What is in it is bounded by the fetched bytes' share of the memory; all else takes next to none.
 pub(super) struct Jobs(mpsc::Sender<Job>);
 
 impl Jobs {

@@ -1,7 +1,7 @@
 //! Restore: the image of a volume out of a repository into a block sink.
 //!
 //! ```text
-//! list of blobs -> plan -> fetch ranges of packs -> [ authenticate, decrypt, decompress, hash -> write or leave a hole ] -> flush
+//! list of blobs -> plan -> (look) -> fetch ranges of packs -> [ authenticate, decrypt, decompress, hash -> write or leave a hole ] -> flush
 //!                           `- async, bounded by bytes -'  `---------------- worker threads ----------------------'
 //! ```
 //!
@@ -19,13 +19,20 @@
 //! from any copy or is in no index. The report lists these [holes], and the caller decides what becomes of the sink: it is not what was
 //! exported. A store that fails as a whole, a sink that fails and a lost lock are errors all the same.
 //!
+//! **A partial target** is what an earlier restore left that was cut, of this image or another. Nothing is believed of how far that came:
+//! the sink is read wherever a blob goes, and a blob that is there by its hash, at all its places, is neither fetched nor written. All else is
+//! written as over anything, zeros too. So it is right whatever the sink holds, and a blob that does not read any more from the repository is
+//! no hole where the sink still has it. The earlier restore may never have flushed what is kept; the flush at the end is of the whole sink,
+//! and makes that durable as well. It is taken for granted that a later reader sees what this one does. Reads go past the page cache
+//! where they can; where they cannot, that is not so after a flush that failed, of which the cache may hold what the disk does not.
+//!
 //! **Cancellation** as in an export: stages look between two blobs and while they wait; the call returns when all its threads
 //! have ended.
 //!
 //! **The repository's lock** takes 200 ms to be known to hold. The restore begins without waiting for that, and does not end before. A
 //! repository that turns out to be locked by another stops it, also if something else went wrong by then: the lock is taken back, the
 //! other is waited for as long as the repository's patience lasts, and everything begins anew with what the other left. What was written
-//! before will be written again.
+//! before is written again: that is as much as 200 ms bring, and less than it takes to look for it.
 //!
 //! **Memory**: see [`budget`](super::budget); the list and the index are in [scratch space](crate::scratch) when they are long, and
 //! are gone through in windows.
@@ -34,6 +41,7 @@
 
 mod error;
 mod fetch;
+mod flow;
 pub mod holes;
 mod jobs;
 mod options;
@@ -102,6 +110,7 @@ pub async fn restore(
         path = image.path(),
         size_bytes = report.size_bytes,
         written_bytes = report.written_bytes,
+        present_bytes = report.present_bytes,
         fetched_bytes = report.fetched_bytes,
         "restored"
     );
@@ -142,7 +151,7 @@ async fn attempt(
     let (copied, confirmed) = tokio::join!(work, lock);
     // Every other error may follow from this.
     confirmed?;
-    let (blobs, holes) = copied?;
+    let Copied { blobs, present_bytes, holes } = copied?;
     progress.all_done();
 
     progress.enter(Phase::Committing);
@@ -160,6 +169,7 @@ async fn attempt(
         snapshot: image.snapshot().id,
         size_bytes: image.size_bytes,
         written_bytes: counters.moved_bytes,
+        present_bytes,
         fetched_bytes: counters.stored_bytes,
         blobs,
         holes,
@@ -167,14 +177,22 @@ async fn attempt(
     })
 }
 
-/// Copies everything. Returns how many blobs were decoded, and the holes.
+/// What was copied.
+struct Copied {
+    /// Blobs that were fetched.
+    blobs: u64,
+    present_bytes: u64,
+    holes: Holes,
+}
+
+/// Copies everything.
 async fn copy(
     image: &Image,
     sink: &Arc<dyn BlockSink>,
     options: &RestoreOptions,
     progress: &Progress,
     stop: &CancellationToken,
-) -> Result<(u64, Holes), RestoreError> {
+) -> Result<Copied, RestoreError> {
     let (image_bytes, sink_bytes) = (image.size_bytes, sink.size());
     if image_bytes > sink_bytes {
         return Err(RestoreError::SinkTooSmall { image_bytes, sink_bytes });
@@ -205,17 +223,13 @@ async fn copy(
         tally: worker::Tally::default(),
     });
     let workers = worker::start(&work, jobs, bounds.workers);
-    let fetcher = fetch::Fetcher {
-        repository: image.repository.clone(),
-        plan: Arc::clone(&plan),
-        bounds,
-        target: options.target,
-        holes: holes.clone(),
-    };
+    let repository = image.repository.clone();
+    let fetcher = fetch::Fetcher { repository, plan: Arc::clone(&plan), bounds, target: options.target };
 
     let blobs = stages::join(workers, fetcher.run(fetched, progress, stop), stop).await?;
     work.tally.check(&plan)?;
-    Ok((blobs, holes.map(|holes| holes.take()).unwrap_or_default()))
+    let holes = holes.map(|holes| holes.take()).unwrap_or_default();
+    Ok(Copied { blobs, present_bytes: work.tally.present_bytes(), holes })
 }
 
 /// Looks every blob up, off the async threads: a list may have millions.

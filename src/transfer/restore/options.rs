@@ -9,7 +9,8 @@ pub enum Target {
     Fresh,
     /// Anything: zeros are written, by punching holes where the sink can.
     Dirty,
-    /// What an earlier restore, of this image or another, may have left; or anything else.
+    /// What an earlier restore, of this image or another, may have left; or anything else. It is read, and what is right is kept. Not for a
+    /// sink whose flush has failed: what its page cache holds may be what the disk never got.
     Partial,
 }
 

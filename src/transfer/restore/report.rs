@@ -12,9 +12,11 @@ pub struct RestoreReport {
     pub size_bytes: u64,
     /// Bytes that were written to the sink.
     pub written_bytes: u64,
+    /// Bytes of blobs that the sink held already, where it was looked at for them.
+    pub present_bytes: u64,
     /// Bytes that were fetched from the repository.
     pub fetched_bytes: u64,
-    /// Blobs that were decoded: each counts once, in very long images (65 536 blobs) once for each part in which it occurs.
+    /// Blobs that were fetched and decoded: each counts once, in very long images (65 536 blobs) once for each part in which it occurs.
     pub blobs: u64,
     /// What could not be restored where damage is skipped; zeros were written there.
     pub holes: Holes,

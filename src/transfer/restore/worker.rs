@@ -1,4 +1,4 @@
-//! The threads of a restore: decode, verify, write.
+//! The threads of a restore: decode, verify, write; and before, where the target may hold something, [look](look) for it.
 //!
 //! A worker decodes as many neighbouring blobs as its memory holds, straight into the aligned memory they are written from,
 //! hashes all of them at once, and writes them only then.
@@ -6,6 +6,8 @@
 //! A blob that does not read is fetched once more and then from other packs that hold it ([`copies`](crate::repository::copies)), by
 //! one worker at a time: the blob is in memory twice then, beyond the budget. What does not read from any is an error, or a
 //! [hole](super::holes) where holes are wanted.
+
+mod look;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -34,6 +36,9 @@ use crate::types::error::chain;
 /// a file.
 const HOLE_BYTES: u64 = 64 << 10;
 
+/// Why a blob is lost that no index names.
+const IN_NO_INDEX: &str = "it is in no index";
+
 /// What the workers of a restore share.
 pub(super) struct Work {
     pub(super) repository: Repository,
@@ -57,9 +62,20 @@ pub(super) struct Work {
 #[derive(Default)]
 pub(super) struct Tally {
     data_bytes: AtomicU64,
+    present_bytes: AtomicU64,
 }
 
 impl Tally {
+    /// Counts bytes that the sink held already.
+    fn present(&self, bytes: u64) {
+        self.present_bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Bytes that the sink held already.
+    pub(super) fn present_bytes(&self) -> u64 {
+        self.present_bytes.load(Ordering::Acquire)
+    }
+
     /// Makes sure that everything the plan wanted was done.
     pub(super) fn check(&self, plan: &RestorePlan) -> Result<(), RestoreError> {
         let (expected, found) = (plan.data_bytes(), self.data_bytes.load(Ordering::Acquire));
@@ -96,12 +112,21 @@ impl Worker {
             self.check_stop()?;
             match job {
                 Ok(Job::Blobs(fetched)) => self.blobs(fetched)?,
+                Ok(Job::Look(request, answer)) => {
+                    let missing = self.look(&request)?;
+                    // Nobody waits for it when the restore is being stopped.
+                    let _ = answer.send(missing);
+                }
                 Ok(Job::Zeros(range)) => {
                     self.write_zeros(range)?;
                     self.work.progress.done(range.length());
                 }
-                Ok(Job::Hole(range)) => {
-                    self.write_zeros(range)?;
+                Ok(Job::Hole(range, blob)) => {
+                    // One that is longer than any blob is of several.
+                    let found = usize::try_from(range.length()).ok().and_then(|length| self.plain.get_mut(..length));
+                    if !found.is_some_and(|found| self.work.is_present(range.offset(), &blob, found)) {
+                        self.leave_hole(range, blob, None, IN_NO_INDEX)?;
+                    }
                     // In a fresh target it counts as done from the beginning, as zeros do.
                     if self.work.target.wants_zeros() {
                         self.work.progress.done(range.length());
@@ -185,24 +210,37 @@ impl Worker {
             (Err(error), _) => error.into(),
         };
         match &work.holes {
-            Some(holes) => self.leave_hole(holes, blob, error),
+            Some(_) => self.give_up(blob, error),
             None => Err(error),
         }
     }
 
-    /// Takes down that a blob is lost. An error that is not about the blob is passed on.
-    fn leave_hole(&self, holes: &HoleList, blob: &Occurrences<'_>, error: RestoreError) -> Result<(), RestoreError> {
+    /// Leaves holes where a blob goes. An error that is not about the blob is passed on.
+    fn give_up(&self, blob: &Occurrences<'_>, error: RestoreError) -> Result<(), RestoreError> {
         let reason = match error {
             RestoreError::Damaged { damage, .. } => chain(&damage),
             RestoreError::Repository(error) if is_of_copy(&error) => chain(&error),
             error => return Err(error),
         };
-        let length = length_of(blob) as u64;
-        for range in blob.positions().filter_map(|position| ByteRange::new(position, length)) {
-            self.write_zeros(range)?;
-            holes.add(range, blob.id, Some(blob.location.pack), reason.clone());
+        let length = length_of(blob);
+        let mut found = AlignedBuffer::zeroed(length);
+        for range in blob.positions().filter_map(|position| ByteRange::new(position, length as u64)) {
+            // The sink may hold it there, and at another place not.
+            if !self.work.is_present(range.offset(), &blob.id, &mut found) {
+                self.leave_hole(range, blob.id, Some(blob.location.pack), &reason)?;
+            }
         }
         self.dealt_with(blob);
+        Ok(())
+    }
+
+    /// Writes zeros where a blob belongs that is lost, and takes that down.
+    fn leave_hole(&self, range: ByteRange, blob: Id, pack: Option<Id>, reason: &str) -> Result<(), RestoreError> {
+        self.write_zeros(range)?;
+        // Where holes are an error, the plan has none.
+        if let Some(holes) = &self.work.holes {
+            holes.add(range, blob, pack, reason.to_owned());
+        }
         Ok(())
     }
 

@@ -110,9 +110,26 @@ fn neighbours_are_fetched_together_and_distant_blobs_are_not() {
     };
     let plan = plan(&[id(2), id(0), id(1), id(0)], 400, 400, locate).unwrap();
     let window = &windows(&plan)[0];
-    let requests: Vec<_> = window.requests(1 << 20).map(|request| request.bytes).collect();
-    assert_eq!(requests, [0..332, u64::from(offsets[2])..u64::from(offsets[2]) + 132]);
-    assert_eq!(window.blob_count(), 3);
+    let requests: Vec<_> = window.requests(1 << 20).collect();
+    let ranges: Vec<_> = requests.iter().map(|request| request.bytes.clone()).collect();
+    let last = u64::from(offsets[2])..u64::from(offsets[2]) + 132;
+    assert_eq!(ranges, [0..332, last.clone()]);
+
+    // What is asked for of a request is where it was, and nothing else is asked for.
+    let asked = |request: &Request, is_wanted: &[bool]| {
+        let window = request.narrowed(is_wanted);
+        let asked = window.requests(1 << 20).map(|request| {
+            let blobs: Vec<_> = request.blobs().map(|blob| (blob.id, blob.positions().collect::<Vec<_>>())).collect();
+            (request.pack, request.bytes.clone(), blobs)
+        });
+        asked.collect::<Vec<_>>()
+    };
+    let (first, second) = ((id(0), vec![100, 300]), (id(1), vec![200]));
+    assert_eq!(asked(&requests[0], &[true, true]), [(id(9), 0..332, vec![first.clone(), second.clone()])]);
+    assert_eq!(asked(&requests[0], &[true, false]), [(id(9), 0..132, vec![first])]);
+    assert_eq!(asked(&requests[0], &[false, true]), [(id(9), 200..332, vec![second])]);
+    assert_eq!(asked(&requests[0], &[false, false]), []);
+    assert_eq!(asked(&requests[1], &[true]), [(id(9), last, vec![(id(2), vec![0])])]);
 }
 
 /// The holes of a plan for a file of `size` bytes that is cut as `cut` says: `Some` are the lengths of blobs that an index names, `None`

@@ -125,11 +125,6 @@ impl Window {
         &self.holes
     }
 
-    /// Number of different blobs that are fetched.
-    pub fn blob_count(&self) -> u64 {
-        self.pieces.chunk_by(same_blob).count() as u64
-    }
-
     /// The requests that fetch everything, of at most `limit_bytes` unless a single blob is longer.
     pub fn requests(self: &Arc<Self>, limit_bytes: u64) -> impl Iterator<Item = Request> + use<> {
         let (window, mut next) = (Arc::clone(self), 0);
@@ -167,6 +162,14 @@ impl Request {
             let first = pieces.first()?;
             Some(Occurrences { id: first.id, location: self.window.location(first), pieces })
         })
+    }
+
+    /// Those of its blobs that `is_wanted` names, one by one, as a window of their own.
+    pub fn narrowed(&self, is_wanted: &[bool]) -> Arc<Window> {
+        let blobs = self.window.pieces[self.pieces.clone()].chunk_by(same_blob).zip(is_wanted);
+        let wanted = blobs.filter(|(_, is_wanted)| **is_wanted).flat_map(|(pieces, _)| pieces);
+        let pieces = wanted.map(|piece| Piece { pack: 0, ..*piece }).collect();
+        Arc::new(Window { packs: vec![self.pack], pieces, ..Window::default() })
     }
 }
 
