@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use csi_harness::{SIZE, bytes, from_snapshot};
 use csi_proto::csi::v1::CreateVolumeRequest;
+use exporting::looks;
 use protected::{HOUR, Protected, claimed, moment, now_and};
 use s3::Trouble;
 use tonic::Code;
@@ -33,21 +34,27 @@ async fn a_week_of_a_schedule_is_incremental_rotated_exactly_and_restorable() {
     let class = [("protect", "2h"), ("keepHourly", "5"), ("keepDaily", "4"), ("localCopy", "drop"), SECRET];
     let volume = protected.create(claimed("pvc-1", "shop/data", &class), "60S").await.unwrap().volume_id;
     bench.write(&volume, 20 << 20, b"a database");
-    let (mut contents, mut full) = (BTreeMap::new(), 0);
+    let content = |steps: u8| {
+        let mut content = vec![0; usize::try_from(SIZE).unwrap()];
+        content[20 << 20..][..10].copy_from_slice(b"a database");
+        (1..=steps).for_each(|step| content[usize::from(step) * 4096..][..4096].fill(step));
+        content
+    };
+    let (mut steps, mut full) = (BTreeMap::new(), 0);
     for step in 1..=84 {
-        bench.write(&volume, step * 4096, &[u8::try_from(step).unwrap(); 4096]);
-        let now = now_and(step * 2 * HOUR);
+        bench.write(&volume, u64::from(step) * 4096, &[step; 4096]);
+        let now = now_and(u64::from(step) * 2 * HOUR);
         protected.settle(now).await;
         let last = bench.last_export().await;
         full += usize::from(last.mode != "incremental");
         let newest = protected.status(now).await.last_success.unwrap();
-        let is_new = contents.insert(newest.seconds, bench.content(&volume)).is_none();
+        let is_new = steps.insert(newest.seconds, step).is_none();
         assert!(is_new, "one export in each interval: {step}");
     }
     assert_eq!(full, 1, "all but the first are incremental");
 
     // What the policy says, counted by hand: the newest of five hours in which there are any, and of four days.
-    let times: Vec<u64> = contents.keys().copied().collect();
+    let times: Vec<u64> = steps.keys().copied().collect();
     let mut kept: Vec<u64> = times.iter().rev().take(5).copied().collect();
     let days: BTreeMap<u64, u64> = times.iter().map(|time| (time / (24 * HOUR), *time)).collect();
     kept.extend(days.values().rev().take(4));
@@ -69,7 +76,7 @@ async fn a_week_of_a_schedule_is_incremental_rotated_exactly_and_restorable() {
             ..claimed(&format!("restored-{time}"), "shop/restored", &[])
         };
         let restored = protected.create(request, "60S").await.unwrap();
-        assert!(bench.content(&restored.volume_id) == contents[&time], "the export of {time} holds something else");
+        assert!(bench.content(&restored.volume_id) == content(steps[&time]), "the export of {time} holds something else");
         protected.delete(&restored.volume_id).await;
     }
 }
@@ -293,6 +300,7 @@ async fn a_hundred_volumes_that_are_due_at_once_are_exported_a_few_at_a_time() {
     }
     let now = now_and(HOUR);
     let mut most = 0;
+    let mut looks = looks();
     loop {
         bench.agent.sweep(now).await;
         let running = bench.running_transfers().await;
@@ -303,7 +311,7 @@ async fn a_hundred_volumes_that_are_due_at_once_are_exported_a_few_at_a_time() {
         if cuts.iter().all(|cut| cut.is_ready()) {
             break;
         }
-        tokio::task::yield_now().await;
+        looks.tick().await;
     }
     assert!(most > 1, "one after the other");
     assert_eq!(protected.exports("exports").await.len(), 100);

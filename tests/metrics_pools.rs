@@ -119,6 +119,7 @@ async fn node_over(disks: &[Disk], claims: ClaimSeries) -> (Node, PoolSet, Metri
 /// The metrics once `wanted` is true of them.
 async fn until(metrics: &Metrics, wanted: impl Fn(&Text) -> bool) -> Text {
     let begun = Instant::now();
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
     loop {
         let raw = metrics.text().await.unwrap();
         let text = Text::read(&raw);
@@ -126,7 +127,7 @@ async fn until(metrics: &Metrics, wanted: impl Fn(&Text) -> bool) -> Text {
             return text;
         }
         assert!(begun.elapsed() < BOUND, "{raw}");
-        tokio::task::yield_now().await;
+        looks.tick().await;
     }
 }
 

@@ -14,6 +14,7 @@ use csi_proto::csi::v1::*;
 use csi_proto::windlass::v1 as windlass_proto;
 use csi_proto::windlass::v1::TransferState;
 use csi_proto::windlass::v1::transfers_server::Transfers as _;
+use tokio::time::{Interval, MissedTickBehavior};
 use tonic::{Code, Request, Status};
 use windlass::agent::AgentLayer;
 use windlass::node::NodeLayer;
@@ -27,9 +28,18 @@ use super::s3::{self, S3Server};
 const PASSWORD: &str = "geheim";
 /// Far more than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(120);
+/// Between two questions.
+const LOOK: Duration = Duration::from_millis(5);
 
 pub type Secret = HashMap<String, String>;
 pub type Class = HashMap<String, String>;
+
+/// What paces questions: whoever asks all the time takes a processor from what is waited for.
+pub fn looks() -> Interval {
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
+}
 
 /// The parameters of a class.
 pub fn class(repository: &str, local_copy: &str) -> Class {
@@ -167,19 +177,21 @@ impl Bench {
     /// Calls as a sidecar does, until the snapshot is ready.
     pub async fn until_ready(&self, name: &str, volume: &str, class: Class, secrets: &Secret) -> Snapshot {
         let begun = Instant::now();
+        let mut looks = looks();
         loop {
             let answer = self.create_within(name, volume, class.clone(), secrets, "10S").await;
             match answer {
                 Ok(snapshot) if snapshot.ready_to_use => return snapshot,
                 other => assert!(begun.elapsed() < LONG, "{name} does not get ready: {other:?}"),
             }
-            tokio::task::yield_now().await;
+            looks.tick().await;
         }
     }
 
     /// Calls as a sidecar does, until it is refused.
     pub async fn until_refused(&self, name: &str, volume: &str, class: Class, secrets: &Secret) -> Status {
         let begun = Instant::now();
+        let mut looks = looks();
         loop {
             match self.create_within(name, volume, class.clone(), secrets, "10S").await {
                 Err(status) => return status,
@@ -188,6 +200,7 @@ impl Bench {
                     assert!(begun.elapsed() < LONG, "{name} is not refused");
                 }
             }
+            looks.tick().await;
         }
     }
 
@@ -240,20 +253,23 @@ impl Bench {
     /// Deletes as a sidecar does, again while it is told that something else must end first.
     pub async fn until_deleted(&self, snapshot: &str, secrets: &Secret) {
         let begun = Instant::now();
+        let mut looks = looks();
         loop {
             match self.delete(snapshot, secrets).await {
                 Ok(()) => return,
                 Err(status) => assert!(status.code() == Code::Aborted && begun.elapsed() < LONG, "{status}"),
             }
+            looks.tick().await;
         }
     }
 
     /// Waits until no transfer runs.
     pub async fn until_idle(&self) {
         let begun = Instant::now();
+        let mut looks = looks();
         while self.running_transfers().await > 0 {
             assert!(begun.elapsed() < LONG, "{:?}", self.transfers().await);
-            tokio::task::yield_now().await;
+            looks.tick().await;
         }
     }
 
@@ -274,6 +290,7 @@ impl Bench {
     /// Waits until the export of a snapshot has opened its repository and copies.
     pub async fn until_running(&self, snapshot: &str) {
         let begun = Instant::now();
+        let mut looks = looks();
         loop {
             let is_open = self.copies(snapshot).await.task.is_some_and(|task| task.repository.is_some());
             let is_under_way = |phase: &str| !phase.is_empty() && phase != "preparing";
@@ -282,7 +299,7 @@ impl Bench {
                 return;
             }
             assert!(begun.elapsed() < LONG, "the export does not run: {:?}", self.transfers().await);
-            tokio::task::yield_now().await;
+            looks.tick().await;
         }
     }
 }

@@ -28,7 +28,7 @@ use windlass::types::{
 };
 
 use super::csi_harness::{Node, block, new_volume};
-use super::exporting::{Bench, Secret};
+use super::exporting::{Bench, Secret, looks};
 
 const LONG: Duration = Duration::from_secs(300);
 pub const HOUR: u64 = 3600;
@@ -242,6 +242,7 @@ impl Protected {
     /// Sweeps at this time until all cuts are exported and what goes is gone.
     pub async fn settle(&self, now: Timestamp) {
         let begun = Instant::now();
+        let mut looks = looks();
         loop {
             self.bench.agent.sweep(now).await;
             self.bench.until_idle().await;
@@ -250,7 +251,7 @@ impl Protected {
                 return;
             }
             assert!(begun.elapsed() < LONG, "{:?}", self.bench.agent.protections(now).await);
-            tokio::task::yield_now().await;
+            looks.tick().await;
         }
     }
 
