@@ -4,6 +4,10 @@
 //! and of random operations that part of their number, with TURN as the seed. The scripts derive TURN from the commit, so that
 //! one commit after the other takes other items, and print it. Without the variable everything is run, with the seed that the test has.
 //!
+//! Where even a share is long, a run takes less: half of its share of items that are much the same everywhere (steps of a recovery, random
+//! operations), and every second of the groups that need much before their first item (calls, at whose steps a node is killed). In four
+//! times OF turns each item of each group is taken all the same.
+//!
 //! An item that is taken is tested as ever. What a test expects of a whole run it must expect of a part accordingly.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "test support; no test uses all of it")]
@@ -47,6 +51,17 @@ impl Share {
         number.wrapping_add(self.turn % self.of).is_multiple_of(self.of)
     }
 
+    /// The same of twice as many, for items that are many and much the same.
+    pub fn rarer(self) -> Self {
+        Self { of: if self.of == 1 { 1 } else { 2 * self.of }, ..self }
+    }
+
+    /// Whether the group of items with this number is taken: of any two that follow each other, one. It is the other one as soon as all
+    /// items, the rare ones too, had their turn.
+    pub fn takes_group(self, number: u64) -> bool {
+        self.of == 1 || number.wrapping_add(self.turn / (2 * self.of)).is_multiple_of(2)
+    }
+
     /// The part of a number, rounded up.
     pub fn part(self, whole: u64) -> u64 {
         whole.div_ceil(self.of)
@@ -82,6 +97,20 @@ fn each_item_is_taken_in_one_of_the_turns() {
         let taken = |from: u64| (from..from + 20).filter(|number| Share { turn: 7, of }.takes(*number)).count() as u64;
         assert!((0..5).all(|from| (Share { turn: 7, of }.at_least(20)..=Share { turn: 7, of }.part(20)).contains(&taken(from))));
     }
+}
+
+#[test]
+fn each_item_of_each_group_is_taken_in_four_times_as_many_turns() {
+    for of in 2..=5 {
+        for (group, number) in (0..4).flat_map(|group| (0..20).map(move |number| (group, number))) {
+            let turns = (400..400 + 4 * of).map(|turn| Share { turn, of }).filter(|share| share.takes_group(group));
+            let (taken, rarely): (Vec<bool>, Vec<bool>) =
+                turns.map(|share| (share.takes(number), share.rarer().takes(number))).unzip();
+            let count = |taken: &[bool]| taken.iter().filter(|is_taken| **is_taken).count();
+            assert_eq!((count(&taken), count(&rarely)), (2, 1), "item {number} of group {group} in shares of {of}");
+        }
+    }
+    assert!((0..20).all(|number| Share::WHOLE.rarer().takes(number) && Share::WHOLE.takes_group(number)));
 }
 
 #[test]
