@@ -168,6 +168,26 @@ async fn a_target_is_committed_only_when_nobody_can_write_to_it_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_whose_image_was_never_formatted_has_content_if_anything_was_written_to_it() {
+    for (form, disks) in forms() {
+        for (text, as_what, written, expected) in [
+            ("said and empty", CommitName::AsBegunUnformatted, &b""[..], true),
+            ("said and written to", CommitName::AsBegunUnformatted, &b"x"[..], false),
+            ("not said", CommitName::AsBegun, &b""[..], false),
+        ] {
+            let target = disks.begin(&raw(text)).await;
+            let volume = target.volume;
+            target.file.write_all_at(written, MIB).unwrap();
+            drop(target);
+            disks.blocks().commit(volume, as_what).await.unwrap();
+            let cut = disks.cut(&format!("cut of {text}"), volume);
+            let lease = disks.blocks().lease(cut).await.unwrap();
+            assert_eq!(lease.snapshot().is_unformatted, expected, "{form}, {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_is_committed_under_another_name_if_that_is_free() {
     for (form, disks) in forms() {
         let blocks = disks.blocks();

@@ -17,6 +17,7 @@ use csi_proto::csi::v1::*;
 use exporting::{Bench, Secret, class};
 use s3::Trouble;
 use tonic::{Code, Request, Status};
+use windlass::mount::memory::Verb;
 
 async fn create(bench: &Bench, request: CreateVolumeRequest, deadline: &str) -> Result<Volume, Status> {
     let mut request = Request::new(request);
@@ -166,4 +167,57 @@ async fn a_restore_that_fails_says_why_leaves_nothing_and_is_begun_anew() {
     assert_eq!(bench.node.pools[0].status().unwrap().restores, 0);
     let volume = create(&bench, request(&good), "60S").await.unwrap();
     assert!(bench.content(&volume.volume_id) == content);
+}
+
+/// A snapshot of a volume made for a file system, which only a repository has.
+async fn of_never_staged(bench: &Bench, name: &str, written: Option<(u64, &[u8])>) -> Snapshot {
+    let volume = bench.node.volume(name, mount("ext4", Mode::SingleNodeWriter)).await;
+    if let Some((offset, bytes)) = written {
+        // Behind the catalogue's back, which says that the volume holds nothing.
+        bench.write(&volume, offset, bytes);
+    }
+    let snapshot = bench.until_ready(&format!("{name}-cut"), &volume, class("existing", "drop"), &bench.secret("exports")).await;
+    bench.until_idle().await;
+    snapshot
+}
+
+fn file_system_from(name: &str, snapshot: &Snapshot, secrets: &Secret) -> CreateVolumeRequest {
+    CreateVolumeRequest {
+        volume_capabilities: vec![mount("ext4", Mode::SingleNodeWriter)],
+        ..from(name, &snapshot.snapshot_id, secrets)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_restored_from_one_that_was_never_used_is_formatted_when_it_is_staged() {
+    let bench = Bench::start().await;
+    bench.repository("exports").await;
+    let snapshot = of_never_staged(&bench, "unused", None).await;
+    let restored = create(&bench, file_system_from("restored", &snapshot, &bench.secret("exports")), "60S").await.unwrap();
+    let staging = bench.node.staging("restored");
+    for _ in 0..2 {
+        bench.node.stage(&restored.volume_id, &staging, mount("ext4", Mode::SingleNodeWriter)).await.unwrap();
+    }
+    assert_eq!(bench.node.mounter.count(Verb::MakeFileSystem), 1, "file systems made");
+
+    // And so is one that is restored from what was restored and not used either.
+    let again = create(&bench, file_system_from("again", &snapshot, &bench.secret("exports")), "60S").await.unwrap();
+    let class = class("existing", "drop");
+    let second = bench.until_ready("second-cut", &again.volume_id, class, &bench.secret("exports")).await;
+    bench.until_idle().await;
+    let last = create(&bench, file_system_from("last", &second, &bench.secret("exports")), "60S").await.unwrap();
+    bench.node.stage(&last.volume_id, &bench.node.staging("last"), mount("ext4", Mode::SingleNodeWriter)).await.unwrap();
+    assert_eq!(bench.node.mounter.count(Verb::MakeFileSystem), 2, "file systems made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_says_falsely_that_its_volume_was_never_formatted_is_never_formatted() {
+    let bench = Bench::start().await;
+    bench.repository("exports").await;
+    let snapshot = of_never_staged(&bench, "forged", Some((SIZE as u64 - 1, b"x"))).await;
+    let restored = create(&bench, file_system_from("restored", &snapshot, &bench.secret("exports")), "60S").await.unwrap();
+    assert_eq!(bench.content(&restored.volume_id).last(), Some(&b'x'));
+    let capability = mount("ext4", Mode::SingleNodeWriter);
+    refused(bench.node.stage(&restored.volume_id, &bench.node.staging("restored"), capability).await, Code::FailedPrecondition);
+    assert_eq!(bench.node.mounter.count(Verb::MakeFileSystem), 0, "file systems made");
 }

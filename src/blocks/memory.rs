@@ -20,8 +20,9 @@ use super::{
 use crate::block::memory_file::{self, MemoryFile};
 use crate::block::writers;
 use crate::types::{
-    Access, Copies, ExportOrder, ExportRecord, ExportTask, LocalCopy, LogicalBlockSize, NewVolume, Object, ObjectName, Origin,
-    PoolId, PoolName, SnapshotExport, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId, VolumeSize,
+    Access, Copies, ExportOrder, ExportRecord, ExportTask, FormatState, LocalCopy, LogicalBlockSize, NewVolume, Object,
+    ObjectName, Origin, PoolId, PoolName, SnapshotExport, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId,
+    VolumeSize,
 };
 use lease::MemoryLease;
 pub use state::Verb;
@@ -118,6 +119,7 @@ impl MemoryBlocks {
             size: volume.size,
             logical_block_size: self.pool.logical_block_size,
             mode: volume.request.mode,
+            is_unformatted: volume.format == FormatState::Never,
             created: Timestamp::now(),
             kubernetes: volume.request.kubernetes.clone(),
         };
@@ -223,9 +225,8 @@ impl MemoryBlocks {
         let id = VolumeId::random();
         let file = MemoryFile::new(&format!("volume-{id}"), size.bytes()).map_err(failed)?;
         let descriptor = file.open(Access::ReadWrite).map_err(failed)?;
-        state
-            .volumes
-            .insert(id, StoredVolume { request, created: Timestamp::now(), size, file: Arc::new(file), stage: Stage::Hidden });
+        let (created, file, stage, format) = (Timestamp::now(), Arc::new(file), Stage::Hidden, FormatState::Content);
+        state.volumes.insert(id, StoredVolume { request, created, size, file, stage, format });
         let volume = VolumeHandle { pool: self.pool.id, volume: id };
         Ok(TargetStart::Target(RestoreTarget { volume, size, file: descriptor }))
     }
@@ -251,8 +252,11 @@ impl MemoryBlocks {
         if bytes != stored.size.bytes() {
             return Err(BlocksError::Size(format!("the restored volume has {bytes} bytes instead of {}", stored.size.bytes())));
         }
-        if let CommitName::Instead(name) = name {
-            stored.request.name = name;
+        match name {
+            CommitName::AsBegun => {}
+            CommitName::AsBegunUnformatted if stored.file.allocated().map_err(failed)? > 0 => {}
+            CommitName::AsBegunUnformatted => stored.format = FormatState::Never,
+            CommitName::Instead(name) => stored.request.name = name,
         }
         stored.stage = Stage::Visible;
         Ok(())

@@ -22,6 +22,8 @@ pub struct LeasedSnapshot {
     pub logical_block_size: LogicalBlockSize,
     /// Mode of the volume.
     pub mode: VolumeMode,
+    /// Whether the volume had never been formatted, nor given out for writing: it holds nothing.
+    pub is_unformatted: bool,
     /// When it was cut.
     pub created: Timestamp,
     /// What Kubernetes calls it and its volume.

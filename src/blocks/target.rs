@@ -45,11 +45,13 @@ impl RestoreTarget {
     }
 }
 
-/// Under which name a target becomes visible.
+/// Under which name, and as what, a target becomes visible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommitName {
     /// The one that it was begun with.
     AsBegun,
+    /// The same; and its image says that its volume was never formatted. So is this one, if nothing was written to it: it has content else.
+    AsBegunUnformatted,
     /// Another, since it is not what the first promises; that one is free again.
     Instead(ObjectName),
 }

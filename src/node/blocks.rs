@@ -24,8 +24,8 @@ use crate::pool::record::Snapshot;
 use crate::pool::set::{Absent, Member, PoolSet};
 use crate::types::error::chain;
 use crate::types::{
-    ExportRecord, ExportTask, NewVolume, Object, ObjectName, Origin, PoolId, RangeStream, SnapshotHandle, SnapshotId,
-    VolumeHandle,
+    ExportRecord, ExportTask, FormatState, NewVolume, Object, ObjectName, Origin, PoolId, RangeStream, SnapshotHandle,
+    SnapshotId, VolumeHandle,
 };
 
 /// How long [`Blocks::state`] waits for one pool. The set of pools finds out by itself, later, that a disk hangs.
@@ -122,6 +122,7 @@ impl Blocks for PoolBlocks {
             size: recorded.size,
             logical_block_size: recorded.logical_block_size,
             mode: recorded.mode,
+            is_unformatted: recorded.format == FormatState::Never,
             created: recorded.created,
             kubernetes: recorded.kubernetes.clone(),
         };
@@ -142,6 +143,7 @@ impl Blocks for PoolBlocks {
     async fn commit(&self, volume: VolumeHandle, name: CommitName) -> Result<(), BlocksError> {
         let committed = self.on(volume.pool, move |pool| match name {
             CommitName::AsBegun => pool.commit_restore(volume.volume),
+            CommitName::AsBegunUnformatted => pool.commit_restore_unformatted(volume.volume),
             CommitName::Instead(name) => pool.commit_restore_as(volume.volume, name),
         });
         self.pools.made(volume.pool, &committed.await?.name);

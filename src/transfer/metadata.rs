@@ -49,6 +49,9 @@ pub struct Metadata {
     /// Its file system, by the name that mount(2) uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<String>,
+    /// Whether it had never been formatted, nor given out for writing. Absent in exports of versions that did not note it: it has content.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unformatted: bool,
     /// Namespace of the PersistentVolumeClaim that the volume was for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pvc_namespace: Option<String>,
@@ -84,6 +87,7 @@ impl Metadata {
             chunk_bytes: None,
             mode: None,
             filesystem: None,
+            unformatted: false,
             pvc_namespace: None,
             pvc_name: None,
             pv_name: None,
@@ -122,6 +126,16 @@ mod tests {
             ..Metadata::of_size(1 << 30)
         };
         assert_eq!(Metadata::parse(&metadata.to_bytes().unwrap()).unwrap(), metadata);
+        let unformatted = Metadata { unformatted: true, ..metadata };
+        assert_eq!(Metadata::parse(&unformatted.to_bytes().unwrap()).unwrap(), unformatted);
+    }
+
+    #[test]
+    fn an_export_that_does_not_say_that_its_volume_was_never_formatted_has_content() {
+        let metadata = Metadata { filesystem: Some("xfs".into()), ..Metadata::of_size(1 << 30) };
+        let older = String::from_utf8(metadata.to_bytes().unwrap()).unwrap();
+        assert!(!older.contains("unformatted"), "{older}");
+        assert!(!Metadata::parse(older.as_bytes()).unwrap().unformatted);
     }
 
     #[test]

@@ -113,6 +113,7 @@ fn lists_that_nobody_reads_are_few_and_end_with_their_lease() {
             size,
             logical_block_size: LogicalBlockSize::B4096,
             mode: VolumeMode::Block,
+            is_unformatted: false,
             created: Timestamp::now(),
             kubernetes: Default::default(),
         };

@@ -147,7 +147,8 @@ async fn begin(
 }
 
 fn commit(target: &proto::HeldTarget) -> proto::CommitTargetRequest {
-    proto::CommitTargetRequest { target_id: target.target_id.clone(), volume_id: target.volume_id.clone(), name: String::new() }
+    let (target_id, volume_id) = (target.target_id.clone(), target.volume_id.clone());
+    proto::CommitTargetRequest { target_id, volume_id, ..Default::default() }
 }
 
 fn is_refused(fetched: &Result<OwnedFd, FetchError>) -> bool {

@@ -53,7 +53,8 @@ async fn any_call(scene: &Scene, mut calls: Calls<Channel>, random: &mut StdRng)
             calls.begin_target(proto::BeginTargetRequest { pool_id, volume: Some(volume) }).await.is_ok()
         }
         7 => {
-            let request = proto::CommitTargetRequest { target_id: bytes(random), volume_id, name: text(random, "taken") };
+            let (target_id, name) = (bytes(random), text(random, "taken"));
+            let request = proto::CommitTargetRequest { target_id, volume_id, name, unformatted: random.random() };
             let committed = calls.commit_target(request).await.is_ok();
             assert!(!committed, "a target that is nobody's was committed");
             false

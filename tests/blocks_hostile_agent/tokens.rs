@@ -83,11 +83,13 @@ fn a_target_is_its_holders_and_nobody_elses() {
             (vec![], own.volume.to_string()),
             (target.target_id.clone(), scene.volume.to_string()),
         ] {
-            let request =
-                proto::CommitTargetRequest { target_id: target_id.clone(), volume_id: volume_id.clone(), name: String::new() };
+            let (id, volume) = (target_id.clone(), volume_id.clone());
+            let request = proto::CommitTargetRequest { target_id: id, volume_id: volume, ..Default::default() };
             assert_eq!(calls.commit_target(request).await.unwrap_err().code(), Code::NotFound);
             calls.abort_target(proto::AbortTargetRequest { target_id, volume_id }).await.unwrap();
         }
+        let damaged = proto::CommitTargetRequest { name: "damaged".to_owned(), unformatted: true, ..commit(&target) };
+        assert_eq!(calls.commit_target(damaged).await.unwrap_err().code(), Code::InvalidArgument);
         assert_eq!((scene.disks.targets(), scene.disks.volumes().len()), (3, 1), "nothing was committed or deleted");
         let volume = own.volume;
         drop((own, stream));

@@ -202,7 +202,11 @@ impl Scene {
 
     /// Makes a volume from a snapshot as the provisioner does, by a restore if need be; its id.
     pub fn restore(&self, name: &str, size: u64, snapshot: &str, prefix: &str) -> String {
-        let request = new_volume(name, size, Use::Block, &Source::Snapshot(snapshot.to_owned()));
+        self.until_restored(new_volume(name, size, Use::Block, &Source::Snapshot(snapshot.to_owned())), prefix)
+    }
+
+    /// Makes a volume by any request.
+    pub fn until_restored(&self, request: proto::CreateVolumeRequest, prefix: &str) -> String {
         let request = proto::CreateVolumeRequest { secrets: self.secrets(prefix), ..request };
         let csi = self.csi();
         wait_for("the volume to be restored", BOUND, || match csi.create_volume(request.clone()) {

@@ -124,6 +124,7 @@ fn options(
             chunk_bytes: Some(chunk_size.bytes()),
             mode: Some(mode),
             filesystem,
+            unformatted: snapshot.is_unformatted,
             pvc_namespace: names.claim.as_ref().map(|claim| claim.namespace.to_string()),
             pvc_name: names.claim.as_ref().map(|claim| claim.name.to_string()),
             pv_name: names.volume.as_ref().map(ToString::to_string),

@@ -6,6 +6,10 @@
 //! the restore before its commit (failure, cancellation, a panic) deletes it, and a crash leaves that to the pool's next
 //! start. The commit is the only step that anybody sees.
 //!
+//! **Of a volume that was never formatted** there is nothing to restore, and nobody has made a file system in it. The image's metadata says so;
+//! the node makes a volume of it that is formatted when it is first staged, if it finds that indeed nothing was written. Metadata of older
+//! versions says nothing, and older nodes do not understand what they are told: the volume has content then, and is never formatted.
+//!
 //! A repository that is locked is waited for. The call is answered then, and all that comes after the lock is detached from it: the
 //! progress says for whom the restore waits, it can be cancelled, and what the call would have been refused for is why the
 //! restore fails.
@@ -206,6 +210,10 @@ impl Restore {
         }
         let (written, expected) = (target.source(), self.expected);
         let metadata_lost = self.image.lost_metadata().unwrap_or_default().to_owned();
+        let whole = match self.image.metadata() {
+            Some(metadata) if metadata.unformatted => CommitName::AsBegunUnformatted,
+            _ => CommitName::AsBegun,
+        };
         let stored = self.image.snapshot();
         let (repository_snapshot, taken) = (stored.id.to_string(), parse_rfc3339(&stored.snapshot.time));
         // In a task of its own, so that a panic in it ends in the abort below.
@@ -224,7 +232,7 @@ impl Restore {
             }
         };
         let committed = match looked_at {
-            Ok(report) => commit(blocks.as_ref(), volume, name, &report.holes).await.map(|name| (report, name)),
+            Ok(report) => commit(blocks.as_ref(), volume, name, (&report.holes, whole)).await.map(|name| (report, name)),
             Err(failure) => Err(failure),
         };
         match committed {
@@ -271,15 +279,15 @@ async fn look(written: io::Result<FileSource>, expected: Expected) -> Result<(),
     }
 }
 
-/// Makes the volume visible: under its name if it is whole, else under one that says that it is not. Returns that name.
+/// Makes the volume visible: as `whole` says if it is that, else under a name that says that it is not. Returns its name.
 async fn commit(
     blocks: &dyn Blocks,
     volume: VolumeHandle,
     name: ObjectName,
-    holes: &Holes,
+    (holes, whole): (&Holes, CommitName),
 ) -> Result<ObjectName, TransferFailure> {
     let committed = match holes.is_empty() {
-        true => blocks.commit(volume, CommitName::AsBegun).await.map(|()| name),
+        true => blocks.commit(volume, whole).await.map(|()| name),
         false => commit_damaged(blocks, volume, &name).await,
     };
     committed.map_err(|error| TransferFailure::inside(format!("the restored volume cannot be committed: {error}")))

@@ -187,11 +187,13 @@ impl Blocks for BlocksClient {
     }
 
     async fn commit(&self, volume: VolumeHandle, name: CommitName) -> Result<(), BlocksError> {
+        let unformatted = name == CommitName::AsBegunUnformatted;
         let name = match name {
-            CommitName::AsBegun => String::new(),
+            CommitName::AsBegun | CommitName::AsBegunUnformatted => String::new(),
             CommitName::Instead(name) => name.into(),
         };
-        let request = proto::CommitTargetRequest { target_id: self.target_id(volume), volume_id: volume.to_string(), name };
+        let (target_id, volume_id) = (self.target_id(volume), volume.to_string());
+        let request = proto::CommitTargetRequest { target_id, volume_id, name, unformatted };
         let committed = self.calls().commit_target(request).await.map(drop).map_err(told);
         if matches!(committed, Ok(()) | Err(BlocksError::Missing(_))) {
             self.settled(volume);

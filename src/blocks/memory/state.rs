@@ -62,6 +62,7 @@ pub(super) struct StoredVolume {
     pub(super) size: VolumeSize,
     pub(super) file: Arc<MemoryFile>,
     pub(super) stage: Stage,
+    pub(super) format: FormatState,
 }
 
 impl StoredVolume {
@@ -69,9 +70,7 @@ impl StoredVolume {
     pub(super) fn protection(&self) -> Option<Protection> {
         let order = ProtectionOrder::parse(&self.request.parameters).ok().flatten()?;
         let (kubernetes, restored_from) = (self.request.kubernetes.clone(), self.request.foreign_source.clone());
-        // As of every restore.
-        let format = FormatState::Content;
-        Some(Protection { order, created: self.created, format, kubernetes, restored_from })
+        Some(Protection { order, created: self.created, format: self.format, kubernetes, restored_from })
     }
 }
 

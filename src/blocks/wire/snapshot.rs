@@ -18,6 +18,7 @@ pub fn read(message: Option<proto::LeasedSnapshot>) -> Result<LeasedSnapshot, Fi
         size: size("size_bytes", message.size_bytes)?,
         logical_block_size: block_size("logical_block_bytes", message.logical_block_bytes)?,
         mode: volume::read_mode("mode", &message.mode)?,
+        is_unformatted: message.unformatted,
         created: timestamp("created", message.created)?,
         kubernetes: kubernetes::read(message.kubernetes)?,
     })
@@ -31,6 +32,7 @@ pub fn message(snapshot: &LeasedSnapshot) -> proto::LeasedSnapshot {
         size_bytes: snapshot.size.bytes(),
         logical_block_bytes: snapshot.logical_block_size.bytes(),
         mode: volume::mode_text(snapshot.mode),
+        unformatted: snapshot.is_unformatted,
         created: Some(timestamp_message(snapshot.created)),
         kubernetes: Some(kubernetes::message(snapshot.kubernetes.clone())),
     }
@@ -48,15 +50,17 @@ mod tests {
     #[test]
     fn a_snapshot_reads_back() {
         let pool = PoolId::random();
-        for (mode, logical_block_size) in
-            [(VolumeMode::Block, LogicalBlockSize::B512), (VolumeMode::Filesystem(FsType::Btrfs), LogicalBlockSize::B4096)]
-        {
+        for (mode, logical_block_size, is_unformatted) in [
+            (VolumeMode::Block, LogicalBlockSize::B512, false),
+            (VolumeMode::Filesystem(FsType::Btrfs), LogicalBlockSize::B4096, true),
+        ] {
             let snapshot = LeasedSnapshot {
                 handle: SnapshotHandle { pool, snapshot: SnapshotId::random() },
                 source: VolumeHandle { pool, volume: VolumeId::random() },
                 size: VolumeSize::MAX,
                 logical_block_size,
                 mode,
+                is_unformatted,
                 created: Timestamp::now(),
                 kubernetes: Default::default(),
             };

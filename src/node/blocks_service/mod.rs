@@ -53,7 +53,8 @@ use csi_proto::windlass::v1::blocks_server::{Blocks as BlocksApi, BlocksServer};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::blocks::{Blocks, BlocksError, CommitName, wire};
+use crate::blocks::wire::{self, FieldError};
+use crate::blocks::{Blocks, BlocksError, CommitName};
 use crate::csi::plugin::Answers;
 use crate::types::{SnapshotHandle, SnapshotId, VolumeHandle};
 
@@ -212,9 +213,11 @@ impl BlocksApi for BlocksService {
     ) -> Result<Response<proto::CommitTargetResponse>, Status> {
         let request = request.into_inner();
         let volume: VolumeHandle = wire::handle("volume_id", &request.volume_id).map_err(field)?;
-        let name = match request.name.as_str() {
-            "" => CommitName::AsBegun,
-            name => CommitName::Instead(wire::name("name", name).map_err(field)?),
+        let name = match (request.name.as_str(), request.unformatted) {
+            ("", false) => CommitName::AsBegun,
+            ("", true) => CommitName::AsBegunUnformatted,
+            (name, false) => CommitName::Instead(wire::name("name", name).map_err(field)?),
+            (_, true) => return Err(field(FieldError::new("unformatted", "must not be set with a name"))),
         };
         let target = request::target_id(&request.target_id).map_err(field)?;
         self.targets.commit(target, volume, name).await.map_err(refusal)?;

@@ -3,7 +3,8 @@
 //! Begin makes the object under an intent and keeps the name claimed. The caller writes to the descriptor, and closes it. Commit makes
 //! sure that nobody can write by it any more (it may have been handed to another process, which is trusted with nothing after this),
 //! checks what is there, makes it durable, and records the volume in one step, formatted for good: whatever a restore wrote is
-//! content. It may give the volume another name, for one that turned out not to be what the first name promises.
+//! content. Only a target of which the caller says that its image was never formatted, and to which nothing was written, is a volume
+//! that was never formatted: the pool looks itself, so a false word makes no volume that is formatted over its content. It may give the volume another name, for one that turned out not to be what the first name promises.
 //! Abort, or the next start, deletes it. A target belongs to this process and does not survive it.
 
 use std::fs::File;
@@ -117,7 +118,15 @@ impl OwnedPool {
     /// [`PoolError::Size`] when it no longer has its size; [`PoolError::Io`], [`PoolError::Catalogue`]. After an error the target is
     /// still hidden: repeat or abort.
     pub fn commit_restore(&self, id: VolumeId) -> Result<Volume, PoolError> {
-        self.commit_named(id, None)
+        self.commit_named(id, None, FormatState::Copied)
+    }
+
+    /// The same for the image of a volume that was never formatted: so is this one, if nothing was written to it.
+    ///
+    /// # Errors
+    /// As for [`OwnedPool::commit_restore`].
+    pub fn commit_restore_unformatted(&self, id: VolumeId) -> Result<Volume, PoolError> {
+        self.commit_named(id, None, FormatState::Never)
     }
 
     /// The same, under another name than the one that it was begun with, which is free from then on.
@@ -129,14 +138,15 @@ impl OwnedPool {
         if self.catalogue.volume_by_name(&name)?.is_some() {
             return Err(PoolError::NameTaken { name: name.to_string(), difference: "content" });
         }
-        self.commit_named(id, Some((name, locked)))
+        self.commit_named(id, Some((name, locked)), FormatState::Copied)
     }
 
-    fn commit_named(&self, id: VolumeId, name: Option<(ObjectName, Locked)>) -> Result<Volume, PoolError> {
+    /// `said` is what the caller says of the image.
+    fn commit_named(&self, id: VolumeId, name: Option<(ObjectName, Locked)>, said: FormatState) -> Result<Volume, PoolError> {
         let object = Object::Volume(id);
         let mut restoring = self.restoring().remove(&id).ok_or(PoolError::Missing(object))?;
         restoring.renamed = name;
-        match self.finish_restore(&restoring) {
+        match self.finish_restore(&restoring, said) {
             Ok(volume) => {
                 tracing::info!(volume = %id, name = %volume.name, "restore committed");
                 Ok(volume)
@@ -148,7 +158,7 @@ impl OwnedPool {
         }
     }
 
-    fn finish_restore(&self, restoring: &Restoring) -> Result<Volume, PoolError> {
+    fn finish_restore(&self, restoring: &Restoring, said: FormatState) -> Result<Volume, PoolError> {
         let mut volume = restoring.volume.clone();
         if let Some((name, _)) = &restoring.renamed {
             volume.name = name.clone();
@@ -161,12 +171,20 @@ impl OwnedPool {
             return Err(PoolError::Size(format!("the restored volume has {stored} bytes instead of {}", volume.size.bytes())));
         }
         failpoint::around("pool.restore_sync", || file.sync_all()).map_err(|source| io("sync", source))?;
+        if said == FormatState::Never && self.holds_nothing(volume.id) {
+            volume.format = FormatState::Never;
+        }
         volume.created = Timestamp::now();
         self.catalogue.commit("commit_restore", |change| {
             change.put_volume(&volume)?;
             change.drop_intent(restoring.intent)
         })?;
         Ok(volume)
+    }
+
+    /// Whether nothing was written to a target that is sealed and durable. Any doubt is a no.
+    fn holds_nothing(&self, id: VolumeId) -> bool {
+        self.pool.stored(id).is_ok_and(|mut ranges| ranges.next().is_none())
     }
 
     /// Gives up a restore and deletes what was written. No such restore is success.

@@ -67,3 +67,21 @@ fn a_restore_that_is_aborted_or_loses_its_process_or_its_size_leaves_nothing() {
     assert!(matches!(world.owned.commit_restore(target.volume()), Err(PoolError::Missing(_))));
     world.create("one");
 }
+
+#[test]
+fn a_restore_may_be_formatted_only_if_its_image_never_was_and_nothing_was_written_to_it() {
+    let mut world = World::new();
+    let mut restored = |text: &str, is_said: bool, written: &[u8]| {
+        let RestoreStart::Target(target) = world.owned.begin_restore(&new_volume(text)).unwrap() else { panic!() };
+        target.file().write_all_at(written, MIB / 2).unwrap();
+        let id = target.close();
+        let made = if is_said { world.owned.commit_restore_unformatted(id) } else { world.owned.commit_restore(id) }.unwrap();
+        world.restart();
+        assert_eq!(world.owned.volume(id).unwrap().unwrap(), made);
+        made.format
+    };
+    assert_eq!(restored("blank", true, b""), FormatState::Never);
+    assert_eq!(restored("forged", true, b"x"), FormatState::Copied);
+    assert_eq!(restored("older", false, b""), FormatState::Copied);
+    world.assert_tidy();
+}
