@@ -14,14 +14,20 @@ mod protected;
 mod s3;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use csi_harness::{SIZE, bytes, from_snapshot};
+use csi_harness::{Node, SIZE, bytes, from_snapshot, pool_over};
 use csi_proto::csi::v1::CreateVolumeRequest;
 use exporting::looks;
 use protected::{HOUR, Protected, claimed, moment, now_and};
 use s3::Trouble;
 use tonic::Code;
+use windlass::agent::events::{Event, EventReason, EventSink};
 use windlass::agent::transfers::MAX_RUNNING;
+use windlass::mount::memory::MemoryMounter;
+use windlass::pool::PoolError;
+use windlass::pool::memory::{MemoryPool, Moment, Verb};
 
 const SECRET: (&str, &str) = ("repositorySecret", "${pvc.namespace}/backup");
 const RESTORES: (&str, &str) = ("restore", "latestOrEmpty");
@@ -255,6 +261,75 @@ async fn what_is_wrong_with_a_secret_is_told_and_recovers_by_itself_when_it_is_m
     assert_eq!(protected.pool().snapshots().unwrap().len(), 1, "cuts that were never exported are gone");
     let logged = exporting::logged();
     assert!(!logged.contains("canary") && !logged.contains("geheim"), "a secret is logged");
+}
+
+/// What was told to the cluster.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Event>>);
+
+impl EventSink for Heard {
+    fn publish(&self, event: Event) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+impl Heard {
+    /// The texts of what protections did not do, as the cluster shows them: the last of each event, and how often it was told.
+    fn failures(&self) -> Vec<(String, usize)> {
+        let mut shown: Vec<(Event, usize)> = Vec::new();
+        for event in self.0.lock().unwrap().iter().filter(|event| event.reason == EventReason::ProtectionFailed) {
+            assert_eq!(event.object.to_string(), "PersistentVolumeClaim shop/data");
+            match shown.iter_mut().find(|(known, _)| known.repetition == event.repetition) {
+                Some((known, count)) => (*known, *count) = (event.clone(), *count + 1),
+                None => shown.push((event.clone(), 1)),
+            }
+        }
+        shown.into_iter().map(|(event, count)| (event.text, count)).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_that_cannot_be_made_and_an_export_that_does_not_go_are_told_on_the_claim_as_one_event_each() {
+    let (mounter, memory, heard) = (Arc::new(MemoryMounter::new()), Arc::new(MemoryPool::default()), Arc::new(Heard::default()));
+    let pools = vec![pool_over(&mounter, Arc::clone(&memory))];
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let node = Node::with(directory, mounter, pools, &windlass::mount::boot_id().unwrap()).await;
+    let mut protected = Protected::over(node).await;
+    protected.bench.agent = protected.bench.agent.clone().with_events(Arc::<Heard>::clone(&heard));
+    protected.make_repository().await;
+    let (bench, class) = (&protected.bench, [("protect", "hourly"), ("keepHourly", "1"), SECRET]);
+    let volume = protected.create(claimed("pvc-1", "shop/data", &class), "60S").await.unwrap().volume_id;
+    bench.write(&volume, 4096, &[1; 4096]);
+
+    let free = AtomicU64::new(100);
+    memory.set_hook(Some(Arc::new(move |verb, moment| match (verb, moment) {
+        (Verb::Snapshot, Moment::Before) => {
+            Err(PoolError::NoSpace(format!("only {} bytes are free", free.fetch_sub(1, Ordering::Relaxed))))
+        }
+        _ => Ok(()),
+    })));
+    for _ in 0..3 {
+        bench.agent.sweep(now_and(HOUR)).await;
+    }
+    let told = heard.failures();
+    assert!(matches!(&told[..], [(text, 3)] if text.contains("not cut") && text.ends_with("only 98 bytes are free")), "{told:?}");
+    memory.set_hook(None);
+    protected.settle(now_and(HOUR)).await;
+    assert_eq!(protected.exports("exports").await.len(), 1, "the cut is made when there is room");
+
+    let is_forgotten = |method: &str, path: &str| method == "DELETE" && path.contains("/snapshots/");
+    bench.server.misbehaves(move |_, request| {
+        is_forgotten(request.method().as_str(), request.uri().path()).then_some(Trouble::Answers(403, "AccessDenied"))
+    });
+    bench.write(&volume, 4096, &[2; 4096]);
+    protected.settle(now_and(2 * HOUR)).await;
+    bench.agent.sweep(now_and(2 * HOUR)).await;
+    let told = heard.failures();
+    assert!(matches!(&told[1..], [(text, 2..)] if text.contains("is still there")), "{told:?}");
+    bench.server.behaves();
+    bench.agent.sweep(now_and(2 * HOUR)).await;
+    assert_eq!(protected.exports("exports").await.len(), 1);
+    assert_eq!(heard.failures(), told, "nothing fails any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,8 +87,12 @@ impl Bench {
 
     /// The same, whose agents keep in this workspace what outlives them.
     pub async fn start_in(workspace: Workspace) -> Self {
+        Self::over(Node::start().await, workspace).await
+    }
+
+    /// The same over a node that is made already.
+    pub async fn over(node: Node, workspace: Workspace) -> Self {
         LazyLock::force(&LOG);
-        let node = Node::start().await;
         let agent = agent(&node, &workspace);
         Self { server: S3Server::start().await, node, agent, workspace }
     }

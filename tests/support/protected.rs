@@ -182,7 +182,12 @@ pub struct Protected {
 
 impl Protected {
     pub async fn start() -> Self {
-        let mut bench = Bench::start().await;
+        Self::over(Node::start().await).await
+    }
+
+    /// Over a node that is made already.
+    pub async fn over(node: Node) -> Self {
+        let mut bench = Bench::over(node, Workspace::default()).await;
         let secrets = Arc::new(Secrets::default());
         bench.agent = agent(&bench.node, &secrets);
         Self { bench, secrets }
@@ -191,9 +196,14 @@ impl Protected {
     /// The same with a repository, and a Secret of the namespace `shop` that opens it.
     pub async fn with_repository() -> Self {
         let protected = Self::start().await;
-        protected.bench.repository("exports").await;
-        protected.secrets.put("shop/backup", protected.bench.secret("exports"));
+        protected.make_repository().await;
         protected
+    }
+
+    /// Makes the repository that the Secret of the namespace `shop` opens.
+    pub async fn make_repository(&self) {
+        self.bench.repository("exports").await;
+        self.secrets.put("shop/backup", self.bench.secret("exports"));
     }
 
     /// The agent's process ends, and another begins.

@@ -81,11 +81,12 @@ pub enum EventReason {
     RestoreWaiting,
     RestoreFinished,
     RestoreFailed,
+    ProtectionFailed,
 }
 
 impl EventReason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ExportStarted,
         Self::ExportProgress,
         Self::ExportWaiting,
@@ -96,6 +97,7 @@ impl EventReason {
         Self::RestoreWaiting,
         Self::RestoreFinished,
         Self::RestoreFailed,
+        Self::ProtectionFailed,
     ];
 
     /// The word.
@@ -111,6 +113,7 @@ impl EventReason {
             Self::RestoreWaiting => "RestoreWaiting",
             Self::RestoreFinished => "RestoreFinished",
             Self::RestoreFailed => "RestoreFailed",
+            Self::ProtectionFailed => "ProtectionFailed",
         }
     }
 
@@ -123,13 +126,16 @@ impl EventReason {
             Self::RestoreStarted | Self::RestoreProgress | Self::RestoreWaiting | Self::RestoreFinished | Self::RestoreFailed => {
                 "Restore"
             }
+            Self::ProtectionFailed => "Protection",
         }
     }
 
     /// Whether somebody should look at it.
     pub const fn importance(self) -> Importance {
         match self {
-            Self::ExportWaiting | Self::ExportFailed | Self::RestoreWaiting | Self::RestoreFailed => Importance::Warning,
+            Self::ExportWaiting | Self::ExportFailed | Self::RestoreWaiting | Self::RestoreFailed | Self::ProtectionFailed => {
+                Importance::Warning
+            }
             Self::ExportStarted
             | Self::ExportProgress
             | Self::ExportFinished

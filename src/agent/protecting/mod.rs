@@ -22,7 +22,8 @@
 //! Local copies go as the class says (`localCopy`), by pressure unless it says otherwise; what the next export builds upon is kept.
 //!
 //! # Failures
-//! They are recorded with the task of the cut, told by the protection's status, and tried again after a [pause](decide::pause) of half a
+//! A cut that is due and cannot be made (a full pool) is told by an event on the claim, and tried again by the next sweep; so is what cannot
+//! be taken away. Those of exports are recorded with the task of the cut, told by the protection's status, and tried again after a [pause](decide::pause) of half a
 //! minute at first and a quarter of an hour at most, and in any case with the next cut. While a repository is away at most two cuts of a
 //! volume wait: the one that may be in the repository in part, and the newest.
 //!

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use csi_proto::csi::v1 as proto;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::agent::events::{Event, EventObject, EventReason, Repetition};
 use crate::agent::exporting::Exporting;
@@ -107,6 +107,7 @@ impl<P: Plugin> Sweep<'_, P> {
                 Ok(()) => count += 1,
                 // It is due until it is made, so the next sweep tries again.
                 Err(status) => {
+                    self.tell_kind(protection, "the volume was not cut when that was due", &status);
                     tracing::warn!(volume = %volume.volume, code = ?status.code(), reason = status.message(), "a cut that is due was not made");
                 }
             }
@@ -147,7 +148,7 @@ impl<P: Plugin> Sweep<'_, P> {
                 },
                 Err(reason) => {
                     self.note_failure(cut, &reason, now).await;
-                    self.tell(protection, reason);
+                    self.tell(protection, EventReason::ExportFailed, reason, Repetition::OfText);
                 }
             }
         }
@@ -187,17 +188,27 @@ impl<P: Plugin> Sweep<'_, P> {
         }
     }
 
-    /// Tells the users of a volume why it is not exported. Attempts that have begun tell it themselves.
-    fn tell(&self, protection: &Protection, text: String) {
+    /// Tells the users of a volume what was not done. Exports that have begun tell it themselves.
+    fn tell(&self, protection: &Protection, reason: EventReason, text: String, repetition: Repetition) {
         let Some(claim) = protection.kubernetes.claim.clone() else { return };
-        let (object, reason) = (EventObject::Claim(claim), EventReason::ExportFailed);
-        self.context.events.publish(Event { object, reason, text, repetition: Repetition::OfText });
+        self.context.events.publish(Event { object: EventObject::Claim(claim), reason, text, repetition });
+    }
+
+    /// The same of what a call was refused for. All refusals of one kind are one event, for their texts have figures that change.
+    fn tell_kind(&self, protection: &Protection, what: &str, refusal: &Status) {
+        // Something else must end first, and nobody has to do anything about it.
+        if refusal.code() == Code::Aborted {
+            return;
+        }
+        let (text, series) = (format!("{what}: {}", refusal.message()), format!("{what}, {:?}", refusal.code()));
+        self.tell(protection, EventReason::ProtectionFailed, text, Repetition::OfSeries(series));
     }
 
     /// Takes away what goes.
     async fn leave_all(&self, volumes: &[ProtectedVolume], plans: &[Plan], secrets: &mut Secrets) {
         let mut silent: BTreeSet<String> = BTreeSet::new();
         for (volume, plan) in volumes.iter().zip(plans) {
+            let mut is_told = false;
             for leaving in &plan.leaving {
                 let (snapshot, left) = match leaving {
                     Leaving::Local(snapshot) => (*snapshot, self.leave_here(*snapshot).await),
@@ -206,6 +217,10 @@ impl<P: Plugin> Sweep<'_, P> {
                     }
                 };
                 if let Err(status) = left {
+                    // What the others meet is mostly the same, or that it was met already.
+                    if let Some(protection) = volume.protection.as_ref().filter(|_| !std::mem::replace(&mut is_told, true)) {
+                        self.tell_kind(protection, "a snapshot that is not to be kept is still there", &status);
+                    }
                     tracing::info!(%snapshot, code = ?status.code(), reason = status.message(), "a snapshot that goes is still there");
                 }
             }
