@@ -77,7 +77,7 @@ pub enum VerificationOrder {
 /// Which of the exports that wait goes first (class parameter `priority`). In order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum ExportPriority {
-    /// After all others.
+    /// After the others, but not for ever.
     Low,
     /// As it comes.
     #[default]

@@ -6,100 +6,42 @@
 //! latest, never each one, so a slow watcher costs nothing. The final state is written exactly once, also when the work panics.
 //!
 //! **Turns.** A transfer that may wait ([`Registry::slot_or_turn`]) and finds all slots taken is pending after it was spawned, and has its
-//! turn when one that runs ends: the highest [`Precedence`] first, and of the same one that came first. So one of low precedence waits
-//! as long as others come. One that is cancelled while it waits ends at once. As many wait as [`MAX_WAITING`].
+//! turn when one that runs ends, as `queue` says. One that is cancelled while it waits ends at once.
 //!
 //! Nothing is stored: after a crash transfers are gone, and what they had begun is undone by its owner (the pool drops
 //! hidden targets at start, the repository ignores packs that no index names).
 
+mod count;
+mod queue;
+mod state;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use csi_proto::windlass::v1::{ExportResult, RestoreResult, TransferProgress, TransferState};
+use csi_proto::windlass::v1::{TransferProgress, TransferState};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::Code;
 use tracing::{Instrument, Span};
 
-use crate::telemetry::metrics::{EndedTransfer, FinishedExport, TransferMetrics, TransferOutcome};
-use crate::transfer::progress::ProgressSnapshot;
-use crate::transfer::{FullReason, Phase, Progress};
-use crate::types::ExportPriority;
+use crate::telemetry::metrics::TransferMetrics;
+use crate::transfer::Progress;
 use crate::types::span::{self, Subject};
+
+use queue::Queue;
+use state::{finish, with_counters};
+
+pub use queue::Precedence;
+pub use state::{TransferFailure, TransferKind, TransferResult, is_final, is_waiting};
 
 /// Transfers that run at once. Each has its own memory budget and worker threads; more of them share the same disk and network
 /// without finishing sooner.
 pub const MAX_RUNNING: usize = 4;
 
-/// Transfers that wait for their turn. Each holds the credentials that its caller brought, some KiB; those of more snapshots than a night's
-/// rotation of a node cuts come again with their callers.
-pub const MAX_WAITING: usize = 64;
-
 /// Transfers that have ended and are remembered, the oldest forgotten first: enough that whoever started one finds its end.
 pub const MAX_ENDED: usize = 64;
-
-/// What a transfer does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransferKind {
-    /// A snapshot into a repository.
-    Export,
-    /// A repository into a volume.
-    Restore,
-}
-
-impl TransferKind {
-    /// The name in the protocol.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Export => "export",
-            Self::Restore => "restore",
-        }
-    }
-}
-
-/// Which of the transfers that wait has its turn first. In order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Precedence {
-    /// An export of a class, by its priority.
-    Export(ExportPriority),
-    /// A restore: a pod waits for its volume.
-    Restore,
-}
-
-/// What a transfer that succeeded has done.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TransferResult {
-    /// Of an export.
-    Export(ExportResult),
-    /// Of a restore.
-    Restore(RestoreResult),
-}
-
-/// Why a transfer did not succeed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TransferFailure {
-    /// It was asked to stop, and did.
-    Cancelled,
-    /// It failed; the reason holds no secret. The code is that of a start which is refused for it.
-    Failed {
-        /// What kind of failure it was.
-        code: Code,
-        /// Why, for people.
-        reason: String,
-    },
-    /// It is not to be: the same request would always end so. The text says why.
-    Refused(String),
-}
-
-impl TransferFailure {
-    /// A failure that is nobody's but this program's, or its machine's.
-    pub fn inside(reason: String) -> Self {
-        Self::Failed { code: Code::Internal, reason }
-    }
-}
 
 /// Why no slot was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -131,14 +73,12 @@ struct Transfers {
     by_id: BTreeMap<String, Transfer>,
     /// Ids of those that have ended, in that order.
     ended: VecDeque<String>,
-    /// Those that wait for their turn, in the order in which they came.
-    waiting: Vec<Waiting>,
+    waiting: Queue<Waiting>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     id: String,
-    precedence: Precedence,
     turn: oneshot::Sender<()>,
 }
 
@@ -151,9 +91,7 @@ impl Transfers {
     /// Gives free slots to those that wait.
     fn admit(&mut self) {
         while self.running() < MAX_RUNNING {
-            // The first of the highest.
-            let Some(at) = (0..self.waiting.len()).rev().max_by_key(|&at| self.waiting[at].precedence) else { return };
-            let Waiting { id, turn, .. } = self.waiting.remove(at);
+            let Some(Waiting { id, turn }) = self.waiting.next() else { return };
             if turn.send(()).is_err() {
                 // It is gone already: its end, or that of its slot, counts it out.
                 tracing::debug!(transfer = %id, "a transfer that waited is over");
@@ -232,12 +170,13 @@ impl Registry {
         let id = uuid::Uuid::new_v4().to_string();
         let turn = match precedence {
             _ if transfers.running() < MAX_RUNNING => None,
-            Some(precedence) if transfers.waiting.len() < MAX_WAITING => {
+            Some(precedence) => {
                 let (turn, wait) = oneshot::channel();
-                transfers.waiting.push(Waiting { id: id.clone(), precedence, turn });
+                let waiting = Waiting { id: id.clone(), turn };
+                transfers.waiting.push(precedence, waiting).map_err(|_| SlotError::Full)?;
                 Some(wait)
             }
-            _ => return Err(SlotError::Full),
+            None => return Err(SlotError::Full),
         };
         let state = watch::Sender::new(TransferProgress {
             transfer_id: id.clone(),
@@ -393,7 +332,7 @@ impl Slot {
                 Err(TransferFailure::Refused(reason)) => tracing::warn!(reason, "transfer refused"),
             }
             if let Some(begun) = begun.get() {
-                count(&metrics, &result, (kind, begun.elapsed()), counters.snapshot());
+                count::ended(&metrics, &result, (kind, begun.elapsed()), counters.snapshot());
             }
             state.send_modify(|progress| finish(progress, result));
             registry.ended(&id);
@@ -401,87 +340,6 @@ impl Slot {
         self.registry.shared.tasks.spawn(ending.instrument(span));
         self.id.clone()
     }
-}
-
-/// Counts the end of a transfer, and what it has moved by then.
-fn count(
-    metrics: &TransferMetrics,
-    result: &Result<TransferResult, TransferFailure>,
-    (kind, elapsed): (&'static str, Duration),
-    counters: ProgressSnapshot,
-) {
-    let outcome = match result {
-        Ok(_) => TransferOutcome::Succeeded,
-        Err(TransferFailure::Cancelled) => TransferOutcome::Cancelled,
-        Err(TransferFailure::Failed { .. }) => TransferOutcome::Failed,
-        Err(TransferFailure::Refused(_)) => TransferOutcome::Refused,
-    };
-    let (volume_bytes, repository_bytes) = (counters.moved_bytes, counters.stored_bytes);
-    metrics.ended(EndedTransfer { kind, outcome, elapsed, volume_bytes, repository_bytes });
-    // One that an earlier attempt had made has read nothing.
-    if let Ok(TransferResult::Export(result)) = result
-        && !result.mode.is_empty()
-    {
-        let reason = FullReason::KINDS.into_iter().find(|kind| *kind == result.full_kind);
-        let mode = if reason.is_some() { "full" } else { "incremental" };
-        let (read_bytes, size_bytes) = (result.data_bytes, result.size_bytes);
-        metrics.exported(FinishedExport { mode, reason: reason.unwrap_or_default(), read_bytes, size_bytes });
-    }
-}
-
-fn finish(transfer: &mut TransferProgress, result: Result<TransferResult, TransferFailure>) {
-    match result {
-        Ok(done) => {
-            transfer.set_state(TransferState::Succeeded);
-            match done {
-                TransferResult::Export(result) => transfer.export_result = Some(result),
-                TransferResult::Restore(result) => transfer.restore_result = Some(result),
-            }
-        }
-        Err(TransferFailure::Cancelled) => {
-            transfer.set_state(TransferState::Canceled);
-            transfer.message = "cancelled on request".to_owned();
-        }
-        Err(TransferFailure::Failed { code, reason }) => {
-            transfer.set_state(TransferState::Failed);
-            transfer.failure_code = code as u32;
-            transfer.message = reason;
-        }
-        Err(TransferFailure::Refused(reason)) => {
-            transfer.set_state(TransferState::Refused);
-            transfer.message = reason;
-        }
-    }
-}
-
-fn with_counters(mut transfer: TransferProgress, progress: &Progress) -> TransferProgress {
-    let counters = progress.snapshot();
-    let phase = match counters.phase {
-        Phase::Preparing => "preparing",
-        Phase::Transferring => "copying",
-        Phase::Committing => "committing",
-        Phase::Done => "done",
-    };
-    if transfer.state() == TransferState::Running {
-        let waiting = progress.waiting();
-        if waiting.is_some() { "waiting" } else { phase }.clone_into(&mut transfer.phase);
-        transfer.message = waiting.unwrap_or_default();
-    }
-    transfer.bytes_done = counters.done_bytes;
-    transfer.bytes_total = counters.total_bytes;
-    transfer.bytes_stored = counters.stored_bytes;
-    transfer
-}
-
-/// True for a transfer that waits for its turn, or was not begun.
-pub fn is_waiting(transfer: &TransferProgress) -> bool {
-    transfer.state() == TransferState::Pending
-}
-
-/// True for a state that does not change any more.
-pub fn is_final(transfer: &TransferProgress) -> bool {
-    use TransferState::{Canceled, Failed, Refused, Succeeded};
-    matches!(transfer.state(), Succeeded | Failed | Canceled | Refused)
 }
 
 #[cfg(test)]

@@ -97,6 +97,9 @@ pub enum ExportMode {
 }
 
 impl ExportMode {
+    /// All that [`ExportMode::name`] says.
+    pub const NAMES: [&str; 2] = ["full", "incremental"];
+
     /// The mode in one word, as reports have it.
     pub fn name(&self) -> &'static str {
         match self {

@@ -1,4 +1,8 @@
+use csi_proto::windlass::v1::RestoreResult;
+
+use super::queue::MAX_WAITING;
 use super::*;
+use crate::types::ExportPriority;
 
 async fn end_of(registry: &Registry, id: &str) -> TransferProgress {
     let mut watched = registry.watch(id).unwrap();
