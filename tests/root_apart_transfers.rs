@@ -26,12 +26,13 @@ use std::time::Duration;
 
 use common::csi::{Csi, Source, Use, new_snapshot, new_volume};
 use common::fixture::{Bench, PoolFileSystem};
+use common::process::Process;
 use common::program::{run, run_ok, wait_child, windlass};
 use common::{GIB, MIB, wait_for};
 use csi_proto::csi::v1 as proto;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
-use pair::{Place, Server, endpoint};
+use pair::{Place, endpoint};
 use s3::{CREDENTIALS, S3Server, Trouble};
 use tokio::runtime::Runtime;
 use tonic::Code;
@@ -153,7 +154,7 @@ impl Scene {
     }
 
     /// What the agent has open of the pool, and of devices, each with the flags of its descriptor.
-    fn held(&self, agent: &Server) -> Vec<(PathBuf, u32)> {
+    fn held(&self, agent: &Process) -> Vec<(PathBuf, u32)> {
         let process = format!("/proc/{}", agent.id());
         let mut held = Vec::new();
         for entry in fs::read_dir(format!("{process}/fd")).unwrap() {

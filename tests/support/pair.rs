@@ -2,28 +2,20 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{BufRead, BufReader};
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use std::process::Command;
 
 use super::common::csi::Csi;
 use super::common::fixture::Bench;
-use super::common::node::log_end;
-use super::common::program::{command, wait_child, windlass};
+use super::common::process::Process;
+use super::common::program::{command, windlass};
 
 /// User and group of the agent.
 pub const AGENT: u32 = 65532;
 /// Somebody else, who is in the agent's group.
 pub const STRANGER: u32 = 65533;
-/// Longest time from the start to `ready`, and of a clean stop.
-const BOUND: Duration = Duration::from_secs(60);
 
 /// Where the two processes meet.
 pub struct Place {
@@ -82,14 +74,14 @@ impl Place {
     }
 
     /// Starts the node.
-    pub fn start_node(&self) -> Server {
+    pub fn start_node(&self) -> Process {
         self.start(self.node_command(), "node", &[self.kubelets(), self.for_agent()])
     }
 
     /// Starts a process, which logs by this name, and waits until it serves these sockets.
-    pub fn start(&self, command: Command, name: &str, sockets: &[PathBuf]) -> Server {
+    pub fn start(&self, command: Command, name: &str, sockets: &[PathBuf]) -> Process {
         let ready: Vec<String> = sockets.iter().map(|socket| format!("ready {}", endpoint(socket))).collect();
-        Server::start(command, &self.log(name), &ready)
+        Process::start(command, &self.log(name), &ready).unwrap_or_else(|text| panic!("{text}"))
     }
 
     /// A command line of the program, run by another user without a capability.
@@ -117,7 +109,7 @@ impl Place {
     }
 
     /// Starts the agent.
-    pub fn start_agent(&self) -> Server {
+    pub fn start_agent(&self) -> Process {
         self.start(self.agent_command(), "agent", &[self.agents()])
     }
 
@@ -135,87 +127,4 @@ impl Place {
 /// A socket as the command line takes it.
 pub fn endpoint(socket: &Path) -> String {
     format!("unix://{}", socket.display())
-}
-
-/// A node or agent that serves. Dropping it kills it.
-pub struct Server {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Server {
-    /// Starts a process and waits until it has said these lines.
-    ///
-    /// # Panics
-    /// When it says or does something else.
-    fn start(mut command: Command, log: &Path, ready: &[String]) -> Self {
-        let stderr: File = OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
-        let stdout = child.stdout.take().unwrap();
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let server = Self { child, log: log.to_owned() };
-        for expected in ready {
-            let line = lines.recv_timeout(BOUND);
-            assert_eq!(line.as_ref(), Ok(expected), "{}", log_end(log));
-        }
-        server
-    }
-
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// A field of its `/proc/PID/status`.
-    pub fn status(&self, field: &str) -> String {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
-        value.trim().to_owned()
-    }
-
-    /// Whether it still runs.
-    pub fn runs(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    /// What its descriptors lead to.
-    pub fn open_files(&self) -> Vec<PathBuf> {
-        let directory = fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
-        directory.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok()).collect()
-    }
-
-    /// SIGKILL, and waits for the end.
-    pub fn kill(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// SIGTERM, and waits for a clean stop.
-    ///
-    /// # Panics
-    /// When it does not stop in time or not with exit code 0.
-    pub fn stop(mut self) {
-        kill(Pid::from_raw(i32::try_from(self.id()).unwrap()), Signal::SIGTERM).unwrap();
-        let status = wait_child("the process to stop", &mut self.child, BOUND);
-        assert!(status.success(), "it stopped with {status}\n{}", log_end(&self.log));
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if self.child.try_wait().ok().flatten().is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-        if std::thread::panicking() {
-            eprintln!("{}: {}", self.log.display(), log_end(&self.log));
-        }
-    }
 }

@@ -141,7 +141,7 @@ mod tests {
             volume_count: 1,
             snapshot_count: 2,
         };
-        let failed = PoolView { name: String::new(), path: "/dev/sdc".to_owned(), state: "failed".to_owned(), ..view(&pool) };
+        let failed = PoolView { name: String::new(), path: "/dev/sdc".to_owned(), state: "failed".to_owned(), ..pool.clone() };
         let volume = VolumeView {
             volume_id: "v".to_owned(),
             name: "pvc-1".to_owned(),
@@ -168,18 +168,6 @@ mod tests {
             waits_for: None,
         };
         Status { pools: vec![pool, failed], volumes: vec![volume], transfers: vec![transfer], findings: Vec::new() }
-    }
-
-    fn view(pool: &PoolView) -> PoolView {
-        PoolView {
-            pool_id: pool.pool_id.clone(),
-            name: pool.name.clone(),
-            kind: pool.kind.clone(),
-            path: pool.path.clone(),
-            state: pool.state.clone(),
-            overprovision_ratio: pool.overprovision_ratio.clone(),
-            ..*pool
-        }
     }
 
     #[test]

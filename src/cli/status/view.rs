@@ -10,7 +10,7 @@ use crate::types::Timestamp;
 use crate::types::protection::{ProtectionOrder, Schedule};
 
 /// A pool.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct PoolView {
     pub pool_id: String,
     pub name: String,

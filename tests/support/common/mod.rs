@@ -12,6 +12,7 @@ pub mod leak;
 pub mod node;
 pub mod open;
 pub mod pool_kind;
+pub mod process;
 pub mod program;
 pub mod restic;
 pub mod thin_pool;

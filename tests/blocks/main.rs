@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-#[path = "support/disks/mod.rs"]
+#[path = "../support/disks/mod.rs"]
 mod disks;
-#[path = "support/disks/pool.rs"]
+#[path = "../support/disks/pool.rs"]
 mod pool_disks;
-#[path = "support/served_blocks.rs"]
+#[path = "../support/served_blocks.rs"]
 mod served_blocks;
-#[path = "support/disks/wire.rs"]
+#[path = "../support/disks/wire.rs"]
 mod wire_disks;
+
+mod copies;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
