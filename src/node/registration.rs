@@ -32,7 +32,7 @@ use tonic::{Request, Response, Status};
 use self::directory::DirectoryWatch;
 
 use crate::csi::DRIVER_NAME;
-use crate::csi::server::{CallerWatch, PrivateSocket, SocketError, spans};
+use crate::csi::server::{PrivateSocket, SocketError, caller_watch, spans};
 use crate::types::error::chain;
 
 /// What the kubelet calls a CSI plugin.
@@ -181,7 +181,7 @@ impl Registration {
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(CALLS_OF_A_CONNECTION)
             .layer(spans())
-            .layer(CallerWatch)
+            .layer(caller_watch())
             .add_service(RegistrationServer::new(service.clone()))
             .serve_with_incoming(socket.into_incoming().map_err(not_served)?);
         tokio::select! {

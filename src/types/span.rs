@@ -12,7 +12,7 @@ use super::{SnapshotHandle, VolumeHandle};
 
 /// Name of the span of a call that is worth a line.
 pub const CALL: &str = "call";
-/// Name of the span of a call that an orchestrator repeats all the time.
+/// Name of the span of a call that is repeated all the time and changes nothing.
 pub const POLL: &str = "poll";
 
 /// The span of a call of `method`. Of the highest level, so that warnings have it whatever else is filtered out.

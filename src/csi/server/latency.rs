@@ -3,73 +3,19 @@
 //!
 //! What is counted is a method that exists or `other`, whatever a caller names, so that nobody can make series without end.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tonic::Code;
-use tonic::codegen::http;
-use tower::{Layer, Service};
 
-use super::trace;
+use super::along::{Along, Ending};
 use crate::telemetry::metrics::CallMetrics;
 
-/// Measures the calls of a socket.
-#[derive(Debug, Clone)]
-pub(super) struct LatencyLayer {
-    calls: CallMetrics,
-}
-
-impl LatencyLayer {
-    /// Counts in `calls`.
-    pub(super) fn new(calls: CallMetrics) -> Self {
-        Self { calls }
-    }
-}
-
-impl<S> Layer<S> for LatencyLayer {
-    type Service = Measured<S>;
-
-    fn layer(&self, inner: S) -> Measured<S> {
-        Measured { inner, calls: self.calls.clone() }
-    }
-}
-
-/// A service whose calls are measured.
-#[derive(Debug, Clone)]
-pub(super) struct Measured<S> {
-    inner: S,
-    calls: CallMetrics,
-}
-
-impl<S, B, R> Service<http::Request<B>> for Measured<S>
-where
-    S: Service<http::Request<B>, Response = http::Response<R>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let call = Call {
-            calls: self.calls.clone(),
-            method: method(request.uri().path()),
-            begun: Instant::now(),
-            code: Code::Cancelled,
-        };
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let mut call = call;
-            let answer = answer.await;
-            call.code = answer.as_ref().map_or(Code::Unknown, trace::code);
-            answer
-        })
-    }
+/// Measures the calls of a socket in `calls`.
+pub(super) fn measured(calls: CallMetrics) -> Along<impl Fn(&str) -> Ending + Clone> {
+    Along(move |path: &str| -> Ending {
+        let call = Call { calls: calls.clone(), method: method(path), begun: Instant::now(), code: Code::Cancelled };
+        Box::new(move |code| call.end(code))
+    })
 }
 
 /// A call, counted when it is dropped.
@@ -78,6 +24,12 @@ struct Call {
     method: &'static str,
     begun: Instant,
     code: Code,
+}
+
+impl Call {
+    fn end(mut self, code: Code) {
+        self.code = code;
+    }
 }
 
 impl Drop for Call {

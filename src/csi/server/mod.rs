@@ -12,6 +12,7 @@
 //! has any. Work on blocking threads outlives its call either way; the process gives it a few seconds more, and whatever a stop
 //! interrupts is recovered at the next start like after a crash.
 
+mod along;
 mod authority;
 mod bound;
 mod calls;
@@ -29,7 +30,7 @@ pub use connection::Connection;
 pub use peer::PeerRule;
 pub use routes::{MAX_RANGES_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, kubelet_routes, node_service, routes};
 pub use socket::{Incoming, PrivateSocket};
-pub use trace::{CallerWatch, spans};
+pub use trace::{caller_watch, spans};
 
 use std::time::Duration;
 
@@ -58,13 +59,13 @@ const CALLS_OF_A_CONNECTION: u32 = 512;
 /// # Errors
 /// [`ServeError`]. Calls that did not end within [`STOP_GRACE`] are no error.
 pub async fn serve(socket: PrivateSocket, routes: Routes, stop: CancellationToken) -> Result<(), ServeError> {
-    let (share, latency) = (socket.share(), latency::LatencyLayer::new(socket.calls()));
+    let (share, latency) = (socket.share(), latency::measured(socket.calls()));
     let incoming = socket.into_incoming()?;
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_OF_A_CONNECTION)
         .layer(latency)
         .layer(trace::spans())
-        .layer(trace::CallerWatch)
+        .layer(trace::caller_watch())
         .layer(calls::CallsLayer::new(share))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

@@ -1,17 +1,15 @@
 //! A span for each call, with the ids of what it is about, and one line when it is answered: code and duration. Never a message's
 //! content, which may hold secrets.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tonic::Code;
 use tonic::codegen::http;
-use tower::{Layer, Service};
 use tower_http::classify::{GrpcErrorsAsFailures, SharedClassifier};
 use tower_http::trace::TraceLayer as HttpTraceLayer;
 use tracing::Span;
 
+use super::along::{Along, Ending, code};
 use crate::types::span;
 
 /// Spans and lines of calls; nothing is said of their messages.
@@ -38,10 +36,18 @@ pub fn spans<B, R>() -> Spans<B, R> {
 
 fn begin<B>(request: &http::Request<B>) -> Span {
     let method = request.uri().path();
-    // The orchestrator polls these: one line each would drown the rest.
-    let is_routine = method.starts_with("/csi.v1.Identity/")
-        || ["Capabilities", "/GetCapacity", "Stats", "/NodeGetInfo"].iter().any(|end| method.ends_with(end));
-    if is_routine { span::poll(method) } else { span::call(method) }
+    if is_poll(method) { span::poll(method) } else { span::call(method) }
+}
+
+/// Whether callers repeat a call all the time, and it changes nothing: one line each would drown the rest. The orchestrator does so, and the
+/// agent asks its node.
+fn is_poll(method: &str) -> bool {
+    let reads = |verb: &str| ["Get", "List", "Find"].iter().any(|word| verb.starts_with(word));
+    match method.rsplit_once('/') {
+        Some(("/csi.v1.Identity", _)) => true,
+        Some((service, verb)) if service.starts_with("/windlass.v1.") => reads(verb),
+        _ => ["Capabilities", "/GetCapacity", "Stats", "/NodeGetInfo"].iter().any(|end| method.ends_with(end)),
+    }
 }
 
 fn answered<R>(response: &http::Response<R>, latency: Duration, span: &Span) {
@@ -55,51 +61,12 @@ fn answered<R>(response: &http::Response<R>, latency: Duration, span: &Span) {
     }
 }
 
-/// The code of an answer. An error without a body carries it in its headers; what has none there has begun to answer well.
-pub(super) fn code<R>(response: &http::Response<R>) -> Code {
-    response.headers().get("grpc-status").map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
-}
-
 /// Says when a caller went away before its call was answered. Stands within [`spans`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CallerWatch;
-
-impl<S> Layer<S> for CallerWatch {
-    type Service = Watched<S>;
-
-    fn layer(&self, inner: S) -> Watched<S> {
-        Watched { inner }
-    }
-}
-
-/// A service whose callers are watched.
-#[derive(Debug, Clone)]
-pub struct Watched<S> {
-    inner: S,
-}
-
-impl<S, B> Service<http::Request<B>> for Watched<S>
-where
-    S: Service<http::Request<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+pub fn caller_watch() -> Along<fn(&str) -> Ending> {
+    Along(|_| {
         let unanswered = Unanswered { span: Span::current(), is_answered: false };
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await;
-            unanswered.end();
-            answer
-        })
-    }
+        Box::new(move |_| unanswered.end())
+    })
 }
 
 /// A call until it is answered.
@@ -118,6 +85,28 @@ impl Drop for Unanswered {
     fn drop(&mut self) {
         if !self.is_answered {
             self.span.in_scope(|| tracing::info!("the caller went away; the work goes on"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_looks_and_is_repeated_is_no_news() {
+        for verb in ["Blocks/GetPools", "Blocks/ListTasks", "Blocks/FindVolume", "Pools/GetPoolStatus", "Transfers/ListTransfers"]
+        {
+            let method = format!("/windlass.v1.{verb}");
+            assert!(csi_proto::METHODS.contains(&method.as_str()) && is_poll(&method), "{method}");
+        }
+        for method in csi_proto::METHODS.iter().filter(|method| method.starts_with("/windlass.v1.Blocks/")) {
+            let changes = ["Begin", "Commit", "Abort", "Put", "GiveUp", "Lease"].iter().any(|word| method.contains(word));
+            assert_ne!(is_poll(method), changes, "{method}");
+        }
+        assert!(is_poll("/csi.v1.Identity/Probe") && is_poll("/csi.v1.Controller/GetCapacity"));
+        for method in ["/csi.v1.Controller/CreateVolume", "/windlass.v1.Transfers/StartExport", "/made.up/GetPools", ""] {
+            assert!(!is_poll(method), "{method}");
         }
     }
 }
