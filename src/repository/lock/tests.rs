@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use tokio::sync::Notify;
+
 use super::guard::GIVEN_UP_AFTER;
 use super::held::{LOST_AFTER, STALE_AFTER};
 use super::refresh::{REFRESH_EVERY, renew};
@@ -203,15 +205,28 @@ async fn a_lock_in_the_way_is_waited_for_and_its_holder_is_told() {
 #[tokio::test]
 async fn who_waits_holds_no_lock_meanwhile() {
     let store = Arc::new(MemoryStore::new());
-    let repository = repository(&store).await.with_retry_lock(Duration::from_millis(100));
+    let repository = repository(&store).await.with_retry_lock(Duration::from_secs(600));
     let left = leave_lock(&repository, LockMode::Exclusive, &owner("node-b", 7), &now()).await;
-    let seen = Mutex::new(0);
-    let waiting = |_: &RepositoryError| {
+    let waits = Notify::new();
+    let waiting = |reason: &RepositoryError| {
+        assert!(matches!(reason, RepositoryError::Locked { .. }), "{reason}");
         assert_eq!(store.keys().into_iter().filter(|key| matches!(key, Key::File(Kind::Lock, _))).count(), 1);
-        *seen.lock().unwrap() += 1;
+        waits.notify_one();
     };
-    let error = repository.lock_or_wait(LockMode::Shared, &waiting).await.unwrap_err();
-    assert!(matches!(error, RepositoryError::Locked { .. }) && *seen.lock().unwrap() > 0, "{error}");
+    tokio::select! {
+        ended = repository.lock_or_wait(LockMode::Shared, &waiting) => panic!("nobody has let go: {ended:?}"),
+        () = waits.notified() => {}
+    }
+    assert_eq!(locks(&store).await, [left]);
+}
+
+#[tokio::test]
+async fn who_has_waited_long_enough_is_told_who_is_in_the_way_and_leaves_nothing() {
+    let store = Arc::new(MemoryStore::new());
+    let repository = repository(&store).await.with_retry_lock(Duration::ZERO);
+    let left = leave_lock(&repository, LockMode::Exclusive, &owner("node-b", 7), &now()).await;
+    let error = repository.lock_or_wait(LockMode::Shared, &|reason| panic!("no time is left: {reason}")).await.unwrap_err();
+    assert!(matches!(&error, RepositoryError::Locked { holder } if holder.process == 7), "{error}");
     assert_eq!(locks(&store).await, [left]);
 }
 
