@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 # How many at once: they wait most of the time, and the machine has few processors.
 at_once=${WINDLASS_SCENARIOS_AT_ONCE:-5}
 # Seconds for one scenario.
-limit=${WINDLASS_SCENARIO_LIMIT:-420}
+limit=${WINDLASS_SCENARIO_LIMIT:-600}
 busybox=${WINDLASS_BUSYBOX:-docker.io/library/busybox:1.37}
 export busybox
 logs=$run/scenarios

@@ -167,7 +167,7 @@ if [ "$wanted" = image ] || [ "$wanted" = e2e ]; then
     install_packages buildah crun debootstrap python3
 fi
 if [ "$wanted" = e2e ]; then
-    install_packages busybox-static iproute2 jq libseccomp-dev nftables openssl pkg-config restic
+    install_packages busybox-static iproute2 jq libseccomp-dev nftables openssl pkg-config restic sqlite3
     go_setup
 fi
 if [ "$wanted" = fuzz ]; then

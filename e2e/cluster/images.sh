@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The images of the cluster's pods, made of the programs that build.sh has built, under the names that the rest of the world uses.
 #
-#   e2e/cluster/images.sh                makes those that are not there: pause, busybox, CoreDNS, snapshot-controller, the sidecars
+#   e2e/cluster/images.sh                makes those that are not there: pause, busybox, a database, CoreDNS, snapshot-controller, the sidecars
 #   e2e/cluster/images.sh import NODE    brings into a node's containerd what it does not have of them, and of the images of `add`
 #   e2e/cluster/images.sh add ARCHIVE    an archive from elsewhere, such as the driver's image, for both nodes of this cluster
 #
@@ -10,9 +10,11 @@ set -euo pipefail
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/env.sh"
 
 busybox=/bin/busybox
+# A database whose commits are to be durable: SQLite of the distribution.
+database=/usr/bin/sqlite3
 mkdir -p "$run"
 [ -e "$run/tools" ] || choose_tools
-hash=$({ cat "$run/tools"; sha256sum "$busybox" "$cluster_source"/{images.sh,oci-image.py,pause.c}; } | sha256sum | cut -c 1-16)
+hash=$({ cat "$run/tools"; sha256sum "$busybox" "$database" "$cluster_source"/{images.sh,oci-image.py,pause.c}; } | sha256sum | cut -c 1-16)
 images=$tools_cache/images-$hash
 
 # version MODULE PATH: the tag of an upstream image, which is the version of the Go module that its program is built from.
@@ -32,7 +34,7 @@ of_program() {
 }
 
 make_images() {
-    local csi=github.com/kubernetes-csi links program
+    local csi=github.com/kubernetes-csi links libraries=() program
     [ ! -d "$images" ] || { touch "$images"; return 0; }
     making=$images.making
     rm -rf "$making"
@@ -41,6 +43,9 @@ make_images() {
     image pause registry.k8s.io/pause:3.10 "$making/pause:/pause" --entrypoint '["/pause"]' --user 65535:65535
     links=()
     for program in $("$busybox" --list); do [ "$program" = busybox ] || links+=(--link "busybox:/bin/$program"); done
+    # With the libraries that it is linked to, each at its place.
+    for program in "$database" $(ldd "$database" | grep -o '/[^ ]*'); do libraries+=("$(readlink -f "$program"):$program"); done
+    image database localhost/sqlite:3 "$busybox:/bin/busybox" "${libraries[@]}" "${links[@]}" --directory tmp:1777 --command '["sh"]'
     image busybox docker.io/library/busybox:1.37 "$busybox:/bin/busybox" "${links[@]}" --directory tmp:1777 --command '["sh"]'
     of_program registry.k8s.io/coredns/coredns "$(version kubernetes github.com/coredns/coredns)"
     of_program registry.k8s.io/sig-storage/snapshot-controller "$(version kubernetes $csi/external-snapshotter/v8)"

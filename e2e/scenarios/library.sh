@@ -45,10 +45,10 @@ claim() {
     } | apply
 }
 
-# pod NAME CLAIM:PATH... [command=COMMAND] [node=NODE] [readonly=true] [account=NAME]: a pod with busybox, which waits for `inside` unless told what to do.
+# pod NAME CLAIM:PATH... [command=COMMAND] [node=NODE] [readonly=true] [account=NAME] [image=NAME]: a pod with busybox, which waits for `inside` unless told what to do.
 # A claim whose path begins with /dev/ is a raw block device.
 pod() {
-    local name=$1 command='trap "exit 0" TERM; sleep 100000 & wait' node= readonly=false account=default argument
+    local name=$1 command='trap "exit 0" TERM; sleep 100000 & wait' node= readonly=false account=default image=$busybox argument
     local mounts=() devices=()
     shift
     for argument in "$@"; do
@@ -62,7 +62,7 @@ pod() {
         printf 'apiVersion: v1\nkind: Pod\nmetadata: {name: %s, labels: {scenario: "%s"}}\nspec:\n' "$name" "$namespace"
         printf '  restartPolicy: Never\n  terminationGracePeriodSeconds: 2\n  serviceAccountName: %s\n' "$account"
         [ -z "$node" ] || printf '  nodeSelector: {kubernetes.io/hostname: %s}\n' "$node"
-        printf '  containers:\n    - name: c\n      image: %s\n      imagePullPolicy: Never\n      command: [sh, -c, %s]\n' "$busybox" "$(jq -Rn --arg text "$command" '$text')"
+        printf '  containers:\n    - name: c\n      image: %s\n      imagePullPolicy: Never\n      command: [sh, -c, %s]\n' "$image" "$(jq -Rn --arg text "$command" '$text')"
         printf '      volumeMounts:\n        - {name: scratch, mountPath: /scratch}\n'
         for argument in "${mounts[@]}"; do printf '        - {name: %s, mountPath: %s, readOnly: %s}\n' "${argument%%:*}" "${argument#*:}" "$readonly"; done
         [ "${#devices[@]}" = 0 ] || printf '      volumeDevices:\n'
@@ -93,6 +93,36 @@ volume_of() { k get pvc "$1" -o jsonpath='{.spec.volumeName}'; }
 fill() { inside_pod "$1" "for i in 1 2 3 4; do dd if=/dev/urandom of=$2/file\$i bs=1M count=${3:-4} 2>/dev/null; done; mkdir -p $2/deep/er; echo \$\$ >$2/deep/er/file; sync"; }
 checksum() { inside_pod "$1" "cd $2; find . -type f ! -path './lost+found/*' -exec sha256sum {} + | sort -k 2 | sha256sum | cut -c 1-64"; }
 device_checksum() { inside_pod "$1" "dd if=$2 bs=1M ${3:+count=$3} 2>/dev/null | sha256sum | cut -c 1-64"; }
+
+# A database in a claim: it moves amounts between a hundred accounts, one durable transaction after the other, and goes on where it was.
+# database POD CLAIM
+database() {
+    pod "$1" "$2:/data" image=localhost/sqlite:3 command='trap "exit 0" TERM
+        ask() { sqlite3 -bail -cmd ".timeout 10000" -cmd "pragma synchronous = full" /data/ledger.db "$1"; }
+        ask "pragma journal_mode = wal" >/dev/null
+        ask "begin immediate; create table if not exists account (id integer primary key, balance integer not null);
+            create table if not exists transfer (id integer primary key, source integer, target integer, amount integer, at integer);
+            with recursive number(n) as (select 0 union all select n + 1 from number where n < 99) insert or ignore into account select n, 1000 from number; commit"
+        last=$(ask "select coalesce(max(id), 0) from transfer")
+        while last=$((last + 1)); do
+            from=$((last % 100)) to=$((last * 7 % 97)) amount=$((last % 13))
+            ask "begin immediate; update account set balance = balance - $amount where id = $from; update account set balance = balance + $amount where id = $to;
+                insert into transfer values ($last, $from, $to, $amount, unixepoch()); commit" || exit 1
+            echo $last >/scratch/acknowledged
+        done'
+    ready "$1"
+    until_true "the database of $1 has acknowledged a transfer" inside_pod "$1" '[ -s /scratch/acknowledged ]'
+}
+ask_database() { k exec "$1" -- sqlite3 -cmd '.timeout 10000' /data/ledger.db "$2"; }
+acknowledged() { inside_pod "$1" 'cat /scratch/acknowledged'; }
+# sound_database POD: its own check, and that of what is kept in it: nothing was lost or counted twice, and each balance follows from the transfers.
+sound_database() {
+    equal "$(ask_database "$1" 'pragma integrity_check')" ok "the check of the database"
+    equal "$(ask_database "$1" 'select sum(balance), count(*) from account')" '100000|100' "the sum of the accounts"
+    equal "$(ask_database "$1" 'select max(id) - count(*) from transfer')" 0 "the transfers that are missing before the last one"
+    equal "$(ask_database "$1" 'begin; select count(*) from account a where balance != 1000 + (select coalesce(sum(amount), 0) from transfer where target = a.id)
+        - (select coalesce(sum(amount), 0) from transfer where source = a.id)')" 0 "the accounts that do not follow from the transfers"
+}
 
 # The driver's pod; processes of its containers are found by their ids, never by a name.
 driver_pod() { kubectl -n $driver_namespace get pod -l app.kubernetes.io/name=windlass -o jsonpath='{.items[0].metadata.name}'; }
@@ -146,6 +176,14 @@ in_agent() {
 request_snapshot() {
     printf 'apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {name: %s}\nspec: {volumeSnapshotClassName: %s, source: {persistentVolumeClaimName: %s}}\n' "$1" "$3" "$2" | apply
 }
+# events_of KIND NAME: the events of the driver's own that an object has; contents are of no namespace, and events of theirs are in `default`.
+events_of() {
+    local in=$namespace
+    [ "$1" != VolumeSnapshotContent ] || in=default
+    kubectl -n "$in" get events -o json --field-selector "involvedObject.kind=$1,involvedObject.name=$2" | jq --arg driver "$driver" '[.items[] | select(.source.component == $driver)]'
+}
+# has_event KIND NAME REASON [TEXT]: whether there is one with this reason, and this in its text.
+has_event() { events_of "$1" "$2" | jq -e --arg reason "$3" --arg text "${4-}" 'any(.[]; .reason == $reason and (.message | contains($text)))'; }
 # exported: when the agent ended its last export, in seconds since 1970 with a fraction.
 exported() { date -d "$(kubectl -n $driver_namespace logs "$(driver_pod)" -c agent | grep 'transfer succeeded' | grep export | tail -n 1 | cut -d ' ' -f 1)" +%s.%N; }
 # soon_ready NAME: waits until a snapshot is ready, and sees to it that this is no later than 20 s after its export ended, the last one.
@@ -157,6 +195,9 @@ soon_ready() {
     note "$1 was ready $delay s after the end of its export"
     awk -v delay="$delay" 'BEGIN { exit !(delay >= 0 && delay <= 20) }' || fail "$1 was ready $delay s after the end of its export"
 }
+# From here to `end_silence`, whoever asks the store gets no answer, and whoever waits for one goes on waiting.
+silence() { inside 2 nft "add table inet silence; add chain inet silence in { type filter hook input priority 0; }; add rule inet silence in tcp dport 9000 drop"; }
+end_silence() { inside 2 nft 'add table inet silence; delete table inet silence'; }
 # delete_retained NAME...: snapshots, and their contents, which are to be kept and so have to go by themselves.
 delete_retained() {
     local name contents=()
@@ -165,17 +206,22 @@ delete_retained() {
     kubectl delete volumesnapshotcontent "${contents[@]}" --wait --timeout="${patience}s" >/dev/null
 }
 
-# no_secret_seen: what is in all Secrets of repositories is in no log of a container or a program of the cluster, no object but the Secrets, no file of
-# the agent's and nowhere in a pool. The store's own log is the store's.
+# metrics: of the agent and the node, as Prometheus gets them; by way of the API server, since pods are not reached from here.
+metrics() { kubectl get --raw "/api/v1/namespaces/$driver_namespace/pods/$(driver_pod):9810/proxy/metrics"; }
+
+# no_secret_seen: what is in all Secrets of repositories is in no log of a container or a program of the cluster, no object but the Secrets, no metric, no
+# file of the agent's and nowhere in a pool. The store's own log is the store's.
 no_secret_seen() {
     local places=() found
     kubectl get "$(kubectl api-resources --verbs=list -o name | grep -vx secrets | paste -sd ,)" -A -o json >"$run/scenarios/objects.json" 2>/dev/null || true
     grep -q '"kind": "Event"' "$run/scenarios/objects.json" || fail "no event is among the objects that are searched"
+    metrics >"$run/scenarios/metrics.txt"
+    grep -q '^windlass_build_info' "$run/scenarios/metrics.txt" || fail "there are no metrics to be searched"
     sync
-    for found in "$run"/node*/disk/pods-log "$run"/log "$run"/node*/disk/windlass/*.img "$run"/node*/disk/kubelet/pods/*/volumes/kubernetes.io~empty-dir "$run/scenarios/objects.json"; do
+    for found in "$run"/node*/disk/pods-log "$run"/log "$run"/node*/disk/windlass/*.img "$run"/node*/disk/kubelet/pods/*/volumes/kubernetes.io~empty-dir "$run/scenarios"/{objects.json,metrics.txt}; do
         [ ! -e "$found" ] || places+=("$found")
     done
-    [ "${#places[@]}" -ge 5 ] || fail "there is little to be searched: ${places[*]}"
+    [ "${#places[@]}" -ge 6 ] || fail "there is little to be searched: ${places[*]}"
     found=$(grep -raFl --exclude=minio.log --devices=skip -e "$canary" "${places[@]}" || true)
     [ -z "$found" ] || fail "a secret is in: $found"
 }
