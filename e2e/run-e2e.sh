@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 run_name=e2e
 . e2e/cluster-run.sh
 
-if [ $# -gt 0 ]; then get_ready minio; else get_ready minio prometheus; fi
+get_ready minio prometheus
 [ $# -gt 0 ] || part "chart" env HELM="$(tools_of kubernetes)/helm" e2e/test-chart.sh
 [ $# -gt 0 ] || part "alerts" env PROMTOOL="$(tools_of prometheus)/promtool" e2e/test-monitoring.sh
 bring_up
