@@ -130,6 +130,9 @@ evictionHard: {memory.available: 50Mi, nodefs.available: 1%, nodefs.inodesFree: 
 nodeStatusUpdateFrequency: 5s
 # A running pod's volume grows when the kubelet next looks at the pod, which else is once a minute.
 syncFrequency: 10s
+# A container that was killed often is not waited for longer each time.
+featureGates: {KubeletCrashLoopBackOffMax: true}
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 volumePluginDir: /var/lib/kubelet/volumeplugins
 END
     start "$node" "kubelet$node" "$(tool kubelet)" --config="$own/kubelet.yaml" --kubeconfig="$run/kubeconfig/kubelet$node.conf" \
