@@ -280,9 +280,10 @@ impl Bench {
     /// Waits until a transfer says that it waits for the store.
     pub async fn until_waiting_for_the_store(&self) {
         let begun = Instant::now();
+        let mut looks = looks();
         while !self.transfers().await.iter().any(|transfer| transfer.message.contains("has not answered since")) {
             assert!(begun.elapsed() < LONG, "nobody waits for the store: {:?}", self.transfers().await);
-            tokio::task::yield_now().await;
+            looks.tick().await;
         }
     }
 
