@@ -142,14 +142,12 @@ async fn a_repository_that_cannot_be_seen_is_waited_for_and_is_not_taken_for_emp
     protected.delete(&first.volume_id).await;
 
     let request = claimed("pvc-2", "shop/data", &HOURLY);
-    bench.server.misbehaves(|_, _| Some(Trouble::Stalls));
+    // A store that is not there.
+    bench.server.misbehaves(|_, _| Some(Trouble::Answers(503, "ServiceUnavailable")));
     for _ in 0..2 {
         let waits = protected.create(request.clone(), "2S").await.unwrap_err();
         assert_eq!(waits.code(), Code::Aborted, "{waits}");
     }
-    bench.server.misbehaves(|_, _| Some(Trouble::Answers(503, "ServiceUnavailable")));
-    let waits = protected.create(claimed("pvc-5", "shop/data", &HOURLY), "1S").await.unwrap_err();
-    assert_eq!(waits.code(), Code::Aborted, "{waits}");
     bench.until_waiting_for_the_store().await;
     bench.server.misbehaves(|_, _| Some(Trouble::Answers(403, "AccessDenied")));
     let denied = protected.create(claimed("pvc-3", "shop/data", &HOURLY), "60S").await.unwrap_err();
