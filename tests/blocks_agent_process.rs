@@ -36,7 +36,7 @@ use windlass::blocks::descriptor::{self, FetchError, ReceiveError};
 use windlass::blocks::wire::secret::Secret;
 use windlass::blocks::{Blocks, CommitName, TargetStart};
 use windlass::types::poll::{self, Patience};
-use windlass::types::{NewVolume, PoolId, VolumeMode};
+use windlass::types::{NewVolume, OnLoss, PoolId, VolumeMode};
 
 const MIB: u64 = 1 << 20;
 /// Where the agent finds the sockets, and what it does: unset in every other test.
@@ -94,7 +94,7 @@ fn agent() {
                 listen();
             }
             "target" | "commit" => {
-                let TargetStart::Target(target) = client.begin(pool, raw("new")).await.unwrap() else { panic!() };
+                let TargetStart::Target(target) = client.begin(pool, raw("new"), OnLoss::Delete).await.unwrap() else { panic!() };
                 target.file.write_all_at(&[3; 8192], 0).unwrap();
                 let volume = target.volume;
                 if task == "commit" {

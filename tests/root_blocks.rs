@@ -34,7 +34,7 @@ use windlass::mount::image::ImageFileSystem;
 use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::reflink::{create_pool, open_pool};
 use windlass::types::poll::{self, Patience};
-use windlass::types::{FsType, PoolId, SnapshotHandle, VolumeHandle, VolumeMode};
+use windlass::types::{FsType, OnLoss, PoolId, SnapshotHandle, VolumeHandle, VolumeMode};
 use wire_disks::WireDisks;
 
 const MIB: u64 = 1 << 20;
@@ -99,6 +99,14 @@ impl Disks for RealDisks {
     fn targets(&self) -> usize {
         self.disks.targets()
     }
+
+    fn kept(&self) -> usize {
+        self.disks.kept()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.disks.pass(time);
+    }
 }
 
 mod transfers_over_a_wire_and_xfs {
@@ -130,7 +138,9 @@ async fn an_agent_reads_writes_and_is_forgotten_on_real_disks() {
         assert_eq!(read.await.unwrap(), [(0, 8192), (2 * MIB, 4096)], "{fs_type}");
 
         // A target is committed once nobody can write to it, mapped or not.
-        let TargetStart::Target(target) = agent.begin(disks.pool_id(), raw("new")).await.unwrap() else { panic!() };
+        let TargetStart::Target(target) = agent.begin(disks.pool_id(), raw("new"), OnLoss::Delete).await.unwrap() else {
+            panic!()
+        };
         target.file.write_all_at(&[5; 4096], MIB).unwrap();
         let volume = target.volume;
         let refused = agent.commit(volume, CommitName::AsBegun).await;
@@ -141,7 +151,9 @@ async fn an_agent_reads_writes_and_is_forgotten_on_real_disks() {
         assert_eq!(content[MIB as usize..MIB as usize + 4096], [5; 4096], "{fs_type}");
 
         // One that goes away in the midst of writing leaves no file of it.
-        let TargetStart::Target(target) = agent.begin(disks.pool_id(), raw("half")).await.unwrap() else { panic!() };
+        let TargetStart::Target(target) = agent.begin(disks.pool_id(), raw("half"), OnLoss::Delete).await.unwrap() else {
+            panic!()
+        };
         target.file.write_all_at(&[1; 65536], 0).unwrap();
         drop((agent, lease));
         let looking = Arc::clone(&real);

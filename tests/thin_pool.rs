@@ -24,7 +24,7 @@ use windlass::pool::quiesce::NothingToHold;
 use windlass::pool::record::{Consumer, Volume};
 use windlass::pool::thin::format::DevicePaths;
 use windlass::pool::thin::{create_pool, open_pool};
-use windlass::types::{Access, ByteRange, CapacityRange, LogicalBlockSize, Object, RangeStream, SnapshotId};
+use windlass::types::{Access, ByteRange, CapacityRange, LogicalBlockSize, Object, OnLoss, RangeStream, SnapshotId};
 
 /// Size of the pools' data blocks.
 const BLOCK: u64 = 64 << 10;
@@ -221,7 +221,8 @@ fn a_restore_is_written_hidden_and_then_there() {
     let (disk, _turn) = disk();
     make(&disk);
     let pool = open(&disk);
-    let RestoreStart::Target(target) = pool.begin_restore(&new_volume("restored", 64 * MIB, None)).unwrap() else {
+    let RestoreStart::Target(target) = pool.begin_restore(&new_volume("restored", 64 * MIB, None), OnLoss::Delete).unwrap()
+    else {
         panic!("nothing was there before");
     };
     target.file().write_all_at(&[9; 8192], MIB).unwrap();
@@ -240,14 +241,17 @@ fn a_restore_is_written_hidden_and_then_there() {
     // A commit reads, by a device that goes a moment later: that is nothing to whoever writes at once.
     for round in 0..20 {
         let request = new_volume(&format!("at-once-{round}"), MIB, None);
-        let RestoreStart::Target(target) = pool.begin_restore(&request).unwrap() else { panic!("nothing was there before") };
+        let RestoreStart::Target(target) = pool.begin_restore(&request, OnLoss::Delete).unwrap() else {
+            panic!("nothing was there before")
+        };
         let volume = pool.commit_restore(target.close()).unwrap();
         pool.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap();
         pool.detach(Object::Volume(volume.id)).unwrap();
         pool.delete_volume(volume.id).unwrap();
     }
 
-    let RestoreStart::Target(target) = pool.begin_restore(&new_volume("given-up", 64 * MIB, None)).unwrap() else {
+    let RestoreStart::Target(target) = pool.begin_restore(&new_volume("given-up", 64 * MIB, None), OnLoss::Delete).unwrap()
+    else {
         panic!("nothing was there before");
     };
     target.file().write_all_at(&[9; 8192], MIB).unwrap();

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use libc::c_long;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
 use super::ioctl;
 use crate::types::ByteRange;
@@ -48,6 +48,14 @@ fn allocate(file: &File, flags: FallocateFlags, range: ByteRange) -> io::Result<
 pub fn set_len_sync(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)?;
     file.sync_all()
+}
+
+/// Drops what memory holds of a file that is synced, so that it is read from its disk from now on.
+///
+/// # Errors
+/// Whatever the system reports.
+pub fn drop_cache(file: &File) -> io::Result<()> {
+    posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from)
 }
 
 /// Makes the entries of a directory durable.

@@ -2,16 +2,18 @@
 //!
 //! One pool; one file in memory for each volume and snapshot. A cut is a copy, and changed ranges are found by comparing bytes: slow, and
 //! plainly right. It is as strict as a node with disks: a snapshot that is leased is not deleted, a name is claimed from the beginning
-//! of a restore on, a target is not committed while anybody can write to it, and a deleted snapshot tells what changed since only if
+//! of a restore on, a target is not committed, kept or taken over while anybody can write to it, and a deleted snapshot tells what changed since only if
 //! it was recorded as exported. [`MemoryBlocks::fail_next`] lets the next call of a verb fail.
 
 mod lease;
 mod state;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
 
 use super::{
     Blocks, BlocksError, CommitName, LeasedSnapshot, ObjectUsage, OpenPool, PoolSpace, PoolState, ProtectionPage,
@@ -21,8 +23,8 @@ use crate::block::memory_file::{self, MemoryFile};
 use crate::block::writers;
 use crate::types::{
     Access, Copies, ExportOrder, ExportRecord, ExportTask, FormatState, LocalCopy, LogicalBlockSize, NewVolume, Object,
-    ObjectName, Origin, PoolId, PoolName, SnapshotExport, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle, VolumeId,
-    VolumeSize,
+    ObjectName, OnLoss, Origin, PoolId, PoolName, SnapshotExport, SnapshotHandle, SnapshotId, TargetContent, Timestamp,
+    VolumeHandle, VolumeId, VolumeSize,
 };
 use lease::MemoryLease;
 pub use state::Verb;
@@ -65,7 +67,7 @@ impl MemoryBlocks {
     /// # Errors
     /// As for a target: it is one, committed at once.
     pub fn create(&self, request: &NewVolume, parts: &[(u64, &[u8])]) -> Result<VolumeHandle, BlocksError> {
-        let TargetStart::Target(target) = self.begin_now(self.pool.id, request.clone())? else {
+        let TargetStart::Target(target) = self.begin_now(self.pool.id, request.clone(), OnLoss::Delete)? else {
             return Err(BlocksError::NameTaken(format!("`{}` exists already", request.name)));
         };
         for (offset, bytes) in parts {
@@ -168,9 +170,24 @@ impl MemoryBlocks {
         visible.map(|(&volume, stored)| (VolumeHandle { pool: self.pool.id, volume }, stored.request.clone())).collect()
     }
 
-    /// Targets that are neither committed nor aborted.
+    /// Targets that are neither committed nor aborted nor kept.
     pub fn targets(&self) -> usize {
         self.state().volumes.values().filter(|volume| volume.stage == Stage::Hidden).count()
+    }
+
+    /// Targets that are kept.
+    pub fn kept(&self) -> usize {
+        self.state().kept().len()
+    }
+
+    /// Deletes the targets that have been kept for long enough by `now`.
+    pub fn delete_overdue(&self, now: Instant) {
+        let mut state = self.state();
+        for (since, id) in state.kept() {
+            if now.saturating_duration_since(since) >= OnLoss::KEPT_FOR {
+                state.volumes.remove(&id);
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -199,7 +216,7 @@ impl MemoryBlocks {
         files.map(|file| file.allocated()).sum::<io::Result<u64>>().map_err(failed)
     }
 
-    fn begin_now(&self, pool: PoolId, request: NewVolume) -> Result<TargetStart, BlocksError> {
+    fn begin_now(&self, pool: PoolId, request: NewVolume, on_loss: OnLoss) -> Result<TargetStart, BlocksError> {
         self.here(pool)?;
         let mut state = self.state();
         if request.source.is_some() {
@@ -217,6 +234,13 @@ impl MemoryBlocks {
             }
             None => {}
         }
+        if let Some((id, stored)) = state.take_kept(&request.name)
+            && let Some(file) = take_over(&stored, &request, on_loss)
+        {
+            let (volume, size) = (VolumeHandle { pool: self.pool.id, volume: id }, stored.size);
+            state.volumes.insert(id, StoredVolume { request, stage: Stage::Hidden, ..stored });
+            return Ok(TargetStart::Target(RestoreTarget { volume, size, content: TargetContent::Partial, file }));
+        }
         let size = request.capacity.choose(request.minimum, VolumeSize::DEFAULT);
         let size = size.ok_or_else(|| BlocksError::Size("no size lies within the requested range".to_owned()))?;
         if size.bytes() > self.total_bytes {
@@ -226,9 +250,9 @@ impl MemoryBlocks {
         let file = MemoryFile::new(&format!("volume-{id}"), size.bytes()).map_err(failed)?;
         let descriptor = file.open(Access::ReadWrite).map_err(failed)?;
         let (created, file, stage, format) = (Timestamp::now(), Arc::new(file), Stage::Hidden, FormatState::Content);
-        state.volumes.insert(id, StoredVolume { request, created, size, file, stage, format });
+        state.volumes.insert(id, StoredVolume { request, created, size, file, stage, format, on_loss });
         let volume = VolumeHandle { pool: self.pool.id, volume: id };
-        Ok(TargetStart::Target(RestoreTarget { volume, size, file: descriptor }))
+        Ok(TargetStart::Target(RestoreTarget { volume, size, content: TargetContent::Zeros, file: descriptor }))
     }
 
     fn commit_now(&self, volume: VolumeHandle, name: CommitName) -> Result<(), BlocksError> {
@@ -238,7 +262,9 @@ impl MemoryBlocks {
             && let Some((_, taken)) = state.volume_named(name)
         {
             return Err(match taken.stage {
-                Stage::Hidden => BlocksError::Busy(format!("another operation on the volume named `{name}` is running")),
+                Stage::Hidden | Stage::Kept(_) => {
+                    BlocksError::Busy(format!("another operation on the volume named `{name}` is running"))
+                }
                 Stage::Visible => BlocksError::NameTaken(format!("`{name}` exists already with another content")),
             });
         }
@@ -252,13 +278,35 @@ impl MemoryBlocks {
         if bytes != stored.size.bytes() {
             return Err(BlocksError::Size(format!("the restored volume has {bytes} bytes instead of {}", stored.size.bytes())));
         }
-        match name {
-            CommitName::AsBegun => {}
-            CommitName::AsBegunUnformatted if stored.file.allocated().map_err(failed)? > 0 => {}
-            CommitName::AsBegunUnformatted => stored.format = FormatState::Never,
-            CommitName::Instead(name) => stored.request.name = name,
+        if name == CommitName::AsBegunUnformatted && stored.file.allocated().map_err(failed)? == 0 {
+            stored.format = FormatState::Never;
         }
         stored.stage = Stage::Visible;
+        if let CommitName::Instead(name) = name {
+            stored.request.name = name.clone();
+            state.take_kept(&name);
+        }
+        Ok(())
+    }
+
+    fn let_go_now(&self, volume: VolumeHandle) -> Result<(), BlocksError> {
+        self.here(volume.pool)?;
+        let (mut state, id) = (self.state(), volume.volume);
+        state.fail(Verb::LetGo)?;
+        let Some(stored) = state.volumes.get_mut(&id).filter(|stored| stored.stage == Stage::Hidden) else { return Ok(()) };
+        if stored.on_loss == OnLoss::Delete {
+            state.volumes.remove(&id);
+            return Ok(());
+        }
+        let reader = stored.file.open(Access::ReadOnly).map_err(failed)?;
+        if writers::stays_open_for_writing(&reader).map_err(failed)? {
+            return Err(BlocksError::InUse(format!("{} is in use: a descriptor that can write to it", Object::Volume(id))));
+        }
+        stored.stage = Stage::Kept(Instant::now());
+        let kept = state.kept();
+        for (_, oldest) in kept.iter().take(kept.len().saturating_sub(OnLoss::MOST_KEPT)) {
+            state.volumes.remove(oldest);
+        }
         Ok(())
     }
 }
@@ -270,7 +318,9 @@ impl Blocks for MemoryBlocks {
             Ok(used) => {
                 let free = self.total_bytes.saturating_sub(used);
                 let space = PoolSpace { total: self.total_bytes, free, available: free };
-                vec![PoolState::Open { pool: self.pool.clone(), space, problem: None }]
+                let state = self.state();
+                let kept = state.kept().into_iter().filter_map(|(_, id)| Some(state.volumes.get(&id)?.request.name.clone()));
+                vec![PoolState::Open { pool: self.pool.clone(), space, problem: None, kept: kept.collect() }]
             }
             Err(error) => vec![PoolState::Failed { id: Some(self.pool.id), reason: error.to_string() }],
         }
@@ -306,9 +356,9 @@ impl Blocks for MemoryBlocks {
         Ok(Arc::new(lease))
     }
 
-    async fn begin(&self, pool: PoolId, volume: NewVolume) -> Result<TargetStart, BlocksError> {
+    async fn begin(&self, pool: PoolId, volume: NewVolume, on_loss: OnLoss) -> Result<TargetStart, BlocksError> {
         self.state().fail(Verb::Begin)?;
-        self.begin_now(pool, volume)
+        self.begin_now(pool, volume, on_loss)
     }
 
     async fn commit(&self, volume: VolumeHandle, name: CommitName) -> Result<(), BlocksError> {
@@ -324,6 +374,10 @@ impl Blocks for MemoryBlocks {
             state.volumes.remove(&volume.volume);
         }
         Ok(())
+    }
+
+    async fn let_go(&self, volume: VolumeHandle) -> Result<(), BlocksError> {
+        self.let_go_now(volume)
     }
 
     async fn put_export(&self, pool: PoolId, record: ExportRecord) -> Result<(), BlocksError> {
@@ -420,6 +474,16 @@ impl Blocks for MemoryBlocks {
         let objects = page.into_iter().map(usage).collect::<io::Result<_>>().map_err(failed)?;
         Ok(UsagePage { objects, next })
     }
+}
+
+/// A descriptor of a kept target, if it is what the request would make, has its size, and nobody else can write to it.
+fn take_over(stored: &StoredVolume, request: &NewVolume, on_loss: OnLoss) -> Option<File> {
+    if on_loss == OnLoss::Delete || !is_equal(&stored.request, request) || stored.file.size().ok()? != stored.size.bytes() {
+        return None;
+    }
+    let reader = stored.file.open(Access::ReadOnly).ok()?;
+    let is_written = writers::stays_open_for_writing(&reader).ok()?;
+    if is_written { None } else { stored.file.open(Access::ReadWrite).ok() }
 }
 
 /// Whether a request is answered by a volume that was made by another; what Kubernetes calls it never counts.

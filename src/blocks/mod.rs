@@ -6,7 +6,9 @@
 //! and the snapshot, which a repository may then hold alone. Every
 //! other object is named by a handle that the node has given out; no path crosses in either direction.
 //!
-//! * What is held is bound to who holds it: a lease ends when it is dropped, a target with its process, unless it was committed.
+//! * What is held is bound to who holds it: a lease ends when it is dropped, a target with its process, unless it was committed. What becomes of
+//!   a target then its beginner says ([`OnLoss`]): it is deleted, or kept for a while, hidden, for the next equal [`Blocks::begin`] in that pool, which
+//!   is told that it holds something ([`TargetContent`](crate::types::TargetContent)) and must trust nothing of it. A kept target refuses nobody anything.
 //! * Nothing that was handed out can write after a commit: [`Blocks::commit`] refuses while a writable descriptor exists.
 //! * Only a pool that is there says that something is missing. A pool that has failed, or is not this node's, is
 //!   [`BlocksError::Unavailable`].
@@ -39,7 +41,7 @@ pub use usage::{ObjectUsage, UsagePage, UsageQuery};
 
 use std::sync::Arc;
 
-use crate::types::{ExportRecord, ExportTask, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle};
+use crate::types::{ExportRecord, ExportTask, NewVolume, ObjectName, OnLoss, PoolId, SnapshotHandle, VolumeHandle};
 
 /// The service of a node for those who export its snapshots and restore its volumes.
 ///
@@ -73,12 +75,13 @@ pub trait Blocks: Send + Sync {
     /// [`BlocksError::Missing`], [`BlocksError::Busy`] while it is being deleted; [`BlocksError::Unsupported`] when its local copy was given up.
     async fn lease(&self, snapshot: SnapshotHandle) -> Result<Arc<dyn SnapshotLease>, BlocksError>;
 
-    /// Makes the hidden target of a restore. Its name is claimed until it is committed or aborted.
+    /// Makes the hidden target of a restore, or goes on with one that was kept, if the request is equal and this one is to be kept too. Its name
+    /// is claimed in its pool until it is committed, aborted or let go of.
     ///
     /// # Errors
     /// [`BlocksError::NameTaken`], [`BlocksError::Size`], [`BlocksError::NoSpace`], [`BlocksError::Unsupported`],
     /// [`BlocksError::Busy`] while another request has the name.
-    async fn begin(&self, pool: PoolId, volume: NewVolume) -> Result<TargetStart, BlocksError>;
+    async fn begin(&self, pool: PoolId, volume: NewVolume, on_loss: OnLoss) -> Result<TargetStart, BlocksError>;
 
     /// Makes a target durable and visible, in one step.
     ///
@@ -88,11 +91,18 @@ pub trait Blocks: Send + Sync {
     /// such target. After an error it is still hidden: commit again or abort.
     async fn commit(&self, volume: VolumeHandle, name: CommitName) -> Result<(), BlocksError>;
 
-    /// Deletes a target that was not committed. No such target is success.
+    /// Deletes a target that was not committed. No such target is success, and so is one that was let go of, which stays as it is.
     ///
     /// # Errors
     /// [`BlocksError`] of any kind: repeat it, or leave it to the node's next start.
     async fn abort(&self, volume: VolumeHandle) -> Result<(), BlocksError>;
+
+    /// Lets go of a target that was not committed, as the end of this process would: it is deleted or kept, as its beginner said. No such
+    /// target is success. Over a wire it may take a moment until that is done.
+    ///
+    /// # Errors
+    /// [`BlocksError::InUse`] while anybody can write to it, and others: repeat it, abort, or leave it to the end of the process.
+    async fn let_go(&self, volume: VolumeHandle) -> Result<(), BlocksError>;
 
     /// Records an export. The next export of the volume to that repository builds upon its snapshot, of which what that needs is kept
     /// when it is deleted.

@@ -1,6 +1,6 @@
 //! What a node says of its pools.
 
-use crate::types::{LogicalBlockSize, PoolId, PoolName};
+use crate::types::{LogicalBlockSize, ObjectName, PoolId, PoolName};
 
 /// A pool of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum PoolState {
         space: PoolSpace,
         /// What is wrong with it all the same, in a sentence that says what to do; `None` when all is well.
         problem: Option<String>,
+        /// The names of the restore targets that are kept in it and that nobody holds.
+        kept: Vec<ObjectName>,
     },
     /// It cannot be used now.
     Failed {

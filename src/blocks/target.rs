@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use crate::block::{FileSink, FileSource};
-use crate::types::{LogicalBlockSize, ObjectName, VolumeHandle, VolumeSize};
+use crate::types::{LogicalBlockSize, ObjectName, TargetContent, VolumeHandle, VolumeSize};
 
 /// Answer to [`Blocks::begin`](super::Blocks::begin).
 #[derive(Debug)]
@@ -15,14 +15,15 @@ pub enum TargetStart {
     Existing(VolumeHandle),
 }
 
-/// A volume to write to that nobody sees. All of it reads as zeros at first. Dropping it closes its descriptor, and neither commits nor
-/// aborts it.
+/// A volume to write to that nobody sees. Dropping it closes its descriptor, and neither commits nor aborts it.
 #[derive(Debug)]
 pub struct RestoreTarget {
     /// The handle that it will have.
     pub volume: VolumeHandle,
     /// Its size.
     pub size: VolumeSize,
+    /// What it holds at first.
+    pub content: TargetContent,
     /// A descriptor for reading and writing.
     pub file: File,
 }

@@ -24,7 +24,7 @@ use crate::pool::record::Snapshot;
 use crate::pool::set::{Absent, Member, PoolSet};
 use crate::types::error::chain;
 use crate::types::{
-    ExportRecord, ExportTask, FormatState, NewVolume, Object, ObjectName, Origin, PoolId, RangeStream, SnapshotHandle,
+    ExportRecord, ExportTask, FormatState, NewVolume, Object, ObjectName, OnLoss, Origin, PoolId, RangeStream, SnapshotHandle,
     SnapshotId, VolumeHandle,
 };
 
@@ -129,13 +129,13 @@ impl Blocks for PoolBlocks {
         Ok(Arc::new(PoolLease { record, lease: Arc::new(lease) }))
     }
 
-    async fn begin(&self, pool: PoolId, volume: NewVolume) -> Result<TargetStart, BlocksError> {
-        let begun = self.on(pool, move |pool| pool.begin_restore(&volume)).await?;
+    async fn begin(&self, pool: PoolId, volume: NewVolume, on_loss: OnLoss) -> Result<TargetStart, BlocksError> {
+        let begun = self.on(pool, move |pool| pool.begin_restore(&volume, on_loss)).await?;
         Ok(match begun {
             RestoreStart::Existing(volume) => TargetStart::Existing(VolumeHandle { pool, volume: volume.id }),
             RestoreStart::Target(target) => {
                 let (volume, size) = (VolumeHandle { pool, volume: target.volume() }, target.size());
-                TargetStart::Target(RestoreTarget { volume, size, file: target.into_file() })
+                TargetStart::Target(RestoreTarget { volume, size, content: target.content(), file: target.into_file() })
             }
         })
     }
@@ -152,6 +152,10 @@ impl Blocks for PoolBlocks {
 
     async fn abort(&self, volume: VolumeHandle) -> Result<(), BlocksError> {
         self.on(volume.pool, move |pool| pool.abort_restore(volume.volume)).await
+    }
+
+    async fn let_go(&self, volume: VolumeHandle) -> Result<(), BlocksError> {
+        self.on(volume.pool, move |pool| pool.let_go_restore(volume.volume)).await
     }
 
     async fn put_export(&self, pool: PoolId, record: ExportRecord) -> Result<(), BlocksError> {
@@ -240,7 +244,7 @@ async fn state_of(member: Member) -> PoolState {
         let (usage, health) = (pool.usage()?, pool.health()?);
         let space = PoolSpace { total: usage.total, free: usage.free, available: usage.available() };
         let problem = health.problem.or_else(|| usage.shortage());
-        Ok::<_, BlocksError>(PoolState::Open { pool: described(&pool)?, space, problem })
+        Ok::<_, BlocksError>(PoolState::Open { pool: described(&pool)?, space, problem, kept: pool.kept_names() })
     });
     match tokio::time::timeout(LOOK_WITHIN, look).await {
         Ok(Ok(state)) => state,

@@ -63,6 +63,7 @@ const OF_POOLS: &[(Description, Value)] = &[
     (families::POOL_SNAPSHOTS, |pool| Some(pool.snapshots as f64)),
     (families::POOL_ANCHORS, |pool| Some(pool.anchors as f64)),
     (families::POOL_RESTORES, |pool| Some(pool.restores as f64)),
+    (families::POOL_KEPT_RESTORES, |pool| Some(pool.kept_restores as f64)),
     (families::POOL_QUARANTINED, |pool| Some(pool.quarantined as f64)),
     (families::POOL_DAMAGED, |pool| Some(pool.damaged as f64)),
     (families::POOL_MOST_EXTENTS, |pool| Some(pool.most_extents? as f64)),

@@ -174,6 +174,10 @@ fn status(pool: &OwnedPool) -> Result<windlass::PoolStatus, PoolError> {
         let described = ObjectLabel::of(&snapshot.name, snapshot.size, &snapshot.kubernetes);
         objects.push(described.with("anchor", handle, usage));
     }
+    for (volume, usage) in pool.kept_restores() {
+        let handle = VolumeHandle { pool: pool.id(), volume: volume.id }.to_string();
+        objects.push(ObjectLabel::of(&volume.name, volume.size, &volume.kubernetes).with("restore", handle, usage));
+    }
     let (properties, promises) = (pool.properties()?, pool.promises()?);
     let (thin, state) = (thin(&status), state(&status.usage, &status.health, status.damaged.len()));
     Ok(windlass::PoolStatus {

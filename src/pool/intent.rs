@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Snapshot, Volume};
-use crate::types::{Object, VolumeId, VolumeSize};
+use crate::types::{Object, OnLoss, VolumeId, VolumeSize};
 
 /// Key of an intent: ascending, never used twice while the catalogue lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,10 +48,13 @@ pub enum Intent {
         /// To what.
         size: VolumeSize,
     },
-    /// A hidden volume is being filled from elsewhere. Interrupted: undone, for the transfer cannot go on.
+    /// A hidden volume is being filled from elsewhere. Interrupted: undone, or kept for the next equal request, as its beginner said.
     Restore {
         /// The record as it will be.
         volume: Volume,
+        /// What becomes of it when nobody holds it any more. Earlier versions kept none.
+        #[serde(default)]
+        on_loss: OnLoss,
     },
 }
 
@@ -59,7 +62,7 @@ impl Intent {
     /// The objects that are being made, filled or deleted.
     pub fn objects(&self) -> Vec<Object> {
         match self {
-            Self::CreateVolume { volume, .. } | Self::DeleteVolume { volume } | Self::Restore { volume } => {
+            Self::CreateVolume { volume, .. } | Self::DeleteVolume { volume } | Self::Restore { volume, .. } => {
                 vec![Object::Volume(volume.id)]
             }
             Self::CreateSnapshots { snapshots, .. } => snapshots.iter().map(|snapshot| Object::Snapshot(snapshot.id)).collect(),

@@ -7,7 +7,7 @@
 //! | interrupted | seen at the next start | what is done |
 //! |---|---|---|
 //! | creation, copy, set of snapshots | an intent, perhaps objects that no record names | undone; nobody was told, and a retry makes it anew |
-//! | restore target | likewise, perhaps half filled | undone, for the transfer died too |
+//! | restore target | likewise, perhaps half filled | undone, or kept for the next equal restore (`kept`), as its beginner said |
 //! | deletion, eviction of an anchor | an intent, no record | finished |
 //! | deletion into an anchor | the snapshot, or the anchor | nothing: one commit |
 //! | giving a local copy up | an intent and a record without a copy, or an anchor | finished |
@@ -29,6 +29,7 @@
 //!   made of one snapshot at a time.
 //! * A deleted snapshot that somebody used is kept as an anchor (`anchors`): invisible, a base for what changed since, and
 //!   evicted before anything is refused for want of space, and while writers have no more than the reserve left (`watch`).
+//! * A restore that was interrupted may be kept, invisible, for the next one (`kept`); it goes before anything is refused for its sake.
 //! * Objects that no record names are quarantined: reported by [`OwnedPool::status`], never touched. Records whose object is
 //!   missing or cut short stay, are reported as damaged, and refuse to be used: they are never taken for deleted.
 //! * A volume that was filled as a raw device gives the space of its zeros back when nobody uses it (`zeros`): background work that needs no
@@ -44,6 +45,7 @@ mod delete;
 mod figures;
 mod grow;
 mod hold;
+mod kept;
 mod lease;
 mod leftovers;
 mod pool;

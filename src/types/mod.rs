@@ -39,4 +39,4 @@ pub use protection::{
 pub use range::{ByteRange, RangeStream};
 pub use size::{CapacityRange, LogicalBlockSize, VolumeSize};
 pub use time::Timestamp;
-pub use volume::{Access, AccessMode, AnchorLimit, DataChecksum, FormatState, NewVolume, VolumeMode};
+pub use volume::{Access, AccessMode, AnchorLimit, DataChecksum, FormatState, NewVolume, OnLoss, TargetContent, VolumeMode};

@@ -1,6 +1,7 @@
 //! What is said of a volume, in a request and in the catalogue: how it is presented, who may use it how, whether it has content.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,33 @@ impl Default for AnchorLimit {
     fn default() -> Self {
         Self(4)
     }
+}
+
+/// What becomes of the hidden target of a restore that nobody holds any more before it is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLoss {
+    /// It is deleted.
+    #[default]
+    Delete,
+    /// It is kept for a while, for the next request that is equal.
+    Keep,
+}
+
+impl OnLoss {
+    /// For how long a target is kept that nobody holds.
+    pub const KEPT_FOR: Duration = Duration::from_secs(3600);
+    /// How many targets of a pool are kept.
+    pub const MOST_KEPT: usize = 32;
+}
+
+/// What the hidden target of a restore holds when it is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetContent {
+    /// Zeros.
+    Zeros,
+    /// Whatever an earlier restore has written to it, which may be anything.
+    Partial,
 }
 
 /// A request to make a volume, already checked.

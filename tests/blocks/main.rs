@@ -12,6 +12,7 @@ mod served_blocks;
 mod wire_disks;
 
 mod copies;
+mod kept;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -21,7 +22,7 @@ use disks::{Disks, delete_when_let_go, name, new_volume};
 use pool_disks::PoolDisks;
 use windlass::blocks::{BlocksError, CommitName, PoolState, TargetStart, UsageQuery};
 use windlass::types::{
-    ByteRange, ExportRecord, NewVolume, Object, PoolId, RangeStream, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle,
+    ByteRange, ExportRecord, NewVolume, Object, OnLoss, PoolId, RangeStream, SnapshotHandle, SnapshotId, Timestamp, VolumeHandle,
     VolumeId, VolumeMode, VolumeSize,
 };
 use wire_disks::WireDisks;
@@ -107,7 +108,7 @@ async fn only_a_pool_that_is_here_says_that_something_is_missing() {
         let query = UsageQuery { pool: elsewhere, after: None, limit: 1 };
         let answers = [
             blocks.lease(snapshot).await.map(drop),
-            blocks.begin(elsewhere, raw("new")).await.map(drop),
+            blocks.begin(elsewhere, raw("new"), OnLoss::Delete).await.map(drop),
             blocks.commit(volume, CommitName::AsBegun).await,
             blocks.abort(volume).await,
             blocks.put_export(elsewhere, record(volume, snapshot)).await,
@@ -133,15 +134,16 @@ async fn a_target_is_seen_by_nobody_until_it_is_committed_and_its_name_is_claime
         let volume = target.volume;
         assert_eq!(disks.volumes(), [], "{form}");
         assert_eq!(blocks.find_volume(&name("restored")).await.unwrap(), None, "{form}");
-        let second = blocks.begin(disks.pool_id(), raw("restored")).await.map(drop);
+        let second = blocks.begin(disks.pool_id(), raw("restored"), OnLoss::Delete).await.map(drop);
         assert!(matches!(second, Err(BlocksError::Busy(_))), "{form}: {second:?}");
         target.file.write_all_at(&[5; 4096], 0).unwrap();
         drop(target);
         blocks.commit(volume, CommitName::AsBegun).await.unwrap();
         assert_eq!(blocks.find_volume(&name("restored")).await.unwrap(), Some(volume), "{form}");
-        let again = blocks.begin(disks.pool_id(), raw("restored")).await.unwrap();
+        let again = blocks.begin(disks.pool_id(), raw("restored"), OnLoss::Delete).await.unwrap();
         assert!(matches!(again, TargetStart::Existing(existing) if existing == volume), "{form}: {again:?}");
-        let other = blocks.begin(disks.pool_id(), new_volume("restored", 8 * MIB, VolumeMode::Block)).await.map(drop);
+        let other =
+            blocks.begin(disks.pool_id(), new_volume("restored", 8 * MIB, VolumeMode::Block), OnLoss::Delete).await.map(drop);
         assert!(matches!(other, Err(BlocksError::NameTaken(_))), "{form}: {other:?}");
         // What is committed is no target any more.
         assert!(matches!(blocks.commit(volume, CommitName::AsBegun).await, Err(BlocksError::Missing(_))), "{form}");
@@ -226,7 +228,8 @@ async fn a_target_that_is_given_up_or_cut_short_makes_no_volume_and_frees_its_na
         assert!(matches!(refused, Err(BlocksError::Size(_))), "{form}: {refused:?}");
         blocks.abort(volume).await.unwrap();
         assert_eq!((disks.volumes(), disks.targets()), (vec![], 0), "{form}");
-        let refused = blocks.begin(disks.pool_id(), new_volume("large", 1 << 40, VolumeMode::Block)).await.map(drop);
+        let refused =
+            blocks.begin(disks.pool_id(), new_volume("large", 1 << 40, VolumeMode::Block), OnLoss::Delete).await.map(drop);
         assert!(matches!(refused, Err(BlocksError::NoSpace(_))), "{form}: {refused:?}");
     }
 }
@@ -276,7 +279,7 @@ async fn a_pool_is_named_by_its_id_its_name_or_by_being_the_only_one() {
             assert!(matches!(missing, Err(BlocksError::Missing(_))), "{form}, {text}: {missing:?}");
         }
         let states = blocks.state().await;
-        let [PoolState::Open { pool, space, problem: None }] = states.as_slice() else { panic!("{form}: {states:?}") };
+        let [PoolState::Open { pool, space, problem: None, .. }] = states.as_slice() else { panic!("{form}: {states:?}") };
         assert_eq!((pool.id, space.total), (id, disks::POOL_BYTES), "{form}");
         assert!(space.available <= space.free && space.free <= space.total, "{form}: {space:?}");
     }

@@ -43,7 +43,7 @@ async fn hold_until_refused(scene: &Scene, round: usize) -> usize {
                 Ok((_, stream)) => held.push(Box::new(stream) as Box<dyn std::any::Any + Send>),
                 Err(status) => break status,
             },
-            _ => match begin(&calls, scene.disks.pool_id(), &format!("target {}", number / 2)).await {
+            _ => match begin(&calls, scene.disks.pool_id(), (&format!("target {}", number / 2), OnLoss::Delete)).await {
                 Ok((_, stream)) => held.push(Box::new(stream)),
                 Err(status) => break status,
             },

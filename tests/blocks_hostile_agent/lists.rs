@@ -57,7 +57,7 @@ impl Blocks for Fragmented {
         Ok(Arc::clone(&self.0))
     }
 
-    async fn begin(&self, _pool: PoolId, _volume: NewVolume) -> Result<TargetStart, BlocksError> {
+    async fn begin(&self, _pool: PoolId, _volume: NewVolume, _on_loss: OnLoss) -> Result<TargetStart, BlocksError> {
         nothing_else()
     }
 
@@ -66,6 +66,10 @@ impl Blocks for Fragmented {
     }
 
     async fn abort(&self, _volume: VolumeHandle) -> Result<(), BlocksError> {
+        nothing_else()
+    }
+
+    async fn let_go(&self, _volume: VolumeHandle) -> Result<(), BlocksError> {
         nothing_else()
     }
 

@@ -41,15 +41,15 @@ use served_blocks::ServedBlocks;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use windlass::blocks::descriptor::{self, FetchError, ReceiveError};
-use windlass::blocks::wire::secret::Secret;
+use windlass::blocks::wire::{self, secret::Secret};
 use windlass::blocks::{
     Blocks, BlocksError, CommitName, LeasedSnapshot, OpenPool, PoolState, ProtectionPage, ProtectionQuery, SnapshotCopies,
     SnapshotLease, TargetStart, TaskPage, TaskQuery, UsagePage, UsageQuery,
 };
 use windlass::types::poll::{self, Patience};
 use windlass::types::{
-    ByteRange, ExportRecord, ExportTask, LogicalBlockSize, NewVolume, ObjectName, PoolId, RangeStream, SnapshotHandle,
-    SnapshotId, Timestamp, VolumeHandle, VolumeId, VolumeMode, VolumeSize,
+    ByteRange, ExportRecord, ExportTask, LogicalBlockSize, NewVolume, ObjectName, OnLoss, PoolId, RangeStream, SnapshotHandle,
+    SnapshotId, TargetContent, Timestamp, VolumeHandle, VolumeId, VolumeMode, VolumeSize,
 };
 
 const MIB: u64 = 1 << 20;
@@ -102,6 +102,32 @@ impl Scene {
         assert_eq!(ended, Ok(Some(())), "{} targets are left", self.disks.targets());
     }
 
+    /// Waits until a name is free, which it is a moment after its target is none any more.
+    async fn is_free(&self, text: &str) {
+        let begun = std::time::Instant::now();
+        let mut tick = tokio::time::interval(Duration::from_millis(5));
+        loop {
+            match self.disks.blocks().begin(self.disks.pool_id(), raw(text), OnLoss::Delete).await {
+                Ok(TargetStart::Target(target)) => {
+                    let volume = target.volume;
+                    drop(target);
+                    return self.disks.blocks().abort(volume).await.unwrap();
+                }
+                Err(BlocksError::Busy(_)) if begun.elapsed().as_secs() < 30 => drop(tick.tick().await),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Waits until a target is kept.
+    async fn one_is_kept(&self) {
+        let disks = Arc::clone(&self.disks);
+        let patience = Patience { limit: Duration::from_secs(30), every: Duration::from_millis(5) };
+        let question = move || poll::until(patience, || Ok::<_, ()>(((disks.targets(), disks.kept()) == (0, 1)).then_some(())));
+        let kept = tokio::task::spawn_blocking(question).await.unwrap();
+        assert_eq!(kept, Ok(Some(())), "{} targets are held and {} are kept", self.disks.targets(), self.disks.kept());
+    }
+
     /// The pool is as it was: one volume with its content, whose snapshot nobody holds; and every name is free.
     async fn is_as_it_was(&self) {
         self.no_target_is_left().await;
@@ -135,13 +161,23 @@ async fn lease(
 async fn begin(
     calls: &Calls<Channel>,
     pool: PoolId,
-    text: &str,
+    (text, on_loss): (&str, OnLoss),
 ) -> Result<(proto::HeldTarget, Streaming<proto::BeginTargetResponse>), Status> {
-    let volume = windlass::blocks::wire::volume::message(raw(text));
-    let request = proto::BeginTargetRequest { pool_id: pool.to_string(), volume: Some(volume) };
+    begin_with_content(calls, pool, (text, on_loss)).await.map(|(target, _, stream)| (target, stream))
+}
+
+/// The same, with what the target holds.
+async fn begin_with_content(
+    calls: &Calls<Channel>,
+    pool: PoolId,
+    (text, on_loss): (&str, OnLoss),
+) -> Result<(proto::HeldTarget, TargetContent, Streaming<proto::BeginTargetResponse>), Status> {
+    let (volume, on_loss) = (Some(wire::volume::message(raw(text))), wire::target::on_loss(on_loss));
+    let request = proto::BeginTargetRequest { pool_id: pool.to_string(), volume, on_loss };
     let mut stream = calls.clone().begin_target(request).await?.into_inner();
-    match stream.message().await?.unwrap().start {
-        Some(Start::Target(target)) => Ok((target, stream)),
+    let begun = stream.message().await?.unwrap();
+    match begun.start {
+        Some(Start::Target(target)) => Ok((target, wire::target::read_content(begun.content).unwrap(), stream)),
         other => panic!("{other:?}"),
     }
 }

@@ -50,7 +50,9 @@ async fn any_call(scene: &Scene, mut calls: Calls<Channel>, random: &mut StdRng)
                 source_snapshot_id: text(random, ""),
                 kubernetes: None,
             };
-            calls.begin_target(proto::BeginTargetRequest { pool_id, volume: Some(volume) }).await.is_ok()
+            // Of one that was kept there would be something left.
+            let on_loss = [0, 1, 7, -1, i32::MAX][random.random_range(0..5)];
+            calls.begin_target(proto::BeginTargetRequest { pool_id, volume: Some(volume), on_loss }).await.is_ok()
         }
         7 => {
             let (target_id, name) = (bytes(random), text(random, "taken"));

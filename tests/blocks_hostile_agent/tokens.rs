@@ -33,7 +33,7 @@ fn nothing_is_written_to_a_volume_after_its_commit() {
     alone(async {
         let scene = Scene::new().await;
         let mut calls = scene.calls();
-        let (target, stream) = begin(&calls, scene.disks.pool_id(), "new").await.unwrap();
+        let (target, stream) = begin(&calls, scene.disks.pool_id(), ("new", OnLoss::Delete)).await.unwrap();
         let file = File::from(scene.fetch(&target.descriptor_token).unwrap());
         file.write_all_at(&[5; 4096], 0).unwrap();
         let copy = file.try_clone().unwrap();
@@ -58,7 +58,7 @@ fn nothing_is_written_to_a_volume_after_its_commit() {
         assert!(is_refused(&scene.fetch(&target.descriptor_token)));
 
         // One whose descriptor was not fetched before its commit is not to be had afterwards.
-        let (target, _stream) = begin(&calls, scene.disks.pool_id(), "unfetched").await.unwrap();
+        let (target, _stream) = begin(&calls, scene.disks.pool_id(), ("unfetched", OnLoss::Delete)).await.unwrap();
         calls.commit_target(commit(&target)).await.unwrap();
         assert!(is_refused(&scene.fetch(&target.descriptor_token)));
         assert_eq!(scene.disks.volumes().len(), 3);
@@ -70,8 +70,8 @@ fn a_target_is_its_holders_and_nobody_elses() {
     alone(async {
         let scene = Scene::new().await;
         let calls = scene.calls();
-        let (target, stream) = begin(&calls, scene.disks.pool_id(), "new").await.unwrap();
-        let (other, _other_stream) = begin(&calls, scene.disks.pool_id(), "target 0").await.unwrap();
+        let (target, stream) = begin(&calls, scene.disks.pool_id(), ("new", OnLoss::Delete)).await.unwrap();
+        let (other, _other_stream) = begin(&calls, scene.disks.pool_id(), ("target 0", OnLoss::Delete)).await.unwrap();
         // Hidden, and begun by the node's own agent.
         let own = scene.disks.begin(&raw("own")).await;
         let mut calls = scene.calls();

@@ -11,7 +11,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use windlass::pool::PoolError;
 use windlass::pool::owned::RestoreStart;
 use windlass::pool::reflink::create_pool;
-use windlass::types::{Access, Object};
+use windlass::types::{Access, Object, OnLoss};
 
 use crate::root_support::{Sandbox, new_volume, pattern};
 use crate::{BLOCK, POOLS, open};
@@ -25,7 +25,7 @@ fn no_writable_descriptor_of_a_restore_outlives_its_commit() {
         let pool = open(image.directory());
         for holder in [Holder::Descriptor, Holder::Mapping, Holder::Socket] {
             let request = new_volume(&format!("{holder:?}"), 1 << 20);
-            let RestoreStart::Target(target) = pool.begin_restore(&request).unwrap() else { panic!("it is new") };
+            let RestoreStart::Target(target) = pool.begin_restore(&request, OnLoss::Delete).unwrap() else { panic!("it is new") };
             target.file().write_all_at(&pattern(1, BLOCK), 0).unwrap();
             let held = holder.take(target.file());
             let id = target.close();

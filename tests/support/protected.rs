@@ -23,7 +23,7 @@ use windlass::node::blocks::PoolBlocks;
 use windlass::pool::owned::OwnedPool;
 use windlass::repository::Workspace;
 use windlass::types::{
-    ExportRecord, ExportTask, FormatState, NamespacedName, NewVolume, ObjectName, PoolId, RangeStream, SnapshotHandle,
+    ExportRecord, ExportTask, FormatState, NamespacedName, NewVolume, ObjectName, OnLoss, PoolId, RangeStream, SnapshotHandle,
     SnapshotId, Timestamp, VolumeHandle,
 };
 
@@ -118,8 +118,8 @@ impl Blocks for Timed {
         Ok(Arc::new(TimedLease { below, snapshot }))
     }
 
-    async fn begin(&self, pool: PoolId, volume: NewVolume) -> Result<TargetStart, BlocksError> {
-        self.below.begin(pool, volume).await
+    async fn begin(&self, pool: PoolId, volume: NewVolume, on_loss: OnLoss) -> Result<TargetStart, BlocksError> {
+        self.below.begin(pool, volume, on_loss).await
     }
 
     async fn commit(&self, volume: VolumeHandle, name: CommitName) -> Result<(), BlocksError> {
@@ -128,6 +128,10 @@ impl Blocks for Timed {
 
     async fn abort(&self, volume: VolumeHandle) -> Result<(), BlocksError> {
         self.below.abort(volume).await
+    }
+
+    async fn let_go(&self, volume: VolumeHandle) -> Result<(), BlocksError> {
+        self.below.let_go(volume).await
     }
 
     async fn put_export(&self, pool: PoolId, record: ExportRecord) -> Result<(), BlocksError> {

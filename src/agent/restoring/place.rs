@@ -84,6 +84,7 @@ mod tests {
             },
             space: PoolSpace { total: 100, free: available, available },
             problem: None,
+            kept: Vec::new(),
         }
     }
 

@@ -41,7 +41,7 @@ use crate::transfer::{
 };
 use crate::types::error::chain;
 use crate::types::span::Subject;
-use crate::types::{FsType, LogicalBlockSize, NewVolume, ObjectName, VolumeHandle};
+use crate::types::{FsType, LogicalBlockSize, NewVolume, ObjectName, OnLoss, VolumeHandle};
 
 use super::context::Context;
 use super::registry::{TransferFailure, TransferKind, TransferResult};
@@ -169,7 +169,7 @@ impl RestoreOrder {
         plan::check_block_size(image.metadata(), device)?;
         let volume = self.wish.plan(self.name.clone(), image.size_bytes(), image.metadata())?;
         let file_system = plan::claimed(volume.mode, image.metadata());
-        let begun = self.blocks.begin(self.pool.id, volume).await;
+        let begun = self.blocks.begin(self.pool.id, volume, OnLoss::Delete).await;
         match begun.map_err(|error| status::blocks("volume_name", &error))? {
             TargetStart::Target(target) => Ok((target, Expected { file_system, device })),
             // Whatever it holds, it is never taken for a restored one.

@@ -2,8 +2,8 @@
 //!
 //! Calls go over a gRPC channel, descriptors over the companion socket (`blocks::descriptor`). Whatever is held is bound to a stream that this
 //! keeps: a lease to its own, until it is dropped; a target to one that lies in a table by the volume's handle, for whoever writes to
-//! the target has only its descriptor. The entry goes with a commit, an abort, or an answer that there is no such target. When this
-//! and all its clones are dropped, or the process ends, the streams end, and the node lets go of all that was not committed.
+//! the target has only its descriptor. The entry goes with a commit, an abort, when the target is let go of, or with an answer that there is no such target. When this
+//! and all its clones are dropped, or the process ends, the streams end, and the node lets go of all that was not committed: it deletes it, or keeps it for the next equal request.
 //!
 //! A connection that is lost ends its streams: what they held is gone, and calls that need it are [`BlocksError::Unavailable`]. The next call
 //! connects anew if the channel does. A refusal of the node has the kind that the node gave it; everything that the connection says in its
@@ -36,7 +36,7 @@ use super::{
     Blocks, BlocksError, CommitName, OpenPool, PoolState, ProtectionPage, ProtectionQuery, RestoreTarget, SnapshotCopies,
     SnapshotLease, TargetStart, TaskPage, TaskQuery, UsagePage, UsageQuery,
 };
-use crate::types::{ExportRecord, ExportTask, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle};
+use crate::types::{ExportRecord, ExportTask, NewVolume, ObjectName, OnLoss, PoolId, SnapshotHandle, VolumeHandle};
 
 use lease::RemoteLease;
 use told::told;
@@ -91,7 +91,7 @@ impl BlocksClient {
         self.targets().get(&volume).map(|target| target.id.to_vec()).unwrap_or_default()
     }
 
-    /// Lets go of a target that is one no more: its stream ends.
+    /// Lets go of a target: its stream ends.
     fn settled(&self, volume: VolumeHandle) {
         let target = self.targets().remove(&volume);
         drop(target);
@@ -164,14 +164,16 @@ impl Blocks for BlocksClient {
         Ok(Arc::new(RemoteLease::new(record, file, id, (self.calls(), stream))))
     }
 
-    async fn begin(&self, pool: PoolId, volume: NewVolume) -> Result<TargetStart, BlocksError> {
+    async fn begin(&self, pool: PoolId, volume: NewVolume, on_loss: OnLoss) -> Result<TargetStart, BlocksError> {
         if volume.source.is_some() {
             // There is no word for it.
             return Err(BlocksError::Unsupported("a volume is either restored or copied from another object".to_owned()));
         }
-        let request = proto::BeginTargetRequest { pool_id: pool.to_string(), volume: Some(wire::volume::message(volume)) };
+        let (volume, on_loss) = (Some(wire::volume::message(volume)), wire::target::on_loss(on_loss));
+        let request = proto::BeginTargetRequest { pool_id: pool.to_string(), volume, on_loss };
         let mut stream = self.calls().begin_target(request).await.map_err(told)?.into_inner();
-        let held = match stream.message().await.map_err(told)?.ok_or_else(silent)?.start {
+        let begun = stream.message().await.map_err(told)?.ok_or_else(silent)?;
+        let held = match begun.start {
             Some(Start::Target(held)) => held,
             Some(Start::ExistingVolumeId(volume)) => {
                 return wire::handle("existing_volume_id", &volume).map(TargetStart::Existing).map_err(not_understood);
@@ -181,9 +183,10 @@ impl Blocks for BlocksClient {
         let id = Secret::read("target_id", &held.target_id).map_err(not_understood)?;
         let volume = wire::handle("volume_id", &held.volume_id).map_err(not_understood)?;
         let size = wire::size("size_bytes", held.size_bytes).map_err(not_understood)?;
+        let content = wire::target::read_content(begun.content).map_err(not_understood)?;
         let file = self.connection.descriptor(&held.descriptor_token).await?;
         self.targets().insert(volume, HeldTarget { id, _stream: stream });
-        Ok(TargetStart::Target(RestoreTarget { volume, size, file }))
+        Ok(TargetStart::Target(RestoreTarget { volume, size, content, file }))
     }
 
     async fn commit(&self, volume: VolumeHandle, name: CommitName) -> Result<(), BlocksError> {
@@ -208,6 +211,11 @@ impl Blocks for BlocksClient {
             self.settled(volume);
         }
         aborted
+    }
+
+    async fn let_go(&self, volume: VolumeHandle) -> Result<(), BlocksError> {
+        self.settled(volume);
+        Ok(())
     }
 
     async fn put_export(&self, pool: PoolId, record: ExportRecord) -> Result<(), BlocksError> {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::block::memory_file::MemoryFile;
 use crate::blocks::{BlocksError, LeasedSnapshot, Protection, ProtectionSnapshot, SnapshotCopies};
 use crate::types::{
-    Copies, ExportOrder, ExportRecord, FormatState, LocalCopy, NewVolume, Object, ObjectName, ProtectionOrder, SnapshotId,
-    Timestamp, VolumeId, VolumeSize,
+    Copies, ExportOrder, ExportRecord, FormatState, LocalCopy, NewVolume, Object, ObjectName, OnLoss, ProtectionOrder,
+    SnapshotId, Timestamp, VolumeId, VolumeSize,
 };
 
 /// The verbs that can be made to fail.
@@ -26,6 +27,8 @@ pub enum Verb {
     Commit,
     /// [`Blocks::abort`](crate::blocks::Blocks::abort).
     Abort,
+    /// [`Blocks::let_go`](crate::blocks::Blocks::let_go).
+    LetGo,
     /// [`Blocks::put_export`](crate::blocks::Blocks::put_export).
     PutExport,
     /// [`Blocks::last_export`](crate::blocks::Blocks::last_export).
@@ -63,6 +66,7 @@ pub(super) struct StoredVolume {
     pub(super) file: Arc<MemoryFile>,
     pub(super) stage: Stage,
     pub(super) format: FormatState,
+    pub(super) on_loss: OnLoss,
 }
 
 impl StoredVolume {
@@ -79,6 +83,8 @@ impl StoredVolume {
 pub(super) enum Stage {
     /// The target of a restore: its name is claimed, and nobody sees it.
     Hidden,
+    /// A target that nobody has held since then. It claims nothing.
+    Kept(Instant),
     /// Committed.
     Visible,
 }
@@ -134,8 +140,31 @@ impl State {
         found.ok_or_else(|| missing(Object::Snapshot(snapshot)))
     }
 
+    /// The volume or held target of a name.
     pub(super) fn volume_named(&self, name: &ObjectName) -> Option<(VolumeId, &StoredVolume)> {
-        self.volumes.iter().find(|(_, stored)| stored.request.name == *name).map(|(&id, stored)| (id, stored))
+        let mut claiming = self.volumes.iter().filter(|(_, stored)| !matches!(stored.stage, Stage::Kept(_)));
+        claiming.find(|(_, stored)| stored.request.name == *name).map(|(&id, stored)| (id, stored))
+    }
+
+    /// Takes the kept target of a name away.
+    pub(super) fn take_kept(&mut self, name: &ObjectName) -> Option<(VolumeId, StoredVolume)> {
+        let is_kept = |stored: &StoredVolume| matches!(stored.stage, Stage::Kept(_)) && stored.request.name == *name;
+        let id = self.volumes.iter().find(|(_, stored)| is_kept(stored)).map(|(&id, _)| id)?;
+        Some((id, self.volumes.remove(&id)?))
+    }
+
+    /// The kept targets, those first that have been kept for longest.
+    pub(super) fn kept(&self) -> Vec<(Instant, VolumeId)> {
+        let mut kept: Vec<(Instant, VolumeId)> = self
+            .volumes
+            .iter()
+            .filter_map(|(&id, stored)| match stored.stage {
+                Stage::Kept(since) => Some((since, id)),
+                Stage::Hidden | Stage::Visible => None,
+            })
+            .collect();
+        kept.sort_unstable();
+        kept
     }
 
     /// A snapshot whose bytes are here.

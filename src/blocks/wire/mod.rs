@@ -12,7 +12,8 @@
 //!   range's own tag and length), 384 KiB in all. Two are in memory at each end: one that is written or read, one that waits.
 //! * An answer has at most [`MAX_ANSWER_BYTES`]: what a client of gRPC takes unless told otherwise, ten times a message of ranges. A page of
 //!   usage is bounded by [`UsageQuery::MAX`](super::UsageQuery::MAX), one of tasks by [`TaskQuery::MAX`](super::TaskQuery::MAX) with some
-//!   kilobytes each, one of protected volumes by [`ProtectionQuery::MAX_SNAPSHOTS`](super::ProtectionQuery::MAX_SNAPSHOTS), and a node has a handful of pools.
+//!   kilobytes each, one of protected volumes by [`ProtectionQuery::MAX_SNAPSHOTS`](super::ProtectionQuery::MAX_SNAPSHOTS), and a node has a handful of pools, each of which keeps
+//!   the names of [`OnLoss::MOST_KEPT`](crate::types::OnLoss::MOST_KEPT) targets at most.
 //! * An agent holds at most [`HELD_BY_AN_AGENT`] snapshots and targets, eight times as many as it runs transfers today, and has at most
 //!   [`LISTS_OF_A_LEASE`] lists of ranges open on each: an export reads two, what is allocated and what has changed.
 //! * What a list has sent and nobody has read yet takes room of the connection, which all calls share: at most [`STREAM_WINDOW_BYTES`], and all lists
@@ -29,6 +30,7 @@ pub mod protection;
 pub mod refusal;
 pub mod secret;
 pub mod snapshot;
+pub mod target;
 pub mod usage;
 pub mod volume;
 

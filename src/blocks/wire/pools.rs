@@ -3,7 +3,7 @@
 use csi_proto::windlass::v1 as proto;
 use csi_proto::windlass::v1::pool_state::State;
 
-use super::{FieldError, pool_id, snapshot, text};
+use super::{FieldError, name, pool_id, snapshot, text};
 use crate::blocks::{OpenPool, PoolSpace, PoolState};
 
 /// The pool of a message.
@@ -38,6 +38,7 @@ pub fn read_state(message: proto::PoolState) -> Result<PoolState, FieldError> {
             pool: read(open.pool)?,
             space: PoolSpace { total: open.total_bytes, free: open.free_bytes, available: open.available_bytes },
             problem: (!open.problem.is_empty()).then_some(open.problem),
+            kept: open.kept_targets.iter().map(|kept| name("kept_targets", kept)).collect::<Result<_, _>>()?,
         }),
         Some(State::Failed(failed)) => {
             let id = if failed.pool_id.is_empty() { None } else { Some(pool_id("pool_id", &failed.pool_id)?) };
@@ -50,12 +51,13 @@ pub fn read_state(message: proto::PoolState) -> Result<PoolState, FieldError> {
 /// The message of a state.
 pub fn state_message(state: &PoolState) -> proto::PoolState {
     let state = match state {
-        PoolState::Open { pool, space, problem } => State::Open(proto::OpenPoolState {
+        PoolState::Open { pool, space, problem, kept } => State::Open(proto::OpenPoolState {
             pool: Some(message(pool)),
             total_bytes: space.total,
             free_bytes: space.free,
             available_bytes: space.available,
             problem: problem.as_deref().map(text).unwrap_or_default(),
+            kept_targets: kept.iter().map(ToString::to_string).collect(),
         }),
         PoolState::Failed { id, reason } => State::Failed(proto::FailedPoolState {
             pool_id: id.map(|id| id.to_string()).unwrap_or_default(),
@@ -74,7 +76,11 @@ mod tests {
     fn states_read_back() {
         let pool = OpenPool { id: PoolId::random(), name: PoolName::default(), logical_block_size: LogicalBlockSize::B512 };
         let space = PoolSpace { total: u64::MAX, free: 7, available: 0 };
-        let open = |problem: Option<&str>| PoolState::Open { pool: pool.clone(), space, problem: problem.map(str::to_owned) };
+        let kept = vec!["pvc-1".to_owned().try_into().unwrap()];
+        let open = |problem: Option<&str>| {
+            let (pool, problem, kept) = (pool.clone(), problem.map(str::to_owned), kept.clone());
+            PoolState::Open { pool, space, problem, kept }
+        };
         let failed = |id| PoolState::Failed { id, reason: "no disk".to_owned() };
         for state in [open(None), open(Some("nearly full")), failed(None), failed(Some(pool.id))] {
             assert_eq!(read_state(state_message(&state)), Ok(state));

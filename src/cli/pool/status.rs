@@ -54,11 +54,19 @@ fn describe(pool: &windlass::PoolStatus) -> String {
         size(pool.promised_bytes),
         pool.overprovision_ratio,
     );
-    let (anchors, held) = anchors(pool);
+    let (anchors, held) = kept(pool, "anchor");
     if anchors > 0 {
         let (kept, hold) = if anchors == 1 { ("snapshot is", "it holds") } else { ("snapshots are", "they hold") };
         text.push_str(&format!(
             "  {anchors} deleted {kept} kept as bases of increments: {hold} {}, given up when space is short\n",
+            size(held)
+        ));
+    }
+    let (restores, held) = kept(pool, "restore");
+    if restores > 0 {
+        let (is_kept, hold) = if restores == 1 { ("restore is", "it holds") } else { ("restores are", "they hold") };
+        text.push_str(&format!(
+            "  {restores} interrupted {is_kept} kept for the next attempt: {hold} {}, given up when space is short, or after an hour\n",
             size(held)
         ));
     }
@@ -106,10 +114,10 @@ fn describe(pool: &windlass::PoolStatus) -> String {
     text
 }
 
-/// How many deleted snapshots are kept, and what they hold at least that nothing else does, in bytes.
-fn anchors(pool: &windlass::PoolStatus) -> (usize, u64) {
-    let anchors = pool.objects.iter().filter(|object| object.kind == "anchor");
-    anchors.fold((0, 0), |(count, held), anchor| (count + 1, held + anchor.exclusive_bytes))
+/// How many hidden objects of a kind are kept, and what they hold at least that nothing else does, in bytes.
+fn kept(pool: &windlass::PoolStatus, kind: &str) -> (usize, u64) {
+    let objects = pool.objects.iter().filter(|object| object.kind == kind);
+    objects.fold((0, 0), |(count, held), object| (count + 1, held + object.exclusive_bytes))
 }
 
 /// What Kubernetes calls an object, as far as it is known: its claim, and the snapshot of it.
@@ -150,6 +158,8 @@ struct PoolView<'a> {
     snapshot_count: u64,
     anchor_count: usize,
     anchor_bytes: u64,
+    kept_restore_count: usize,
+    kept_restore_bytes: u64,
     quarantined: &'a [String],
     objects: Vec<ObjectView<'a>>,
 }
@@ -180,7 +190,8 @@ struct ObjectView<'a> {
 
 impl<'a> From<&'a windlass::PoolStatus> for PoolView<'a> {
     fn from(pool: &'a windlass::PoolStatus) -> Self {
-        let (anchor_count, anchor_bytes) = anchors(pool);
+        let (anchor_count, anchor_bytes) = kept(pool, "anchor");
+        let (kept_restore_count, kept_restore_bytes) = kept(pool, "restore");
         Self {
             pool_id: &pool.pool_id,
             name: &pool.name,
@@ -202,6 +213,8 @@ impl<'a> From<&'a windlass::PoolStatus> for PoolView<'a> {
             snapshot_count: pool.snapshot_count,
             anchor_count,
             anchor_bytes,
+            kept_restore_count,
+            kept_restore_bytes,
             quarantined: &pool.quarantined,
             objects: pool.objects.iter().map(ObjectView::from).collect(),
         }
@@ -280,6 +293,16 @@ mod tests {
         assert!(describe(&pool).contains("2 deleted snapshots are kept as bases of increments: they hold 2.0 MiB"));
         assert_eq!(printed(&pool)["anchor_count"], 2);
         assert_eq!(printed(&pool)["anchor_bytes"], 2 << 20);
+        assert_eq!(printed(&pool)["kept_restore_count"], 0);
+    }
+
+    #[test]
+    fn what_interrupted_restores_hold_is_said() {
+        let restore = windlass::ObjectUsage { kind: "restore".to_owned(), exclusive_bytes: 1 << 20, ..Default::default() };
+        let pool = windlass::PoolStatus { objects: vec![restore], ..Default::default() };
+        assert!(describe(&pool).contains("1 interrupted restore is kept for the next attempt: it holds 1.0 MiB"));
+        let printed = printed(&pool);
+        assert_eq!((&printed["kept_restore_count"], &printed["kept_restore_bytes"]), (&1.into(), &(1 << 20).into()));
     }
 
     #[test]

@@ -9,12 +9,13 @@
 //! connection or its process ends, or when this node stops; then (`leases`, `targets`):
 //!
 //! * the lease is taken out of its table, with the lists of ranges that are open on it and with its token, and the snapshot can be deleted;
-//! * a target that was not committed is deleted, which is repeated until it works: on a thin pool the device is busy until the last descriptor is
-//!   closed, and an agent that is killed closes its connection and its descriptors in any order. Its name is free from then on.
+//! * a target that was not committed is deleted, or kept for the next equal request, as its beginner said. Either is repeated until it works: on a
+//!   thin pool the device is busy until the last descriptor is closed, nothing is kept that anybody can write to, and an agent that is
+//!   killed closes its connection and its descriptors in any order. Its name is free from then on.
 //!
 //! A target is committed or aborted once, by whoever has its secret; a second attempt meanwhile is refused. Work that was begun goes on when
-//! the caller goes away. A crash of the node between any two steps leaves a hidden target, which the next start deletes
-//! (`pool::owned::recovery`); leases and tokens are in memory only.
+//! the caller goes away. A crash of the node between any two steps leaves a hidden target, which the next start deletes or
+//! keeps (`pool::owned::recovery`); leases and tokens are in memory only.
 //!
 //! # Descriptors
 //!
@@ -63,7 +64,7 @@ use leases::Leases;
 use offers::Offers;
 use peer::Peer;
 use status::{field, refusal};
-use targets::{Begun, Targets};
+use targets::{Begun, Targets, Wanted};
 use work::Work;
 
 /// The service over a node's blocks. Clones are the same.
@@ -194,14 +195,13 @@ impl BlocksApi for BlocksService {
         let request = request.into_inner();
         let pool = wire::pool_id("pool_id", &request.pool_id).map_err(field)?;
         let volume = request::volume(request.volume).map_err(field)?;
+        let on_loss = wire::target::read_on_loss(request.on_loss).map_err(field)?;
         let hold = self.holds.take(peer).map_err(refusal)?;
-        let message = |start| proto::BeginTargetResponse { start: Some(start) };
-        match self.targets.begin(pool, volume, peer, hold).await.map_err(refusal)? {
-            Begun::Target(target, held) => {
-                Ok(Response::new(open_answer::open(message(Start::Target(target)), held, self.stop.clone())))
-            }
+        match self.targets.begin(Wanted { pool, volume, on_loss }, peer, hold).await.map_err(refusal)? {
+            Begun::Target(message, held) => Ok(Response::new(open_answer::open(message, held, self.stop.clone()))),
             Begun::Existing(volume) => {
-                let only = message(Start::ExistingVolumeId(volume.to_string()));
+                let start = Some(Start::ExistingVolumeId(volume.to_string()));
+                let only = proto::BeginTargetResponse { start, ..Default::default() };
                 Ok(Response::new(Box::pin(futures::stream::iter([Ok(only)]))))
             }
         }

@@ -4,15 +4,21 @@
 //! a commit, by an abort, or by the end of its stream, whichever comes first; they exclude each other. Before each of them the
 //! node's own copy of its descriptor is closed, and with it goes the token.
 //!
-//! The end of the stream deletes the target, and does so again until it worked: at first soon, since the agent's last descriptor is closed
-//! within moments if it has died, then rarely ([`Retry`]). It counts as held meanwhile, so an agent that keeps descriptors on purpose fills
-//! its own share and nothing else. What is left when the node stops is deleted by its next start.
+//! The end of the stream lets go of the target: it is deleted, or kept for the next equal request, as its beginner said. That is done again until
+//! it worked: at first soon, since the agent's last descriptor is closed
+//! within moments if it has died, then rarely ([`Retry`]). One that was to be kept, and that somebody can still write to after
+//! [`KEEPING`] attempts, is deleted. It counts as held meanwhile, so an agent that keeps descriptors on purpose fills
+//! its own share and nothing else. What is left when the node stops is settled by its next start.
+//!
+//! A kept target is none of this table, and has neither secret nor token: the pool bounds how many there are and for how long. Who takes it over
+//! gets new ones, and the old ones were gone before.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use csi_proto::windlass::v1 as proto;
+use csi_proto::windlass::v1::begin_target_response::Start;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -22,10 +28,10 @@ use super::peer::Peer;
 use super::target_file::TargetFile;
 use super::work::Work;
 use crate::blocks::wire::secret::Secret;
-use crate::blocks::{Blocks, BlocksError, CommitName, TargetStart};
+use crate::blocks::{Blocks, BlocksError, CommitName, TargetStart, wire};
 use crate::csi::call::Lost;
 use crate::types::error::chain;
-use crate::types::{NewVolume, PoolId, VolumeHandle};
+use crate::types::{NewVolume, OnLoss, PoolId, VolumeHandle};
 
 /// The targets of a node. Clones are the same.
 #[derive(Clone)]
@@ -37,10 +43,21 @@ pub(super) struct Targets {
     held: Arc<Mutex<HashMap<Secret, HeldTarget>>>,
 }
 
+/// How often it is tried to keep a target before it is deleted: for some eight seconds.
+const KEEPING: u32 = 5;
+
+/// What is asked for.
+pub(super) struct Wanted {
+    pub(super) pool: PoolId,
+    pub(super) volume: NewVolume,
+    pub(super) on_loss: OnLoss,
+}
+
 /// A target of the table. Clones are the same.
 #[derive(Clone)]
 struct HeldTarget {
     volume: VolumeHandle,
+    on_loss: OnLoss,
     token: Secret,
     file: TargetFile,
     /// Whoever settles it has this.
@@ -52,19 +69,19 @@ struct HeldTarget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Hidden,
-    /// Committed, or deleted.
+    /// Committed, deleted, or let go of.
     Settled,
 }
 
 /// What came of a begin.
 pub(super) enum Begun {
     /// A target, and what its stream must hold.
-    Target(proto::HeldTarget, TargetEnd),
+    Target(proto::BeginTargetResponse, TargetEnd),
     /// A volume that is there already.
     Existing(VolumeHandle),
 }
 
-/// What the stream of a target holds: dropping it deletes the target, unless it is settled.
+/// What the stream of a target holds: dropping it lets go of the target, unless it is settled.
 pub(super) struct TargetEnd {
     targets: Targets,
     id: Secret,
@@ -92,17 +109,11 @@ impl Targets {
     ///
     /// # Errors
     /// Those of [`Blocks::begin`].
-    pub(super) async fn begin(
-        &self,
-        pool: PoolId,
-        volume: NewVolume,
-        peer: Option<Peer>,
-        hold: Hold,
-    ) -> Result<Begun, BlocksError> {
+    pub(super) async fn begin(&self, wanted: Wanted, peer: Option<Peer>, hold: Hold) -> Result<Begun, BlocksError> {
         let (answer, answered) = oneshot::channel();
         let targets = self.clone();
         let work = async move {
-            let begun = targets.begin_and_hold((pool, volume), peer, hold).await;
+            let begun = targets.begin_and_hold(wanted, peer, hold).await;
             // When nobody waits any more it comes back, and goes.
             let _ = answer.send(begun);
         };
@@ -110,15 +121,11 @@ impl Targets {
         answered.await.unwrap_or_else(|_| Err(Lost.into()))
     }
 
-    async fn begin_and_hold(
-        &self,
-        (pool, volume): (PoolId, NewVolume),
-        peer: Option<Peer>,
-        hold: Hold,
-    ) -> Result<Begun, BlocksError> {
+    async fn begin_and_hold(&self, wanted: Wanted, peer: Option<Peer>, hold: Hold) -> Result<Begun, BlocksError> {
         let (id, token) = (random()?, random()?);
         let thread = self.work.thread().await;
-        let begun = self.blocks.begin(pool, volume).await?;
+        let Wanted { pool, volume, on_loss } = wanted;
+        let begun = self.blocks.begin(pool, volume, on_loss).await?;
         drop(thread);
         let target = match begun {
             TargetStart::Existing(volume) => return Ok(Begun::Existing(volume)),
@@ -130,9 +137,11 @@ impl Targets {
             volume_id: target.volume.to_string(),
             size_bytes: target.size.bytes(),
         };
+        let content = wire::target::content(target.content);
+        let message = proto::BeginTargetResponse { content, start: Some(Start::Target(message)) };
         let (volume, file) = (target.volume, TargetFile::new(target.file));
         let stage = Arc::new(tokio::sync::Mutex::new(Stage::Hidden));
-        let held = HeldTarget { volume, token, file: file.clone(), stage, _hold: Arc::new(hold) };
+        let held = HeldTarget { volume, on_loss, token, file: file.clone(), stage, _hold: Arc::new(hold) };
         self.table().insert(id, held);
         let end = TargetEnd { targets: self.clone(), id };
         self.offers.make(token, Descriptor::Target(file), peer);
@@ -206,7 +215,7 @@ impl Targets {
         drop(self.table().remove(id));
     }
 
-    /// Deletes a target whose stream has ended, unless it is settled by then.
+    /// Lets go of a target whose stream has ended, unless it is settled by then.
     async fn end(self, id: Secret) {
         let Some(target) = self.table().get(&id).cloned() else { return };
         let mut stage = Arc::clone(&target.stage).lock_owned().await;
@@ -214,13 +223,19 @@ impl Targets {
             return;
         }
         let volume = target.volume;
-        tracing::info!(%volume, "nobody holds this target any more: it is deleted");
+        tracing::info!(%volume, on_loss = ?target.on_loss, "nobody holds this target any more");
         self.close(&target);
-        let mut retry = Retry::FIRST;
-        while let Err(error) = self.blocks.abort(volume).await {
-            tracing::warn!(%volume, error = %chain(&error), seconds = retry.0.as_secs_f64(), "a target stays hidden; deleting it is tried again");
+        let (mut retry, mut attempts) = (Retry::FIRST, 0);
+        loop {
+            let ended = match target.on_loss {
+                OnLoss::Keep if attempts < KEEPING => self.blocks.let_go(volume).await,
+                OnLoss::Keep | OnLoss::Delete => self.blocks.abort(volume).await,
+            };
+            let Err(error) = ended else { break };
+            attempts += 1;
+            tracing::warn!(%volume, error = %chain(&error), seconds = retry.0.as_secs_f64(), "a target stays hidden; letting go of it is tried again");
             if tokio::time::timeout(retry.0, self.stop.cancelled()).await.is_ok() {
-                tracing::warn!(%volume, "the node stops; its next start deletes the target");
+                tracing::warn!(%volume, "the node stops; its next start settles the target");
                 return;
             }
             retry = retry.next();
@@ -252,6 +267,15 @@ fn no_such(volume: VolumeHandle) -> BlocksError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keeping_is_tried_for_some_seconds() {
+        let waited: Duration = std::iter::successors(Some(Retry::FIRST), |retry| Some(retry.next()))
+            .take(KEEPING as usize)
+            .map(|retry| retry.0)
+            .sum();
+        assert!((5..10).contains(&waited.as_secs()), "{waited:?}");
+    }
 
     #[test]
     fn deleting_is_tried_soon_then_rarely() {

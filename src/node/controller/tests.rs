@@ -399,7 +399,7 @@ async fn the_names_of_kubernetes_are_kept_and_never_compared() {
 async fn a_volume_restored_from_elsewhere_repeats_its_answer_with_its_source() {
     use crate::pool::owned::RestoreStart;
     use crate::types::{
-        AccessMode as Recorded, CapacityRange, NewVolume, PoolId, SnapshotHandle, SnapshotId, VolumeMode, VolumeSize,
+        AccessMode as Recorded, CapacityRange, NewVolume, OnLoss, PoolId, SnapshotHandle, SnapshotId, VolumeMode, VolumeSize,
     };
 
     let world = World::new(&[Disk::new("one")]);
@@ -421,7 +421,7 @@ async fn a_volume_restored_from_elsewhere_repeats_its_answer_with_its_source() {
             foreign_source: Some(source.to_string()),
             kubernetes: Default::default(),
         };
-        let RestoreStart::Target(target) = pool.begin_restore(&restored).unwrap() else { panic!("it is new") };
+        let RestoreStart::Target(target) = pool.begin_restore(&restored, OnLoss::Delete).unwrap() else { panic!("it is new") };
         let restored = pool.commit_restore(target.close()).unwrap();
         let asked = |source: Option<SnapshotHandle>| {
             let snapshot = |handle: SnapshotHandle| {

@@ -22,7 +22,7 @@ pub(super) fn promised<'a>(volumes: &[Volume], intents: impl Iterator<Item = &'a
     let mut sizes: BTreeMap<VolumeId, u64> = volumes.iter().map(|volume| (volume.id, volume.size.bytes())).collect();
     for intent in intents {
         let (id, size) = match intent {
-            Intent::CreateVolume { volume, .. } | Intent::Restore { volume } => (volume.id, volume.size),
+            Intent::CreateVolume { volume, .. } | Intent::Restore { volume, .. } => (volume.id, volume.size),
             Intent::Grow { volume, size } if sizes.contains_key(volume) => (*volume, *size),
             // What is being deleted is promised to nobody.
             Intent::Grow { .. }

@@ -113,15 +113,16 @@ impl OwnedPool {
         self.unreduced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Space of the pool after as many anchors were evicted, in their order, and then local copies of exported snapshots given up, as it takes
-    /// to make room for new volumes and snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
+    /// Space of the pool after as many kept restores were deleted, then anchors evicted, in their order, and then local copies of exported
+    /// snapshots given up, as it takes to make room for new volumes and snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
     pub(super) fn make_room(&self, demand: Demand) -> Result<PoolUsage, PoolError> {
         let usage = self.usage()?;
         if usage.available_to(demand) > 0 {
             return Ok(usage);
         }
         self.finish_evictions()?;
-        let mut usage = self.usage_after_commit()?;
+        let usage = self.usage_after_commit()?;
+        let mut usage = self.make_room_of_kept(usage, |usage| usage.available_to(demand) > 0)?;
         if usage.available_to(demand) > 0 {
             return Ok(usage);
         }
@@ -182,11 +183,15 @@ impl OwnedPool {
         Ok(())
     }
 
-    /// What new volumes and snapshots may still take, in bytes, when all anchors are evicted, and all local copies given up, that it takes.
+    /// What new volumes and snapshots may still take, in bytes, when all kept restores are deleted, all anchors evicted, and all local copies given up, that it takes.
     pub fn available_bytes(&self) -> Result<u64, PoolError> {
         let mut usage = self.usage()?;
         if usage.available() == 0 {
-            usage.free = usage.free.saturating_add(self.held_by_anchors()?).saturating_add(self.held_by_copies()?);
+            usage.free = usage
+                .free
+                .saturating_add(self.held_by_all_kept())
+                .saturating_add(self.held_by_anchors()?)
+                .saturating_add(self.held_by_copies()?);
         }
         Ok(usage.available())
     }

@@ -35,6 +35,7 @@ impl OwnedPool {
             idempotent::check_volume(&existing, request)?;
             return Ok(Outcome::Existing(existing));
         }
+        self.free_name(&request.name)?;
         let _source = request.source.map(|source| self.claim_source(source)).transpose()?;
         let mut volume = self.plan_volume(request, "volume")?;
         let _locked = self.lock_objects([Object::Volume(volume.id)])?;
@@ -91,6 +92,7 @@ impl OwnedPool {
         let size = choose_size(request, source.as_ref())?;
         self.check_fits(size)?;
         self.check_room(Demand::Volume, &format!("new {what}"))?;
+        self.make_promises_of_kept(size.bytes())?;
         let mut access_modes = request.access_modes.clone();
         access_modes.sort_unstable();
         access_modes.dedup();

@@ -24,6 +24,8 @@ pub struct PoolFigures {
     /// Deleted snapshots that are kept.
     pub anchors: usize,
     pub restores: usize,
+    /// Those that nobody goes on with now.
+    pub kept_restores: usize,
     pub quarantined: usize,
     pub damaged: usize,
     pub exports: ExportFigures,
@@ -104,6 +106,7 @@ impl OwnedPool {
             snapshots: snapshots.len(),
             anchors: self.catalogue.anchors()?.len(),
             restores: self.restoring().len(),
+            kept_restores: self.kept().len(),
             quarantined: self.quarantined.len(),
             damaged: self.damaged().len(),
             exports: ExportFigures::of(snapshots.iter().map(|snapshot| &snapshot.copies)),

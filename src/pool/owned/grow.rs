@@ -42,6 +42,7 @@ impl OwnedPool {
             // It will not go to another pool, so more room elsewhere is no hope.
             return Err(PoolError::Size(format!("{} bytes are more than the whole pool of {total} bytes", size.bytes())));
         }
+        self.make_promises_of_kept(size.bytes() - volume.size.bytes())?;
         let intent = self.catalogue.commit("grow.intent", |change| {
             // Growths of this volume that failed earlier are superseded: the record has the size they came to, and this one
             // brings the device along.

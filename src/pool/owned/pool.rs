@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::background::{Repeating, VolumeQueue};
 use super::leftovers::Leftovers;
 use super::recovery;
-use super::restoring::Restoring;
+use super::restoring::{Kept, KeptTargets, Restoring};
 use crate::pool::catalogue::Catalogue;
 use crate::pool::catalogue::copy::CopyKeeper;
 use crate::pool::locks::{Key, Locked, OperationLocks};
 use crate::pool::{Demand, Pool, PoolError, PoolKind, Quiesce};
-use crate::types::{DataChecksum, LogicalBlockSize, Object, PoolId, SnapshotId, VolumeId, VolumeSize};
+use crate::types::{DataChecksum, LogicalBlockSize, Object, OnLoss, PoolId, SnapshotId, VolumeId, VolumeSize};
 
 /// A pool with its catalogue. All methods block and may be called from several threads.
 pub struct OwnedPool {
@@ -29,6 +29,7 @@ pub struct OwnedPool {
     pub(super) quiesce: Arc<dyn Quiesce>,
     pub(super) locks: OperationLocks,
     pub(super) restoring: Arc<Mutex<BTreeMap<VolumeId, Restoring>>>,
+    pub(super) kept: Arc<Mutex<KeptTargets>>,
     pub(super) quarantined: Arc<[String]>,
     /// Objects that a record names and that are missing or too short, each with what is wrong.
     pub(super) damaged: Arc<Mutex<Damaged>>,
@@ -48,14 +49,15 @@ impl std::fmt::Debug for OwnedPool {
 
 impl OwnedPool {
     /// Takes over a pool with its catalogue: ends holds that an earlier process left, finishes or undoes what it was about
-    /// to do, and compares records with objects.
+    /// to do, but for restores that are to be kept, and compares records with objects.
     ///
     /// # Errors
     /// [`PoolError::Io`], [`PoolError::Catalogue`] when pool or catalogue cannot be read. A catalogue that takes no changes is no error
     /// ([`OwnedPool::check_catalogue`] says so), nor is an interrupted change that can be neither finished nor undone: it is logged and
     /// tried again before the next change, and at the next start.
     pub fn open(pool: Arc<dyn Pool>, catalogue: Catalogue, quiesce: Arc<dyn Quiesce>) -> Result<Self, PoolError> {
-        let settled = recovery::recover(pool.as_ref(), &catalogue, quiesce.as_ref())?;
+        let (settled, kept) = recovery::recover(pool.as_ref(), &catalogue, quiesce.as_ref())?;
+        let kept = kept.into_iter().map(|(intent, volume)| (volume.id, Kept::new(intent, volume))).collect();
         let findings = recovery::compare(pool.as_ref(), &catalogue)?;
         let owned = Self {
             watch: None,
@@ -66,11 +68,13 @@ impl OwnedPool {
             quiesce,
             locks: OperationLocks::default(),
             restoring: Arc::default(),
+            kept: Arc::new(Mutex::new(kept)),
             quarantined: findings.quarantined.into(),
             damaged: Arc::new(Mutex::new(findings.damaged)),
             unreduced: Arc::default(),
             leftovers: Arc::new(Leftovers::of(settled)),
         };
+        owned.keep_no_more_than(OnLoss::MOST_KEPT);
         owned.evict_leftovers()?;
         owned.drop_copies(&findings.overdue);
         Ok(owned)
@@ -107,6 +111,7 @@ impl OwnedPool {
             quiesce: Arc::clone(&self.quiesce),
             locks: self.locks.clone(),
             restoring: Arc::clone(&self.restoring),
+            kept: Arc::clone(&self.kept),
             quarantined: Arc::clone(&self.quarantined),
             damaged: Arc::clone(&self.damaged),
             unreduced: Arc::clone(&self.unreduced),

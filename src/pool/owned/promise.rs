@@ -50,13 +50,15 @@ impl OwnedPool {
         Ok(Promises { promised: self.catalogue.promised()?, limit })
     }
 
-    /// What new volumes may have, in bytes: what is physically free for them, and what may still be promised. Nothing while the pool takes
+    /// What new volumes may have, in bytes: what is physically free for them, and what may still be promised, where kept restores
+    /// give way. Nothing while the pool takes
     /// no changes.
     pub fn room_for_volumes(&self) -> Result<u64, PoolError> {
         if self.pool.health()?.changes == Changes::Refused {
             return Ok(0);
         }
-        Ok(self.available_bytes()?.min(self.promises()?.left()))
+        let left = self.promises()?.left().saturating_add(self.promised_to_kept());
+        Ok(self.available_bytes()?.min(left))
     }
 
     /// Refuses to promise `added` bytes more than are promised, if that is beyond the limit of a pool of `total` bytes. Part of the commit that

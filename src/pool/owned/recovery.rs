@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::failpoint;
 use crate::pool::catalogue::Catalogue;
 use crate::pool::intent::{Intent, IntentId};
-use crate::pool::record::Snapshot;
+use crate::pool::record::{Snapshot, Volume};
 use crate::pool::{Found, Pool, PoolError, Quiesce};
 use crate::types::error::chain;
-use crate::types::{LocalCopyPolicy, Object, SnapshotId, VolumeId};
+use crate::types::{LocalCopyPolicy, Object, OnLoss, SnapshotId, VolumeId};
 
 /// Differences between records and objects.
 #[derive(Debug, Default)]
@@ -30,9 +30,13 @@ pub(super) enum Settled {
 
 /// Ends what a dead process may have held, then finishes or undoes every interrupted change, oldest first. One that resists is
 /// logged and kept for later. The holds come first, and end also when nothing can be written (invariant 4); a catalogue that can
-/// be read and not be changed ends the rest, and the pool serves what needs no change.
-pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quiesce) -> Result<Settled, PoolError> {
-    let mut settled = Settled::Wholly;
+/// be read and not be changed ends the rest, and the pool serves what needs no change. Returns the restores that are kept as they are.
+pub(super) fn recover(
+    pool: &dyn Pool,
+    catalogue: &Catalogue,
+    quiesce: &dyn Quiesce,
+) -> Result<(Settled, Vec<(IntentId, Volume)>), PoolError> {
+    let (mut settled, mut kept) = (Settled::Wholly, Vec::new());
     let mut released = Vec::new();
     for (id, intent) in catalogue.intents()? {
         match release(pool, quiesce, holds(&intent)) {
@@ -44,6 +48,13 @@ pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quie
         }
     }
     for (id, intent) in released {
+        if let Intent::Restore { volume, on_loss: OnLoss::Keep } = &intent
+            && may_go_on(pool, volume)
+        {
+            tracing::info!(volume = %volume.id, name = %volume.name, "an interrupted restore is kept for the next equal one");
+            kept.push((id, volume.clone()));
+            continue;
+        }
         if let Err(error) = recover_one(pool, catalogue, id, &intent) {
             tracing::error!(intent = id.0, ?intent, error = %chain(&error), "an interrupted change could not be recovered");
             settled = Settled::InPart;
@@ -52,7 +63,16 @@ pub(super) fn recover(pool: &dyn Pool, catalogue: &Catalogue, quiesce: &dyn Quie
             }
         }
     }
-    Ok(settled)
+    Ok((settled, kept))
+}
+
+/// Whether the object of an interrupted restore is there, and as large as it was made. A device that was left is taken away, as far as nobody has it open.
+fn may_go_on(pool: &dyn Pool, volume: &Volume) -> bool {
+    let object = Object::Volume(volume.id);
+    if let Err(error) = pool.detach(object) {
+        tracing::debug!(%object, error = %chain(&error), "the device of an interrupted restore stays for now");
+    }
+    pool.size(object).is_ok_and(|size| size == volume.size)
 }
 
 /// Finishes or undoes one interrupted change, which nobody works on and nothing is held for.
@@ -77,7 +97,7 @@ pub(super) fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, 
             let names: Vec<&str> = snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
             tracing::warn!(?names, "interrupted cut of snapshots undone");
         }
-        Intent::Restore { volume } => {
+        Intent::Restore { volume, .. } => {
             failpoint::around("pool.recover_delete", || remove(pool, Object::Volume(volume.id)))?;
             catalogue.commit("recover.undo_restore", |change| {
                 pool.unregister(change, Object::Volume(volume.id))?;
@@ -127,7 +147,7 @@ pub(super) fn recover_one(pool: &dyn Pool, catalogue: &Catalogue, id: IntentId, 
 }
 
 /// Deletes an object nobody was told of, or was told is gone; its device, if one was left, first.
-fn remove(pool: &dyn Pool, object: Object) -> Result<(), PoolError> {
+pub(super) fn remove(pool: &dyn Pool, object: Object) -> Result<(), PoolError> {
     match pool.detach(object) {
         Ok(()) | Err(PoolError::Missing(_)) => pool.delete(object),
         Err(error) => Err(error),

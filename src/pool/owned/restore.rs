@@ -5,10 +5,12 @@
 //! checks what is there, makes it durable, and records the volume in one step, formatted for good: whatever a restore wrote is
 //! content. Only a target of which the caller says that its image was never formatted, and to which nothing was written, is a volume
 //! that was never formatted: the pool looks itself, so a false word makes no volume that is formatted over its content. It may give the volume another name, for one that turned out not to be what the first name promises.
-//! Abort, or the next start, deletes it. A target belongs to this process and does not survive it.
+//! Abort deletes it. One that nobody goes on with ([`OwnedPool::let_go_restore`], or the end of the process) is deleted too, or kept for the next equal
+//! restore (`kept`), as its beginner said.
 
 use std::fs::File;
 
+use super::kept::TakenOver;
 use super::pool::OwnedPool;
 use super::restoring::Restoring;
 use crate::block::device;
@@ -17,7 +19,7 @@ use crate::pool::intent::Intent;
 use crate::pool::locks::{Key, Locked};
 use crate::pool::record::Volume;
 use crate::pool::{ObjectSpec, PoolError, idempotent};
-use crate::types::{Access, FormatState, NewVolume, Object, ObjectName, Timestamp, VolumeId, VolumeSize};
+use crate::types::{Access, FormatState, NewVolume, Object, ObjectName, OnLoss, TargetContent, Timestamp, VolumeId, VolumeSize};
 
 /// Answer to [`OwnedPool::begin_restore`].
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub struct RestoreTarget {
     volume: VolumeId,
     size: VolumeSize,
     file: File,
+    content: TargetContent,
 }
 
 impl RestoreTarget {
@@ -43,9 +46,14 @@ impl RestoreTarget {
         self.volume
     }
 
-    /// Its size. All of it reads as zeros at first.
+    /// Its size.
     pub fn size(&self) -> VolumeSize {
         self.size
+    }
+
+    /// What it holds at first.
+    pub fn content(&self) -> TargetContent {
+        self.content
     }
 
     /// A descriptor for reading and writing.
@@ -65,38 +73,40 @@ impl RestoreTarget {
 }
 
 impl OwnedPool {
-    /// Begins to restore into a new volume. Until its commit the volume is not listed, its id is not known, and its name is
-    /// claimed: other requests for the name get [`PoolError::Busy`].
+    /// Begins to restore into a new volume, or goes on with a kept one of an equal request. Until its commit the volume is not listed, its id is
+    /// not known, and its name is claimed: other requests for the name get [`PoolError::Busy`].
     ///
     /// # Errors
     /// As for [`OwnedPool::create_volume`]; [`PoolError::Unsupported`] when the request names a content source
     /// in this pool. A foreign one is recorded.
-    pub fn begin_restore(&self, request: &NewVolume) -> Result<RestoreStart, PoolError> {
+    pub fn begin_restore(&self, request: &NewVolume, on_loss: OnLoss) -> Result<RestoreStart, PoolError> {
         self.settle();
-        let name = Key::VolumeName(request.name.clone());
         if request.source.is_some() {
             return Err(PoolError::Unsupported("a volume is either restored or copied from another object".into()));
         }
-        let mut volume = self.plan_volume(request, "restore");
-        let id = volume.as_ref().map_or_else(|_| VolumeId::random(), |volume| volume.id);
-        let locked = self.locks.lock([name, Key::Object(Object::Volume(id))])?;
-        // Looked up under the lock; before the plan's verdict, for a volume that exists is an answer also in a full pool.
+        let name = self.locks.lock([Key::VolumeName(request.name.clone())])?;
+        // Before the plan, for a volume that exists is an answer also in a full pool.
         if let Some(existing) = self.catalogue.volume_by_name(&request.name)? {
             idempotent::check_volume(&existing, request)?;
             return Ok(RestoreStart::Existing(existing));
         }
-        if let Ok(volume) = &mut volume {
-            volume.format = FormatState::Copied;
+        if let Some(TakenOver { intent, volume, file, locked }) = self.take_over(request, on_loss)? {
+            let (id, size) = (volume.id, volume.size);
+            tracing::info!(volume = %id, name = %volume.name, size = size.bytes(), "restore goes on with what an earlier one has written");
+            self.restoring().insert(id, Restoring { intent, volume, on_loss, _locked: [name, locked], renamed: None });
+            return Ok(RestoreStart::Target(RestoreTarget { volume: id, size, file, content: TargetContent::Partial }));
         }
-        let volume = volume?;
-        let intent = Intent::Restore { volume: volume.clone() };
+        let volume = Volume { format: FormatState::Copied, ..self.plan_volume(request, "restore")? };
+        let (id, size) = (volume.id, volume.size);
+        let object = self.lock_objects([Object::Volume(id)])?;
+        let intent = Intent::Restore { volume: volume.clone(), on_loss };
         let total = self.pool.usage()?.total;
         let intent = self.catalogue.commit("begin_restore.intent", |change| {
-            self.check_promise(change, total, volume.size.bytes())?;
-            self.pool.register(change, &[(Object::Volume(id), volume.size)])?;
+            self.check_promise(change, total, size.bytes())?;
+            self.pool.register(change, &[(Object::Volume(id), size)])?;
             change.add_intent(&intent)
         })?;
-        let spec = ObjectSpec { size: volume.size, checksum: volume.checksum };
+        let spec = ObjectSpec { size, checksum: volume.checksum };
         let made = failpoint::around("pool.create", || self.pool.create(id, spec))
             .and_then(|()| self.pool.open(Object::Volume(id), Access::ReadWrite));
         let file = match made {
@@ -105,10 +115,9 @@ impl OwnedPool {
                 return Err(self.undo_creation(intent, &[Object::Volume(id)], error));
             }
         };
-        let size = volume.size;
         tracing::info!(volume = %id, name = %volume.name, size = size.bytes(), "restore begun");
-        self.restoring().insert(id, Restoring { intent, volume, _locked: locked, renamed: None });
-        Ok(RestoreStart::Target(RestoreTarget { volume: id, size, file }))
+        self.restoring().insert(id, Restoring { intent, volume, on_loss, _locked: [name, object], renamed: None });
+        Ok(RestoreStart::Target(RestoreTarget { volume: id, size, file, content: TargetContent::Zeros }))
     }
 
     /// Makes a restored volume durable and visible.
@@ -138,6 +147,7 @@ impl OwnedPool {
         if self.catalogue.volume_by_name(&name)?.is_some() {
             return Err(PoolError::NameTaken { name: name.to_string(), difference: "content" });
         }
+        self.free_name(&name)?;
         self.commit_named(id, Some((name, locked)), FormatState::Copied)
     }
 

@@ -7,6 +7,7 @@
 //!
 //! * Nothing that is under way is touched: an intent is taken only with the locks of its object and its name, which the operation that made it
 //!   holds until it ends (a restore until its commit or abort).
+//! * A restore that is kept is nothing that failed.
 //! * Nothing that was acknowledged is touched: a creation's record is written by the commit that drops its intent, so where there is an
 //!   intent there is no record. A creation that is repeated finds the record, or else makes the object anew under another id.
 //! * Holds are not ended here: whoever made one in this process has ended it.
@@ -63,16 +64,23 @@ impl OwnedPool {
         self.leftovers.others.store(true, Ordering::Release);
     }
 
+    /// Whether an intent is that of a restore that is kept. Steady while its locks are held.
+    fn keeps(&self, intent: &Intent) -> bool {
+        matches!(intent, Intent::Restore { volume, .. } if self.is_kept(volume.id))
+    }
+
     fn try_settle(&self) -> Result<Settled, PoolError> {
         let mut settled = Settled::Wholly;
         for (id, intent) in self.catalogue.intents()? {
             let done = match &intent {
+                // Nothing has failed of it.
+                intent if self.keeps(intent) => Ok(()),
                 Intent::DeleteVolume { volume } => self.finish_deletion(Object::Volume(volume.id)),
                 Intent::DeleteSnapshot { snapshot } => self.finish_deletion(Object::Snapshot(snapshot.id)),
                 Intent::CreateVolume { .. } | Intent::CreateSnapshots { .. } | Intent::Restore { .. } | Intent::Grow { .. } => {
                     self.locks.lock(keys(&intent)).and_then(|_locked| {
                         // The operation that had it may have ended meanwhile.
-                        let is_there = self.catalogue.intents()?.iter().any(|(other, _)| *other == id);
+                        let is_there = self.catalogue.intents()?.iter().any(|(other, _)| *other == id) && !self.keeps(&intent);
                         if is_there { recover_one(self.pool.as_ref(), &self.catalogue, id, &intent) } else { Ok(()) }
                     })
                 }
@@ -96,7 +104,7 @@ impl OwnedPool {
 /// What the operation that made it holds locked until it ends, or whoever goes on with it.
 fn keys(intent: &Intent) -> Vec<Key> {
     match intent {
-        Intent::CreateVolume { volume, .. } | Intent::Restore { volume } => {
+        Intent::CreateVolume { volume, .. } | Intent::Restore { volume, .. } => {
             vec![Key::VolumeName(volume.name.clone()), Key::Object(Object::Volume(volume.id))]
         }
         Intent::CreateSnapshots { snapshots, .. } => {

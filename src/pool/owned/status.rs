@@ -30,6 +30,8 @@ pub struct PoolStatus {
     pub anchors: usize,
     /// Number of restores in progress.
     pub restores: usize,
+    /// Number of restores that nobody goes on with now. See [`OwnedPool::kept_restores`].
+    pub kept_restores: usize,
     /// Things in the pool that no record names, as found at the start. They are left alone.
     pub quarantined: Vec<String>,
     /// Recorded objects whose data is missing or cut short, with what is wrong.
@@ -110,6 +112,7 @@ impl OwnedPool {
             snapshots: self.catalogue.snapshots()?.len(),
             anchors: self.catalogue.anchors()?.len(),
             restores: self.restoring().len(),
+            kept_restores: self.kept().len(),
             quarantined: self.quarantined.to_vec(),
             damaged: self.damaged().iter().map(|(object, what)| format!("{object}: {what}")).collect(),
         })

@@ -18,8 +18,8 @@ use crate::pool::quiesce::{Held, NothingToHold, QuiesceError};
 use crate::pool::record::{NewSnapshot, Outcome, Publication, PublicationKind, Snapshot, Volume};
 use crate::pool::{FREEZE_DEADLINE, Pool, PoolError, Quiesce, Release};
 use crate::types::{
-    Access, AccessMode, ByteRange, CapacityRange, DataChecksum, ExportRecord, FormatState, FsType, NewVolume, ObjectName,
-    SnapshotId, Timestamp, VolumeMode,
+    Access, AccessMode, ByteRange, CapacityRange, DataChecksum, ExportRecord, FormatState, FsType, NewVolume, ObjectName, OnLoss,
+    SnapshotId, TargetContent, Timestamp, VolumeMode,
 };
 use crate::types::{LogicalBlockSize, Object, PoolId, VolumeId, VolumeSize};
 
@@ -29,6 +29,7 @@ pub(crate) mod crash;
 mod create;
 mod delete;
 mod hold;
+mod kept;
 mod many;
 mod model;
 mod restore;

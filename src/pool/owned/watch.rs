@@ -2,9 +2,11 @@
 //!
 //! Volumes are sparse and snapshots share, so the writers of existing volumes take space without asking anybody. They do not ask for
 //! anchors to be evicted either: a request does ([`OwnedPool::make_room`]), a write cannot. So a thread of the pool looks at its
-//! space, and while no more is free than the reserve, it evicts one anchor after the other, those first that are missed least
+//! space, and while no more is free than the reserve, it deletes one restore that is kept after the other, then evicts one anchor after the other, those first that are missed least
 //! (`retention`), then local copies of exported snapshots (`copies`), until more is free or none is left that holds anything. Then it says once that writers live on the reserve alone,
 //! and how much anchors still hold that could not be given up; and once that there is room again.
+//!
+//! It also deletes what has been kept of restores for long enough (`kept`).
 //!
 //! * *How often it looks* ([`pause`]) follows from how soon the reserve could be reached: as long as a writer at [`FASTEST_WRITER`]
 //!   takes for what is free above it, within [`SHORTEST_PAUSE`] and [`LONGEST_PAUSE`]. A look is one `statfs`; anchors are looked at
@@ -94,6 +96,7 @@ impl OwnedPool {
     }
 
     fn try_look(&self, seen: &mut Seen) -> Result<Duration, PoolError> {
+        self.delete_overdue_restores(Instant::now());
         let usage = self.usage()?;
         if has_room(&usage, seen.said) {
             if seen.said == Said::Reserve && self.kind() != PoolKind::Thin {
@@ -107,7 +110,7 @@ impl OwnedPool {
         }
         if let Some(freed) = self.give_up_an_anchor(seen)? {
             let free = usage.free.saturating_add(freed);
-            tracing::warn!(pool = %self.id(), free = usage.free, freed, "an anchor or a local copy was given up to the writers of the pool's volumes");
+            tracing::warn!(pool = %self.id(), free = usage.free, freed, "a kept restore, an anchor or a local copy was given up to the writers of the pool's volumes");
             seen.settling = Some(Settling { free, until: Instant::now() + SETTLING });
             return Ok(SHORTEST_PAUSE);
         }
@@ -124,9 +127,12 @@ impl OwnedPool {
         Ok(PATIENT_PAUSE)
     }
 
-    /// Evicts the first anchor that holds data and that nobody uses, or gives up the first local copy that may go; what that frees at least.
+    /// Deletes the first kept restore, or evicts the first anchor that holds data and that nobody uses, or gives up the first local copy that may go; what that frees at least.
     /// `None` when there is none.
     fn give_up_an_anchor(&self, seen: &mut Seen) -> Result<Option<u64>, PoolError> {
+        if let Some(freed) = self.discard_for_space() {
+            return Ok(Some(freed));
+        }
         self.finish_evictions()?;
         for anchor in self.anchors_to_evict()? {
             let id = anchor.snapshot.id;

@@ -320,7 +320,7 @@ fn reconcile(catalogue: &Catalogue, devices: &mut PoolDevices, node: &Path, mend
 fn forget_creations(catalogue: &Catalogue, change: &mut Change<'_>) -> Result<(), PoolError> {
     for (id, intent) in catalogue.intents()? {
         let objects: Vec<Object> = match &intent {
-            Intent::CreateVolume { volume, .. } | Intent::Restore { volume } => vec![Object::Volume(volume.id)],
+            Intent::CreateVolume { volume, .. } | Intent::Restore { volume, .. } => vec![Object::Volume(volume.id)],
             Intent::CreateSnapshots { snapshots, .. } => snapshots.iter().map(|cut| Object::Snapshot(cut.id)).collect(),
             Intent::DeleteVolume { .. } | Intent::DeleteSnapshot { .. } | Intent::Grow { .. } => continue,
         };

@@ -27,6 +27,7 @@ pub const ALL: &[Description] = &[
     POOL_SNAPSHOTS,
     POOL_ANCHORS,
     POOL_RESTORES,
+    POOL_KEPT_RESTORES,
     POOL_QUARANTINED,
     POOL_DAMAGED,
     POOL_MOST_EXTENTS,
@@ -104,6 +105,11 @@ pub const POOL_ANCHORS: Description =
     Description::gauge("windlass_pool_anchors", OF_POOL, "Deleted snapshots that are kept as bases of the next difference");
 pub const POOL_RESTORES: Description =
     Description::gauge("windlass_pool_restores", OF_POOL, "Hidden volumes that are being filled");
+pub const POOL_KEPT_RESTORES: Description = Description::gauge(
+    "windlass_pool_kept_restores",
+    OF_POOL,
+    "Hidden volumes of interrupted restores that are kept for a while, for the next attempt",
+);
 pub const POOL_QUARANTINED: Description =
     Description::gauge("windlass_pool_quarantined", OF_POOL, "Things in a pool that no record names");
 pub const POOL_DAMAGED: Description =

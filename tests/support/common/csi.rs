@@ -9,7 +9,8 @@ use std::time::Duration;
 use csi_proto::csi::v1 as proto;
 use csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode};
 use csi_proto::csi::v1::{controller_client::ControllerClient, identity_client::IdentityClient, node_client::NodeClient};
-use csi_proto::windlass::v1::{GetPoolStatusRequest, PoolStatus, pools_client::PoolsClient};
+use csi_proto::windlass::v1::{GetPoolStatusRequest, ListTransfersRequest, PoolStatus, TransferProgress};
+use csi_proto::windlass::v1::{pools_client::PoolsClient, transfers_client::TransfersClient};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -175,6 +176,17 @@ impl Csi {
         let mut client = PoolsClient::new(self.channel.clone());
         self.block_on(
             async move { client.get_pool_status(GetPoolStatusRequest {}).await.map(|answer| answer.into_inner().pools) },
+        )
+    }
+
+    /// The transfers of an agent, those that run first.
+    ///
+    /// # Errors
+    /// The agent's answer.
+    pub fn transfers(&self) -> Result<Vec<TransferProgress>, Status> {
+        let mut client = TransfersClient::new(self.channel.clone());
+        self.block_on(
+            async move { client.list_transfers(ListTransfersRequest {}).await.map(|answer| answer.into_inner().transfers) },
         )
     }
 

@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use windlass::blocks::memory::MemoryBlocks;
 use windlass::blocks::{Blocks, BlocksError, CommitName, RestoreTarget, TargetStart};
 use windlass::types::poll::{self, Patience};
 use windlass::types::{
-    AccessMode, CapacityRange, DataChecksum, NewVolume, ObjectName, PoolId, SnapshotHandle, VolumeHandle, VolumeMode, VolumeSize,
+    AccessMode, CapacityRange, DataChecksum, NewVolume, ObjectName, OnLoss, PoolId, SnapshotHandle, VolumeHandle, VolumeMode,
+    VolumeSize,
 };
 
 /// Space of the only pool, in bytes.
@@ -29,8 +30,12 @@ pub trait Disks: Send + Sync {
     fn delete_snapshot(&self, snapshot: SnapshotHandle) -> Result<(), BlocksError>;
     /// The volumes that everybody sees, with their names and modes.
     fn volumes(&self) -> Vec<(VolumeHandle, String, VolumeMode)>;
-    /// Targets that are neither committed nor aborted.
+    /// Targets that are neither committed nor aborted nor kept.
     fn targets(&self) -> usize;
+    /// Targets that are kept.
+    fn kept(&self) -> usize;
+    /// Lets so much time pass for the targets that are kept.
+    fn pass(&self, time: Duration);
 }
 
 impl Disks for MemoryBlocks {
@@ -57,6 +62,14 @@ impl Disks for MemoryBlocks {
 
     fn targets(&self) -> usize {
         MemoryBlocks::targets(self)
+    }
+
+    fn kept(&self) -> usize {
+        MemoryBlocks::kept(self)
+    }
+
+    fn pass(&self, time: Duration) {
+        self.delete_overdue(Instant::now() + time);
     }
 }
 
@@ -103,7 +116,15 @@ pub async fn delete_when_let_go(disks: &Arc<dyn Disks>, snapshot: SnapshotHandle
 impl dyn Disks {
     /// A target for a volume that is not there.
     pub async fn begin(&self, request: &NewVolume) -> RestoreTarget {
-        match self.blocks().begin(self.pool_id(), request.clone()).await.unwrap() {
+        match self.blocks().begin(self.pool_id(), request.clone(), OnLoss::Delete).await.unwrap() {
+            TargetStart::Target(target) => target,
+            TargetStart::Existing(volume) => panic!("it exists: {volume}"),
+        }
+    }
+
+    /// A target that is kept when nobody holds it any more.
+    pub async fn begin_kept(&self, request: &NewVolume) -> RestoreTarget {
+        match self.blocks().begin(self.pool_id(), request.clone(), OnLoss::Keep).await.unwrap() {
             TargetStart::Target(target) => target,
             TargetStart::Existing(volume) => panic!("it exists: {volume}"),
         }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use windlass::blocks::{Blocks, BlocksError};
 use windlass::node::blocks::PoolBlocks;
@@ -63,5 +64,13 @@ impl Disks for PoolDisks {
 
     fn targets(&self) -> usize {
         self.pool.status().unwrap().restores
+    }
+
+    fn kept(&self) -> usize {
+        self.pool.status().unwrap().kept_restores
+    }
+
+    fn pass(&self, time: Duration) {
+        self.pool.delete_overdue_restores(Instant::now() + time);
     }
 }

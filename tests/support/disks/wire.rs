@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test support")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use windlass::blocks::client::BlocksClient;
 use windlass::blocks::{Blocks, BlocksError};
@@ -50,5 +51,13 @@ impl Disks for WireDisks {
 
     fn targets(&self) -> usize {
         self.below.targets()
+    }
+
+    fn kept(&self) -> usize {
+        self.below.kept()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.below.pass(time);
     }
 }

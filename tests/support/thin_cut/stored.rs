@@ -197,7 +197,7 @@ impl Stored {
 /// The objects that an interrupted change is about.
 fn objects_of(intent: Intent) -> Vec<Object> {
     match intent {
-        Intent::CreateVolume { volume, .. } | Intent::DeleteVolume { volume } | Intent::Restore { volume } => {
+        Intent::CreateVolume { volume, .. } | Intent::DeleteVolume { volume } | Intent::Restore { volume, .. } => {
             vec![Object::Volume(volume.id)]
         }
         Intent::CreateSnapshots { snapshots, .. } => snapshots.iter().map(|snapshot| Object::Snapshot(snapshot.id)).collect(),

@@ -55,13 +55,15 @@ const OPERATIONS: [(&str, &[Verb], Operation); 13] = [
         export(world, volume, snapshot)?;
         world.owned.give_up_local_copy(snapshot)
     }),
-    ("restore", &[Verb::Create], |world, _, _| match world.owned.begin_restore(&new_volume("new"))? {
+    ("restore", &[Verb::Create], |world, _, _| match world.owned.begin_restore(&new_volume("new"), OnLoss::Delete)? {
         RestoreStart::Target(target) => world.owned.commit_restore(target.close()).map(drop),
         RestoreStart::Existing(_) => Ok(()),
     }),
-    ("abort", &[Verb::Create, Verb::Delete], |world, _, _| match world.owned.begin_restore(&new_volume("new"))? {
-        RestoreStart::Target(target) => world.owned.abort_restore(target.volume()),
-        RestoreStart::Existing(_) => Ok(()),
+    ("abort", &[Verb::Create, Verb::Delete], |world, _, _| {
+        match world.owned.begin_restore(&new_volume("new"), OnLoss::Delete)? {
+            RestoreStart::Target(target) => world.owned.abort_restore(target.volume()),
+            RestoreStart::Existing(_) => Ok(()),
+        }
     }),
 ];
 
@@ -221,7 +223,7 @@ impl Disk {
         self.state.lock().unwrap().fits = fits;
     }
 
-    fn was_full(&self) -> bool {
+    pub(crate) fn was_full(&self) -> bool {
         self.state.lock().unwrap().was_full
     }
 

@@ -160,7 +160,7 @@ fn a_second_operation_on_a_name_or_object_is_refused_while_the_first_runs() {
         match (verb, moment) {
             (Verb::Create, Moment::Before) => {
                 busy(world.owned.create_volume(&new_volume("two")).map(drop));
-                busy(world.owned.begin_restore(&new_volume("two")).map(drop));
+                busy(world.owned.begin_restore(&new_volume("two"), OnLoss::Delete).map(drop));
             }
             (Verb::Snapshot, Moment::Before) => {
                 busy(world.owned.create_snapshots(&[new_snapshot("snap", volume.id)]).map(drop));
@@ -190,11 +190,11 @@ fn a_full_pool_refuses_new_things_and_keeps_the_old() {
     let usage = world.owned.status().unwrap().usage;
     assert_eq!(usage, PoolUsage::new(16 * MIB, MIB));
     assert!(matches!(world.owned.create_volume(&new_volume("two")), Err(PoolError::NoSpace(_))));
-    assert!(matches!(world.owned.begin_restore(&new_volume("two")), Err(PoolError::NoSpace(_))));
+    assert!(matches!(world.owned.begin_restore(&new_volume("two"), OnLoss::Delete), Err(PoolError::NoSpace(_))));
     assert!(matches!(world.owned.create_snapshots(&[new_snapshot("s", volume.id)]), Err(PoolError::NoSpace(_))));
     // What exists is still answered, used and deleted.
     assert_eq!(world.owned.create_volume(&roomy).unwrap(), Outcome::Existing(volume.clone()));
-    assert!(matches!(world.owned.begin_restore(&roomy).unwrap(), RestoreStart::Existing(_)));
+    assert!(matches!(world.owned.begin_restore(&roomy, OnLoss::Delete).unwrap(), RestoreStart::Existing(_)));
     world.owned.attach(Object::Volume(volume.id), Access::ReadWrite).unwrap();
     world.owned.delete_volume(volume.id).unwrap();
     world.create("two");
@@ -218,7 +218,7 @@ fn failed_acts_leave_nothing_of_creations_and_are_repeated_for_the_rest() {
         let copy = NewVolume { source: Some(Object::Volume(volume.id)), ..new_volume("copy") };
         world.fail(Verb::Create, moment);
         assert!(world.owned.create_volume(&new_volume("two")).is_err());
-        assert!(world.owned.begin_restore(&new_volume("two")).is_err());
+        assert!(world.owned.begin_restore(&new_volume("two"), OnLoss::Delete).is_err());
         world.fail(Verb::Copy, moment);
         assert!(world.owned.create_volume(&copy).is_err());
         world.fail(Verb::Snapshot, moment);

@@ -295,22 +295,24 @@ fn run(world: &mut World, expected: &mut Expected, step: Step) {
                 injected(error);
             }
         }
-        Step::Restore { name, blocks, value, commit } => match world.owned.begin_restore(&request(name, blocks)) {
-            Ok(RestoreStart::Target(target)) => {
-                let data = vec![value; blocks as usize * 4096];
-                target.file().write_all_at(&data, 0).unwrap();
-                if commit {
-                    let volume = world.owned.commit_restore(target.close()).unwrap();
-                    assert!(expected.volumes.insert(NAMES[name].to_owned(), (volume.id, data)).is_none());
-                } else if let Err(error) = world.owned.abort_restore(target.volume()) {
-                    injected(error);
-                    world.restart();
+        Step::Restore { name, blocks, value, commit } => {
+            match world.owned.begin_restore(&request(name, blocks), OnLoss::Delete) {
+                Ok(RestoreStart::Target(target)) => {
+                    let data = vec![value; blocks as usize * 4096];
+                    target.file().write_all_at(&data, 0).unwrap();
+                    if commit {
+                        let volume = world.owned.commit_restore(target.close()).unwrap();
+                        assert!(expected.volumes.insert(NAMES[name].to_owned(), (volume.id, data)).is_none());
+                    } else if let Err(error) = world.owned.abort_restore(target.volume()) {
+                        injected(error);
+                        world.restart();
+                    }
                 }
+                Ok(RestoreStart::Existing(volume)) => assert_eq!(expected.volumes[NAMES[name]].0, volume.id),
+                Err(PoolError::NameTaken { .. }) => assert!(expected.volumes.contains_key(NAMES[name])),
+                Err(error) => injected(error),
             }
-            Ok(RestoreStart::Existing(volume)) => assert_eq!(expected.volumes[NAMES[name]].0, volume.id),
-            Err(PoolError::NameTaken { .. }) => assert!(expected.volumes.contains_key(NAMES[name])),
-            Err(error) => injected(error),
-        },
+        }
         Step::Restart => {
             world.restart();
             world.assert_tidy();

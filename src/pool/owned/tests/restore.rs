@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_restore_is_hidden_until_its_commit_and_content_from_then_on() {
     let mut world = World::new();
-    let RestoreStart::Target(target) = world.owned.begin_restore(&new_volume("one")).unwrap() else { panic!() };
+    let RestoreStart::Target(target) = world.owned.begin_restore(&new_volume("one"), OnLoss::Delete).unwrap() else { panic!() };
     target.file().write_all_at(b"restored", 0).unwrap();
     let id = target.volume();
     assert_eq!(target.size(), bytes(MIB));
@@ -18,7 +18,9 @@ fn a_restore_is_hidden_until_its_commit_and_content_from_then_on() {
     let volume = world.owned.commit_restore(id).unwrap();
     assert_eq!((volume.id, volume.format), (id, FormatState::Copied));
     assert!(matches!(world.owned.commit_restore(id), Err(PoolError::Missing(_))));
-    assert!(matches!(world.owned.begin_restore(&new_volume("one")).unwrap(), RestoreStart::Existing(found) if found == volume));
+    assert!(
+        matches!(world.owned.begin_restore(&new_volume("one"), OnLoss::Delete).unwrap(), RestoreStart::Existing(found) if found == volume)
+    );
     world.owned.abort_restore(id).unwrap();
     world.restart();
     assert_eq!(world.read(Object::Volume(id), 0, 8), b"restored");
@@ -28,7 +30,7 @@ fn a_restore_is_hidden_until_its_commit_and_content_from_then_on() {
 #[test]
 fn a_restore_is_committed_only_when_nobody_can_write_to_it_any_more() {
     let world = World::new();
-    let RestoreStart::Target(target) = world.owned.begin_restore(&new_volume("one")).unwrap() else { panic!() };
+    let RestoreStart::Target(target) = world.owned.begin_restore(&new_volume("one"), OnLoss::Delete).unwrap() else { panic!() };
     target.file().write_all_at(b"restored", 0).unwrap();
     let kept = target.file().try_clone().unwrap();
     let id = target.close();
@@ -45,7 +47,7 @@ fn a_restore_is_committed_only_when_nobody_can_write_to_it_any_more() {
 #[test]
 fn a_restore_that_is_aborted_or_loses_its_process_or_its_size_leaves_nothing() {
     let mut world = World::new();
-    let begin = |world: &World| match world.owned.begin_restore(&new_volume("one")).unwrap() {
+    let begin = |world: &World| match world.owned.begin_restore(&new_volume("one"), OnLoss::Delete).unwrap() {
         RestoreStart::Target(target) => target,
         RestoreStart::Existing(volume) => panic!("{volume:?}"),
     };
@@ -72,7 +74,9 @@ fn a_restore_that_is_aborted_or_loses_its_process_or_its_size_leaves_nothing() {
 fn a_restore_may_be_formatted_only_if_its_image_never_was_and_nothing_was_written_to_it() {
     let mut world = World::new();
     let mut restored = |text: &str, is_said: bool, written: &[u8]| {
-        let RestoreStart::Target(target) = world.owned.begin_restore(&new_volume(text)).unwrap() else { panic!() };
+        let RestoreStart::Target(target) = world.owned.begin_restore(&new_volume(text), OnLoss::Delete).unwrap() else {
+            panic!()
+        };
         target.file().write_all_at(written, MIB / 2).unwrap();
         let id = target.close();
         let made = if is_said { world.owned.commit_restore_unformatted(id) } else { world.owned.commit_restore(id) }.unwrap();
