@@ -14,6 +14,8 @@ use csi_harness::*;
 use csi_proto::csi::v1::controller_server::Controller as _;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1::*;
+use csi_proto::windlass::v1::transfers_server::Transfers as _;
+use csi_proto::windlass::v1::{CancelTransferRequest, TransferState};
 use exporting::{Bench, Secret, class};
 use s3::Trouble;
 use tonic::{Code, Request, Status};
@@ -220,4 +222,65 @@ async fn an_export_that_says_falsely_that_its_volume_was_never_formatted_is_neve
     let capability = mount("ext4", Mode::SingleNodeWriter);
     refused(bench.node.stage(&restored.volume_id, &bench.node.staging("restored"), capability).await, Code::FailedPrecondition);
     assert_eq!(bench.node.mounter.count(Verb::MakeFileSystem), 0, "file systems made");
+}
+
+/// From now on whoever reads packs while there is a hidden target meets this. Before, it is the image that is looked for.
+fn hidden_meets(bench: &Bench, trouble: Trouble) {
+    let pool = bench.node.pools[0].clone();
+    bench.server.misbehaves(move |_, request| {
+        let is_data = request.method() == "GET" && request.uri().path().contains("/data/");
+        (is_data && pool.status().unwrap().restores > 0).then_some(trouble)
+    });
+}
+
+/// Waits until a hidden target is there.
+async fn until_hidden(bench: &Bench) {
+    let begun = std::time::Instant::now();
+    while bench.node.pools[0].status().unwrap().restores == 0 {
+        assert!(begun.elapsed().as_secs() < 120, "{:?}", bench.transfers().await);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stop_of_the_agent_interrupts_is_kept_for_the_next_call_and_what_fails_for_good_is_not() {
+    let mut bench = Bench::start().await;
+    let (snapshot, content) = dropped(&bench).await;
+    let request = from("restored", &snapshot.snapshot_id, &bench.secret("exports"));
+    let left = |bench: &Bench| {
+        let status = bench.node.pools[0].status().unwrap();
+        (status.restores, status.kept_restores)
+    };
+    for is_final in [true, false] {
+        hidden_meets(&bench, Trouble::Stalls);
+        assert_eq!(create(&bench, request.clone(), "1n").await.unwrap_err().code(), Code::Aborted);
+        until_hidden(&bench).await;
+        bench.restart_agent().await;
+        assert_eq!(left(&bench), (0, 1));
+        if is_final {
+            hidden_meets(&bench, Trouble::Answers(403, "AccessDenied"));
+            let denied = create(&bench, request.clone(), "60S").await.unwrap_err();
+            assert_eq!((denied.code(), left(&bench)), (Code::PermissionDenied, (0, 0)), "{denied}");
+        }
+        bench.server.behaves();
+    }
+    let volume = create(&bench, request, "60S").await.unwrap();
+    assert!(bench.content(&volume.volume_id) == content);
+    assert_eq!(left(&bench), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_somebody_cancels_is_not_kept() {
+    let bench = Bench::start().await;
+    let (snapshot, _) = dropped(&bench).await;
+    hidden_meets(&bench, Trouble::Stalls);
+    let request = from("restored", &snapshot.snapshot_id, &bench.secret("exports"));
+    assert_eq!(create(&bench, request, "1n").await.unwrap_err().code(), Code::Aborted);
+    until_hidden(&bench).await;
+    let running = bench.transfers().await.into_iter().find(|one| one.state() == TransferState::Running).unwrap();
+    let cancel = CancelTransferRequest { transfer_id: running.transfer_id };
+    bench.agent.transfers().cancel_transfer(Request::new(cancel)).await.unwrap();
+    bench.until_idle().await;
+    let status = bench.node.pools[0].status().unwrap();
+    assert_eq!((status.restores, status.kept_restores), (0, 0));
 }

@@ -3,7 +3,8 @@
 //! CreateVolume with such a snapshot as its source is a restore. The local copy comes first: while there is one the layer below copies it,
 //! at once. Otherwise, with the secrets of the repository:
 //!
-//! 1. The request is checked, and a pool of this node chosen that the topology and the class allow, the roomiest first.
+//! 1. The request is checked, and a pool of this node chosen that the topology and the class allow: one that has kept what an earlier call
+//!    has restored, else the roomiest.
 //! 2. In the background, as a [transfer](super::transfers), which outlives the call: the repository is opened, the export with the
 //!    snapshot's handle found, a hidden target made, filled, looked at, and committed. Nobody sees the volume before.
 //! 3. The call waits for it, to just under its deadline, and is told ABORTED with a text that does not change: the provisioner asks
@@ -11,8 +12,9 @@
 //! 4. When there is a volume of this name the layer below answers, from its record, which says what it was restored from. When there is none
 //!    any more it was deleted, and the next call begins another restore.
 //!
-//! A restore that failed leaves nothing, so what it says may be final: it is told once, and the next call begins another. A crash of this
-//! process, or of the node's, leaves a hidden target, which the node deletes at its start; the next call begins from the beginning.
+//! What a restore that failed says is told once, and the next call begins another. A failure that is final leaves nothing. When this process
+//! ends, by a crash or in an orderly way, or the node's does, or the store is in the way, the hidden target is kept for an hour, and the next
+//! equal call goes on with it, in the pool that has it: all of what it holds is looked at, and only what is missing is fetched.
 //!
 //! A volume of a protected class that has no content source may begin with the newest export of its claim: see `newest`.
 //!
@@ -217,7 +219,7 @@ impl Restoring {
     ) -> Result<String, Status> {
         let states = self.context.blocks.state().await;
         let requirement = request.accessibility_requirements.as_ref();
-        let pool = place::choose(&self.context.node, &states, requirement, &checked.claim.parameters)?;
+        let pool = place::choose(&self.context.node, &states, requirement, (&checked.claim.parameters, &checked.name))?;
         let mut by_name = self.by_name();
         if let Some(id) = by_name.get(&checked.name).filter(|id| self.context.registry.watch(id).is_some()) {
             // Another call for it was faster.
@@ -245,6 +247,7 @@ impl Restoring {
             budget: Budget::for_this_machine(),
             progress: slot.progress(),
             cancel: slot.cancellation(),
+            stopping: slot.stopping(),
         };
         by_name.retain(|_, id| self.context.registry.watch(id).is_some());
         let (progress, context) = (slot.progress(), self.context.clone());

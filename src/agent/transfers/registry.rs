@@ -8,8 +8,8 @@
 //! **Turns.** A transfer that may wait ([`Registry::slot_or_turn`]) and finds all slots taken is pending after it was spawned, and has its
 //! turn when one that runs ends, as `queue` says. One that is cancelled while it waits ends at once.
 //!
-//! Nothing is stored: after a crash transfers are gone, and what they had begun is undone by its owner (the pool drops
-//! hidden targets at start, the repository ignores packs that no index names).
+//! Nothing is stored: after a crash transfers are gone, and what they had begun is undone by its owner (the pool deletes
+//! hidden targets that are not to be kept, the repository ignores packs that no index names).
 
 mod count;
 mod queue;
@@ -275,6 +275,11 @@ impl Slot {
     /// Cancelled when the transfer is to stop.
     pub fn cancellation(&self) -> CancellationToken {
         self.cancel.clone()
+    }
+
+    /// Cancelled, and so is every transfer, when this process is to end: nobody has given the transfer up then.
+    pub fn stopping(&self) -> CancellationToken {
+        self.registry.shared.stop.clone()
     }
 
     /// Notes in the transfer's state and in its lines what it is about.

@@ -2,9 +2,13 @@
 //!
 //! Order: slot, repository and image opened, hidden target made, answer; then, detached from the call: the pipeline, a look
 //! at what was restored (`transfer::fit`: an image that nothing is known of may be of no use on this pool's devices), and the commit
-//! that makes the volume visible. The target is invisible and its name claimed from the moment it is made; whatever ends
-//! the restore before its commit (failure, cancellation, a panic) deletes it, and a crash leaves that to the pool's next
-//! start. The commit is the only step that anybody sees.
+//! that makes the volume visible. The target is invisible and its name claimed from the moment it is made. The commit is the only step that
+//! anybody sees.
+//!
+//! **What ends it before its commit** deletes the target: failure, cancellation, a panic. A crash leaves that to the node. A restore that a
+//! CreateVolume asked for is asked for again, and goes on with what is there: so its target is kept ([`OnLoss::Keep`]) when this process ends,
+//! in whatever way, when the node does, and after a failure that may end by itself ([`is_passing`]). What it holds is looked at then,
+//! all of it, and what is right is not fetched again ([`Target::Partial`]).
 //!
 //! **Of a volume that was never formatted** there is nothing to restore, and nobody has made a file system in it. The image's metadata says so;
 //! the node makes a volume of it that is formatted when it is first staged, if it finds that indeed nothing was written. Metadata of older
@@ -27,7 +31,7 @@ use std::sync::Arc;
 use csi_proto::windlass::v1 as windlass;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::Instrument;
 
 use crate::blocks::{Blocks, BlocksError, CommitName, FileSource, OpenPool, RestoreTarget, TargetStart};
@@ -41,7 +45,7 @@ use crate::transfer::{
 };
 use crate::types::error::chain;
 use crate::types::span::Subject;
-use crate::types::{FsType, LogicalBlockSize, NewVolume, ObjectName, OnLoss, VolumeHandle};
+use crate::types::{FsType, LogicalBlockSize, NewVolume, ObjectName, OnLoss, TargetContent, VolumeHandle};
 
 use super::context::Context;
 use super::registry::{TransferFailure, TransferKind, TransferResult};
@@ -87,7 +91,8 @@ pub(super) async fn start(context: &Context, request: windlass::StartRestoreRequ
         opened.map_err(|error| status::repository(&error))
     });
     let wish = Wish::Asked(request);
-    let order = RestoreOrder { blocks, pool, wish, name, budget, progress, cancel: cancel.clone() };
+    let (cancel_order, stopping) = (cancel.clone(), slot.stopping());
+    let order = RestoreOrder { blocks, pool, wish, name, budget, progress, cancel: cancel_order, stopping };
     let opened = tokio::select! {
         opened = &mut opening => Some(opened?),
         () = first_wait.notified() => None,
@@ -120,6 +125,14 @@ impl Wish {
         }
     }
 
+    /// What becomes of its target when nobody holds it any more: only the call of a provisioner comes again.
+    fn on_loss(&self) -> OnLoss {
+        match self {
+            Self::Asked(_) => OnLoss::Delete,
+            Self::Claimed(_) => OnLoss::Keep,
+        }
+    }
+
     fn plan(&self, name: ObjectName, image_bytes: u64, metadata: Option<&Metadata>) -> Result<NewVolume, Status> {
         match self {
             Self::Asked(request) => plan::plan(request, name, image_bytes, metadata),
@@ -137,6 +150,8 @@ pub(in crate::agent) struct RestoreOrder {
     pub(in crate::agent) budget: Budget,
     pub(in crate::agent) progress: Progress,
     pub(in crate::agent) cancel: CancellationToken,
+    /// Cancelled when the process is to end.
+    pub(in crate::agent) stopping: CancellationToken,
 }
 
 impl RestoreOrder {
@@ -153,8 +168,9 @@ impl RestoreOrder {
     async fn begin(self, image: Image) -> Result<(Restore, RestoreTarget), Status> {
         match self.make_target(&image).await {
             Ok((target, expected)) => {
-                let Self { blocks, name, budget, progress, cancel, .. } = self;
-                Ok((Restore { blocks, image, name, expected, budget, progress, cancel }, target))
+                let on_loss = self.wish.on_loss();
+                let Self { blocks, name, budget, progress, cancel, stopping, .. } = self;
+                Ok((Restore { blocks, image, name, expected, on_loss, budget, progress, cancel, stopping }, target))
             }
             Err(refusal) => {
                 image.close().await;
@@ -169,7 +185,7 @@ impl RestoreOrder {
         plan::check_block_size(image.metadata(), device)?;
         let volume = self.wish.plan(self.name.clone(), image.size_bytes(), image.metadata())?;
         let file_system = plan::claimed(volume.mode, image.metadata());
-        let begun = self.blocks.begin(self.pool.id, volume, OnLoss::Delete).await;
+        let begun = self.blocks.begin(self.pool.id, volume, self.wish.on_loss()).await;
         match begun.map_err(|error| status::blocks("volume_name", &error))? {
             TargetStart::Target(target) => Ok((target, Expected { file_system, device })),
             // Whatever it holds, it is never taken for a restored one.
@@ -196,9 +212,11 @@ struct Restore {
     /// What the volume is called if it is whole.
     name: ObjectName,
     expected: Expected,
+    on_loss: OnLoss,
     budget: Budget,
     progress: Progress,
     cancel: CancellationToken,
+    stopping: CancellationToken,
 }
 
 impl Restore {
@@ -209,6 +227,7 @@ impl Restore {
             Subject::Claim(&format_args!("{namespace}/{claim}")).note();
         }
         let (written, expected) = (target.source(), self.expected);
+        let (on_loss, stopping) = (self.on_loss, self.stopping.clone());
         let metadata_lost = self.image.lost_metadata().unwrap_or_default().to_owned();
         let whole = match self.image.metadata() {
             Some(metadata) if metadata.unformatted => CommitName::AsBegunUnformatted,
@@ -251,14 +270,21 @@ impl Restore {
                 snapshot_time: taken.map(rfc3339).unwrap_or_default(),
             })),
             Err(failure) => {
-                abort(blocks.as_ref(), volume).await;
+                let goes_on = on_loss == OnLoss::Keep && is_passing(&failure, &stopping);
+                if !(goes_on && let_go(blocks.as_ref(), volume).await) {
+                    abort(blocks.as_ref(), volume).await;
+                }
                 Err(failure)
             }
         }
     }
 
     async fn copy(mut self, target: RestoreTarget) -> Result<RestoreReport, RestoreError> {
-        let options = RestoreOptions { target: Target::Fresh, budget: self.budget };
+        let holds = match target.content {
+            TargetContent::Zeros => Target::Fresh,
+            TargetContent::Partial => Target::Partial,
+        };
+        let options = RestoreOptions { target: holds, budget: self.budget };
         let result = match target.into_sink() {
             Ok(sink) => transfer::restore(&mut self.image, Arc::new(sink), &options, &self.progress, &self.cancel).await,
             Err(error) => Err(RestoreError::Flush(error)),
@@ -307,9 +333,43 @@ async fn commit_damaged(blocks: &dyn Blocks, volume: VolumeHandle, name: &Object
     }
 }
 
+/// Whether a restore that failed so may go on when it is asked for again, without anybody having done anything: the process ended, or the store or
+/// a lock of the repository was in the way. One that somebody cancelled is given up; what is damaged or does not fit stays so; and after a
+/// failure of the target itself nobody knows what its disk holds.
+fn is_passing(failure: &TransferFailure, stopping: &CancellationToken) -> bool {
+    match failure {
+        TransferFailure::Cancelled => stopping.is_cancelled(),
+        TransferFailure::Failed { code, .. } => matches!(code, Code::Unavailable | Code::Aborted),
+        TransferFailure::Refused(_) => false,
+    }
+}
+
+/// Leaves the target to the next restore that is asked for. False when it still is this one's.
+async fn let_go(blocks: &dyn Blocks, volume: VolumeHandle) -> bool {
+    let left = blocks.let_go(volume).await;
+    left.inspect_err(|error| tracing::warn!(%volume, error = %chain(error), "an interrupted restore is not kept")).is_ok()
+}
+
 /// Deletes the target. A failure leaves it hidden until the pool's next start deletes it.
 async fn abort(blocks: &dyn Blocks, volume: VolumeHandle) {
     if let Err(error) = blocks.abort(volume).await {
         tracing::warn!(%volume, error = %chain(&error), "an aborted restore stays hidden until the next start");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_end_by_itself_is_gone_on_with() {
+        let (running, stopping) = (CancellationToken::new(), CancellationToken::new());
+        stopping.cancel();
+        assert!(is_passing(&TransferFailure::Cancelled, &stopping));
+        assert!(!is_passing(&TransferFailure::Cancelled, &running), "somebody has cancelled it");
+        assert!(!is_passing(&TransferFailure::Refused("it does not fit".to_owned()), &stopping));
+        let failed = |code| is_passing(&TransferFailure::Failed { code, reason: String::new() }, &running);
+        let passing: Vec<Code> = (1..=16).map(Code::from_i32).filter(|code| failed(*code)).collect();
+        assert_eq!(passing, [Code::Aborted, Code::Unavailable]);
     }
 }
