@@ -265,7 +265,8 @@ fn what_was_promised_to_them_is_promised_to_whoever_asks() {
 
 #[test]
 fn wherever_the_process_dies_while_one_gives_way_the_same_request_succeeds_after_the_start() {
-    let asks: [fn(&World) -> Result<(), PoolError>; 2] = [
+    type Ask = fn(&World) -> Result<(), PoolError>;
+    let asks: [Ask; 2] = [
         |world| world.owned.create_volume(&new_volume("one")).map(drop),
         |world| match world.owned.begin_restore(&NewVolume { mode: VolumeMode::Block, ..request("one") }, OnLoss::Keep)? {
             RestoreStart::Target(target) => world.owned.commit_restore(target.close()).map(drop),
