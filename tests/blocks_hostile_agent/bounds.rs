@@ -43,7 +43,8 @@ async fn hold_until_refused(scene: &Scene, round: usize) -> usize {
                 Ok((_, stream)) => held.push(Box::new(stream) as Box<dyn std::any::Any + Send>),
                 Err(status) => break status,
             },
-            _ => match begin(&calls, scene.disks.pool_id(), (&format!("target {}", number / 2), OnLoss::Delete)).await {
+            // A name is free only a moment after its target is none any more, so each round has its own.
+            _ => match begin(&calls, scene.disks.pool_id(), (&format!("target {round} {number}"), OnLoss::Delete)).await {
                 Ok((_, stream)) => held.push(Box::new(stream)),
                 Err(status) => break status,
             },
