@@ -7,13 +7,14 @@ inside_pod writer '[ -z "$(ls /data | grep -v lost+found)" ]' || fail "a claim w
 has_event PersistentVolumeClaim data RestoreFinished "begins empty" || fail "no event says that there was no export: $(events_of PersistentVolumeClaim data)"
 fill writer /data
 sum=$(checksum writer /data)
-# One that somebody wants right now; it is the claim's newest like those of the schedule.
-snapshot newest data windlass-protected
+# One that somebody wants right now, by command; it is the claim's newest like those of the schedule, and outlives its snapshot.
+snapshot newest data
+in_agent protected windlass export "$(handle_of newest)" >&2
 exports_of() { stock_restic protected snapshots --json --tag "pvc=$namespace/data" | jq length; }
 equal "$(exports_of)" 1 "the exports of the claim"
 inside_pod writer 'echo later >/data/later; sync'
-delete_retained newest
 end_pods writer
+k delete volumesnapshot newest --wait >/dev/null
 k delete pvc data --wait >/dev/null
 until_true "the volume is gone" nothing_left
 silence
