@@ -114,7 +114,8 @@ impl OwnedPool {
     }
 
     /// Space of the pool after as many kept restores were deleted, then anchors evicted, in their order, and then local copies of exported
-    /// snapshots given up, as it takes to make room for new volumes and snapshots. What is certain to become free counts as free: some file systems take a moment to free what was deleted.
+    /// snapshots given up, as it takes to make room for new volumes and snapshots. What is certain to become free counts as free: some file
+    /// systems take a moment to free what was deleted.
     pub(super) fn make_room(&self, demand: Demand) -> Result<PoolUsage, PoolError> {
         let usage = self.usage()?;
         if usage.available_to(demand) > 0 {

@@ -4,7 +4,9 @@
 //! sure that nobody can write by it any more (it may have been handed to another process, which is trusted with nothing after this),
 //! checks what is there, makes it durable, and records the volume in one step, formatted for good: whatever a restore wrote is
 //! content. Only a target of which the caller says that its image was never formatted, and to which nothing was written, is a volume
-//! that was never formatted: the pool looks itself, so a false word makes no volume that is formatted over its content. It may give the volume another name, for one that turned out not to be what the first name promises.
+//! that was never formatted: the pool looks itself, so a false word makes no volume that is formatted over its content. It may give the volume
+//! another name, for one that turned out not to be what the first name promises.
+//!
 //! Abort deletes it. One that nobody goes on with ([`OwnedPool::let_go_restore`], or the end of the process) is deleted too, or kept for the next equal
 //! restore (`kept`), as its beginner said.
 
